@@ -1,0 +1,34 @@
+# The two commands of the README do all the set-up: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all check bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade "pip>=24" "setuptools>=77" wheel
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## simulate a scan, play it through the whole system, draw the crystal
+	$(BIN)/cdi-stream demo --out demo-results --plot demo-results/crystal.png
+
+test: $(STAMP)  ## the default suite
+	$(BIN)/python -m pytest -q
+
+test-all: $(STAMP)  ## with the slow ones
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+check: $(STAMP)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## ingest and latency, as ratios
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf demo-results build *.egg-info

@@ -1,0 +1,78 @@
+"""Documents on the 0MQ bus: ``prefix name payload``, payload in msgpack or JSON.
+
+Unpickling what came from a socket would run whatever the sender likes, so pickle is taken only where a
+configuration says so by name, and belongs on loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from cdi_stream.errors import ConfigError, WireError
+
+SERIALIZERS = ("msgpack", "json", "pickle")
+
+
+def to_plain(value: Any) -> Any:
+    """Replace numpy scalars and arrays by numbers and lists, tuples by lists, all the way down."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def writer(serializer: str) -> Callable[[Any], bytes]:
+    """Return the function that turns a document into bytes."""
+    match serializer:
+        case "msgpack":
+            return lambda doc: msgpack.packb(to_plain(doc))
+        case "json":
+            return lambda doc: json.dumps(to_plain(doc)).encode()
+        case "pickle":
+            return pickle.dumps
+    raise ConfigError(f"expected a serializer out of {', '.join(SERIALIZERS)}, got {serializer!r}")
+
+
+def reader(serializer: str) -> Callable[[bytes], Any]:
+    """Return the function that turns bytes into a document."""
+    match serializer:
+        case "msgpack":
+            return lambda data: msgpack.unpackb(data, strict_map_key=False)
+        case "json":
+            return json.loads
+        case "pickle":
+            return pickle.loads
+    raise ConfigError(f"expected a serializer out of {', '.join(SERIALIZERS)}, got {serializer!r}")
+
+
+def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple[str, dict[str, Any]] | None:
+    """Split one bus message into document name and document; None if it is for another prefix.
+
+    Raises
+    ------
+    WireError
+        If the message is not a document.
+    """
+    parts = message.split(b" ", 2)
+    if len(parts) != 3:
+        raise WireError(f"expected 'prefix name payload' on the document bus, got {message[:40]!r}")
+    if parts[0] != prefix:
+        return None
+    try:
+        doc = read(parts[2])
+    except Exception as error:
+        raise WireError(
+            f"document on the bus cannot be read: {error}; do both ends use the same serializer?"
+        ) from error
+    if not isinstance(doc, dict):
+        raise WireError(f"expected a document on the bus, got {type(doc).__name__}")
+    return parts[1].decode(errors="replace"), doc

@@ -1,0 +1,210 @@
+"""The configuration: one TOML file a deployment, read once, unknown keys refused, units in names."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cdi_stream.errors import ConfigError
+from cdi_stream.geometry import Beamline, Circle, direction
+from cdi_stream.registry import load
+
+Positive = Annotated[float, Field(gt=0)]
+DEFAULT_NETWORK = Path(__file__).parent / "networks" / "weights" / "wu2021_small.pt"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectorConfig(_Section):
+    """Where frames come from, and what is known of the pixels.
+
+    ``bad_pixels`` and ``white_field`` are npy or tif files of the full image; in the first, anything but
+    0 is bad.
+    """
+
+    endpoint: str
+    socket: Literal["pull", "sub"] = "pull"
+    bind: bool = False
+    format: str = "dectris2"
+    channel: str | None = None
+    roi: tuple[int, int, int, int] | None = None
+    max_pixels: int = Field(40_000_000, gt=0)
+    max_message_bytes: int = Field(400_000_000, gt=0)
+    max_images: int = Field(20_000, gt=0)
+    max_series_bytes: int = Field(8 << 30, gt=0)
+    bad_pixels: Path | None = None
+    white_field: Path | None = None
+    saturation_counts: Positive | None = None
+
+    @field_validator("roi")
+    @classmethod
+    def _ordered(cls, roi: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:
+        if roi is not None and not (0 <= roi[0] < roi[1] and 0 <= roi[2] < roi[3]):
+            raise ValueError("roi is [first row, row after the last, first col, col after the last]")
+        return roi
+
+
+class DocumentsConfig(_Section):
+    """The Bluesky bus: ``subscribe`` is the proxy's out address, ``publish`` its in address."""
+
+    subscribe: str
+    publish: str
+    prefix: str = ""
+    serializer: Literal["msgpack", "json", "pickle"] = "msgpack"
+
+
+class InlineBeamline(_Section):
+    """A beamline written out: circles outermost first, each as [name, signed axis, further motor names]."""
+
+    name: str
+    sample_circles: list[list[str]]
+    detector_circles: list[list[str]]
+    row_direction: str
+    col_direction: str
+
+    def beamline(self) -> Beamline:
+        """Return it as the value that plugins provide."""
+        return Beamline(
+            name=self.name,
+            sample_circles=tuple(_circle(c) for c in self.sample_circles),
+            detector_circles=tuple(_circle(c) for c in self.detector_circles),
+            row_direction=direction(self.row_direction),
+            col_direction=direction(self.col_direction),
+        )
+
+
+def _circle(entry: list[str]) -> Circle:
+    if len(entry) < 2:
+        raise ConfigError(f"geometry.inline: expected a circle as [name, signed axis, motors ...], got {entry}")
+    return Circle(name=entry[0], axis=direction(entry[1]), motors=tuple(entry[2:]))
+
+
+class GeometryConfig(_Section):
+    """Beamline by plugin name or written out, and numbers that override documents and wire."""
+
+    beamline: str | None = None
+    inline: InlineBeamline | None = None
+    distance_m: Positive | None = None
+    pixel_row_m: Positive | None = None
+    pixel_col_m: Positive | None = None
+    beam_row: float | None = None
+    beam_col: float | None = None
+    photon_energy_ev: Positive | None = None
+    circles_deg: dict[str, float] = Field(default_factory=dict)
+
+    def value(self) -> Beamline:
+        """The beamline as a value; raises `ConfigError` unless exactly one way to it is given."""
+        if (self.beamline is None) == (self.inline is None):
+            raise ConfigError("geometry: expected either 'beamline', the name of a plugin, or a table 'inline'")
+        if self.inline is not None:
+            return self.inline.beamline()
+        assert self.beamline is not None
+        return load("cdi_stream.beamline", self.beamline)
+
+
+class AssembleConfig(_Section):
+    """How long to wait for what [s]; ``monitor`` names the events' monitor counter."""
+
+    late_grace_s: Positive = 0.5
+    reading_timeout_s: Positive = 10.0
+    idle_timeout_s: Positive = 120.0
+    monitor: str | None = None
+
+
+class PrepareConfig(_Section):
+    """Limits of the volume that is phased."""
+
+    max_shape: tuple[int, int, int] = (128, 128, 128)
+    min_counts: int = 5_000
+
+
+class NetworkConfig(_Section):
+    """The network file; without one, the network that comes with the package."""
+
+    file: Path = DEFAULT_NETWORK
+
+
+class PolishConfig(_Section):
+    """Schedule of the polish, and its support update (border only)."""
+
+    recipe: str = "20*ER+30*HIO+20*ER"
+    threshold: Positive = 0.2
+    every: int = Field(default=5, ge=0)
+    sigma_vox: Positive = 1.0
+
+
+class PublishConfig(_Section):
+    """Where results go; ``tiled`` is a server's address, or ``local`` to start one with a SQLite catalog."""
+
+    directory: Path = Path("cdi-stream-results")
+    lab_shape: tuple[int, int, int] = (96, 96, 96)
+    tiled: str | None = "local"
+    tiled_api_key: str | None = None
+    json_lines: Path | None = None
+    preview_every_s: Positive = 1.0
+
+
+class Config(_Section):
+    """The whole of it."""
+
+    detector: DetectorConfig
+    documents: DocumentsConfig
+    geometry: GeometryConfig
+    assemble: AssembleConfig = AssembleConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    network: NetworkConfig = NetworkConfig()
+    polish: PolishConfig = Field(default_factory=PolishConfig)
+    publish: PublishConfig = PublishConfig()
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(2, gt=0)
+
+    def sha256(self) -> str:
+        """Hash of what decides a result; addresses and folders do not."""
+        deciding = self.model_dump_json(include={"geometry", "assemble", "prepare", "network", "polish"})
+        return hashlib.sha256(deciding.encode()).hexdigest()
+
+
+def read_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each key that is wrong: expected, received, where.
+    """
+    try:
+        return Config.model_validate(tomllib.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; deploy/beamline.toml is an example to start from") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n" + "\n".join(describe_error(e) for e in error.errors())) from error
+
+
+def describe_error(error: object) -> str:
+    """One line for one error of pydantic's."""
+    entry = dict(error)  # type: ignore[call-overload]
+    where = ".".join(map(str, entry["loc"]))
+    received = "" if entry["type"] in ("missing", "extra_forbidden") else f", got {entry['input']!r}"
+    return f"  {where}: {entry['msg']}{received}"
+
+
+def read_image(path: Path) -> NDArray[np.generic]:
+    """Read a detector image from npy or tif; raises `ConfigError`."""
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        import tifffile
+
+        return tifffile.imread(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected an image as npy or tif: {error}") from error

@@ -1,0 +1,53 @@
+"""Errors of cdi-stream.
+
+CdiStreamError            expected, received, where and remedy, in one sentence
+|-- InputError            bad input or usage: exit code 2
+|   |-- ConfigError       a configuration file or option
+|   |-- GeometryError     circles, angles, distances or energies that make no volume
+|   |-- PluginError       an unknown, doubled or broken plugin
+|   |-- RecordingError    a recorded scan that cannot be read
+|   `-- NetworkFileError  a network file without a valid contract
+|-- WireError             a malformed message: counted, logged, dropped
+|-- CurveError            a rocking curve that cannot be reconstructed: published as failed
+`-- ServiceError          a server, bus or process of ours that did not answer: exit code 1
+"""
+
+
+class CdiStreamError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class InputError(CdiStreamError):
+    """Bad input or usage."""
+
+
+class ConfigError(InputError):
+    """A configuration file or option is wrong."""
+
+
+class GeometryError(InputError):
+    """Circles, angles, distances or energies do not make a volume of q."""
+
+
+class PluginError(InputError):
+    """A plugin is unknown, doubled or broken."""
+
+
+class RecordingError(InputError):
+    """A recorded scan cannot be read."""
+
+
+class NetworkFileError(InputError):
+    """A network file has no valid contract."""
+
+
+class WireError(CdiStreamError):
+    """A message from a detector is malformed."""
+
+
+class CurveError(CdiStreamError):
+    """A rocking curve cannot be reconstructed."""
+
+
+class ServiceError(CdiStreamError):
+    """A server, bus or process did not answer."""

@@ -1,0 +1,1 @@
+"""The live path: one module a stage, and the pipeline around them."""

@@ -1,0 +1,222 @@
+"""Assemble: a state machine for each series that ends in a rocking curve, complete or saying what it lacks.
+
+Frames and documents arrive in any order on separate sockets.  A curve is released when every point of the
+scan has its reading and its frame; else, after the stated times, with what there is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cdi_stream.live.join import Claim, Join, find_run, join, read_claim
+from cdi_stream.live.runs import RunBook, RunRecord
+from cdi_stream.live.series import Series, SeriesLimits
+from cdi_stream.messages import (
+    BrokenCurve,
+    CurveProgress,
+    DetectorFrame,
+    FrameAccount,
+    RockingCurve,
+    RunContext,
+    SeriesId,
+    SeriesStart,
+    WireMessage,
+    read_only,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssembleSettings:
+    """How long to wait for what [s].
+
+    ``late_grace_s`` for frames after a series' end, ``reading_timeout_s`` for documents after the last
+    frame, ``idle_timeout_s`` without any message before a series counts as abandoned.
+    """
+
+    late_grace_s: float = 0.5
+    reading_timeout_s: float = 10.0
+    idle_timeout_s: float = 120.0
+    limits: SeriesLimits = field(default_factory=SeriesLimits)
+    monitor: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenCurve:
+    series: Series
+    claim: Claim
+    n_announced: int
+    curve_index: int | None = None
+    doubts: tuple[str, ...] = ()
+
+
+class Assembler:
+    """Feeds on wire messages and documents; `poll` releases the curves that are ready.
+
+    ``clock`` gives monotonic seconds, ``wall_clock`` seconds since the epoch.
+    """
+
+    def __init__(self, settings: AssembleSettings, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
+        self.book = RunBook()
+        self.n_stale = 0
+        self._settings = settings
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._open: dict[SeriesId, _OpenCurve] = {}
+        self._closed: deque[SeriesId] = deque(maxlen=1000)
+        self._n_curves: dict[str, int] = {}
+
+    def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take one Bluesky document."""
+        self.book.on_document(name, doc)
+
+    def on_message(self, message: WireMessage) -> None:
+        """Take one message of the detector.
+
+        Frames of a series that was not seen to start, or is over, are counted as stale and dropped.
+        Raises `WireError` if a frame does not fit its series.
+        """
+        now = self._clock()
+        if isinstance(message, SeriesStart):
+            self._begin(message, now)
+        elif (curve := self._open.get(message.series)) is None:
+            self._drop_stale(message)
+        elif isinstance(message, DetectorFrame):
+            curve.series.add(message, now)
+        else:
+            curve.series.end(now)
+
+    def poll(self) -> list[RockingCurve]:
+        """Release every curve that is complete, or whose time has run out."""
+        ready = [self._try_release(curve) for curve in list(self._open.values())]
+        return [curve for curve in ready if curve is not None]
+
+    def progress(self) -> list[CurveProgress]:
+        """How far each open curve has come."""
+        return [
+            CurveProgress(
+                series=curve.series.id,
+                run=self._context(curve, self._run_of(curve)),
+                curve_index=self._index(curve, self._run_of(curve)),
+                account=_account(curve.series, np.arange(curve.n_announced)),
+            )
+            for curve in self._open.values()
+        ]
+
+    def interrupt(self, reason: str) -> list[BrokenCurve]:
+        """Close every open curve unfinished."""
+        broken = [
+            BrokenCurve(series=p.series, run=p.run, curve_index=p.curve_index, account=p.account, reason=reason)
+            for p in self.progress()
+        ]
+        self._closed.extend(self._open)
+        self._open.clear()
+        return broken
+
+    def _begin(self, start: SeriesStart, now: float) -> None:
+        known = self._open.get(start.series)
+        if known is not None and not known.series.n_received:
+            return
+        for curve in self._open.values():
+            if curve.series.ended_s is None:
+                curve.series.end(now)
+                curve.doubts += ("series aborted: the detector began another one",)
+        if known is not None:
+            self._open[f"{start.series} (aborted)"] = self._open.pop(start.series)
+        claim = read_claim(start.user_data)
+        series = Series(start, self._settings.limits, now, self._wall_clock())
+        n = claim.n_points or start.n_images or 0
+        self._open[start.series] = _OpenCurve(series=series, claim=claim, n_announced=n)
+
+    def _drop_stale(self, message: WireMessage) -> None:
+        self.n_stale += 1
+        if message.series not in self._closed:
+            self._closed.append(message.series)
+            logger.warning("series %s was not seen to start: its messages are dropped", message.series)
+
+    def _run_of(self, curve: _OpenCurve) -> RunRecord | None:
+        return find_run(curve.series, curve.claim, self.book.runs)[0]
+
+    def _try_release(self, curve: _OpenCurve) -> RockingCurve | None:
+        series, now = curve.series, self._clock()
+        has_all = 0 < curve.n_announced <= series.n_received
+        quiet = now - series.last_s
+        is_ended = series.ended_s is not None and quiet >= self._settings.late_grace_s
+        is_abandoned = quiet >= self._settings.idle_timeout_s
+        run, doubts = find_run(series, curve.claim, self.book.runs)
+        has_stopped = run is not None and run.stop is not None
+        is_over = is_abandoned or ((is_ended or has_all or has_stopped) and quiet >= self._settings.reading_timeout_s)
+        if not (has_all or is_ended or has_stopped or is_over):
+            return None
+        joined = join(series, curve.claim, run, is_over)
+        has_frames = bool(np.isin(joined.image_ids, series.image_ids).all()) and len(joined.image_ids) > 0
+        if not is_over and not (joined.is_settled and (has_frames or is_ended)):
+            return None
+        if is_abandoned and not has_frames:
+            doubts += (f"no message for {quiet:.0f} s: the end of the series was lost",)
+        return self._release(curve, run, joined, curve.doubts + doubts)
+
+    def _release(self, curve: _OpenCurve, run: RunRecord | None, joined: Join, doubts: tuple[str, ...]) -> RockingCurve:
+        series = curve.series
+        counts, has_frame = series.take(joined.image_ids)
+        key = next(key for key, value in self._open.items() if value is curve)
+        del self._open[key]
+        self._closed.append(key)
+        if run is not None and (lost := run.missing_events()):
+            doubts += (f"{lost} documents of the run were lost on the bus",)
+        monitor = joined.scanned.get(self._settings.monitor or "")
+        return RockingCurve(
+            series=series.start,
+            run=self._context(curve, run),
+            curve_index=self._index(curve, run),
+            counts=read_only(counts),
+            sentinel=series.sentinel,
+            has_frame=read_only(has_frame),
+            scanned=joined.scanned,
+            monitor=monitor,
+            account=_account(series, joined.image_ids),
+            doubts=doubts + joined.doubts,
+            complete_s=series.last_frame_s,
+        )
+
+    def _context(self, curve: _OpenCurve, run: RunRecord | None) -> RunContext:
+        if run is None:
+            return RunContext(uid=curve.claim.run_uid or f"series-{curve.series.id}-{int(curve.series.wall_s)}")
+        return RunContext(
+            uid=run.uid,
+            scan_id=run.start.get("scan_id"),
+            data_groups=tuple(run.start.get("data_groups", ())),
+            readings=run.readings,
+            units=run.units,
+        )
+
+    def _index(self, curve: _OpenCurve, run: RunRecord | None) -> int:
+        """Place of the curve in its run: as claimed, else in the order in which series began."""
+        if curve.curve_index is None:
+            if curve.claim.curve_index is not None:
+                curve.curve_index = curve.claim.curve_index
+            elif run is not None:
+                curve.curve_index = self._n_curves.get(run.uid, 0)
+                self._n_curves[run.uid] = curve.curve_index + 1
+        return curve.curve_index or 0
+
+
+def _account(series: Series, image_ids: np.ndarray) -> FrameAccount:
+    """Account by place in the scan; a frame that a later event superseded counts as a duplicate."""
+    has = np.isin(image_ids, series.image_ids)
+    extra = series.n_received - int(np.isin(series.image_ids, image_ids).sum())
+    return FrameAccount(
+        expected=len(image_ids),
+        received=int(has.sum()),
+        missing=tuple(int(i) for i in np.flatnonzero(~has)),
+        duplicate=series.duplicate + extra,
+        late=series.late,
+        bad=series.bad,
+    )

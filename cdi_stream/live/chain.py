@@ -1,0 +1,163 @@
+"""The stages of one curve in their order: prepare, correct, infer, then polish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cdi_stream.affine import Shape
+from cdi_stream.errors import CurveError, GeometryError
+from cdi_stream.geometry import Beamline
+from cdi_stream.live.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to, to_lab
+from cdi_stream.live.describe import describe
+from cdi_stream.live.infer import infer
+from cdi_stream.live.locate import FixedGeometry, locate
+from cdi_stream.live.polish import Start, polish
+from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
+from cdi_stream.live.publish import Result
+from cdi_stream.messages import Crystal, PreparedVolume, RockingCurve, Verdict, read_only
+from cdi_stream.networks.torchscript import Network
+from cdi_stream.phasing.recipe import Recipe
+from cdi_stream.phasing.support import grow, smooth
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSettings:
+    """Everything that decides how a curve is turned into a crystal."""
+
+    beamline: Beamline
+    fixed: FixedGeometry
+    known: DetectorKnowledge
+    prepare: PrepareSettings
+    recipe: Recipe
+    lab_shape: Shape
+    device: str = "cpu"
+
+
+def reconstruct(
+    curve: RockingCurve, network: Network, settings: ChainSettings, clock: Clock = time.monotonic
+) -> Iterator[Result]:
+    """Yield the result of each stream as soon as it is there: ``inference``, then ``reconstruction``.
+
+    A curve that cannot be inverted yields failed results with the reason, in both streams.
+    """
+    laps = _Laps(clock, curve.complete_s)
+    reasons = curve.doubts + _lacks(curve)
+    try:
+        geometry, doubts = locate(curve, settings.beamline, settings.fixed)
+        reasons += doubts
+        known = _known(curve, settings.known)
+        laps.mark("assemble")
+        volume = prepare(curve, geometry, known, settings.prepare)
+        laps.mark("prepare")
+        lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling, settings.device)
+        laps.mark("correct")
+        crystal = infer(lab, network, reasons)
+        laps.mark("infer")
+    except (CurveError, GeometryError) as error:
+        verdict = Verdict(grade="failed", reasons=(str(error), *reasons))
+        for stream in ("inference", "reconstruction"):
+            yield _result(stream, curve, None, verdict, laps.scalars)
+        return
+    yield _result("inference", curve, crystal, crystal.verdict, {**_numbers(crystal, volume), **laps.scalars})
+    polished = polish(volume, starting_point(crystal, volume, settings.device), settings.recipe, reasons)
+    in_lab = crystal_in_lab(polished, settings.lab_shape)
+    laps.mark("polish")
+    final = _result("reconstruction", curve, in_lab, in_lab.verdict, {**_numbers(in_lab, volume), **laps.scalars})
+    yield replace(final, frame_sums=_frame_sums(curve))
+
+
+def starting_point(crystal: Crystal, volume: PreparedVolume, device: str) -> Start:
+    """Carry the network's crystal to the measured voxels; the support is grown by one voxel to be safe."""
+    density = crystal_to(torch.from_numpy(np.array(crystal.density)).to(device), crystal.affine, volume.affine)
+    amplitude = smooth(density.abs(), 0.5)
+    support = grow(amplitude > 0.3 * amplitude.amax())
+    return Start(density=density * support, support=support, affine=volume.affine)
+
+
+def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:
+    """Resample a crystal from detector voxels to a lab grid, its centre of mass at the origin voxel."""
+    target = fitting_lab_grid(crystal.support, crystal.affine, shape)
+    centre = centre_of_mass(crystal.density)
+    density = crystal_to(torch.from_numpy(np.array(crystal.density)), crystal.affine, target, centre)
+    support = support_to(torch.from_numpy(np.array(crystal.support)), crystal.affine, target, centre)
+    return replace(
+        crystal,
+        density=read_only(density.numpy()),
+        support=read_only(support.numpy()),
+        affine=target,
+    )
+
+
+def _frame_sums(curve: RockingCurve) -> NDArray[np.int64]:
+    """Counts of each frame, voxels at the data type's maximum left out: to hold against the beamline's own."""
+    is_gap = curve.counts == curve.sentinel
+    return curve.counts.sum(axis=(1, 2), dtype=np.int64) - curve.sentinel * is_gap.sum(axis=(1, 2))
+
+
+def _lacks(curve: RockingCurve) -> tuple[str, ...]:
+    missing = curve.account.missing
+    if not missing:
+        return ()
+    named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    return (f"incomplete: {len(missing)} of {curve.account.expected} frames missing ({named})",)
+
+
+def _known(curve: RockingCurve, known: DetectorKnowledge) -> DetectorKnowledge:
+    """Join what the configuration knows of the detector with what its header says."""
+    header = curve.series
+    white = known.white_field if known.white_field is not None else header.white_field
+    saturation = known.saturation_counts if known.saturation_counts is not None else header.saturation_counts
+    for name, image in (("white field", white), ("bad pixels", known.good_pixels), ("pixel mask", header.pixel_mask)):
+        if image is not None and image.shape != curve.counts.shape[1:]:
+            raise CurveError(f"{name}: expected {curve.counts.shape[1:]} pixels like the frames, got {image.shape}")
+    return DetectorKnowledge(good_pixels=known.good_pixels, white_field=white, saturation_counts=saturation)
+
+
+def _numbers(crystal: Crystal, volume: PreparedVolume) -> dict[str, float]:
+    frame, row, col = volume.oversampling
+    return {
+        **crystal.scalars,
+        **describe(crystal.density, crystal.support, crystal.affine),
+        "oversampling_frame": frame,
+        "oversampling_row": row,
+        "oversampling_col": col,
+        "bad_pixels": volume.n_bad,
+        "alien_voxels": volume.n_alien,
+    }
+
+
+def _result(
+    stream: str, curve: RockingCurve, crystal: Crystal | None, verdict: Verdict, scalars: dict[str, float]
+) -> Result:
+    return Result(
+        stream=stream,
+        curve_index=curve.curve_index,
+        series=str(curve.series.series),
+        crystal=crystal,
+        verdict=verdict,
+        account=curve.account,
+        scalars=scalars,
+        complete_s=curve.complete_s,
+    )
+
+
+class _Laps:
+    """Time of each stage since the one before, starting from the last frame."""
+
+    def __init__(self, clock: Clock, start_s: float) -> None:
+        self.scalars: dict[str, float] = {}
+        self._clock = clock
+        self._last_s = start_s
+
+    def mark(self, stage: str) -> None:
+        now = self._clock()
+        self.scalars[f"latency_{stage}_s"] = now - self._last_s
+        self._last_s = now

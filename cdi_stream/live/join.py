@@ -1,0 +1,206 @@
+"""Join a series to its run and its frames to their readings: by id, with the doubts stated.
+
+A run is found by the uid that the plan wrote into the detector's ``user_data``, else by the series id in the
+run's events, else by time.  Frames are joined to events by the image id in the event, else by the order of
+sequence numbers, never by the order of arrival.  Readings come from events of one stream, else from arrays
+in a second one, else from the goniometer of the wire.
+"""
+
+from __future__ import annotations
+
+import json
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.live.runs import RunRecord
+from cdi_stream.live.series import Series
+
+_UID_KEYS = ("run_uid", "scan_uid", "bluesky_run_uid", "uid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What ``user_data`` says of the run, the curve's place in it and the number of its points."""
+
+    run_uid: str | None = None
+    curve_index: int | None = None
+    n_points: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """Points of a curve in scan order: image id (-1 unknown) and readings of each.
+
+    ``is_settled`` is true when no further document can change the answer.
+    """
+
+    run: RunRecord | None
+    image_ids: NDArray[np.intp]
+    scanned: Mapping[str, NDArray[np.float64]]
+    is_settled: bool
+    doubts: tuple[str, ...] = ()
+
+
+def read_claim(user_data: Any) -> Claim:
+    """Read ``user_data``: a run uid, or a map (plain or as JSON text) with ``run_uid`` and more."""
+    if isinstance(user_data, str):
+        try:
+            user_data = json.loads(user_data)
+        except ValueError:
+            return Claim(run_uid=user_data.strip() or None)
+    if not isinstance(user_data, Mapping):
+        return Claim()
+    uid = next((str(user_data[key]) for key in _UID_KEYS if user_data.get(key)), None)
+    place, n_points = _count(user_data.get("curve_index")), _count(user_data.get("n_points"))
+    return Claim(run_uid=uid, curve_index=place, n_points=n_points)
+
+
+def find_run(series: Series, claim: Claim, runs: Mapping[str, RunRecord]) -> tuple[RunRecord | None, tuple[str, ...]]:
+    """Find the run of a series; None while it has not been heard of."""
+    if claim.run_uid is not None:
+        return runs.get(claim.run_uid), ()
+    for run in reversed(list(runs.values())):
+        if any(series.id in _series_values(event["data"]) for event in _all_events(run)):
+            return run, ()
+    during = [run for run in runs.values() if _was_open(run, series.wall_s)]
+    if len(during) == 1:
+        return during[0], ("joined to the run by time: neither user_data nor the events name the series",)
+    return None, ("several runs were open at the time of the series: none is taken",) if during else ()
+
+
+def join(series: Series, claim: Claim, run: RunRecord | None, is_over: bool) -> Join:
+    """Join frames and readings as far as the documents have come; ``is_over`` ends the waiting."""
+    points = {} if run is None else _points(run, series, claim)
+    n_expected = _n_expected(series, claim, run, len(points))
+    has_stopped = run is not None and run.stop is not None
+    if points and (len(points) >= n_expected or has_stopped or is_over):
+        return _from_events(series, run, points, n_expected, has_stopped or is_over)
+    if run is not None and (found := _from_second_stream(series, run, n_expected)) is not None:
+        return found
+    is_settled = is_over or has_stopped or (run is None and claim.run_uid is None and bool(series.start.goniometer))
+    ids = np.arange(n_expected)
+    axes = {k: (start + step * ids).astype(np.float64) for k, (start, step) in series.start.goniometer.items()}
+    doubts = ("readings from the detector's goniometer: no events",) if axes else ("no readings for any frame",)
+    return Join(run=run, image_ids=ids, scanned=axes, is_settled=is_settled, doubts=doubts)
+
+
+def _from_events(
+    series: Series, run: RunRecord | None, points: dict[int, tuple[int, Mapping[str, float]]], n: int, is_last: bool
+) -> Join:
+    ordered = [points[seq] for seq in sorted(points)]
+    ids = np.array([image_id for image_id, _ in ordered], dtype=np.intp)
+    keys = set.intersection(*(set(reading) for _, reading in ordered))
+    scanned = {key: np.array([reading[key] for _, reading in ordered], dtype=np.float64) for key in sorted(keys)}
+    doubts: tuple[str, ...] = ()
+    if len(ordered) < n:
+        ids, scanned = _extrapolated(ids, scanned, sorted(points), n)
+        doubts = (f"{n - len(ordered)} of {n} events are missing: readings of their frames are interpolated",)
+    unclaimed = np.setdiff1d(series.image_ids, ids)
+    is_settled = is_last or (len(unclaimed) == 0 and len(ordered) >= n)
+    return Join(run=run, image_ids=ids, scanned=scanned, is_settled=is_settled, doubts=doubts)
+
+
+def _extrapolated(
+    ids: NDArray[np.intp], scanned: dict[str, NDArray[np.float64]], seqs: list[int], n: int
+) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]]]:
+    """Fill points without an event: ids and readings by a straight line through the known ones."""
+    first = min(seqs[0], max(1, seqs[-1] - n + 1))
+    place = np.array(seqs) - first
+    slots = np.arange(max(n, int(place[-1]) + 1))
+    degree = 1 if len(seqs) > 1 else 0
+    full_ids: NDArray[np.intp] = np.rint(np.polyval(np.polyfit(place, ids, degree), slots)).astype(np.intp)
+    full_ids[place] = ids
+    filled: dict[str, NDArray[np.float64]] = {}
+    for key, values in scanned.items():
+        line: NDArray[np.float64] = np.asarray(np.polyval(np.polyfit(place, values, degree), slots), dtype=np.float64)
+        line[place] = values
+        filled[key] = line
+    return full_ids, filled
+
+
+def _from_second_stream(series: Series, run: RunRecord, n: int) -> Join | None:
+    """Readings as one array per key in an event of any stream (position capture boxes)."""
+    for event in _all_events(run):
+        arrays = {
+            key: np.asarray(value, dtype=float)
+            for key, value in event["data"].items()
+            if isinstance(value, list) and len(value) == n and all(isinstance(v, numbers.Real) for v in value)
+        }
+        if arrays and n > 1:
+            return Join(run=run, image_ids=np.arange(n), scanned=arrays, is_settled=True)
+    return None
+
+
+def _points(run: RunRecord, series: Series, claim: Claim) -> dict[int, tuple[int, Mapping[str, float]]]:
+    """Image id and readings by sequence number, of the stream that speaks of this series."""
+    streams = sorted((s for s in run.events if s != "baseline"), key=lambda s: (s != "primary", s))
+    for stream in streams:
+        events = run.events[stream]
+        named = {seq: e for seq, e in events.items() if series.id in _series_values(e["data"])}
+        has_names = any(_series_values(e["data"]) for e in events.values())
+        chosen = named if has_names else _share(events, series, claim)
+        points: dict[int, tuple[int, Mapping[str, float]]] = {}
+        for rank, seq in enumerate(sorted(chosen)):
+            readings = _readings(chosen[seq]["data"])
+            if readings:
+                points[seq] = (_image_id(chosen[seq]["data"], rank), readings)
+        if points:
+            return points
+    return {}
+
+
+def _share(events: dict[int, Mapping[str, Any]], series: Series, claim: Claim) -> dict[int, Mapping[str, Any]]:
+    """Events of one curve out of several that do not name their series: by the curve's place in the run."""
+    n = claim.n_points or series.start.n_images
+    if claim.curve_index is None or not n:
+        return events
+    first = claim.curve_index * n + 1
+    return {seq: event for seq, event in events.items() if first <= seq < first + n}
+
+
+def _n_expected(series: Series, claim: Claim, run: RunRecord | None, n_points: int) -> int:
+    """Points that make the curve: as claimed, as counted when the run is over, else as announced."""
+    if claim.n_points:
+        return claim.n_points
+    if run is not None and run.stop is not None and n_points:
+        return max(n_points, _counted(run) if len(run.events) == 1 else 0)
+    declared = None if run is None or claim.curve_index is not None else _count(run.start.get("num_points"))
+    seen = int(series.image_ids[-1]) + 1 if series.n_received else 0
+    return max(declared or series.start.n_images or 0, n_points) or seen
+
+
+def _counted(run: RunRecord) -> int:
+    return int((run.stop or {}).get("num_events", {}).get("primary", 0))
+
+
+def _all_events(run: RunRecord) -> Iterable[Mapping[str, Any]]:
+    for stream, events in run.events.items():
+        if stream != "baseline":
+            yield from events.values()
+
+
+def _series_values(data: Mapping[str, Any]) -> list[Any]:
+    return [value for key, value in data.items() if key.endswith(("series_id", "series"))]
+
+
+def _image_id(data: Mapping[str, Any], rank: int) -> int:
+    found = next((v for k, v in data.items() if k.endswith(("image_id", "frame_id"))), None)
+    return int(float(found)) if isinstance(found, numbers.Real) else rank
+
+
+def _readings(data: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in data.items() if isinstance(v, numbers.Real) and not isinstance(v, bool)}
+
+
+def _was_open(run: RunRecord, wall_s: float, slack_s: float = 2.0) -> bool:
+    end = float("inf") if run.stop is None else run.stop.get("time", float("inf"))
+    return run.start.get("time", 0) - slack_s <= wall_s <= end + slack_s
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

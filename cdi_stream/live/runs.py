@@ -1,0 +1,91 @@
+"""What the document bus tells of Bluesky runs, kept by run and by sequence number."""
+
+from __future__ import annotations
+
+import numbers
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from event_model import unpack_event_page
+
+MAX_RUNS = 50
+
+
+@dataclass(slots=True, kw_only=True)
+class RunRecord:
+    """Documents of one run as far as they have come; an event replaces an earlier one of its number."""
+
+    uid: str
+    start: Mapping[str, Any]
+    stop: Mapping[str, Any] | None = None
+    events: dict[str, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
+    descriptors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units by data key, where the descriptors state them."""
+        keys = [item for d in self.descriptors.values() for item in d.get("data_keys", {}).items()]
+        return {name: key["units"] for name, key in keys if key.get("units")}
+
+    @property
+    def readings(self) -> dict[str, float]:
+        """Numbers that hold for the whole run: device configuration, then the newest baseline."""
+        found: dict[str, float] = {}
+        for descriptor in self.descriptors.values():
+            for device in descriptor.get("configuration", {}).values():
+                found.update(_numbers(device.get("data", {})))
+        for event in self.events.get("baseline", {}).values():
+            found.update(_numbers(event["data"]))
+        return found
+
+    def missing_events(self) -> int:
+        """Events that the stop document counts and the bus did not bring; 0 while the run is open."""
+        if self.stop is None:
+            return 0
+        counted = self.stop.get("num_events", {})
+        return sum(max(0, n - len(self.events.get(stream, {}))) for stream, n in counted.items())
+
+
+class RunBook:
+    """Collects documents; the oldest runs are forgotten beyond `MAX_RUNS`."""
+
+    def __init__(self) -> None:
+        self.runs: OrderedDict[str, RunRecord] = OrderedDict()
+        self._run_of_descriptor: dict[str, tuple[str, str]] = {}
+
+    def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take one document; those of runs that were not seen to start, and our own, are left out."""
+        match name:
+            case "start":
+                self._start(doc)
+            case "descriptor" if doc.get("run_start") in self.runs:
+                record = self.runs[doc["run_start"]]
+                record.descriptors[doc["uid"]] = doc
+                self._run_of_descriptor[doc["uid"]] = (record.uid, doc.get("name", "primary"))
+            case "event" if doc.get("descriptor") in self._run_of_descriptor:
+                uid, stream = self._run_of_descriptor[doc["descriptor"]]
+                self.runs[uid].events.setdefault(stream, {})[doc["seq_num"]] = doc
+            case "event_page":
+                for event in unpack_event_page(dict(doc)):  # type: ignore[arg-type]
+                    self.on_document("event", event)
+            case "stop" if doc.get("run_start") in self.runs:
+                self.runs[doc["run_start"]].stop = doc
+
+    def _start(self, doc: Mapping[str, Any]) -> None:
+        if "analysis_stage" in doc:
+            return
+        self.runs[doc["uid"]] = RunRecord(uid=doc["uid"], start=doc)
+        while len(self.runs) > MAX_RUNS:
+            _, old = self.runs.popitem(last=False)
+            for uid in old.descriptors:
+                self._run_of_descriptor.pop(uid, None)
+
+
+def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in data.items()
+        if isinstance(value, numbers.Real) and not isinstance(value, bool)
+    }

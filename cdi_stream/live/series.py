@@ -1,0 +1,135 @@
+"""One detector series as it comes in: frames into their slots, each accounted for by its index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.errors import WireError
+from cdi_stream.messages import DetectorFrame, SeriesId, SeriesStart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesLimits:
+    """How large a series may grow; images beyond are refused and counted as bad."""
+
+    max_images: int = 20_000
+    max_bytes: int = 8 << 30
+
+
+class Series:
+    """Frames of one series, slot by image id; the volume grows when the header promised too few.
+
+    Times are monotonic seconds; ``wall_s`` is the epoch time of the first message.
+    """
+
+    def __init__(self, start: SeriesStart, limits: SeriesLimits, now_s: float, wall_s: float) -> None:
+        self.start = start
+        self.wall_s = wall_s
+        self.started_s = self.last_s = now_s
+        self.last_frame_s = now_s
+        self.ended_s: float | None = None
+        self.duplicate = self.late = self.bad = 0
+        self.sentinel = 2**32 - 1
+        self._limits = limits
+        self._volume: NDArray[np.uint32] | None = None
+        self._has = np.zeros(0, dtype=bool)
+        self._n_received = 0
+
+    @property
+    def id(self) -> SeriesId:
+        """The detector's own name of the series."""
+        return self.start.series
+
+    @property
+    def n_received(self) -> int:
+        """Distinct frames received."""
+        return self._n_received
+
+    @property
+    def image_ids(self) -> NDArray[np.intp]:
+        """Ids of the frames received, ascending."""
+        return np.flatnonzero(self._has)
+
+    def add(self, frame: DetectorFrame, now_s: float) -> None:
+        """Copy a frame into its slot; a repeat only counts, a misfit counts as bad.
+
+        Raises
+        ------
+        WireError
+            If the frame does not fit the series.
+        """
+        self.last_s = now_s
+        try:
+            self._check(frame)
+        except WireError:
+            self.bad += 1
+            raise
+        if frame.image_id >= len(self._has):
+            self._grow(frame.image_id + 1)
+        if self._has[frame.image_id]:
+            self.duplicate += 1
+            return
+        if self._volume is None:
+            self._allocate(frame)
+        assert self._volume is not None
+        self._volume[frame.image_id] = frame.pixels
+        self._has[frame.image_id] = True
+        self._n_received += 1
+        self.late += self.ended_s is not None
+        self.last_frame_s = now_s
+
+    def end(self, now_s: float) -> None:
+        """Note the end of the series; a second one changes nothing."""
+        self.last_s = now_s
+        self.ended_s = self.ended_s or now_s
+
+    def take(self, image_ids: NDArray[np.intp]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+        """Return volume and presence in the order of ``image_ids``; -1 or an absent frame gives zeros.
+
+        The volume is handed over without a copy when the order is that of the slots.
+        """
+        if self._volume is None:
+            shape = self.start.image_shape or (0, 0)
+            return np.zeros((len(image_ids), *shape), np.uint32), np.zeros(len(image_ids), bool)
+        n = len(image_ids)
+        if n <= len(self._volume) and np.array_equal(image_ids, np.arange(n)):
+            return self._volume[:n], self._has[:n].copy()
+        known = (image_ids >= 0) & (image_ids < len(self._has))
+        present = np.zeros(n, dtype=bool)
+        present[known] = self._has[image_ids[known]]
+        volume = np.zeros((n, *self._volume.shape[1:]), np.uint32)
+        volume[present] = self._volume[image_ids[present]]
+        return volume, present
+
+    def _check(self, frame: DetectorFrame) -> None:
+        if frame.pixels.dtype.kind not in "ui" or frame.pixels.dtype.itemsize > 4:
+            raise WireError(f"series {self.id}: expected integers of 32 bits at most, got {frame.pixels.dtype}")
+        if frame.pixels.ndim != 2 or 0 in frame.pixels.shape:
+            raise WireError(f"series {self.id}, frame {frame.image_id}: expected an image, got {frame.pixels.shape}")
+        if self._volume is not None and frame.pixels.shape != self._volume.shape[1:]:
+            raise WireError(
+                f"series {self.id}, frame {frame.image_id}: expected {self._volume.shape[1:]} pixels as before, "
+                f"got {frame.pixels.shape}"
+            )
+        n_bytes = (frame.image_id + 1) * frame.pixels.size * 4
+        if frame.image_id >= self._limits.max_images or n_bytes > self._limits.max_bytes:
+            raise WireError(f"series {self.id}: frame {frame.image_id} is beyond the limits of a series")
+
+    def _allocate(self, frame: DetectorFrame) -> None:
+        self.sentinel = int(np.iinfo(frame.pixels.dtype).max)
+        self._volume = np.zeros((len(self._has), *frame.pixels.shape), dtype=np.uint32)
+
+    def _grow(self, n_images: int) -> None:
+        """Make room for ``n_images``: as announced at first, then by doubling, never beyond the limits."""
+        announced = self.start.n_images or 0
+        target = max(n_images, min(announced, self._limits.max_images), 2 * len(self._has) if len(self._has) else 0)
+        if self._volume is not None:
+            per_image = self._volume[0].nbytes if len(self._volume) else 1
+            target = max(n_images, min(target, self._limits.max_bytes // per_image))
+            volume = np.zeros((target, *self._volume.shape[1:]), dtype=np.uint32)
+            volume[: len(self._volume)] = self._volume
+            self._volume = volume
+        self._has = np.concatenate((self._has, np.zeros(target - len(self._has), dtype=bool)))

@@ -1,0 +1,197 @@
+"""The frozen values that travel from stage to stage; each arrow of the pipeline carries one of them.
+
+Arrays are set read-only on construction.  ``received_s`` and all times of latency are on the monotonic
+clock; ``wall_s`` is seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.affine import AffineMap
+
+SeriesId = int | str
+Box = tuple[int, int, int, int]
+"""Region of interest: first row, row after the last, first column, column after the last."""
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array with writing switched off."""
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesStart:
+    """What a detector says before its frames; everything but the series may be absent or wrong.
+
+    ``goniometer`` maps axis names to (start, increment) in degrees.  ``pixel_mask`` is true where a pixel
+    may be used, as the wire had it, before any region of interest.
+    """
+
+    series: SeriesId
+    n_images: int | None = None
+    image_shape: tuple[int, int] | None = None
+    roi: Box | None = None
+    pixel_mask: NDArray[np.bool_] | None = None
+    white_field: NDArray[np.float32] | None = None
+    goniometer: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    photon_energy_ev: float | None = None
+    pixel_row_m: float | None = None
+    pixel_col_m: float | None = None
+    distance_m: float | None = None
+    beam_row: float | None = None
+    beam_col: float | None = None
+    saturation_counts: float | None = None
+    count_time_s: float | None = None
+    user_data: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorFrame:
+    """One image of a series, cut to the region of interest; ``pixels`` is ``(rows, cols)``, raw counts.
+
+    Its memory may belong to the wire message: copy before the next message is read.
+    """
+
+    series: SeriesId
+    image_id: int
+    pixels: NDArray[Any]
+    exposure_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesEnd:
+    """The detector says that a series is over."""
+
+    series: SeriesId
+
+
+WireMessage = SeriesStart | DetectorFrame | SeriesEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameAccount:
+    """Where every frame of a curve went.  ``received + len(missing) == expected``."""
+
+    expected: int
+    received: int
+    missing: tuple[int, ...] = ()
+    duplicate: int = 0
+    late: int = 0
+    bad: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every expected frame is there."""
+        return not self.missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What is known of the Bluesky run that a curve belongs to."""
+
+    uid: str
+    scan_id: int | None = None
+    data_groups: tuple[str, ...] = ()
+    readings: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RockingCurve:
+    """All frames of one rocking curve in scan order, with the readings that place them.
+
+    ``counts`` is ``(n_frames, rows, cols)`` raw; rows of missing frames are zero and not in
+    ``has_frame``.  ``scanned`` maps a motor (or ``energy``) to its value at each frame, in its own units.
+    ``doubts`` say how the frames were joined where that was not certain; ``complete_s`` is when the last
+    frame's message was received.
+    """
+
+    series: SeriesStart
+    run: RunContext
+    curve_index: int
+    counts: NDArray[np.uint32]
+    sentinel: int
+    has_frame: NDArray[np.bool_]
+    scanned: Mapping[str, NDArray[np.float64]]
+    monitor: NDArray[np.float64] | None
+    account: FrameAccount
+    doubts: tuple[str, ...]
+    complete_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenCurve:
+    """A curve that will never be complete because the service stopped in the middle of it."""
+
+    series: SeriesId
+    run: RunContext
+    curve_index: int
+    account: FrameAccount
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveProgress:
+    """How far a curve has come while it is being measured."""
+
+    series: SeriesId
+    run: RunContext
+    curve_index: int
+    account: FrameAccount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedVolume:
+    """Counts about the peak, what may be trusted of them, and where they lie.
+
+    ``expected_scale`` multiplies the modelled intensity of each voxel (exposure, monitor, white field);
+    ``counts`` stay raw.  All three arrays share the shape of ``affine``, in detector coordinates.
+    """
+
+    counts: NDArray[np.uint32]
+    valid_pixels: NDArray[np.bool_]
+    expected_scale: NDArray[np.float32]
+    affine: AffineMap
+    crystal_extent_m: tuple[float, float, float]
+    oversampling: tuple[float, float, float]
+    n_bad: int = 0
+    n_alien: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabVolume:
+    """Measured magnitudes on an orthogonal lab grid, for a network to look at; maximum 1, zero if unknown."""
+
+    magnitude: NDArray[np.float32]
+    valid_pixels: NDArray[np.bool_]
+    affine: AffineMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How far to trust a result: ``good``, ``doubtful`` or ``failed``, and why."""
+
+    grade: str
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crystal:
+    """A complex crystal with the map of its diffraction and the numbers that speak of it.
+
+    ``density`` and ``support`` share the shape of ``affine``; ``scalars`` are plain numbers by name.
+    """
+
+    density: NDArray[np.complex64]
+    support: NDArray[np.bool_]
+    affine: AffineMap
+    scalars: Mapping[str, float]
+    verdict: Verdict

@@ -1,0 +1,98 @@
+"""Network files: TorchScript with its contract inside.  The only module that knows TorchScript.
+
+torch marks TorchScript as deprecated; see deploy/decisions/0003-torchscript.md for why it stays for now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from cdi_stream.errors import NetworkFileError
+from cdi_stream.fourier import FOURIER_SIGN
+
+CONTRACT_FILE = "cdi_stream.json"
+
+
+class NetworkContract(BaseModel):
+    """What a network expects and returns, written into its file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    version: str
+    input_shape: tuple[int, int, int]
+    output_shape: tuple[int, int, int]
+    input_scaling: Literal["magnitude, maximum 1"]
+    oversampling: float
+    phase_range_rad: float
+    coordinates: Literal["lab"]
+    fourier_sign: int
+    weights_sha256: str
+    training: str
+
+
+class Network:
+    """A loaded network: magnitudes ``input_shape`` in, complex crystal ``output_shape`` out."""
+
+    def __init__(self, script: torch.jit.ScriptModule, contract: NetworkContract, sha256: str, device: str) -> None:
+        self.contract = contract
+        self.sha256 = sha256
+        self.device = device
+        self._script = script
+
+    @torch.inference_mode()
+    def __call__(self, magnitude: Tensor) -> Tensor:
+        """Return the complex crystal of one volume of magnitudes (maximum 1)."""
+        if tuple(magnitude.shape) != self.contract.input_shape:
+            raise NetworkFileError(
+                f"network {self.contract.name}: expected {self.contract.input_shape}, got {tuple(magnitude.shape)}"
+            )
+        amplitude, phase = self._script(magnitude.to(self.device)[None])
+        return torch.polar(amplitude[0].float(), phase[0].float())
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Hash of the state: names in order, then each tensor's bytes as little-endian float32."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def export(network: nn.Module, contract: NetworkContract, path: Path) -> None:
+    """Write a network in evaluation mode with its contract."""
+    script = torch.jit.script(network.cpu().eval())
+    torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: contract.model_dump_json(indent=1)})
+
+
+def load(path: Path, device: str = "cpu") -> Network:
+    """Load, check and warm up a network file.
+
+    Raises
+    ------
+    NetworkFileError
+        If there is no such file, no contract, or another Fourier sign than ours.
+    """
+    if not path.is_file():
+        raise NetworkFileError(f"network file {path} does not exist; train one with 'cdi-stream train'")
+    extra = {CONTRACT_FILE: ""}
+    try:
+        script = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+        contract = NetworkContract.model_validate_json(extra[CONTRACT_FILE] or "{}")
+    except (RuntimeError, ValidationError, json.JSONDecodeError) as error:
+        raise NetworkFileError(f"{path}: expected TorchScript with {CONTRACT_FILE} inside, got: {error}") from error
+    if contract.fourier_sign != FOURIER_SIGN:
+        raise NetworkFileError(f"{path}: expected fourier_sign {FOURIER_SIGN:+d}, got {contract.fourier_sign:+d}")
+    script = torch.jit.optimize_for_inference(torch.jit.freeze(script.eval()))
+    network = Network(script, contract, hashlib.sha256(path.read_bytes()).hexdigest(), device)
+    for _ in range(3):
+        network(torch.zeros(contract.input_shape))
+    return network

@@ -1,0 +1,1 @@
+"""Iterative phasing: batched torch, any number of axes."""

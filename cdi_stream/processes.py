@@ -1,0 +1,81 @@
+"""Child processes of a replay, started together and ended together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cdi_stream.errors import ServiceError
+
+
+class Processes:
+    """Python modules run as children; each writes its log beside the results."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start ``python -m arguments`` in the background."""
+        with (self._directory / f"{name}.log").open("wb") as log:
+            command = [sys.executable, "-m", *arguments]
+            self._running[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        return self._running[name]
+
+    def check(self) -> None:
+        """Raise `ServiceError` if a child has died of an error, with the end of its log."""
+        for name, process in self._running.items():
+            if process.poll() not in (None, 0):
+                raise ServiceError(f"the {name} process ended with code {process.returncode}:\n{self.log_tail(name)}")
+
+    def log_tail(self, name: str, n_lines: int = 12) -> str:
+        """Last lines of a child's log."""
+        text = (self._directory / f"{name}.log").read_text(errors="replace")
+        return "\n".join(text.splitlines()[-n_lines:])
+
+    def wait_for_file(self, path: Path, timeout_s: float) -> None:
+        """Wait until a child has written a file."""
+        end = time.monotonic() + timeout_s
+        while not path.exists():
+            self.check()
+            if time.monotonic() > end:
+                raise ServiceError(
+                    f"{path.name} did not appear within {timeout_s:.0f} s; see the logs in {path.parent}"
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End all children, the newest first: politely, then not."""
+        for process in reversed(self._running.values()):
+            if process.poll() is None:
+                process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def processes(directory: Path) -> Iterator[Processes]:
+    """Children that do not outlive this context."""
+    children = Processes(directory)
+    try:
+        yield children
+    finally:
+        children.stop()
+
+
+def run_module(*arguments: str) -> dict[str, Any]:
+    """Run ``python -m arguments`` to its end; returns the JSON object of its last line, if there is one."""
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServiceError(f"python -m {' '.join(arguments[:2])} failed:\n{done.stderr[-2000:]}")
+    lines = done.stdout.strip().splitlines()
+    return json.loads(lines[-1]) if lines else {}

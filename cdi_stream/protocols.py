@@ -1,0 +1,56 @@
+"""The seams between the core and its plugins, as typing protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from cdi_stream.messages import Box, WireMessage
+from cdi_stream.recording import RecordedScan
+
+Buffer = bytes | memoryview
+
+
+class Decoder(Protocol):
+    """From the parts of one multipart message to a message of ours; pure, no socket.
+
+    A stream's chatter that carries nothing for us gives None.  Raises `WireError` with the reason when
+    a message is malformed; checks every size before it allocates.
+    """
+
+    def decode(self, parts: Sequence[Buffer]) -> WireMessage | None:
+        """Decode one message; a frame's pixels may point into ``parts``."""
+        ...
+
+
+class DecoderFactory(Protocol):
+    """Makes a decoder; entry points of group ``cdi_stream.decoder`` are of this type."""
+
+    def __call__(self, *, roi: Box | None, channel: str | None, max_pixels: int) -> Decoder:
+        """Build a decoder that cuts ``roi`` at once and refuses images above ``max_pixels``."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads a recorded scan of one facility; entry points of group ``cdi_stream.reader``."""
+
+    def can_read(self, path: Path) -> bool:
+        """Whether the file or folder is of this reader's kind, by a cheap look."""
+        ...
+
+    def read(self, path: Path, scan: int | None) -> RecordedScan:
+        """Read one scan; raises `RecordingError` with the remedy."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes Bluesky documents, in Bluesky's own callback shape; entry points of group ``cdi_stream.sink``."""
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take one document."""
+        ...
+
+    def close(self) -> None:
+        """Flush and let go."""
+        ...

@@ -1,0 +1,1 @@
+"""Adapters of cdi-stream: wire formats, beamlines, facility files, document sinks."""

@@ -1,0 +1,1 @@
+"""Beamlines as values, group ``cdi_stream.beamline``."""

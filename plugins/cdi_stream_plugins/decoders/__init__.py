@@ -1,0 +1,1 @@
+"""Decoders of wire formats, group ``cdi_stream.decoder``."""

@@ -1,0 +1,96 @@
+"""A CBOR reader that copies nothing: byte strings come back as views of the message.
+
+RFC 8949, definite lengths only, as detectors send it.  Every length is held against what is left of the
+message before anything is built, so that no message can ask for more memory than it is long.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from cdi_stream.errors import WireError
+
+_MAX_DEPTH = 16
+_FLOATS = {25: ("!e", 2), 26: ("!f", 4), 27: ("!d", 8)}
+_SIMPLE = {20: False, 21: True, 22: None, 23: None}
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tagged item that is left to its reader."""
+
+    number: int
+    value: Any
+
+
+class CborReader:
+    """Reads one item from the start of a message."""
+
+    def __init__(self, message: memoryview) -> None:
+        self._data = message
+        self._at = 0
+
+    def read(self, depth: int = 0) -> Any:
+        """Read the next item; raises `WireError` if it is malformed."""
+        if depth > _MAX_DEPTH:
+            raise WireError(f"CBOR nested deeper than {_MAX_DEPTH}")
+        initial = self._take(1)[0]
+        major, info = initial >> 5, initial & 31
+        if major == 7:
+            return self._simple(info)
+        argument = self._argument(info)
+        match major:
+            case 0:
+                return argument
+            case 1:
+                return -1 - argument
+            case 2:
+                return self._take(argument)
+            case 3:
+                return self._text(argument)
+            case 4:
+                return [self.read(depth + 1) for _ in range(self._count(argument))]
+            case 5:
+                return {self._key(depth): self.read(depth + 1) for _ in range(self._count(argument))}
+            case _:
+                return Tag(argument, self.read(depth + 1))
+
+    def _take(self, n: int) -> memoryview:
+        if n > len(self._data) - self._at:
+            raise WireError(f"CBOR item of {n} bytes at {self._at} in a message of {len(self._data)}")
+        self._at += n
+        return self._data[self._at - n : self._at]
+
+    def _argument(self, info: int) -> int:
+        if info < 24:
+            return info
+        if info > 27:
+            raise WireError(f"CBOR length of kind {info} is not supported")
+        return int.from_bytes(self._take(1 << (info - 24)), "big")
+
+    def _count(self, n: int) -> int:
+        if n > len(self._data) - self._at:
+            raise WireError(f"CBOR container of {n} items in a message of {len(self._data)} bytes")
+        return n
+
+    def _text(self, n: int) -> str:
+        try:
+            return str(self._take(n), "utf-8")
+        except UnicodeDecodeError as error:
+            raise WireError(f"CBOR text is not UTF-8: {error}") from error
+
+    def _key(self, depth: int) -> Any:
+        key = self.read(depth + 1)
+        if not isinstance(key, str | int):
+            raise WireError(f"CBOR map key of type {type(key).__name__}")
+        return key
+
+    def _simple(self, info: int) -> Any:
+        if info in _FLOATS:
+            code, size = _FLOATS[info]
+            return struct.unpack(code, self._take(size))[0]
+        if info in _SIMPLE:
+            return _SIMPLE[info]
+        raise WireError(f"CBOR simple value {info} is not supported")

@@ -1,0 +1,1 @@
+"""Readers of recorded scans, group ``cdi_stream.reader``."""

@@ -1,0 +1,25 @@
+"""Scans in the project's own HDF5 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+
+from cdi_stream.recording import RecordedScan, read_scan
+
+
+class OwnReader:
+    """Reader of group ``cdi_stream.reader`` for files that cdi-stream wrote."""
+
+    def can_read(self, path: Path) -> bool:
+        """Whether the file has our group."""
+        if not (path.is_file() and h5py.is_hdf5(path)):
+            return False
+        with h5py.File(path, "r") as file:
+            return "entry/cdi_stream" in file
+
+    def read(self, path: Path, scan: int | None) -> RecordedScan:
+        """Read the file's only scan; ``scan`` is not needed."""
+        del scan
+        return read_scan(path)

@@ -1,0 +1,1 @@
+"""Sinks of documents, group ``cdi_stream.sink``."""

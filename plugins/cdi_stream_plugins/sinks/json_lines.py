@@ -1,0 +1,26 @@
+"""Documents to a file, one line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cdi_stream.bus import to_plain
+
+
+class JsonLinesSink:
+    """Appends each document as one line of JSON."""
+
+    def __init__(self, *, path: Path) -> None:
+        self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Write one document."""
+        self._file.write(json.dumps([name, to_plain(doc)]) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

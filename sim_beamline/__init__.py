@@ -1,0 +1,1 @@
+"""A simulated beamline: ground truth by its own route, real bytes on real sockets."""

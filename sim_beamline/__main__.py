@@ -1,0 +1,106 @@
+"""The simulated beamline's processes: ``python -m sim_beamline {simulate,detector,proxy,plan,compare}``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cdi_stream.recording import read_scan, write_scan
+from sim_beamline.cases import CASES, simulated_scan
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from sim_beamline.scan import recorded_scan
+
+    write_scan(recorded_scan(options.case), options.out)
+
+
+def _detector(options: argparse.Namespace) -> None:
+    from sim_beamline.detector import run_detector
+
+    run_detector(read_scan(options.scan), options.data, options.control, options.socket, options.codec)
+
+
+def _proxy(options: argparse.Namespace) -> None:
+    from bluesky.callbacks.zmq import Proxy
+
+    Proxy(options.documents_in, options.documents_out).start()
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from sim_beamline.plans import run_plan
+
+    uid = run_plan(
+        read_scan(options.scan),
+        options.control,
+        options.documents,
+        n_curves=options.curves,
+        speed=None if options.speed == "max" else float(options.speed),
+        prefix=options.prefix,
+        serializer=options.serializer,
+    )
+    print(json.dumps({"run_uid": uid}))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from sim_beamline.compare import nmse, nmse_forbidden, truth_on_grid
+
+    with h5py.File(options.file) as file:
+        crystal = file["entry/data/crystal"][0]
+        numbers = file["entry/cdi_stream"].attrs
+        truth = truth_on_grid(
+            simulated_scan(options.case).crystal,
+            np.array(numbers["q0_lab_inv_m"]),
+            np.array(numbers["sample_to_lab"]),
+            crystal.shape,
+            float(numbers["voxel_size_m"]),
+        )
+    print(json.dumps({"nmse_to_truth_lab": nmse(truth, crystal), "nmse_forbidden": nmse_forbidden(truth, crystal)}))
+
+
+def main() -> None:
+    """Parse the command line and run one process."""
+    parser = argparse.ArgumentParser(prog="sim_beamline")
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, run: object, **options: Mapping[str, object]) -> None:
+        sub = commands.add_parser(name)
+        for option, keywords in options.items():
+            sub.add_argument(f"--{option.replace('_', '-')}", **keywords)  # type: ignore[arg-type]
+        sub.set_defaults(run=run)
+
+    text, path = {"required": True}, {"required": True, "type": Path}
+    command("simulate", _simulate, case={"choices": CASES, "default": "demo"}, out=path)
+    command(
+        "detector",
+        _detector,
+        scan=path,
+        data=text,
+        control=text,
+        socket={"choices": ("push", "pub"), "default": "push"},
+        codec={"choices": ("raw", "lz4", "bslz4"), "default": "bslz4"},
+    )
+    command("proxy", _proxy, documents_in=text, documents_out=text)
+    command(
+        "plan",
+        _plan,
+        scan=path,
+        control=text,
+        documents=text,
+        curves={"type": int, "default": 1},
+        speed={"default": "max"},
+        prefix={"default": ""},
+        serializer={"default": "msgpack"},
+    )
+    command("compare", _compare, case={"choices": CASES, "required": True}, file=path)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A chiral crystal with a known displacement: the truth that a reconstruction is held against.
+
+Positions are in sample axes (x, y, z) [m]; the crystal's frame equals the lab's when every sample circle is
+at zero.  Neither its shape nor its displacement equals its mirror image, its inversion or its own negative,
+so a flipped, conjugated or wrong-signed reconstruction cannot pass for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Complex = NDArray[np.complex128]
+
+# Normals and relative distances of the facets: irregular on purpose, with no improper symmetry.
+_FACETS: tuple[tuple[float, float, float, float], ...] = (
+    (1.0, 0.0, 0.1, 0.50),
+    (-1.0, 0.2, 0.0, 0.46),
+    (0.1, 1.0, 0.0, 0.40),
+    (0.0, -1.0, 0.3, 0.36),
+    (0.2, 0.0, 1.0, 0.33),
+    (0.0, 0.1, -1.0, 0.27),
+    (1.0, 1.0, 0.4, 0.46),
+    (-1.0, 0.6, 1.0, 0.38),
+    (0.4, -1.0, 1.0, 0.36),
+    (0.9, -0.8, -1.0, 0.40),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChiralCrystal:
+    """Shape, size and displacement of the simulated crystal.
+
+    Parameters
+    ----------
+    size_m
+        Length that the facet distances scale with; the crystal is about as long.
+    phase_range_rad
+        Range of Q.u over the crystal, with Q of length ``q_inv_m`` along ``q_direction`` (sample axes).
+    edge_m
+        Width of the soft surface.
+    """
+
+    size_m: float
+    q_bragg: tuple[float, float, float]
+    phase_range_rad: float = 2.8
+    edge_m: float = 2e-9
+
+    def density(self, r: Floats) -> Floats:
+        """Electron density, 1 inside and 0 outside, at positions ``(..., 3)`` [m]."""
+        depth = np.full(r.shape[:-1], np.inf)
+        for nx, ny, nz, distance in _FACETS:
+            normal = np.array([nx, ny, nz]) / np.linalg.norm([nx, ny, nz])
+            depth = np.minimum(depth, distance * self.size_m - r @ normal)
+        return 0.5 * (1 + np.tanh(2 * depth / self.edge_m))
+
+    def displacement(self, r: Floats) -> Floats:
+        """Displacement u ``(..., 3)`` [m], along Q: a twisted saddle and a bump off the centre."""
+        x, y, z = np.moveaxis(r / (0.5 * self.size_m), -1, 0)
+        bump = np.exp(-((x - 0.45) ** 2 + (y + 0.25) ** 2 + (z - 0.2) ** 2) / 0.18)
+        field = 0.45 * x * y + 0.5 * y * z - 0.35 * x * z + 0.4 * x**3 - 0.3 * z**2 + 0.9 * bump
+        q = np.array(self.q_bragg)
+        return (self.phase_range_rad / 1.62 * field / np.linalg.norm(q))[..., None] * q / np.linalg.norm(q)
+
+    def complex_density(self, r: Floats) -> Complex:
+        """Rho exp(+i Q.u) at positions ``(..., 3)`` [m]: what a reconstruction should return."""
+        return self.density(r) * np.exp(1j * self.displacement(r) @ np.array(self.q_bragg))

@@ -1,0 +1,88 @@
+"""Simulated ophyd devices: motors that know their units, and the detector as a plan sees it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Any
+
+import zmq
+from ophyd.sim import SynAxis
+from ophyd.status import DeviceStatus
+
+
+class Axis(SynAxis):
+    """A simulated motor that describes its unit."""
+
+    def __init__(self, *, name: str, unit: str, value: float) -> None:
+        super().__init__(name=name, value=value)
+        self._unit = unit
+
+    def describe(self) -> OrderedDict[str, Any]:
+        """Describe the readings, with their unit."""
+        return OrderedDict((key, {**entry, "units": self._unit}) for key, entry in super().describe().items())
+
+
+class DetectorClient:
+    """A detector in another process: staging arms it, unstaging disarms, each trigger takes one frame.
+
+    ``user_data`` travels in the stream's start message; ``point`` chooses the recorded frame to play.
+    """
+
+    def __init__(self, *, name: str, control_endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.name = name
+        self.parent = None
+        self.user_data: Any = None
+        self.n_images = 1
+        self.point = 0
+        self._last: dict[str, Any] = {"series_id": -1, "image_id": -1}
+        self._control = context.socket(zmq.REQ)
+        self._control.setsockopt(zmq.RCVTIMEO, 20_000)
+        self._control.setsockopt(zmq.LINGER, 0)
+        self._control.connect(control_endpoint)
+
+    def stage(self) -> list[Any]:
+        """Arm a new series."""
+        self._ask({"command": "arm", "user_data": self.user_data, "n_images": self.n_images})
+        return [self]
+
+    def unstage(self) -> list[Any]:
+        """End the series."""
+        self._ask({"command": "disarm"})
+        return [self]
+
+    def trigger(self) -> DeviceStatus:
+        """Take one frame."""
+        self._last = self._ask({"command": "trigger", "point": self.point})
+        status = DeviceStatus(self)
+        status.set_finished()
+        return status
+
+    def read(self) -> OrderedDict[str, Any]:
+        """Which frame of which series was taken."""
+        return OrderedDict((f"{self.name}_{k}", {"value": v, "timestamp": time.time()}) for k, v in self._last.items())
+
+    def describe(self) -> OrderedDict[str, Any]:
+        """Describe the readings."""
+        entry = {"source": f"SIM:{self.name}", "dtype": "integer", "shape": []}
+        return OrderedDict((f"{self.name}_{key}", dict(entry)) for key in ("series_id", "image_id"))
+
+    def read_configuration(self) -> OrderedDict[str, Any]:
+        """No configuration."""
+        return OrderedDict()
+
+    def describe_configuration(self) -> OrderedDict[str, Any]:
+        """No configuration."""
+        return OrderedDict()
+
+    def close(self) -> None:
+        """Let go of the detector."""
+        self._control.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._control.send_json(request)
+        reply = self._control.recv_json()
+        assert isinstance(reply, dict)
+        if "error" in reply:
+            raise RuntimeError(reply["error"])
+        return reply

@@ -1,0 +1,87 @@
+"""The rocking-curve plan, run by a real RunEngine over simulated devices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import zmq
+from bluesky import RunEngine
+from bluesky.callbacks.zmq import Publisher
+
+from cdi_stream.bus import writer
+from cdi_stream.recording import RecordedScan
+from sim_beamline.devices import Axis, DetectorClient
+
+SETTLE_S = 1.0
+"""A 0MQ publisher loses what it sends before its subscribers have met it."""
+
+
+def rocking_curves(
+    scan: RecordedScan, detector: DetectorClient, axes: dict[str, Axis], n_curves: int, speed: float | None
+) -> Iterator[Any]:
+    """Open one run, read the baseline, and measure the scan ``n_curves`` times.
+
+    The run's uid goes into the detector's ``user_data`` before it is armed, so that frames and events are
+    joined by id.  ``speed`` multiplies the recorded pace; None plays as fast as the devices go.
+    """
+    moving = [axes[name] for name in scan.scanned]
+    still = [axes[name] for name in scan.baseline]
+    n_points = len(scan.frames)
+    metadata = {
+        "plan_name": "rocking_curves",
+        "motors": [next(iter(scan.scanned))],
+        "detectors": [detector.name],
+        "num_points": n_points * n_curves,
+        "sample": scan.name,
+    }
+    uid = yield from bps.open_run(metadata)
+    yield from bps.trigger_and_read(still, name="baseline")
+    for index in range(n_curves):
+        detector.user_data = {"run_uid": uid, "curve_index": index, "n_points": n_points}
+        detector.n_images = n_points
+        yield from bps.stage(detector)
+        for point in range(n_points):
+            yield from _pace(scan, point, speed)
+            yield from bps.checkpoint()
+            for axis, values in zip(moving, scan.scanned.values(), strict=True):
+                yield from bps.abs_set(axis, float(values[point]), wait=True)
+            detector.point = point
+            yield from bps.trigger_and_read([detector, *moving])
+        yield from bps.unstage(detector)
+    yield from bps.close_run()
+
+
+def _pace(scan: RecordedScan, point: int, speed: float | None) -> Iterator[Any]:
+    if speed is not None and scan.times_s is not None and point:
+        yield from bps.sleep(float(scan.times_s[point] - scan.times_s[point - 1]) / speed)
+
+
+def run_plan(
+    scan: RecordedScan,
+    control_endpoint: str,
+    documents: str,
+    *,
+    n_curves: int,
+    speed: float | None,
+    prefix: str,
+    serializer: str,
+) -> str:
+    """Run the plan and publish its documents to the proxy at ``documents``; returns the run's uid."""
+    engine = RunEngine({})
+    publisher = Publisher(documents, prefix=prefix.encode(), serializer=writer(serializer))
+    engine.subscribe(publisher)
+    time.sleep(SETTLE_S)
+    with zmq.Context() as context:
+        detector = DetectorClient(name="detector", control_endpoint=control_endpoint, context=context)
+        values = {name: float(track[0]) for name, track in scan.scanned.items()} | dict(scan.baseline)
+        axes = {name: Axis(name=name, unit=scan.units.get(name, ""), value=value) for name, value in values.items()}
+        try:
+            uids = engine(rocking_curves(scan, detector, axes, n_curves, speed))
+        finally:
+            detector.close()
+    time.sleep(0.2)
+    publisher.close()
+    return str(uids[0] if isinstance(uids, tuple) else uids.run_start_uids[0])
