@@ -37,6 +37,7 @@ RunningOption = Annotated[bool, typer.Option("--beamline-only", help="Play to a 
 
 def main() -> None:
     """Run the command line; errors of ours become one message and an exit code."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for every request to Tiled
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )

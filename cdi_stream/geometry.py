@@ -191,13 +191,7 @@ def exact_q_sample(
 def linear_map(
     beamline: Beamline, detector: DetectorPlacement, positions: Positions, frame: int, row: float, col: float
 ) -> LinearMap:
-    """Tangent of q at a reference voxel, in the lab at the orientation of frame ``frame``.
-
-    Raises
-    ------
-    GeometryError
-        If nothing moves from frame to frame, or the three columns do not span space.
-    """
+    """Tangent of q at a reference voxel, in the lab at the orientation of frame ``frame``."""
     sample, sample_axes = turn(beamline.sample_circles, positions.sample_rad[frame])
     arm, arm_axes = turn(beamline.detector_circles, positions.arm_rad[frame])
     energy = float(positions.photon_energy_ev[frame])
@@ -216,7 +210,6 @@ def linear_map(
     b_row = detector.pixel_row_m * across @ np.asarray(beamline.row_direction)
     b_col = detector.pixel_col_m * across @ np.asarray(beamline.col_direction)
     bq = np.stack([b_frame, b_row, b_col], axis=1)
-    _require_volume(bq)
     return LinearMap(q0=q0, bq=bq, sample_to_lab=sample)
 
 
@@ -226,15 +219,25 @@ def _slope(values: Floats) -> float:
     return float(centred @ values / max(float(centred @ centred), 1.0))
 
 
-def _require_volume(bq: Floats) -> None:
+def spans_volume(bq: Floats) -> bool:
+    """Whether the three columns of B_q span space.
+
+    An arm scan alone does not: its step lies on the Ewald sphere, as those along row and column do.
+    """
+    lengths = np.linalg.norm(bq, axis=0)
+    return bool(lengths.min() > 0 and abs(np.linalg.det(bq / np.maximum(lengths, 1e-300))) > 1e-6)
+
+
+def require_volume(bq: Floats) -> None:
+    """Raise `GeometryError` with the remedy if B_q does not span space."""
     lengths = np.linalg.norm(bq, axis=0)
     if lengths.min() == 0:
         raise GeometryError(
             "expected q to change along frame, row and column, got steps of "
             f"{lengths * 1e-10} 1/Angstrom: a rocking circle, an arm circle or the energy must be scanned"
         )
-    if abs(np.linalg.det(bq / lengths)) < 1e-6:
+    if not spans_volume(bq):
         raise GeometryError(
-            "frame, row and column directions of q lie in one plane: the scanned circle does not cut the detector "
-            "plane in reciprocal space; scan another circle"
+            "frame, row and column directions of q lie in one plane, as in a scan of a detector arm alone: "
+            "scan a sample circle or the energy"
         )

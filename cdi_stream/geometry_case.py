@@ -20,6 +20,7 @@ from cdi_stream.geometry import (
     Positions,
     direction,
     linear_map,
+    spans_volume,
 )
 
 _PER_ANGSTROM = 1e-10
@@ -137,7 +138,6 @@ def solve_case(path: Path) -> dict[str, Any]:
     bq_lab = tangent.bq * _PER_ANGSTROM
     bq_sample = to_sample @ bq_lab
     q_lab = tangent.q0 * _PER_ANGSTROM
-    br_lab, br_sample = (2 * np.pi * np.linalg.inv(bq).T / np.array(shape) for bq in (bq_lab, bq_sample))
     return {
         "name": name,
         "wavelength_A": HC_EV_M / float(geometry.positions.photon_energy_ev[frame]) / _PER_ANGSTROM,
@@ -145,8 +145,18 @@ def solve_case(path: Path) -> dict[str, Any]:
         "q_centre_sample": (to_sample @ q_lab).tolist(),
         "Bq_lab": bq_lab.tolist(),
         "Bq_sample": bq_sample.tolist(),
+        **_direct_space(bq_lab, bq_sample, shape),
+    }
+
+
+def _direct_space(bq_lab: np.ndarray, bq_sample: np.ndarray, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Voxels of the Fourier-transformed array; none where B_q does not span space (an arm scan alone)."""
+    if not spans_volume(bq_lab):
+        return {"Br_lab_A": None, "Br_sample_A": None, "voxel_volume_A3": None, "handedness": None}
+    br_lab, br_sample = (2 * np.pi * np.linalg.inv(bq).T / np.array(shape) for bq in (bq_lab, bq_sample))
+    return {
         "Br_lab_A": br_lab.tolist(),
         "Br_sample_A": br_sample.tolist(),
         "voxel_volume_A3": float(abs(np.linalg.det(br_lab))),
-        "handedness": tangent.handedness,
+        "handedness": 1 if np.linalg.det(bq_lab) > 0 else -1,
     }

@@ -67,23 +67,30 @@ def _inverse_spline_matrix(n: int) -> Tensor:
 
 
 def _evaluate(coefficients: Tensor, position: Tensor) -> Tensor:
-    """Evaluate splines ``(channels, *shape)`` at ``(M, 3)`` indices by eight weighted trilinear look-ups."""
+    """Evaluate splines ``(channels, *shape)`` at ``(M, 3)`` indices by eight weighted trilinear look-ups.
+
+    The eight travel as one batch, over which torch runs in parallel.
+    """
     base = position.floor()
     t = position - base
     s = 1 - t
-    w0, w1 = s**3 / 6, 2 / 3 - t.square() * (2 - t) / 2
-    w2, w3 = 2 / 3 - s.square() * (2 - s) / 2, t**3 / 6
-    weight = torch.stack((w0 + w1, w2 + w3))
-    look_up = torch.stack((base - 1 + w1 / (w0 + w1), base + 1 + w3 / (w2 + w3)))
-    total = torch.zeros((coefficients.shape[0], position.shape[0]), device=position.device)
-    for a, b, c in product((0, 1), repeat=3):
-        point = torch.stack((look_up[a][:, 0], look_up[b][:, 1], look_up[c][:, 2]), dim=-1)
-        grid = _to_grid(point, tuple(coefficients.shape[1:]))
-        value = torch.nn.functional.grid_sample(
-            coefficients[None], grid[None, None, None], mode="bilinear", padding_mode="zeros", align_corners=False
-        )
-        total += weight[a][:, 0] * weight[b][:, 1] * weight[c][:, 2] * value.reshape(total.shape)
-    return total
+    w0, w3 = s**3 / 6, t**3 / 6
+    near = w0 + 2 / 3 - t.square() * (2 - t) / 2
+    far = 1 - near
+    below = _to_grid(base - w0 / near, tuple(coefficients.shape[1:]))
+    above = _to_grid(base + 1 + w3 / far, tuple(coefficients.shape[1:]))
+    choices = list(product((0, 1), repeat=3))
+    points, weights = (below, above), (near, far)
+    grid = torch.stack([torch.stack([points[c[2 - k]][:, k] for k in range(3)], -1) for c in choices])
+    weight = torch.stack([weights[a][:, 0] * weights[b][:, 1] * weights[c][:, 2] for a, b, c in choices])
+    values = torch.nn.functional.grid_sample(
+        coefficients.expand(8, *coefficients.shape),
+        grid[:, None, None],
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )[:, :, 0, 0]
+    return (values * weight[:, None]).sum(0)
 
 
 def _to_grid(index: Tensor, shape: Shape) -> Tensor:

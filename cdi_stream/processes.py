@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cdi_stream.errors import ServiceError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def start_child(command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a process that the terminal's Ctrl-C does not reach and that dies with its parent, even a killed one."""
+    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent dies; elsewhere do without."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Processes:
@@ -25,7 +40,7 @@ class Processes:
         """Start ``python -m arguments`` in the background."""
         with (self._directory / f"{name}.log").open("wb") as log:
             command = [sys.executable, "-m", *arguments]
-            self._running[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self._running[name] = start_child(command, log)
         return self._running[name]
 
     def check(self) -> None:

@@ -82,7 +82,7 @@ def simulated_scan(name: str) -> SimulatedScan:
     if name == "mirrored_columns":
         return _with_crystal(name, replace(small, col_direction="x-"), "theta", 300e-9)
     if name == "inner_circle":
-        tilted: dict[str, float | tuple[float, ...]] = {"theta": 12.0, "chi": 60.0, "phi": _ramp(-6.2, 0.05, 48)}
+        tilted: dict[str, float | tuple[float, ...]] = {"theta": 12.0, "chi": 60.0, "phi": _ramp(-7.16, 0.09, 48)}
         return _with_crystal(name, replace(small, sample_deg=tilted), "phi", 300e-9)
     if name == "energy":
         energies = _ramp(9000.0 - 24 * 4.0, 4.0, 48)

@@ -8,6 +8,7 @@ exponential factorises along its axes and the sum runs as matrix products, with 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,15 +81,28 @@ def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.
     n = int(np.ceil(0.75 * crystal.size_m / pitch_m))
     axis = np.arange(-n, n + 1) * pitch_m
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-    density = crystal.complex_density(grid).astype(np.complex64)
+    density, axes = _trimmed(crystal.complex_density(grid).astype(np.complex64), axis)
     offset = (q - np.array(crystal.q_bragg)).reshape(-1, 3)
     total = np.empty(len(offset), dtype=np.complex64)
     for start in range(0, len(offset), 4096):
         part = offset[start : start + 4096]
-        x, y, z = (np.exp(1j * np.outer(part[:, k], axis)).astype(np.complex64) for k in range(3))
-        over_z = (z @ density.reshape(-1, len(axis)).T).reshape(len(part), len(axis), len(axis))
-        total[start : start + 4096] = np.einsum("qx,qxy,qy->q", x, over_z, y, optimize=True)
+        x, y, z = (np.exp(1j * np.outer(part[:, k], axes[k])).astype(np.complex64) for k in range(3))
+        over_z = (z @ density.reshape(-1, density.shape[2]).T).reshape(len(part), *density.shape[:2])
+        over_y = (over_z @ y[:, :, None])[:, :, 0]
+        total[start : start + 4096] = (over_y * x).sum(axis=1)
     return total.reshape(q.shape[:-1])
+
+
+def _trimmed(density: NDArray[np.complex64], axis: NDArray[Any]) -> tuple[NDArray[np.complex64], list[NDArray[Any]]]:
+    """Cut off the planes of the grid in which there is nothing; returns the grid's axes too."""
+    present = np.abs(density) > 1e-7
+    axes = []
+    for k in range(3):
+        inside = np.flatnonzero(present.any(axis=tuple(m for m in range(3) if m != k)))
+        keep = slice(int(inside[0]), int(inside[-1]) + 1)
+        density = np.moveaxis(np.moveaxis(density, k, 0)[keep], 0, k)
+        axes.append(axis[keep])
+    return np.ascontiguousarray(density), axes
 
 
 def rocking_curve(crystal: ChiralCrystal, experiment: Experiment, pitch_m: float) -> NDArray[np.float64]:

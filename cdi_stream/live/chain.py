@@ -42,11 +42,16 @@ class ChainSettings:
 
 
 def reconstruct(
-    curve: RockingCurve, network: Network, settings: ChainSettings, clock: Clock = time.monotonic
+    curve: RockingCurve,
+    network: Network,
+    settings: ChainSettings,
+    clock: Clock = time.monotonic,
+    wait_turn: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """Yield the result of each stream as soon as it is there: ``inference``, then ``reconstruction``.
 
-    A curve that cannot be inverted yields failed results with the reason, in both streams.
+    A curve that cannot be inverted yields failed results with the reason, in both streams.  ``wait_turn``
+    is called before every cycle of the polish and may hold it up for more urgent work.
     """
     laps = _Laps(clock, curve.complete_s)
     reasons = curve.doubts + _lacks(curve)
@@ -67,7 +72,8 @@ def reconstruct(
             yield _result(stream, curve, None, verdict, laps.scalars)
         return
     yield _result("inference", curve, crystal, crystal.verdict, {**_numbers(crystal, volume), **laps.scalars})
-    polished = polish(volume, starting_point(crystal, volume, settings.device), settings.recipe, reasons)
+    start = starting_point(crystal, volume, settings.device)
+    polished = polish(volume, start, settings.recipe, reasons, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
     laps.mark("polish")
     final = _result("reconstruction", curve, in_lab, in_lab.verdict, {**_numbers(in_lab, volume), **laps.scalars})

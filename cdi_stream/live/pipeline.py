@@ -1,9 +1,9 @@
 """The service: threads and queues around the stages.  Knows all stages; none of them knows it.
 
-Three threads.  *Ingest* polls the detector and the document bus and feeds the assembler, so that frames and
-documents need no lock.  *Reconstruct* takes curves from a bounded queue, one at a time, and hands documents to
-the bus.  *Archive* writes the same documents to the slower sinks (Tiled).  Previews are dropped when the
-queue is long; curves never are.
+Four threads.  *Ingest* polls the detector and the document bus and feeds the assembler, so that frames and
+documents need no lock.  *Infer* takes curves from a bounded queue and publishes the network's answer at once.
+*Polish* refines them in turn, standing still between cycles while a curve waits for its inference.  *Archive*
+writes the documents to the slower sinks (Tiled).  Previews are dropped when the queue is long; curves never.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,14 @@ class RunStopped:
     """A raw run is over and all its curves are in the queue before this."""
 
     uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Polish:
+    """A curve whose inference is out; ``results`` goes on with the polish."""
+
+    curve: RockingCurve
+    results: Iterator[Result]
 
 
 Work = RockingCurve | BrokenCurve | CurveProgress | RunStopped
@@ -82,6 +90,10 @@ class Service:
         self._archives = archives
         self._read = bus.reader(settings.serializer)
         self._work: queue.Queue[Work | None] = queue.Queue(QUEUE_LENGTH)
+        self._polish_queue: queue.Queue[_Polish | RunStopped | None] = queue.Queue()
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+        self._lock = threading.RLock()
         self._archive_queue: queue.Queue[tuple[str, Mapping[str, Any]] | None] = queue.Queue()
         self._stopping = threading.Event()
         self._journal = Journal(settings.directory / "journal.json")
@@ -93,7 +105,8 @@ class Service:
             threading.Thread(target=self._guard, args=(body,), name=name, daemon=True)
             for name, body in (
                 ("ingest", self._ingest),
-                ("reconstruct", self._reconstruct),
+                ("infer", self._infer),
+                ("polish", self._polish),
                 ("archive", self._archive),
             )
         ]
@@ -126,8 +139,9 @@ class Service:
             logger.exception("thread %s died", threading.current_thread().name)
             self.failure = error
             self._stopping.set()
-            self._work.put(None)
-            self._archive_queue.put(None)
+            self._is_idle.set()
+            for waiting in (self._work, self._polish_queue, self._archive_queue):
+                waiting.put(None)
 
     # --- ingest -----------------------------------------------------------------------------------------
 
@@ -175,6 +189,7 @@ class Service:
 
     def _pass_on(self) -> None:
         for curve in self._assembler.poll():
+            self._is_idle.clear()
             self._work.put(curve)
         for uid, record in self._assembler.book.runs.items():
             if record.stop is not None and uid not in self._stopped_runs and not self._has_open_curve(uid):
@@ -190,9 +205,9 @@ class Service:
     def _has_open_curve(self, uid: str) -> bool:
         return any(progress.run.uid == uid for progress in self._assembler.progress())
 
-    # --- reconstruct ------------------------------------------------------------------------------------
+    # --- infer and polish -------------------------------------------------------------------------------
 
-    def _reconstruct(self) -> None:
+    def _infer(self) -> None:
         while (work := self._work.get()) is not None:
             match work:
                 case CurveProgress():
@@ -202,34 +217,54 @@ class Service:
                 case BrokenCurve():
                     self._broken(work)
                 case RunStopped():
-                    self._close(work.uid, "success", "")
-        for uid in list(self._publishers):
-            self._close(uid, "abort", "the service was stopped")
-        self._archive_queue.put(None)
+                    self._polish_queue.put(work)
+            if not any(isinstance(waiting, RockingCurve) for waiting in tuple(self._work.queue)):
+                self._is_idle.set()
+        self._is_idle.set()
+        self._polish_queue.put(None)
 
     def _preview(self, progress: CurveProgress) -> None:
         if self._noted.get(str(progress.series)) != progress.account.received:
             self._noted[str(progress.series)] = progress.account.received
-            self._journal.curve_began(progress)
-            self._publisher(progress.run).preview(progress)
+            with self._lock:
+                self._journal.curve_began(progress)
+                self._publisher(progress.run).preview(progress)
 
     def _curve(self, curve: RockingCurve) -> None:
-        publisher = self._publisher(curve.run)
-        for result in reconstruct(curve, self._network, self._settings.chain):
-            path = publisher.result(result)
-            logger.info(
-                "run %s curve %d %s: %s, %d of %d frames, chi2 %.4f, %s",
-                curve.run.uid[:8],
-                curve.curve_index,
-                result.stream,
-                result.verdict.grade,
-                curve.account.received,
-                curve.account.expected,
-                result.scalars.get("chi2", float("nan")),
-                path.name,
-            )
-        self._journal.curve_ended(curve.series.series)
-        self._noted.pop(str(curve.series.series), None)
+        results = reconstruct(curve, self._network, self._settings.chain, wait_turn=self._wait_turn)
+        self._publish(curve, next(results))
+        self._polish_queue.put(_Polish(curve=curve, results=results))
+
+    def _wait_turn(self) -> None:
+        self._is_idle.wait()
+
+    def _polish(self) -> None:
+        while (work := self._polish_queue.get()) is not None:
+            if isinstance(work, RunStopped):
+                self._close(work.uid, "success", "")
+                continue
+            for result in work.results:
+                self._publish(work.curve, result)
+            with self._lock:
+                self._journal.curve_ended(work.curve.series.series)
+        for uid in list(self._publishers):
+            self._close(uid, "abort", "the service was stopped")
+        self._archive_queue.put(None)
+
+    def _publish(self, curve: RockingCurve, result: Result) -> None:
+        with self._lock:
+            path = self._publisher(curve.run).result(result)
+        logger.info(
+            "run %s curve %d %s: %s, %d of %d frames, chi2 %.4f, %s",
+            curve.run.uid[:8],
+            curve.curve_index,
+            result.stream,
+            result.verdict.grade,
+            curve.account.received,
+            curve.account.expected,
+            result.scalars.get("chi2", float("nan")),
+            path.name,
+        )
 
     def _broken(self, broken: BrokenCurve) -> None:
         verdict = Verdict(grade="failed", reasons=(broken.reason,))
@@ -243,8 +278,9 @@ class Service:
             scalars={},
             complete_s=time.monotonic(),
         )
-        self._publisher(broken.run).result(result)
-        self._journal.curve_ended(broken.series)
+        with self._lock:
+            self._publisher(broken.run).result(result)
+            self._journal.curve_ended(broken.series)
         if broken.run.uid not in self._assembler.book.runs:
             self._close(broken.run.uid, "abort", broken.reason)
 
@@ -266,10 +302,11 @@ class Service:
         }
 
     def _close(self, raw_uid: str, exit_status: ExitStatus, reason: str) -> None:
-        publisher = self._publishers.pop(raw_uid, None)
-        if publisher is not None:
-            publisher.close(exit_status, reason)
-            self._journal.run_ended(publisher.uid)
+        with self._lock:
+            publisher = self._publishers.pop(raw_uid, None)
+            if publisher is not None:
+                publisher.close(exit_status, reason)
+                self._journal.run_ended(publisher.uid)
 
     def _close_left_run(self, uid: str) -> None:
         """Tell everyone that a run whose service was killed will not go on."""

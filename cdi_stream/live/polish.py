@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +39,20 @@ def measurement(volume: PreparedVolume, device: str = "cpu") -> Measurement:
     )
 
 
-def polish(volume: PreparedVolume, start: Start, recipe: Recipe, reasons: tuple[str, ...] = ()) -> Crystal:
-    """Run the recipe on the measured voxels; the result is in detector coordinates."""
+def polish(
+    volume: PreparedVolume,
+    start: Start,
+    recipe: Recipe,
+    reasons: tuple[str, ...] = (),
+    wait_turn: Callable[[], None] = lambda: None,
+) -> Crystal:
+    """Run the recipe on the measured voxels; the result is in detector coordinates.
+
+    ``wait_turn`` is called before every cycle and may hold it up.
+    """
     data = measurement(volume, str(start.density.device))
-    crystal, support = run_recipe(recipe, data, to_fourier_order(start.density), to_fourier_order(start.support))
+    density, support = to_fourier_order(start.density), to_fourier_order(start.support)
+    crystal, support = run_recipe(recipe, data, density, support, wait_turn)
     scalars = misfit(crystal, data)
     scalars["support_fraction"] = float(support.float().mean())
     scalars["cycles"] = recipe.cycles

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from cdi_stream.affine import AffineMap, Shape
 from cdi_stream.errors import CurveError
-from cdi_stream.geometry import CurveGeometry, linear_map
+from cdi_stream.geometry import CurveGeometry, linear_map, require_volume
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
 
 Bools = NDArray[np.bool_]
@@ -211,6 +211,7 @@ def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineM
     """Affine map of the window, tangent to the exact q at its origin voxel."""
     frame, row, col = (s + n // 2 for s, n in zip(start, shape, strict=True))
     tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
+    require_volume(tangent.bq)
     return AffineMap(
         shape=shape, q0=tangent.q0, bq=tangent.bq, sample_to_lab=tangent.sample_to_lab, coordinates="detector"
     )

@@ -6,6 +6,7 @@ repeat after a crash is recognised.  Events are never rewritten; a volume never 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -63,8 +64,6 @@ _NUMBERS = {
     "latency_polish_s": "s",
     "latency_s": "s",
 }
-_STRINGS = ("verdict", "reasons", "series", "coordinates", "file")
-_VECTORS = {"q0_lab_inv_m": (3,), "bq_lab_inv_m": (3, 3), "sample_to_lab": (3, 3)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,9 +238,8 @@ def write_result(
         for name, array in arrays.items():
             group.create_dataset(name, data=array[None], chunks=(1, *array.shape))
         numbers = entry.create_group("cdi_stream")
-        for key, value in data.items():
+        for key, value in {**data, **json.loads(data["affine"])}.items():
             numbers.attrs[key] = value
-        numbers.attrs["fourier_sign"] = 1
         if frame_sums is not None:
             numbers["frame_sums"] = frame_sums
     with part.open("rb") as handle:
@@ -258,22 +256,27 @@ def _arrays(crystal: Crystal | None, shape: Shape) -> dict[str, np.ndarray]:
 
 def _result_data(result: Result) -> dict[str, Any]:
     numbers = dict.fromkeys(_NUMBERS, float("nan")) | dict(result.scalars)
-    vectors: dict[str, Any] = {key: np.full(shape, np.nan).tolist() for key, shape in _VECTORS.items()}
-    if result.crystal is not None:
-        affine = result.crystal.affine
-        vectors = {
-            "q0_lab_inv_m": affine.q0.tolist(),
-            "bq_lab_inv_m": affine.bq.tolist(),
-            "sample_to_lab": affine.sample_to_lab.tolist(),
-        }
     return {
         **_account_data(result.account, result.curve_index),
         **{key: float(numbers[key]) for key in _NUMBERS},
-        **vectors,
         "verdict": result.verdict.grade,
         "reasons": "; ".join(result.verdict.reasons),
         "series": result.series,
-        "coordinates": "lab",
+        "affine": json.dumps(_affine_data(result.crystal)),
+    }
+
+
+def _affine_data(crystal: Crystal | None) -> dict[str, Any]:
+    """Map of the array as plain values: JSON text in events, since tables hold no matrices."""
+    if crystal is None:
+        return {}
+    affine = crystal.affine
+    return {
+        "coordinates": affine.coordinates,
+        "fourier_sign": affine.fourier_sign,
+        "q0_lab_inv_m": affine.q0.tolist(),
+        "bq_lab_inv_m": affine.bq.tolist(),
+        "sample_to_lab": affine.sample_to_lab.tolist(),
     }
 
 
@@ -286,8 +289,6 @@ def _data_key(key: str, value: Any) -> dict[str, Any]:
     source = f"cdi_stream:{key}"
     if isinstance(value, str):
         return {"source": source, "dtype": "string", "shape": []}
-    if isinstance(value, list):
-        return {"source": source, "dtype": "array", "shape": list(_VECTORS[key]), "dtype_numpy": "<f8"}
     if isinstance(value, int):
         return {"source": source, "dtype": "integer", "shape": [], "dtype_numpy": "<i8"}
     return {"source": source, "dtype": "number", "shape": [], "dtype_numpy": "<f8", "units": _NUMBERS[key]}

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cdi_stream.errors import ServiceError
+from cdi_stream.processes import start_child
 
 START_TIMEOUT_S = 60.0
 
@@ -34,10 +35,11 @@ def local_tiled(directory: Path) -> Iterator[tuple[str, str]]:
     key, port = secrets.token_hex(16), free_port()
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "tiled", "serve", "catalog", str(directory / "catalog.db"), "--init"]
-    command += ["--write", str(directory / "tiled"), "--read", str(directory), "--api-key", key]
+    command += ["--write", str(directory / "tiled"), "--write", f"sqlite:///{directory / 'tables.db'}"]
+    command += ["--read", str(directory), "--api-key", key]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     with (directory / "tiled.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = start_child(command, log)
     try:
         _wait_for(uri, process, directory)
         address = directory / "tiled.json"

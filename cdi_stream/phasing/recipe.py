@@ -73,17 +73,17 @@ def run_recipe(
     data: Measurement,
     crystal: Tensor,
     support: Tensor,
-    should_stop: Callable[[], bool] = lambda: False,
+    wait_turn: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Run a schedule from ``crystal`` and ``support`` (Fourier order); return both as they end.
 
-    ``should_stop`` is asked before every cycle.  The crystal returned is zero outside its support.
+    ``wait_turn`` is called before every cycle and may hold it up.  The crystal returned is zero outside its
+    support.
     """
     update, cycle = recipe.support_update, 0
     for step in recipe.steps:
         for _ in range(step.cycles):
-            if should_stop():
-                return crystal * support, support
+            wait_turn()
             projected = project_magnitude(crystal, data)
             if step.algorithm == "ER":
                 crystal = error_reduction(crystal, projected, support)

@@ -1,0 +1,47 @@
+"""Guards and shared fixtures: the project must be installed, and no test may leave a thread or a child."""
+
+from __future__ import annotations
+
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+import torch
+
+try:
+    version("cdi-stream")
+except PackageNotFoundError:
+    pytest.exit("cdi-stream is not installed, so its plugins cannot be found: run 'make test'", returncode=2)
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left():
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    assert not left, f"threads left running: {left}"
+
+
+@pytest.fixture(scope="session")
+def network():
+    """The network that comes with the package."""
+    from cdi_stream.config import DEFAULT_NETWORK
+    from cdi_stream.networks.torchscript import load
+
+    return load(DEFAULT_NETWORK)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data and reference cases, where they are at hand."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real data and reference cases is not beside the checkout")
+    return SHARED
