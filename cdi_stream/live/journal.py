@@ -22,8 +22,8 @@ class Journal:
         left = json.loads(path.read_text()) if path.exists() else {}
         self.left_curves: list[dict[str, Any]] = list(left.get("curves", {}).values())
         self.left_runs: dict[str, dict[str, Any]] = left.get("runs", {})
-        self._curves: dict[str, dict[str, Any]] = left.get("curves", {})
-        self._runs: dict[str, dict[str, Any]] = left.get("runs", {})
+        self._curves: dict[str, dict[str, Any]] = dict(left.get("curves", {}))
+        self._runs: dict[str, dict[str, Any]] = dict(self.left_runs)
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def broken_curves(self) -> list[BrokenCurve]:

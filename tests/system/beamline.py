@@ -1,0 +1,121 @@
+"""A whole beamline in processes for system tests: proxy, service, detector, plan, and a foreign listener."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cdi_stream.config import Config, read_config
+from cdi_stream.live.tiled_server import free_port
+from cdi_stream.processes import Processes, processes
+from cdi_stream.recording import RecordedScan, write_scan
+from cdi_stream.replay import example_config
+
+LISTENER = """
+import json, sys, msgpack
+from bluesky.callbacks.zmq import RemoteDispatcher
+dispatcher = RemoteDispatcher(sys.argv[1], deserializer=msgpack.unpackb)
+dispatcher.subscribe(lambda name, doc: print(json.dumps([name, doc]), flush=True))
+dispatcher.start()
+"""
+
+
+class TestBeamline:
+    """Starts the parts in any order; everything lives in one folder and on free loopback ports."""
+
+    __test__ = False
+
+    def __init__(self, children: Processes, directory: Path, scan: RecordedScan, extra_toml: str = "") -> None:
+        self.children = children
+        self.directory = directory
+        self.scan_file = directory / "scan.h5"
+        write_scan(scan, self.scan_file)
+        self.config_file = directory / "beamline.toml"
+        publish, rest = example_config(scan, directory).split("[geometry", 1)
+        self.config_file.write_text(publish + "preview_every_s = 0.2\n" + "\n[geometry" + rest + extra_toml)
+        self.config: Config = read_config(self.config_file)
+        self._control = f"tcp://127.0.0.1:{free_port()}"
+        self._listener_log = directory / "listener.log"
+
+    def start_bus(self) -> None:
+        documents = self.config.documents
+        self.children.start(
+            "proxy",
+            "sim_beamline",
+            "proxy",
+            "--documents-in",
+            documents.publish,
+            "--documents-out",
+            documents.subscribe,
+        )
+        log = self._listener_log.open("wb")
+        self._listener = subprocess.Popen([sys.executable, "-c", LISTENER, documents.subscribe[6:]], stdout=log)
+        log.close()
+
+    def start_service(self, name: str = "service") -> subprocess.Popen[bytes]:
+        ready = self.config.publish.directory / "ready"
+        ready.unlink(missing_ok=True)
+        service = self.children.start(name, "cdi_stream", "serve", "--config", str(self.config_file))
+        self.children.wait_for_file(ready, 90)
+        return service
+
+    def start_detector(self) -> None:
+        endpoint = self.config.detector.endpoint
+        self.children.start(
+            "detector", "sim_beamline", "detector", "--scan", str(self.scan_file), "--control", self._control,
+            "--data", endpoint,
+        )  # fmt: skip
+
+    def start_plan(self, n_curves: int = 1, speed: str = "max") -> subprocess.Popen[bytes]:
+        documents = self.config.documents.publish
+        return self.children.start(
+            "plan", "sim_beamline", "plan", "--scan", str(self.scan_file), "--control", self._control,
+            "--documents", documents, "--curves", str(n_curves), "--speed", speed,
+        )  # fmt: skip
+
+    def documents(self) -> list[tuple[str, dict[str, Any]]]:
+        """What the foreign listener has printed so far."""
+        lines = self._listener_log.read_text().splitlines()
+        return [tuple(json.loads(line)) for line in lines if line.endswith("]")]
+
+    def ours(self, name: str, stream: str | None = None) -> list[dict[str, Any]]:
+        """Documents of our reconstruction runs, of one stream if it is named."""
+        found = self.documents()
+        starts = {
+            doc["uid"] for kind, doc in found if kind == "start" and doc.get("analysis_stage") == "reconstruction"
+        }
+        descriptors = {
+            doc["uid"]: doc["name"] for kind, doc in found if kind == "descriptor" and doc["run_start"] in starts
+        }
+        if name == "start":
+            return [doc for kind, doc in found if kind == "start" and doc["uid"] in starts]
+        if name == "event":
+            return [doc for kind, doc in found if kind == "event" and descriptors.get(doc["descriptor"]) == stream]
+        return [doc for kind, doc in found if kind == name and doc.get("run_start") in starts]
+
+    def wait_until(self, condition: Any, timeout_s: float = 90) -> None:
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end, f"timed out; service log:\n{self.children.log_tail('service', 30)}"
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self._listener.terminate()
+        self._listener.wait(10)
+
+
+@contextlib.contextmanager
+def beamline(directory: Path, scan: RecordedScan, extra_toml: str = "") -> Iterator[TestBeamline]:
+    with processes(directory) as children:
+        line = TestBeamline(children, directory, scan, extra_toml)
+        line.start_bus()
+        try:
+            yield line
+        finally:
+            line.close()

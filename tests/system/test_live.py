@@ -1,0 +1,136 @@
+"""Service, RunEngine and detector in processes of their own, a proxy between, a foreign client listening."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from cdi_stream.live.tiled_server import local_tiled
+from sim_beamline.scan import recorded_scan
+from tests.system.beamline import beamline
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return recorded_scan("plain")
+
+
+def reconstructions(line):
+    return line.ours("event", "reconstruction")
+
+
+def test_two_curves_in_one_run_reach_a_foreign_dispatcher_and_tiled(tmp_path, plain):
+    with beamline(tmp_path, plain) as line:
+        line.start_service()
+        line.start_detector()
+        line.start_plan(n_curves=2, speed="5")
+        line.wait_until(lambda: line.ours("stop"))
+        (start,) = line.ours("start")
+        (stop,) = line.ours("stop")
+        raw = [doc for name, doc in line.documents() if name == "start" and "analysis_stage" not in doc]
+        previews = line.ours("event", "preview")
+        inferences, results = line.ours("event", "inference"), reconstructions(line)
+        documents = line.documents()
+    assert start["original_run_uid"] == raw[0]["uid"]
+    assert start["parent_uids"] == [raw[0]["uid"]]
+    assert start["cdi_stream"]["network"]["sha256"]
+    assert stop["exit_status"] == "success"
+    assert stop["num_events"] == {"preview": len(previews), "inference": 2, "reconstruction": 2}
+    assert [event["data"]["inference_curve_index"] for event in inferences] == [0, 1]
+    for index, event in enumerate(results):
+        data = event["data"]
+        assert data["reconstruction_curve_index"] == index
+        assert data["reconstruction_frames_received"] == data["reconstruction_frames_expected"] == len(plain.frames)
+        assert data["reconstruction_verdict"] == "good", data["reconstruction_reasons"]
+        assert not any(isinstance(value, list) for value in data.values()), "no volume inside an event"
+    received = [event["data"]["preview_frames_received"] for event in previews]
+    assert any(0 < n < len(plain.frames) for n in received), "progress must be seen while the scan runs"
+
+    first = h5py.File(results[0]["data"]["reconstruction_file"])["entry"]
+    np.testing.assert_array_equal(first["cdi_stream/frame_sums"][()], plain.frame_sums)
+    files = [event["data"]["reconstruction_file"] for event in results]
+    with local_tiled(tmp_path) as (uri, api_key):
+        check_tiled(uri, api_key, start["uid"], files)
+        ours = [(name, doc) for name, doc in documents if belongs(name, doc, start["uid"], documents)]
+        check_old_writer(uri, api_key, ours, files)
+
+
+def belongs(name, doc, uid, documents):
+    resources = {d["uid"] for n, d in documents if n == "stream_resource" and d["run_start"] == uid}
+    descriptors = {d["uid"] for n, d in documents if n == "descriptor" and d["run_start"] == uid}
+    if name == "start":
+        return doc["uid"] == uid
+    return (
+        doc.get("run_start") == uid or doc.get("descriptor") in descriptors or doc.get("stream_resource") in resources
+    )
+
+
+def check_tiled(uri, api_key, uid, files):
+    from tiled.client import from_uri
+
+    client = from_uri(uri, api_key=api_key)
+    try:
+        run = client[uid]
+        assert run.metadata["stop"]["exit_status"] == "success"
+        volumes = run["reconstruction"]["reconstruction_crystal"].read()
+        chi2 = run["reconstruction"]["reconstruction_chi2"].read()
+    finally:
+        client.context.close()
+    assert volumes.dtype == np.complex64
+    assert np.isfinite(chi2).all()
+    for volume, file in zip(volumes, files, strict=True):
+        with h5py.File(file) as data:
+            np.testing.assert_array_equal(volume, data["entry/data/crystal"][0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def check_old_writer(uri, api_key, documents, files):
+    """The writer that ships with bluesky reads our assets back identically too."""
+    import warnings
+
+    from bluesky.callbacks.tiled_writer import TiledWriter
+    from tiled.client import from_uri
+
+    client = from_uri(uri, api_key=api_key)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            old = client.create_container(key="old-writer")
+            writer = TiledWriter(old)
+            for name, doc in documents:
+                writer(name, doc)
+            uid = documents[0][1]["uid"]
+            volumes = client["old-writer"][uid]["reconstruction"]["reconstruction_crystal"].read()
+    finally:
+        client.context.close()
+    for volume, file in zip(volumes, files, strict=True):
+        with h5py.File(file) as data:
+            np.testing.assert_array_equal(volume, data["entry/data/crystal"][0])
+
+
+def test_killed_in_mid_scan_the_broken_curve_is_said_once_and_the_next_is_right(tmp_path, plain):
+    with beamline(tmp_path, plain) as line:
+        line.start_service()
+        line.start_detector()
+        broken_plan = line.start_plan(speed="3")
+        line.wait_until(lambda: line.ours("event", "preview"))
+        line.children.kill("service")
+        raw = [doc["uid"] for name, doc in line.documents() if name == "start" and "analysis_stage" not in doc]
+        restarted = line.start_service("restarted")
+        assert broken_plan.wait(60) == 0
+        line.wait_until(lambda: reconstructions(line))
+        assert line.start_plan().wait(60) == 0
+        line.wait_until(lambda: len(line.ours("stop")) >= 3)
+        restarted.terminate()
+        assert restarted.wait(60) == 0
+        results = reconstructions(line)
+        starts = line.ours("start")
+    failed = [event["data"] for event in results if event["data"]["reconstruction_verdict"] == "failed"]
+    right = [event["data"] for event in results if event["data"]["reconstruction_verdict"] != "failed"]
+    assert [data["reconstruction_reasons"].split(":")[0] for data in failed] == ["interrupted"]
+    assert len(right) == 1
+    assert right[0]["reconstruction_frames_missing"] == 0
+    by_raw = [start["original_run_uid"] for start in starts]
+    assert by_raw.count(raw[0]) == 2, "the run left open, and the one that says what became of it"
+    assert len({start["uid"] for start in starts}) == len(starts)

@@ -1,0 +1,277 @@
+"""Whatever is lost, repeated or shuffled: the right volume, or one that says what it lacks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdi_stream.errors import WireError
+from cdi_stream.live.assemble import Assembler, AssembleSettings
+from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart
+
+N = 7
+
+
+class Clock:
+    """Time that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Rig:
+    """An assembler with its clock; feeds messages and documents and collects the curves."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.assembler = Assembler(AssembleSettings(), self.clock, lambda: 1e9 + self.clock())
+        self.curves = []
+
+    def feed(self, *items) -> None:
+        for item in items:
+            self.clock.now_s += 0.001
+            if isinstance(item, tuple):
+                self.assembler.on_document(*item)
+            else:
+                self.assembler.on_message(item)
+            self.curves += self.assembler.poll()
+
+    def settle(self, seconds: float = 300.0) -> list:
+        for _ in range(30):
+            self.clock.now_s += seconds / 30
+            self.curves += self.assembler.poll()
+        return self.curves
+
+
+def picture(image_id: int) -> np.ndarray:
+    return np.full((3, 5), image_id + 1, dtype=np.uint16)
+
+
+def begin(series=1, user_data=None, n_images=N, **header) -> SeriesStart:
+    return SeriesStart(series=series, n_images=n_images, user_data=user_data, **header)
+
+
+def frame(image_id: int, series=1) -> DetectorFrame:
+    return DetectorFrame(series=series, image_id=image_id, pixels=picture(image_id))
+
+
+def run_start(uid="run", **metadata):
+    return ("start", {"uid": uid, "time": 1e9 + 99, "scan_id": 7, **metadata})
+
+
+def descriptor(run="run", uid="primary", name="primary", units=None):
+    keys = {"theta": {"units": "deg"} if units is None else {}}
+    return ("descriptor", {"uid": uid, "run_start": run, "name": name, "data_keys": keys, "configuration": {}})
+
+
+def event(seq_num, image_id=None, theta=None, series=None, desc="primary", **more):
+    data = {"theta": 0.1 * seq_num if theta is None else theta, **more}
+    if image_id is not None:
+        data["det_image_id"] = image_id
+    if series is not None:
+        data["det_series_id"] = series
+    return ("event", {"descriptor": desc, "seq_num": seq_num, "time": 0.0, "data": data})
+
+
+def run_stop(n, uid="run"):
+    return ("stop", {"run_start": uid, "time": 1e9 + 500, "num_events": {"primary": n}})
+
+
+def all_events(**keywords):
+    return [event(k + 1, image_id=k, **keywords) for k in range(N)]
+
+
+orders = st.permutations([frame(k) for k in range(N)] + [SeriesEnd(series=1)])
+
+
+@given(
+    order=orders,
+    lost=st.sets(st.integers(0, N - 1), max_size=N - 1),
+    repeated=st.lists(st.integers(0, N - 1), max_size=4),
+    docs=st.permutations(range(N)),
+    split=st.integers(0, N + 1),
+    has_stop=st.booleans(),
+)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_loss_repeat_or_order_gives_the_right_volume_or_says_what_is_missing(
+    order, lost, repeated, docs, split, has_stop
+):
+    rig = Rig()
+    sent = [m for m in order if not (isinstance(m, DetectorFrame) and m.image_id in lost)]
+    sent += [frame(k) for k in repeated if k not in lost]
+    documents = [run_start(), descriptor(), *(event(k + 1, image_id=k) for k in docs)]
+    rig.feed(*documents[: 2 + split], begin(user_data={"run_uid": "run", "curve_index": 0, "n_points": N}))
+    rig.feed(*sent, *documents[2 + split :], *([run_stop(N)] if has_stop else []))
+    (curve,) = rig.settle()
+    assert curve.account.missing == tuple(sorted(lost))
+    assert curve.account.received + len(lost) == curve.account.expected == N
+    for k in range(N):
+        np.testing.assert_array_equal(curve.counts[k], 0 * picture(k) if k in lost else picture(k))
+    np.testing.assert_array_equal(curve.has_frame, [k not in lost for k in range(N)])
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert curve.run.uid == "run"
+
+
+def test_complete_curve_is_released_at_once_without_any_waiting():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events())
+    rig.feed(*(frame(k) for k in range(N)))
+    assert len(rig.curves) == 1
+    assert rig.curves[0].doubts == ()
+    assert rig.curves[0].complete_s == rig.clock.now_s
+
+
+@given(docs=st.permutations(range(N)), lost=st.sets(st.integers(0, N - 1), max_size=N - 2))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_lost_events_are_interpolated_and_said(docs, lost):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data={"run_uid": "run", "n_points": N}))
+    rig.feed(*(frame(k) for k in range(N)), *(event(k + 1, image_id=k) for k in docs if k not in lost), run_stop(N))
+    (curve,) = rig.settle()
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1), atol=1e-9)
+    assert curve.account.missing == ()
+    assert bool(curve.doubts) == bool(lost)
+
+
+def test_a_rewound_sequence_number_takes_the_last_event_and_its_frame():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data={"run_uid": "run", "n_points": 3}, n_images=4))
+    rig.feed(*(frame(k) for k in range(4)))
+    rig.feed(event(1, 0), event(2, 1, theta=9.9), event(2, 2, theta=0.2), event(3, 3), run_stop(3))
+    (curve,) = rig.settle()
+    assert [int(image[0, 0]) for image in curve.counts] == [1, 3, 4]
+    np.testing.assert_allclose(curve.scanned["theta"], [0.1, 0.2, 0.3])
+    assert curve.account.expected == curve.account.received == 3
+    assert curve.account.duplicate == 1
+
+
+def test_events_without_image_ids_are_joined_by_sequence_number_not_by_arrival():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *(event(k) for k in (3, 1, 2, 7, 5, 6, 4)))
+    rig.feed(*(frame(k) for k in reversed(range(N))))
+    (curve,) = rig.settle()
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert [int(image[0, 0]) for image in curve.counts] == list(range(1, N + 1))
+
+
+def test_two_curves_in_one_run_by_the_series_id_in_the_events():
+    rig = Rig()
+    events = [event(k + 1, k, theta=k, series="a") for k in range(N)]
+    events += [event(N + k + 1, k, theta=10 + k, series="b") for k in range(N)]
+    rig.feed(run_start(), descriptor(), begin("a"), *(frame(k, "a") for k in range(N)), SeriesEnd(series="a"))
+    rig.feed(begin("b"), *(frame(k, "b") for k in range(N)), *events, run_stop(2 * N))
+    first, second = rig.settle()
+    np.testing.assert_allclose(first.scanned["theta"], np.arange(N))
+    np.testing.assert_allclose(second.scanned["theta"], 10 + np.arange(N))
+    assert (first.curve_index, second.curve_index) == (0, 1)
+    assert first.doubts == second.doubts == ()
+
+
+def test_two_curves_in_one_run_by_their_place_in_it():
+    rig = Rig()
+    claims = [{"run_uid": "run", "curve_index": index, "n_points": N} for index in range(2)]
+    rig.feed(run_start(), descriptor(), *(event(k + 1) for k in range(2 * N)))
+    rig.feed(
+        begin(1, claims[0]), *(frame(k, 1) for k in range(N)), begin(2, claims[1]), *(frame(k, 2) for k in range(N))
+    )
+    first, second = rig.settle()
+    np.testing.assert_allclose(first.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    np.testing.assert_allclose(second.scanned["theta"], 0.1 * np.arange(N + 1, 2 * N + 1))
+
+
+def test_joined_by_time_with_the_doubt_stated():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(), *(frame(k) for k in range(N)), *all_events(), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert any("by time" in doubt for doubt in curve.doubts)
+
+
+def test_without_any_run_the_goniometer_of_the_wire_places_the_frames():
+    rig = Rig()
+    rig.feed(begin(goniometer={"theta": (5.0, 0.5)}), *(frame(k) for k in range(N)), SeriesEnd(series=1))
+    (curve,) = rig.settle()
+    np.testing.assert_allclose(curve.scanned["theta"], 5 + 0.5 * np.arange(N))
+    assert any("goniometer" in doubt for doubt in curve.doubts)
+
+
+def test_readings_as_arrays_in_a_second_stream():
+    rig = Rig()
+    angles = [0.5 * k for k in range(N)]
+    rig.feed(run_start(), descriptor(uid="panda", name="panda"), begin(user_data="run"), *(frame(k) for k in range(N)))
+    rig.feed(("event", {"descriptor": "panda", "seq_num": 1, "time": 0.0, "data": {"theta": angles}}))
+    (curve,) = rig.settle()
+    np.testing.assert_allclose(curve.scanned["theta"], angles)
+    assert curve.doubts == ()
+
+
+def test_a_lost_end_and_lost_frames_time_out_and_say_so():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), frame(0), frame(2))
+    assert rig.curves == []
+    (curve,) = rig.settle()
+    assert curve.account.missing == (1, 3, 4, 5, 6)
+    assert any("end of the series was lost" in doubt for doubt in curve.doubts)
+
+
+def test_an_aborted_series_is_closed_when_the_next_begins():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(1, "run"), *all_events(), frame(0), begin(2, "run"))
+    rig.feed(*(frame(k, 2) for k in range(N)))
+    first, second = sorted(rig.settle(), key=lambda curve: curve.series.series)
+    assert any("aborted" in doubt for doubt in first.doubts)
+    assert len(first.account.missing) == N - 1
+    assert second.account.missing == ()
+
+
+def test_a_double_end_and_frames_after_it():
+    rig = Rig()
+    end = SeriesEnd(series=1)
+    rig.feed(
+        run_start(), descriptor(), begin(user_data="run"), *all_events(), *(frame(k) for k in range(N - 1)), end, end
+    )
+    rig.feed(frame(N - 1))
+    (curve,) = rig.settle()
+    assert curve.account.missing == ()
+    assert curve.account.late == 1
+
+
+def test_a_series_not_seen_to_start_is_drained():
+    rig = Rig()
+    rig.feed(*(frame(k, "stale") for k in range(3)), SeriesEnd(series="stale"))
+    assert rig.settle() == []
+    assert rig.assembler.n_stale == 4
+
+
+def test_the_header_may_announce_too_few_images():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run", n_images=2), *(frame(k) for k in range(N)))
+    rig.feed(*all_events(), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.expected == N
+    assert curve.account.missing == ()
+
+
+def test_a_frame_of_another_shape_is_bad_and_refused():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), frame(0))
+    with pytest.raises(WireError, match="as before"):
+        rig.feed(DetectorFrame(series=1, image_id=1, pixels=np.zeros((4, 4), np.uint16)))
+    rig.feed(*all_events(), *(frame(k) for k in range(1, N)))
+    (curve,) = rig.settle()
+    assert curve.account.bad == 1
+    assert curve.account.missing == ()
+
+
+def test_stopping_names_the_open_curves():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), frame(0), frame(1))
+    (broken,) = rig.assembler.interrupt("interrupted: test")
+    assert broken.run.uid == "run"
+    assert broken.account.received == 2
+    assert rig.settle() == []

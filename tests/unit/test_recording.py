@@ -1,0 +1,96 @@
+"""The project's own file for a recorded scan: there and back, and what is not one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import h5py
+import numpy as np
+import pytest
+
+from cdi_stream.errors import RecordingError
+from cdi_stream.recording import FORMAT, RecordedScan, read_scan, write_scan
+
+FRAMES = np.random.default_rng(0).poisson(3, (4, 5, 7)).astype(np.uint16)
+MINIMAL = RecordedScan(
+    name="scan 12",
+    frames=FRAMES,
+    beamline="aps_34idc",
+    scanned={"theta": np.linspace(0, 0.3, 4), "chi": np.full(4, 90.0)},
+    baseline={"delta": 31.5},
+    units={"theta": "deg", "chi": "deg", "delta": "deg"},
+)
+FULL = RecordedScan(
+    name="simulated",
+    frames=FRAMES.astype(np.uint32),
+    beamline={"name": "mine", "sample_circles": [["mu", "x-"]]},
+    scanned={"energy": np.linspace(9000, 9010, 4)},
+    baseline={"mu": 1.0},
+    units={"energy": "eV", "mu": "rad"},
+    detector={"pixel_row_m": 55e-6, "beam_row": -2.5},
+    pixel_mask=FRAMES[0] > 2,
+    white_field=np.linspace(0.9, 1.1, 35, dtype=np.float32).reshape(5, 7),
+    times_s=np.arange(4) * 0.5,
+    frame_sums=FRAMES.sum(axis=(1, 2)).astype(np.int64),
+    truth={"size_m": 4e-7, "facets": [1, 2], "none": None},
+    notes=("made up", "twice"),
+)
+
+
+def assert_same(left: RecordedScan, right: RecordedScan) -> None:
+    for name in (field.name for field in fields(RecordedScan)):
+        one, other = getattr(left, name), getattr(right, name)
+        if isinstance(other, np.ndarray):
+            assert one.dtype == other.dtype, name
+        np.testing.assert_equal(one, other, err_msg=name)
+
+
+@pytest.mark.parametrize("scan", [MINIMAL, FULL], ids=["minimal", "full"])
+def test_a_scan_comes_back_as_it_was_written(tmp_path, scan):
+    write_scan(scan, tmp_path / "scan.h5")
+    assert_same(read_scan(tmp_path / "scan.h5"), scan)
+
+
+def test_scanned_motors_keep_their_order(tmp_path):
+    write_scan(MINIMAL, tmp_path / "scan.h5")
+    assert list(read_scan(tmp_path / "scan.h5").scanned) == ["theta", "chi"]
+
+
+def test_frames_lie_where_other_programs_look_for_them(tmp_path):
+    write_scan(MINIMAL, tmp_path / "scan.h5")
+    with h5py.File(tmp_path / "scan.h5") as file:
+        np.testing.assert_array_equal(file["entry/data/data"][2], FRAMES[2])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        json.dumps({"format": FORMAT}),
+        json.dumps({"name": "no format"}),
+        json.dumps({"format": "cdi_stream recorded scan 0"}),
+        json.dumps([FORMAT]),
+        "not json",
+        7,
+    ],
+)
+def test_a_header_of_another_kind_is_refused(tmp_path, header):
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_group("entry/cdi_stream").attrs["header"] = header
+    with pytest.raises(RecordingError, match=r"scan\.h5: expected"):
+        read_scan(tmp_path / "scan.h5")
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["entry/data/data"] = FRAMES
+    with pytest.raises(RecordingError, match=r"other\.h5: expected a scan recorded by cdi-stream"):
+        read_scan(tmp_path / "other.h5")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"#S 12 ascan theta 0 0.3 3 1\n"])
+def test_a_file_that_is_no_hdf5_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "scan.h5").write_bytes(content)
+    with pytest.raises(RecordingError, match=r"scan\.h5: expected a scan recorded by cdi-stream"):
+        read_scan(tmp_path / "scan.h5")
