@@ -28,7 +28,7 @@ check: $(STAMP)  ## format, lint, types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## ingest and latency, as ratios
-	$(BIN)/python -m bench
+	$(BIN)/python -m tests.bench
 
 clean:
 	rm -rf demo-results build *.egg-info

@@ -181,10 +181,12 @@ def read_config(path: Path) -> Config:
         With one line for each key that is wrong: expected, received, where.
     """
     try:
-        return Config.model_validate(tomllib.loads(path.read_text()))
+        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; deploy/beamline.toml is an example to start from") from error
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}:\n" + "\n".join(describe_error(e) for e in error.errors())) from error
@@ -206,5 +208,5 @@ def read_image(path: Path) -> NDArray[np.generic]:
         import tifffile
 
         return tifffile.imread(path)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise ConfigError(f"{path}: expected an image as npy or tif: {error}") from error

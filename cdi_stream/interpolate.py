@@ -26,7 +26,11 @@ def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike 
     coefficients = _spline_coefficients(volume)
     parts = torch.view_as_real(coefficients).movedim(-1, 0) if volume.is_complex() else coefficients[None]
     position = _positions(matrix, offset, tuple(volume.shape), shape, volume.device)
-    sampled = _evaluate(parts.float(), position).reshape(-1, *shape)
+    size = torch.tensor(volume.shape, device=volume.device)
+    inside = ((position > -1) & (position < size)).all(-1)
+    sampled = torch.zeros((parts.shape[0], position.shape[0]), device=volume.device)
+    sampled[:, inside] = _evaluate(parts.float(), position[inside])
+    sampled = sampled.reshape(-1, *shape)
     return torch.complex(sampled[0], sampled[1]) if volume.is_complex() else sampled[0]
 
 
@@ -40,6 +44,17 @@ def resample_mask(
         mask[None, None].float(), grid[None, None, None], mode="bilinear", padding_mode="zeros", align_corners=False
     )
     return sampled.reshape(shape) > share
+
+
+def neighbourhood_sum(volume: Tensor) -> Tensor:
+    """Sum over the 3x3x3 voxels about each voxel of the last three axes, zero outside; separable."""
+    for axis in (-3, -2, -1):
+        n = volume.shape[axis]
+        total = volume.clone()
+        total.narrow(axis, 0, n - 1).add_(volume.narrow(axis, 1, n - 1))
+        total.narrow(axis, 1, n - 1).add_(volume.narrow(axis, 0, n - 1))
+        volume = total
+    return volume
 
 
 def _positions(matrix: ArrayLike, offset: ArrayLike, source: Shape, target: Shape, device: torch.device) -> Tensor:

@@ -110,5 +110,5 @@ def read_scan(path: Path) -> RecordedScan:
                 notes=tuple(header["notes"]),
                 **optional,
             )
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise RecordingError(f"{path}: expected a scan recorded by cdi-stream, got: {error}") from error

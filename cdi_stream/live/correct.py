@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cdi_stream.affine import AffineMap, Shape, lab_grid
 from cdi_stream.fourier import to_crystal, to_reciprocal
-from cdi_stream.interpolate import resample, resample_mask
+from cdi_stream.interpolate import neighbourhood_sum, resample, resample_mask
 from cdi_stream.messages import LabVolume, PreparedVolume, read_only
 
 Complex = NDArray[np.complex64]
@@ -129,8 +129,7 @@ def _filled_intensity(volume: PreparedVolume, device: str) -> Tensor:
     scale = torch.from_numpy(np.array(volume.expected_scale)).to(device)
     counts = torch.from_numpy(volume.counts.astype(np.float32)).to(device)
     intensity = counts / scale * valid
-    around = torch.nn.functional.avg_pool3d(torch.stack((intensity, valid))[None], 3, stride=1, padding=1)[0]
-    return torch.where(valid > 0, intensity, around[0] / around[1].clamp_min(1e-6))
+    return torch.where(valid > 0, intensity, neighbourhood_sum(intensity) / neighbourhood_sum(valid).clamp_min(1))
 
 
 def _binned(array: Tensor, source: AffineMap, target: AffineMap) -> tuple[Tensor, AffineMap]:

@@ -49,7 +49,8 @@ def strain(
     inside = support.copy()
     for axis, component in enumerate(q0[::-1]):
         ahead, behind = np.roll(density, -1, axis), np.roll(density, 1, axis)
-        gradient += component * np.angle(ahead * behind.conj()) / (2 * voxel_m)
+        turn = np.angle(ahead * density.conj()) + np.angle(density * behind.conj())
+        gradient += component * turn / (2 * voxel_m)
         inside &= np.roll(support, -1, axis) & np.roll(support, 1, axis)
     if not inside.any():
         return 0.0, 0.0, 0.0

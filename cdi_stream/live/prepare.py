@@ -17,6 +17,7 @@ from scipy import ndimage
 from cdi_stream.affine import AffineMap, Shape
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry import CurveGeometry, linear_map, require_volume
+from cdi_stream.interpolate import neighbourhood_sum
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
 
 Bools = NDArray[np.bool_]
@@ -171,7 +172,7 @@ def isolated_voxels(counts: NDArray[np.uint32], valid: Bools) -> Bools:
     An oversampled peak cannot do that: its fringes are wider than a voxel.
     """
     clean = torch.from_numpy(np.where(valid, counts, 0).astype(np.float32))
-    around = torch.nn.functional.avg_pool3d(clean[None, None], 3, stride=1, padding=1)[0, 0] * 27 - clean
+    around = neighbourhood_sum(clean) - clean
     return ((clean >= 30) & (around < 0.2 * clean)).numpy()
 
 

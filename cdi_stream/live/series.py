@@ -68,7 +68,7 @@ class Series:
             self.bad += 1
             raise
         if frame.image_id >= len(self._has):
-            self._grow(frame.image_id + 1)
+            self._grow(frame.image_id + 1, 4 * frame.pixels.size)
         if self._has[frame.image_id]:
             self.duplicate += 1
             return
@@ -84,7 +84,8 @@ class Series:
     def end(self, now_s: float) -> None:
         """Note the end of the series; a second one changes nothing."""
         self.last_s = now_s
-        self.ended_s = self.ended_s or now_s
+        if self.ended_s is None:
+            self.ended_s = now_s
 
     def take(self, image_ids: NDArray[np.intp]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
         """Return volume and presence in the order of ``image_ids``; -1 or an absent frame gives zeros.
@@ -92,8 +93,7 @@ class Series:
         The volume is handed over without a copy when the order is that of the slots.
         """
         if self._volume is None:
-            shape = self.start.image_shape or (0, 0)
-            return np.zeros((len(image_ids), *shape), np.uint32), np.zeros(len(image_ids), bool)
+            return np.zeros((len(image_ids), *self._announced_shape()), np.uint32), np.zeros(len(image_ids), bool)
         n = len(image_ids)
         if n <= len(self._volume) and np.array_equal(image_ids, np.arange(n)):
             return self._volume[:n], self._has[:n].copy()
@@ -103,6 +103,10 @@ class Series:
         volume = np.zeros((n, *self._volume.shape[1:]), np.uint32)
         volume[present] = self._volume[image_ids[present]]
         return volume, present
+
+    def _announced_shape(self) -> tuple[int, int]:
+        roi = self.start.roi
+        return (roi[1] - roi[0], roi[3] - roi[2]) if roi is not None else self.start.image_shape or (0, 0)
 
     def _check(self, frame: DetectorFrame) -> None:
         if frame.pixels.dtype.kind not in "ui" or frame.pixels.dtype.itemsize > 4:
@@ -122,13 +126,11 @@ class Series:
         self.sentinel = int(np.iinfo(frame.pixels.dtype).max)
         self._volume = np.zeros((len(self._has), *frame.pixels.shape), dtype=np.uint32)
 
-    def _grow(self, n_images: int) -> None:
+    def _grow(self, n_images: int, bytes_per_image: int) -> None:
         """Make room for ``n_images``: as announced at first, then by doubling, never beyond the limits."""
-        announced = self.start.n_images or 0
-        target = max(n_images, min(announced, self._limits.max_images), 2 * len(self._has) if len(self._has) else 0)
+        largest = min(self._limits.max_images, self._limits.max_bytes // bytes_per_image)
+        target = min(max(n_images, self.start.n_images or 0, 2 * len(self._has)), largest)
         if self._volume is not None:
-            per_image = self._volume[0].nbytes if len(self._volume) else 1
-            target = max(n_images, min(target, self._limits.max_bytes // per_image))
             volume = np.zeros((target, *self._volume.shape[1:]), dtype=np.uint32)
             volume[: len(self._volume)] = self._volume
             self._volume = volume

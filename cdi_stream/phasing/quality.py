@@ -28,7 +28,7 @@ def misfit(crystal: Tensor, data: Measurement) -> dict[str, float]:
     scale = (model * measured).sum() / model.square().sum().clamp_min(1e-30)
     chi2 = (scale * model - measured).square().sum() / power
     r_p = torch.corrcoef(torch.stack((model, measured)))[0, 1] if model.std() > 0 else torch.tensor(math.nan)
-    floor = np.interp(measured.square().cpu().numpy(), *_noise_table()).sum() / float(power)
+    floor = np.interp((scale * model).square().cpu().numpy(), *_noise_table()).sum() / float(power)
     return {"chi2": float(chi2), "r_p": float(r_p), "chi2_floor": float(floor)}
 
 
@@ -48,7 +48,7 @@ def judge(scalars: dict[str, float], reasons: tuple[str, ...] = ()) -> Verdict:
     Never from chi2 alone: a wrong crystal can fit below the noise floor with a support that is too loose.
     """
     found = list(reasons)
-    if not math.isfinite(scalars["chi2"]) or scalars["r_p"] < 0.7:
+    if not (math.isfinite(scalars["chi2"]) and scalars["r_p"] >= 0.7):
         return Verdict(grade="failed", reasons=(*found, f"r_p {scalars['r_p']:.3f} < 0.7: the data are not explained"))
     if scalars["chi2"] > 2 * scalars["chi2_floor"] + 0.02:
         found.append(f"chi2 {scalars['chi2']:.4f} is far above the counting noise {scalars['chi2_floor']:.4f}")

@@ -48,7 +48,7 @@ class Recipe:
         return sum(step.cycles for step in self.steps)
 
 
-_STEP = re.compile(r"(\d+)\*(ER|HIO)(?:\[beta=([0-9.]+)\])?")
+_STEP = re.compile(r"(\d+)\*(ER|HIO)(?:\[beta=(\d+\.?\d*|\.\d+)\])?")
 
 
 def parse_recipe(text: str, support_update: SupportUpdate | None = None) -> Recipe:

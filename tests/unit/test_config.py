@@ -87,7 +87,7 @@ def test_a_value_that_is_wrong_is_quoted(tmp_path):
 
 
 def test_a_key_that_is_missing_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="  detector.endpoint: Field required"):
+    with pytest.raises(ConfigError, match=r"  detector.endpoint: Field required"):
         read(tmp_path, MINIMAL.replace("endpoint", "address"))
 
 
@@ -104,7 +104,7 @@ def test_bad_toml_is_refused_with_its_place(tmp_path):
 
 
 def test_a_missing_file_points_to_the_example(tmp_path):
-    with pytest.raises(ConfigError, match="no_such.toml does not exist; .* example"):
+    with pytest.raises(ConfigError, match=r"no_such.toml does not exist; .* example"):
         read_config(tmp_path / "no_such.toml")
 
 
@@ -133,7 +133,7 @@ def test_a_beamline_may_be_written_out(tmp_path):
 )
 def test_neither_and_both_ways_to_a_beamline_are_refused(tmp_path, text):
     config = read(tmp_path, text)
-    with pytest.raises(ConfigError, match="geometry: expected either 'beamline'.* or a table 'inline'"):
+    with pytest.raises(ConfigError, match=r"geometry: expected either 'beamline'.* or a table 'inline'"):
         config.geometry.value()
 
 
@@ -153,7 +153,7 @@ def test_a_beamline_written_out_wrongly_is_refused(tmp_path, old, new, error, re
 
 def test_an_unknown_beamline_lists_those_installed(tmp_path):
     config = read(tmp_path, MINIMAL.replace("aps_34idc", "moon"))
-    with pytest.raises(PluginError, match="'moon'; installed are: .*aps_34idc"):
+    with pytest.raises(PluginError, match=r"'moon'; installed are: .*aps_34idc"):
         config.geometry.value()
 
 

@@ -114,7 +114,7 @@ def test_the_first_channel_is_taken_unless_one_is_named():
     message = image(channels, channels=["something_else"])
     np.testing.assert_array_equal(decode(message).pixels, PIXELS)
     np.testing.assert_array_equal(decode(message, channel="threshold_1").pixels, PIXELS + 1)
-    with pytest.raises(WireError, match="'something_else', got .*threshold_1.*threshold_2"):
+    with pytest.raises(WireError, match=r"'something_else', got .*threshold_1.*threshold_2"):
         decode(message, channel="something_else")
 
 

@@ -68,7 +68,6 @@ def test_frames_lie_where_other_programs_look_for_them(tmp_path):
     [
         json.dumps({"format": FORMAT}),
         json.dumps({"name": "no format"}),
-        json.dumps({"format": "cdi_stream recorded scan 0"}),
         json.dumps([FORMAT]),
         "not json",
         7,
@@ -78,6 +77,15 @@ def test_a_header_of_another_kind_is_refused(tmp_path, header):
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file.create_group("entry/cdi_stream").attrs["header"] = header
     with pytest.raises(RecordingError, match=r"scan\.h5: expected"):
+        read_scan(tmp_path / "scan.h5")
+
+
+def test_a_scan_of_another_format_is_refused(tmp_path):
+    write_scan(MINIMAL, tmp_path / "scan.h5")
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        attributes = file["entry/cdi_stream"].attrs
+        attributes["header"] = attributes["header"].replace(FORMAT, "cdi_stream recorded scan 0")
+    with pytest.raises(RecordingError, match=r"expected format .* scan 1', got .* scan 0'"):
         read_scan(tmp_path / "scan.h5")
 
 

@@ -55,7 +55,7 @@ def test_an_unknown_name_lists_those_that_are_known(install):
 
 def test_a_name_of_another_group_is_unknown(install):
     install("first", "made_up", group="cdi_stream.sink")
-    with pytest.raises(PluginError, match="unknown cdi_stream.reader 'made_up'"):
+    with pytest.raises(PluginError, match=r"unknown cdi_stream.reader 'made_up'"):
         load(GROUP, "made_up")
 
 

@@ -31,7 +31,7 @@ def read_array(item: Any, max_pixels: int) -> NDArray[Any]:
     if not (isinstance(item, Tag) and item.number in (ROW_MAJOR, COLUMN_MAJOR)):
         raise WireError(f"expected an array (tag 40), got {_kind(item)}")
     shape, typed = _pair(item.value)
-    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)):
+    if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
         raise WireError(f"expected the shape of an image, got {shape!r:.80}")
     if math.prod(shape) > max_pixels:
         raise WireError(f"image of {shape[0]} x {shape[1]} pixels exceeds the limit of {max_pixels}")

@@ -31,58 +31,58 @@ class CborReader:
     def __init__(self, message: memoryview) -> None:
         self._data = message
         self._at = 0
+        self._end = len(message)
 
     def read(self, depth: int = 0) -> Any:
         """Read the next item; raises `WireError` if it is malformed."""
         if depth > _MAX_DEPTH:
             raise WireError(f"CBOR nested deeper than {_MAX_DEPTH}")
-        initial = self._take(1)[0]
-        major, info = initial >> 5, initial & 31
+        if self._at >= self._end:
+            raise WireError(f"CBOR item of 1 bytes at {self._at} in a message of {self._end}")
+        initial = self._data[self._at]
+        self._at += 1
+        major, argument = initial >> 5, initial & 31
         if major == 7:
-            return self._simple(info)
-        argument = self._argument(info)
-        match major:
-            case 0:
-                return argument
-            case 1:
-                return -1 - argument
-            case 2:
-                return self._take(argument)
-            case 3:
-                return self._text(argument)
-            case 4:
-                return [self.read(depth + 1) for _ in range(self._count(argument))]
-            case 5:
-                return {self._key(depth): self.read(depth + 1) for _ in range(self._count(argument))}
-            case _:
-                return Tag(argument, self.read(depth + 1))
+            return self._simple(argument)
+        if argument > 23:
+            argument = self._long_argument(argument)
+        if major == 0:
+            return argument
+        if major == 1:
+            return -1 - argument
+        if major == 6:
+            return Tag(argument, self.read(depth + 1))
+        if argument > self._end - self._at:
+            raise WireError(f"CBOR item of {argument} bytes or entries at {self._at} in a message of {self._end}")
+        return self._sized(major, argument, depth + 1)
+
+    def _sized(self, major: int, n: int, depth: int) -> Any:
+        """Byte string, text, array or map of ``n``, which has been held against what is left."""
+        if major == 4:
+            return [self.read(depth) for _ in range(n)]
+        if major == 5:
+            return {self._key(depth): self.read(depth) for _ in range(n)}
+        content = self._take(n)
+        if major == 2:
+            return content
+        try:
+            return str(content, "utf-8")
+        except UnicodeDecodeError as error:
+            raise WireError(f"CBOR text is not UTF-8: {error}") from error
 
     def _take(self, n: int) -> memoryview:
-        if n > len(self._data) - self._at:
-            raise WireError(f"CBOR item of {n} bytes at {self._at} in a message of {len(self._data)}")
+        if n > self._end - self._at:
+            raise WireError(f"CBOR item of {n} bytes at {self._at} in a message of {self._end}")
         self._at += n
         return self._data[self._at - n : self._at]
 
-    def _argument(self, info: int) -> int:
-        if info < 24:
-            return info
+    def _long_argument(self, info: int) -> int:
         if info > 27:
             raise WireError(f"CBOR length of kind {info} is not supported")
         return int.from_bytes(self._take(1 << (info - 24)), "big")
 
-    def _count(self, n: int) -> int:
-        if n > len(self._data) - self._at:
-            raise WireError(f"CBOR container of {n} items in a message of {len(self._data)} bytes")
-        return n
-
-    def _text(self, n: int) -> str:
-        try:
-            return str(self._take(n), "utf-8")
-        except UnicodeDecodeError as error:
-            raise WireError(f"CBOR text is not UTF-8: {error}") from error
-
     def _key(self, depth: int) -> Any:
-        key = self.read(depth + 1)
+        key = self.read(depth)
         if not isinstance(key, str | int):
             raise WireError(f"CBOR map key of type {type(key).__name__}")
         return key

@@ -1,0 +1,19 @@
+"""``make bench``: the table of ingest and latency, against their goals."""
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import ingest, latency
+
+if __name__ == "__main__":
+    table = Table("what", "measured", "goal")
+    rates = ingest.measure()
+    table.add_row("ingest, bare loop", f"{rates['bare_fps']:.0f} frames/s", "")
+    table.add_row("ingest, receiver and assembler", f"{rates['ours_fps']:.0f} frames/s", "")
+    table.add_row("ingest ratio", f"{rates['ratio']:.2f}", ">= 0.9")
+    for name, values in latency.measure().items():
+        goal = "p95 <= 150 ms" if name == "inference" else ""
+        table.add_row(
+            f"latency, {name}", f"p50 {values['p50_s'] * 1e3:.0f} ms, p95 {values['p95_s'] * 1e3:.0f} ms", goal
+        )
+    Console().print(table)

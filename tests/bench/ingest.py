@@ -1,0 +1,115 @@
+"""Ingest: the receiver and assembler against a bare loop of recv, decompress and one copy, in one run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+
+import numpy as np
+import zmq
+from dectris.compression import decompress
+
+from cdi_stream.live.assemble import Assembler, AssembleSettings
+from cdi_stream.live.receive import Receiver, open_socket
+from cdi_stream.live.tiled_server import free_port
+from cdi_stream.messages import RockingCurve, SeriesEnd
+from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
+from sim_beamline import wire
+
+N_FRAMES = 1500
+SHAPE = (512, 512)
+
+
+def bragg_frames(n: int = 16) -> np.ndarray:
+    """Sparse frames with a peak, like those of a rocking curve."""
+    rng = np.random.default_rng(0)
+    row, col = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    distance = np.hypot(row - 250, col - 270)
+    return rng.poisson(2e4 / (1 + distance**3)[None] * np.ones((n, 1, 1))).astype(np.uint32)
+
+
+def encoded() -> list[bytes]:
+    """One message for each of a few frames; the series' ids run on."""
+    frames = bragg_frames()
+    return [
+        wire.image_message(series=1, image_id=k, pixels=frames[k % 16], count_time_s=0.01, codec="bslz4")
+        for k in range(N_FRAMES)
+    ]
+
+
+def send(port: int, n_rounds: int) -> None:
+    """Send every round flat out, each when the receiver has asked for it."""
+    messages = encoded()
+    start = wire.start_message(
+        series=1, n_images=N_FRAMES, shape=SHAPE, header={}, mask=None, white_field=None, user_data=None, dtype="uint32"
+    )
+    with zmq.Context() as context, context.socket(zmq.PUSH) as data, context.socket(zmq.REP) as control:
+        data.setsockopt(zmq.SNDHWM, 200)
+        data.bind(f"tcp://127.0.0.1:{port}")
+        control.bind(f"tcp://127.0.0.1:{port + 1}")
+        for _ in range(n_rounds):
+            control.recv()
+            control.send(b"")
+            for message in (start, *messages, wire.end_message(series=1)):
+                data.send(message, copy=False)
+
+
+def bare(socket: zmq.Socket) -> int:
+    """The reference: no CBOR and no accounting; the packed bytes lie behind the codec's name."""
+    length_bytes = {0x58: 2, 0x59: 3, 0x5A: 5}
+    volume = np.zeros((N_FRAMES, *SHAPE), dtype=np.uint32)
+    socket.recv()
+    for k in range(N_FRAMES):
+        part = socket.recv(copy=False).buffer
+        at = bytes(part[:400]).index(b"bslz4") + len(b"bslz4") + 1
+        packed = part[at + length_bytes[part[at]] :]
+        volume[k] = np.frombuffer(decompress(packed, "bslz4", elem_size=4), np.uint32).reshape(SHAPE)
+    socket.recv()
+    return N_FRAMES
+
+
+def ours(socket: zmq.Socket) -> int:
+    """The service's own receiver and assembler."""
+    receiver = Receiver(socket, Dectris2Decoder())
+    assembler = Assembler(AssembleSettings(late_grace_s=1e-9, reading_timeout_s=1e-9), time.monotonic, time.time)
+    curves: list[RockingCurve] = []
+    is_over = False
+    while not (curves and is_over):
+        if not socket.poll(1000):
+            raise RuntimeError("the sender has stopped")
+        for _ in range(32):
+            n_before = receiver.n_messages
+            message = receiver.receive()
+            if message is not None:
+                assembler.on_message(message)
+                is_over |= isinstance(message, SeriesEnd)
+            if receiver.n_messages == n_before:
+                break
+        curves += assembler.poll()
+    return curves[0].account.received
+
+
+def measure(n_rounds: int = 4) -> dict[str, float]:
+    """Frames per second of both, best of ``n_rounds``, and their ratio."""
+    port = free_port()
+    sender = multiprocessing.get_context("spawn").Process(target=send, args=(port, 2 * n_rounds), daemon=True)
+    sender.start()
+    rates: dict[str, list[float]] = {"bare": [], "ours": []}
+    ways: dict[str, Callable[[zmq.Socket], int]] = {"bare": bare, "ours": ours}
+    with zmq.Context() as context, context.socket(zmq.REQ) as control:
+        control.setsockopt(zmq.LINGER, 0)
+        control.connect(f"tcp://127.0.0.1:{port + 1}")
+        with open_socket(context, f"tcp://127.0.0.1:{port}", "pull", bind=False, max_message_bytes=10**8) as socket:
+            socket.setsockopt(zmq.RCVTIMEO, 20_000)
+            for _ in range(n_rounds):
+                for name, way in ways.items():
+                    control.send(b"")
+                    control.recv()
+                    begin = time.perf_counter()
+                    n = way(socket)
+                    if n != N_FRAMES:
+                        raise RuntimeError(f"{name}: {n} of {N_FRAMES} frames")
+                    rates[name].append(n / (time.perf_counter() - begin))
+    best = {name: max(values) for name, values in rates.items()}
+    return {"bare_fps": best["bare"], "ours_fps": best["ours"], "ratio": best["ours"] / best["bare"]}

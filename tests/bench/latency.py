@@ -1,0 +1,38 @@
+"""Latency from the last frame's message to each document, over many curves of the demo through the real service."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from cdi_stream.processes import run_module
+from cdi_stream.replay import replay
+
+
+def measure(n_curves: int = 20, case: str = "demo", speed: str = "5") -> dict[str, dict[str, float]]:
+    """Median and 95th percentile [s] of both documents and of each stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        run_module("sim_beamline", "simulate", "--case", case, "--out", str(directory / "scan.h5"))
+        summaries = replay(
+            directory / "scan.h5",
+            directory / "out",
+            speed=speed,
+            config_file=None,
+            is_service_running=False,
+            n_curves=n_curves,
+        )
+    found: dict[str, list[float]] = {}
+    for summary in summaries:
+        for name, value in summary["latency_s"].items():
+            found.setdefault(name, []).append(value)
+    return {
+        name: {"p50_s": float(np.percentile(v, 50)), "p95_s": float(np.percentile(v, 95))} for name, v in found.items()
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(), indent=1))

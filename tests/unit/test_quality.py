@@ -1,0 +1,117 @@
+"""Misfit against its definition, the noise floor against counted noise, and the grades."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cdi_stream.phasing.projections import Measurement, reciprocal
+from cdi_stream.phasing.quality import judge, misfit
+
+SHAPE = (20, 21, 22)
+ONES = torch.ones(SHAPE, dtype=torch.float64)
+GOOD = {"chi2": 0.01, "chi2_floor": 0.01, "r_p": 0.99, "support_fraction": 0.1}
+
+
+def noise(seed: int) -> torch.Tensor:
+    return torch.randn(SHAPE, dtype=torch.complex128, generator=torch.Generator().manual_seed(seed))
+
+
+def block() -> torch.Tensor:
+    """A crystal in Fourier order with a well resolved diffraction pattern."""
+    crystal = torch.zeros(SHAPE, dtype=torch.complex128)
+    crystal[:6, :5, :7] = 1
+    return crystal
+
+
+def measured(crystal: torch.Tensor, gain: torch.Tensor = ONES, valid: torch.Tensor | None = None) -> Measurement:
+    magnitude = gain * reciprocal(crystal, 3).abs()
+    return Measurement(magnitude=magnitude, gain=gain, valid=ONES.bool() if valid is None else valid)
+
+
+def counted(crystal: torch.Tensor, total: float, seed: int) -> Measurement:
+    intensity = reciprocal(crystal, 3).abs().square().numpy()
+    counts = np.random.default_rng(seed).poisson(intensity / intensity.sum() * total)
+    return Measurement(magnitude=torch.from_numpy(np.sqrt(counts)), gain=ONES, valid=ONES.bool())
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_true_crystal_fits_at_any_scale(scale):
+    found = misfit(scale * noise(1), measured(noise(1)))
+    assert found["chi2"] == pytest.approx(0, abs=1e-12)
+    assert found["r_p"] == pytest.approx(1)
+
+
+def test_misfit_is_as_defined():
+    valid = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.7
+    gain = 0.5 + torch.rand(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    data = measured(noise(4) + noise(5), gain, valid)
+    found = misfit(noise(4), data)
+    model = (gain * reciprocal(noise(4), 3).abs())[valid].numpy()
+    magnitude = data.magnitude[valid].numpy()
+    (scale,), (residual,), *_ = np.linalg.lstsq(model[:, None], magnitude, rcond=None)
+    assert scale > 0
+    assert found["chi2"] == pytest.approx(residual / (magnitude**2).sum())
+    assert found["r_p"] == pytest.approx(np.corrcoef(model, magnitude)[0, 1])
+
+
+def test_voxels_that_are_not_valid_do_not_matter():
+    valid = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.7
+    clean = measured(noise(1), valid=valid)
+    spoilt = Measurement(magnitude=torch.where(valid, clean.magnitude, 1e9), gain=ONES, valid=valid)
+    assert misfit(noise(6), spoilt) == misfit(noise(6), clean)
+
+
+@pytest.mark.parametrize("total", [3e3, 1e4, 1e5, 1e6, 1e9])
+def test_the_noise_floor_is_the_misfit_of_the_true_crystal(total):
+    found = [misfit(block(), counted(block(), total, seed)) for seed in range(6)]
+    chi2, floor = (np.mean([one[key] for one in found]) for key in ("chi2", "chi2_floor"))
+    assert floor == pytest.approx(chi2, rel=0.05)
+
+
+@pytest.mark.parametrize("total", [3e3, 1e4, 1e5, 1e6, 1e9])
+def test_counting_noise_alone_is_no_reason_for_doubt(total):
+    found = misfit(block(), counted(block(), total, 7)) | {"support_fraction": 0.1}
+    assert not [reason for reason in judge(found).reasons if reason.startswith("chi2")]
+
+
+def test_an_empty_crystal_has_failed():
+    found = misfit(torch.zeros(SHAPE, dtype=torch.complex128), counted(block(), 1e6, 0))
+    assert found["chi2"] == 1
+    assert math.isnan(found["r_p"])
+    assert judge(found | {"support_fraction": 0.0}).grade == "failed"
+
+
+@pytest.mark.parametrize(
+    ("change", "grade", "reason"),
+    [
+        ({}, "good", None),
+        ({"chi2": 0.0}, "good", None),
+        ({"chi2": 0.039}, "good", None),
+        ({"chi2": 0.041}, "doubtful", "chi2 0.0410 is far above the counting noise 0.0100"),
+        ({"chi2": 0.06, "chi2_floor": 0.03}, "good", None),
+        ({"r_p": 0.969}, "doubtful", "r_p 0.969 < 0.97"),
+        ({"support_fraction": 0.21}, "doubtful", "the support fills 21% of the array"),
+        ({"r_p": 0.699}, "failed", "r_p 0.699 < 0.7"),
+        ({"r_p": -0.5, "chi2": 0.0}, "failed", "r_p -0.500 < 0.7"),
+        ({"r_p": math.nan}, "failed", "not explained"),
+        ({"chi2": math.nan}, "failed", "not explained"),
+        ({"chi2": math.inf}, "failed", "not explained"),
+    ],
+)
+def test_grades(change, grade, reason):
+    verdict = judge(GOOD | change)
+    assert verdict.grade == grade
+    assert len(verdict.reasons) == (reason is not None)
+    assert all(reason in found for found in verdict.reasons)
+
+
+def test_reasons_already_known_make_it_doubtful_and_come_first():
+    verdict = judge(GOOD | {"r_p": 0.9}, ("three frames are missing",))
+    assert verdict.grade == "doubtful"
+    assert verdict.reasons == ("three frames are missing", "r_p 0.900 < 0.97")
+    assert judge(GOOD, ("three frames are missing",)).grade == "doubtful"
+    assert judge(GOOD | {"r_p": 0.1}, ("three frames are missing",)).reasons[0] == "three frames are missing"

@@ -1,0 +1,150 @@
+"""One detector socket on loopback: what arrives, what is dropped, and what cannot be opened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from cdi_stream.errors import ServiceError, WireError
+from cdi_stream.live.receive import Receiver, SocketKind, open_socket
+from cdi_stream.messages import DetectorFrame, SeriesEnd, WireMessage
+from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
+from sim_beamline import wire
+
+PATIENCE_MS = 20_000
+PIXELS = np.arange(40, dtype=np.uint16).reshape(5, 8)
+IMAGE = wire.image_message(series=7, image_id=3, pixels=PIXELS, count_time_s=0.25, codec="raw")
+END = wire.end_message(series=7)
+
+
+class Loopback:
+    """Makes both ends of a wire, and closes them."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._context = self._stack.enter_context(zmq.Context())
+
+    def bound_detector(self, kind: int = zmq.PUSH) -> tuple[zmq.Socket[bytes], str]:
+        detector = self._stack.enter_context(self._context.socket(kind))
+        detector.linger = 0
+        return detector, f"tcp://127.0.0.1:{detector.bind_to_random_port('tcp://127.0.0.1')}"
+
+    def connected_detector(self, endpoint: str) -> zmq.Socket[bytes]:
+        detector = self._stack.enter_context(self._context.socket(zmq.PUSH))
+        detector.linger = 0
+        detector.connect(endpoint)
+        return detector
+
+    def receiver(self, endpoint: str, kind: SocketKind = "pull", *, bind: bool = False) -> Receiver:
+        socket = open_socket(self._context, endpoint, kind, bind=bind, max_message_bytes=1000)
+        return Receiver(self._stack.enter_context(socket), Dectris2Decoder())
+
+    def bound_receiver(self) -> tuple[Receiver, str]:
+        receiver = self.receiver("tcp://127.0.0.1:*", bind=True)
+        return receiver, receiver.socket.get_string(zmq.LAST_ENDPOINT)
+
+    def close(self) -> None:
+        """Hangs if a socket was left open."""
+        self._stack.close()
+
+
+@pytest.fixture
+def loopback() -> Iterator[Loopback]:
+    loopback = Loopback()
+    yield loopback
+    loopback.close()
+
+
+def next_message(receiver: Receiver) -> WireMessage | None:
+    assert receiver.socket.poll(PATIENCE_MS), "nothing arrived"
+    return receiver.receive()
+
+
+def test_messages_arrive_in_their_order(loopback):
+    detector, endpoint = loopback.bound_detector()
+    receiver = loopback.receiver(endpoint)
+    for message in (IMAGE, END):
+        detector.send(message)
+    frame = next_message(receiver)
+    assert isinstance(frame, DetectorFrame)
+    assert frame.image_id == 3
+    np.testing.assert_array_equal(frame.pixels, PIXELS)
+    assert next_message(receiver) == SeriesEnd(series=7)
+    assert (receiver.n_messages, receiver.n_malformed) == (2, 0)
+
+
+def test_nothing_is_waited_for(loopback):
+    receiver, _ = loopback.bound_receiver()
+    assert receiver.receive() is None
+    assert (receiver.n_messages, receiver.n_malformed) == (0, 0)
+
+
+def test_malformed_messages_are_counted_logged_and_dropped(loopback, caplog):
+    detector, endpoint = loopback.bound_detector()
+    receiver = loopback.receiver(endpoint)
+    detector.send(b"not cbor")
+    detector.send_multipart([b'{"htype": "dheader-1.0"}', b"{}"])
+    detector.send(END)
+    with caplog.at_level(logging.WARNING, logger="cdi_stream"):
+        assert next_message(receiver) is None
+        assert next_message(receiver) is None
+        assert next_message(receiver) == SeriesEnd(series=7)
+    assert (receiver.n_messages, receiver.n_malformed) == (3, 2)
+    assert all(message.startswith("message dropped: ") for message in caplog.messages)
+    assert "format cbor" in caplog.messages[1]
+
+
+def test_a_message_refused_later_counts_as_malformed(loopback, caplog):
+    receiver, _ = loopback.bound_receiver()
+    with caplog.at_level(logging.WARNING, logger="cdi_stream"):
+        receiver.refuse(WireError("frame 3 is beyond the limits"))
+    assert (receiver.n_messages, receiver.n_malformed) == (0, 1)
+    assert caplog.messages == ["message dropped: frame 3 is beyond the limits"]
+
+
+def test_the_receiver_may_be_the_side_that_binds(loopback):
+    receiver, endpoint = loopback.bound_receiver()
+    loopback.connected_detector(endpoint).send(END)
+    assert next_message(receiver) == SeriesEnd(series=7)
+
+
+def test_a_publishing_detector_is_subscribed_to_whole(loopback):
+    detector, endpoint = loopback.bound_detector(zmq.XPUB)
+    receiver = loopback.receiver(endpoint, "sub")
+    assert detector.poll(PATIENCE_MS)
+    assert detector.recv() == b"\x01", "expected a subscription to everything"
+    detector.send(END)
+    assert next_message(receiver) == SeriesEnd(series=7)
+
+
+def test_a_message_above_the_limit_never_arrives_and_ends_its_connection(loopback):
+    receiver, endpoint = loopback.bound_receiver()
+    detector = loopback.connected_detector(endpoint)
+    detector.send(END)
+    assert next_message(receiver) == SeriesEnd(series=7)
+    with receiver.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
+        detector.send(b"\0" * 1001)
+        assert monitor.poll(PATIENCE_MS)
+        assert recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
+        assert receiver.receive() is None
+        receiver.socket.disable_monitor()
+    assert receiver.n_messages == 1
+
+
+@pytest.mark.parametrize("bind", [True, False])
+@pytest.mark.parametrize("endpoint", ["nonsense", "tcp://", "tcp://127.0.0.1", "http://127.0.0.1:80", ""])
+def test_an_endpoint_that_is_none_is_refused(loopback, endpoint, bind):
+    with pytest.raises(ServiceError, match=r"cannot be opened: .*expected tcp://host:port"):
+        loopback.receiver(endpoint, bind=bind)
+
+
+def test_an_endpoint_that_is_taken_is_refused(loopback):
+    _, endpoint = loopback.bound_receiver()
+    with pytest.raises(ServiceError, match=f"detector endpoint '{endpoint}' cannot be opened"):
+        loopback.receiver(endpoint, bind=True)
