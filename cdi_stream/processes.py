@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cdi_stream.errors import ServiceError
+from cdi_stream.errors import InputError, ServiceError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -94,8 +94,18 @@ def processes(directory: Path) -> Iterator[Processes]:
 
 
 def run_module(*arguments: str) -> dict[str, Any]:
-    """Run ``python -m arguments`` to its end; returns the JSON object of its last line, if there is one."""
+    """Run ``python -m arguments`` to its end; returns the JSON object of its last line, if there is one.
+
+    Raises
+    ------
+    InputError
+        If it refused its arguments.
+    ServiceError
+        If it failed otherwise.
+    """
     done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise InputError(done.stderr.strip().splitlines()[-1])
     if done.returncode:
         raise ServiceError(f"python -m {' '.join(arguments[:2])} failed:\n{done.stderr[-2000:]}")
     lines = done.stdout.strip().splitlines()

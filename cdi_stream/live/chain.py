@@ -56,7 +56,7 @@ def reconstruct(
     laps = _Laps(clock, curve.complete_s)
     reasons = curve.doubts + _lacks(curve)
     try:
-        geometry, doubts = locate(curve, settings.beamline, settings.fixed)
+        geometry, doubts, notes = locate(curve, settings.beamline, settings.fixed)
         reasons += doubts
         known = _known(curve, settings.known)
         laps.mark("assemble")
@@ -71,12 +71,14 @@ def reconstruct(
         for stream in ("inference", "reconstruction"):
             yield _result(stream, curve, None, verdict, laps.scalars)
         return
-    yield _result("inference", curve, crystal, crystal.verdict, {**_numbers(crystal, volume), **laps.scalars})
+    verdict = _noted(crystal.verdict, notes)
+    yield _result("inference", curve, crystal, verdict, {**_numbers(crystal, volume), **laps.scalars})
     start = starting_point(crystal, volume, settings.device)
     polished = polish(volume, start, settings.recipe, reasons, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
     laps.mark("polish")
-    final = _result("reconstruction", curve, in_lab, in_lab.verdict, {**_numbers(in_lab, volume), **laps.scalars})
+    verdict = _noted(in_lab.verdict, notes)
+    final = _result("reconstruction", curve, in_lab, verdict, {**_numbers(in_lab, volume), **laps.scalars})
     yield replace(final, frame_sums=_frame_sums(curve))
 
 
@@ -100,6 +102,11 @@ def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:
         support=read_only(support.numpy()),
         affine=target,
     )
+
+
+def _noted(verdict: Verdict, notes: tuple[str, ...]) -> Verdict:
+    """Add what was assumed to the reasons; it does not change the grade."""
+    return replace(verdict, reasons=verdict.reasons + notes)
 
 
 def _frame_sums(curve: RockingCurve) -> NDArray[np.int64]:
@@ -164,6 +171,7 @@ class _Laps:
         self._last_s = start_s
 
     def mark(self, stage: str) -> None:
+        """Note the end of a stage."""
         now = self._clock()
         self.scalars[f"latency_{stage}_s"] = now - self._last_s
         self._last_s = now

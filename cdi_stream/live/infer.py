@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -10,6 +12,8 @@ from cdi_stream.messages import Crystal, LabVolume, read_only
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge, misfit
+
+UNPOLISHED = "the network's first answer, not yet held against the measured voxels"
 
 SUPPORT_THRESHOLD = 0.3
 """Amplitude, relative to the largest, above which the network means crystal."""
@@ -28,14 +32,14 @@ def infer(volume: LabVolume, network: Network, reasons: tuple[str, ...] = ()) ->
         valid=to_fourier_order(torch.from_numpy(np.array(volume.valid_pixels))),
     )
     scalars = misfit(to_fourier_order(density), data)
-    scalars["chi2_floor"] = 0.0
+    scalars["chi2_floor"] = math.nan  # the magnitudes are scaled: no counts, no counting noise
     scalars["support_fraction"] = float(support.float().mean())
     return Crystal(
         density=read_only(density.numpy()),
         support=read_only(support.numpy()),
         affine=volume.affine,
         scalars=scalars,
-        verdict=judge(scalars, reasons),
+        verdict=judge(scalars, (*reasons, UNPOLISHED)),
     )
 
 

@@ -34,8 +34,10 @@ class FixedGeometry:
     circles_deg: Mapping[str, float] = field(default_factory=dict)
 
 
-def locate(curve: RockingCurve, beamline: Beamline, fixed: FixedGeometry) -> tuple[CurveGeometry, tuple[str, ...]]:
-    """Return the geometry of a curve, and doubts about it.
+def locate(
+    curve: RockingCurve, beamline: Beamline, fixed: FixedGeometry
+) -> tuple[CurveGeometry, tuple[str, ...], tuple[str, ...]]:
+    """Return the geometry of a curve, doubts about it, and notes on what had to be assumed.
 
     Raises
     ------
@@ -50,9 +52,9 @@ def locate(curve: RockingCurve, beamline: Beamline, fixed: FixedGeometry) -> tup
         arm_rad=np.stack(tracks[n_sample:], axis=1) if tracks[n_sample:] else np.zeros((len(curve.counts), 0)),
         photon_energy_ev=_energy(curve, beamline, fixed),
     )
-    detector, doubts = _detector(curve, beamline, fixed)
-    doubts += _irregularity(positions)
-    return CurveGeometry(beamline=beamline, detector=detector, positions=positions), doubts
+    detector, notes = _detector(curve, beamline, fixed)
+    geometry = CurveGeometry(beamline=beamline, detector=detector, positions=positions)
+    return geometry, _irregularity(positions), notes
 
 
 def _circle(curve: RockingCurve, circle: Circle, fixed: FixedGeometry) -> NDArray[np.float64]:
@@ -101,7 +103,7 @@ def _detector(
     curve: RockingCurve, beamline: Beamline, fixed: FixedGeometry
 ) -> tuple[DetectorPlacement, tuple[str, ...]]:
     wire = curve.series
-    doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     distance = fixed.distance_m
     for name, unit in beamline.distance_readings:
         if distance is None and name in curve.run.readings:
@@ -111,7 +113,7 @@ def _detector(
     beam_col = _first(fixed.beam_col, wire.beam_col)
     roi = wire.roi or (0, rows, 0, cols)
     if beam_row is None or beam_col is None:
-        doubts = ("direct-beam pixel unknown: the centre of the image is assumed",)
+        notes = ("direct-beam pixel unknown: the centre of the image is assumed",)
     return (
         DetectorPlacement(
             distance_m=_need(_first(distance, wire.distance_m), "distance_m", "detector distance"),
@@ -120,7 +122,7 @@ def _detector(
             beam_row=rows / 2 if beam_row is None else beam_row - roi[0],
             beam_col=cols / 2 if beam_col is None else beam_col - roi[2],
         ),
-        doubts,
+        notes,
     )
 
 

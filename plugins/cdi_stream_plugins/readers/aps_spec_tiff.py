@@ -64,12 +64,11 @@ class ApsSpecTiffReader:
             scanned=scanned,
             baseline=baseline,
             units={**dict.fromkeys(_MOTORS, "deg"), **_UNITS},
-            detector=_header(entry.command, frames.shape),
+            detector=_header(entry.command),
             pixel_mask=good,
             white_field=white,
             times_s=entry.columns["Epoch"][:n],
             frame_sums=entry.columns["ImageTot"][:n].astype(np.int64),
-            notes=("direct-beam pixel not recorded: the centre of the region of interest is assumed",),
         )
 
 
@@ -131,14 +130,9 @@ def _split_scan(lines: Iterable[str], number: int) -> tuple[list[str], list[str]
     return names, scan_lines
 
 
-def _header(command: str, shape: tuple[int, ...]) -> dict[str, float]:
-    return {
-        "pixel_row_m": PIXEL_SIZE_M,
-        "pixel_col_m": PIXEL_SIZE_M,
-        "beam_row": shape[1] / 2,
-        "beam_col": shape[2] / 2,
-        "count_time_s": float(command.split()[-1]),
-    }
+def _header(command: str) -> dict[str, float]:
+    seconds = float(command.split()[-1])
+    return {"pixel_row_m": PIXEL_SIZE_M, "pixel_col_m": PIXEL_SIZE_M, "count_time_s": seconds}
 
 
 def _detector_maps(

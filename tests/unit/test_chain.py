@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cdi_stream.live.chain import reconstruct
+from cdi_stream.messages import FrameAccount
+from sim_beamline.scan import recorded_scan
+from tests.builders import curve_of, settings_for
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return recorded_scan("plain")
+
+
+def test_a_curve_that_cannot_be_inverted_fails_in_both_streams_with_its_reason(scan, network):
+    empty = replace(curve_of(scan), counts=np.zeros_like(scan.frames))
+    results = list(reconstruct(empty, network, settings_for(scan)))
+    assert [r.stream for r in results] == ["inference", "reconstruction"]
+    assert {r.verdict.grade for r in results} == {"failed"}
+    assert "empty" in results[0].verdict.reasons[0]
+    assert all(r.crystal is None for r in results)
+
+
+def test_a_mask_of_another_shape_fails_with_both_shapes_named(scan, network):
+    wrong = replace(curve_of(scan).series, pixel_mask=np.ones((3, 3), dtype=bool))
+    first, _ = reconstruct(replace(curve_of(scan), series=wrong), network, settings_for(scan))
+    assert "(3, 3)" in first.verdict.reasons[0]
+
+
+def test_missing_frames_are_invalid_voxels_and_a_doubt_not_a_failure(scan, network):
+    complete = curve_of(scan)
+    has_frame = np.ones(len(scan.frames), dtype=bool)
+    has_frame[[5, 17]] = False
+    counts = np.where(has_frame[:, None, None], complete.counts, 0).astype(np.uint32)
+    account = FrameAccount(expected=len(counts), received=len(counts) - 2, missing=(5, 17))
+    lacking = replace(complete, counts=counts, has_frame=has_frame, account=account)
+    _, result = reconstruct(lacking, network, settings_for(scan))
+    assert result.verdict.grade == "doubtful"
+    assert "2 of 48 frames missing (5, 17)" in result.verdict.reasons[0]
+    assert result.crystal is not None
+
+
+def test_the_polish_waits_its_turn_before_every_cycle(scan, network):
+    turns = []
+    results = reconstruct(curve_of(scan), network, settings_for(scan), wait_turn=lambda: turns.append(1))
+    next(results)
+    assert turns == []
+    result = next(results)
+    assert len(turns) >= result.scalars["cycles"]
