@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -44,10 +45,10 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         sys.exit(2)
     except CdiStreamError as error:
-        console.print(f"[red]failed:[/red] {error}", highlight=False)
+        console.print(f"[red]failed:[/red] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped")
@@ -86,9 +87,7 @@ def demo(
     with console.status("computing the diffraction of the simulated crystal (kept for the next time)"):
         run_module("sim_beamline", "simulate", "--case", case, "--out", str(directory / "scan.h5"))
     summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, curves)
-    for summary in summaries:
-        summary |= run_module("sim_beamline", "compare", "--case", case, "--file", summary["file"])
-    _finish(summaries, plot, as_json)
+    _finish([_compared(summary, case) for summary in summaries], plot, as_json)
 
 
 @app.command()
@@ -109,10 +108,13 @@ def replay(
 
     recorded = _reader_of(scan).read(scan, number)
     for note in recorded.notes:
-        console.print(f"[yellow]note:[/yellow] {note}", highlight=False)
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
     directory = _directory(out)
     write_scan(recorded, directory / "scan.h5")
-    _finish(_play(directory / "scan.h5", directory, speed, config, beamline_only, 1), plot, as_json)
+    summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, 1)
+    if recorded.truth is not None:
+        summaries = [_compared(summary, str(recorded.truth["case"])) for summary in summaries]
+    _finish(summaries, plot, as_json)
 
 
 @app.command()
@@ -134,6 +136,7 @@ def serve(config: Annotated[Path, typer.Option("--config", help="Configuration i
         while not stopping.is_set() and not service.wait(0.2):
             pass
         ready.unlink(missing_ok=True)
+        console.print("stopping: curves under way are finished or named as interrupted")
     if service.failure is not None:
         raise CdiStreamError(f"the service died: {service.failure!r}")
 
@@ -200,6 +203,13 @@ def _play(
         )
 
 
+def _compared(summary: dict[str, Any], case: str) -> dict[str, Any]:
+    """Add the distance to the simulated crystal; null where there is no crystal."""
+    from cdi_stream.processes import run_module
+
+    return summary | run_module("sim_beamline", "compare", "--case", case, "--file", summary["file"])
+
+
 def _is_positive(text: str) -> bool:
     try:
         return float(text) > 0
@@ -210,7 +220,9 @@ def _is_positive(text: str) -> bool:
 def _finish(summaries: list[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
     """Show the last curve's summary, draw it, and end with the code that its verdict asks for."""
     summary = summaries[-1]
-    if plot is not None:
+    if plot is not None and summary["verdict"] == "failed":
+        console.print("[yellow]note:[/yellow] there is no crystal to draw")
+    elif plot is not None:
         from cdi_stream.plot import plot_result
 
         title = f"{summary['verdict']}: chi2 {summary['chi2']:.4f}, r_p {summary['r_p']:.4f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,11 @@ class DocumentsConfig(_Section):
     publish: str
     prefix: str = ""
     serializer: Literal["msgpack", "json", "pickle"] = "msgpack"
+
+    @field_validator("subscribe", "publish")
+    @classmethod
+    def _with_scheme(cls, address: str) -> str:
+        return address if "://" in address else f"tcp://{address}"
 
 
 class InlineBeamline(_Section):
@@ -166,10 +171,20 @@ class Config(_Section):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(2, gt=0)
 
-    def sha256(self) -> str:
-        """Hash of what decides a result; addresses and folders do not."""
-        deciding = self.model_dump_json(include={"geometry", "assemble", "prepare", "network", "polish"})
-        return hashlib.sha256(deciding.encode()).hexdigest()
+    def sha256(self, network_sha256: str) -> str:
+        """Hash of what decides a result, files by their content; addresses and folders do not."""
+        deciding: Any = {
+            "geometry": True,
+            "assemble": True,
+            "prepare": True,
+            "polish": True,
+            "detector": {"format", "channel", "roi", "saturation_counts"},
+            "publish": {"lab_shape"},
+        }
+        digest = hashlib.sha256(self.model_dump_json(include=deciding).encode() + network_sha256.encode())
+        for path in (self.detector.bad_pixels, self.detector.white_field):
+            digest.update(path.read_bytes() if path is not None else b"none")
+        return digest.hexdigest()
 
 
 def read_config(path: Path) -> Config:

@@ -40,7 +40,6 @@ class SeriesStart:
     image_shape: tuple[int, int] | None = None
     roi: Box | None = None
     pixel_mask: NDArray[np.bool_] | None = None
-    white_field: NDArray[np.float32] | None = None
     goniometer: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     photon_energy_ev: float | None = None
     pixel_row_m: float | None = None
@@ -95,13 +94,14 @@ class FrameAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What is known of the Bluesky run that a curve belongs to."""
+    """What is known of the Bluesky run that a curve belongs to; ``is_heard`` is false if nothing is."""
 
     uid: str
     scan_id: int | None = None
     data_groups: tuple[str, ...] = ()
     readings: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+    is_heard: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,7 @@ class RockingCurve:
     has_frame: NDArray[np.bool_]
     scanned: Mapping[str, NDArray[np.float64]]
     monitor: NDArray[np.float64] | None
+    exposure_s: NDArray[np.float64] | None = None
     account: FrameAccount
     doubts: tuple[str, ...]
     complete_s: float

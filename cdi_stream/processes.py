@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,9 +19,16 @@ from cdi_stream.errors import InputError, ServiceError
 _PR_SET_PDEATHSIG = 1
 
 
-def start_child(command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
+def start_child(command: list[str], log: BinaryIO, **environment: str) -> subprocess.Popen[bytes]:
     """Start a process that the terminal's Ctrl-C does not reach and that dies with its parent, even a killed one."""
-    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent)
+    return subprocess.Popen(
+        command,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+        env={**os.environ, **environment},
+    )
 
 
 def _die_with_parent() -> None:

@@ -38,8 +38,9 @@ class Progress:
 
 @dataclass(slots=True)
 class _Heard:
-    """Documents heard on the bus."""
+    """Documents heard on the bus; others may use it too, so the raw run is known by its sample."""
 
+    scan_name: str
     raw_uid: str | None = None
     our_uid: str | None = None
     n_points: int = 0
@@ -50,7 +51,7 @@ class _Heard:
 
     def take(self, name: str, doc: Mapping[str, Any]) -> None:
         """Sort one document into raw run or ours."""
-        if name == "start" and "analysis_stage" not in doc and self.raw_uid is None:
+        if name == "start" and doc.get("sample") == self.scan_name and self.raw_uid is None:
             self.raw_uid = doc["uid"]
         elif name == "start" and doc.get("original_run_uid") == self.raw_uid:
             self.our_uid = doc["uid"]
@@ -99,10 +100,11 @@ def replay(
             children.start("proxy", "sim_beamline", "proxy", *options)
         listener = _listen(context, config)
         if not is_service_running:
+            (config.publish.directory / "ready").unlink(missing_ok=True)
             children.start("service", "cdi_stream", "serve", "--config", str(config_file))
             children.wait_for_file(config.publish.directory / "ready", READY_TIMEOUT_S)
         _start_beamline(children, scan_file, config, speed, n_curves)
-        heard = _follow(listener, config, children, n_curves, report)
+        heard = _follow(listener, config, children, scan.name, n_curves, report)
         listener.close(0)
     return [_summary(heard, index, scan) for index in range(n_curves)]
 
@@ -110,6 +112,12 @@ def replay(
 def example_config(scan: RecordedScan, directory: Path) -> str:
     """A configuration for one replay: free loopback ports, results in ``directory``."""
     detector, documents_in, documents_out = (f"tcp://127.0.0.1:{free_port()}" for _ in range(3))
+    extra = ""
+    if scan.white_field is not None:
+        np.save(directory / "white_field.npy", scan.white_field)
+        extra += f'white_field = "{directory.resolve() / "white_field.npy"}"\n'
+    monitor = next((name for name in scan.scanned if name.lower() == "monitor"), None)
+    assemble = "" if monitor is None else f'[assemble]\nmonitor = "{monitor}"\n'
     geometry = f'beamline = "{scan.beamline}"'
     if not isinstance(scan.beamline, str):
         lines = [f"{key} = {_toml(value)}" for key, value in scan.beamline.items()]
@@ -117,7 +125,7 @@ def example_config(scan: RecordedScan, directory: Path) -> str:
     return f"""\
 [detector]
 endpoint = "{detector}"
-
+{extra}
 [documents]
 subscribe = "{documents_out}"
 publish = "{documents_in}"
@@ -125,6 +133,7 @@ publish = "{documents_in}"
 [publish]
 directory = "{directory.resolve()}"
 
+{assemble}
 [geometry]
 {geometry}
 """
@@ -156,7 +165,8 @@ def _start_beamline(children: Processes, scan_file: Path, config: Config, speed:
     control = f"tcp://127.0.0.1:{free_port()}"
     socket = "push" if config.detector.socket == "pull" else "pub"
     shared = ("--scan", str(scan_file), "--control", control)
-    data = ("--data", config.detector.endpoint, "--socket", socket)
+    data = ["--data", config.detector.endpoint, "--socket", socket]
+    data += ["--connect"] if config.detector.bind else []
     children.start("detector", "sim_beamline", "detector", *shared, *data)
     bus_options = ["--documents", config.documents.publish, "--prefix", config.documents.prefix]
     bus_options += ["--serializer", config.documents.serializer]
@@ -164,10 +174,15 @@ def _start_beamline(children: Processes, scan_file: Path, config: Config, speed:
 
 
 def _follow(
-    listener: zmq.Socket[bytes], config: Config, children: Processes, n_curves: int, report: Callable[[Progress], None]
+    listener: zmq.Socket[bytes],
+    config: Config,
+    children: Processes,
+    scan_name: str,
+    n_curves: int,
+    report: Callable[[Progress], None],
 ) -> _Heard:
     """Listen until every curve has its reconstruction and our run is over."""
-    heard, read = _Heard(), bus.reader(config.documents.serializer)
+    heard, read = _Heard(scan_name), bus.reader(config.documents.serializer)
     last_s = time.monotonic()
     while not (heard.is_over and len(heard.events.get("reconstruction", [])) >= n_curves):
         children.check()
@@ -213,7 +228,11 @@ def _summary(heard: _Heard, index: int, scan: RecordedScan) -> dict[str, Any]:
 
 
 def _of_curve(events: list[dict[str, Any]], index: int) -> dict[str, Any]:
-    return next(event for event in events if event["curve_index"] == index)
+    """A curve's event of one stream; the bus may lose one."""
+    found = next((event for event in events if event["curve_index"] == index), None)
+    if found is None:
+        raise ServiceError(f"an event of curve {index} was lost on the document bus; it is in the results' folder")
+    return found
 
 
 def _frame_sums_match(path: Path, scan: RecordedScan) -> bool | None:
@@ -221,5 +240,7 @@ def _frame_sums_match(path: Path, scan: RecordedScan) -> bool | None:
     if scan.frame_sums is None:
         return None
     with h5py.File(path) as file:
+        if "frame_sums" not in file["entry/cdi_stream"]:
+            return None
         sums = file["entry/cdi_stream/frame_sums"][()]
     return bool(np.array_equal(sums, scan.frame_sums))

@@ -23,7 +23,8 @@ def _simulate(options: argparse.Namespace) -> None:
 def _detector(options: argparse.Namespace) -> None:
     from sim_beamline.detector import run_detector
 
-    run_detector(read_scan(options.scan), options.data, options.control, options.socket, options.codec)
+    ends = (options.data, options.control)
+    run_detector(read_scan(options.scan), *ends, options.socket, options.codec, does_connect=options.connect)
 
 
 def _proxy(options: argparse.Namespace) -> None:
@@ -53,6 +54,9 @@ def _compare(options: argparse.Namespace) -> None:
     with h5py.File(options.file) as file:
         crystal = file["entry/data/crystal"][0]
         numbers = file["entry/cdi_stream"].attrs
+        if "q0_lab_inv_m" not in numbers:
+            print(json.dumps({"nmse_to_truth_lab": None, "nmse_forbidden": None}))
+            return
         truth = truth_on_grid(
             simulated_scan(options.case).crystal,
             np.array(numbers["q0_lab_inv_m"]),
@@ -83,6 +87,7 @@ def main() -> None:
         data=text,
         control=text,
         socket={"choices": ("push", "pub"), "default": "push"},
+        connect={"action": "store_true"},
         codec={"choices": ("raw", "lz4", "bslz4"), "default": "bslz4"},
     )
     command("proxy", _proxy, documents_in=text, documents_out=text)

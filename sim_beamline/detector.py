@@ -45,7 +45,6 @@ class StreamingDetector:
                 shape=frames.shape[1:],
                 header=self._scan.detector,
                 mask=self._scan.pixel_mask,
-                white_field=self._scan.white_field,
                 user_data=user_data,
                 dtype=frames.dtype.name,
             )
@@ -65,12 +64,14 @@ class StreamingDetector:
         return {"series_id": self._series, "image_id": image_id}
 
 
-def run_detector(scan: RecordedScan, data_endpoint: str, control_endpoint: str, socket: str, codec: str) -> None:
-    """Serve until told to exit; the data socket binds, as a detector's does."""
+def run_detector(
+    scan: RecordedScan, data_endpoint: str, control_endpoint: str, socket: str, codec: str, *, does_connect: bool
+) -> None:
+    """Serve until told to exit; the data socket binds, as a detector's does, unless the other end does."""
     with zmq.Context() as context:
         data = context.socket(zmq.PUSH if socket == "push" else zmq.PUB)
         data.setsockopt(zmq.SNDHWM, 1000)
-        data.bind(data_endpoint)
+        (data.connect if does_connect else data.bind)(data_endpoint)
         control = context.socket(zmq.REP)
         control.bind(control_endpoint)
         detector = StreamingDetector(scan, data, codec)

@@ -24,7 +24,6 @@ def start_message(
     shape: tuple[int, int],
     header: Mapping[str, Any],
     mask: NDArray[np.bool_] | None,
-    white_field: NDArray[np.float32] | None,
     user_data: Any,
     dtype: str,
 ) -> bytes:
@@ -53,8 +52,6 @@ def start_message(
     message |= {wire: header[ours] for ours, wire in names.items() if ours in header}
     if mask is not None:
         message["pixel_mask"] = {CHANNEL: array(np.where(mask, 0, 1).astype(np.uint32))}
-    if white_field is not None:
-        message["flatfield"] = {CHANNEL: array(white_field.astype(np.float32))}
     return _encode(message)
 
 

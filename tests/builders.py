@@ -35,7 +35,7 @@ def curve_of(scan: RecordedScan) -> RockingCurve:
     names = ("pixel_row_m", "pixel_col_m", "beam_row", "beam_col")
     header = {key: scan.detector[key] for key in names if key in scan.detector}
     return RockingCurve(
-        series=SeriesStart(series=1, pixel_mask=scan.pixel_mask, white_field=scan.white_field, **header),
+        series=SeriesStart(series=1, pixel_mask=scan.pixel_mask, **header),
         run=RunContext(uid="test", readings=scan.baseline, units=scan.units),
         curve_index=0,
         counts=scan.frames.astype(np.uint32),

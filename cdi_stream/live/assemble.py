@@ -132,7 +132,7 @@ class Assembler:
             self._open[f"{start.series} (aborted)"] = self._open.pop(start.series)
         claim = read_claim(start.user_data)
         series = Series(start, self._settings.limits, now, self._wall_clock())
-        n = claim.n_points or start.n_images or 0
+        n = min(claim.n_points or start.n_images or 0, self._settings.limits.max_images)
         self._open[start.series] = _OpenCurve(series=series, claim=claim, n_announced=n)
 
     def _drop_stale(self, message: WireMessage) -> None:
@@ -142,7 +142,7 @@ class Assembler:
             logger.warning("series %s was not seen to start: its messages are dropped", message.series)
 
     def _run_of(self, curve: _OpenCurve) -> RunRecord | None:
-        return find_run(curve.series, curve.claim, self.book.runs)[0]
+        return find_run(curve.series, curve.claim, self.book)[0]
 
     def _try_release(self, curve: _OpenCurve) -> RockingCurve | None:
         series, now = curve.series, self._clock()
@@ -150,7 +150,7 @@ class Assembler:
         quiet = now - series.last_s
         is_ended = series.ended_s is not None and quiet >= self._settings.late_grace_s
         is_abandoned = quiet >= self._settings.idle_timeout_s
-        run, doubts = find_run(series, curve.claim, self.book.runs)
+        run, doubts = find_run(series, curve.claim, self.book)
         has_stopped = run is not None and run.stop is not None
         is_over = is_abandoned or ((is_ended or has_all or has_stopped) and quiet >= self._settings.reading_timeout_s)
         if not (has_all or is_ended or has_stopped or is_over):
@@ -172,6 +172,9 @@ class Assembler:
         if run is not None and (lost := run.missing_events()):
             doubts += (f"{lost} documents of the run were lost on the bus",)
         monitor = joined.scanned.get(self._settings.monitor or "")
+        if self._settings.monitor and (monitor is None or not np.all(monitor > 0)):
+            doubts += (f"monitor {self._settings.monitor!r} is missing or not above zero: it is not used",)
+            monitor = None
         return RockingCurve(
             series=series.start,
             run=self._context(curve, run),
@@ -181,6 +184,7 @@ class Assembler:
             has_frame=read_only(has_frame),
             scanned=joined.scanned,
             monitor=monitor,
+            exposure_s=series.exposures_s(joined.image_ids),
             account=_account(series, joined.image_ids),
             doubts=doubts + joined.doubts,
             complete_s=series.last_frame_s,
@@ -188,7 +192,8 @@ class Assembler:
 
     def _context(self, curve: _OpenCurve, run: RunRecord | None) -> RunContext:
         if run is None:
-            return RunContext(uid=curve.claim.run_uid or f"series-{curve.series.id}-{int(curve.series.wall_s)}")
+            uid = curve.claim.run_uid or f"series-{curve.series.id}-{int(curve.series.wall_s)}"
+            return RunContext(uid=uid, is_heard=curve.claim.run_uid is not None)
         return RunContext(
             uid=run.uid,
             scan_id=run.start.get("scan_id"),
@@ -205,6 +210,7 @@ class Assembler:
             elif run is not None:
                 curve.curve_index = self._n_curves.get(run.uid, 0)
                 self._n_curves[run.uid] = curve.curve_index + 1
+                self._n_curves = {uid: n for uid, n in self._n_curves.items() if uid in self.book.runs}
         return curve.curve_index or 0
 
 

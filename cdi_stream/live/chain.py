@@ -67,9 +67,8 @@ def reconstruct(
         crystal = infer(lab, network, reasons)
         laps.mark("infer")
     except (CurveError, GeometryError) as error:
-        verdict = Verdict(grade="failed", reasons=(str(error), *reasons))
         for stream in ("inference", "reconstruction"):
-            yield _result(stream, curve, None, verdict, laps.scalars)
+            yield failed(stream, curve, (str(error), *reasons), laps.scalars)
         return
     verdict = _noted(crystal.verdict, notes)
     yield _result("inference", curve, crystal, verdict, {**_numbers(crystal, volume), **laps.scalars})
@@ -125,13 +124,18 @@ def _lacks(curve: RockingCurve) -> tuple[str, ...]:
 
 def _known(curve: RockingCurve, known: DetectorKnowledge) -> DetectorKnowledge:
     """Join what the configuration knows of the detector with what its header says."""
-    header = curve.series
-    white = known.white_field if known.white_field is not None else header.white_field
+    header, white = curve.series, known.white_field
     saturation = known.saturation_counts if known.saturation_counts is not None else header.saturation_counts
     for name, image in (("white field", white), ("bad pixels", known.good_pixels), ("pixel mask", header.pixel_mask)):
         if image is not None and image.shape != curve.counts.shape[1:]:
             raise CurveError(f"{name}: expected {curve.counts.shape[1:]} pixels like the frames, got {image.shape}")
     return DetectorKnowledge(good_pixels=known.good_pixels, white_field=white, saturation_counts=saturation)
+
+
+def failed(stream: str, curve: RockingCurve, reasons: tuple[str, ...], scalars: dict[str, float]) -> Result:
+    """Result of a curve that gave no crystal: reasons, no picture."""
+    result = _result(stream, curve, None, Verdict(grade="failed", reasons=reasons), scalars)
+    return replace(result, frame_sums=_frame_sums(curve))
 
 
 def _numbers(crystal: Crystal, volume: PreparedVolume) -> dict[str, float]:

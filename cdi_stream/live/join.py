@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.live.runs import RunRecord
+from cdi_stream.live.runs import RunBook, RunRecord, series_values
 from cdi_stream.live.series import Series
+
+Points = dict[int, tuple[int | None, Mapping[str, float]]]
 
 _UID_KEYS = ("run_uid", "scan_uid", "bluesky_run_uid", "uid")
 
@@ -60,14 +62,13 @@ def read_claim(user_data: Any) -> Claim:
     return Claim(run_uid=uid, curve_index=place, n_points=n_points)
 
 
-def find_run(series: Series, claim: Claim, runs: Mapping[str, RunRecord]) -> tuple[RunRecord | None, tuple[str, ...]]:
+def find_run(series: Series, claim: Claim, book: RunBook) -> tuple[RunRecord | None, tuple[str, ...]]:
     """Find the run of a series; None while it has not been heard of."""
     if claim.run_uid is not None:
-        return runs.get(claim.run_uid), ()
-    for run in reversed(list(runs.values())):
-        if any(series.id in _series_values(event["data"]) for event in _all_events(run)):
-            return run, ()
-    during = [run for run in runs.values() if _was_open(run, series.wall_s)]
+        return book.runs.get(claim.run_uid), ()
+    if series.id in book.run_of_series:
+        return book.runs[book.run_of_series[series.id]], ()
+    during = [run for run in book.runs.values() if _was_open(run, series.wall_s)]
     if len(during) == 1:
         return during[0], ("joined to the run by time: neither user_data nor the events name the series",)
     return None, ("several runs were open at the time of the series: none is taken",) if during else ()
@@ -76,10 +77,11 @@ def find_run(series: Series, claim: Claim, runs: Mapping[str, RunRecord]) -> tup
 def join(series: Series, claim: Claim, run: RunRecord | None, is_over: bool) -> Join:
     """Join frames and readings as far as the documents have come; ``is_over`` ends the waiting."""
     points = {} if run is None else _points(run, series, claim)
-    n_expected = _n_expected(series, claim, run, len(points))
+    n_expected = _within(series, _n_expected(series, claim, run, len(points)))
+    first = _first_seq(points, claim, n_expected)
     has_stopped = run is not None and run.stop is not None
     if points and (len(points) >= n_expected or has_stopped or is_over):
-        return _from_events(series, run, points, n_expected, has_stopped or is_over)
+        return _from_events(series, run, points, (first, n_expected), has_stopped or is_over)
     if run is not None and (found := _from_second_stream(series, run, n_expected)) is not None:
         return found
     is_settled = is_over or has_stopped or (run is None and claim.run_uid is None and bool(series.start.goniometer))
@@ -89,16 +91,17 @@ def join(series: Series, claim: Claim, run: RunRecord | None, is_over: bool) -> 
     return Join(run=run, image_ids=ids, scanned=axes, is_settled=is_settled, doubts=doubts)
 
 
-def _from_events(
-    series: Series, run: RunRecord | None, points: dict[int, tuple[int, Mapping[str, float]]], n: int, is_last: bool
-) -> Join:
+def _from_events(series: Series, run: RunRecord | None, points: Points, span: tuple[int, int], is_last: bool) -> Join:
+    first, n = span
     ordered = [points[seq] for seq in sorted(points)]
-    ids = np.array([image_id for image_id, _ in ordered], dtype=np.intp)
+    ids = np.array(
+        [seq - first if image_id is None else image_id for seq, (image_id, _) in sorted(points.items())], dtype=np.intp
+    )
     keys = set.intersection(*(set(reading) for _, reading in ordered))
     scanned = {key: np.array([reading[key] for _, reading in ordered], dtype=np.float64) for key in sorted(keys)}
     doubts: tuple[str, ...] = ()
     if len(ordered) < n:
-        ids, scanned = _extrapolated(ids, scanned, sorted(points), n)
+        ids, scanned = _extrapolated(ids, scanned, np.array(sorted(points)) - first, n)
         doubts = (f"{n - len(ordered)} of {n} events are missing: readings of their frames are interpolated",)
     unclaimed = np.setdiff1d(series.image_ids, ids)
     is_settled = is_last or (len(unclaimed) == 0 and len(ordered) >= n)
@@ -106,13 +109,11 @@ def _from_events(
 
 
 def _extrapolated(
-    ids: NDArray[np.intp], scanned: dict[str, NDArray[np.float64]], seqs: list[int], n: int
+    ids: NDArray[np.intp], scanned: dict[str, NDArray[np.float64]], place: NDArray[np.intp], n: int
 ) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]]]:
     """Fill points without an event: ids and readings by a straight line through the known ones."""
-    first = min(seqs[0], max(1, seqs[-1] - n + 1))
-    place = np.array(seqs) - first
     slots = np.arange(max(n, int(place[-1]) + 1))
-    degree = 1 if len(seqs) > 1 else 0
+    degree = 1 if len(place) > 1 else 0
     full_ids: NDArray[np.intp] = np.rint(np.polyval(np.polyfit(place, ids, degree), slots)).astype(np.intp)
     full_ids[place] = ids
     filled: dict[str, NDArray[np.float64]] = {}
@@ -136,19 +137,32 @@ def _from_second_stream(series: Series, run: RunRecord, n: int) -> Join | None:
     return None
 
 
-def _points(run: RunRecord, series: Series, claim: Claim) -> dict[int, tuple[int, Mapping[str, float]]]:
-    """Image id and readings by sequence number, of the stream that speaks of this series."""
+def _first_seq(points: Points, claim: Claim, n: int) -> int:
+    """Sequence number of the curve's first point, which may itself be lost."""
+    offsets = [seq - image_id for seq, (image_id, _) in points.items() if image_id is not None]
+    if offsets:
+        return int(np.median(offsets))
+    return (claim.curve_index or 0) * n + 1
+
+
+def _within(series: Series, n: int) -> int:
+    """What was announced, unless no detector of this size could have meant it: then what was seen."""
+    return n if n <= series.capacity else series.n_slots
+
+
+def _points(run: RunRecord, series: Series, claim: Claim) -> Points:
+    """Image id (None: not recorded) and readings by sequence number, of the stream that speaks of this series."""
     streams = sorted((s for s in run.events if s != "baseline"), key=lambda s: (s != "primary", s))
     for stream in streams:
         events = run.events[stream]
-        named = {seq: e for seq, e in events.items() if series.id in _series_values(e["data"])}
-        has_names = any(_series_values(e["data"]) for e in events.values())
+        named = {seq: e for seq, e in events.items() if series.id in series_values(e["data"])}
+        has_names = any(series_values(e["data"]) for e in events.values())
         chosen = named if has_names else _share(events, series, claim)
-        points: dict[int, tuple[int, Mapping[str, float]]] = {}
-        for rank, seq in enumerate(sorted(chosen)):
-            readings = _readings(chosen[seq]["data"])
+        points: Points = {}
+        for seq, event in chosen.items():
+            readings = _readings(event["data"])
             if readings:
-                points[seq] = (_image_id(chosen[seq]["data"], rank), readings)
+                points[seq] = (_image_id(event["data"]), readings)
         if points:
             return points
     return {}
@@ -184,13 +198,9 @@ def _all_events(run: RunRecord) -> Iterable[Mapping[str, Any]]:
             yield from events.values()
 
 
-def _series_values(data: Mapping[str, Any]) -> list[Any]:
-    return [value for key, value in data.items() if key.endswith(("series_id", "series"))]
-
-
-def _image_id(data: Mapping[str, Any], rank: int) -> int:
+def _image_id(data: Mapping[str, Any]) -> int | None:
     found = next((v for k, v in data.items() if k.endswith(("image_id", "frame_id"))), None)
-    return int(float(found)) if isinstance(found, numbers.Real) else rank
+    return int(float(found)) if isinstance(found, numbers.Real) else None
 
 
 def _readings(data: Mapping[str, Any]) -> dict[str, float]:

@@ -86,10 +86,15 @@ def _energy(curve: RockingCurve, beamline: Beamline, fixed: FixedGeometry) -> ND
 def _track(curve: RockingCurve, name: str) -> NDArray[np.float64] | None:
     """Value at each frame: from the events, else one reading for all frames."""
     if name in curve.scanned:
-        return np.asarray(curve.scanned[name], dtype=float)
-    if name in curve.run.readings:
-        return np.full(len(curve.counts), curve.run.readings[name])
-    return None
+        track = np.asarray(curve.scanned[name], dtype=float)
+    elif name in curve.run.readings:
+        track = np.full(len(curve.counts), curve.run.readings[name])
+    else:
+        return None
+    if not np.isfinite(track).all():
+        bad = int(np.flatnonzero(~np.isfinite(track))[0])
+        raise CurveError(f"reading {name!r} is {track[bad]} at frame {bad}: check the motor's readback")
+    return track
 
 
 def _factor(curve: RockingCurve, name: str, default: str, table: Mapping[str, float]) -> float:

@@ -1,7 +1,7 @@
 """The service: threads and queues around the stages.  Knows all stages; none of them knows it.
 
 Four threads.  *Ingest* polls the detector and the document bus and feeds the assembler, so that frames and
-documents need no lock.  *Infer* takes curves from a bounded queue and publishes the network's answer at once.
+documents need no lock.  *Infer* takes curves from a queue and publishes the network's answer at once.
 *Polish* refines them in turn, standing still between cycles while a curve waits for its inference.  *Archive*
 writes the documents to the slower sinks (Tiled).  Previews are dropped when the queue is long; curves never.
 """
@@ -23,7 +23,7 @@ from cdi_stream import bus
 from cdi_stream.affine import Shape
 from cdi_stream.errors import WireError
 from cdi_stream.live.assemble import Assembler
-from cdi_stream.live.chain import ChainSettings, reconstruct
+from cdi_stream.live.chain import ChainSettings, failed, reconstruct
 from cdi_stream.live.journal import Journal
 from cdi_stream.live.publish import ExitStatus, Provenance, Result, RunPublisher
 from cdi_stream.live.receive import Receiver
@@ -33,7 +33,13 @@ from cdi_stream.protocols import Sink
 
 logger = logging.getLogger(__name__)
 
-QUEUE_LENGTH = 64
+MAX_WAITING = 16
+"""Previews are dropped while more than this waits; curves are never."""
+
+RUN_END_S = 1.0
+"""A run's stop document may overtake its last frames by this much."""
+
+CLOSE_LEFT_RUN = "stop of a run that was left open"
 _POLL_MS = 20
 
 
@@ -89,7 +95,7 @@ class Service:
         self._bus_sink = bus_sink
         self._archives = archives
         self._read = bus.reader(settings.serializer)
-        self._work: queue.Queue[Work | None] = queue.Queue(QUEUE_LENGTH)
+        self._work: queue.Queue[Work | None] = queue.Queue()
         self._polish_queue: queue.Queue[_Polish | RunStopped | None] = queue.Queue()
         self._is_idle = threading.Event()
         self._is_idle.set()
@@ -99,20 +105,21 @@ class Service:
         self._journal = Journal(settings.directory / "journal.json")
         self._publishers: dict[str, RunPublisher] = {}
         self._noted: dict[str, int] = {}
-        self._stopped_runs: set[str] = set()
+        self._ended_runs: set[str] = set()
+        self._stop_heard_s: dict[str, float] = {}
         self._preview_s = 0.0
         self._threads = [
-            threading.Thread(target=self._guard, args=(body,), name=name, daemon=True)
-            for name, body in (
-                ("ingest", self._ingest),
-                ("infer", self._infer),
-                ("polish", self._polish),
-                ("archive", self._archive),
+            threading.Thread(target=self._guard, args=(body, next_queue), name=name, daemon=True)
+            for name, body, next_queue in (
+                ("ingest", self._ingest, self._work),
+                ("infer", self._infer, self._polish_queue),
+                ("polish", self._polish, self._archive_queue),
+                ("archive", self._archive, None),
             )
         ]
 
     def start(self) -> None:
-        """Settle what an earlier service left, then start the threads."""
+        """Start the threads, after settling what an earlier service left."""
         for uid in self._journal.left_runs:
             self._close_left_run(uid)
         for broken in self._journal.broken_curves():
@@ -127,21 +134,24 @@ class Service:
             thread.join()
         for sink in (self._bus_sink, *self._archives):
             sink.close()
+        self._journal.close()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait; true once the service has failed or was stopped."""
         return self._stopping.wait(timeout_s)
 
-    def _guard(self, body: Callable[[], None]) -> None:
+    def _guard(self, body: Callable[[], None], next_queue: queue.Queue[Any] | None) -> None:
+        """Run a thread's body; at its end, however it came, the next thread is told to finish too."""
         try:
             body()
         except BaseException as error:
             logger.exception("thread %s died", threading.current_thread().name)
             self.failure = error
+        finally:
             self._stopping.set()
             self._is_idle.set()
-            for waiting in (self._work, self._polish_queue, self._archive_queue):
-                waiting.put(None)
+            if next_queue is not None:
+                next_queue.put(None)
 
     # --- ingest -----------------------------------------------------------------------------------------
 
@@ -158,7 +168,6 @@ class Service:
             self._pass_on()
         for broken in self._assembler.interrupt("interrupted: the service was stopped"):
             self._work.put(broken)
-        self._work.put(None)
 
     def _take_frames(self, at_most: int = 32) -> None:
         for _ in range(at_most):
@@ -181,29 +190,47 @@ class Service:
                 return
             try:
                 unpacked = bus.unpack(message, self._settings.prefix, self._read)
+                if unpacked is not None:
+                    self._assembler.on_document(*unpacked)
             except WireError as error:
                 logger.warning("document dropped: %s", error)
-                continue
-            if unpacked is not None:
-                self._assembler.on_document(*unpacked)
 
     def _pass_on(self) -> None:
         for curve in self._assembler.poll():
             self._is_idle.clear()
             self._work.put(curve)
-        for uid, record in self._assembler.book.runs.items():
-            if record.stop is not None and uid not in self._stopped_runs and not self._has_open_curve(uid):
-                self._stopped_runs.add(uid)
-                self._work.put(RunStopped(uid=uid))
+            self._noted.pop(str(curve.series.series), None)
+            if curve.run.uid in self._ended_runs or not curve.run.is_heard:
+                self._work.put(RunStopped(uid=curve.run.uid))
+        progress = self._assembler.progress()
+        self._end_runs({p.run.uid for p in progress})
         now = time.monotonic()
+        for one in progress:
+            if str(one.series) not in self._noted:
+                self._noted[str(one.series)] = 0
+                self._journal.curve_began(one)
         if now - self._preview_s >= self._settings.preview_every_s:
             self._preview_s = now
-            for progress in self._assembler.progress():
-                if self._work.qsize() < QUEUE_LENGTH // 4:
-                    self._work.put(progress)
+            for one in progress:
+                if one.run.is_heard and self._work.qsize() < MAX_WAITING:
+                    self._work.put(one)
 
-    def _has_open_curve(self, uid: str) -> bool:
-        return any(progress.run.uid == uid for progress in self._assembler.progress())
+    def _end_runs(self, open_uids: set[str]) -> None:
+        """Pass on that a raw run is over, once its stop has had time to be overtaken by its frames."""
+        now, runs = time.monotonic(), self._assembler.book.runs
+        for uid, record in runs.items():
+            if record.stop is not None and uid not in self._ended_runs:
+                heard_s = self._stop_heard_s.setdefault(uid, now)
+                if now - heard_s >= RUN_END_S and uid not in open_uids:
+                    self._ended_runs.add(uid)
+                    self._work.put(RunStopped(uid=uid))
+        for uid in [uid for uid in self._stop_heard_s if uid not in runs]:
+            del self._stop_heard_s[uid]
+            self._ended_runs.discard(uid)
+        for uid in [uid for uid in tuple(self._publishers) if uid not in runs and uid not in open_uids]:
+            if uid not in self._ended_runs:
+                self._ended_runs.add(uid)
+                self._work.put(RunStopped(uid=uid))
 
     # --- infer and polish -------------------------------------------------------------------------------
 
@@ -220,19 +247,17 @@ class Service:
                     self._polish_queue.put(work)
             if not any(isinstance(waiting, RockingCurve) for waiting in tuple(self._work.queue)):
                 self._is_idle.set()
-        self._is_idle.set()
-        self._polish_queue.put(None)
 
     def _preview(self, progress: CurveProgress) -> None:
-        if self._noted.get(str(progress.series)) != progress.account.received:
+        if self._noted.get(str(progress.series), -1) < progress.account.received:
             self._noted[str(progress.series)] = progress.account.received
+            self._journal.curve_began(progress)
             with self._lock:
-                self._journal.curve_began(progress)
                 self._publisher(progress.run).preview(progress)
 
     def _curve(self, curve: RockingCurve) -> None:
         results = reconstruct(curve, self._network, self._settings.chain, wait_turn=self._wait_turn)
-        self._publish(curve, next(results))
+        self._publish(curve, self._next(curve, results, "inference"))
         self._polish_queue.put(_Polish(curve=curve, results=results))
 
     def _wait_turn(self) -> None:
@@ -243,19 +268,26 @@ class Service:
             if isinstance(work, RunStopped):
                 self._close(work.uid, "success", "")
                 continue
-            for result in work.results:
-                self._publish(work.curve, result)
-            with self._lock:
-                self._journal.curve_ended(work.curve.series.series)
+            self._publish(work.curve, self._next(work.curve, work.results, "reconstruction"))
+            self._journal.curve_ended(work.curve.series.series)
         for uid in list(self._publishers):
             self._close(uid, "abort", "the service was stopped")
-        self._archive_queue.put(None)
+
+    def _next(self, curve: RockingCurve, results: Iterator[Result], stream: str) -> Result:
+        """Take the next result; a curve that breaks the stages fails, and the service goes on."""
+        try:
+            return next(results)
+        except StopIteration:
+            return failed(stream, curve, ("no result: an earlier stage failed, see the inference",), {})
+        except Exception as error:
+            logger.exception("run %s curve %d: %s failed", curve.run.uid[:8], curve.curve_index, stream)
+            return failed(stream, curve, (f"our fault: {error!r}; please report it with the service's log",), {})
 
     def _publish(self, curve: RockingCurve, result: Result) -> None:
         with self._lock:
-            path = self._publisher(curve.run).result(result)
+            self._result(curve.run, result)
         logger.info(
-            "run %s curve %d %s: %s, %d of %d frames, chi2 %.4f, %s",
+            "run %s curve %d %s: %s, %d of %d frames, chi2 %.4f",
             curve.run.uid[:8],
             curve.curve_index,
             result.stream,
@@ -263,36 +295,41 @@ class Service:
             curve.account.received,
             curve.account.expected,
             result.scalars.get("chi2", float("nan")),
-            path.name,
         )
 
+    def _result(self, context: RunContext, result: Result) -> None:
+        """Write and emit one result; a disk that is full must not end the service."""
+        try:
+            self._publisher(context).result(result)
+        except OSError:
+            logger.exception("run %s: the %s cannot be written", context.uid[:8], result.stream)
+
     def _broken(self, broken: BrokenCurve) -> None:
-        verdict = Verdict(grade="failed", reasons=(broken.reason,))
         result = Result(
             stream="reconstruction",
             curve_index=broken.curve_index,
             series=str(broken.series),
             crystal=None,
-            verdict=verdict,
+            verdict=Verdict(grade="failed", reasons=(broken.reason,)),
             account=broken.account,
             scalars={},
             complete_s=time.monotonic(),
         )
         with self._lock:
-            self._publisher(broken.run).result(result)
-            self._journal.curve_ended(broken.series)
+            self._result(broken.run, result)
+        self._journal.curve_ended(broken.series)
         if broken.run.uid not in self._assembler.book.runs:
             self._close(broken.run.uid, "abort", broken.reason)
 
     def _publisher(self, context: RunContext) -> RunPublisher:
         if context.uid not in self._publishers:
-            left = [entry for entry in self._journal.left_runs.values() if entry["raw_uid"] == context.uid]
-            attempt = 1 + max(entry["attempt"] for entry in left) if left else 0
+            attempt = self._journal.next_attempt(context.uid)
+            settings = self._settings
             publisher = RunPublisher(
-                context, self._settings.provenance, self._shapes(), self._settings.directory, self._emit, attempt
+                context, settings.provenance, self._shapes(), settings.directory, self._emit, attempt
             )
+            self._journal.run_began(publisher.uid, context.uid)
             self._publishers[context.uid] = publisher
-            self._journal.run_began(publisher.uid, context.uid, attempt)
         return self._publishers[context.uid]
 
     def _shapes(self) -> dict[str, Shape]:
@@ -319,10 +356,7 @@ class Service:
             "num_events": {},
         }
         self._bus_sink("stop", stop)
-        for sink in self._archives:
-            close_run = getattr(sink, "close_run", None)
-            if close_run is not None:
-                close_run(stop)
+        self._archive_queue.put((CLOSE_LEFT_RUN, stop))
         self._journal.run_ended(uid)
 
     def _emit(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -339,6 +373,9 @@ class Service:
     def _to_archive(self, sink: Sink, name: str, doc: Mapping[str, Any]) -> None:
         """An archive that is down must not take the live path with it."""
         try:
-            sink(name, doc)
+            if name != CLOSE_LEFT_RUN:
+                sink(name, doc)
+            elif (close_run := getattr(sink, "close_run", None)) is not None:
+                close_run(doc)
         except Exception:
             logger.exception("%s refused a %s document; the result files are kept", type(sink).__name__, name)

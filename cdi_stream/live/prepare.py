@@ -189,7 +189,11 @@ def far_islands(counts: NDArray[np.uint32], valid: Bools, block: int = 4, min_co
         return np.zeros(counts.shape, dtype=bool)
     sums = ndimage.sum_labels(blocks, labels, np.arange(n_labels + 1))
     mate = ndimage.sum_labels(blocks[::-1, ::-1, ::-1], labels, np.arange(n_labels + 1))
-    alien = (sums > min_counts) & (mate < 0.02 * sums)
+    is_seen = torch.nn.functional.avg_pool3d(
+        torch.from_numpy(valid.astype(np.float32))[None, None], block, ceil_mode=True
+    )
+    mate_seen = ndimage.mean(is_seen[0, 0].numpy()[::-1, ::-1, ::-1], labels, np.arange(n_labels + 1))
+    alien = (sums > min_counts) & (mate < 0.02 * sums) & (mate_seen > 0.5)
     alien[[0, int(np.argmax(sums[1:])) + 1]] = False
     flagged = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
     full = flagged.repeat(block, 0).repeat(block, 1).repeat(block, 2)
@@ -197,10 +201,14 @@ def far_islands(counts: NDArray[np.uint32], valid: Bools, block: int = 4, min_co
 
 
 def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> NDArray[np.float32]:
-    """Relative expectation of every voxel of the scan: monitor by frame times white field by pixel, mean 1."""
+    """Relative expectation of every voxel of the scan, mean about 1.
+
+    Monitor and exposure by frame (one where unknown) times white field by pixel.
+    """
     frames = np.ones(len(curve.counts), dtype=np.float32)
-    if curve.monitor is not None and np.all(curve.monitor > 0):
-        frames = (curve.monitor / curve.monitor.mean()).astype(np.float32)
+    for track in (curve.monitor, curve.exposure_s):
+        if track is not None:
+            frames *= np.where(np.isfinite(track), track / np.nanmean(track), 1).astype(np.float32)
     pixels = np.ones(curve.counts.shape[1:], dtype=np.float32)
     if known.white_field is not None:
         lit = known.white_field > 0

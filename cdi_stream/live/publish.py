@@ -137,7 +137,8 @@ class RunPublisher:
 
     def result(self, result: Result, clock: Callable[[], float] = time.monotonic) -> Path:
         """Write the arrays, then publish one event of ``result.stream``; returns the file."""
-        path = self._directory / f"{self.uid}_{result.curve_index:04d}_{result.stream}.h5"
+        seq_num = len(self._streams.get(result.stream + " events", ())) + 1
+        path = self._directory / f"{self.uid}_{seq_num:04d}_{result.stream}.h5"
         arrays = _arrays(result.crystal, self._shapes[result.stream])
         data = _result_data(result) | {"file": str(path)}
         write_result(path, arrays, data, result.frame_sums)

@@ -10,7 +10,16 @@ from typing import Any
 
 from event_model import unpack_event_page
 
+from cdi_stream.errors import WireError
+
 MAX_RUNS = 50
+
+_NEEDED: dict[str, dict[str, type]] = {
+    "start": {"uid": str},
+    "descriptor": {"uid": str, "run_start": str},
+    "event": {"descriptor": str, "seq_num": int, "data": Mapping},
+    "stop": {"run_start": str},
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,10 +62,20 @@ class RunBook:
 
     def __init__(self) -> None:
         self.runs: OrderedDict[str, RunRecord] = OrderedDict()
+        self.run_of_series: dict[Any, str] = {}
         self._run_of_descriptor: dict[str, tuple[str, str]] = {}
 
     def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take one document; those of runs that were not seen to start, and our own, are left out."""
+        """Take one document; those of runs that were not seen to start, and our own, are left out.
+
+        Raises
+        ------
+        WireError
+            If the document lacks what its kind must have.
+        """
+        for key, kind in _NEEDED.get(name, {}).items():
+            if not isinstance(doc.get(key), kind):
+                raise WireError(f"{name} document: expected {key!r} of type {kind.__name__}, got {doc.get(key)!r:.60}")
         match name:
             case "start":
                 self._start(doc)
@@ -67,20 +86,36 @@ class RunBook:
             case "event" if doc.get("descriptor") in self._run_of_descriptor:
                 uid, stream = self._run_of_descriptor[doc["descriptor"]]
                 self.runs[uid].events.setdefault(stream, {})[doc["seq_num"]] = doc
+                if stream != "baseline":
+                    self.run_of_series.update(dict.fromkeys(series_values(doc["data"]), uid))
             case "event_page":
-                for event in unpack_event_page(dict(doc)):  # type: ignore[arg-type]
+                for event in _unpacked(doc):
                     self.on_document("event", event)
             case "stop" if doc.get("run_start") in self.runs:
                 self.runs[doc["run_start"]].stop = doc
 
     def _start(self, doc: Mapping[str, Any]) -> None:
-        if "analysis_stage" in doc:
+        if "original_run_uid" in doc or doc.get("analysis_stage") in ("reconstruction", "refinement"):
             return
         self.runs[doc["uid"]] = RunRecord(uid=doc["uid"], start=doc)
         while len(self.runs) > MAX_RUNS:
             _, old = self.runs.popitem(last=False)
             for uid in old.descriptors:
                 self._run_of_descriptor.pop(uid, None)
+            self.run_of_series = {s: uid for s, uid in self.run_of_series.items() if uid != old.uid}
+
+
+def series_values(data: Mapping[str, Any]) -> list[int | str]:
+    """Series ids in the data of an event: readings whose names end so."""
+    named = (value for key, value in data.items() if key.endswith(("series_id", "series")))
+    return [value for value in named if isinstance(value, int | str)]
+
+
+def _unpacked(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    try:
+        return list(unpack_event_page(dict(page)))  # type: ignore[arg-type]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise WireError(f"event_page document cannot be unpacked: {error!r}") from error
 
 
 def _numbers(data: Mapping[str, Any]) -> dict[str, float]:

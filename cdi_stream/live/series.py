@@ -36,6 +36,7 @@ class Series:
         self._limits = limits
         self._volume: NDArray[np.uint32] | None = None
         self._has = np.zeros(0, dtype=bool)
+        self._exposure_s = np.zeros(0)
         self._n_received = 0
 
     @property
@@ -47,6 +48,17 @@ class Series:
     def n_received(self) -> int:
         """Distinct frames received."""
         return self._n_received
+
+    @property
+    def n_slots(self) -> int:
+        """Highest frame id received, and one."""
+        return int(self.image_ids[-1]) + 1 if self._n_received else 0
+
+    @property
+    def capacity(self) -> int:
+        """Images of this size that the limits allow."""
+        n_bytes = 4 if self._volume is None else 4 * int(np.prod(self._volume.shape[1:]))
+        return min(self._limits.max_images, self._limits.max_bytes // max(n_bytes, 1))
 
     @property
     def image_ids(self) -> NDArray[np.intp]:
@@ -76,6 +88,7 @@ class Series:
             self._allocate(frame)
         assert self._volume is not None
         self._volume[frame.image_id] = frame.pixels
+        self._exposure_s[frame.image_id] = np.nan if frame.exposure_s is None else frame.exposure_s
         self._has[frame.image_id] = True
         self._n_received += 1
         self.late += self.ended_s is not None
@@ -103,6 +116,13 @@ class Series:
         volume = np.zeros((n, *self._volume.shape[1:]), np.uint32)
         volume[present] = self._volume[image_ids[present]]
         return volume, present
+
+    def exposures_s(self, image_ids: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        """Exposure of each frame asked for, NaN where there is none; None if the wire tells nothing."""
+        known = np.isin(image_ids, self.image_ids)
+        exposures = np.full(len(image_ids), np.nan)
+        exposures[known] = self._exposure_s[image_ids[known]]
+        return exposures if np.isfinite(exposures).any() else None
 
     def _announced_shape(self) -> tuple[int, int]:
         roi = self.start.roi
@@ -134,4 +154,6 @@ class Series:
             volume = np.zeros((target, *self._volume.shape[1:]), dtype=np.uint32)
             volume[: len(self._volume)] = self._volume
             self._volume = volume
-        self._has = np.concatenate((self._has, np.zeros(target - len(self._has), dtype=bool)))
+        more = target - len(self._has)
+        self._has = np.concatenate((self._has, np.zeros(more, dtype=bool)))
+        self._exposure_s = np.concatenate((self._exposure_s, np.full(more, np.nan)))

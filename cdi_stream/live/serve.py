@@ -53,7 +53,7 @@ def running_service(config: Config) -> Iterator[Service]:
         stack.callback(documents.close, 0)
         documents.setsockopt(zmq.RCVHWM, 0)
         documents.setsockopt(zmq.SUBSCRIBE, b"")
-        documents.connect(_with_scheme(config.documents.subscribe))
+        documents.connect(config.documents.subscribe)
         bus_sink: Sink = load("cdi_stream.sink", "bus")(
             address=config.documents.publish, prefix=config.documents.prefix, serializer=config.documents.serializer
         )
@@ -102,7 +102,7 @@ def _service_settings(config: Config, chain: ChainSettings, network: Network) ->
         chain=chain,
         provenance=Provenance(
             version=version("cdi-stream"),
-            config_sha256=config.sha256(),
+            config_sha256=config.sha256(network.sha256),
             network_name=f"{network.contract.name} {network.contract.version}",
             network_sha256=network.sha256,
             beamline=chain.beamline.name,
@@ -134,7 +134,3 @@ def _archives(config: Config, stack: contextlib.ExitStack) -> list[Sink]:
     elif config.publish.tiled is not None:
         sinks.append(load("cdi_stream.sink", "tiled")(uri=config.publish.tiled, api_key=config.publish.tiled_api_key))
     return sinks
-
-
-def _with_scheme(address: str) -> str:
-    return address if "://" in address else f"tcp://{address}"

@@ -36,10 +36,10 @@ def local_tiled(directory: Path) -> Iterator[tuple[str, str]]:
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "tiled", "serve", "catalog", str(directory / "catalog.db"), "--init"]
     command += ["--write", str(directory / "tiled"), "--write", f"sqlite:///{directory / 'tables.db'}"]
-    command += ["--read", str(directory), "--api-key", key]
+    command += ["--read", str(directory)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     with (directory / "tiled.log").open("ab") as log:
-        process = start_child(command, log)
+        process = start_child(command, log, TILED_SINGLE_USER_API_KEY=key)
     try:
         _wait_for(uri, process, directory)
         address = directory / "tiled.json"

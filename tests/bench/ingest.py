@@ -42,7 +42,7 @@ def send(port: int, n_rounds: int) -> None:
     """Send every round flat out, each when the receiver has asked for it."""
     messages = encoded()
     start = wire.start_message(
-        series=1, n_images=N_FRAMES, shape=SHAPE, header={}, mask=None, white_field=None, user_data=None, dtype="uint32"
+        series=1, n_images=N_FRAMES, shape=SHAPE, header={}, mask=None, user_data=None, dtype="uint32"
     )
     with zmq.Context() as context, context.socket(zmq.PUSH) as data, context.socket(zmq.REP) as control:
         data.setsockopt(zmq.SNDHWM, 200)

@@ -275,3 +275,73 @@ def test_stopping_names_the_open_curves():
     assert broken.run.uid == "run"
     assert broken.account.received == 2
     assert rig.settle() == []
+
+
+@pytest.mark.parametrize("lost", [1, 3, 6, 7])
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_a_lost_event_never_shifts_frames_against_readings(lost, has_ids):
+    rig = Rig()
+    events = [event(k + 1, k if has_ids else None) for k in range(N) if k + 1 != lost]
+    rig.feed(run_start(), descriptor(), begin(user_data={"run_uid": "run", "n_points": N}))
+    rig.feed(*(frame(k) for k in range(N)), *events, run_stop(N))
+    (curve,) = rig.settle()
+    assert [int(image[0, 0]) for image in curve.counts] == list(range(1, N + 1))
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1), atol=1e-9)
+    assert curve.doubts
+
+
+def test_lost_last_events_of_a_second_curve_are_not_taken_from_the_first():
+    rig = Rig()
+    claims = [{"run_uid": "run", "curve_index": index, "n_points": N} for index in range(2)]
+    events = [event(k + 1, k, series=1) for k in range(N)]
+    events += [event(N + k + 1, k, theta=10 + k, series=2) for k in range(N - 2)]
+    rig.feed(run_start(), descriptor(), begin(1, claims[0]), *(frame(k, 1) for k in range(N)))
+    rig.feed(begin(2, claims[1]), *(frame(k, 2) for k in range(N)), *events, run_stop(2 * N))
+    second = next(curve for curve in rig.settle() if curve.curve_index == 1)
+    np.testing.assert_allclose(second.scanned["theta"], 10 + np.arange(N), atol=1e-9)
+    assert second.account.missing == ()
+
+
+@pytest.mark.parametrize("n", [10**12, 10**5])
+def test_absurd_announcements_cost_no_memory(n):
+    rig = Rig()
+    rig.feed(begin(n_images=n, goniometer={"theta": (0.0, 1.0)}), *(frame(k) for k in range(3)), SeriesEnd(series=1))
+    assert len(rig.assembler.progress()[0].account.missing) <= 20_000
+    (curve,) = rig.settle()
+    assert len(curve.counts) == 3
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        ("start", {}),
+        ("start", {"uid": ["x"]}),
+        ("descriptor", {"uid": "d"}),
+        ("event", {"descriptor": "primary", "data": {}}),
+        ("event", {"descriptor": "primary", "seq_num": 1}),
+        ("event", {"descriptor": ["primary"], "seq_num": 1, "data": {}}),
+        ("event_page", {"descriptor": "primary"}),
+        ("stop", {"run_start": {}}),
+    ],
+)
+def test_a_malformed_document_is_refused_and_harms_nothing(document):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"))
+    with pytest.raises(WireError):
+        rig.feed(document)
+    rig.feed(*all_events(), *(frame(k) for k in range(N)))
+    assert len(rig.curves) == 1
+
+
+def test_raw_runs_of_other_conventions_are_heard():
+    rig = Rig()
+    rig.feed(run_start(analysis_stage="raw"), descriptor(), begin(user_data="run"), *all_events())
+    rig.feed(*(frame(k) for k in range(N)))
+    assert rig.curves[0].run.is_heard
+
+
+def test_exposures_come_with_the_frames():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events())
+    rig.feed(*(DetectorFrame(series=1, image_id=k, pixels=picture(k), exposure_s=0.1 * (k + 1)) for k in range(N)))
+    np.testing.assert_allclose(rig.curves[0].exposure_s, 0.1 * np.arange(1, N + 1))

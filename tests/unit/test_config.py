@@ -158,11 +158,25 @@ def test_an_unknown_beamline_lists_those_installed(tmp_path):
 
 
 def test_the_hash_follows_what_decides_a_result_and_nothing_else(tmp_path):
-    plain = read(tmp_path, MINIMAL).sha256()
-    assert read(tmp_path, MINIMAL.replace("9999", "9998")).sha256() == plain
-    assert read(tmp_path, with_key("publish", 'directory = "elsewhere"')).sha256() == plain
-    assert read(tmp_path, with_key("geometry", "distance_m = 0.6")).sha256() != plain
-    assert read(tmp_path, with_key("polish", 'recipe = "5*ER"')).sha256() != plain
+    def sha(text, network="n"):
+        return read(tmp_path, text).sha256(network)
+
+    plain = sha(MINIMAL)
+    assert sha(MINIMAL.replace("9999", "9998")) == plain
+    assert sha(with_key("publish", 'directory = "elsewhere"')) == plain
+    assert sha(MINIMAL, network="another") != plain
+    for section, line in (
+        ("geometry", "distance_m = 0.6"),
+        ("polish", 'recipe = "5*ER"'),
+        ("detector", "roi = [0, 8, 0, 8]"),
+        ("publish", "lab_shape = [64, 64, 64]"),
+    ):
+        assert sha(with_key(section, line)) != plain, line
+    white = tmp_path / "white.npy"
+    white.write_bytes(b"one")
+    first = sha(with_key("detector", f'white_field = "{white}"'))
+    white.write_bytes(b"two")
+    assert sha(with_key("detector", f'white_field = "{white}"')) != first
 
 
 def test_a_configuration_cannot_be_changed_by_accident(tmp_path):

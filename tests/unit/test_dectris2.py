@@ -58,7 +58,6 @@ def real_start() -> bytes:
         shape=SHAPE,
         header=header | {"saturation_counts": 65534},
         mask=MASK,
-        white_field=WHITE,
         user_data={"run": "abc", "list": [1, 2.5, None]},
         dtype="uint16",
     )
@@ -192,14 +191,12 @@ def test_a_start_message_arrives_as_it_was_sent():
     assert (begun.count_time_s, begun.saturation_counts) == (0.1, 65534)
     assert begun.user_data == {"run": "abc", "list": [1, 2.5, None]}
     np.testing.assert_array_equal(begun.pixel_mask, MASK)
-    np.testing.assert_array_equal(begun.white_field, WHITE)
 
 
-def test_the_region_of_interest_is_cut_from_mask_and_white_field():
+def test_the_region_of_interest_is_cut_from_the_mask():
     begun = decode(real_start(), roi=ROI)
     assert (begun.roi, begun.image_shape) == (ROI, (5, 8))
     np.testing.assert_array_equal(begun.pixel_mask, MASK[CUT])
-    np.testing.assert_array_equal(begun.white_field, WHITE[CUT])
 
 
 def test_a_start_message_of_the_series_alone_leaves_all_else_unknown():
@@ -208,9 +205,7 @@ def test_a_start_message_of_the_series_alone_leaves_all_else_unknown():
 
 @pytest.mark.parametrize("value", [None, {}, [], 0, {"threshold_1": None}, {"threshold_1": [1, 2]}])
 def test_masks_that_are_none_are_left_out(value):
-    begun = decode(start(pixel_mask=value, flatfield=value))
-    assert begun.pixel_mask is None
-    assert begun.white_field is None
+    assert decode(start(pixel_mask=value)).pixel_mask is None
 
 
 def test_the_mask_is_that_of_the_named_channel():

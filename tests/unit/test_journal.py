@@ -1,17 +1,17 @@
-"""What one service writes down, the next one finds."""
-
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
+from cdi_stream.errors import ConfigError
 from cdi_stream.live.journal import Journal
 from cdi_stream.messages import CurveProgress, FrameAccount, RunContext
 
-ACCOUNT = FrameAccount(expected=61, received=58, missing=(3, 4, 60), duplicate=1, late=2, bad=5)
-PROGRESS = CurveProgress(series=7, run=RunContext(uid="run-a", scan_id=12), curve_index=2, account=ACCOUNT)
+
+def progress(series=7, received=3):
+    account = FrameAccount(expected=10, received=received, missing=tuple(range(received, 10)), duplicate=1)
+    return CurveProgress(series=series, run=RunContext(uid="raw", scan_id=4), curve_index=2, account=account)
 
 
 @pytest.fixture
@@ -19,92 +19,88 @@ def path(tmp_path):
     return tmp_path / "results" / "journal.json"
 
 
-def test_a_first_service_finds_nothing(path):
+def after_a_kill(path, before):
+    """What the next service finds when the first dies after ``before``."""
     journal = Journal(path)
-    assert journal.broken_curves() == []
-    assert journal.left_runs == {}
-
-
-def test_an_open_curve_is_found_broken_with_its_account(path):
-    Journal(path).curve_began(PROGRESS)
-    (broken,) = Journal(path).broken_curves()
-    assert (broken.series, broken.curve_index, broken.account) == (7, 2, ACCOUNT)
-    assert (broken.run.uid, broken.run.scan_id) == ("run-a", 12)
-    assert broken.reason.startswith("interrupted")
+    before(journal)
+    journal.close()
+    found = Journal(path)
+    found.close()
+    return found
 
 
 @pytest.mark.parametrize("series", [7, "01ABC", "with/slash"])
-def test_the_series_keeps_its_name_and_type(path, series):
-    Journal(path).curve_began(replace(PROGRESS, series=series))
-    assert [broken.series for broken in Journal(path).broken_curves()] == [series]
+def test_an_open_curve_is_found_broken_with_its_account(path, series):
+    (broken,) = after_a_kill(path, lambda j: j.curve_began(progress(series))).broken_curves()
+    assert broken.series == series
+    assert (broken.run.uid, broken.run.scan_id, broken.curve_index) == ("raw", 4, 2)
+    assert broken.account == progress().account
+    assert broken.reason.startswith("interrupted")
 
 
 def test_a_later_note_of_a_curve_replaces_the_first(path):
+    def before(journal):
+        journal.curve_began(progress(received=3))
+        journal.curve_began(progress(received=8))
+
+    (broken,) = after_a_kill(path, before).broken_curves()
+    assert broken.account.received == 8
+
+
+def test_a_curve_or_run_that_ended_is_not_found(path):
+    def before(journal):
+        journal.curve_began(progress())
+        journal.run_began("ours", "raw")
+        journal.curve_ended(7)
+        journal.run_ended("ours")
+
+    found = after_a_kill(path, before)
+    assert found.broken_curves() == []
+    assert found.left_runs == {}
+
+
+def test_the_next_run_of_a_raw_run_is_a_new_attempt_even_after_a_clean_end(path):
+    def before(journal):
+        assert journal.next_attempt("raw") == 0
+        journal.run_began("ours", "raw")
+        journal.run_ended("ours")
+        assert journal.next_attempt("raw") == 1
+
+    assert after_a_kill(path, before).next_attempt("raw") == 1
+
+
+def test_runs_left_behind_can_be_ended_one_by_one_while_they_are_gone_through(path):
+    def before(journal):
+        for uid in ("a", "b", "c"):
+            journal.run_began(uid, f"raw-{uid}")
+
+    after_a_kill(path, before)
     journal = Journal(path)
-    journal.curve_began(PROGRESS)
-    journal.curve_began(replace(PROGRESS, account=replace(ACCOUNT, received=61, missing=())))
-    assert [broken.account.received for broken in Journal(path).broken_curves()] == [61]
+    for uid in journal.left_runs:
+        journal.run_ended(uid)
+    journal.close()
+    assert after_a_kill(path, lambda _: None).left_runs == {}
 
 
-def test_a_curve_that_ended_is_not_found(path):
+def test_the_file_is_whole_json(path):
     journal = Journal(path)
-    journal.curve_began(PROGRESS)
-    journal.curve_began(replace(PROGRESS, series=8))
-    journal.curve_ended(7)
-    assert [broken.series for broken in Journal(path).broken_curves()] == [8]
+    journal.curve_began(progress())
+    journal.run_began("ours", "raw")
+    journal.close()
+    assert json.loads(path.read_text()).keys() == {"curves", "runs", "attempts"}
+    assert not list(path.parent.glob("*.part"))
 
 
-def test_what_was_left_stays_until_it_is_settled(path):
-    Journal(path).curve_began(PROGRESS)
-    Journal(path).curve_began(replace(PROGRESS, series=8))
-    third = Journal(path)
-    assert [broken.series for broken in third.broken_curves()] == [7, 8]
-    third.curve_ended(7)
-    third.curve_ended(8)
-    assert Journal(path).broken_curves() == []
+def test_a_broken_file_is_put_aside_and_the_service_starts(path):
+    path.parent.mkdir()
+    path.write_text("{ half a")
+    assert after_a_kill(path, lambda _: None).broken_curves() == []
+    assert path.with_suffix(".broken").read_text() == "{ half a"
 
 
-def test_an_open_run_is_found_with_its_attempt(path):
-    Journal(path).run_began("ours", "raw", 1)
-    assert Journal(path).left_runs == {"ours": {"raw_uid": "raw", "attempt": 1}}
-
-
-def test_a_run_that_ended_is_not_found(path):
-    journal = Journal(path)
-    journal.run_began("ours", "raw", 0)
-    journal.run_ended("ours")
-    assert Journal(path).left_runs == {}
-
-
-def test_runs_left_behind_can_be_ended_one_by_one(path):
+def test_a_second_service_on_the_same_folder_is_refused(path):
     first = Journal(path)
-    for uid in ("a", "b", "c"):
-        first.run_began(uid, f"raw-{uid}", 0)
-    second = Journal(path)
-    for uid in second.left_runs:
-        second.run_ended(uid)
-    assert Journal(path).left_runs == {}
-
-
-def test_what_was_left_is_told_apart_from_what_is_new(path):
-    Journal(path).run_began("old", "raw", 0)
-    second = Journal(path)
-    second.run_began("new", "raw", 1)
-    second.run_ended("old")
-    assert list(second.left_runs) == ["old"]
-    assert list(Journal(path).left_runs) == ["new"]
-
-
-def test_ending_what_never_began_changes_nothing(path):
-    journal = Journal(path)
-    journal.curve_ended(99)
-    journal.run_ended("never")
-    assert not path.exists()
-
-
-def test_the_file_is_whole_json_with_nothing_beside_it(path):
-    journal = Journal(path)
-    journal.curve_began(PROGRESS)
-    journal.run_began("ours", "raw", 0)
-    assert set(json.loads(path.read_text())) == {"curves", "runs"}
-    assert [file.name for file in path.parent.iterdir()] == ["journal.json"]
+    with pytest.raises(ConfigError, match=r"another service.*publish\.directory"):
+        Journal(path)
+    first.close()
+    Journal(path).close()

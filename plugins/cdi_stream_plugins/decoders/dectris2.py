@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import WireError
@@ -19,7 +18,8 @@ class Dectris2Decoder:
     """Decodes start, image and end messages; images are cut to ``roi`` as they are decoded.
 
     With several thresholds the first channel of the data is taken, or the one named.  The data type comes
-    from the array's own tag, never from the start message.
+    from the array's own tag, never from the start message.  The start message's flat field is left alone: the
+    detector has applied it already, unless told otherwise.
     """
 
     def __init__(self, *, roi: Box | None = None, channel: str | None = None, max_pixels: int = 40_000_000) -> None:
@@ -67,7 +67,6 @@ class Dectris2Decoder:
         rows, cols = _positive(item, "image_size_y"), _positive(item, "image_size_x")
         translation = item.get("detector_translation")
         mask = self._map_of(item.get("pixel_mask"))
-        flat = self._map_of(item.get("flatfield"))
         n_images = item.get("number_of_images")
         return SeriesStart(
             series=_series(item),
@@ -75,7 +74,6 @@ class Dectris2Decoder:
             image_shape=(int(rows), int(cols)) if rows and cols else None,
             roi=self._roi,
             pixel_mask=None if mask is None else mask == 0,
-            white_field=None if flat is None else flat.astype(np.float32),
             goniometer=_goniometer(item.get("goniometer")),
             photon_energy_ev=_positive(item, "incident_energy"),
             pixel_row_m=_positive(item, "pixel_size_y"),
@@ -89,7 +87,7 @@ class Dectris2Decoder:
         )
 
     def _map_of(self, channels: Any) -> NDArray[Any] | None:
-        """Mask or flat field of our channel; one that is not an array is as good as none."""
+        """Mask of our channel; one that is not an array is as good as none."""
         try:
             if channels is None:
                 return None

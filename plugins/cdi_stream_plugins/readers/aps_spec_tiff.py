@@ -47,6 +47,14 @@ class ApsSpecTiffReader:
         if spec is None:
             raise RecordingError(f"{path}: expected a SPEC file or a folder with one")
         folder, number = _frame_folder(spec.parent, scan)
+        try:
+            return self._assembled(spec, folder, number)
+        except (KeyError, ValueError, StopIteration, IndexError) as error:
+            raise RecordingError(
+                f"{spec}: scan {number} cannot be read with its frames in {folder}: {error!r}"
+            ) from error
+
+    def _assembled(self, spec: Path, folder: Path, number: int) -> RecordedScan:
         entry = _read_spec_scan(spec, number)
         frames = _read_frames(folder)
         rocking = entry.command.split()[1]
@@ -116,18 +124,22 @@ def _read_spec_scan(spec: Path, number: int) -> _SpecScan:
 
 
 def _split_scan(lines: Iterable[str], number: int) -> tuple[list[str], list[str]]:
+    """Motor names that held at the scan, and its lines; of scans with the same number, the last."""
     names: list[str] = []
+    scan_names: list[str] = []
     scan_lines: list[str] = []
     is_inside = False
     for line in lines:
         if line.startswith("#O"):
             names = [] if line.startswith("#O0") else names
-            names += re.split(r"\s{2,}", line.split(maxsplit=1)[1].strip())
-        if line.startswith("#S "):
-            is_inside = line.split()[1] == str(number)
+            names = names + re.split(r"\s{2,}", line.split(maxsplit=1)[1].strip())
+        if line.startswith(("#S ", "#F ")):
+            is_inside = line.startswith("#S ") and line.split()[1] == str(number)
+            if is_inside:
+                scan_names, scan_lines = names, []
         if is_inside:
             scan_lines.append(line)
-    return names, scan_lines
+    return scan_names, scan_lines
 
 
 def _header(command: str) -> dict[str, float]:

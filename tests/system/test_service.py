@@ -1,0 +1,228 @@
+"""The service's threads over real sockets, with curves and documents that go wrong."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+from cdi_stream.live.assemble import Assembler, AssembleSettings
+from cdi_stream.live.pipeline import Service, ServiceSettings
+from cdi_stream.live.publish import Provenance
+from cdi_stream.live.receive import Receiver, open_socket
+from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
+from sim_beamline import wire
+from sim_beamline.scan import recorded_scan
+from tests.builders import settings_for
+
+PROVENANCE = Provenance(version="0", config_sha256="c", network_name="n", network_sha256="s", beamline="b")
+
+
+class Collector:
+    """A sink that keeps what it gets."""
+
+    def __init__(self):
+        self.documents = []
+
+    def __call__(self, name, doc):
+        self.documents.append((name, doc))
+
+    def close(self):
+        pass
+
+    def of(self, kind):
+        return [doc for name, doc in self.documents if name == kind]
+
+
+class Rig:
+    """A service in this process; the test is detector and RunEngine."""
+
+    def __init__(self, scan, network, directory, chain=None):
+        self.scan = scan
+        self.context = zmq.Context()
+        self.data, self.docs = self.context.socket(zmq.PUSH), self.context.socket(zmq.PUB)
+        data_port = self.data.bind_to_random_port("tcp://127.0.0.1")
+        docs_port = self.docs.bind_to_random_port("tcp://127.0.0.1")
+        endpoint = f"tcp://127.0.0.1:{data_port}"
+        self.detector = open_socket(self.context, endpoint, "pull", bind=False, max_message_bytes=10**8)
+        self.documents = self.context.socket(zmq.SUB)
+        self.documents.setsockopt(zmq.SUBSCRIBE, b"")
+        self.documents.connect(f"tcp://127.0.0.1:{docs_port}")
+        self.sink = Collector()
+        settings = ServiceSettings(
+            chain=chain or settings_for(scan, polish={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)}),
+            provenance=PROVENANCE,
+            directory=directory,
+            preview_every_s=0.05,
+            prefix=b"",
+            serializer="msgpack",
+        )
+        assembler = Assembler(AssembleSettings(reading_timeout_s=1.0), time.monotonic, time.time)
+        receiver = Receiver(self.detector, Dectris2Decoder())
+        self.service = Service(settings, receiver, self.documents, assembler, network, self.sink, [])
+        self.service.start()
+        self.wait_for(self._is_heard)
+
+    def _is_heard(self):
+        """A publisher loses what it sends before its subscriber has met it."""
+        self.document("start", {"uid": "probe", "time": 0.0})
+        return "probe" in self.service._assembler.book.runs
+
+    def document(self, name, doc):
+        self.docs.send(b" ".join((b"", name.encode(), msgpack.packb(doc))))
+
+    def open_run(self, uid):
+        self.document("start", {"uid": uid, "time": time.time()})
+        keys = {key: {"units": unit} for key, unit in self.scan.units.items() if unit}
+        base = {"run_start": uid, "data_keys": keys, "configuration": {}}
+        self.document("descriptor", {"uid": f"{uid}-b", "name": "baseline", **base})
+        self.document("event", {"descriptor": f"{uid}-b", "seq_num": 1, "data": dict(self.scan.baseline)})
+        self.document("descriptor", {"uid": f"{uid}-p", "name": "primary", **base})
+
+    def events(self, uid, first=1):
+        (name, track) = next(iter(self.scan.scanned.items()))
+        for k, value in enumerate(track):
+            data = {name: float(value), "det_image_id": k}
+            self.document("event", {"descriptor": f"{uid}-p", "seq_num": first + k, "data": data})
+
+    def stop_run(self, uid):
+        self.document("stop", {"run_start": uid, "time": time.time(), "num_events": {}})
+
+    def curve(self, uid, series, index=0, frames=None):
+        frames = self.scan.frames if frames is None else frames
+        claim = {"run_uid": uid, "curve_index": index, "n_points": len(frames)}
+        self.data.send(
+            wire.start_message(
+                series=series, n_images=len(frames), shape=frames.shape[1:], header=self.scan.detector,
+                mask=self.scan.pixel_mask, user_data=claim, dtype="uint32",
+            )
+        )  # fmt: skip
+        for k, pixels in enumerate(frames):
+            self.data.send(
+                wire.image_message(series=series, image_id=k, pixels=pixels, count_time_s=0.1, codec="bslz4")
+            )
+        self.data.send(wire.end_message(series=series))
+
+    def wait_for(self, condition, timeout_s=60):
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert self.service.failure is None, self.service.failure
+            assert time.monotonic() < end, [name for name, _ in self.sink.documents]
+            time.sleep(0.05)
+
+    def results(self):
+        return [doc["data"] for doc in self.sink.of("event") if "reconstruction_verdict" in doc["data"]]
+
+    def close(self):
+        if self.context.closed:
+            return
+        self.service.stop()
+        for socket in (self.data, self.docs, self.detector, self.documents):
+            socket.close(0)
+        self.context.term()
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return recorded_scan("plain")
+
+
+@pytest.fixture
+def make(scan, network, tmp_path):
+    rigs = []
+
+    def start(**options):
+        rigs.append(Rig(scan, network, tmp_path, **options))
+        return rigs[-1]
+
+    yield start
+    for rig in rigs:
+        rig.close()
+
+
+def test_a_stop_that_overtakes_a_curve_reopens_no_run(make):
+    rig = make()
+    rig.open_run("raw")
+    rig.events("raw")
+    rig.curve("raw", 1, 0)
+    rig.wait_for(lambda: len(rig.results()) == 1)
+    rig.stop_run("raw")
+    rig.wait_for(lambda: rig.sink.of("stop"))
+    rig.events("raw", first=49)
+    rig.curve("raw", 2, 1)
+    rig.wait_for(lambda: len(rig.sink.of("stop")) == 2)
+    assert len(rig.results()) == 2
+    for kind in ("start", "event", "stream_resource"):
+        assert max(Counter(doc["uid"] for doc in rig.sink.of(kind)).values()) == 1, kind
+    assert {doc["original_run_uid"] for doc in rig.sink.of("start")} == {"raw"}
+
+
+def test_a_curve_that_breaks_a_stage_fails_and_the_next_is_right(make, monkeypatch):
+    from cdi_stream.live import chain
+
+    whole = chain.prepare
+    calls = []
+
+    def breaks_once(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("a stage broke")
+        return whole(*arguments)
+
+    monkeypatch.setattr(chain, "prepare", breaks_once)
+    rig = make()
+    rig.open_run("raw")
+    rig.curve("raw", 1, 0)
+    rig.events("raw")
+    rig.wait_for(lambda: len(rig.results()) == 1)
+    rig.events("raw", first=49)
+    rig.curve("raw", 2, 1)
+    rig.wait_for(lambda: len(rig.results()) == 2)
+    first, second = rig.results()
+    assert first["reconstruction_verdict"] == "failed"
+    assert second["reconstruction_verdict"] != "failed"
+
+
+def test_garbage_on_both_sockets_changes_nothing(make):
+    rig = make()
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 7, 100):
+        rig.docs.send(rng.bytes(n))
+        rig.data.send(rng.bytes(n))
+    for doc in ({}, {"uid": 3}, {"descriptor": []}):
+        for name in ("start", "event", "stop", "descriptor", "event_page"):
+            rig.document(name, doc)
+    rig.open_run("raw")
+    rig.events("raw")
+    rig.curve("raw", 1)
+    rig.wait_for(lambda: rig.results())
+    assert rig.results()[0]["reconstruction_verdict"] != "failed"
+
+
+def test_a_run_never_heard_of_is_closed_after_its_curve(make):
+    rig = make()
+    rig.curve("unheard", 5)
+    rig.wait_for(lambda: rig.sink.of("stop"))
+    (result,) = rig.results()
+    assert result["reconstruction_verdict"] == "failed"
+    assert "no reading" in result["reconstruction_reasons"]
+
+
+def test_stopping_in_mid_curve_says_so_and_a_restart_goes_on_with_new_uids(make, tmp_path):
+    first = make()
+    first.open_run("raw")
+    first.curve("raw", 1, frames=first.scan.frames)
+    first.wait_for(lambda: first.service._assembler.progress())
+    first.close()
+    (broken,) = first.results()
+    assert broken["reconstruction_reasons"].startswith("interrupted")
+    second = make()
+    second.open_run("raw")
+    second.events("raw")
+    second.curve("raw", 2)
+    second.wait_for(lambda: second.results())
+    assert not {d["uid"] for d in first.sink.of("start")} & {d["uid"] for d in second.sink.of("start")}
