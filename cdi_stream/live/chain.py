@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cdi_stream.affine import Shape
+from cdi_stream.affine import AffineMap, Shape
 from cdi_stream.errors import CurveError, GeometryError
 from cdi_stream.geometry import Beamline
 from cdi_stream.live.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to, to_lab
@@ -79,6 +79,20 @@ def reconstruct(
     verdict = _noted(in_lab.verdict, notes)
     final = _result("reconstruction", curve, in_lab, verdict, {**_numbers(in_lab, volume), **laps.scalars})
     yield replace(final, frame_sums=_frame_sums(curve))
+
+
+def warm_up(network: Network, settings: ChainSettings) -> None:
+    """Run the urgent stages once on nothing, so that the first curve finds threads and memory ready."""
+    shape = settings.prepare.max_shape
+    empty = PreparedVolume(
+        counts=np.zeros(shape, dtype=np.uint32),
+        valid_pixels=np.ones(shape, dtype=bool),
+        expected_scale=np.ones(shape, dtype=np.float32),
+        affine=AffineMap(shape=shape, q0=np.ones(3), bq=np.eye(3), sample_to_lab=np.eye(3), coordinates="detector"),
+        crystal_extent_m=(2.0, 2.0, 2.0),
+        oversampling=(3.0, 3.0, 3.0),
+    )
+    infer(to_lab(empty, network.contract.input_shape[0], network.contract.oversampling, settings.device), network)
 
 
 def starting_point(crystal: Crystal, volume: PreparedVolume, device: str) -> Start:

@@ -55,24 +55,25 @@ def prepare(
     CurveError
         If the volume is empty, saturated or too small to invert.
     """
-    good = good_pixels(curve, known)
-    peak = brightest_voxel(curve, good)
+    top, bottom = _extremes(curve)
+    good = good_pixels(curve, known, top, bottom)
+    peak = brightest_voxel(curve, np.where(good & (top < curve.sentinel), top, 0))
     start, shape = crop_window(curve.counts.shape, peak, settings)
     counts, in_scan = cut(curve.counts, start, shape)
     valid = in_scan & cut(np.broadcast_to(good, curve.counts.shape), start, shape)[0]
-    valid &= cut(curve.has_frame[:, None, None] & np.ones(curve.counts.shape, bool), start, shape)[0]
+    valid &= cut(np.broadcast_to(curve.has_frame[:, None, None], curve.counts.shape), start, shape)[0]
     saturated = is_saturated(counts, curve.sentinel, known.saturation_counts) & valid
     _require_signal(counts, valid, saturated, settings)
     valid &= ~saturated
     aliens = isolated_voxels(counts, valid) | far_islands(counts, valid)
     valid &= ~aliens
     affine = detector_map(geometry, start, shape)
-    scale = cut(expected_scale(curve, known), start, shape)[0]
+    scale = _scale_in_window(curve, known, start, shape)
     extent, oversampling = crystal_extent(counts, valid, affine, settings.autocorrelation_threshold)
     return PreparedVolume(
         counts=read_only(counts),
         valid_pixels=read_only(valid),
-        expected_scale=read_only(np.where(in_scan, scale, 1).astype(np.float32)),
+        expected_scale=read_only(np.where(in_scan, scale, np.float32(1))),
         affine=affine,
         crystal_extent_m=extent,
         oversampling=oversampling,
@@ -81,16 +82,22 @@ def prepare(
     )
 
 
-def good_pixels(curve: RockingCurve, known: DetectorKnowledge) -> Bools:
+def _extremes(curve: RockingCurve) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Largest and smallest count of every pixel over the frames that came."""
+    frames = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
+    if not frames.size:
+        raise CurveError("expected frames, got none: check the detector's stream")
+    return frames.max(axis=0), frames.min(axis=0)
+
+
+def good_pixels(
+    curve: RockingCurve, known: DetectorKnowledge, top: NDArray[np.uint32], bottom: NDArray[np.uint32]
+) -> Bools:
     """Pixels ``(rows, cols)`` to use: not masked by wire or dark, not a gap, not hot.
 
     A pixel at the data type's maximum in every frame is masked by the detector; one that never falls
     below a fifth of its own maximum, nor below ten counts, is hot: a Bragg peak always passes.
     """
-    frames = curve.counts[curve.has_frame] if not curve.has_frame.all() else curve.counts
-    if not len(frames):
-        raise CurveError("expected frames, got none: check the detector's stream")
-    top, bottom = frames.max(axis=0), frames.min(axis=0)
     good = bottom < curve.sentinel
     good &= ~((bottom >= 10) & (bottom > 0.2 * top))
     for mask in (curve.series.pixel_mask, known.good_pixels):
@@ -101,14 +108,15 @@ def good_pixels(curve: RockingCurve, known: DetectorKnowledge) -> Bools:
     return good
 
 
-def brightest_voxel(curve: RockingCurve, good: Bools) -> tuple[int, int, int]:
-    """Index of the peak: brightest pixel whose neighbours are bright too, in its brightest frame."""
-    top = np.where(good, curve.counts.max(axis=0), 0).astype(np.float32)
-    top[top >= curve.sentinel] = 0
+def brightest_voxel(curve: RockingCurve, top: NDArray[np.uint32]) -> tuple[int, int, int]:
+    """Index of the peak: brightest pixel whose neighbours are bright too, in its brightest frame.
+
+    ``top`` is the largest count of every pixel, 0 where a pixel must not be used.
+    """
     row, col = np.unravel_index(np.argmax(ndimage.median_filter(top, size=3)), top.shape)
-    patch = np.zeros(top.shape, dtype=bool)
-    patch[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2] = True
-    frame = int(np.argmax(curve.counts[:, patch & good].sum(axis=1, dtype=np.int64)))
+    rows, cols = slice(max(row - 1, 0), row + 2), slice(max(col - 1, 0), col + 2)
+    patch = curve.counts[:, rows, cols] * (top[rows, cols] > 0)
+    frame = int(np.argmax(patch.sum(axis=(1, 2), dtype=np.int64)))
     return frame, int(row), int(col)
 
 
@@ -200,10 +208,18 @@ def far_islands(counts: NDArray[np.uint32], valid: Bools, block: int = 4, min_co
     return full[: counts.shape[0], : counts.shape[1], : counts.shape[2]]
 
 
-def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> NDArray[np.float32]:
-    """Relative expectation of every voxel of the scan, mean about 1.
+def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape, shape: Shape) -> NDArray[np.float32]:
+    """Expected scale of the window's voxels: by frame times by pixel."""
+    by_frame, by_pixel = expected_scale(curve, known)
+    frames = cut(by_frame[:, None, None], (start[0], 0, 0), (shape[0], 1, 1))
+    pixels = cut(by_pixel[None], (0, *start[1:]), (1, *shape[1:]))
+    return frames[0] * pixels[0]
 
-    Monitor and exposure by frame (one where unknown) times white field by pixel.
+
+def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Relative expectation of every frame and of every pixel, mean about 1.
+
+    Monitor and exposure by frame (one where unknown), white field by pixel.
     """
     frames = np.ones(len(curve.counts), dtype=np.float32)
     for track in (curve.monitor, curve.exposure_s):
@@ -213,7 +229,7 @@ def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> NDArray[np.
     if known.white_field is not None:
         lit = known.white_field > 0
         pixels = np.where(lit, known.white_field / known.white_field[lit].mean(), 1).astype(np.float32)
-    return np.broadcast_to(frames[:, None, None] * pixels, curve.counts.shape)
+    return frames, pixels
 
 
 def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineMap:

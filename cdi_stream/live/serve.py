@@ -12,7 +12,7 @@ import zmq
 
 from cdi_stream.config import Config, read_image
 from cdi_stream.live.assemble import Assembler, AssembleSettings
-from cdi_stream.live.chain import ChainSettings
+from cdi_stream.live.chain import ChainSettings, warm_up
 from cdi_stream.live.locate import FixedGeometry
 from cdi_stream.live.pipeline import Service, ServiceSettings
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings
@@ -39,6 +39,7 @@ def running_service(config: Config) -> Iterator[Service]:
     torch.set_num_threads(config.threads)
     network = load_network(config.network.file, config.device)
     chain = chain_settings(config)
+    warm_up(network, chain)
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         detector = open_socket(
