@@ -78,6 +78,7 @@ def replay(
     config_file: Path | None,
     is_service_running: bool,
     n_curves: int = 1,
+    pause_s: float = 0.0,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Play a scan in our own format; returns one summary for each curve, as the contract has it.
@@ -103,7 +104,9 @@ def replay(
             (config.publish.directory / "ready").unlink(missing_ok=True)
             children.start("service", "cdi_stream", "serve", "--config", str(config_file))
             children.wait_for_file(config.publish.directory / "ready", READY_TIMEOUT_S)
-        _start_beamline(children, scan_file, config, speed, n_curves)
+        _start_beamline(
+            children, scan_file, config, ("--speed", speed, "--curves", str(n_curves), "--pause", str(pause_s))
+        )
         heard = _follow(listener, config, children, scan.name, n_curves, report)
         listener.close(0)
     return [_summary(heard, index, scan) for index in range(n_curves)]
@@ -161,7 +164,7 @@ def _listen(context: zmq.Context[zmq.Socket[bytes]], config: Config) -> zmq.Sock
     return socket
 
 
-def _start_beamline(children: Processes, scan_file: Path, config: Config, speed: str, n_curves: int) -> None:
+def _start_beamline(children: Processes, scan_file: Path, config: Config, pace: tuple[str, ...]) -> None:
     control = f"tcp://127.0.0.1:{free_port()}"
     socket = "push" if config.detector.socket == "pull" else "pub"
     shared = ("--scan", str(scan_file), "--control", control)
@@ -170,7 +173,7 @@ def _start_beamline(children: Processes, scan_file: Path, config: Config, speed:
     children.start("detector", "sim_beamline", "detector", *shared, *data)
     bus_options = ["--documents", config.documents.publish, "--prefix", config.documents.prefix]
     bus_options += ["--serializer", config.documents.serializer]
-    children.start("plan", "sim_beamline", "plan", *shared, *bus_options, "--speed", speed, "--curves", str(n_curves))
+    children.start("plan", "sim_beamline", "plan", *shared, *bus_options, *pace)
 
 
 def _follow(

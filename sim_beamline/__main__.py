@@ -42,6 +42,7 @@ def _plan(options: argparse.Namespace) -> None:
         options.documents,
         n_curves=options.curves,
         speed=None if options.speed == "max" else float(options.speed),
+        pause_s=options.pause,
         prefix=options.prefix,
         serializer=options.serializer,
     )
@@ -99,6 +100,7 @@ def main() -> None:
         documents=text,
         curves={"type": int, "default": 1},
         speed={"default": "max"},
+        pause={"type": float, "default": 0.0},
         prefix={"default": ""},
         serializer={"default": "msgpack"},
     )

@@ -20,12 +20,18 @@ SETTLE_S = 1.0
 
 
 def rocking_curves(
-    scan: RecordedScan, detector: DetectorClient, axes: dict[str, Axis], n_curves: int, speed: float | None
+    scan: RecordedScan,
+    detector: DetectorClient,
+    axes: dict[str, Axis],
+    n_curves: int,
+    speed: float | None,
+    pause_s: float,
 ) -> Iterator[Any]:
     """Open one run, read the baseline, and measure the scan ``n_curves`` times.
 
     The run's uid goes into the detector's ``user_data`` before it is armed, so that frames and events are
-    joined by id.  ``speed`` multiplies the recorded pace; None plays as fast as the devices go.
+    joined by id.  ``speed`` multiplies the recorded pace; None plays as fast as the devices go.  ``pause_s``
+    lies between two curves.
     """
     moving = [axes[name] for name in scan.scanned]
     still = [axes[name] for name in scan.baseline]
@@ -51,6 +57,8 @@ def rocking_curves(
             detector.point = point
             yield from bps.trigger_and_read([detector, *moving])
         yield from bps.unstage(detector)
+        if index + 1 < n_curves:
+            yield from bps.sleep(pause_s)
     yield from bps.close_run()
 
 
@@ -66,6 +74,7 @@ def run_plan(
     *,
     n_curves: int,
     speed: float | None,
+    pause_s: float,
     prefix: str,
     serializer: str,
 ) -> str:
@@ -79,7 +88,7 @@ def run_plan(
         values = {name: float(track[0]) for name, track in scan.scanned.items()} | dict(scan.baseline)
         axes = {name: Axis(name=name, unit=scan.units.get(name, ""), value=value) for name, value in values.items()}
         try:
-            uids = engine(rocking_curves(scan, detector, axes, n_curves, speed))
+            uids = engine(rocking_curves(scan, detector, axes, n_curves, speed, pause_s))
         finally:
             detector.close()
     time.sleep(0.2)
