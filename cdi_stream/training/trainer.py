@@ -52,7 +52,7 @@ def validate(network: nn.Module, n: int, ranges: CrystalRanges, device: str, n_b
     total = 0.0
     for index in range(n_batches):
         magnitude, crystal = make_batch(16, n, ranges, HELD_OUT_SEED + index, device)
-        total += _loss(network, magnitude, crystal).item()
+        total += _loss(network, magnitude, crystal, in_half=False).item()
     network.train()
     return total / n_batches
 
@@ -72,32 +72,44 @@ def train(
     network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=1e-4)
     start, step, mean = clock(), 0, math.nan
+
+    def note() -> None:
+        held_out = validate(network, n, ranges, device)
+        minutes = (clock() - start) / 60
+        report(Progress(step=step, minutes=minutes, training_loss=mean, validation_loss=held_out))
+
     while (elapsed := (clock() - start) / 60 / schedule.minutes) < 1:
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * _rate(step, elapsed)
         magnitude, crystal = make_batch(schedule.batch, n, ranges, seed + step, device)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss = _loss(network, magnitude, crystal)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        loss = _backward(network, optimizer, magnitude, crystal, in_half=True)
+        if loss is None:  # bfloat16 convolutions on CPU return a gradient of NaN now and then
+            loss = _backward(network, optimizer, magnitude, crystal, in_half=False)
+        if loss is None:
+            step += 1
+            continue
         optimizer.step()
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+        mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
         step += 1
         if step % schedule.validate_every == 0:
-            validation = validate(network, n, ranges, device)
-            report(
-                Progress(
-                    step=step,
-                    minutes=elapsed * schedule.minutes,
-                    training_loss=mean,
-                    validation_loss=validation,
-                )
-            )
+            note()
+    note()
 
 
-def _loss(network: nn.Module, magnitude: Tensor, crystal: Tensor) -> Tensor:
-    amplitude, phase = network(magnitude)
+def _backward(
+    network: nn.Module, optimizer: torch.optim.Optimizer, magnitude: Tensor, crystal: Tensor, *, in_half: bool
+) -> float | None:
+    """Leave the gradients of one batch, clipped; returns the loss, or None if they are not finite."""
+    optimizer.zero_grad()
+    loss = _loss(network, magnitude, crystal, in_half=in_half)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    return loss.item() if torch.isfinite(norm) else None
+
+
+def _loss(network: nn.Module, magnitude: Tensor, crystal: Tensor, *, in_half: bool) -> Tensor:
+    with torch.autocast(magnitude.device.type, dtype=torch.bfloat16, enabled=in_half):
+        amplitude, phase = network(magnitude)
     return losses.supervised(amplitude.float(), phase.float(), crystal)
 
 

@@ -64,7 +64,5 @@ def contract(network: Wu2021, training: str) -> NetworkContract:
 
 def describe(minutes: float, lines: list[Progress]) -> str:
     """One sentence on how a network came to be."""
-    if not lines:
-        return f"{minutes:g} minutes, too short for a validation"
     last = lines[-1]
     return f"{last.step} steps in {minutes:g} minutes on simulated crystals; held-out loss {last.validation_loss:.3f}"
