@@ -60,7 +60,7 @@ class AffineMap:
 
     @property
     def handedness(self) -> int:
-        """Sign of det B_q."""
+        """Sign of det B_q; -1 means that the array axes are a left-handed frame."""
         return 1 if np.linalg.det(self.bq) > 0 else -1
 
     def window(self, start: ArrayLike, shape: Shape) -> AffineMap:

@@ -131,11 +131,6 @@ class LinearMap:
     bq: Floats
     sample_to_lab: Floats
 
-    @property
-    def handedness(self) -> int:
-        """Sign of det B_q; -1 means that the array axes are a left-handed frame."""
-        return 1 if np.linalg.det(self.bq) > 0 else -1
-
 
 def rotation(axis: ArrayLike, angle_rad: float) -> Floats:
     """Right-handed rotation by ``angle_rad`` about the unit vector ``axis`` (Rodrigues' formula)."""

@@ -86,11 +86,6 @@ class FrameAccount:
     late: int = 0
     bad: int = 0
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every expected frame is there."""
-        return not self.missing
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:

@@ -44,7 +44,6 @@ class _Heard:
     raw_uid: str | None = None
     our_uid: str | None = None
     n_points: int = 0
-    is_raw_over: bool = False
     is_over: bool = False
     streams: dict[str, str] = field(default_factory=dict)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -60,7 +59,6 @@ class _Heard:
         elif name == "event" and doc["descriptor"] in self.streams:
             self._event(self.streams[doc["descriptor"]], doc)
         elif name == "stop":
-            self.is_raw_over |= doc["run_start"] == self.raw_uid
             self.is_over |= doc["run_start"] == self.our_uid
 
     def _event(self, stream: str, doc: Mapping[str, Any]) -> None:

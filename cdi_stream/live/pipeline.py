@@ -135,6 +135,12 @@ class Service:
         for sink in (self._bus_sink, *self._archives):
             sink.close()
         self._journal.close()
+        logger.info(
+            "%d messages, %d malformed, %d of series that were not seen to start or were over",
+            self._receiver.n_messages,
+            self._receiver.n_malformed,
+            self._assembler.n_stale,
+        )
 
     def wait(self, timeout_s: float) -> bool:
         """Wait; true once the service has failed or was stopped."""

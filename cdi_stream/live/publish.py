@@ -125,11 +125,6 @@ class RunPublisher:
         self._run: ComposeRunBundle | None = None
         self._streams: dict[str, Any] = {}
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a start document is out and no stop yet."""
-        return self._run is not None
-
     def preview(self, progress: CurveProgress) -> None:
         """Publish how far a curve has come."""
         data = _account_data(progress.account, progress.curve_index) | {"series": str(progress.series)}
@@ -275,6 +270,7 @@ def _affine_data(crystal: Crystal | None) -> dict[str, Any]:
     return {
         "coordinates": affine.coordinates,
         "fourier_sign": affine.fourier_sign,
+        "handedness": affine.handedness,
         "q0_lab_inv_m": affine.q0.tolist(),
         "bq_lab_inv_m": affine.bq.tolist(),
         "sample_to_lab": affine.sample_to_lab.tolist(),

@@ -28,7 +28,7 @@ class Series:
     def __init__(self, start: SeriesStart, limits: SeriesLimits, now_s: float, wall_s: float) -> None:
         self.start = start
         self.wall_s = wall_s
-        self.started_s = self.last_s = now_s
+        self.last_s = now_s
         self.last_frame_s = now_s
         self.ended_s: float | None = None
         self.duplicate = self.late = self.bad = 0

@@ -163,10 +163,10 @@ def test_frames_after_the_end_are_late():
 
 def test_times_follow_the_messages():
     result = series(3)
-    assert (result.id, result.started_s, result.last_s, result.last_frame_s, result.ended_s) == (7, 100, 100, 100, None)
+    assert (result.id, result.last_s, result.last_frame_s, result.ended_s) == (7, 100, 100, None)
     result.add(frame(0), 101.0)
     result.add(frame(0), 102.0)
     assert (result.last_s, result.last_frame_s) == (102, 101)
     result.end(103.0)
     result.end(104.0)
-    assert (result.started_s, result.last_s, result.ended_s) == (100, 104, 103)
+    assert (result.last_s, result.ended_s) == (104, 103)
