@@ -98,17 +98,21 @@ class Assembler:
         ready = [self._try_release(curve) for curve in list(self._open.values())]
         return [curve for curve in ready if curve is not None]
 
+    def open_runs(self) -> dict[SeriesId, str]:
+        """Uid of the run of each open series: cheap enough to ask after every message."""
+        return {curve.series.id: _run_uid(curve, self._run_of(curve)) for curve in self._open.values()}
+
     def progress(self) -> list[CurveProgress]:
         """How far each open curve has come."""
-        return [
-            CurveProgress(
-                series=curve.series.id,
-                run=self._context(curve, self._run_of(curve)),
-                curve_index=self._index(curve, self._run_of(curve)),
-                account=_account(curve.series, np.arange(curve.n_announced)),
-            )
-            for curve in self._open.values()
-        ]
+        return [self._progress(curve, self._run_of(curve)) for curve in self._open.values()]
+
+    def _progress(self, curve: _OpenCurve, run: RunRecord | None) -> CurveProgress:
+        return CurveProgress(
+            series=curve.series.id,
+            run=self._context(curve, run),
+            curve_index=self._index(curve, run),
+            account=_account(curve.series, np.arange(curve.n_announced)),
+        )
 
     def interrupt(self, reason: str) -> list[BrokenCurve]:
         """Close every open curve unfinished."""
@@ -192,8 +196,7 @@ class Assembler:
 
     def _context(self, curve: _OpenCurve, run: RunRecord | None) -> RunContext:
         if run is None:
-            uid = curve.claim.run_uid or f"series-{curve.series.id}-{int(curve.series.wall_s)}"
-            return RunContext(uid=uid, is_heard=curve.claim.run_uid is not None)
+            return RunContext(uid=_run_uid(curve, None), is_heard=curve.claim.run_uid is not None)
         return RunContext(
             uid=run.uid,
             scan_id=run.start.get("scan_id"),
@@ -212,6 +215,13 @@ class Assembler:
                 self._n_curves[run.uid] = curve.curve_index + 1
                 self._n_curves = {uid: n for uid, n in self._n_curves.items() if uid in self.book.runs}
         return curve.curve_index or 0
+
+
+def _run_uid(curve: _OpenCurve, run: RunRecord | None) -> str:
+    """The run's uid; without a run the claimed one, else a name made of the series."""
+    if run is not None:
+        return run.uid
+    return curve.claim.run_uid or f"series-{curve.series.id}-{int(curve.series.wall_s)}"
 
 
 def _account(series: Series, image_ids: np.ndarray) -> FrameAccount:

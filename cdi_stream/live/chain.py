@@ -138,12 +138,14 @@ def _lacks(curve: RockingCurve) -> tuple[str, ...]:
 
 def _known(curve: RockingCurve, known: DetectorKnowledge) -> DetectorKnowledge:
     """Join what the configuration knows of the detector with what its header says."""
-    header, white = curve.series, known.white_field
-    saturation = known.saturation_counts if known.saturation_counts is not None else header.saturation_counts
-    for name, image in (("white field", white), ("bad pixels", known.good_pixels), ("pixel mask", header.pixel_mask)):
+    header = curve.series
+    images = {"white field": known.white_field, "bad pixels": known.good_pixels, "pixel mask": header.pixel_mask}
+    for name, image in images.items():
         if image is not None and image.shape != curve.counts.shape[1:]:
             raise CurveError(f"{name}: expected {curve.counts.shape[1:]} pixels like the frames, got {image.shape}")
-    return DetectorKnowledge(good_pixels=known.good_pixels, white_field=white, saturation_counts=saturation)
+    if known.saturation_counts is None:
+        known = replace(known, saturation_counts=header.saturation_counts)
+    return known
 
 
 def failed(stream: str, curve: RockingCurve, reasons: tuple[str, ...], scalars: dict[str, float]) -> Result:

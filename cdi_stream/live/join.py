@@ -142,7 +142,12 @@ def _first_seq(points: Points, claim: Claim, n: int) -> int:
     offsets = [seq - image_id for seq, (image_id, _) in points.items() if image_id is not None]
     if offsets:
         return int(np.median(offsets))
-    return (claim.curve_index or 0) * n + 1
+    return _seq_at(claim.curve_index or 0, n)
+
+
+def _seq_at(curve_index: int, n: int) -> int:
+    """Sequence number of the first point of a curve in a run of curves of ``n`` points, counted from 1."""
+    return curve_index * n + 1
 
 
 def _within(series: Series, n: int) -> int:
@@ -173,7 +178,7 @@ def _share(events: dict[int, Mapping[str, Any]], series: Series, claim: Claim) -
     n = claim.n_points or series.start.n_images
     if claim.curve_index is None or not n:
         return events
-    first = claim.curve_index * n + 1
+    first = _seq_at(claim.curve_index, n)
     return {seq: event for seq, event in events.items() if first <= seq < first + n}
 
 
@@ -184,8 +189,7 @@ def _n_expected(series: Series, claim: Claim, run: RunRecord | None, n_points: i
     if run is not None and run.stop is not None and n_points:
         return max(n_points, _counted(run) if len(run.events) == 1 else 0)
     declared = None if run is None or claim.curve_index is not None else _count(run.start.get("num_points"))
-    seen = int(series.image_ids[-1]) + 1 if series.n_received else 0
-    return max(declared or series.start.n_images or 0, n_points) or seen
+    return max(declared or series.start.n_images or 0, n_points) or series.n_slots
 
 
 def _counted(run: RunRecord) -> int:

@@ -175,14 +175,8 @@ class Service:
         for broken in self._assembler.interrupt("interrupted: the service was stopped"):
             self._work.put(broken)
 
-    def _take_frames(self, at_most: int = 32) -> None:
-        for _ in range(at_most):
-            n_before = self._receiver.n_messages
-            message = self._receiver.receive()
-            if self._receiver.n_messages == n_before:
-                return
-            if message is None:
-                continue
+    def _take_frames(self) -> None:
+        for message in self._receiver.messages():
             try:
                 self._assembler.on_message(message)
             except WireError as error:
@@ -208,18 +202,21 @@ class Service:
             self._noted.pop(str(curve.series.series), None)
             if curve.run.uid in self._ended_runs or not curve.run.is_heard:
                 self._work.put(RunStopped(uid=curve.run.uid))
-        progress = self._assembler.progress()
-        self._end_runs({p.run.uid for p in progress})
-        now = time.monotonic()
-        for one in progress:
+        open_runs = self._assembler.open_runs()
+        self._end_runs(set(open_runs.values()))
+        is_due = time.monotonic() - self._preview_s >= self._settings.preview_every_s
+        if is_due or any(str(series) not in self._noted for series in open_runs):
+            self._report(is_due)
+
+    def _report(self, is_due: bool) -> None:
+        """Note new curves in the journal, and pass previews on if they are due."""
+        self._preview_s = time.monotonic() if is_due else self._preview_s
+        for one in self._assembler.progress():
             if str(one.series) not in self._noted:
                 self._noted[str(one.series)] = 0
                 self._journal.curve_began(one)
-        if now - self._preview_s >= self._settings.preview_every_s:
-            self._preview_s = now
-            for one in progress:
-                if one.run.is_heard and self._work.qsize() < MAX_WAITING:
-                    self._work.put(one)
+            if is_due and one.run.is_heard and self._work.qsize() < MAX_WAITING:
+                self._work.put(one)
 
     def _end_runs(self, open_uids: set[str]) -> None:
         """Pass on that a raw run is over, once its stop has had time to be overtaken by its frames."""

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from cdi_stream.affine import AffineMap, Shape
 from cdi_stream.errors import CurveError
+from cdi_stream.fourier import to_crystal
 from cdi_stream.geometry import CurveGeometry, linear_map, require_volume
 from cdi_stream.interpolate import neighbourhood_sum
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
@@ -189,23 +190,25 @@ def far_islands(counts: NDArray[np.uint32], valid: Bools, block: int = 4, min_co
 
     Diffraction of one crystal is connected through its streaks or has a partner at -q of like strength.
     """
-    clean = torch.from_numpy(np.where(valid, counts, 0).astype(np.float32))
-    blocks = torch.nn.functional.avg_pool3d(clean[None, None], block, ceil_mode=True)[0, 0].numpy() * block**3
+    blocks = _block_means(np.where(valid, counts, 0), block) * block**3
     bright = blocks > max(min_counts / 4, 8 * float(np.median(blocks)))
     labels, n_labels = ndimage.label(bright, structure=np.ones((3, 3, 3)))
     if n_labels < 2:
         return np.zeros(counts.shape, dtype=bool)
     sums = ndimage.sum_labels(blocks, labels, np.arange(n_labels + 1))
     mate = ndimage.sum_labels(blocks[::-1, ::-1, ::-1], labels, np.arange(n_labels + 1))
-    is_seen = torch.nn.functional.avg_pool3d(
-        torch.from_numpy(valid.astype(np.float32))[None, None], block, ceil_mode=True
-    )
-    mate_seen = ndimage.mean(is_seen[0, 0].numpy()[::-1, ::-1, ::-1], labels, np.arange(n_labels + 1))
+    mate_seen = ndimage.mean(_block_means(valid, block)[::-1, ::-1, ::-1], labels, np.arange(n_labels + 1))
     alien = (sums > min_counts) & (mate < 0.02 * sums) & (mate_seen > 0.5)
     alien[[0, int(np.argmax(sums[1:])) + 1]] = False
     flagged = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
     full = flagged.repeat(block, 0).repeat(block, 1).repeat(block, 2)
     return full[: counts.shape[0], : counts.shape[1], : counts.shape[2]]
+
+
+def _block_means(volume: NDArray[Any], block: int) -> NDArray[np.float32]:
+    """Mean over cubes of ``block`` voxels; the last along an axis may be smaller."""
+    values = torch.from_numpy(volume.astype(np.float32))
+    return torch.nn.functional.avg_pool3d(values[None, None], block, ceil_mode=True)[0, 0].numpy()
 
 
 def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape, shape: Shape) -> NDArray[np.float32]:
@@ -253,7 +256,7 @@ def crystal_extent(
     shape: Shape = tuple(min(64, n) for n in counts.shape)  # type: ignore[assignment]
     start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]
     inner = cut(np.where(valid, counts, 0), start, shape)[0].astype(np.float32)
-    correlation = np.abs(np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(inner))))
+    correlation = to_crystal(torch.from_numpy(inner)).abs().numpy()
     noise = 4 / np.sqrt(max(float(inner.sum()), 1.0))
     above, _ = ndimage.label(correlation > max(threshold, noise) * correlation.max())
     origin = np.array(shape) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Literal
 
 import zmq
@@ -65,6 +66,16 @@ class Receiver:
         except WireError as error:
             self.refuse(error)
             return None
+
+    def messages(self, at_most: int = 32) -> Iterator[WireMessage]:
+        """Take what waits, ``at_most`` so many; each message is good until the next is asked for."""
+        for _ in range(at_most):
+            n_before = self.n_messages
+            message = self.receive()
+            if self.n_messages == n_before:
+                return
+            if message is not None:
+                yield message
 
     def refuse(self, error: WireError) -> None:
         """Count and log a message that cannot be used."""

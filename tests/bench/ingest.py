@@ -78,14 +78,9 @@ def ours(socket: zmq.Socket) -> int:
     while not (curves and is_over):
         if not socket.poll(1000):
             raise RuntimeError("the sender has stopped")
-        for _ in range(32):
-            n_before = receiver.n_messages
-            message = receiver.receive()
-            if message is not None:
-                assembler.on_message(message)
-                is_over |= isinstance(message, SeriesEnd)
-            if receiver.n_messages == n_before:
-                break
+        for message in receiver.messages():
+            assembler.on_message(message)
+            is_over |= isinstance(message, SeriesEnd)
         curves += assembler.poll()
     return curves[0].account.received
 
