@@ -1,0 +1,117 @@
+"""The operators' feed: what the service tells its onlookers, as small messages that may be lost.
+
+A message is a header, JSON, and arrays of bytes behind it.  Every header has ``schema``, ``service`` (new with
+each start of the service, so that a reader knows when counters begin anew), ``seq`` (rising by one) and
+``time_s`` (epoch).  Four kinds:
+
+``progress``  a curve while it is measured: ``raw_uid, curve_index, series``, the frame account by its names, and
+              ``strip``, one letter for each frame or bin of frames: ``#`` there, ``x`` missing, ``.`` awaited
+``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts``; array ``frame``
+``result``    a crystal: ``stage`` (inference, reconstruction, refinement), ``raw_uid, run_uid, curve_index, verdict,
+              reasons``, ``scalars`` by name; arrays ``amplitude_z, phase_z`` and so on for y and x
+``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, or null),
+              ``counters`` (cumulative), ``waiting`` (curves in the queues), ``lag_s`` (now minus the newest frame)
+
+Images are ``uint8``.  A frame runs from 0 to 255 on a logarithmic scale, log(1 + counts) over its maximum.  A slice
+of the amplitude runs from 0 to its maximum; one of the phase is 0 outside the support, and 1 to 255 for -pi to pi.
+Slices named z lie in the plane [y, x], those named y in [z, x], those named x in [z, y], as the array has them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.errors import WireError
+from cdi_stream.messages import Crystal, CurveProgress, FrameAccount
+
+SCHEMA = "cdi_stream feed 1"
+MAX_SIDE = 256
+MAX_BINS = 400
+
+Image = NDArray[np.uint8]
+FeedMessage = tuple[dict[str, Any], dict[str, Image]]
+"""Header and images by name."""
+
+
+def pack(header: Mapping[str, Any], images: Mapping[str, Image]) -> list[bytes]:
+    """Parts of a 0MQ message: the header with names and shapes of the images, then each image."""
+    listed = [{"name": name, "shape": list(image.shape)} for name, image in images.items()]
+    text = json.dumps({**header, "schema": SCHEMA, "images": listed}, allow_nan=False)
+    return [text.encode(), *(np.ascontiguousarray(image).tobytes() for image in images.values())]
+
+
+def unpack(parts: Sequence[bytes]) -> FeedMessage:
+    """Read what `pack` made; raises `WireError` if it is something else."""
+    try:
+        header = json.loads(parts[0])
+        if header["schema"] != SCHEMA:
+            raise WireError(f"expected {SCHEMA!r}, got {header['schema']!r:.60}")
+        listed = header["images"]
+        flat = zip(listed, parts[1:], strict=True)
+        images = {str(i["name"]): np.frombuffer(part, np.uint8).reshape(i["shape"]) for i, part in flat}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise WireError(f"expected a message of the feed, got {parts[:1]!r:.80}: {error}") from error
+    return header, images
+
+
+def progress_message(progress: CurveProgress) -> FeedMessage:
+    """Frames of a curve so far."""
+    account = asdict(progress.account)
+    account["missing"] = len(progress.account.missing)
+    place = {"raw_uid": progress.run.uid, "curve_index": progress.curve_index, "series": str(progress.series)}
+    return {"kind": "progress", **place, **account, "strip": strip(progress.account)}, {}
+
+
+def strip(account: FrameAccount) -> str:
+    """One letter for each frame, or for each bin of frames if there are many: the worst of its frames."""
+    state = np.full(account.expected, 2, dtype=np.uint8)
+    missing = np.array(account.missing, dtype=int)
+    state[missing] = 1
+    newest = int(np.flatnonzero(state == 2)[-1]) if account.received and (state == 2).any() else -1
+    state[missing[missing > newest]] = 0
+    n_bins = min(account.expected, MAX_BINS)
+    bins = np.array_split(state, n_bins) if n_bins else []
+    return "".join(".x#"[1 if (b == 1).any() else int(b.min())] for b in bins)
+
+
+def frame_message(series: object, image_id: int, pixels: NDArray[Any], sentinel: int) -> FeedMessage:
+    """A frame, reduced by maxima over blocks; pixels at ``sentinel`` count as 0."""
+    counts = np.where(pixels == sentinel, 0, pixels)
+    block = max(1, math.ceil(max(counts.shape) / MAX_SIDE))
+    rows, cols = (-(-n // block) * block for n in counts.shape)
+    padded = np.zeros((rows, cols), dtype=counts.dtype)
+    padded[: counts.shape[0], : counts.shape[1]] = counts
+    small = padded.reshape(rows // block, block, cols // block, block).max(axis=(1, 3))
+    largest = int(counts.max(initial=0))
+    logarithm = np.log1p(np.maximum(small, 0).astype(np.float32)) / max(math.log1p(largest), 1e-9)
+    header = {"kind": "frame", "series": str(series), "image_id": image_id, "shape": list(pixels.shape)}
+    return header | {"largest_counts": largest}, {"frame": (255 * logarithm).astype(np.uint8)}
+
+
+def result_message(
+    *, stage: str, raw_uid: str, run_uid: str, curve_index: int, crystal: Crystal | None, **fields: Any
+) -> FeedMessage:
+    """A result with its central slices; a failed one has none.  Numbers that are not finite are left out."""
+    header = {"kind": "result", "stage": stage, "raw_uid": raw_uid, "run_uid": run_uid, "curve_index": curve_index}
+    scalars = {key: value for key, value in fields.pop("scalars", {}).items() if math.isfinite(value)}
+    return header | fields | {"scalars": scalars}, {} if crystal is None else slices(crystal)
+
+
+def slices(crystal: Crystal) -> dict[str, Image]:
+    """Three central slices of amplitude and phase, through the origin voxel."""
+    found: dict[str, Image] = {}
+    for axis, name in enumerate("zyx"):
+        middle = crystal.density.shape[axis] // 2
+        density, support = (np.take(array, middle, axis=axis) for array in (crystal.density, crystal.support))
+        amplitude = np.abs(density) / max(float(np.abs(crystal.density).max()), 1e-30)
+        found[f"amplitude_{name}"] = (255 * amplitude).astype(np.uint8)
+        turn = (np.angle(density) + np.pi) / (2 * np.pi)
+        found[f"phase_{name}"] = np.where(support, 1 + 254 * turn, 0).astype(np.uint8)
+    return found
