@@ -38,6 +38,7 @@ class DetectorConfig(_Section):
     roi: tuple[int, int, int, int] | None = None
     max_pixels: int = Field(40_000_000, gt=0)
     max_message_bytes: int = Field(400_000_000, gt=0)
+    max_queue_bytes: int = Field(1 << 30, gt=0)
     max_images: int = Field(20_000, gt=0)
     max_series_bytes: int = Field(8 << 30, gt=0)
     bad_pixels: Path | None = None

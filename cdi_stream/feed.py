@@ -4,8 +4,9 @@ A message is a header, JSON, and arrays of bytes behind it.  Every header has ``
 each start of the service, so that a reader knows when counters begin anew), ``seq`` (rising by one) and
 ``time_s`` (epoch).  Four kinds:
 
-``progress``  a curve while it is measured: ``raw_uid, curve_index, series``, the frame account by its names, and
-              ``strip``, one letter for each frame or bin of frames: ``#`` there, ``x`` missing, ``.`` awaited
+``progress``  a curve while it is measured, and once when it is over (``is_over``): ``raw_uid, curve_index, series``,
+              ``expected, received, missing, awaited, duplicate, late, bad``, and ``strip``, one letter for each frame
+              or bin of frames: ``#`` there, ``x`` missing, ``.`` awaited
 ``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts``; array ``frame``
 ``result``    a crystal: ``stage`` (inference, reconstruction, refinement), ``raw_uid, run_uid, curve_index, verdict,
               reasons``, ``scalars`` by name; arrays ``amplitude_z, phase_z`` and so on for y and x
@@ -13,7 +14,8 @@ each start of the service, so that a reader knows when counters begin anew), ``s
               ``counters`` (cumulative), ``waiting`` (curves in the queues), ``lag_s`` (now minus the newest frame)
 
 Images are ``uint8``.  A frame runs from 0 to 255 on a logarithmic scale, log(1 + counts) over its maximum.  A slice
-of the amplitude runs from 0 to its maximum; one of the phase is 0 outside the support, and 1 to 255 for -pi to pi.
+of the amplitude runs from 0 to the crystal's maximum; one of the phase is 0 outside the support, and 1 to 255 for -pi
+to pi about the crystal's mean phase, which no measurement fixes.
 Slices named z lie in the plane [y, x], those named y in [z, x], those named x in [z, y], as the array has them.
 """
 
@@ -56,29 +58,38 @@ def unpack(parts: Sequence[bytes]) -> FeedMessage:
         listed = header["images"]
         flat = zip(listed, parts[1:], strict=True)
         images = {str(i["name"]): np.frombuffer(part, np.uint8).reshape(i["shape"]) for i, part in flat}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise WireError(f"expected a message of the feed, got {parts[:1]!r:.80}: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise WireError(f"expected a message of the feed, got {[part[:60] for part in parts[:1]]}: {error}") from error
     return header, images
 
 
-def progress_message(progress: CurveProgress) -> FeedMessage:
-    """Frames of a curve so far."""
-    account = asdict(progress.account)
-    account["missing"] = len(progress.account.missing)
+def progress_message(progress: CurveProgress, *, is_over: bool = False) -> FeedMessage:
+    """Frames of a curve so far; frames after the newest one are awaited, not missing, until the curve is over."""
+    account, passed = asdict(progress.account), _passed(progress.account, is_over)
+    account["awaited"] = sum(index >= passed for index in progress.account.missing)
+    account["missing"] = len(progress.account.missing) - account["awaited"]
     place = {"raw_uid": progress.run.uid, "curve_index": progress.curve_index, "series": str(progress.series)}
-    return {"kind": "progress", **place, **account, "strip": strip(progress.account)}, {}
+    header = {"kind": "progress", **place, **account, "is_over": is_over}
+    return header | {"strip": strip(progress.account, is_over=is_over)}, {}
 
 
-def strip(account: FrameAccount) -> str:
+def strip(account: FrameAccount, *, is_over: bool = False) -> str:
     """One letter for each frame, or for each bin of frames if there are many: the worst of its frames."""
     state = np.full(account.expected, 2, dtype=np.uint8)
     missing = np.array(account.missing, dtype=int)
     state[missing] = 1
-    newest = int(np.flatnonzero(state == 2)[-1]) if account.received and (state == 2).any() else -1
-    state[missing[missing > newest]] = 0
+    state[missing[missing >= _passed(account, is_over)]] = 0
     n_bins = min(account.expected, MAX_BINS)
     bins = np.array_split(state, n_bins) if n_bins else []
     return "".join(".x#"[1 if (b == 1).any() else int(b.min())] for b in bins)
+
+
+def _passed(account: FrameAccount, is_over: bool) -> int:
+    """Frames up to the newest one that came; all of them once the curve is over."""
+    if is_over:
+        return account.expected
+    missing = set(account.missing)
+    return next((i + 1 for i in reversed(range(account.expected)) if i not in missing), 0)
 
 
 def frame_message(series: object, image_id: int, pixels: NDArray[Any], sentinel: int) -> FeedMessage:
@@ -105,13 +116,14 @@ def result_message(
 
 
 def slices(crystal: Crystal) -> dict[str, Image]:
-    """Three central slices of amplitude and phase, through the origin voxel."""
+    """Three central slices of amplitude and phase, through the origin voxel; the phase about its mean."""
     found: dict[str, Image] = {}
+    mean_phase = np.angle(crystal.density.sum(where=crystal.support))
     for axis, name in enumerate("zyx"):
         middle = crystal.density.shape[axis] // 2
         density, support = (np.take(array, middle, axis=axis) for array in (crystal.density, crystal.support))
         amplitude = np.abs(density) / max(float(np.abs(crystal.density).max()), 1e-30)
         found[f"amplitude_{name}"] = (255 * amplitude).astype(np.uint8)
-        turn = (np.angle(density) + np.pi) / (2 * np.pi)
+        turn = (np.angle(density * np.exp(-1j * mean_phase)) + np.pi) / (2 * np.pi)
         found[f"phase_{name}"] = np.where(support, 1 + 254 * turn, 0).astype(np.uint8)
     return found

@@ -56,10 +56,11 @@ class SeriesStart:
 class DetectorFrame:
     """One image of a series, cut to the region of interest; ``pixels`` is ``(rows, cols)``, raw counts.
 
-    Its memory may belong to the wire message: copy before the next message is read.
+    Its memory may belong to the wire message: copy before the next message is read.  ``series`` is None where
+    the wire knows no series.
     """
 
-    series: SeriesId
+    series: SeriesId | None
     image_id: int
     pixels: NDArray[Any]
     exposure_s: float | None = None

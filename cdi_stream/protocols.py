@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +13,14 @@ Buffer = bytes | memoryview
 
 
 class Decoder(Protocol):
-    """From the parts of one multipart message to a message of ours; pure, no socket.
+    """From the parts of one multipart message to messages of ours; no socket.
 
-    A stream's chatter that carries nothing for us gives None.  Raises `WireError` with the reason when
-    a message is malformed; checks every size before it allocates.
+    Most multiparts hold one message; some senders put several into one, and chatter gives none.  Raises `WireError`
+    with the reason when a message is malformed; checks every size before it allocates.
     """
 
-    def decode(self, parts: Sequence[Buffer]) -> WireMessage | None:
-        """Decode one message; a frame's pixels may point into ``parts``."""
+    def decode(self, parts: Sequence[Buffer]) -> Iterator[WireMessage]:
+        """Decode one multipart; a frame's pixels may point into ``parts``."""
         ...
 
 

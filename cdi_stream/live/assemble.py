@@ -18,12 +18,14 @@ from cdi_stream.live.join import Claim, Join, find_run, join, read_claim
 from cdi_stream.live.runs import RunBook, RunRecord
 from cdi_stream.live.series import Series, SeriesLimits
 from cdi_stream.messages import (
+    Box,
     BrokenCurve,
     CurveProgress,
     DetectorFrame,
     FrameAccount,
     RockingCurve,
     RunContext,
+    SeriesEnd,
     SeriesId,
     SeriesStart,
     WireMessage,
@@ -38,7 +40,8 @@ class AssembleSettings:
     """How long to wait for what [s].
 
     ``late_grace_s`` for frames after a series' end, ``reading_timeout_s`` for documents after the last
-    frame, ``idle_timeout_s`` without any message before a series counts as abandoned.
+    frame, ``idle_timeout_s`` without any message before a series counts as abandoned.  ``roi`` is where frames are
+    cut, for series whose header never came.
     """
 
     late_grace_s: float = 0.5
@@ -46,13 +49,18 @@ class AssembleSettings:
     idle_timeout_s: float = 120.0
     limits: SeriesLimits = field(default_factory=SeriesLimits)
     monitor: str | None = None
+    roi: Box | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class _OpenCurve:
+    """``is_headless``: no start message was seen; ``run_uid``: the run that was open then, for frames of no series."""
+
     series: Series
     claim: Claim
     n_announced: int
+    is_headless: bool = False
+    run_uid: str | None = None
     curve_index: int | None = None
     doubts: tuple[str, ...] = ()
 
@@ -71,6 +79,7 @@ class Assembler:
         self._wall_clock = wall_clock
         self._open: dict[SeriesId, _OpenCurve] = {}
         self._closed: deque[SeriesId] = deque(maxlen=1000)
+        self._told: deque[SeriesId | None] = deque(maxlen=1000)
         self._n_curves: dict[str, int] = {}
 
     def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -80,18 +89,25 @@ class Assembler:
     def on_message(self, message: WireMessage) -> None:
         """Take one message of the detector.
 
-        Frames of a series that was not seen to start, or is over, are counted as stale and dropped.
-        Raises `WireError` if a frame does not fit its series.
+        A series without a start message is taken while a run is open that may name it; otherwise, or when it is
+        over, its messages are counted as stale and dropped.  Raises `WireError` if a frame does not fit its series.
         """
         now = self._clock()
         if isinstance(message, SeriesStart):
             self._begin(message, now)
-        elif (curve := self._open.get(message.series)) is None:
-            self._drop_stale(message)
-        elif isinstance(message, DetectorFrame):
-            curve.series.add(message, now)
+        elif isinstance(message, SeriesEnd):
+            if (curve := self._open.get(message.series)) is None:
+                self._drop_stale(message.series)
+            else:
+                curve.series.end(now)
+        elif (curve := self._curve_of(message, now)) is None:
+            self._drop_stale(message.series)
         else:
-            curve.series.end(now)
+            curve.series.add(message, now)
+
+    def forget(self, series: SeriesId) -> None:
+        """Drop what may still come of a series; its curve has been spoken for."""
+        self._closed.append(series)
 
     def poll(self) -> list[RockingCurve]:
         """Release every curve that is complete, or whose time has run out."""
@@ -111,7 +127,7 @@ class Assembler:
             series=curve.series.id,
             run=self._context(curve, run),
             curve_index=self._index(curve, run),
-            account=_account(curve.series, np.arange(curve.n_announced)),
+            account=_account(curve.series, np.arange(max(curve.n_announced, curve.series.n_slots))),
         )
 
     def interrupt(self, reason: str) -> list[BrokenCurve]:
@@ -125,25 +141,57 @@ class Assembler:
         return broken
 
     def _begin(self, start: SeriesStart, now: float) -> None:
+        """Open a series; a second start before any frame brings what the first one lacked."""
         known = self._open.get(start.series)
-        if known is not None and not known.series.n_received:
-            return
+        if known is not None and known.series.n_received and not known.is_headless:
+            self._open[f"{start.series} (aborted)"] = self._open.pop(start.series)
+            known = None
         for curve in self._open.values():
-            if curve.series.ended_s is None:
+            if curve.series.ended_s is None and curve is not known:
                 curve.series.end(now)
                 curve.doubts += ("series aborted: the detector began another one",)
-        if known is not None:
-            self._open[f"{start.series} (aborted)"] = self._open.pop(start.series)
+        series = Series(start, self._settings.limits, now, self._wall_clock()) if known is None else known.series
+        series.start = start
         claim = read_claim(start.user_data)
-        series = Series(start, self._settings.limits, now, self._wall_clock())
         n = min(claim.n_points or start.n_images or 0, self._settings.limits.max_images)
         self._open[start.series] = _OpenCurve(series=series, claim=claim, n_announced=n)
 
-    def _drop_stale(self, message: WireMessage) -> None:
+    def _curve_of(self, frame: DetectorFrame, now: float) -> _OpenCurve | None:
+        """Curve that a frame belongs to; one whose start was not seen is opened while a run is."""
+        if frame.series is None:
+            return self._nameless(frame, now)
+        curve = self._open.get(frame.series)
+        if curve is None and frame.series not in self._closed and self.book.newest_open() is not None:
+            curve = self._headless(frame.series, now, Claim(is_named=True))
+            curve.doubts += (f"the start of series {frame.series} was not seen: its header is unknown",)
+        return curve
+
+    def _nameless(self, frame: DetectorFrame, now: float) -> _OpenCurve | None:
+        """Curve of a stream that knows no series: one for each run, a new one when the count of frames falls."""
+        run_uid = self.book.newest_open()
+        for curve in self._open.values():
+            if curve.run_uid is not None and curve.series.ended_s is None:
+                if curve.run_uid in (run_uid, None) and frame.image_id >= curve.series.first_id:
+                    return curve
+                curve.series.end(now)
+        if run_uid is None:
+            return None
+        curve = self._headless(f"unnamed {self._wall_clock():.3f}", now, Claim(run_uid=run_uid))
+        curve.series.first_id, curve.run_uid = frame.image_id, run_uid
+        return curve
+
+    def _headless(self, series_id: SeriesId, now: float, claim: Claim) -> _OpenCurve:
+        start = SeriesStart(series=series_id, roi=self._settings.roi)
+        series = Series(start, self._settings.limits, now, self._wall_clock())
+        curve = _OpenCurve(series=series, claim=claim, n_announced=0, is_headless=True)
+        self._open[series_id] = curve
+        return curve
+
+    def _drop_stale(self, series: SeriesId | None) -> None:
         self.n_stale += 1
-        if message.series not in self._closed:
-            self._closed.append(message.series)
-            logger.warning("series %s was not seen to start: its messages are dropped", message.series)
+        if series not in self._told:
+            self._told.append(series)
+            logger.warning("series %s: nobody's, or over already; its messages are dropped", series)
 
     def _run_of(self, curve: _OpenCurve) -> RunRecord | None:
         return find_run(curve.series, curve.claim, self.book)[0]
@@ -159,6 +207,9 @@ class Assembler:
         is_over = is_abandoned or ((is_ended or has_all or has_stopped) and quiet >= self._settings.reading_timeout_s)
         if not (has_all or is_ended or has_stopped or is_over):
             return None
+        if is_over and run is None and curve.is_headless:
+            self._drain(curve)
+            return None
         joined = join(series, curve.claim, run, is_over)
         has_frames = bool(np.isin(joined.image_ids, series.image_ids).all()) and len(joined.image_ids) > 0
         if not is_over and not (joined.is_settled and (has_frames or is_ended)):
@@ -166,6 +217,13 @@ class Assembler:
         if is_abandoned and not has_frames:
             doubts += (f"no message for {quiet:.0f} s: the end of the series was lost",)
         return self._release(curve, run, joined, curve.doubts + doubts)
+
+    def _drain(self, curve: _OpenCurve) -> None:
+        """Let go of frames that were the tail of somebody else's scan."""
+        self.n_stale += curve.series.n_received
+        del self._open[curve.series.id]
+        self._closed.append(curve.series.id)
+        logger.warning("series %s: no run names it; %d frames dropped", curve.series.id, curve.series.n_received)
 
     def _release(self, curve: _OpenCurve, run: RunRecord | None, joined: Join, doubts: tuple[str, ...]) -> RockingCurve:
         series = curve.series
@@ -175,6 +233,7 @@ class Assembler:
         self._closed.append(key)
         if run is not None and (lost := run.missing_events()):
             doubts += (f"{lost} documents of the run were lost on the bus",)
+        doubts += stolen(series)
         monitor = joined.scanned.get(self._settings.monitor or "")
         if self._settings.monitor and (monitor is None or not np.all(monitor > 0)):
             doubts += (f"monitor {self._settings.monitor!r} is missing or not above zero: it is not used",)
@@ -222,6 +281,18 @@ def _run_uid(curve: _OpenCurve, run: RunRecord | None) -> str:
     if run is not None:
         return run.uid
     return curve.claim.run_uid or f"series-{curve.series.id}-{int(curve.series.wall_s)}"
+
+
+def stolen(series: Series) -> tuple[str, ...]:
+    """Doubt about a series of which every n-th frame came, and only those: a second PULL takes the others."""
+    steps = np.diff(series.image_ids)
+    step = int(np.median(steps)) if len(steps) > 3 else 1
+    if step < 2 or np.mean(steps == step) < 0.8:
+        return ()
+    return (
+        f"only every {step}. frame came: another PULL socket on the detector takes the others; put 'cdi-stream tee' "
+        'between, or use socket = "sub"',
+    )
 
 
 def _account(series: Series, image_ids: np.ndarray) -> FrameAccount:

@@ -27,11 +27,15 @@ _UID_KEYS = ("run_uid", "scan_uid", "bluesky_run_uid", "uid")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What ``user_data`` says of the run, the curve's place in it and the number of its points."""
+    """What ``user_data`` says of the run, the curve's place in it and the number of its points.
+
+    ``is_named``: only a run whose events name the series will do, not one that was open at the time.
+    """
 
     run_uid: str | None = None
     curve_index: int | None = None
     n_points: int | None = None
+    is_named: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,8 @@ def find_run(series: Series, claim: Claim, book: RunBook) -> tuple[RunRecord | N
         return book.runs.get(claim.run_uid), ()
     if series.id in book.run_of_series:
         return book.runs[book.run_of_series[series.id]], ()
+    if claim.is_named:
+        return None, ()
     during = [run for run in book.runs.values() if _was_open(run, series.wall_s)]
     if len(during) == 1:
         return during[0], ("joined to the run by time: neither user_data nor the events name the series",)
@@ -167,7 +173,7 @@ def _points(run: RunRecord, series: Series, claim: Claim) -> Points:
         for seq, event in chosen.items():
             readings = _readings(event["data"])
             if readings:
-                points[seq] = (_image_id(event["data"]), readings)
+                points[seq] = (_image_id(event["data"], series.first_id), readings)
         if points:
             return points
     return {}
@@ -202,9 +208,10 @@ def _all_events(run: RunRecord) -> Iterable[Mapping[str, Any]]:
             yield from events.values()
 
 
-def _image_id(data: Mapping[str, Any]) -> int | None:
-    found = next((v for k, v in data.items() if k.endswith(("image_id", "frame_id"))), None)
-    return int(float(found)) if isinstance(found, numbers.Real) else None
+def _image_id(data: Mapping[str, Any], first_id: int) -> int | None:
+    """Slot of the image that an event names; ``unique_id`` is areaDetector's running number."""
+    found = next((v for k, v in data.items() if k.endswith(("image_id", "frame_id", "unique_id"))), None)
+    return int(float(found)) - first_id if isinstance(found, numbers.Real) else None
 
 
 def _readings(data: Mapping[str, Any]) -> dict[str, float]:

@@ -123,6 +123,7 @@ class Service:
         for uid in self._journal.left_runs:
             self._close_left_run(uid)
         for broken in self._journal.broken_curves():
+            self._assembler.forget(broken.series)
             self._work.put(broken)
         for thread in self._threads:
             thread.start()

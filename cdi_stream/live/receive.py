@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import zmq
 
 from cdi_stream.errors import ServiceError, WireError
 from cdi_stream.messages import WireMessage
-from cdi_stream.protocols import Decoder
+from cdi_stream.protocols import Buffer, Decoder
 
 logger = logging.getLogger(__name__)
 
 SocketKind = Literal["pull", "sub"]
+
+QUEUE_MESSAGES = 1000
+"""Messages that may wait in a socket until the first large one has been seen."""
+
+MAX_LOGGED = 20
+"""Malformed messages that are logged one by one."""
 
 
 def open_socket(
@@ -29,10 +35,12 @@ def open_socket(
     """
     socket = context.socket(zmq.PULL if kind == "pull" else zmq.SUB)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RCVHWM, 200)
+    socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)  # a detector that lost power says no farewell
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
     if kind == "sub":
         socket.setsockopt(zmq.SUBSCRIBE, b"")
     try:
@@ -46,38 +54,51 @@ def open_socket(
 
 
 class Receiver:
-    """Reads one socket; `receive` returns a message, or None when the wire had nothing for us."""
+    """Reads one socket through one decoder.
 
-    def __init__(self, socket: zmq.Socket[bytes], decoder: Decoder) -> None:
+    The socket's own queue counts messages, not bytes; its limit follows the largest message seen, so that no more
+    than about ``max_queue_bytes`` wait in it.  ``log`` is given the parts of every message before they are decoded.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        decoder: Decoder,
+        max_queue_bytes: int = 1 << 30,
+        log: Callable[[Sequence[Buffer]], None] = lambda _: None,
+    ) -> None:
         self.socket = socket
         self.n_messages = 0
         self.n_malformed = 0
         self._decoder = decoder
-
-    def receive(self) -> WireMessage | None:
-        """Take one message without waiting; a frame's pixels are good until the next call."""
-        try:
-            parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return None
-        self.n_messages += 1
-        try:
-            return self._decoder.decode([part.buffer for part in parts])
-        except WireError as error:
-            self.refuse(error)
-            return None
+        self._max_queue_bytes = max_queue_bytes
+        self._largest_bytes = max_queue_bytes // QUEUE_MESSAGES
+        self._log = log
 
     def messages(self, at_most: int = 32) -> Iterator[WireMessage]:
-        """Take what waits, ``at_most`` so many; each message is good until the next is asked for."""
+        """Take what waits, ``at_most`` so many multiparts; each message is good until the next is asked for."""
         for _ in range(at_most):
-            n_before = self.n_messages
-            message = self.receive()
-            if self.n_messages == n_before:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
                 return
-            if message is not None:
-                yield message
+            self.n_messages += 1
+            parts = [frame.buffer for frame in frames]
+            n_bytes = sum(map(len, parts))
+            if n_bytes > self._largest_bytes:
+                self._bound_queue(n_bytes)
+            self._log(parts)
+            try:
+                yield from self._decoder.decode(parts)
+            except WireError as error:
+                self.refuse(error)
 
     def refuse(self, error: WireError) -> None:
-        """Count and log a message that cannot be used."""
+        """Count and log a message that cannot be used; of a flood only the beginning and every 1000th are logged."""
         self.n_malformed += 1
-        logger.warning("message dropped: %s", error)
+        if self.n_malformed <= MAX_LOGGED or self.n_malformed % 1000 == 0:
+            logger.warning("message dropped (%d so far): %s", self.n_malformed, error)
+
+    def _bound_queue(self, n_bytes: int) -> None:
+        self._largest_bytes = n_bytes
+        self.socket.setsockopt(zmq.RCVHWM, max(2, self._max_queue_bytes // n_bytes))

@@ -65,6 +65,10 @@ class RunBook:
         self.run_of_series: dict[Any, str] = {}
         self._run_of_descriptor: dict[str, tuple[str, str]] = {}
 
+    def newest_open(self) -> str | None:
+        """Uid of the newest run without a stop document."""
+        return next((uid for uid, run in reversed(self.runs.items()) if run.stop is None), None)
+
     def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take one document; those of runs that were not seen to start, and our own, are left out.
 

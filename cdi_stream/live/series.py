@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ class SeriesLimits:
 class Series:
     """Frames of one series, slot by image id; the volume grows when the header promised too few.
 
-    Times are monotonic seconds; ``wall_s`` is the epoch time of the first message.
+    Times are monotonic seconds; ``wall_s`` is the epoch time of the first message.  Slots count from ``first_id``,
+    which is above 0 for streams that number frames across series.
     """
 
     def __init__(self, start: SeriesStart, limits: SeriesLimits, now_s: float, wall_s: float) -> None:
@@ -30,6 +32,7 @@ class Series:
         self.wall_s = wall_s
         self.last_s = now_s
         self.last_frame_s = now_s
+        self.first_id = 0
         self.ended_s: float | None = None
         self.duplicate = self.late = self.bad = 0
         self.sentinel = 2**32 - 1
@@ -74,22 +77,24 @@ class Series:
             If the frame does not fit the series.
         """
         self.last_s = now_s
+        slot, pixels = frame.image_id - self.first_id, frame.pixels
         try:
-            self._check(frame)
+            self._check(slot, pixels)
         except WireError:
             self.bad += 1
             raise
-        if frame.image_id >= len(self._has):
-            self._grow(frame.image_id + 1, 4 * frame.pixels.size)
-        if self._has[frame.image_id]:
+        if slot >= len(self._has):
+            self._grow(slot + 1, 4 * pixels.size)
+        if self._has[slot]:
             self.duplicate += 1
             return
         if self._volume is None:
-            self._allocate(frame)
+            self._allocate(pixels)
         assert self._volume is not None
-        self._volume[frame.image_id] = frame.pixels
-        self._exposure_s[frame.image_id] = np.nan if frame.exposure_s is None else frame.exposure_s
-        self._has[frame.image_id] = True
+        # Signed detectors mark gaps by values below zero, unsigned ones by the largest.
+        self._volume[slot] = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
+        self._exposure_s[slot] = np.nan if frame.exposure_s is None else frame.exposure_s
+        self._has[slot] = True
         self._n_received += 1
         self.late += self.ended_s is not None
         self.last_frame_s = now_s
@@ -128,23 +133,20 @@ class Series:
         roi = self.start.roi
         return (roi[1] - roi[0], roi[3] - roi[2]) if roi is not None else self.start.image_shape or (0, 0)
 
-    def _check(self, frame: DetectorFrame) -> None:
-        if frame.pixels.dtype.kind not in "ui" or frame.pixels.dtype.itemsize > 4:
-            raise WireError(f"series {self.id}: expected integers of 32 bits at most, got {frame.pixels.dtype}")
-        if frame.pixels.ndim != 2 or 0 in frame.pixels.shape:
-            raise WireError(f"series {self.id}, frame {frame.image_id}: expected an image, got {frame.pixels.shape}")
-        if self._volume is not None and frame.pixels.shape != self._volume.shape[1:]:
-            raise WireError(
-                f"series {self.id}, frame {frame.image_id}: expected {self._volume.shape[1:]} pixels as before, "
-                f"got {frame.pixels.shape}"
-            )
-        n_bytes = (frame.image_id + 1) * frame.pixels.size * 4
-        if frame.image_id >= self._limits.max_images or n_bytes > self._limits.max_bytes:
-            raise WireError(f"series {self.id}: frame {frame.image_id} is beyond the limits of a series")
+    def _check(self, slot: int, pixels: NDArray[Any]) -> None:
+        where = f"series {self.id}, frame {slot}"
+        if pixels.dtype.kind not in "ui" or pixels.dtype.itemsize > 4:
+            raise WireError(f"series {self.id}: expected integers of 32 bits at most, got {pixels.dtype}")
+        if pixels.ndim != 2 or 0 in pixels.shape:
+            raise WireError(f"{where}: expected an image, got {pixels.shape}")
+        if self._volume is not None and pixels.shape != self._volume.shape[1:]:
+            raise WireError(f"{where}: expected {self._volume.shape[1:]} pixels as before, got {pixels.shape}")
+        if not 0 <= slot < self._limits.max_images or (slot + 1) * pixels.size * 4 > self._limits.max_bytes:
+            raise WireError(f"{where} is beyond the limits of a series")
 
-    def _allocate(self, frame: DetectorFrame) -> None:
-        self.sentinel = int(np.iinfo(frame.pixels.dtype).max)
-        self._volume = np.zeros((len(self._has), *frame.pixels.shape), dtype=np.uint32)
+    def _allocate(self, pixels: NDArray[Any]) -> None:
+        self.sentinel = int(np.iinfo(pixels.dtype).max)
+        self._volume = np.zeros((len(self._has), *pixels.shape), dtype=np.uint32)
 
     def _grow(self, n_images: int, bytes_per_image: int) -> None:
         """Make room for ``n_images``: as announced at first, then by doubling, never beyond the limits."""

@@ -60,7 +60,7 @@ def running_service(config: Config) -> Iterator[Service]:
         )
         service = Service(
             _service_settings(config, chain, network),
-            Receiver(detector, _decoder(config)),
+            Receiver(detector, _decoder(config), config.detector.max_queue_bytes),
             documents,
             Assembler(_assemble_settings(config), time.monotonic, time.time),
             network,
@@ -117,7 +117,7 @@ def _service_settings(config: Config, chain: ChainSettings, network: Network) ->
 
 def _assemble_settings(config: Config) -> AssembleSettings:
     limits = SeriesLimits(max_images=config.detector.max_images, max_bytes=config.detector.max_series_bytes)
-    return AssembleSettings(limits=limits, **config.assemble.model_dump())
+    return AssembleSettings(limits=limits, roi=config.detector.roi, **config.assemble.model_dump())
 
 
 def _decoder(config: Config) -> Decoder:

@@ -1,11 +1,12 @@
-"""Arrays on the wire: RFC 8746 typed arrays, multi-dimensional tags and DECTRIS compression."""
+"""Arrays on the wire: RFC 8746 typed arrays, multi-dimensional tags and compressed blobs."""
 
 from __future__ import annotations
 
 import math
 import struct
-from typing import Any
+from typing import Any, Literal
 
+import lz4.block
 import numpy as np
 from dectris.compression import decompress
 from numpy.typing import NDArray
@@ -18,6 +19,12 @@ ROW_MAJOR, COLUMN_MAJOR, COMPRESSED = 40, 1040, 56500
 _DTYPES = {64: "u1", 65: ">u2", 66: ">u4", 67: ">u8", 68: "u1", 69: "<u2", 70: "<u4", 71: "<u8"}
 _DTYPES |= {72: "i1", 73: ">i2", 74: ">i4", 75: ">i8", 77: "<i2", 78: "<i4", 79: "<i8"}
 _DTYPES |= {81: ">f4", 82: ">f8", 85: "<f4", 86: "<f8"}
+
+_BLOCK_BYTES = 8192
+"""Bitshuffle's own choice of block size, where a header does not tell it."""
+
+Compression = Literal["raw", "lz4", "bslz4"]
+Bytes = bytes | memoryview
 
 
 def read_array(item: Any, max_pixels: int) -> NDArray[Any]:
@@ -33,8 +40,7 @@ def read_array(item: Any, max_pixels: int) -> NDArray[Any]:
     shape, typed = _pair(item.value)
     if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
         raise WireError(f"expected the shape of an image, got {shape!r:.80}")
-    if math.prod(shape) > max_pixels:
-        raise WireError(f"image of {shape[0]} x {shape[1]} pixels exceeds the limit of {max_pixels}")
+    _check_size(shape, max_pixels)
     if not (isinstance(typed, Tag) and typed.number in _DTYPES):
         raise WireError(f"expected a typed array (tags 64-87), got {_kind(typed)}")
     dtype = np.dtype(_DTYPES[typed.number])
@@ -43,7 +49,50 @@ def read_array(item: Any, max_pixels: int) -> NDArray[Any]:
     return flat.reshape(shape) if item.number == ROW_MAJOR else flat.reshape(shape[::-1]).T
 
 
-def _bytes_of(value: Any, dtype: np.dtype[Any], n_bytes: int) -> bytes | memoryview:
+def image_of(
+    blob: Bytes, shape: tuple[int, int], dtype: np.dtype[Any], compression: Compression, max_pixels: int
+) -> NDArray[Any]:
+    """Turn a blob whose header came beside it into an image ``(rows, cols)``; raw ones are views of the message.
+
+    ``lz4`` is a bare block here; ``bslz4`` may or may not begin with HDF5's header of 12 bytes, filled or zero.
+    Raises `WireError` like `read_array`.
+    """
+    _check_size(shape, max_pixels)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    match compression:
+        case "raw":
+            content: Bytes = blob
+        case "lz4":
+            content = _inflate_block(blob, n_bytes)
+        case "bslz4":
+            content = _decompress(_with_header(blob, n_bytes), "bslz4", dtype, n_bytes)
+    if len(content) != n_bytes:
+        raise WireError(f"expected {n_bytes} bytes of pixels for {shape[0]} x {shape[1]} {dtype}, got {len(content)}")
+    return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+def _check_size(shape: Any, max_pixels: int) -> None:
+    if math.prod(shape) > max_pixels:
+        raise WireError(f"image of {shape[0]} x {shape[1]} pixels exceeds the limit of {max_pixels}")
+
+
+def _inflate_block(blob: Bytes, n_bytes: int) -> bytes:
+    try:
+        return lz4.block.decompress(blob, uncompressed_size=n_bytes)
+    except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError) as error:
+        raise WireError(f"lz4 image cannot be decompressed to {n_bytes} bytes: {error}") from error
+
+
+def _with_header(blob: Bytes, n_bytes: int) -> Bytes:
+    """Give a bitshuffled blob the header that its reader wants, if the sender left it zero or away."""
+    n_announced, block_bytes = struct.unpack_from(">QI", blob) if len(blob) >= 12 else (n_bytes, 0)
+    if n_announced == n_bytes:
+        return blob
+    content = blob[12:] if n_announced == 0 else blob  # no block is of length 0, so this is a header left zero
+    return struct.pack(">QI", n_bytes, block_bytes if n_announced == 0 < block_bytes else _BLOCK_BYTES) + bytes(content)
+
+
+def _bytes_of(value: Any, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
     if isinstance(value, Tag) and value.number == COMPRESSED:
         value = inflate(value.value, dtype, n_bytes)
     if not isinstance(value, bytes | memoryview) or len(value) != n_bytes:
@@ -58,6 +107,10 @@ def inflate(parts: Any, dtype: np.dtype[Any], n_bytes: int) -> bytes:
     algorithm, element_size, packed = parts
     if algorithm not in ("lz4", "bslz4") or element_size != dtype.itemsize:
         raise WireError(f"compression {algorithm!r:.20} of {element_size!r:.20}-byte elements does not fit {dtype}")
+    return _decompress(_with_header(packed, n_bytes) if algorithm == "bslz4" else packed, algorithm, dtype, n_bytes)
+
+
+def _decompress(packed: Bytes, algorithm: str, dtype: np.dtype[Any], n_bytes: int) -> bytes:
     if len(packed) < 12 or struct.unpack_from(">Q", packed)[0] != n_bytes:
         raise WireError(f"compressed image does not announce the expected {n_bytes} bytes")
     try:

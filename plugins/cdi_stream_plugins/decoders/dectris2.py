@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from cdi_stream.errors import WireError
 from cdi_stream.messages import Box, DetectorFrame, SeriesEnd, SeriesStart, WireMessage
+from cdi_stream_plugins.decoders import fields
 from cdi_stream_plugins.decoders.arrays import read_array
 from cdi_stream_plugins.decoders.cbor import CborReader, Tag
 
@@ -27,11 +27,16 @@ class Dectris2Decoder:
         self._channel = channel
         self._max_pixels = max_pixels
 
-    def decode(self, parts: Sequence[bytes | memoryview]) -> WireMessage | None:
-        """Decode one message; raises `WireError` if it is malformed."""
-        if len(parts) != 1:
-            raise WireError(f"expected one part, got {len(parts)}: is the detector set to format cbor?")
-        item = CborReader(memoryview(parts[0])).read()
+    def decode(self, parts: Sequence[bytes | memoryview]) -> Iterator[WireMessage]:
+        """Decode all messages in one multipart; raises `WireError` at the first that is malformed."""
+        if not parts:
+            raise WireError("expected a CBOR map, got an empty message")
+        for part in parts:
+            if bytes(part[:1]) == b"{":
+                raise WireError("expected a CBOR map, got JSON: set the detector to format cbor, or ours to dectris1")
+            yield self._message(CborReader(memoryview(part)).read())
+
+    def _message(self, item: Any) -> WireMessage:
         while isinstance(item, Tag) and item.number == 55799:
             item = item.value
         if not isinstance(item, dict):
@@ -47,10 +52,8 @@ class Dectris2Decoder:
                 raise WireError(f"expected a start, image or end message, got type {other!r:.40}")
 
     def _image(self, item: Mapping[str, Any]) -> DetectorFrame:
-        image_id = item.get("image_id")
-        if not isinstance(image_id, int) or image_id < 0:
-            raise WireError(f"expected image_id, a count from 0, got {image_id!r:.40}")
-        pixels = self._cut(read_array(self._of_channel(item.get("data")), self._max_pixels))
+        image_id = fields.image_id(item.get("image_id"), "image_id")
+        pixels = fields.cut(read_array(self._of_channel(item.get("data")), self._max_pixels), self._roi)
         exposure = item.get("real_time")
         return DetectorFrame(series=_series(item), image_id=image_id, pixels=pixels, exposure_s=_ratio(exposure))
 
@@ -64,25 +67,23 @@ class Dectris2Decoder:
         return channels[self._channel]
 
     def _start(self, item: Mapping[str, Any]) -> SeriesStart:
-        rows, cols = _positive(item, "image_size_y"), _positive(item, "image_size_x")
-        translation = item.get("detector_translation")
+        rows, cols = fields.count(item.get("image_size_y")), fields.count(item.get("image_size_x"))
         mask = self._map_of(item.get("pixel_mask"))
-        n_images = item.get("number_of_images")
         return SeriesStart(
             series=_series(item),
-            n_images=n_images if isinstance(n_images, int) and n_images > 0 else None,
-            image_shape=(int(rows), int(cols)) if rows and cols else None,
+            n_images=fields.count(item.get("number_of_images")) or None,
+            image_shape=(rows, cols) if rows and cols else None,
             roi=self._roi,
             pixel_mask=None if mask is None else mask == 0,
             goniometer=_goniometer(item.get("goniometer")),
-            photon_energy_ev=_positive(item, "incident_energy"),
-            pixel_row_m=_positive(item, "pixel_size_y"),
-            pixel_col_m=_positive(item, "pixel_size_x"),
-            distance_m=_distance(translation),
-            beam_row=_number(item.get("beam_center_y")),
-            beam_col=_number(item.get("beam_center_x")),
-            saturation_counts=_positive(item, "saturation_value"),
-            count_time_s=_positive(item, "count_time"),
+            photon_energy_ev=fields.positive(item.get("incident_energy")),
+            pixel_row_m=fields.positive(item.get("pixel_size_y")),
+            pixel_col_m=fields.positive(item.get("pixel_size_x")),
+            distance_m=_distance(item.get("detector_translation")),
+            beam_row=fields.number(item.get("beam_center_y")),
+            beam_col=fields.number(item.get("beam_center_x")),
+            saturation_counts=fields.positive(item.get("saturation_value")),
+            count_time_s=fields.positive(item.get("count_time")),
             user_data=item.get("user_data"),
         )
 
@@ -91,55 +92,27 @@ class Dectris2Decoder:
         try:
             if channels is None:
                 return None
-            return self._cut(read_array(self._of_channel(channels), self._max_pixels))
+            return fields.cut(read_array(self._of_channel(channels), self._max_pixels), self._roi)
         except WireError:
             return None
 
-    def _cut(self, image: NDArray[Any]) -> NDArray[Any]:
-        if self._roi is None:
-            return image
-        row, row_stop, col, col_stop = self._roi
-        if row_stop > image.shape[0] or col_stop > image.shape[1]:
-            raise WireError(f"region of interest {self._roi} does not fit an image of {image.shape}")
-        return image[row:row_stop, col:col_stop]
-
 
 def _series(item: Mapping[str, Any]) -> int | str:
-    series = item.get("series_id", item.get("series_unique_id"))
-    if not isinstance(series, int | str):
-        raise WireError(f"expected series_id, got {series!r:.40}")
-    return series
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _positive(item: Mapping[str, Any], key: str) -> float | None:
-    value = _number(item.get(key))
-    return value if value is not None and value > 0 else None
+    return fields.series_id(item.get("series_id", item.get("series_unique_id")), "series_id")
 
 
 def _ratio(value: Any) -> float | None:
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) for n in value) and value[1] > 0:
-        return value[0] / value[1]
+    """Return [numerator, timebase] as seconds."""
+    if isinstance(value, list) and len(value) == 2:
+        top, bottom = fields.count(value[0]), fields.positive(value[1])
+        return None if top is None or bottom is None else top / bottom
     return None
 
 
 def _distance(translation: Any) -> float | None:
-    if isinstance(translation, list) and len(translation) == 3:
-        distance = _number(translation[2])
-        return distance if distance and distance > 0 else None
-    return None
+    return fields.positive(translation[2]) if isinstance(translation, list) and len(translation) == 3 else None
 
 
 def _goniometer(value: Any) -> dict[str, tuple[float, float]]:
-    if not isinstance(value, dict):
-        return {}
-    axes = {}
-    for name, axis in value.items():
-        if isinstance(axis, dict):
-            start, increment = _number(axis.get("start")), _number(axis.get("increment"))
-            if start is not None and increment is not None:
-                axes[str(name)] = (start, increment)
-    return axes
+    axes = value.items() if isinstance(value, dict) else ()
+    return fields.goniometer({str(k): (a.get("start"), a.get("increment")) for k, a in axes if isinstance(a, dict)})

@@ -1,0 +1,1 @@
+"""The operators' page: a process of its own that reads the feed and serves browsers."""

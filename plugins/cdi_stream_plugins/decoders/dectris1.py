@@ -1,0 +1,173 @@
+"""DECTRIS stream v1 ("legacy"): JSON headers and blobs as parts of multipart messages (SIMPLON API 1.8).
+
+Shapes on the wire are [width, height]; here they are (rows, cols).  Seen from real senders and borne here: header and
+configuration as messages of their own, several messages in one multipart, images without ``dconfig``, bitshuffled
+blobs whose 12-byte header is zero or missing, sizes and hashes that are wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.errors import WireError
+from cdi_stream.messages import Box, DetectorFrame, SeriesEnd, SeriesStart, WireMessage
+from cdi_stream_plugins.decoders import fields
+from cdi_stream_plugins.decoders.arrays import Compression, image_of
+
+HEADER, IMAGE, END = "dheader-1.0", "dimage-1.0", "dseries_end-1.0"
+_BEGINNINGS = (HEADER, IMAGE, END)
+_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
+_ENCODING = re.compile(r"(?:bs(8|16|32|64)-?)?(lz4)?([<>]?)")
+_AXES = ("chi", "kappa", "omega", "phi", "two_theta")
+
+Part = bytes | memoryview
+
+
+class Dectris1Decoder:
+    """Decodes header, image and end messages; images are cut to ``roi`` as they are decoded.
+
+    Remembers the last series, because its configuration may follow in a message that does not name it.
+    """
+
+    def __init__(self, *, roi: Box | None = None, channel: str | None = None, max_pixels: int = 40_000_000) -> None:
+        del channel  # this format knows one only
+        self._roi = roi
+        self._max_pixels = max_pixels
+        self._series: int | str | None = None
+
+    def decode(self, parts: Sequence[Part]) -> Iterator[WireMessage]:
+        """Decode all messages in one multipart; raises `WireError` at the first that is malformed."""
+        left = list(parts)
+        while left:
+            header = fields.read_json(left.pop(0))
+            match fields.htype(header):
+                case "dheader-1.0":
+                    yield self._start(header, _until_next(left, 1))
+                case "dimage-1.0":
+                    yield self._image(header, _until_next(left, 2))
+                case "dseries_end-1.0":
+                    _until_next(left, 0)
+                    yield SeriesEnd(series=fields.series_id(header.get("series"), "series"))
+                case None if self._series is not None and "trigger_mode" in header:
+                    yield self._configured(self._series, header, _until_next(left, 0))
+                case other:
+                    raise WireError(f"expected htype {', '.join(_BEGINNINGS)}, got {other!r:.40}")
+
+    def _start(self, header: Mapping[str, Any], rest: list[Part]) -> SeriesStart:
+        self._series = fields.series_id(header.get("series"), "series")
+        if not rest:
+            return SeriesStart(series=self._series, roi=self._roi)
+        return self._configured(self._series, fields.read_json(rest[0]), rest[1:])
+
+    def _configured(self, series: int | str, config: Mapping[str, Any], rest: list[Part]) -> SeriesStart:
+        mask, appendix = self._mask_and_appendix(rest)
+        values = {key: value["value"] if isinstance(value, dict) and "value" in value else value
+                  for key, value in config.items()}  # fmt: skip
+        rows, cols = (fields.count(values.get(f"{axis}_pixels_in_detector")) for axis in "yx")
+        return SeriesStart(
+            series=series,
+            n_images=_n_images(values),
+            image_shape=(rows, cols) if rows and cols else None,
+            roi=self._roi,
+            pixel_mask=mask,
+            goniometer=fields.goniometer(
+                {axis: (values.get(f"{axis}_start"), values.get(f"{axis}_increment")) for axis in _AXES}
+            ),
+            photon_energy_ev=fields.positive(values.get("photon_energy")),
+            pixel_row_m=fields.positive(values.get("y_pixel_size")),
+            pixel_col_m=fields.positive(values.get("x_pixel_size")),
+            distance_m=fields.positive(values.get("detector_distance")),
+            beam_row=fields.number(values.get("beam_center_y")),
+            beam_col=fields.number(values.get("beam_center_x")),
+            count_time_s=fields.positive(values.get("count_time")),
+            user_data=appendix,
+        )
+
+    def _mask_and_appendix(self, rest: list[Part]) -> tuple[NDArray[np.bool_] | None, str | None]:
+        """Walk what follows a configuration: tables as (JSON, blob) pairs, then the user's appendix."""
+        mask, appendix = None, None
+        while rest:
+            part = rest.pop(0)
+            kind = _kind(part)
+            if kind is None or not rest:
+                appendix = bytes(part[: fields.MAX_JSON_BYTES]).decode(errors="replace")
+            elif kind.startswith("dpixelmask"):
+                mask = self._mask(fields.read_json(part), rest.pop(0))
+            else:
+                rest.pop(0)
+        return mask, appendix
+
+    def _mask(self, header: Mapping[str, Any], blob: Part) -> NDArray[np.bool_] | None:
+        """True where a pixel may be used; a mask that is not an image is as good as none."""
+        try:
+            return fields.cut(self._array(header, blob), self._roi) == 0
+        except WireError:
+            return None
+
+    def _image(self, header: Mapping[str, Any], rest: list[Part]) -> DetectorFrame:
+        if len(rest) < 2:
+            raise WireError(f"image message: expected dimage_d-1.0 and pixels behind dimage-1.0, got {len(rest)} parts")
+        image_id = fields.image_id(header.get("frame"), "frame")
+        pixels = fields.cut(self._array(fields.read_json(rest[0]), rest[1]), self._roi)
+        real_time = fields.read_json(rest[2]).get("real_time") if len(rest) > 2 and _kind(rest[2]) else None
+        exposure_ns = fields.positive(real_time)
+        return DetectorFrame(
+            series=fields.series_id(header.get("series"), "series"),
+            image_id=image_id,
+            pixels=pixels,
+            exposure_s=None if exposure_ns is None else exposure_ns / 1e9,
+        )
+
+    def _array(self, header: Mapping[str, Any], blob: Part) -> NDArray[Any]:
+        shape, kind = header.get("shape"), header.get("type")
+        if not (isinstance(shape, list) and len(shape) >= 2 and all(fields.count(n) for n in shape)):
+            raise WireError(f"expected shape [width, height], got {shape!r:.60}")
+        if len(shape) > 2 and any(n != 1 for n in shape[2:]):
+            raise WireError(f"expected a two-dimensional image, got shape {shape!r:.60}")
+        if kind not in _DTYPES:
+            raise WireError(f"expected a type out of {', '.join(_DTYPES)}, got {kind!r:.40}")
+        compression, order = _encoding(header.get("encoding", ""))
+        dtype = np.dtype(kind).newbyteorder(order)
+        return image_of(blob, (shape[1], shape[0]), dtype, compression, self._max_pixels)
+
+
+def _until_next(parts: list[Part], n_positional: int) -> list[Part]:
+    """Take the parts of this message off the list: ``n_positional`` of any content, then up to a new beginning."""
+    n = min(n_positional, len(parts))
+    if n_positional == 1 and n and _kind(parts[0]) in _BEGINNINGS:
+        n = 0  # a header of detail "none", and the next message at once
+    while n < len(parts) and _kind(parts[n]) not in _BEGINNINGS:
+        n += 1
+    taken, parts[:] = parts[:n], parts[n:]
+    return taken
+
+
+def _kind(part: Part) -> str | None:
+    """``htype`` of a part, if it is a short JSON object with one."""
+    if len(part) > 4096 or bytes(part[:1]) != b"{":
+        return None
+    try:
+        return fields.htype(fields.read_json(part))
+    except WireError:
+        return None
+
+
+def _encoding(text: Any) -> tuple[Compression, str]:
+    """Read ``[bs<bits>-][lz4][<|>]``: compression, and byte order of the pixels."""
+    match = _ENCODING.fullmatch(text) if isinstance(text, str) else None
+    if match is None or (match[1] and not match[2]):
+        raise WireError(f"expected an encoding like 'lz4<', 'bs16-lz4<' or '<', got {text!r:.40}")
+    compression: Compression = "bslz4" if match[1] else "lz4" if match[2] else "raw"
+    return compression, match[3] or "<"
+
+
+def _n_images(config: Mapping[str, Any]) -> int | None:
+    n_images, n_trigger = fields.count(config.get("nimages")), fields.count(config.get("ntrigger"))
+    if not n_images:
+        return n_trigger or None
+    return n_images * (n_trigger or 1)
