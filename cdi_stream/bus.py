@@ -7,14 +7,18 @@ configuration says so by name, and belongs on loopback.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgpack
 import numpy as np
+import zmq
 
 from cdi_stream.errors import ConfigError, WireError
+
+logger = logging.getLogger(__name__)
 
 SERIALIZERS = ("msgpack", "json", "pickle")
 
@@ -76,3 +80,27 @@ def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple
     if not isinstance(doc, dict):
         raise WireError(f"expected a document on the bus, got {type(doc).__name__}")
     return parts[1].decode(errors="replace"), doc
+
+
+def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """Open a socket on a proxy's out address; it queues without a limit, because documents are small and few."""
+    socket = context.socket(zmq.SUB)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.SUBSCRIBE, b"")
+    socket.connect(address)
+    return socket
+
+
+def received(
+    socket: zmq.Socket[bytes], prefix: str, read: Callable[[bytes], Any], timeout_ms: int = 0
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the documents that wait, or come within the time; what is none is logged and dropped."""
+    while socket.poll(timeout_ms):
+        timeout_ms = 0
+        try:
+            unpacked = unpack(socket.recv(), prefix.encode(), read)
+        except WireError as error:
+            logger.warning("document dropped: %s", error)
+            continue
+        if unpacked is not None:
+            yield unpacked

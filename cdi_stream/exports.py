@@ -27,8 +27,9 @@ _AXES = ("z", "y", "x")
 _MAP = ("coordinates", "fourier_sign", "handedness", "q0_lab_inv_m", "bq_lab_inv_m", "sample_to_lab")
 _MAP_MEANING = (
     "Diffraction of the crystal: q(i) = q0 + bq (i - N//2) for voxel i in [z, y, x]; vectors are (x, y, z) in lab "
-    "axes, z along the beam, y up, x outboard. F(q) = sum rho exp(fourier_sign * 1j * q.r): with +1, a displacement u "
-    "has the phase +q0.u. v_lab = sample_to_lab v_sample."
+    "axes, z along the beam, y up, x outboard, unless the beamline names its own. F(q) = sum rho exp(fourier_sign * 1j "
+    "* q.r): with +1, a displacement u has the phase +q0.u, and programs that take numpy's fft for this sum hold the "
+    "complex conjugate. v_lab = sample_to_lab v_sample."
 )
 
 

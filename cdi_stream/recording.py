@@ -16,6 +16,20 @@ from cdi_stream.errors import RecordingError
 
 FORMAT = "cdi_stream recorded scan 1"
 
+DETECTOR_HEADER = (
+    "pixel_row_m",
+    "pixel_col_m",
+    "beam_row",
+    "beam_col",
+    "count_time_s",
+    "saturation_counts",
+    "photon_energy_ev",
+    "distance_m",
+)
+"""What a detector may say of itself; names as in `RecordedScan.detector`."""
+
+_ARRAYS = ("pixel_mask", "white_field", "times_s", "frame_sums")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedScan:
@@ -26,7 +40,7 @@ class RecordedScan:
     frames
         Raw counts ``(n_frames, rows, cols)``, unsigned integers.
     beamline
-        Name of the beamline plugin that understands the motors, or the beamline written out.
+        Name of the beamline plugin that understands the motors, or the beamline written out; None if unknown.
     scanned
         Motors recorded at every frame, ``(n_frames,)`` each; the first is the one that the plan moves.
     baseline, units
@@ -43,7 +57,7 @@ class RecordedScan:
 
     name: str
     frames: NDArray[Any]
-    beamline: str | Mapping[str, Any]
+    beamline: str | Mapping[str, Any] | None
     scanned: Mapping[str, NDArray[np.float64]]
     baseline: Mapping[str, float]
     units: Mapping[str, str]
@@ -56,12 +70,12 @@ class RecordedScan:
     notes: tuple[str, ...] = ()
 
 
-def write_scan(scan: RecordedScan, path: Path) -> None:
-    """Write a recorded scan; frames lie at ``/entry/data/data``, compressed by gzip."""
-    header = {
+def scan_header(scan: RecordedScan) -> dict[str, Any]:
+    """Return all of a scan but its arrays, as plain values."""
+    return {
         "format": FORMAT,
         "name": scan.name,
-        "beamline": scan.beamline if isinstance(scan.beamline, str) else dict(scan.beamline),
+        "beamline": dict(scan.beamline) if isinstance(scan.beamline, Mapping) else scan.beamline,
         "baseline": dict(scan.baseline),
         "units": dict(scan.units),
         "detector": dict(scan.detector),
@@ -69,46 +83,72 @@ def write_scan(scan: RecordedScan, path: Path) -> None:
         "scanned": list(scan.scanned),
         "notes": list(scan.notes),
     }
+
+
+def write_scan(scan: RecordedScan, path: Path) -> None:
+    """Write a recorded scan; frames lie at ``/entry/data/data``, compressed by gzip."""
     with h5py.File(path, "w") as file:
         chunks = (1, *scan.frames.shape[1:])
         file.create_dataset("entry/data/data", data=scan.frames, chunks=chunks, compression="gzip", compression_opts=1)
         group = file.create_group("entry/cdi_stream")
-        group.attrs["header"] = json.dumps(header)
+        group.attrs["header"] = json.dumps(scan_header(scan))
         for motor, values in scan.scanned.items():
             group[f"scanned/{motor}"] = values
-        for key in ("pixel_mask", "white_field", "times_s", "frame_sums"):
+        for key in _ARRAYS:
             if (array := getattr(scan, key)) is not None:
                 group[key] = array
 
 
-def read_scan(path: Path) -> RecordedScan:
-    """Read a scan written by `write_scan`.
+def read_scan(path: Path, number: int | None = None) -> RecordedScan:
+    """Read a scan written by `write_scan`, or series ``number`` (from 0) of those that ``record`` wrote.
 
     Raises
     ------
     RecordingError
-        If the file is not one of ours.
+        If the file is not one of ours, or holds several series and none is chosen.
     """
     try:
         with h5py.File(path, "r") as file:
-            group = file["entry/cdi_stream"]
+            entry, group = _place_of(file, path, number)
             header = json.loads(group.attrs["header"])
             if header["format"] != FORMAT:
                 raise RecordingError(f"{path}: expected format {FORMAT!r}, got {header['format']!r}")
-            optional = {
-                key: group[key][()] for key in ("pixel_mask", "white_field", "times_s", "frame_sums") if key in group
-            }
+            places, ranks = _order_of(entry, group)
             return RecordedScan(
                 name=header["name"],
-                frames=file["entry/data/data"][()],
+                frames=entry["data/data"][()][places],
                 beamline=header["beamline"],
-                scanned={motor: group[f"scanned/{motor}"][()] for motor in header["scanned"]},
+                scanned={motor: group[f"scanned/{motor}"][()][ranks] for motor in header["scanned"]},
                 baseline=header["baseline"],
                 units=header["units"],
                 detector=header["detector"],
                 truth=header["truth"],
                 notes=tuple(header["notes"]),
-                **optional,
+                **{key: group[key][()] for key in _ARRAYS if key in group},
             )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RecordingError(f"{path}: expected a scan recorded by cdi-stream, got: {error}") from error
+
+
+def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Group, h5py.Group]:
+    """Entry that holds a series, and the group that describes it."""
+    if "header" in file["entry/cdi_stream"].attrs:
+        return file["entry"], file["entry/cdi_stream"]
+    found = {
+        int(name[7:]): file[entry] for entry in file for name in file[f"{entry}/cdi_stream"] if name[:7] == "series_"
+    }
+    if number is None and len(found) == 1:
+        number = next(iter(found))
+    if number not in found:
+        listed = ", ".join(map(str, sorted(found))) or "none"
+        raise RecordingError(f"{path}: expected --scan with one of the recorded series {listed}, got {number}")
+    return found[number], found[number][f"cdi_stream/series_{number}"]
+
+
+def _order_of(entry: h5py.Group, group: h5py.Group) -> tuple[Any, Any]:
+    """Where the frames of a series lie in the stack, by frame id, and which of the series' frames those are."""
+    if "series_index" not in entry["data"]:
+        return slice(None), slice(None)
+    mine = np.flatnonzero(entry["data/series_index"][()] == int(group.name.rpartition("_")[2]))
+    ranks = np.argsort(entry["data/frame_id"][()][mine], kind="stable")
+    return mine[ranks], ranks

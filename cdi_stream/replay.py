@@ -26,6 +26,15 @@ from cdi_stream.recording import RecordedScan, read_scan
 READY_TIMEOUT_S = 120.0
 RESULT_TIMEOUT_S = 180.0
 
+UNKNOWN_BEAMLINE = {
+    "name": "unknown",
+    "sample_circles": [],
+    "detector_circles": [],
+    "row_direction": "y-",
+    "col_direction": "x+",
+}
+"""For recordings that do not say where they come from: frames can be played, but not placed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -97,7 +106,7 @@ def replay(
             addresses = (config.documents.publish, config.documents.subscribe)
             options = ("--documents-in", addresses[0], "--documents-out", addresses[1])
             children.start("proxy", "sim_beamline", "proxy", *options)
-        listener = _listen(context, config)
+        listener = bus.listen(context, config.documents.subscribe)
         if not is_service_running:
             (config.publish.directory / "ready").unlink(missing_ok=True)
             children.start("service", "cdi_stream", "serve", "--config", str(config_file))
@@ -121,7 +130,7 @@ def example_config(scan: RecordedScan, directory: Path) -> str:
     assemble = "" if monitor is None else f'[assemble]\nmonitor = "{monitor}"\n'
     geometry = f'beamline = "{scan.beamline}"'
     if not isinstance(scan.beamline, str):
-        lines = [f"{key} = {_toml(value)}" for key, value in scan.beamline.items()]
+        lines = [f"{key} = {_toml(value)}" for key, value in (scan.beamline or UNKNOWN_BEAMLINE).items()]
         geometry = "[geometry.inline]\n" + "\n".join(lines)
     return f"""\
 [detector]
@@ -154,19 +163,11 @@ def _has_listener(endpoint: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-def _listen(context: zmq.Context[zmq.Socket[bytes]], config: Config) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.SUB)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt(zmq.SUBSCRIBE, b"")
-    socket.connect(config.documents.subscribe)
-    return socket
-
-
 def _start_beamline(children: Processes, scan_file: Path, config: Config, pace: tuple[str, ...]) -> None:
     control = f"tcp://127.0.0.1:{free_port()}"
     socket = "push" if config.detector.socket == "pull" else "pub"
     shared = ("--scan", str(scan_file), "--control", control)
-    data = ["--data", config.detector.endpoint, "--socket", socket]
+    data = ["--data", config.detector.endpoint, "--socket", socket, "--format", config.detector.format]
     data += ["--connect"] if config.detector.bind else []
     children.start("detector", "sim_beamline", "detector", *shared, *data)
     bus_options = ["--documents", config.documents.publish, "--prefix", config.documents.prefix]
@@ -187,13 +188,11 @@ def _follow(
     last_s = time.monotonic()
     while not (heard.is_over and len(heard.events.get("reconstruction", [])) >= n_curves):
         children.check()
-        if listener.poll(200):
-            unpacked = bus.unpack(listener.recv(), config.documents.prefix.encode(), read)
-            if unpacked is not None:
-                heard.take(*unpacked)
-                last_s = time.monotonic()
-                counted = {stream: len(events) for stream, events in heard.events.items()}
-                report(Progress(n_points=heard.n_points, n_events=sum(counted.values()), streams=tuple(counted)))
+        for name, doc in bus.received(listener, config.documents.prefix, read, timeout_ms=200):
+            heard.take(name, doc)
+            last_s = time.monotonic()
+            counted = {stream: len(events) for stream, events in heard.events.items()}
+            report(Progress(n_points=heard.n_points, n_events=sum(counted.values()), streams=tuple(counted)))
         if heard.is_over and not heard.events.get("reconstruction"):
             raise ServiceError("the service closed its run without a reconstruction; see service.log")
         if time.monotonic() - last_s > RESULT_TIMEOUT_S:
@@ -218,7 +217,7 @@ def _summary(heard: _Heard, index: int, scan: RecordedScan) -> dict[str, Any]:
         "chi2": result["chi2"],
         "r_p": result["r_p"],
         "verdict": result["verdict"],
-        "reasons": [reason for reason in result["reasons"].split("; ") if reason],
+        "reasons": [reason for reason in result["reasons"].split(" | ") if reason],
         "latency_s": {**latency, **stages},
         "size_lab_nm": [result[f"size_lab_{axis}_nm"] for axis in "xyz"],
         "raw_uid": heard.raw_uid,

@@ -24,7 +24,9 @@ def _detector(options: argparse.Namespace) -> None:
     from sim_beamline.detector import run_detector
 
     ends = (options.data, options.control)
-    run_detector(read_scan(options.scan), *ends, options.socket, options.codec, does_connect=options.connect)
+    run_detector(
+        read_scan(options.scan), *ends, options.socket, options.codec, options.format, does_connect=options.connect
+    )
 
 
 def _proxy(options: argparse.Namespace) -> None:
@@ -90,6 +92,7 @@ def main() -> None:
         socket={"choices": ("push", "pub"), "default": "push"},
         connect={"action": "store_true"},
         codec={"choices": ("raw", "lz4", "bslz4"), "default": "bslz4"},
+        format={"choices": ("dectris2", "dectris1", "array1"), "default": "dectris2"},
     )
     command("proxy", _proxy, documents_in=text, documents_out=text)
     command(

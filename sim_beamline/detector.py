@@ -6,18 +6,27 @@ import time
 from typing import Any
 
 import zmq
+from numpy.typing import NDArray
 
 from cdi_stream.recording import RecordedScan
-from sim_beamline import wire
+from sim_beamline import wire, wire1
 
 
 class StreamingDetector:
-    """One detector: a series begins with `arm` and ends with `disarm`; each `trigger` sends one frame."""
+    """One detector: a series begins with `arm` and ends with `disarm`; each `trigger` sends one frame.
 
-    def __init__(self, scan: RecordedScan, data: zmq.Socket[bytes], codec: str = "bslz4") -> None:
+    ``wire_format`` is dectris2, dectris1 or array1; the last has neither series nor beginning nor end, and counts
+    its frames on from series to series.
+    """
+
+    def __init__(
+        self, scan: RecordedScan, data: zmq.Socket[bytes], codec: str = "bslz4", wire_format: str = "dectris2"
+    ) -> None:
         self._scan = scan
         self._data = data
         self._codec = codec
+        self._format = wire_format
+        self._n_sent = 0
         self._series = int(time.time()) % 10**8
         self._image_id = 0
 
@@ -29,7 +38,7 @@ class StreamingDetector:
             case "trigger":
                 return self._trigger(int(request["point"]))
             case "disarm":
-                self._data.send(wire.end_message(series=self._series))
+                self._send_end()
                 return {"series_id": self._series}
             case other:
                 return {"error": f"expected arm, trigger or disarm, got {other!r}"}
@@ -37,35 +46,58 @@ class StreamingDetector:
     def _arm(self, user_data: Any, n_images: int) -> dict[str, Any]:
         self._series += 1
         self._image_id = 0
-        frames = self._scan.frames
-        self._data.send(
-            wire.start_message(
-                series=self._series,
-                n_images=n_images,
-                shape=frames.shape[1:],
-                header=self._scan.detector,
-                mask=self._scan.pixel_mask,
-                user_data=user_data,
-                dtype=frames.dtype.name,
-            )
-        )
-        return {"series_id": self._series}
+        self._send_start(user_data, n_images)
+        return self._names(-1)
 
     def _trigger(self, point: int) -> dict[str, Any]:
-        pixels = self._scan.frames[point]
-        count_time_s = float(self._scan.detector.get("count_time_s", 0.1))
         image_id = self._image_id
         self._image_id += 1
-        self._data.send(
-            wire.image_message(
-                series=self._series, image_id=image_id, pixels=pixels, count_time_s=count_time_s, codec=self._codec
-            )
-        )
+        self._send_image(image_id, self._scan.frames[point])
+        self._n_sent += 1
+        return self._names(image_id)
+
+    def _names(self, image_id: int) -> dict[str, Any]:
+        """What the newest frame is called on the wire, for the run's events."""
+        if self._format == "array1":
+            return {"unique_id": self._n_sent - 1}
         return {"series_id": self._series, "image_id": image_id}
+
+    def _send_start(self, user_data: Any, n_images: int) -> None:
+        frames, mask = self._scan.frames, self._scan.pixel_mask
+        known: dict[str, Any] = {"series": self._series, "n_images": n_images, "shape": frames.shape[1:]}
+        known |= {"header": self._scan.detector, "mask": mask, "user_data": user_data}
+        if self._format == "dectris2":
+            self._data.send(wire.start_message(**known, dtype=frames.dtype.name))
+        elif self._format == "dectris1":
+            self._data.send_multipart(wire1.start_parts(**known))
+
+    def _send_image(self, image_id: int, pixels: NDArray[Any]) -> None:
+        if self._format == "array1":
+            self._data.send_multipart(wire1.array_parts(frame=self._n_sent, pixels=pixels, codec=self._codec))
+            return
+        known: dict[str, Any] = {"series": self._series, "image_id": image_id, "pixels": pixels, "codec": self._codec}
+        known |= {"count_time_s": float(self._scan.detector.get("count_time_s", 0.1))}
+        if self._format == "dectris2":
+            self._data.send(wire.image_message(**known))
+        else:
+            self._data.send_multipart(wire1.image_parts(**known))
+
+    def _send_end(self) -> None:
+        if self._format == "dectris2":
+            self._data.send(wire.end_message(series=self._series))
+        elif self._format == "dectris1":
+            self._data.send_multipart(wire1.end_parts(series=self._series))
 
 
 def run_detector(
-    scan: RecordedScan, data_endpoint: str, control_endpoint: str, socket: str, codec: str, *, does_connect: bool
+    scan: RecordedScan,
+    data_endpoint: str,
+    control_endpoint: str,
+    socket: str,
+    codec: str,
+    wire_format: str,
+    *,
+    does_connect: bool,
 ) -> None:
     """Serve until told to exit; the data socket binds, as a detector's does, unless the other end does."""
     with zmq.Context() as context:
@@ -74,7 +106,7 @@ def run_detector(
         (data.connect if does_connect else data.bind)(data_endpoint)
         control = context.socket(zmq.REP)
         control.bind(control_endpoint)
-        detector = StreamingDetector(scan, data, codec)
+        detector = StreamingDetector(scan, data, codec, wire_format)
         while isinstance(request := control.recv_json(), dict) and request.get("command") != "exit":
             control.send_json(detector.handle(request))
         control.send_json({})

@@ -35,7 +35,7 @@ class DetectorClient:
         self.user_data: Any = None
         self.n_images = 1
         self.point = 0
-        self._last: dict[str, Any] = {"series_id": -1, "image_id": -1}
+        self._last: dict[str, Any] = {}
         self._control = context.socket(zmq.REQ)
         self._control.setsockopt(zmq.RCVTIMEO, 20_000)
         self._control.setsockopt(zmq.LINGER, 0)
@@ -43,7 +43,7 @@ class DetectorClient:
 
     def stage(self) -> list[Any]:
         """Arm a new series."""
-        self._ask({"command": "arm", "user_data": self.user_data, "n_images": self.n_images})
+        self._last = self._ask({"command": "arm", "user_data": self.user_data, "n_images": self.n_images})
         return [self]
 
     def unstage(self) -> list[Any]:
@@ -65,7 +65,7 @@ class DetectorClient:
     def describe(self) -> OrderedDict[str, Any]:
         """Describe the readings."""
         entry = {"source": f"SIM:{self.name}", "dtype": "integer", "shape": []}
-        return OrderedDict((f"{self.name}_{key}", dict(entry)) for key in ("series_id", "image_id"))
+        return OrderedDict((f"{self.name}_{key}", dict(entry)) for key in self._last)
 
     def read_configuration(self) -> OrderedDict[str, Any]:
         """No configuration."""

@@ -81,13 +81,14 @@ def array(pixels: NDArray[Any], codec: str = "raw") -> cbor2.CBORTag:
     """A row-major array (tag 40) of typed elements, raw or compressed (tag 56500)."""
     content: Any = np.ascontiguousarray(pixels).tobytes()
     if codec != "raw":
-        packed = {"bslz4": _bslz4, "lz4": _lz4}[codec](pixels)
+        packed = {"bslz4": bslz4, "lz4": _lz4}[codec](pixels)
         content = cbor2.CBORTag(56500, [codec, pixels.dtype.itemsize, packed])
     typed = cbor2.CBORTag(_TAGS[pixels.dtype.str[1:]], content)
     return cbor2.CBORTag(40, [list(pixels.shape), typed])
 
 
-def _bslz4(pixels: NDArray[Any]) -> bytes:
+def bslz4(pixels: NDArray[Any]) -> bytes:
+    """Bitshuffled and LZ4-compressed pixels behind HDF5's header: total size, block size."""
     block = 8192 // pixels.dtype.itemsize
     packed = bitshuffle.compress_lz4(np.ascontiguousarray(pixels).ravel(), block)
     return struct.pack(">QI", pixels.nbytes, block * pixels.dtype.itemsize) + packed.tobytes()

@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -18,7 +19,7 @@ import uvicorn
 import zmq
 from fastapi import FastAPI, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cdi_stream.dashboard.hub import Client, Hub, listen, subscribe
@@ -31,7 +32,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 MAX_CLIENTS = 64
-_PAGE = {"index.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
 def run_dashboard(feed: str, host: str, port: int, token: str | None) -> None:
@@ -79,16 +80,18 @@ def make_app(feed: str, token: str | None = None) -> FastAPI:
 
 
 def _add_page(app: FastAPI, query: str) -> None:
-    """The page's files; its links carry the token on."""
+    """The page's files; their links to one another carry the token on."""
+    for file in (files("cdi_stream.dashboard") / "page").iterdir():
+        content = file.read_text(encoding="utf-8").replace("?QUERY", query)
+        path = "/" if file.name == "index.html" else f"/{file.name}"
+        app.add_route(path, _always(content, _TYPES[Path(file.name).suffix]))
 
-    def add(path: str, name: str) -> None:
-        content = (files("cdi_stream.dashboard") / "page" / name).read_text(encoding="utf-8")
-        response = Response(content.replace("?QUERY", query), media_type=_PAGE[name])
-        app.add_route(path, lambda _: response)
 
-    add("/", "index.html")
-    for name in _PAGE:
-        add(f"/{name}", name)
+def _always(content: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_: Request) -> Response:
+        return Response(content, media_type=media_type)
+
+    return answer
 
 
 def _add_feed(app: FastAPI, hub: Hub) -> None:
@@ -154,13 +157,21 @@ class Gate:
 
     def _refusal(self, request: HTTPConnection) -> str:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if request.scope["type"] == "websocket" and origin is not None and _split(origin).netloc.lower() != host.lower():
+        if (
+            request.scope["type"] == "websocket"
+            and origin is not None
+            and _split(origin).netloc.lower() != host.lower()
+        ):
             return "expected an Origin equal to the Host"
         if self._token:
             given = request.query_params.get("token", "")
             is_right = hmac.compare_digest(given.encode(), self._token.encode())
             return "" if is_right else "expected ?token=... with the token of this dashboard"
-        return "" if is_loopback(_split(f"//{host}").hostname or "") else "expected a loopback Host; start the dashboard with a token to serve it elsewhere"
+        return (
+            ""
+            if is_loopback(_split(f"//{host}").hostname or "")
+            else "expected a loopback Host; start the dashboard with a token to serve it elsewhere"
+        )
 
 
 def _split(url: str) -> SplitResult:
@@ -174,7 +185,8 @@ def _split(url: str) -> SplitResult:
 def _with_headers(send: Send) -> Send:
     async def sending(message: Any) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] += [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
+            added = [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
+            message = {**message, "headers": [*message["headers"], *added]}
         await send(message)
 
     return sending

@@ -57,8 +57,7 @@ class Hub:
         self.n_malformed = 0
         self._clock = clock
         self._heard_s: float | None = None
-        self._state_s: float | None = None
-        self._newest: dict[tuple[str, str], bytes] = {}
+        self._newest: dict[tuple[str, str], tuple[FeedMessage, float]] = {}
         self._history: deque[dict[str, Any]] = deque(maxlen=KEPT_RESULTS)
         self._clients: set[Client] = set()
 
@@ -80,36 +79,30 @@ class Hub:
             self.n_malformed += 1
             logger.warning("message %d of the feed that is malformed: %s", self.n_malformed, error)
             return
-        self._keep(message[0], data)
+        self._keep(message)
         for client in self._clients:
             client.put(message[0]["kind"], data)
 
-    def _keep(self, header: dict[str, Any], data: bytes) -> None:
-        kind, self._heard_s = header["kind"], self._clock()
-        key = (kind, header["stage"] if kind == "result" else "")
+    def _keep(self, message: FeedMessage) -> None:
+        header, self._heard_s = message[0], self._clock()
+        key = (header["kind"], header["stage"] if header["kind"] == "result" else "")
         self._newest.pop(key, None)  # so that the snapshot comes in order of arrival
-        self._newest[key] = data
-        if kind == "state":
-            self._state_s = self._clock()
-        if kind == "result":
+        self._newest[key] = message, self._heard_s
+        if header["kind"] == "result":
             self._history.append(header)
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
-        """A browser that gets the snapshot, then each message, until the context ends."""
+        """A browser that gets the snapshot, with the age of each message, then what comes until the context ends."""
         client = Client()
-        client.put("history", self._history_message())
-        for (kind, _), data in self._newest.items():
-            client.put(kind, data)
+        client.put("history", to_bytes(({"kind": "history", "results": list(self._history)}, {})))
+        for (kind, _), ((header, images), heard_s) in self._newest.items():
+            client.put(kind, to_bytes((header | {"age_s": self._clock() - heard_s}, images)))
         self._clients.add(client)
         try:
             yield client
         finally:
             self._clients.remove(client)
-
-    def _history_message(self) -> bytes:
-        age = None if self._state_s is None else self._clock() - self._state_s
-        return to_bytes(({"kind": "history", "results": list(self._history), "state_age_s": age}, {}))
 
 
 def _checked(message: FeedMessage) -> FeedMessage:

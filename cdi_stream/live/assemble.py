@@ -171,7 +171,7 @@ class Assembler:
         run_uid = self.book.newest_open()
         for curve in self._open.values():
             if curve.run_uid is not None and curve.series.ended_s is None:
-                if curve.run_uid in (run_uid, None) and frame.image_id >= curve.series.first_id:
+                if run_uid in (curve.run_uid, None) and frame.image_id >= curve.series.first_id:
                     return curve
                 curve.series.end(now)
         if run_uid is None:

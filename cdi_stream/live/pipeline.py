@@ -69,7 +69,7 @@ class ServiceSettings:
     provenance: Provenance
     directory: Path
     preview_every_s: float
-    prefix: bytes
+    prefix: str
     serializer: str
 
 
@@ -184,15 +184,9 @@ class Service:
                 self._receiver.refuse(error)
 
     def _take_documents(self) -> None:
-        while True:
+        for name, doc in bus.received(self._documents, self._settings.prefix, self._read):
             try:
-                message = self._documents.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                unpacked = bus.unpack(message, self._settings.prefix, self._read)
-                if unpacked is not None:
-                    self._assembler.on_document(*unpacked)
+                self._assembler.on_document(name, doc)
             except WireError as error:
                 logger.warning("document dropped: %s", error)
 

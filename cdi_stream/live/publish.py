@@ -256,7 +256,7 @@ def _result_data(result: Result) -> dict[str, Any]:
         **_account_data(result.account, result.curve_index),
         **{key: float(numbers[key]) for key in _NUMBERS},
         "verdict": result.verdict.grade,
-        "reasons": "; ".join(result.verdict.reasons),
+        "reasons": " | ".join(result.verdict.reasons),
         "series": result.series,
         "affine": json.dumps(_affine_data(result.crystal)),
     }

@@ -53,11 +53,31 @@ def open_socket(
     return socket
 
 
-class Receiver:
-    """Reads one socket through one decoder.
+class QueueBound:
+    """Bounds one of a socket's queues in bytes.
 
-    The socket's own queue counts messages, not bytes; its limit follows the largest message seen, so that no more
-    than about ``max_queue_bytes`` wait in it.  ``log`` is given the parts of every message before they are decoded.
+    0MQ counts messages; the limit follows the largest message seen, so that about ``max_bytes`` wait at most.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], option: int, max_bytes: int) -> None:
+        self._socket = socket
+        self._option = option
+        self._max_bytes = max_bytes
+        self._largest_bytes = max_bytes // QUEUE_MESSAGES
+        socket.setsockopt(option, QUEUE_MESSAGES)
+
+    def note(self, parts: Sequence[Buffer]) -> None:
+        """Tighten the limit if this message is larger than any before."""
+        n_bytes = sum(map(len, parts))
+        if n_bytes > self._largest_bytes:
+            self._largest_bytes = n_bytes
+            self._socket.setsockopt(self._option, max(2, self._max_bytes // n_bytes))
+
+
+class Receiver:
+    """Reads one socket through one decoder; about ``max_queue_bytes`` may wait in the socket.
+
+    ``log`` is given the parts of every message before they are decoded.
     """
 
     def __init__(
@@ -71,8 +91,7 @@ class Receiver:
         self.n_messages = 0
         self.n_malformed = 0
         self._decoder = decoder
-        self._max_queue_bytes = max_queue_bytes
-        self._largest_bytes = max_queue_bytes // QUEUE_MESSAGES
+        self._queue = QueueBound(socket, zmq.RCVHWM, max_queue_bytes)
         self._log = log
 
     def messages(self, at_most: int = 32) -> Iterator[WireMessage]:
@@ -84,9 +103,7 @@ class Receiver:
                 return
             self.n_messages += 1
             parts = [frame.buffer for frame in frames]
-            n_bytes = sum(map(len, parts))
-            if n_bytes > self._largest_bytes:
-                self._bound_queue(n_bytes)
+            self._queue.note(parts)
             self._log(parts)
             try:
                 yield from self._decoder.decode(parts)
@@ -98,7 +115,3 @@ class Receiver:
         self.n_malformed += 1
         if self.n_malformed <= MAX_LOGGED or self.n_malformed % 1000 == 0:
             logger.warning("message dropped (%d so far): %s", self.n_malformed, error)
-
-    def _bound_queue(self, n_bytes: int) -> None:
-        self._largest_bytes = n_bytes
-        self.socket.setsockopt(zmq.RCVHWM, max(2, self._max_queue_bytes // n_bytes))

@@ -10,6 +10,7 @@ from importlib.metadata import version
 import torch
 import zmq
 
+from cdi_stream import bus
 from cdi_stream.config import Config, read_image
 from cdi_stream.live.assemble import Assembler, AssembleSettings
 from cdi_stream.live.chain import ChainSettings, warm_up
@@ -50,11 +51,8 @@ def running_service(config: Config) -> Iterator[Service]:
             max_message_bytes=config.detector.max_message_bytes,
         )
         stack.callback(detector.close, 0)
-        documents = context.socket(zmq.SUB)
+        documents = bus.listen(context, config.documents.subscribe)
         stack.callback(documents.close, 0)
-        documents.setsockopt(zmq.RCVHWM, 0)
-        documents.setsockopt(zmq.SUBSCRIBE, b"")
-        documents.connect(config.documents.subscribe)
         bus_sink: Sink = load("cdi_stream.sink", "bus")(
             address=config.documents.publish, prefix=config.documents.prefix, serializer=config.documents.serializer
         )
@@ -110,7 +108,7 @@ def _service_settings(config: Config, chain: ChainSettings, network: Network) ->
         ),
         directory=config.publish.directory.resolve(),
         preview_every_s=config.publish.preview_every_s,
-        prefix=config.documents.prefix.encode(),
+        prefix=config.documents.prefix,
         serializer=config.documents.serializer,
     )
 

@@ -58,7 +58,7 @@ class Rig:
             provenance=PROVENANCE,
             directory=directory,
             preview_every_s=0.05,
-            prefix=b"",
+            prefix="",
             serializer="msgpack",
         )
         assembler = Assembler(AssembleSettings(reading_timeout_s=1.0), time.monotonic, time.time)

@@ -4,7 +4,7 @@ import {byId, element, number} from "./text.js?QUERY";
 
 const VIEWS = { // by the axis that is cut: [across, up, where the viewer stands]
   z: ["x", "y", "beam towards you"],
-  y: ["x", "z", "up points away from you"],
+  y: ["x", "z", "up is away from you"],
   x: ["y", "z", "outboard towards you"],
 };
 
@@ -61,7 +61,7 @@ export function reach(images) {
       if (value > 8 && away > far) far = away;
     });
   }
-  return Math.min(1.2 * far + 1, Math.max(...images.flatMap((image) => image.shape)) / 2);
+  return Math.min(1.3 * far + 1, Math.max(...images.flatMap((image) => image.shape)) / 2);
 }
 
 function scaleBar(spanNm) {
@@ -82,9 +82,10 @@ export function slice(kind, axis, image, half, voxelM) {
   canvas.style.left = `${50 - (50 * ((cols >> 1) + 0.5)) / half}%`;
   canvas.style.top = `${50 - (50 * (rows - (rows >> 1) - 0.5)) / half}%`;
   const box = element("div", "", {class: "box"});
-  box.append(canvas, element("span", `${up} ↑`, {class: "axis up"}), element("span", `${across} →`, {class: "axis across"}));
+  box.append(canvas, element("span", `${up} ↑`, {class: "axis up"}), element("span", `${across} →`, {class: "axis across"}),
+    element("span", `${kind} [${up}, ${across}]`, {class: "axis name"}));
   if (voxelM > 0) box.append(scaleBar(2e9 * half * voxelM));
   const figure = element("figure");
-  figure.append(box, element("figcaption", `${kind} [${up}, ${across}], ${view}`));
+  figure.append(box, element("figcaption", view));
   return figure;
 }

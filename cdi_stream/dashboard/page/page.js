@@ -1,24 +1,25 @@
-// The operators' page: shows the feed.  What comes from outside is set as text, never as HTML.
+// The operators' page: shows the feed.
+
+import {COLOURS, paint, paintLegend, reach, slice} from "./draw.js?QUERY";
+import {byId, clock, count, element, isNumber, keyOf, number, plain, run, seconds, setList, setTone, size} from
+  "./text.js?QUERY";
 
 const SILENT_MS = 3000;
 const RISEN_MS = 60000; // how long a counter stays red after it rose
+const RETRY_MS = 500; // doubles with each failure, up to 10 s
 const KEPT_ROWS = 50;
 const STAGES = ["inference", "reconstruction", "refinement"];
 const TROUBLE = /malformed|stale|drop|lost|refus|fail|error|bad|missing|late/;
 const TONES = {good: "good", doubtful: "warn", failed: "bad"};
 const SIGNS = {good: "✔", doubtful: "▲", failed: "✖"};
+
 const page = {
-  socket: "connecting", retryMs: 500, retryAt: 0, // retryMs doubles up to 10 s
-  stateAt: null, state: null, service: null, risen: new Map(),
+  socket: "connecting", retryMs: RETRY_MS, retryAt: 0,
+  state: null, stateAt: null, risen: new Map(), // when each counter rose last
   progress: null, frame: null, frameAt: null,
-  results: new Map(), newest: null, pinned: null, history: [], unreadable: 0,
+  results: new Map(), newest: null, pinned: null, // newest by stage; key of the newest curve; stage that was clicked
+  history: [], unreadable: 0,
 };
-
-// ---- elements ------------------------------------------------------------------------------------------
-
-// ---- text ----------------------------------------------------------------------------------------------
-
-// ---- colours -------------------------------------------------------------------------------------------
 
 // ---- progress and frame --------------------------------------------------------------------------------
 
@@ -55,7 +56,7 @@ function showStages() {
   byId("stages").replaceChildren(...STAGES.map((stage) => {
     const found = page.results.get(stage);
     const isOld = found && keyOf(found.header) !== page.newest;
-    const label = isOld ? `${stage} (of curve ${plain(found.header.curve_index)}, ${run(found.header.raw_uid)})` : stage;
+    const label = isOld ? `${stage} (of curve ${plain(found.header.curve_index)})` : stage;
     const button = element("button", label, {"aria-pressed": found !== undefined && found === now, "data-stage": stage});
     button.disabled = !found;
     button.onclick = () => { page.pinned = stage; showResult(); };
@@ -82,14 +83,23 @@ function numbersOf(scalars) {
   const latencies = Object.entries(scalars).filter(([name]) => /^latency_.+_s$/.test(name));
   const floor = isNumber(scalars.chi2_floor) ? ` (noise floor ${number(scalars.chi2_floor)})` : "";
   return [
-    ["chi2", number(scalars.chi2) + floor],
+    ["chi2", number(scalars.chi2), floor],
     ["r_p", number(scalars.r_p, 4)],
-    ["size x × y × z", `${size(scalars)} nm`],
-    ["voxel", isNumber(scalars.voxel_size_m) ? `${number(1e9 * scalars.voxel_size_m)} nm` : "–"],
-    ...Object.entries(LABELS).filter(([name]) => name in scalars).map(([name, label]) => [label, number(scalars[name])]),
+    ["size x × y × z", size(scalars), " nm"],
+    ["voxel", number(1e9 * scalars.voxel_size_m), " nm"],
+    ...Object.entries(LABELS).map(([name, label]) => [label, number(scalars[name])]),
     ["latency", seconds(scalars.latency_s)],
     ...latencies.map(([name, value]) => [`· ${name.slice(8, -2)}`, seconds(value)]),
-  ];
+  ].filter(([, value]) => value !== "–").map(([name, value, unit = ""]) => [name, value + unit]);
+}
+
+// A verdict is of the curve before while the next one is measured: say so, lest it is taken for the next one's.
+function showPast() {
+  const {progress: p, newest} = page;
+  const isPast = p !== null && newest !== null && keyOf(p) !== newest;
+  byId("result").dataset.past = isPast;
+  byId("past").textContent = isPast
+    ? `of the curve before: curve ${plain(p.curve_index)} ${p.is_over ? "awaits its result" : "is being measured"}` : "";
 }
 
 function showResult() {
@@ -97,9 +107,9 @@ function showResult() {
   const {header} = result ?? {};
   showStages();
   showSlices(result);
-  const of = header ? `${plain(header.stage)} of curve ${plain(header.curve_index)}, run ${run(header.raw_uid)}` : "";
-  byId("shown").textContent = of;
-  byId("judged").textContent = header ? `${plain(header.stage)}, ${clock(header.time_s)}` : "";
+  const of = header ? `curve ${plain(header.curve_index)}, ${plain(header.stage)}` : "";
+  byId("shown").textContent = header ? `${of}, run ${run(header.raw_uid)}` : "";
+  byId("judged").textContent = header ? `${of}, ${clock(header.time_s)}` : "";
   const verdict = plain(header?.verdict);
   setTone("badge", header ? TONES[verdict] ?? "bad" : "idle", header ? `${SIGNS[verdict] ?? "?"} ${verdict}` : "no result yet");
   const reasons = Array.isArray(header?.reasons) ? header.reasons : [];
@@ -122,13 +132,13 @@ function showHistory() {
 // ---- service -------------------------------------------------------------------------------------------
 
 // Counters begin anew with each start of the service, so a rise is told within one service only.
-function noteCounters(state) {
-  const before = page.service === state.service ? page.state?.counters ?? {} : null;
-  if (before === null) page.risen.clear();
-  for (const [name, value] of Object.entries(state.counters ?? {})) {
-    if (before && value > (before[name] ?? 0)) page.risen.set(name, performance.now());
+function noteCounters(before, now) {
+  if (before?.service !== now.service) page.risen.clear();
+  else {
+    for (const [name, value] of Object.entries(now.counters ?? {})) {
+      if (value > (before.counters?.[name] ?? 0)) page.risen.set(name, performance.now());
+    }
   }
-  page.service = state.service;
 }
 
 function counterTone([name, value]) {
@@ -137,12 +147,12 @@ function counterTone([name, value]) {
 }
 
 function showState() {
-  const {queue = {}, refinement, counters = {}, waiting, lag_s: lag} = page.state ?? {};
+  const {queue, refinement, counters, waiting} = page.state ?? {};
   const entries = Object.entries(queue ?? {});
   const tone = ([name, jobs]) => (TROUBLE.test(name) && jobs > 0 ? "bad" : "");
   setList("queue", entries.length ? entries.map((entry) => [entry[0], plain(entry[1]), tone(entry)]) : [["jobs", "–"]]);
   setList("work", [["refining", refinement ? plain(refinement) : page.state ? "nothing" : "–"],
-    ["curves waiting", plain(waiting)], ["lag behind newest frame", seconds(lag)]]);
+    ["curves waiting", plain(waiting)], ["lag behind newest frame", lag()]]);
   const rows = Object.entries(counters ?? {}).map((entry) => [entry[0], plain(entry[1]), counterTone(entry)]);
   if (page.unreadable) rows.push(["unreadable by this page", count(page.unreadable), "bad"]);
   setList("counters", rows.length ? rows : [["none yet", "–"]]);
@@ -150,8 +160,13 @@ function showState() {
 
 // ---- the whole: lamp, head line, band ------------------------------------------------------------------
 
+const silence = () => (page.stateAt === null ? null : performance.now() - page.stateAt);
+
+// The lag is a number of the moment: of a service that is silent it would be a lie.
+const lag = () => (silence() > SILENT_MS ? "–" : seconds(page.state?.lag_s));
+
 function lamp() {
-  const silentMs = page.stateAt === null ? null : performance.now() - page.stateAt;
+  const silentMs = silence();
   if (page.socket !== "open") {
     const wait = Math.max(0, Math.ceil((page.retryAt - performance.now()) / 1000));
     return ["bad", page.socket === "connecting" ? "connecting" : `disconnected, reconnecting in ${wait} s`];
@@ -169,7 +184,7 @@ function troubles() {
   const header = ofNewest().at(-1)?.header;
   if (header && header.verdict !== "good") {
     const tone = header.verdict === "doubtful" ? "warn" : "bad";
-    found.push([tone, `curve ${plain(header.curve_index)} ${plain(header.verdict)}`]);
+    found.push([tone, `curve ${plain(header.curve_index)}: ${plain(header.verdict)}`]);
   }
   return found;
 }
@@ -178,7 +193,7 @@ function calm() {
   const header = ofNewest().at(-1)?.header;
   const {progress: p} = page;
   if (p && keyOf(p) !== page.newest && !p.is_over) return ["good", `Measuring curve ${plain(p.curve_index)}`];
-  if (header) return ["good", `Curve ${plain(header.curve_index)} ${plain(header.verdict)}`];
+  if (header) return ["good", `Curve ${plain(header.curve_index)}: ${plain(header.verdict)}`];
   return ["idle", p ? `Curve ${plain(p.curve_index)} measured` : "Waiting for the first curve"];
 }
 
@@ -191,11 +206,12 @@ function showWhole() {
   const [bandTone, bandText] = found.length ? [worst, found.map(([, t]) => t).join(" · ")] : calm();
   setTone("band", bandTone, bandText[0].toUpperCase() + bandText.slice(1));
   document.body.dataset.tone = bandTone;
+  showPast();
   const place = page.progress ?? ofNewest().at(-1)?.header;
   const age = page.frameAt === null ? "–" : `${seconds((performance.now() - page.frameAt) / 1000)} ago`;
   setList("place", [["run", run(place?.raw_uid)], ["curve", plain(place?.curve_index)],
     ["series", plain(place?.series ?? page.frame?.header.series)], ["newest frame", age],
-    ["lag", seconds(page.state?.lag_s)]]);
+    ["lag", lag()]]);
 }
 
 // ---- the feed ------------------------------------------------------------------------------------------
@@ -214,24 +230,69 @@ function read(buffer) {
   return {header, images};
 }
 
+// What the snapshot brings was heard ``age_s`` ago.
+const heardAt = (header) => performance.now() - 1000 * (header.age_s ?? 0);
+
 const TAKE = {
   history({header}) {
-    page.history = header.results.toReversed();
-    page.stateAt = header.state_age_s === null ? null : performance.now() - 1000 * header.state_age_s;
-    Object.assign(page, {snapshotState: header.state_age_s !== null});
+    if (header.results.length) page.history = header.results.toReversed(); // a dashboard that began anew has none
     showHistory();
   },
-  progress({header}) { page.progress = header; showProgress(); },
-  frame(message) { Object.assign(page, {frame: message, frameAt: performance.now()}); showFrame(); },
+  progress({header}) {
+    page.progress = header;
+    showProgress();
+  },
+  frame(message) {
+    Object.assign(page, {frame: message, frameAt: heardAt(message.header)});
+    showFrame();
+  },
   state({header}) {
-    noteCounters(header);
-    page.state = header;
-    if (!page.snapshotState) page.stateAt = performance.now();
-    page.snapshotState = false;
+    noteCounters(page.state, header);
+    Object.assign(page, {state: header, stateAt: heardAt(header)});
     showState();
   },
   result(message) {
-    page.results.set(message.header.stage, message);
+    const {header} = message;
+    const isNew = (header.stage !== "refinement" || page.newest === null) && keyOf(header) !== page.newest;
+    if (isNew) Object.assign(page, {newest: keyOf(header), pinned: null});
+    page.results.set(header.stage, message);
+    if (!("age_s" in header)) { // those of the snapshot are in the history already
+      page.history = [header, ...page.history].slice(0, KEPT_ROWS);
+      showHistory();
+    }
     showResult();
   },
 };
+
+function take({data}) {
+  try {
+    const message = read(data);
+    TAKE[message.header.kind](message);
+  } catch (error) {
+    page.unreadable += 1;
+    console.error(error);
+    showState();
+  }
+  showWhole();
+}
+
+function connect() {
+  page.socket = "connecting";
+  const socket = new WebSocket(Object.assign(new URL("feed", location.href), {search: location.search}));
+  socket.binaryType = "arraybuffer";
+  socket.onmessage = take;
+  socket.onopen = () => { Object.assign(page, {socket: "open", retryMs: RETRY_MS}); };
+  socket.onclose = () => {
+    Object.assign(page, {socket: "closed", retryAt: performance.now() + page.retryMs});
+    setTimeout(connect, page.retryMs);
+    page.retryMs = Math.min(2 * page.retryMs, 10000);
+    showWhole();
+  };
+}
+
+for (const [kind, first] of [["frame", 0], ["amplitude", 0], ["phase", 1]]) {
+  paintLegend(`${kind}-colours`, COLOURS[kind], first);
+}
+for (const show of [showProgress, showResult, showHistory, showState, showWhole]) show();
+setInterval(() => { showState(); showWhole(); }, 500);
+connect();

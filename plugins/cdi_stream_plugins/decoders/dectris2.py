@@ -110,7 +110,9 @@ def _ratio(value: Any) -> float | None:
 
 
 def _distance(translation: Any) -> float | None:
-    return fields.positive(translation[2]) if isinstance(translation, list) and len(translation) == 3 else None
+    """Distance along the beam; some detectors count it against their own z axis."""
+    found = fields.number(translation[2]) if isinstance(translation, list) and len(translation) == 3 else None
+    return abs(found) if found else None
 
 
 def _goniometer(value: Any) -> dict[str, tuple[float, float]]:

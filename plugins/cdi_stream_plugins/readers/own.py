@@ -20,6 +20,5 @@ class OwnReader:
             return "entry/cdi_stream" in file
 
     def read(self, path: Path, scan: int | None) -> RecordedScan:
-        """Read the file's only scan; ``scan`` is not needed."""
-        del scan
-        return read_scan(path)
+        """Read the file's only scan, or the series ``scan`` of several that were recorded."""
+        return read_scan(path, scan)

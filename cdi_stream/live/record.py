@@ -1,0 +1,197 @@
+"""Record: frames of a stream into HDF5 as they come, each once, with an account of those that did not.
+
+``/entry/data/data`` is ``(n_frames, rows, cols)`` in the wire's data type and order of arrival, ``frame_id`` and
+``receive_time_ns`` lie beside it, ``series_index`` tells the series apart.  A series whose images have another
+shape or type goes on in ``/entry_2`` and so on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.live.join import join, read_claim
+from cdi_stream.live.runs import RunBook, RunRecord
+from cdi_stream.live.series import Series, SeriesLimits
+from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesId, SeriesStart, WireMessage
+from cdi_stream.recording import DETECTOR_HEADER, RecordedScan, scan_header
+
+NAMELESS = "unnamed"
+_ONE_PIXEL = np.zeros((1, 1), dtype=np.uint8)
+_COUNTS = ("expected", "received", "missing", "duplicate", "late", "bad")
+_FRAME_NAMES = ("series_id", "series", "image_id", "frame_id", "unique_id")
+
+
+@dataclass(slots=True)
+class _Recorded:
+    """One series: its account (of pixels that lie on disk, so of one pixel each here) and its place in the file."""
+
+    series: Series
+    entry: str
+    index: int
+
+
+class Recorder:
+    """Writes messages into ``path``; `close` completes the file and returns the frame counts."""
+
+    def __init__(self, path: Path, beamline: str | None = None) -> None:
+        self.n_ended = 0
+        self.book = RunBook()
+        self._beamline = beamline
+        self._file = h5py.File(path, "w")
+        self._series: list[_Recorded] = []
+        self._n_written: dict[str, int] = {}
+
+    def take(self, message: WireMessage, receive_time_ns: int) -> None:
+        """Write a frame, or note the start or end of its series."""
+        now = receive_time_ns / 1e9
+        if isinstance(message, SeriesStart):
+            self._begin(message, now)
+        elif isinstance(message, SeriesEnd):
+            self._end(self._known(message.series), now)
+        else:
+            self._frame(message, receive_time_ns)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames written."""
+        return sum(self._n_written.values())
+
+    def close(self) -> dict[str, int]:
+        """Write accounts, and what the documents told of the motors; return the counts of all series together."""
+        for entry, n in self._n_written.items():
+            for dataset in self._file[f"{entry}/data"].values():
+                dataset.resize(n, axis=0)
+        for one in self._series:
+            if one.entry:
+                self._describe(one)
+        accounts: list[dict[str, Any]] = [{"series": one.series.id, **self._account(one)} for one in self._series]
+        self._file.require_group("entry/cdi_stream")["accounting"] = json.dumps(accounts)
+        self._file.attrs["default"] = "entry"
+        self._file.close()
+        return {name: sum(a[name] for a in accounts) for name in _COUNTS}
+
+    def _begin(self, start: SeriesStart, now: float) -> None:
+        known = self._known(start.series)
+        if known is not None and known.series.ended_s is None and not known.series.n_received:
+            known.series.start = start
+            return
+        for one in self._series:
+            self._end(one, now)  # a new series: the end of the last one was lost
+        self._open(start, now)
+
+    def _open(self, start: SeriesStart, now: float) -> _Recorded:
+        limits = SeriesLimits(max_images=10_000_000, max_bytes=1 << 62)
+        one = _Recorded(Series(start, limits, now, now), entry="", index=len(self._series))
+        self._series.append(one)
+        return one
+
+    def _end(self, one: _Recorded | None, now: float) -> None:
+        if one is not None and one.series.ended_s is None:
+            one.series.end(now)
+            self.n_ended += 1
+
+    def _known(self, series: SeriesId | None) -> _Recorded | None:
+        name = NAMELESS if series is None else series
+        return next((one for one in reversed(self._series) if one.series.id == name), None)
+
+    def _frame(self, frame: DetectorFrame, receive_time_ns: int) -> None:
+        now = receive_time_ns / 1e9
+        one = self._known(frame.series)
+        if one is None or (frame.series is None and frame.image_id < one.series.first_id):
+            one = self._open(SeriesStart(series=NAMELESS if frame.series is None else frame.series), now)
+            one.series.first_id = frame.image_id if frame.series is None else 0
+        n_before = one.series.n_received
+        one.series.add(DetectorFrame(series=frame.series, image_id=frame.image_id, pixels=_ONE_PIXEL), now)
+        if one.series.n_received > n_before:
+            one.entry = self._entry_for(frame.pixels)
+            self._write(one, frame, receive_time_ns)
+
+    def _entry_for(self, pixels: NDArray[Any]) -> str:
+        """Entry that holds images of this shape and type."""
+        for entry in self._n_written:
+            data = self._file[f"{entry}/data/data"]
+            if data.shape[1:] == pixels.shape and data.dtype == pixels.dtype:
+                return entry
+        entry = "entry" if not self._n_written else f"entry_{len(self._n_written) + 1}"
+        _create(self._file, entry, pixels)
+        self._n_written[entry] = 0
+        return entry
+
+    def _write(self, one: _Recorded, frame: DetectorFrame, receive_time_ns: int) -> None:
+        group, n = self._file[f"{one.entry}/data"], self._n_written[one.entry]
+        values = {"data": frame.pixels, "frame_id": frame.image_id, "receive_time_ns": receive_time_ns}
+        for name, value in (values | {"series_index": one.index}).items():
+            if n >= len(group[name]):
+                group[name].resize(max(64, 2 * n), axis=0)
+            group[name][n] = value
+        self._n_written[one.entry] = n + 1
+
+    def _account(self, one: _Recorded) -> dict[str, int]:
+        series = one.series
+        n_expected = max(series.start.n_images or 0, series.n_slots)
+        n = series.n_received
+        return dict(
+            zip(_COUNTS, (n_expected, n, n_expected - n, series.duplicate, series.late, series.bad), strict=True)
+        )
+
+    def _describe(self, one: _Recorded) -> None:
+        """Make a series one that replay understands: motors from the documents, else from the wire."""
+        data = self._file[f"{one.entry}/data"]
+        ids = data["frame_id"][()][data["series_index"][()] == one.index]
+        scan = self._scan_of(one, ids - one.series.first_id)
+        group = self._file.create_group(f"{one.entry}/cdi_stream/series_{one.index}")
+        group.attrs["header"] = json.dumps(scan_header(scan))
+        for motor, values in scan.scanned.items():
+            group[f"scanned/{motor}"] = values
+        mask = one.series.start.pixel_mask
+        if mask is not None and mask.shape == data["data"].shape[1:]:
+            group["pixel_mask"] = mask
+
+    def _scan_of(self, one: _Recorded, slots: NDArray[np.intp]) -> RecordedScan:
+        start, run = one.series.start, self._run_of(one)
+        joined = join(one.series, read_claim(start.user_data), run, is_over=True)
+        place = {int(image_id): k for k, image_id in enumerate(joined.image_ids)}
+        order = [place[slot] for slot in slots.tolist() if slot in place]
+        moved = [] if run is None else run.start.get("motors", [])
+        names = sorted((n for n in joined.scanned if not n.endswith(_FRAME_NAMES)), key=lambda n: (n not in moved, n))
+        scanned = {name: joined.scanned[name][order] for name in names} if len(order) == len(slots) else {}
+        return RecordedScan(
+            name=f"series {one.series.id}",
+            frames=np.zeros((0, 0, 0)),
+            beamline=self._beamline,
+            scanned=scanned or {"frame": slots.astype(float)},
+            baseline={} if run is None else run.readings,
+            units={} if run is None else run.units,
+            detector={key: value for key in DETECTOR_HEADER if (value := getattr(start, key)) is not None},
+            notes=joined.doubts,
+        )
+
+    def _run_of(self, one: _Recorded) -> RunRecord | None:
+        claim = read_claim(one.series.start.user_data)
+        found = self.book.runs.get(claim.run_uid or self.book.run_of_series.get(one.series.id, ""))
+        return found if found is not None or len(self.book.runs) != 1 else next(iter(self.book.runs.values()))
+
+
+def _create(file: h5py.File, entry: str, pixels: NDArray[Any]) -> None:
+    """Make an entry that silx shows as a stack of images."""
+    root = file.create_group(entry)
+    root.attrs["NX_class"], root.attrs["default"] = "NXentry", "data"
+    group = root.create_group("data")
+    group.attrs["NX_class"], group.attrs["signal"] = "NXdata", "data"
+    group.create_dataset(
+        "data",
+        shape=(0, *pixels.shape),
+        maxshape=(None, *pixels.shape),
+        chunks=(1, *pixels.shape),
+        dtype=pixels.dtype,
+        compression="lzf",  # the fastest that every HDF5 of Python reads without plugins
+    )
+    for name in ("frame_id", "receive_time_ns", "series_index"):
+        group.create_dataset(name, shape=(0,), maxshape=(None,), chunks=(1024,), dtype=np.int64)

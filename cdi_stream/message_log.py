@@ -1,0 +1,54 @@
+"""A log of raw multipart messages, byte for byte as they came from the wire.
+
+A stream of msgpack values: a header, then ``[receive_time_ns, [part, ...]]`` for each message.  A log whose writer was
+killed is good up to its last whole message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgpack
+
+from cdi_stream.errors import RecordingError
+
+FORMAT = "cdi_stream message log 1"
+MAX_PART_BYTES = 2**32 - 1
+
+Buffer = bytes | memoryview
+
+
+class MessageLog:
+    """Writes a log; times are nanoseconds since the epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._file.write(msgpack.packb({"format": FORMAT}))
+
+    def write(self, parts: Sequence[Buffer], receive_time_ns: int) -> None:
+        """Append one message."""
+        self._file.write(msgpack.packb([receive_time_ns, [bytes(part) for part in parts]]))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_log(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield receive time [ns] and parts of each message.
+
+    Raises
+    ------
+    RecordingError
+        If the file is not such a log.
+    """
+    try:
+        with path.open("rb") as file:
+            entries = msgpack.Unpacker(file, max_buffer_size=0, max_bin_len=MAX_PART_BYTES)
+            header = next(entries, None)
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise RecordingError(f"{path}: expected a {FORMAT!r}, got {header!r:.60}")
+            yield from entries
+    except (OSError, ValueError, TypeError) as error:
+        raise RecordingError(f"{path}: expected a {FORMAT!r}: {error}") from error

@@ -1,0 +1,209 @@
+"""A service that only tells its feed, the dashboard as a process, and a browser without a window."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from cdi_stream import feed
+from cdi_stream.affine import AffineMap, lab_grid
+from cdi_stream.live.tiled_server import free_port
+from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext, Verdict
+from cdi_stream.processes import start_child
+
+SHAPE = (48, 64, 56)
+RAW, RUN = "5d0c41f2-raw", "99aa-run"
+DASHBOARD = (
+    "import sys; from cdi_stream.dashboard.app import run_dashboard as r; r(*sys.argv[1:3], int(sys.argv[3]), {})"
+)
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+class Source:
+    """Publishes messages as the service does; it knows when somebody listens."""
+
+    def __init__(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._socket = socket
+        self._seq = 0
+        self._service = "first"
+
+    def wait_for_listener(self) -> None:
+        assert self._socket.poll(20_000), "nobody subscribed to the feed"
+        assert self._socket.recv() == b"\x01"
+
+    def restart(self) -> None:
+        self._seq, self._service = 0, self._service + " again"
+
+    def send(self, message: feed.FeedMessage) -> None:
+        header, images = message
+        self._seq += 1
+        stamp = {"service": self._service, "seq": self._seq, "time_s": time.time()}
+        self.send_raw(feed.pack(header | stamp, images))
+
+    def send_raw(self, parts: list[bytes]) -> None:
+        self._socket.send_multipart(parts)
+
+
+@contextlib.contextmanager
+def source() -> Iterator[Source]:
+    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        socket.linger = 0
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        yield Source(socket, f"tcp://127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def dashboard(directory: Path, endpoint: str, token: str | None = None) -> Iterator[str]:
+    """The dashboard in a process of its own; yields its address."""
+    port = free_port()
+    command = [sys.executable, "-W", "error", "-c", DASHBOARD.format(repr(token)), endpoint, "127.0.0.1", str(port)]
+    log = directory / "dashboard.log"
+    with log.open("wb") as out:
+        process = start_child(command, out)
+    try:
+        uri = f"http://127.0.0.1:{port}"
+        wait_until(lambda: process.poll() is not None or is_up(uri), 30, "the dashboard")
+        assert process.poll() is None, log.read_text()
+        yield uri
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def is_up(uri: str) -> bool:
+    """Whether a server answers, be it with a refusal."""
+    try:
+        urllib.request.urlopen(f"{uri}/healthz", timeout=2).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except OSError:
+        return False
+    return True
+
+
+def health(uri: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{uri}/healthz", timeout=5) as answer:
+        return json.loads(answer.read())
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 15, what: str = "condition") -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come within {timeout_s} s"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def browser(directory: Path, width: int = 1600, height: int = 1000) -> Iterator[Any]:
+    """Chromium with a fresh profile; skips the test where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("chromium or chromedriver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (*FLAGS, f"--user-data-dir={directory / 'profile'}", f"--window-size={width},{height}"):
+        options.add_argument(flag)
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(executable_path=driver))
+    try:
+        chrome.set_page_load_timeout(30)
+        chrome.set_script_timeout(10)
+        yield chrome
+    finally:
+        chrome.quit()
+
+
+# --- what the service would say ----------------------------------------------------------------------------
+
+
+def progress(n_sent: int, missing: tuple[int, ...] = (), expected: int = 40, curve: int = 3, **kwargs: bool) -> Any:
+    lacking = tuple(sorted({*missing, *range(n_sent, expected)}))
+    account = FrameAccount(expected=expected, received=expected - len(lacking), missing=lacking, duplicate=1)
+    one = CurveProgress(series="12", run=RunContext(uid=RAW), curve_index=curve, account=account)
+    return feed.progress_message(one, **kwargs)
+
+
+def frame(image_id: int, bright: tuple[int, int], shape: tuple[int, int] = (120, 200)) -> feed.FeedMessage:
+    """A peak with its streak on unequal sides, a dead gap, and one bright pixel."""
+    rows, cols = np.indices(shape)
+    away = np.hypot(rows - 70, cols - 90) + 1
+    pixels = (3000 / away**2.2 * (1 + np.cos(away / 2))).astype(np.uint32)
+    pixels[:, 40:44] = 2**32 - 1
+    pixels[bright] = 54_321
+    return feed.frame_message("12", image_id, pixels, 2**32 - 1)
+
+
+def crystal() -> Crystal:
+    """A block that lacks the corner of large y and large x: no mirror leaves it as it is."""
+    z, y, x = np.indices(SHAPE) - np.array(SHAPE)[:, None, None, None] // 2
+    support = (abs(z) < 11) & (abs(y) < 19) & (abs(x) < 15) & ~((y > 4) & (x > 2)) & (z + x < 18)
+    phase = 2.4 * np.exp(-((x + 8) ** 2 + (y - 6) ** 2 + z**2) / 120) - 0.05 * y
+    amplitude = support * (1 - 0.012 * (x + 15))
+    bq = np.eye(3) * 1e7
+    source = AffineMap(shape=SHAPE, q0=np.array([1e10, 2e10, 3e10]), bq=bq, sample_to_lab=np.eye(3), coordinates="lab")
+    return Crystal(
+        density=(amplitude * np.exp(1j * phase)).astype(np.complex64),
+        support=support,
+        affine=lab_grid(source, SHAPE, 5e-9),
+        scalars={},
+        verdict=Verdict(grade="good"),
+    )
+
+
+SCALARS = {
+    "chi2": 0.01234, "chi2_floor": 0.0098, "r_p": 0.9912, "support_fraction": 0.083, "voxel_size_m": 5e-9,
+    "size_lab_x_nm": 145.0, "size_lab_y_nm": 185.0, "size_lab_z_nm": 105.0, "strain_low": -4.1e-4,
+    "strain_high": 3.8e-4, "latency_assemble_s": 0.021, "latency_prepare_s": 0.034, "latency_correct_s": 0.048,
+    "latency_infer_s": 0.110, "latency_polish_s": 1.92, "latency_s": 2.14,
+}  # fmt: skip
+
+
+def result(
+    stage: str, verdict: str = "good", reasons: tuple[str, ...] = (), curve: int = 3, **scalars: float
+) -> feed.FeedMessage:
+    """A result; a failed one has neither pictures nor numbers."""
+    is_failed = verdict == "failed"
+    return feed.result_message(
+        stage=stage,
+        raw_uid=RAW,
+        run_uid=RUN,
+        curve_index=curve,
+        crystal=None if is_failed else crystal(),
+        verdict=verdict,
+        reasons=reasons,
+        scalars={} if is_failed else SCALARS | scalars,
+    )
+
+
+def state(malformed: int = 0, **fields: Any) -> feed.FeedMessage:
+    header = {
+        "kind": "state",
+        "queue": {"queued": 4, "running": 1, "done": 117, "failed": 0},
+        "refinement": {"run": RAW[:8], "curve": 2},
+        "counters": {"messages": 8123, "malformed": malformed, "stale": 2},
+        "waiting": 0,
+        "lag_s": 0.42,
+    }
+    return header | fields, {}
