@@ -36,11 +36,11 @@ class DetectorConfig(_Section):
     format: str = "dectris2"
     channel: str | None = None
     roi: tuple[int, int, int, int] | None = None
-    max_pixels: int = Field(40_000_000, gt=0)
-    max_message_bytes: int = Field(400_000_000, gt=0)
-    max_queue_bytes: int = Field(1 << 30, gt=0)
-    max_images: int = Field(20_000, gt=0)
-    max_series_bytes: int = Field(8 << 30, gt=0)
+    max_pixels: int = Field(default=40_000_000, gt=0)
+    max_message_bytes: int = Field(default=400_000_000, gt=0)
+    max_queue_bytes: int = Field(default=1 << 30, gt=0)
+    max_images: int = Field(default=20_000, gt=0)
+    max_series_bytes: int = Field(default=8 << 30, gt=0)
     bad_pixels: Path | None = None
     white_field: Path | None = None
     saturation_counts: Positive | None = None
@@ -158,6 +158,21 @@ class PublishConfig(_Section):
     preview_every_s: Positive = 1.0
 
 
+class FeedConfig(_Section):
+    """Where the service tells its onlookers (0MQ address to bind), and how often it shows a frame."""
+
+    endpoint: str | None = None
+    frame_every_s: Positive = 0.25
+
+
+class DashboardConfig(_Section):
+    """Where the operators' page is served; a host beyond loopback needs a token."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8056, ge=0, le=65535)
+    token: str | None = None
+
+
 class Config(_Section):
     """The whole of it."""
 
@@ -169,8 +184,10 @@ class Config(_Section):
     network: NetworkConfig = NetworkConfig()
     polish: PolishConfig = Field(default_factory=PolishConfig)
     publish: PublishConfig = PublishConfig()
+    feed: FeedConfig = FeedConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = Field(2, gt=0)
+    threads: int = Field(default=2, gt=0)
 
     def sha256(self, network_sha256: str) -> str:
         """Hash of what decides a result, files by their content; addresses and folders do not."""

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 KEPT_RESULTS = 50
 QUEUE_LENGTH = 16
 MAX_MESSAGE_BYTES = 16 << 20
+SILENT_MS = 5000
 STAGES = ("inference", "reconstruction", "refinement")
 KINDS = ("progress", "frame", "result", "state")
 
@@ -146,7 +147,12 @@ def subscribe(context: zmq.Context[Any], endpoint: str) -> Any:
 
 
 async def listen(hub: Hub, endpoint: str) -> None:
-    """Pass the feed to the hub until cancelled."""
-    with zmq.asyncio.Context() as context, subscribe(context, endpoint) as socket:
+    """Pass the feed to the hub until cancelled.
+
+    The socket is made anew when nothing comes: 0MQ never mends a connection that it cut over a message too large.
+    """
+    with zmq.asyncio.Context() as context:
         while True:
-            hub.take(await socket.recv_multipart())
+            with subscribe(context, endpoint) as socket:
+                while await socket.poll(SILENT_MS):
+                    hub.take(await socket.recv_multipart())

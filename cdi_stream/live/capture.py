@@ -126,6 +126,6 @@ def _listen(socket: zmq.Socket[bytes], recorder: Recorder, settings: CaptureSett
     read = bus.reader(settings.documents.serializer)
     for name, doc in bus.received(socket, settings.documents.prefix, read):
         try:
-            recorder.book.on_document(name, doc)
+            recorder.on_document(name, doc)
         except WireError as error:
             logger.warning("document dropped: %s", error)

@@ -8,6 +8,8 @@ shape or type goes on in ``/entry_2`` and so on.
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,12 @@ class Recorder:
             self._end(self._known(message.series), now)
         else:
             self._frame(message, receive_time_ns)
+
+    def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take a document; the end of a run ends the frames of a stream that knows no series."""
+        self.book.on_document(name, doc)
+        if name == "stop" and (nameless := self._known(None)) is not None:
+            self._end(nameless, time.time())
 
     @property
     def n_frames(self) -> int:
@@ -160,14 +168,16 @@ class Recorder:
         place = {int(image_id): k for k, image_id in enumerate(joined.image_ids)}
         order = [place[slot] for slot in slots.tolist() if slot in place]
         moved = [] if run is None else run.start.get("motors", [])
-        names = sorted((n for n in joined.scanned if not n.endswith(_FRAME_NAMES)), key=lambda n: (n not in moved, n))
+        readings = {} if run is None else run.readings
+        own = _own((*joined.scanned, *readings))
+        names = sorted((n for n in joined.scanned if n in own), key=lambda n: (n not in moved, n))
         scanned = {name: joined.scanned[name][order] for name in names} if len(order) == len(slots) else {}
         return RecordedScan(
             name=f"series {one.series.id}",
             frames=np.zeros((0, 0, 0)),
             beamline=self._beamline,
             scanned=scanned or {"frame": slots.astype(float)},
-            baseline={} if run is None else run.readings,
+            baseline={name: value for name, value in readings.items() if name in own and name not in scanned},
             units={} if run is None else run.units,
             detector={key: value for key in DETECTOR_HEADER if (value := getattr(start, key)) is not None},
             notes=joined.doubts,
@@ -177,6 +187,12 @@ class Recorder:
         claim = read_claim(one.series.start.user_data)
         found = self.book.runs.get(claim.run_uid or self.book.run_of_series.get(one.series.id, ""))
         return found if found is not None or len(self.book.runs) != 1 else next(iter(self.book.runs.values()))
+
+
+def _own(names: tuple[str, ...]) -> set[str]:
+    """Motors and counters, without what belongs to one of them (``theta_setpoint``) or names a frame."""
+    parts = {name for name in names if any(name.startswith(f"{other}_") for other in names)}
+    return {name for name in names if name not in parts and not name.endswith(_FRAME_NAMES)}
 
 
 def _create(file: h5py.File, entry: str, pixels: NDArray[Any]) -> None:

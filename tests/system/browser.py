@@ -26,13 +26,21 @@ from cdi_stream.processes import start_child
 
 SHAPE = (48, 64, 56)
 RAW, RUN = "5d0c41f2-raw", "99aa-run"
-DASHBOARD = (
-    "import sys; from cdi_stream.dashboard.app import run_dashboard as r; r(*sys.argv[1:3], int(sys.argv[3]), {})"
-)
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+DASHBOARD = """
+import sys
+from cdi_stream.dashboard.app import run_dashboard
+run_dashboard(sys.argv[1], "127.0.0.1", int(sys.argv[2]), sys.argv[3] or None)
+"""
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 class Source:
@@ -70,10 +78,10 @@ def source() -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def dashboard(directory: Path, endpoint: str, token: str | None = None) -> Iterator[str]:
+def dashboard(directory: Path, endpoint: str, port: int = 0, token: str = "") -> Iterator[str]:
     """The dashboard in a process of its own; yields its address."""
-    port = free_port()
-    command = [sys.executable, "-W", "error", "-c", DASHBOARD.format(repr(token)), endpoint, "127.0.0.1", str(port)]
+    port = port or free_port()
+    command = [sys.executable, "-W", "error", "-c", DASHBOARD, endpoint, str(port), token]
     log = directory / "dashboard.log"
     with log.open("wb") as out:
         process = start_child(command, out)

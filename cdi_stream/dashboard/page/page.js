@@ -40,10 +40,10 @@ function showFrame() {
   const {header, images} = page.frame;
   if (images.frame) paint(byId("frame"), images.frame, COLOURS.frame, false);
   byId("frame-largest").textContent = count(header.largest_counts);
-  const shape = Array.isArray(header.shape) ? header.shape.join(" × ") : "–";
+  const shape = Array.isArray(header.shape) ? header.shape.join("\u00a0×\u00a0") : "–";
   byId("frame-label").textContent =
     `series ${plain(header.series)} · image ${plain(header.image_id)} · largest ${count(header.largest_counts)} counts ·` +
-    ` ${shape} pixels`;
+    ` ${shape}\u00a0pixels`;
 }
 
 // ---- crystal -------------------------------------------------------------------------------------------
@@ -93,13 +93,13 @@ function numbersOf(scalars) {
   ].filter(([, value]) => value !== "–").map(([name, value, unit = ""]) => [name, value + unit]);
 }
 
-// A verdict is of the curve before while the next one is measured: say so, lest it is taken for the next one's.
+// While a curve is measured the verdict is an earlier one's: say so, lest it is taken for its own.
 function showPast() {
   const {progress: p, newest} = page;
   const isPast = p !== null && newest !== null && keyOf(p) !== newest;
   byId("result").dataset.past = isPast;
   byId("past").textContent = isPast
-    ? `of the curve before: curve ${plain(p.curve_index)} ${p.is_over ? "awaits its result" : "is being measured"}` : "";
+    ? `of an earlier curve: curve ${plain(p.curve_index)} ${p.is_over ? "awaits its result" : "is being measured"}` : "";
 }
 
 function showResult() {

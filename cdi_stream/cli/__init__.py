@@ -1,0 +1,53 @@
+"""The command line: arguments, progress and exit codes; the only package that prints.
+
+Exit codes: 0 done, 2 bad input or usage, 3 done but incomplete or failed verdict, 1 our fault.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from cdi_stream.cli import replays, streams, tools
+from cdi_stream.cli.output import console
+from cdi_stream.errors import CdiStreamError, InputError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+for command in (
+    replays.demo,
+    replays.replay,
+    streams.serve,
+    streams.record,
+    streams.tee,
+    replays.play,
+    streams.dashboard,
+    tools.check,
+    tools.plugins,
+    tools.geometry,
+    tools.export,
+    tools.train,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one message and an exit code."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for every request to Tiled
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    try:
+        app()
+    except InputError as error:
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except CdiStreamError as error:
+        console.print(f"[red]failed:[/red] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        sys.exit(130)

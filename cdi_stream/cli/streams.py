@@ -1,0 +1,119 @@
+"""Commands at a detector: ``serve``, ``record``, ``tee`` and ``dashboard``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, console, show, stop_signal
+from cdi_stream.errors import CdiStreamError, InputError
+
+
+def serve(config: NeededConfig) -> None:
+    """Run the live service until it is told to stop (Ctrl-C)."""
+    from cdi_stream.config import read_config
+    from cdi_stream.live.serve import running_service
+
+    settings = read_config(config)
+    stopping = stop_signal()
+    settings.publish.directory.mkdir(parents=True, exist_ok=True)
+    ready = settings.publish.directory / "ready"
+    ready.unlink(missing_ok=True)
+    with running_service(settings) as service:
+        ready.touch()
+        console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
+        while not stopping.is_set() and not service.wait(0.2):
+            pass
+        ready.unlink(missing_ok=True)
+        console.print("stopping: curves under way are finished or named as interrupted")
+    if service.failure is not None:
+        raise CdiStreamError(f"the service died: {service.failure!r}")
+
+
+def record(
+    endpoint: Annotated[str, typer.Argument(help="The detector's stream, tcp://host:port.")],
+    out: Annotated[Path, typer.Option("--out", help="HDF5 file to write.")],
+    wire: Annotated[str, typer.Option("--format", help="dectris2, dectris1, array1, or another decoder.")] = "dectris2",
+    socket: Annotated[str, typer.Option("--socket", help="pull or sub.")] = "pull",
+    bind: Annotated[bool, typer.Option("--bind/--connect", help="Bind, for a detector that connects.")] = False,
+    series: Annotated[int, typer.Option(help="Stop after so many series have ended; 0: at Ctrl-C.", min=0)] = 1,
+    timeout: Annotated[float | None, typer.Option(help="Stop after so many seconds without a message.")] = None,
+    raw: Annotated[Path | None, typer.Option(help="Log the messages here too, byte for byte.")] = None,
+    documents: Annotated[
+        str | None, typer.Option(help="Out address of a document proxy: motors are recorded with the frames.")
+    ] = None,
+    serializer: Annotated[
+        str, typer.Option(help="How the documents are written: msgpack, json or pickle.")
+    ] = "msgpack",
+    beamline: Annotated[str | None, typer.Option(help="Beamline plugin that understands the motors.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Threshold to record, where there are several.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Record a detector's frames, each once, in the data type of the wire."""
+    from cdi_stream.config import DetectorConfig, DocumentsConfig, describe_error
+    from cdi_stream.live.capture import CaptureSettings, capture
+
+    try:
+        detector = DetectorConfig(endpoint=endpoint, format=wire, socket=socket, bind=bind, channel=channel)  # type: ignore[arg-type]
+        bus = (
+            None
+            if documents is None
+            else DocumentsConfig(
+                subscribe=documents,
+                publish=documents,
+                serializer=serializer,  # type: ignore[arg-type]
+            )
+        )
+    except ValidationError as error:
+        raise InputError("record:\n" + "\n".join(describe_error(e) for e in error.errors())) from error
+    if socket == "pull" and not bind:
+        console.print("[yellow]note:[/yellow] a PULL takes frames away from any other puller, such as a file writer;")
+        console.print("      'cdi-stream tee' gives to both")
+    settings = CaptureSettings(
+        detector=detector, out=out, raw=raw, documents=bus, beamline=beamline, n_series=series, timeout_s=timeout
+    )
+    stopping = stop_signal()
+    with console.status(f"waiting for frames from {endpoint}") as status:
+        counts = capture(settings, stopping.is_set, lambda n: status.update(f"{n} frames"))
+    show(counts | {"file": str(out.resolve())}, as_json)
+    if counts["missing"] or not counts["received"]:
+        raise typer.Exit(3)
+
+
+def tee(
+    source: Annotated[str, typer.Argument(help="The detector's stream, tcp://host:port.")],
+    push: Annotated[str, typer.Option("--push", help="Where the file writer pulls, tcp://host:port.")],
+    publish: Annotated[str, typer.Option("--pub", help="Where onlookers subscribe, tcp://host:port.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Give a detector's stream to a file writer and to onlookers, so that no frame is taken from the writer."""
+    from cdi_stream.live.tee import tee as run_tee
+
+    stopping = stop_signal()
+    console.print(f"{source} -> {push} (file writer), {publish} (onlookers); Ctrl-C ends")
+    show(dict(run_tee(source, push, publish, max_message_bytes=400_000_000, is_stopped=stopping.is_set)), as_json)
+
+
+def dashboard(
+    config: ConfigOption = None,
+    feed: Annotated[
+        str | None, typer.Option(help="The service's feed, tcp://host:port, instead of a configuration.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to serve at; another than loopback needs a token.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to serve at.")] = None,
+) -> None:
+    """Serve the operators' page."""
+    from cdi_stream.config import DashboardConfig, read_config
+    from cdi_stream.dashboard.app import run_dashboard
+
+    settings = None if config is None else read_config(config)
+    endpoint = feed or (settings.feed.endpoint if settings is not None else None)
+    if endpoint is None:
+        raise InputError("dashboard: expected --feed, or --config of a service with feed.endpoint set")
+    page = DashboardConfig() if settings is None else settings.dashboard
+    place = (host or page.host, port or page.port)
+    console.print(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
+    run_dashboard(endpoint, *place, page.token)

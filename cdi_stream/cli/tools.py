@@ -1,0 +1,63 @@
+"""Commands that look at things or make them: ``geometry``, ``plugins``, ``check``, ``export``, ``train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cdi_stream import registry
+from cdi_stream.cli.output import JsonOption, NeededConfig, console, show
+
+
+def geometry(case: Path, as_json: JsonOption = False) -> None:
+    """Solve a geometry case: q, B_q and B_r at the centre of the volume."""
+    from cdi_stream.geometry_case import solve_case
+
+    show(solve_case(case), as_json)
+
+
+def plugins(as_json: JsonOption = False) -> None:
+    """List installed decoders, beamlines, readers and sinks."""
+    show({group.removeprefix("cdi_stream."): list(registry.names(group)) for group in registry.GROUPS}, as_json)
+
+
+def check(config: NeededConfig, as_json: JsonOption = False) -> None:
+    """Check a configuration: plugins, files, endpoints, Tiled, geometry; say what is wrong and how to mend it."""
+    from cdi_stream.check import check_config
+    from cdi_stream.config import read_config
+
+    findings = check_config(read_config(config))
+    if as_json:
+        show({"ok": all(f.is_ok for f in findings), "checks": [f.as_dict() for f in findings]}, as_json)
+    else:
+        show({f.name: ("ok: " if f.is_ok else "PROBLEM: ") + f.text for f in findings}, as_json)
+    if not all(finding.is_ok for finding in findings):
+        raise typer.Exit(2)
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="Result file of cdi-stream.")],
+    target: Annotated[Path, typer.Argument(help="File to write: .cxi for silx, PyNX and cdiutils, .vti for ParaView.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a crystal in another program's format, with lab voxel sizes."""
+    from cdi_stream.exports import export_result
+
+    export_result(source, target)
+    show({"file": str(target.resolve())}, as_json)
+
+
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Network file to write.")],
+    minutes: Annotated[float, typer.Option(help="Time to train for.", min=0.01)] = 20.0,
+    seed: Annotated[int, typer.Option(help="First seed of the simulated crystals.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train the two-decoder network of Wu et al. (2021) on simulated crystals and export it."""
+    from cdi_stream.training.wu2021 import train_wu2021
+
+    train_wu2021(
+        out, minutes=minutes, seed=seed, device=device, report=lambda line: console.print(line, highlight=False)
+    )

@@ -1,0 +1,1 @@
+"""Refinement behind the live path: a durable queue, worker processes, methods."""
