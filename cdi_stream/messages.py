@@ -192,3 +192,11 @@ class Crystal:
     affine: AffineMap
     scalars: Mapping[str, float]
     verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasedVolume:
+    """A measured volume with a crystal that explains it, both on the measured voxels: where refinement starts."""
+
+    volume: PreparedVolume
+    crystal: Crystal

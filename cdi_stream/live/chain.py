@@ -20,7 +20,7 @@ from cdi_stream.live.locate import FixedGeometry, locate
 from cdi_stream.live.polish import Start, polish
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.live.publish import Result
-from cdi_stream.messages import Crystal, PreparedVolume, RockingCurve, Verdict, read_only
+from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, RockingCurve, Verdict, read_only
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.phasing.recipe import Recipe
 from cdi_stream.phasing.support import grow, smooth
@@ -71,14 +71,14 @@ def reconstruct(
             yield failed(stream, curve, (str(error), *reasons), laps.scalars)
         return
     verdict = _noted(crystal.verdict, notes)
-    yield _result("inference", curve, crystal, verdict, {**_numbers(crystal, volume), **laps.scalars})
+    yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
     start = starting_point(crystal, volume, settings.device)
     polished = polish(volume, start, settings.recipe, reasons, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
     laps.mark("polish")
     verdict = _noted(in_lab.verdict, notes)
-    final = _result("reconstruction", curve, in_lab, verdict, {**_numbers(in_lab, volume), **laps.scalars})
-    yield replace(final, frame_sums=_frame_sums(curve))
+    final = _result("reconstruction", curve, in_lab, verdict, {**numbers_of(in_lab, volume), **laps.scalars})
+    yield replace(final, frame_sums=_frame_sums(curve), phased=PhasedVolume(volume=volume, crystal=polished))
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:
@@ -154,7 +154,8 @@ def failed(stream: str, curve: RockingCurve, reasons: tuple[str, ...], scalars: 
     return replace(result, frame_sums=_frame_sums(curve))
 
 
-def _numbers(crystal: Crystal, volume: PreparedVolume) -> dict[str, float]:
+def numbers_of(crystal: Crystal, volume: PreparedVolume) -> dict[str, float]:
+    """Numbers that are published with a crystal in lab coordinates."""
     frame, row, col = volume.oversampling
     return {
         **crystal.scalars,

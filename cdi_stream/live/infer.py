@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.messages import Crystal, LabVolume, read_only
@@ -20,9 +21,14 @@ SUPPORT_THRESHOLD = 0.3
 
 
 def infer(volume: LabVolume, network: Network, reasons: tuple[str, ...] = ()) -> Crystal:
-    """Invert a lab volume; the network's half-size answer is set into the volume's own array."""
+    """Invert a lab volume by a network."""
+    answer = network(torch.from_numpy(np.array(volume.magnitude)))
+    return crystal_of(answer, volume, (*reasons, UNPOLISHED))
+
+
+def crystal_of(answer: Tensor, volume: LabVolume, reasons: tuple[str, ...] = ()) -> Crystal:
+    """Set a network's answer into the array of its volume, with its support and misfit there."""
     magnitude = torch.from_numpy(np.array(volume.magnitude))
-    answer = network(magnitude)
     pad = [p for n, m in zip(reversed(volume.affine.shape), reversed(answer.shape), strict=True) for p in _pads(n, m)]
     density = torch.nn.functional.pad(answer, pad).cpu()
     support = density.abs() > SUPPORT_THRESHOLD * density.abs().amax()
@@ -39,7 +45,7 @@ def infer(volume: LabVolume, network: Network, reasons: tuple[str, ...] = ()) ->
         support=read_only(support.numpy()),
         affine=volume.affine,
         scalars=scalars,
-        verdict=judge(scalars, (*reasons, UNPOLISHED)),
+        verdict=judge(scalars, reasons),
     )
 
 

@@ -25,7 +25,7 @@ from cdi_stream.errors import WireError
 from cdi_stream.live.assemble import Assembler
 from cdi_stream.live.chain import ChainSettings, failed, reconstruct
 from cdi_stream.live.journal import Journal
-from cdi_stream.live.publish import ExitStatus, Provenance, Result, RunPublisher
+from cdi_stream.live.publish import ExitStatus, Provenance, Result, RunPublisher, reconstruction_identity
 from cdi_stream.live.receive import Receiver
 from cdi_stream.messages import BrokenCurve, CurveProgress, RockingCurve, RunContext, Verdict
 from cdi_stream.networks.torchscript import Network
@@ -323,8 +323,9 @@ class Service:
         if context.uid not in self._publishers:
             attempt = self._journal.next_attempt(context.uid)
             settings = self._settings
+            identity = reconstruction_identity(context.uid, settings.provenance.config_sha256, attempt)
             publisher = RunPublisher(
-                context, settings.provenance, self._shapes(), settings.directory, self._emit, attempt
+                context, settings.provenance, self._shapes(), settings.directory, self._emit, identity
             )
             self._journal.run_began(publisher.uid, context.uid)
             self._publishers[context.uid] = publisher

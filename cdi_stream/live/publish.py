@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from event_model import ComposeRunBundle, compose_run
 from numpy.typing import NDArray
 
 from cdi_stream.affine import Shape
-from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext, Verdict
+from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, PhasedVolume, RunContext, Verdict
 
 NAMESPACE = uuid.UUID("6f1f9a0e-6f0e-5b53-9a3e-0f5d9a1c2b77")
 """Root of all uids derived here."""
@@ -65,6 +65,8 @@ _NUMBERS = {
     "latency_s": "s",
 }
 
+_REFINEMENT_NUMBERS = {"seconds": "s", "start_chi2": "", "start_r_p": ""}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
@@ -81,7 +83,8 @@ class Provenance:
 class Result:
     """One event's worth: a crystal in lab coordinates (None: no picture), and how it came about.
 
-    ``complete_s`` is the monotonic time of the last frame's message.
+    ``complete_s`` is the monotonic time of the last frame's message; ``notes`` are texts by name.  ``phased`` is what
+    the result was on the measured voxels.
     """
 
     stream: str
@@ -93,6 +96,17 @@ class Result:
     scalars: Mapping[str, float]
     complete_s: float
     frame_sums: NDArray[np.int64] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    phased: PhasedVolume | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a run of ours is: its uid, its stage, and the runs that it came from."""
+
+    uid: str
+    stage: str = "reconstruction"
+    parents: tuple[str, ...] = ()
 
 
 def derived_uid(*parts: str) -> str:
@@ -100,10 +114,16 @@ def derived_uid(*parts: str) -> str:
     return str(uuid.uuid5(NAMESPACE, "/".join(parts)))
 
 
-class RunPublisher:
-    """Documents of the reconstruction run that belongs to one raw run.
+def reconstruction_identity(raw_uid: str, config_sha256: str, attempt: int = 0) -> Identity:
+    """Identity of the run that reconstructs a raw one; ``attempt`` counts services that died over it."""
+    parts = [raw_uid, "reconstruction", config_sha256] + ([f"attempt {attempt}"] if attempt else [])
+    return Identity(uid=derived_uid(*parts))
 
-    ``shapes`` fixes the array shape of each stream; ``attempt`` counts services that died over this run.
+
+class RunPublisher:
+    """Documents of one run of ours, which belongs to one raw run.
+
+    ``shapes`` fixes the array shape of each stream.
     """
 
     def __init__(
@@ -113,10 +133,10 @@ class RunPublisher:
         shapes: Mapping[str, Shape],
         directory: Path,
         emit: Emit,
-        attempt: int = 0,
+        identity: Identity,
     ) -> None:
-        parts = [context.uid, "reconstruction", provenance.config_sha256] + ([f"attempt {attempt}"] if attempt else [])
-        self.uid = derived_uid(*parts)
+        self.uid = identity.uid
+        self._identity = identity
         self._context = context
         self._provenance = provenance
         self._shapes = shapes
@@ -199,8 +219,8 @@ class RunPublisher:
         p = self._provenance
         metadata: dict[str, Any] = {
             "original_run_uid": self._context.uid,
-            "parent_uids": [self._context.uid],
-            "analysis_stage": "reconstruction",
+            "parent_uids": [self._context.uid, *self._identity.parents],
+            "analysis_stage": self._identity.stage,
             "data_groups": list(self._context.data_groups),
             "cdi_stream": {
                 "version": p.version,
@@ -251,10 +271,12 @@ def _arrays(crystal: Crystal | None, shape: Shape) -> dict[str, np.ndarray]:
 
 
 def _result_data(result: Result) -> dict[str, Any]:
-    numbers = dict.fromkeys(_NUMBERS, float("nan")) | dict(result.scalars)
+    known = _NUMBERS if result.stream != "refinement" else _NUMBERS | _REFINEMENT_NUMBERS
+    numbers = dict.fromkeys(known, float("nan")) | dict(result.scalars)
     return {
         **_account_data(result.account, result.curve_index),
-        **{key: float(numbers[key]) for key in _NUMBERS},
+        **{key: float(numbers[key]) for key in known},
+        **result.notes,
         "verdict": result.verdict.grade,
         "reasons": " | ".join(result.verdict.reasons),
         "series": result.series,
@@ -288,7 +310,13 @@ def _data_key(key: str, value: Any) -> dict[str, Any]:
         return {"source": source, "dtype": "string", "shape": []}
     if isinstance(value, int):
         return {"source": source, "dtype": "integer", "shape": [], "dtype_numpy": "<i8"}
-    return {"source": source, "dtype": "number", "shape": [], "dtype_numpy": "<f8", "units": _NUMBERS[key]}
+    return {
+        "source": source,
+        "dtype": "number",
+        "shape": [],
+        "dtype_numpy": "<f8",
+        "units": (_NUMBERS | _REFINEMENT_NUMBERS)[key],
+    }
 
 
 def _array_key(dtype: str, shape: Shape) -> dict[str, Any]:

@@ -73,6 +73,17 @@ def export(network: nn.Module, contract: NetworkContract, path: Path) -> None:
     torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: contract.model_dump_json(indent=1)})
 
 
+def load_trainable(path: Path, device: str = "cpu") -> torch.jit.ScriptModule:
+    """Load a network whose weights may be changed; normalisation stays in evaluation mode.
+
+    Raises `NetworkFileError` like `load`.
+    """
+    script, _ = _read(path, device)
+    for parameter in script.eval().parameters():
+        parameter.requires_grad_(True)
+    return script
+
+
 def load(path: Path, device: str = "cpu") -> Network:
     """Load, check and warm up a network file.
 
@@ -81,6 +92,15 @@ def load(path: Path, device: str = "cpu") -> Network:
     NetworkFileError
         If there is no such file, no contract, or another Fourier sign than ours.
     """
+    script, contract = _read(path, device)
+    script = torch.jit.optimize_for_inference(torch.jit.freeze(script.eval()))
+    network = Network(script, contract, hashlib.sha256(path.read_bytes()).hexdigest(), device)
+    for _ in range(3):
+        network(torch.zeros(contract.input_shape))
+    return network
+
+
+def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContract]:
     if not path.is_file():
         raise NetworkFileError(f"network file {path} does not exist; train one with 'cdi-stream train'")
     extra = {CONTRACT_FILE: ""}
@@ -91,8 +111,4 @@ def load(path: Path, device: str = "cpu") -> Network:
         raise NetworkFileError(f"{path}: expected TorchScript with {CONTRACT_FILE} inside, got: {error}") from error
     if contract.fourier_sign != FOURIER_SIGN:
         raise NetworkFileError(f"{path}: expected fourier_sign {FOURIER_SIGN:+d}, got {contract.fourier_sign:+d}")
-    script = torch.jit.optimize_for_inference(torch.jit.freeze(script.eval()))
-    network = Network(script, contract, hashlib.sha256(path.read_bytes()).hexdigest(), device)
-    for _ in range(3):
-        network(torch.zeros(contract.input_shape))
-    return network
+    return script, contract

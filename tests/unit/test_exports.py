@@ -11,7 +11,7 @@ import pytest
 from cdi_stream.affine import AffineMap
 from cdi_stream.errors import ConfigError, RecordingError
 from cdi_stream.exports import export_result
-from cdi_stream.live.publish import Provenance, Result, RunPublisher
+from cdi_stream.live.publish import Identity, Provenance, Result, RunPublisher
 from cdi_stream.messages import Crystal, FrameAccount, RunContext, Verdict
 
 SHAPE = (4, 7, 10)
@@ -53,7 +53,7 @@ def crystal(q0=Q0):
 def result_file(directory, picture):
     provenance = Provenance(version="0", config_sha256="c", network_name="n", network_sha256="s", beamline="b")
     publisher = RunPublisher(
-        RunContext(uid="raw"), provenance, {"reconstruction": SHAPE}, directory, lambda *_: None, attempt=0
+        RunContext(uid="raw"), provenance, {"reconstruction": SHAPE}, directory, lambda *_: None, Identity(uid="run")
     )
     failed = Verdict(grade="failed", reasons=("empty: no counts",))
     result = Result(

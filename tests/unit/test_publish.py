@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from cdi_stream.affine import AffineMap, lab_grid
-from cdi_stream.live.publish import Provenance, Result, RunPublisher
+from cdi_stream.live.publish import Provenance, Result, RunPublisher, reconstruction_identity
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext, Verdict
 
 SHAPES = {"inference": (8, 8, 8), "reconstruction": (12, 12, 12)}
 PROVENANCE = Provenance(
     version="0", config_sha256="c" * 64, network_name="n 1", network_sha256="s" * 64, beamline="aps_34idc"
 )
+IDENTITY = reconstruction_identity("raw", "c" * 64)
 ACCOUNT = FrameAccount(expected=5, received=4, missing=(2,), duplicate=1)
 
 
@@ -52,7 +53,9 @@ def result(stream, index=0, with_crystal=True):
 def published(tmp_path):
     found = []
     context = RunContext(uid="raw", scan_id=4, data_groups=("p1",))
-    publisher = RunPublisher(context, PROVENANCE, SHAPES, tmp_path, lambda name, doc: found.append((name, doc)))
+    publisher = RunPublisher(
+        context, PROVENANCE, SHAPES, tmp_path, lambda name, doc: found.append((name, doc)), IDENTITY
+    )
     return publisher, found
 
 
@@ -119,7 +122,8 @@ def test_uids_follow_from_the_raw_run_so_that_a_repeat_is_recognised(tmp_path):
     def uids(attempt=0, provenance=PROVENANCE):
         found = []
         context = RunContext(uid="raw")
-        publisher = RunPublisher(context, provenance, SHAPES, tmp_path, lambda *d: found.append(d), attempt)
+        identity = reconstruction_identity("raw", provenance.config_sha256, attempt)
+        publisher = RunPublisher(context, provenance, SHAPES, tmp_path, lambda *d: found.append(d), identity)
         publisher.result(result("inference"))
         return [doc["uid"] for name, doc in found if name in ("start", "event")]
 

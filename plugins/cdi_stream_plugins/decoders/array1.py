@@ -37,7 +37,7 @@ class Array1Decoder:
         if fields.htype(header) != "array-1.0" or len(parts) < 2:
             raise WireError(f"expected htype array-1.0 and pixels, got {header.get('htype')!r:.40}, {len(parts)} parts")
         dtype, codec = _dtype(header), header.get("encoding") or ""
-        if codec not in _CODECS:
+        if not isinstance(codec, str) or codec not in _CODECS:
             raise WireError(
                 f"expected an encoding out of raw, lz4, bslz4, got {codec!r:.40}: change the NDCodec plugin"
             )

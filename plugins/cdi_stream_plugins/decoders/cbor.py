@@ -1,7 +1,8 @@
 """A CBOR reader that copies nothing: byte strings come back as views of the message.
 
 RFC 8949, definite lengths only, as detectors send it.  Every length is held against what is left of the
-message before anything is built, so that no message can ask for more memory than it is long.
+message before anything is built, and the number of items is limited, so that no message can ask for much more
+memory than it is long.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from cdi_stream.errors import WireError
 
 _MAX_DEPTH = 16
+_MAX_ITEMS = 100_000
 _FLOATS = {25: ("!e", 2), 26: ("!f", 4), 27: ("!d", 8)}
 _SIMPLE = {20: False, 21: True, 22: None, 23: None}
 
@@ -32,6 +34,7 @@ class CborReader:
         self._data = message
         self._at = 0
         self._end = len(message)
+        self._n_items = 0
 
     def read(self, depth: int = 0) -> Any:
         """Read the next item; raises `WireError` if it is malformed."""
@@ -51,6 +54,7 @@ class CborReader:
         if major == 1:
             return -1 - argument
         if major == 6:
+            self._announce(1)
             return Tag(argument, self.read(depth + 1))
         if argument > self._end - self._at:
             raise WireError(f"CBOR item of {argument} bytes or entries at {self._at} in a message of {self._end}")
@@ -59,8 +63,10 @@ class CborReader:
     def _sized(self, major: int, n: int, depth: int) -> Any:
         """Byte string, text, array or map of ``n``, which has been held against what is left."""
         if major == 4:
+            self._announce(n)
             return [self.read(depth) for _ in range(n)]
         if major == 5:
+            self._announce(2 * n)
             return {self._key(depth): self.read(depth) for _ in range(n)}
         content = self._take(n)
         if major == 2:
@@ -69,6 +75,11 @@ class CborReader:
             return str(content, "utf-8")
         except UnicodeDecodeError as error:
             raise WireError(f"CBOR text is not UTF-8: {error}") from error
+
+    def _announce(self, n: int) -> None:
+        self._n_items += n
+        if self._n_items > _MAX_ITEMS:
+            raise WireError(f"CBOR of {self._n_items} items or more: {_MAX_ITEMS} are allowed")
 
     def _take(self, n: int) -> memoryview:
         if n > self._end - self._at:

@@ -8,6 +8,7 @@ blobs whose 12-byte header is zero or missing, sizes and hashes that are wrong.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from cdi_stream_plugins.decoders.arrays import Compression, image_of
 HEADER, IMAGE, END = "dheader-1.0", "dimage-1.0", "dseries_end-1.0"
 _BEGINNINGS = (HEADER, IMAGE, END)
 _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
-_ENCODING = re.compile(r"(?:bs(8|16|32|64)-?)?(lz4)?([<>]?)")
+_ENCODING = re.compile(r"(?:raw|(?:bs(8|16|32|64)-?)?(lz4)?)([<>]?)")
 _AXES = ("chi", "kappa", "omega", "phi", "two_theta")
 
 Part = bytes | memoryview
@@ -42,9 +43,9 @@ class Dectris1Decoder:
 
     def decode(self, parts: Sequence[Part]) -> Iterator[WireMessage]:
         """Decode all messages in one multipart; raises `WireError` at the first that is malformed."""
-        left = list(parts)
+        left = deque(parts)
         while left:
-            header = fields.read_json(left.pop(0))
+            header = fields.read_json(left.popleft())
             match fields.htype(header):
                 case "dheader-1.0":
                     yield self._start(header, _until_next(left, 1))
@@ -58,21 +59,20 @@ class Dectris1Decoder:
                 case other:
                     raise WireError(f"expected htype {', '.join(_BEGINNINGS)}, got {other!r:.40}")
 
-    def _start(self, header: Mapping[str, Any], rest: list[Part]) -> SeriesStart:
+    def _start(self, header: Mapping[str, Any], rest: deque[Part]) -> SeriesStart:
         self._series = fields.series_id(header.get("series"), "series")
-        if not rest:
-            return SeriesStart(series=self._series, roi=self._roi)
-        return self._configured(self._series, fields.read_json(rest[0]), rest[1:])
+        has_config = rest and header.get("header_detail") != "none"
+        return self._configured(self._series, fields.read_json(rest.popleft()) if has_config else {}, rest)
 
-    def _configured(self, series: int | str, config: Mapping[str, Any], rest: list[Part]) -> SeriesStart:
+    def _configured(self, series: int | str, config: Mapping[str, Any], rest: deque[Part]) -> SeriesStart:
         mask, appendix = self._mask_and_appendix(rest)
         values = {key: value["value"] if isinstance(value, dict) and "value" in value else value
                   for key, value in config.items()}  # fmt: skip
-        rows, cols = (fields.count(values.get(f"{axis}_pixels_in_detector")) for axis in "yx")
+        rows, cols = (values.get(f"{axis}_pixels_in_detector") for axis in "yx")
         return SeriesStart(
             series=series,
             n_images=_n_images(values),
-            image_shape=(rows, cols) if rows and cols else None,
+            image_shape=fields.image_shape(rows, cols, self._max_pixels),
             roi=self._roi,
             pixel_mask=mask,
             goniometer=fields.goniometer(
@@ -88,18 +88,18 @@ class Dectris1Decoder:
             user_data=appendix,
         )
 
-    def _mask_and_appendix(self, rest: list[Part]) -> tuple[NDArray[np.bool_] | None, str | None]:
+    def _mask_and_appendix(self, rest: deque[Part]) -> tuple[NDArray[np.bool_] | None, str | None]:
         """Walk what follows a configuration: tables as (JSON, blob) pairs, then the user's appendix."""
         mask, appendix = None, None
         while rest:
-            part = rest.pop(0)
+            part = rest.popleft()
             kind = _kind(part)
             if kind is None or not rest:
                 appendix = bytes(part[: fields.MAX_JSON_BYTES]).decode(errors="replace")
             elif kind.startswith("dpixelmask"):
-                mask = self._mask(fields.read_json(part), rest.pop(0))
+                mask = self._mask(fields.read_json(part), rest.popleft())
             else:
-                rest.pop(0)
+                rest.popleft()
         return mask, appendix
 
     def _mask(self, header: Mapping[str, Any], blob: Part) -> NDArray[np.bool_] | None:
@@ -109,7 +109,7 @@ class Dectris1Decoder:
         except WireError:
             return None
 
-    def _image(self, header: Mapping[str, Any], rest: list[Part]) -> DetectorFrame:
+    def _image(self, header: Mapping[str, Any], rest: deque[Part]) -> DetectorFrame:
         if len(rest) < 2:
             raise WireError(f"image message: expected dimage_d-1.0 and pixels behind dimage-1.0, got {len(rest)} parts")
         image_id = fields.image_id(header.get("frame"), "frame")
@@ -136,14 +136,13 @@ class Dectris1Decoder:
         return image_of(blob, (shape[1], shape[0]), dtype, compression, self._max_pixels)
 
 
-def _until_next(parts: list[Part], n_positional: int) -> list[Part]:
-    """Take the parts of this message off the list: ``n_positional`` of any content, then up to a new beginning."""
-    n = min(n_positional, len(parts))
-    if n_positional == 1 and n and _kind(parts[0]) in _BEGINNINGS:
-        n = 0  # a header of detail "none", and the next message at once
-    while n < len(parts) and _kind(parts[n]) not in _BEGINNINGS:
-        n += 1
-    taken, parts[:] = parts[:n], parts[n:]
+def _until_next(left: deque[Part], n_positional: int) -> deque[Part]:
+    """Take the parts of this message off the left: ``n_positional`` of any content, then up to a new beginning."""
+    taken: deque[Part] = deque()
+    if n_positional == 1 and left and _kind(left[0]) in _BEGINNINGS:
+        n_positional = 0  # a header of detail "none", and the next message at once
+    while left and (len(taken) < n_positional or _kind(left[0]) not in _BEGINNINGS):
+        taken.append(left.popleft())
     return taken
 
 
@@ -170,4 +169,4 @@ def _n_images(config: Mapping[str, Any]) -> int | None:
     n_images, n_trigger = fields.count(config.get("nimages")), fields.count(config.get("ntrigger"))
     if not n_images:
         return n_trigger or None
-    return n_images * (n_trigger or 1)
+    return fields.count(n_images * (n_trigger or 1))

@@ -63,16 +63,15 @@ class Dectris2Decoder:
         if self._channel is None:
             return next(iter(channels.values()))
         if self._channel not in channels:
-            raise WireError(f"expected channel {self._channel!r}, got {sorted(map(str, channels))}")
+            raise WireError(f"expected channel {self._channel!r}, got {sorted(map(str, channels))!s:.200}")
         return channels[self._channel]
 
     def _start(self, item: Mapping[str, Any]) -> SeriesStart:
-        rows, cols = fields.count(item.get("image_size_y")), fields.count(item.get("image_size_x"))
         mask = self._map_of(item.get("pixel_mask"))
         return SeriesStart(
             series=_series(item),
             n_images=fields.count(item.get("number_of_images")) or None,
-            image_shape=(rows, cols) if rows and cols else None,
+            image_shape=fields.image_shape(item.get("image_size_y"), item.get("image_size_x"), self._max_pixels),
             roi=self._roi,
             pixel_mask=None if mask is None else mask == 0,
             goniometer=_goniometer(item.get("goniometer")),
@@ -105,7 +104,7 @@ def _ratio(value: Any) -> float | None:
     """Return [numerator, timebase] as seconds."""
     if isinstance(value, list) and len(value) == 2:
         top, bottom = fields.count(value[0]), fields.positive(value[1])
-        return None if top is None or bottom is None else top / bottom
+        return None if top is None or bottom is None else fields.number(top / bottom)
     return None
 
 

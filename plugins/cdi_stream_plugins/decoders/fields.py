@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from cdi_stream.errors import WireError
 from cdi_stream.messages import Box
 
-MAX_JSON_BYTES = 8_000_000
+MAX_JSON_BYTES = 1_000_000
+"""A detector's whole configuration is a few kB; the parsed form of small items takes 30 times their text."""
+
+MAX_COUNT = 2**63 - 1
+MAX_NAME = 256
 
 
 def number(value: Any) -> float | None:
@@ -32,15 +36,23 @@ def positive(value: Any) -> float | None:
 
 
 def count(value: Any) -> int | None:
-    """Return a whole number from 0, or None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """Return a whole number from 0 that 64 bits hold, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
+
+
+def image_shape(rows: Any, cols: Any, max_pixels: int) -> tuple[int, int] | None:
+    """Return announced sides as ``(rows, cols)``; None unless an image of that size would be taken."""
+    rows, cols = count(rows), count(cols)
+    return (rows, cols) if rows and cols and rows * cols <= max_pixels else None
 
 
 def series_id(value: Any, key: str) -> int | str:
-    """Return the name of a series; raises `WireError` if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise WireError(f"expected {key}, got {value!r:.40}")
-    return value
+    """Return the name of a series, a number or a short line; raises `WireError` if it is none."""
+    if isinstance(value, str) and len(value) <= MAX_NAME and value.isprintable():
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64:
+        return value
+    raise WireError(f"expected {key}, a number of 64 bits or a line of {MAX_NAME} characters, got {value!r:.40}")
 
 
 def image_id(value: Any, key: str) -> int:

@@ -1,0 +1,95 @@
+"""Unsupervised refinement of a network on one measured volume.
+
+Wu et al. (2021), npj Computational Materials 7, 175, doi:10.1038/s41524-021-00644-z, equations 7 and 8: the weights are
+changed until the diffraction of the network's crystal agrees with the measurement; no truth is needed.
+
+    l_u = (beta_1 L_3 + beta_2 L_4) / (beta_1 + beta_2),   beta_2 = 1
+    beta_1 = a_0 k/lambda (n/lambda)^(k-1) exp(-(n/lambda)^k) + a_1,   k = 1, lambda = 0.5
+
+L_3 is one minus the correlation of magnitudes, L_4 the chi2 of magnitudes, both over the known voxels.  The paper lets
+beta_1 fall from 1e4 to 1 over the run without giving the scale of n: here n runs from 0 to `SPAN`.  L_3 is the
+ordinary correlation, not the paper's, and the scale of the model is fitted, since magnitudes are normalised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cdi_stream.fourier import to_reciprocal
+from cdi_stream.networks.losses import chi2, pad_to_double, pearson
+
+SPAN = 5.0
+_BEGIN, _END, _LAMBDA = 1e4, 1.0, 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnsupervisedSchedule:
+    """Steps of each optimiser in turn, Adam first; the rate falls by ``decay`` at each change, as in the paper."""
+
+    steps: int = 400
+    learning_rate: float = 0.006
+    change_every: int = 200
+    decay: float = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refined:
+    """Best crystal found, ``(n/2, n/2, n/2)`` complex, with its loss terms."""
+
+    crystal: Tensor
+    chi2: float
+    correlation: float
+    steps: int
+
+
+def beta_1(progress: float) -> float:
+    """Weight of the correlation after a share ``progress`` of the steps (equation 8)."""
+    a_0 = (_BEGIN - _END) * _LAMBDA
+    return a_0 / _LAMBDA * math.exp(-SPAN * progress / _LAMBDA) + _END
+
+
+def refine_weights(
+    network: nn.Module,
+    magnitude: Tensor,
+    valid: Tensor,
+    schedule: UnsupervisedSchedule,
+    wait_turn: Callable[[], None] = lambda: None,
+) -> Refined:
+    """Change ``network`` until it explains ``magnitude`` ``(n, n, n)``; the best crystal on the way is returned.
+
+    ``valid`` is true where the magnitude is known; elsewhere the model is free.  ``wait_turn`` is called before
+    every step and may hold it up, or end the refinement by raising.
+    """
+    best: Refined | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    for step in range(schedule.steps):
+        wait_turn()
+        if optimizer is None or step % schedule.change_every == 0:
+            optimizer = _optimizer(network, schedule, step // schedule.change_every)
+        amplitude, phase = network(magnitude[None])
+        crystal = torch.polar(amplitude[0], phase[0])
+        model = to_reciprocal(pad_to_double(crystal)).abs() * valid
+        misfit, correlation = chi2(model, magnitude), pearson(model, magnitude)
+        weight = beta_1(step / schedule.steps)
+        loss = (weight * (1 - correlation) + misfit) / (weight + 1)
+        if best is None or misfit.item() < best.chi2:
+            best = Refined(
+                crystal=crystal.detach(), chi2=misfit.item(), correlation=correlation.item(), steps=schedule.steps
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    assert best is not None
+    return best
+
+
+def _optimizer(network: nn.Module, schedule: UnsupervisedSchedule, turn: int) -> torch.optim.Optimizer:
+    rate = schedule.learning_rate * schedule.decay**turn
+    kind = torch.optim.Adam if turn % 2 == 0 else torch.optim.SGD
+    return kind(network.parameters(), lr=rate)

@@ -1,0 +1,83 @@
+"""What a refinement starts from, on disk: the measured volume and the crystal that the live path left there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cdi_stream.affine import AffineMap
+from cdi_stream.errors import RecordingError
+from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict, read_only
+
+_VOLUME = ("counts", "valid_pixels", "expected_scale")
+_CRYSTAL = ("density", "support")
+
+
+def write_input(path: Path, phased: PhasedVolume) -> None:
+    """Write volume and crystal; the file has its name only when it is whole and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    volume, crystal = phased.volume, phased.crystal
+    with h5py.File(part, "w") as file:
+        for names, holder in ((_VOLUME, volume), (_CRYSTAL, crystal)):
+            for name in names:
+                file.create_dataset(name, data=getattr(holder, name), compression="lzf")
+        affine = volume.affine
+        file.attrs["q0_inv_m"], file.attrs["bq_inv_m"] = affine.q0, affine.bq
+        file.attrs["sample_to_lab"] = affine.sample_to_lab
+        file.attrs["coordinates"], file.attrs["fourier_sign"] = affine.coordinates, affine.fourier_sign
+        file.attrs["crystal_extent_m"], file.attrs["oversampling"] = volume.crystal_extent_m, volume.oversampling
+        file.attrs["n_bad"], file.attrs["n_alien"] = volume.n_bad, volume.n_alien
+        for key, value in crystal.scalars.items():
+            file.attrs[f"scalar {key}"] = value
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    part.rename(path)
+
+
+def read_input(path: Path) -> PhasedVolume:
+    """Read what `write_input` wrote.
+
+    Raises
+    ------
+    RecordingError
+        If the file is gone or is no such file.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = {name: read_only(file[name][()]) for name in (*_VOLUME, *_CRYSTAL)}
+            attrs = dict(file.attrs)
+    except (OSError, KeyError) as error:
+        raise RecordingError(f"{path}: expected the input of a refinement, got: {error}; cancel the job") from error
+    affine = AffineMap(
+        shape=arrays["counts"].shape,
+        q0=attrs["q0_inv_m"],
+        bq=attrs["bq_inv_m"],
+        sample_to_lab=attrs["sample_to_lab"],
+        coordinates=attrs["coordinates"],
+        fourier_sign=int(attrs["fourier_sign"]),
+    )
+    volume = PreparedVolume(
+        **{name: arrays[name] for name in _VOLUME},
+        affine=affine,
+        crystal_extent_m=_triple(attrs["crystal_extent_m"]),
+        oversampling=_triple(attrs["oversampling"]),
+        n_bad=int(attrs["n_bad"]),
+        n_alien=int(attrs["n_alien"]),
+    )
+    crystal = Crystal(
+        density=arrays["density"],
+        support=arrays["support"],
+        affine=affine,
+        scalars={key[7:]: float(value) for key, value in attrs.items() if key.startswith("scalar ")},
+        verdict=Verdict(grade="doubtful"),
+    )
+    return PhasedVolume(volume=volume, crystal=crystal)
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third
