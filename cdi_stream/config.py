@@ -158,6 +158,23 @@ class PublishConfig(_Section):
     preview_every_s: Positive = 1.0
 
 
+class RefineConfig(_Section):
+    """Refinement behind the live path: every reconstruction is queued for each of the methods; none switches it off.
+
+    ``recipe`` goes on from the live crystal; ``network`` changes the network's weights for the volume, for
+    ``network_steps``, and polishes by ``network_recipe``.  The worker process is niced and has ``threads``.
+    """
+
+    methods: tuple[Literal["recipe", "network"], ...] = ("recipe",)
+    recipe: str = "150*HIO+150*ER"
+    network_steps: int = Field(default=150, gt=0)
+    network_recipe: str = "30*ER"
+    threshold: Positive = 0.2
+    every: int = Field(default=10, ge=0)
+    sigma_vox: Positive = 1.0
+    threads: int = Field(default=1, gt=0)
+
+
 class FeedConfig(_Section):
     """Where the service tells its onlookers (0MQ address to bind), and how often it shows a frame."""
 
@@ -184,6 +201,7 @@ class Config(_Section):
     network: NetworkConfig = NetworkConfig()
     polish: PolishConfig = Field(default_factory=PolishConfig)
     publish: PublishConfig = PublishConfig()
+    refine: RefineConfig = Field(default_factory=RefineConfig)
     feed: FeedConfig = FeedConfig()
     dashboard: DashboardConfig = DashboardConfig()
     device: Literal["cpu", "cuda"] = "cpu"

@@ -92,9 +92,10 @@ def _passed(account: FrameAccount, is_over: bool) -> int:
     return next((i + 1 for i in reversed(range(account.expected)) if i not in missing), 0)
 
 
-def frame_message(series: object, image_id: int, pixels: NDArray[Any], sentinel: int) -> FeedMessage:
-    """A frame, reduced by maxima over blocks; pixels at ``sentinel`` count as 0."""
-    counts = np.where(pixels == sentinel, 0, pixels)
+def frame_message(series: object, image_id: int, pixels: NDArray[Any]) -> FeedMessage:
+    """A frame, reduced by maxima over blocks; pixels at the data type's maximum, which mark gaps, count as 0."""
+    is_whole = pixels.dtype.kind in "ui"
+    counts = np.where(pixels == np.iinfo(pixels.dtype).max, 0, pixels) if is_whole else np.nan_to_num(pixels)
     block = max(1, math.ceil(max(counts.shape) / MAX_SIDE))
     rows, cols = (-(-n // block) * block for n in counts.shape)
     padded = np.zeros((rows, cols), dtype=counts.dtype)

@@ -196,7 +196,12 @@ class Crystal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhasedVolume:
-    """A measured volume with a crystal that explains it, both on the measured voxels: where refinement starts."""
+    """A measured volume with a crystal that explains it, both on the measured voxels: where refinement starts.
+
+    ``doubts`` about the measurement make any verdict doubtful, ``notes`` are only told.
+    """
 
     volume: PreparedVolume
     crystal: Crystal
+    doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -143,6 +143,9 @@ publish = "{documents_in}"
 [publish]
 directory = "{directory.resolve()}"
 
+[refine]
+methods = []
+
 {assemble}
 [geometry]
 {geometry}

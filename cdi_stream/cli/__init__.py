@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from cdi_stream.cli import replays, streams, tools
+from cdi_stream.cli import refinement, replays, streams, tools
 from cdi_stream.cli.output import console
 from cdi_stream.errors import CdiStreamError, InputError
 
@@ -25,6 +25,7 @@ for command in (
     streams.tee,
     replays.play,
     streams.dashboard,
+    refinement.worker,
     tools.check,
     tools.plugins,
     tools.geometry,
@@ -32,6 +33,7 @@ for command in (
     tools.train,
 ):
     app.command()(command)
+app.add_typer(refinement.queue_app, name="queue")
 
 
 def main() -> None:

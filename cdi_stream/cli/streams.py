@@ -22,7 +22,7 @@ def serve(config: NeededConfig) -> None:
     settings.publish.directory.mkdir(parents=True, exist_ok=True)
     ready = settings.publish.directory / "ready"
     ready.unlink(missing_ok=True)
-    with running_service(settings) as service:
+    with running_service(settings, config) as service:
         ready.touch()
         console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
         while not stopping.is_set() and not service.wait(0.2):

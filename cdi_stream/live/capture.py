@@ -61,6 +61,7 @@ def capture(settings: CaptureSettings, is_stopped: Callable[[], bool], report: C
                 last_s = time.monotonic()
             if documents is not None:
                 _listen(documents, recorder, settings)
+            receiver.revive(time.monotonic())
             report(recorder.n_frames)
             is_done = settings.n_series and recorder.n_ended >= settings.n_series
             is_silent = settings.timeout_s is not None and time.monotonic() - last_s > settings.timeout_s
@@ -76,6 +77,9 @@ def _open(
     settings: CaptureSettings,
 ) -> Iterator[tuple[Recorder, Receiver, zmq.Socket[bytes] | None]]:
     detector = settings.detector
+    decoder: Decoder = load("cdi_stream.decoder", detector.format)(
+        roi=detector.roi, channel=detector.channel, max_pixels=detector.max_pixels
+    )
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         socket = open_socket(
@@ -85,7 +89,6 @@ def _open(
             bind=detector.bind,
             max_message_bytes=detector.max_message_bytes,
         )
-        stack.callback(socket.close, 0)
         documents = None
         if settings.documents is not None:
             documents = bus.listen(context, settings.documents.subscribe)
@@ -95,10 +98,9 @@ def _open(
             log = _log(settings.raw, stack)
         except OSError as error:
             raise ConfigError(f"the recording cannot be written: {error}") from error
-        decoder: Decoder = load("cdi_stream.decoder", detector.format)(
-            roi=detector.roi, channel=detector.channel, max_pixels=detector.max_pixels
-        )
-        yield recorder, Receiver(socket, decoder, detector.max_queue_bytes, log), documents
+        receiver = Receiver(socket, decoder, detector.max_queue_bytes, log)
+        stack.callback(receiver.close)
+        yield recorder, receiver, documents
 
 
 def _log(path: Path | None, stack: contextlib.ExitStack) -> Callable[[Any], None]:

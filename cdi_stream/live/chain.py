@@ -70,15 +70,16 @@ def reconstruct(
         for stream in ("inference", "reconstruction"):
             yield failed(stream, curve, (str(error), *reasons), laps.scalars)
         return
-    verdict = _noted(crystal.verdict, notes)
+    verdict = noted(crystal.verdict, notes)
     yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
     start = starting_point(crystal, volume, settings.device)
     polished = polish(volume, start, settings.recipe, reasons, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
     laps.mark("polish")
-    verdict = _noted(in_lab.verdict, notes)
+    verdict = noted(in_lab.verdict, notes)
     final = _result("reconstruction", curve, in_lab, verdict, {**numbers_of(in_lab, volume), **laps.scalars})
-    yield replace(final, frame_sums=_frame_sums(curve), phased=PhasedVolume(volume=volume, crystal=polished))
+    phased = PhasedVolume(volume=volume, crystal=polished, doubts=reasons, notes=notes)
+    yield replace(final, frame_sums=_frame_sums(curve), phased=phased)
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:
@@ -117,7 +118,7 @@ def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:
     )
 
 
-def _noted(verdict: Verdict, notes: tuple[str, ...]) -> Verdict:
+def noted(verdict: Verdict, notes: tuple[str, ...]) -> Verdict:
     """Add what was assumed to the reasons; it does not change the grade."""
     return replace(verdict, reasons=verdict.reasons + notes)
 

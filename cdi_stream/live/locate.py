@@ -47,8 +47,8 @@ def locate(
     circles = beamline.sample_circles + beamline.detector_circles
     if not circles:
         raise CurveError(
-            f"beamline {beamline.name!r} has no circles, so its frames cannot be placed; give the geometry of the beamline "
-            "in the configuration, or record with --documents and --beamline"
+            f"beamline {beamline.name!r} has no circles, so its frames cannot be placed; give its geometry in the "
+            "configuration, or record with --documents and --beamline"
         )
     tracks = [_circle(curve, circle, fixed) for circle in circles]
     n_sample = len(beamline.sample_circles)

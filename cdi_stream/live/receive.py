@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from cdi_stream.errors import ServiceError, WireError
 from cdi_stream.messages import WireMessage
@@ -18,6 +19,9 @@ SocketKind = Literal["pull", "sub"]
 
 QUEUE_MESSAGES = 1000
 """Messages that may wait in a socket until the first large one has been seen."""
+
+REVIVE_S = 3.0
+"""0MQ tries again within a second of a lost connection, if it does at all."""
 
 MAX_LOGGED = 20
 """Malformed messages that are logged one by one."""
@@ -93,6 +97,10 @@ class Receiver:
         self._decoder = decoder
         self._queue = QueueBound(socket, zmq.RCVHWM, max_queue_bytes)
         self._log = log
+        self._lost_s: float | None = None
+        self._monitor = socket.get_monitor_socket(
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECTED
+        )
 
     def messages(self, at_most: int = 32) -> Iterator[WireMessage]:
         """Take what waits, ``at_most`` so many multiparts; each message is good until the next is asked for."""
@@ -109,6 +117,24 @@ class Receiver:
                 yield from self._decoder.decode(parts)
             except WireError as error:
                 self.refuse(error)
+
+    def revive(self, now_s: float) -> None:
+        """Connect anew where 0MQ will not: it gives a connection up for good that sent too large a message."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            self._lost_s = now_s if event == zmq.EVENT_DISCONNECTED else None
+        if self._lost_s is not None and now_s - self._lost_s > REVIVE_S and not self.socket.poll(0):
+            endpoint = self.socket.get_string(zmq.LAST_ENDPOINT)
+            logger.warning("%s cut the connection, or sent a message above the limit: connecting anew", endpoint)
+            self.socket.disconnect(endpoint)
+            self.socket.connect(endpoint)
+            self._lost_s = None
+
+    def close(self) -> None:
+        """Close the socket and what watches it."""
+        self.socket.disable_monitor()
+        self._monitor.close(0)
+        self.socket.close(0)
 
     def refuse(self, error: WireError) -> None:
         """Count and log a message that cannot be used; of a flood only the beginning and every 1000th are logged."""

@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 import zmq
 
 from cdi_stream import bus
 from cdi_stream.config import Config, read_image
+from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler, AssembleSettings
 from cdi_stream.live.chain import ChainSettings, warm_up
+from cdi_stream.live.ingest import Ingest, IngestSettings
+from cdi_stream.live.journal import Journal
 from cdi_stream.live.locate import FixedGeometry
-from cdi_stream.live.pipeline import Service, ServiceSettings
+from cdi_stream.live.outgoing import Archive, Outgoing
+from cdi_stream.live.pipeline import Parts, Service
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings
 from cdi_stream.live.publish import Provenance
 from cdi_stream.live.receive import Receiver, open_socket
@@ -25,12 +31,16 @@ from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
 from cdi_stream.phasing.recipe import SupportUpdate, parse_recipe
 from cdi_stream.protocols import Decoder, DecoderFactory, Sink
+from cdi_stream.refine.backlog import Backlog, BacklogSettings
+from cdi_stream.refine.methods import MethodSettings
 from cdi_stream.registry import load
 
 
 @contextlib.contextmanager
-def running_service(config: Config) -> Iterator[Service]:
+def running_service(config: Config, config_file: Path) -> Iterator[Service]:
     """Start the service of a configuration; stop it on the way out.
+
+    ``config_file`` is where the configuration was read from: the worker process reads it too.
 
     Raises
     ------
@@ -42,34 +52,48 @@ def running_service(config: Config) -> Iterator[Service]:
     chain = chain_settings(config)
     warm_up(network, chain)
     with contextlib.ExitStack() as stack:
-        context = stack.enter_context(zmq.Context())
-        detector = open_socket(
-            context,
-            config.detector.endpoint,
-            config.detector.socket,
-            bind=config.detector.bind,
-            max_message_bytes=config.detector.max_message_bytes,
-        )
-        stack.callback(detector.close, 0)
-        documents = bus.listen(context, config.documents.subscribe)
-        stack.callback(documents.close, 0)
-        bus_sink: Sink = load("cdi_stream.sink", "bus")(
-            address=config.documents.publish, prefix=config.documents.prefix, serializer=config.documents.serializer
-        )
-        service = Service(
-            _service_settings(config, chain, network),
-            Receiver(detector, _decoder(config), config.detector.max_queue_bytes),
-            documents,
-            Assembler(_assemble_settings(config), time.monotonic, time.time),
-            network,
-            bus_sink,
-            _archives(config, stack),
-        )
+        service = Service(_parts(config, config_file, network, chain, stack), config.publish.directory.resolve())
         service.start()
         try:
             yield service
         finally:
             service.stop()
+
+
+def _parts(config: Config, config_file: Path, network: Network, chain: ChainSettings, stack: ExitStack) -> Parts:
+    """Open what the service needs; ``stack`` closes the sockets and servers after it."""
+    directory = config.publish.directory.resolve()
+    context = stack.enter_context(zmq.Context())
+    receiver = _receiver(config, context)
+    stack.callback(receiver.close)
+    documents = bus.listen(context, config.documents.subscribe)
+    stack.callback(documents.close, 0)
+    bus_sink = bus_sink_of(config)
+    stack.callback(bus_sink.close)
+    provenance = _provenance(config, chain, network)
+    journal, announcer = Journal(directory / "journal.json"), Announcer(config.feed.endpoint)
+    archive = Archive(_archives(config, stack))
+    shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
+    assembler = Assembler(_assemble_settings(config), time.monotonic, time.time)
+    return Parts(
+        ingest=Ingest(_ingest_settings(config), receiver, documents, assembler, journal, announcer),
+        assembler=assembler,
+        network=network,
+        chain=chain,
+        outgoing=Outgoing(provenance, shapes, directory, journal, bus_sink, archive, announcer),
+        archive=archive,
+        journal=journal,
+        announcer=announcer,
+        backlog=_backlog(config, config_file, provenance, directory) if config.refine.methods else None,
+    )
+
+
+def bus_sink_of(config: Config) -> Sink:
+    """Sink that publishes to the document bus."""
+    documents = config.documents
+    return load("cdi_stream.sink", "bus")(
+        address=documents.publish, prefix=documents.prefix, serializer=documents.serializer
+    )
 
 
 def chain_settings(config: Config) -> ChainSettings:
@@ -96,21 +120,64 @@ def chain_settings(config: Config) -> ChainSettings:
     )
 
 
-def _service_settings(config: Config, chain: ChainSettings, network: Network) -> ServiceSettings:
-    return ServiceSettings(
-        chain=chain,
-        provenance=Provenance(
-            version=version("cdi-stream"),
-            config_sha256=config.sha256(network.sha256),
-            network_name=f"{network.contract.name} {network.contract.version}",
-            network_sha256=network.sha256,
-            beamline=chain.beamline.name,
-        ),
-        directory=config.publish.directory.resolve(),
-        preview_every_s=config.publish.preview_every_s,
+def _provenance(config: Config, chain: ChainSettings, network: Network) -> Provenance:
+    return Provenance(
+        version=version("cdi-stream"),
+        config_sha256=config.sha256(network.sha256),
+        network_name=f"{network.contract.name} {network.contract.version}",
+        network_sha256=network.sha256,
+        beamline=chain.beamline.name,
+    )
+
+
+def _ingest_settings(config: Config) -> IngestSettings:
+    return IngestSettings(
         prefix=config.documents.prefix,
         serializer=config.documents.serializer,
+        preview_every_s=config.publish.preview_every_s,
+        frame_every_s=config.feed.frame_every_s,
     )
+
+
+def _backlog(config: Config, config_file: Path, provenance: Provenance, directory: Path) -> Backlog:
+    refine, documents = config.refine, config.documents
+    settings = MethodSettings(
+        recipe=refine.recipe,
+        network_file=config.network.file.resolve(),
+        network_steps=refine.network_steps,
+        network_recipe=refine.network_recipe,
+        support_threshold=refine.threshold,
+        support_every=refine.every,
+        support_sigma_vox=refine.sigma_vox,
+    )
+    settings.schedule(refine.recipe), settings.schedule(refine.network_recipe)  # refused now, not in the night
+    return Backlog(
+        BacklogSettings(
+            methods=refine.methods,
+            method_settings=settings,
+            provenance=provenance,
+            lab_shape=config.publish.lab_shape,
+            directory=directory,
+            config_file=config_file.resolve(),
+            subscribe=documents.subscribe,
+            prefix=documents.prefix,
+            serializer=documents.serializer,
+            threads=refine.threads,
+        )
+    )
+
+
+def _receiver(config: Config, context: zmq.Context[zmq.Socket[bytes]]) -> Receiver:
+    detector = config.detector
+    decoder = _decoder(config)
+    socket = open_socket(
+        context,
+        detector.endpoint,
+        detector.socket,
+        bind=detector.bind,
+        max_message_bytes=detector.max_message_bytes,
+    )
+    return Receiver(socket, decoder, detector.max_queue_bytes)
 
 
 def _assemble_settings(config: Config) -> AssembleSettings:
@@ -123,7 +190,7 @@ def _decoder(config: Config) -> Decoder:
     return factory(roi=config.detector.roi, channel=config.detector.channel, max_pixels=config.detector.max_pixels)
 
 
-def _archives(config: Config, stack: contextlib.ExitStack) -> list[Sink]:
+def _archives(config: Config, stack: ExitStack) -> list[Sink]:
     sinks: list[Sink] = []
     if config.publish.json_lines is not None:
         sinks.append(load("cdi_stream.sink", "json_lines")(path=config.publish.json_lines))

@@ -29,10 +29,15 @@ _BEGIN, _END, _LAMBDA = 1e4, 1.0, 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsupervisedSchedule:
-    """Steps of each optimiser in turn, Adam first; the rate falls by ``decay`` at each change, as in the paper."""
+    """Steps of each optimiser in turn, Adam first; the rate falls by ``decay`` at each change, as in the paper.
+
+    The paper's rate of 0.006 is kept for SGD; with Adam it throws this network's start away within ten steps (chi2
+    0.085 to 0.6 on the demo's volume, where 0.0005 goes to 0.035 in fifty).
+    """
 
     steps: int = 400
-    learning_rate: float = 0.006
+    adam_rate: float = 0.0005
+    sgd_rate: float = 0.006
     change_every: int = 200
     decay: float = 0.95
 
@@ -90,6 +95,7 @@ def refine_weights(
 
 
 def _optimizer(network: nn.Module, schedule: UnsupervisedSchedule, turn: int) -> torch.optim.Optimizer:
-    rate = schedule.learning_rate * schedule.decay**turn
-    kind = torch.optim.Adam if turn % 2 == 0 else torch.optim.SGD
-    return kind(network.parameters(), lr=rate)
+    fall = schedule.decay**turn
+    if turn % 2:
+        return torch.optim.SGD(network.parameters(), lr=schedule.sgd_rate * fall)
+    return torch.optim.Adam(network.parameters(), lr=schedule.adam_rate * fall)

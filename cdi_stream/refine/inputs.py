@@ -12,6 +12,9 @@ from cdi_stream.affine import AffineMap
 from cdi_stream.errors import RecordingError
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict, read_only
 
+INPUTS = "jobs"
+"""Folder of the input files, beside the results."""
+
 _VOLUME = ("counts", "valid_pixels", "expected_scale")
 _CRYSTAL = ("density", "support")
 

@@ -6,10 +6,10 @@ Each is stoppable between steps through ``wait_turn``, and gives the same result
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from cdi_stream.live.chain import starting_point
 from cdi_stream.live.correct import to_lab
@@ -23,9 +23,10 @@ from cdi_stream.phasing.recipe import Recipe, SupportUpdate, parse_recipe
 WaitTurn = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MethodSettings:
+class MethodSettings(BaseModel):
     """What the methods need beside the volume; texts and numbers only, so that a job can carry them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: str
     network_file: Path
@@ -46,26 +47,30 @@ class MethodSettings:
         return parse_recipe(text, update)
 
 
-def refine(
-    method: str, phased: PhasedVolume, settings: MethodSettings, reasons: tuple[str, ...], wait_turn: WaitTurn
-) -> Crystal:
+def refine(method: str, phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn = lambda: None) -> Crystal:
     """Refine by the method of this name; the result is on the measured voxels, judged there."""
-    return METHODS[method](phased, settings, reasons, wait_turn)
+    return METHODS[method](phased, settings, wait_turn)
 
 
-def by_recipe(phased: PhasedVolume, settings: MethodSettings, reasons: tuple[str, ...], wait_turn: WaitTurn) -> Crystal:
+def described(method: str, settings: MethodSettings) -> dict[str, str]:
+    """Method and schedule, as they are published."""
+    if method == "network":
+        schedule = f"{settings.network_steps} steps of {settings.network_file.name}, then {settings.network_recipe}"
+        return {"method": method, "recipe": schedule}
+    return {"method": method, "recipe": settings.recipe}
+
+
+def by_recipe(phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn) -> Crystal:
     """Go on from the live crystal with a longer schedule of projections."""
     start = Start(
         density=torch.from_numpy(phased.crystal.density.copy()),
         support=torch.from_numpy(phased.crystal.support.copy()),
         affine=phased.volume.affine,
     )
-    return polish(phased.volume, start, settings.schedule(settings.recipe), reasons, wait_turn)
+    return polish(phased.volume, start, settings.schedule(settings.recipe), phased.doubts, wait_turn)
 
 
-def by_network(
-    phased: PhasedVolume, settings: MethodSettings, reasons: tuple[str, ...], wait_turn: WaitTurn
-) -> Crystal:
+def by_network(phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn) -> Crystal:
     """Change the network's weights for this volume (Wu et al. 2021, equations 7-8), then polish its crystal.
 
     The network sees interpolated magnitudes on the lab grid; the polish holds its crystal against the measured
@@ -80,11 +85,11 @@ def by_network(
         UnsupervisedSchedule(steps=settings.network_steps),
         wait_turn,
     )
-    start = starting_point(crystal_of(refined.crystal, lab, reasons), phased.volume, "cpu")
-    return polish(phased.volume, start, settings.schedule(settings.network_recipe), reasons, wait_turn)
+    start = starting_point(crystal_of(refined.crystal, lab), phased.volume, "cpu")
+    return polish(phased.volume, start, settings.schedule(settings.network_recipe), phased.doubts, wait_turn)
 
 
-METHODS: dict[str, Callable[[PhasedVolume, MethodSettings, tuple[str, ...], WaitTurn], Crystal]] = {
+METHODS: dict[str, Callable[[PhasedVolume, MethodSettings, WaitTurn], Crystal]] = {
     "recipe": by_recipe,
     "network": by_network,
 }

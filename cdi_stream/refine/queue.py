@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+QUEUE = "queue.sqlite3"
+"""Name of the file, beside the results."""
+
 STATES = ("ready", "leased", "computed", "done", "failed", "cancelled")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
-    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, method TEXT NOT NULL, spec TEXT NOT NULL,
+    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, method TEXT NOT NULL, spec TEXT NOT NULL, input TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'ready', priority INTEGER NOT NULL DEFAULT 0, created_s REAL NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0, owner TEXT, lease_until_s REAL, error TEXT,
     is_archived INTEGER NOT NULL DEFAULT 0
@@ -29,6 +32,7 @@ CREATE TABLE IF NOT EXISTS documents (
     job_id INTEGER NOT NULL REFERENCES jobs (id), seq INTEGER NOT NULL, uid TEXT NOT NULL, name TEXT NOT NULL,
     doc TEXT NOT NULL, is_heard INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (job_id, seq)
 );
+CREATE INDEX IF NOT EXISTS jobs_by_input ON jobs (input);
 CREATE INDEX IF NOT EXISTS documents_by_uid ON documents (uid);
 """
 
@@ -37,12 +41,16 @@ Document = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One refinement to do: ``key`` is the uid of the run it will publish, ``spec`` what it needs as plain values."""
+    """One refinement to do: ``key`` is the uid of the run it will publish, ``input`` the name of its file.
+
+    ``spec`` is the rest of what it needs, as plain values.
+    """
 
     id: int
     key: str
     method: str
     spec: Mapping[str, Any]
+    input: str
     state: str
     priority: int
     created_s: float
@@ -67,11 +75,12 @@ class Queue:
         for statement in _SCHEMA.split(";"):
             self._db.execute(statement)
 
-    def enqueue(self, key: str, method: str, spec: Mapping[str, Any], priority: int = 0) -> bool:
+    def enqueue(self, key: str, method: str, spec: Mapping[str, Any], input: str, priority: int = 0) -> bool:
         """Add a job; False if it is there already."""
-        values = (key, method, json.dumps(spec), priority, self._now())
+        values = (key, method, json.dumps(spec), input, priority, self._now())
         added = self._db.execute(
-            "INSERT OR IGNORE INTO jobs (key, method, spec, priority, created_s) VALUES (?, ?, ?, ?, ?)", values
+            "INSERT OR IGNORE INTO jobs (key, method, spec, input, priority, created_s) VALUES (?, ?, ?, ?, ?, ?)",
+            values,
         )
         return added.rowcount == 1
 
@@ -163,6 +172,12 @@ class Queue:
         """Whether a worker would find something to do."""
         return bool(self._db.execute("SELECT 1 FROM jobs WHERE state IN ('ready', 'leased', 'computed')").fetchone())
 
+    def needs_input(self, name: str) -> bool:
+        """Whether a job that is not published or cancelled starts from this file."""
+        states = "('ready', 'leased', 'failed')"
+        row = self._db.execute(f"SELECT 1 FROM jobs WHERE input = ? AND state IN {states}", (name,))  # noqa: S608 - ours
+        return row.fetchone() is not None
+
     def retry(self, job_id: int) -> bool:
         """Make a failed or cancelled job ready again."""
         return self._set(job_id, "state = 'ready', attempts = 0, error = NULL", "'failed', 'cancelled'")
@@ -203,5 +218,5 @@ class Queue:
 
 
 def _job(row: sqlite3.Row) -> Job:
-    names = ("id", "key", "method", "state", "priority", "created_s", "attempts", "owner", "error")
+    names = ("id", "key", "method", "input", "state", "priority", "created_s", "attempts", "owner", "error")
     return Job(spec=json.loads(row["spec"]), **{name: row[name] for name in names})

@@ -17,7 +17,7 @@ MAX_SLOTS = 64
 _LOOK_AGAIN_S = 0.005
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - no error, but the end of the work
     """A worker was told to stop in the middle of a job."""
 
 

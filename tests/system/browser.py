@@ -160,7 +160,7 @@ def frame(image_id: int, bright: tuple[int, int], shape: tuple[int, int] = (120,
     pixels = (3000 / away**2.2 * (1 + np.cos(away / 2))).astype(np.uint32)
     pixels[:, 40:44] = 2**32 - 1
     pixels[bright] = 54_321
-    return feed.frame_message("12", image_id, pixels, 2**32 - 1)
+    return feed.frame_message("12", image_id, pixels)
 
 
 def crystal() -> Crystal:

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import zmq
 
+from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler, AssembleSettings
-from cdi_stream.live.pipeline import Service, ServiceSettings
+from cdi_stream.live.ingest import Ingest, IngestSettings
+from cdi_stream.live.journal import Journal
+from cdi_stream.live.outgoing import Archive, Outgoing
+from cdi_stream.live.pipeline import Parts, Service
 from cdi_stream.live.publish import Provenance
 from cdi_stream.live.receive import Receiver, open_socket
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
@@ -53,24 +57,32 @@ class Rig:
         self.documents.setsockopt(zmq.SUBSCRIBE, b"")
         self.documents.connect(f"tcp://127.0.0.1:{docs_port}")
         self.sink = Collector()
-        settings = ServiceSettings(
-            chain=chain or settings_for(scan, polish={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)}),
-            provenance=PROVENANCE,
-            directory=directory,
-            preview_every_s=0.05,
-            prefix="",
-            serializer="msgpack",
+        self.assembler = Assembler(AssembleSettings(reading_timeout_s=1.0), time.monotonic, time.time)
+        self.journal = Journal(directory / "journal.json")
+        announcer, archive = Announcer(None), Archive([])
+        settings = IngestSettings(prefix="", serializer="msgpack", preview_every_s=0.05, frame_every_s=1.0)
+        self.receiver = Receiver(self.detector, Dectris2Decoder())
+        chain = chain or settings_for(scan, polish={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
+        shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
+        outgoing = Outgoing(PROVENANCE, shapes, directory, self.journal, self.sink, archive, announcer)
+        parts = Parts(
+            ingest=Ingest(settings, self.receiver, self.documents, self.assembler, self.journal, announcer),
+            assembler=self.assembler,
+            network=network,
+            chain=chain,
+            outgoing=outgoing,
+            archive=archive,
+            journal=self.journal,
+            announcer=announcer,
         )
-        assembler = Assembler(AssembleSettings(reading_timeout_s=1.0), time.monotonic, time.time)
-        receiver = Receiver(self.detector, Dectris2Decoder())
-        self.service = Service(settings, receiver, self.documents, assembler, network, self.sink, [])
+        self.service = Service(parts, directory)
         self.service.start()
         self.wait_for(self._is_heard)
 
     def _is_heard(self):
         """A publisher loses what it sends before its subscriber has met it."""
         self.document("start", {"uid": "probe", "time": 0.0})
-        return "probe" in self.service._assembler.book.runs
+        return "probe" in self.assembler.book.runs
 
     def document(self, name, doc):
         self.docs.send(b" ".join((b"", name.encode(), msgpack.packb(doc))))
@@ -121,7 +133,8 @@ class Rig:
         if self.context.closed:
             return
         self.service.stop()
-        for socket in (self.data, self.docs, self.detector, self.documents):
+        self.receiver.close()
+        for socket in (self.data, self.docs, self.documents):
             socket.close(0)
         self.context.term()
 
@@ -216,7 +229,7 @@ def test_stopping_in_mid_curve_says_so_and_a_restart_goes_on_with_new_uids(make,
     first = make()
     first.open_run("raw")
     first.curve("raw", 1, frames=first.scan.frames)
-    first.wait_for(lambda: first.service._assembler.progress())
+    first.wait_for(lambda: first.assembler.progress())
     first.close()
     (broken,) = first.results()
     assert broken["reconstruction_reasons"].startswith("interrupted")

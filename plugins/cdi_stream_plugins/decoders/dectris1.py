@@ -61,7 +61,7 @@ class Dectris1Decoder:
 
     def _start(self, header: Mapping[str, Any], rest: deque[Part]) -> SeriesStart:
         self._series = fields.series_id(header.get("series"), "series")
-        has_config = rest and header.get("header_detail") != "none"
+        has_config = bool(rest) and header.get("header_detail") != "none"
         return self._configured(self._series, fields.read_json(rest.popleft()) if has_config else {}, rest)
 
     def _configured(self, series: int | str, config: Mapping[str, Any], rest: deque[Part]) -> SeriesStart:

@@ -1,0 +1,120 @@
+"""Commands of the refinement queue: ``worker``, and ``queue list``, ``retry``, ``cancel`` and ``prioritise``."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cdi_stream.cli.output import JsonOption, NeededConfig, console, show, stop_signal
+from cdi_stream.errors import InputError
+
+queue_app = typer.Typer(no_args_is_help=True, help="Look at the refinement queue, and change it.")
+JobArgument = Annotated[int, typer.Argument(help="Number of the job, as 'queue list' shows it.")]
+
+
+def worker(
+    config: NeededConfig,
+    once: Annotated[bool, typer.Option("--once", help="End when there is nothing left to do.")] = False,
+) -> None:
+    """Work on the refinement queue, behind everything else (the service starts one itself)."""
+    from cdi_stream.config import read_config
+    from cdi_stream.live.serve import bus_sink_of
+    from cdi_stream.refine.worker import WorkerSettings, run_worker
+
+    settings = read_config(config)
+    documents = settings.documents
+    stopping = stop_signal()
+    run_worker(
+        WorkerSettings(
+            directory=settings.publish.directory.resolve(),
+            subscribe=documents.subscribe,
+            prefix=documents.prefix,
+            serializer=documents.serializer,
+            threads=settings.refine.threads,
+        ),
+        bus_sink_of(settings),
+        stopping.is_set,
+        ends_when_idle=once,
+    )
+
+
+@queue_app.command("list")
+def list_jobs(
+    config: NeededConfig,
+    state: Annotated[str | None, typer.Option(help="Only jobs of this state.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the jobs, oldest first."""
+    with _queue(config) as queue:
+        jobs = [_row(job) for job in queue.jobs(state)]
+        counts = queue.counts()
+    if as_json:
+        show({"counts": counts, "jobs": jobs}, as_json)
+        return
+    for job in jobs:
+        console.print("  ".join(f"{key} {value}" for key, value in job.items() if value is not None), highlight=False)
+    show(counts, as_json)
+
+
+@queue_app.command()
+def retry(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
+    """Make a failed or cancelled job ready again."""
+    with _queue(config) as queue:
+        _changed(job, queue.retry(job), "failed or cancelled", as_json)
+
+
+@queue_app.command()
+def cancel(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
+    """Take a job out that no worker has begun."""
+    with _queue(config) as queue:
+        _changed(job, queue.cancel(job), "ready or failed", as_json)
+
+
+@queue_app.command()
+def prioritise(
+    job: JobArgument,
+    priority: Annotated[int, typer.Argument(help="Higher goes first; 0 is usual.")],
+    config: NeededConfig,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a waiting job before those of lower priority."""
+    with _queue(config) as queue:
+        _changed(job, queue.prioritise(job, priority), "ready", as_json)
+
+
+@contextlib.contextmanager
+def _queue(config: Path) -> Iterator[Any]:
+    from cdi_stream.config import read_config
+    from cdi_stream.refine.queue import QUEUE, Queue
+
+    path = read_config(config).publish.directory.resolve() / QUEUE
+    if not path.exists():
+        raise InputError(f"{path} does not exist: no service with this configuration has queued a refinement yet")
+    with contextlib.closing(Queue(path)) as queue:
+        yield queue
+
+
+def _row(job: Any) -> dict[str, Any]:
+    return {
+        "job": job.id,
+        "state": job.state,
+        "method": job.method,
+        "raw_uid": job.spec["raw_uid"],
+        "curve_index": job.spec["curve_index"],
+        "refinement_uid": job.key,
+        "priority": job.priority,
+        "attempts": job.attempts,
+        "age_s": round(time.time() - job.created_s, 1),
+        "error": job.error,
+    }
+
+
+def _changed(job: int, is_changed: bool, expected: str, as_json: bool) -> None:
+    if not is_changed:
+        raise InputError(f"job {job}: expected one that is {expected}; see 'cdi-stream queue list'")
+    show({"job": job, "changed": True}, as_json)

@@ -1,0 +1,146 @@
+"""The corpus of foreign messages: kinds in their order, and images as bitshuffle, lz4 and cbor2 decode them."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from cdi_stream.errors import WireError
+from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart, WireMessage
+from cdi_stream_plugins.decoders.dectris1 import Dectris1Decoder
+from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
+from tests.system.test_senders import images_of, our_frames, untagged
+
+CORPUS = Path(__file__).parents[1] / "data" / "wire"
+RECORDED = "begin begin image image image end"
+EXPECTED = {
+    **{
+        f"libertem_rust_{dtype}_{codec}": RECORDED
+        for dtype in ("uint8", "uint16", "uint32")
+        for codec in ("lz4", "bslz4")
+    },
+    "libertem_rust_mock": RECORDED,
+    "libertem_live_exte": RECORDED,
+    "libertem_live_no_end": "begin begin image image image",
+    "tickit_v1_none": "begin refused refused end end",
+    "tickit_v1_basic": "begin refused refused end end",
+    "tickit_v1_basic_images": "begin image image end end",
+    "tickit_v1_all": "begin refused end end",
+    "tickit_v1_joined": "begin refused refused end end",
+    "tickit_v1_aborted": "begin end",
+    "tickit_v2_basic": "begin refused refused end end",
+    "tickit_v2_basic_images": "begin image image end end",
+    "tickit_v2_joined_images": "begin image image end end",
+    "tickit_v2_all_images": "begin image end end",
+}
+"""What each file decodes to; ``refused`` are messages whose large image was left out of the corpus."""
+
+IMAGES = sorted(name for name, kinds in EXPECTED.items() if "image" in kinds.split())
+OURS = sorted(name for name in IMAGES if name.startswith("libertem") and name != "libertem_rust_mock")
+
+
+def read(name: str) -> list[list[bytes]]:
+    """Messages of a file; what was left out is an empty part."""
+    (path,) = CORPUS.glob(f"{name}.msgpack*")
+    content = path.read_bytes()
+    messages = msgpack.unpackb(lzma.decompress(content) if path.suffix == ".xz" else content)
+    return [[part or b"" for part in parts] for parts in messages]
+
+
+def decoded(name: str, messages: list[list[bytes]]) -> Iterator[WireMessage | WireError]:
+    """All that a decoder makes of them, as a receiver would see it."""
+    decoder = Dectris2Decoder() if "_v2_" in name else Dectris1Decoder()
+    for parts in messages:
+        try:
+            yield from decoder.decode(parts)
+        except WireError as error:
+            yield error
+
+
+def frames_of(name: str) -> list[DetectorFrame]:
+    return [found for found in decoded(name, read(name)) if isinstance(found, DetectorFrame)]
+
+
+def test_the_whole_corpus_is_read_here():
+    assert {path.name.split(".")[0] for path in CORPUS.glob("*.msgpack*")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_messages_are_of_the_expected_kinds_in_order(name):
+    kinds = {SeriesStart: "begin", DetectorFrame: "image", SeriesEnd: "end", WireError: "refused"}
+    found = list(decoded(name, read(name)))
+    assert [kinds[type(one)] for one in found] == EXPECTED[name].split()
+    messages = [one for one in found if not isinstance(one, WireError)]
+    assert len({message.series for message in messages}) == 1
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_are_those_that_other_libraries_decode(name):
+    wire = "dectris2" if "_v2_" in name else "dectris1"
+    messages = read(name)
+    expected = [one for parts in messages for one in images_of(parts, wire)]
+    frames = frames_of(name)
+    assert [frame.image_id for frame in frames] == [number for number, _ in expected] == list(range(len(frames)))
+    for frame, (_, pixels) in zip(frames, expected, strict=True):
+        assert frame.pixels.dtype == pixels.dtype
+        np.testing.assert_array_equal(frame.pixels, pixels)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_images_are_those_that_were_given_to_the_sender(name):
+    frames = frames_of(name)
+    expected = our_frames(frames[0].pixels.dtype.name, n_frames=len(frames))
+    np.testing.assert_array_equal([frame.pixels for frame in frames], expected)
+    assert {frame.exposure_s for frame in frames} == {0.01}
+
+
+def test_made_up_frames_hold_their_number():
+    frames = frames_of("libertem_rust_mock")
+    for number, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame.pixels, np.full((512, 512), number, np.uint16))
+
+
+def test_the_captured_exposure_is_what_it_was():
+    (frame, _) = frames_of("tickit_v1_basic_images")
+    assert frame.pixels.shape == (4362, 4148)
+    assert sha256(frame.pixels.tobytes()).hexdigest().startswith("14a1f573dc4f84c94011dec7c3d3ca66")
+    assert np.count_nonzero(frame.pixels == 65535) == 1_253_074
+    assert frame.pixels[frame.pixels < 65535].max() == 6416
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_configuration_of_a_second_message_belongs_to_the_series(name):
+    bare, begun = (one for one in decoded(name, read(name)) if isinstance(one, SeriesStart))
+    assert bare == SeriesStart(series=7)
+    assert (begun.series, begun.n_images, begun.image_shape) == (7, 3, (97, 163))
+    assert (begun.photon_energy_ev, begun.distance_m, begun.count_time_s) == (9000.0, 0.85, 0.01)
+    assert (begun.pixel_row_m, begun.beam_row, begun.beam_col) == (55e-6, 47.5, 80.5)
+
+
+def test_the_mask_of_a_header_of_all_details_is_read():
+    messages = read("tickit_v1_all")
+    begun = next(decoded("tickit_v1_all", messages))
+    described, content = messages[0][4:6]
+    cols, rows = json.loads(described)["shape"]
+    np.testing.assert_array_equal(begun.pixel_mask, np.frombuffer(content, "<u4").reshape(rows, cols) == 0)
+    assert begun.user_data is None
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if "_v2_" in name])
+def test_numbers_are_those_that_another_library_reads(name):
+    messages = read(name)
+    begun = next(decoded(name, messages))
+    sent: dict[str, Any] = untagged(messages[0][0])
+    assert begun.n_images == sent["number_of_images"]
+    assert begun.image_shape == (sent["image_size_y"], sent["image_size_x"])
+    assert begun.photon_energy_ev == sent["incident_energy"]
+    assert (begun.pixel_row_m, begun.pixel_col_m) == (sent["pixel_size_y"], sent["pixel_size_x"])
+    assert begun.pixel_mask is None
