@@ -148,7 +148,7 @@ class PolishConfig(_Section):
 
 
 class PublishConfig(_Section):
-    """Where results go; ``tiled`` is a server's address, or ``local`` to start one with a SQLite catalog."""
+    """Where results go; ``tiled`` is a server's address, ``local`` to start one with a SQLite catalog, or ``none``."""
 
     directory: Path = Path("cdi-stream-results")
     lab_shape: tuple[int, int, int] = (96, 96, 96)
@@ -156,6 +156,11 @@ class PublishConfig(_Section):
     tiled_api_key: str | None = None
     json_lines: Path | None = None
     preview_every_s: Positive = 1.0
+
+    @field_validator("tiled")
+    @classmethod
+    def _none(cls, tiled: str | None) -> str | None:
+        return None if tiled == "none" else tiled
 
 
 class RefineConfig(_Section):

@@ -189,9 +189,9 @@ class Assembler:
 
     def _drop_stale(self, series: SeriesId | None) -> None:
         self.n_stale += 1
-        if series not in self._told:
+        if series not in self._told and series not in self._closed:
             self._told.append(series)
-            logger.warning("series %s: nobody's, or over already; its messages are dropped", series)
+            logger.warning("series %s: its start was not seen and no run is open; its messages are dropped", series)
 
     def _run_of(self, curve: _OpenCurve) -> RunRecord | None:
         return find_run(curve.series, curve.claim, self.book)[0]

@@ -31,14 +31,18 @@ class TestBeamline:
 
     __test__ = False
 
-    def __init__(self, children: Processes, directory: Path, scan: RecordedScan, extra_toml: str = "") -> None:
+    def __init__(
+        self, children: Processes, directory: Path, scan: RecordedScan, extra_toml: str = "", refine_toml: str = ""
+    ) -> None:
         self.children = children
         self.directory = directory
         self.scan_file = directory / "scan.h5"
         write_scan(scan, self.scan_file)
         self.config_file = directory / "beamline.toml"
-        publish, rest = example_config(scan, directory).split("[geometry", 1)
-        self.config_file.write_text(publish + "preview_every_s = 0.2\n" + "\n[geometry" + rest + extra_toml)
+        text = example_config(scan, directory).replace("[publish]\n", "[publish]\npreview_every_s = 0.2\n")
+        self.config_file.write_text(
+            text.replace("[refine]\nmethods = []\n", refine_toml or "[refine]\nmethods = []\n") + extra_toml
+        )
         self.config: Config = read_config(self.config_file)
         self._control = f"tcp://127.0.0.1:{free_port()}"
         self._listener_log = directory / "listener.log"
@@ -84,12 +88,10 @@ class TestBeamline:
         lines = self._listener_log.read_text().splitlines()
         return [tuple(json.loads(line)) for line in lines if line.endswith("]")]
 
-    def ours(self, name: str, stream: str | None = None) -> list[dict[str, Any]]:
-        """Documents of our reconstruction runs, of one stream if it is named."""
+    def ours(self, name: str, stream: str | None = None, stage: str = "reconstruction") -> list[dict[str, Any]]:
+        """Documents of our runs of one stage, of one stream if it is named."""
         found = self.documents()
-        starts = {
-            doc["uid"] for kind, doc in found if kind == "start" and doc.get("analysis_stage") == "reconstruction"
-        }
+        starts = {doc["uid"] for kind, doc in found if kind == "start" and doc.get("analysis_stage") == stage}
         descriptors = {
             doc["uid"]: doc["name"] for kind, doc in found if kind == "descriptor" and doc["run_start"] in starts
         }
@@ -111,9 +113,11 @@ class TestBeamline:
 
 
 @contextlib.contextmanager
-def beamline(directory: Path, scan: RecordedScan, extra_toml: str = "") -> Iterator[TestBeamline]:
+def beamline(
+    directory: Path, scan: RecordedScan, extra_toml: str = "", refine_toml: str = ""
+) -> Iterator[TestBeamline]:
     with processes(directory) as children:
-        line = TestBeamline(children, directory, scan, extra_toml)
+        line = TestBeamline(children, directory, scan, extra_toml, refine_toml)
         line.start_bus()
         try:
             yield line
