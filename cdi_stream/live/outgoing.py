@@ -32,9 +32,13 @@ class Archive:
         self._sinks = sinks
         self._waiting: queue.Queue[tuple[list[Item], Callable[[], None]] | None] = queue.Queue()
 
-    def put(self, *items: Item, then: Callable[[], None] = lambda: None) -> None:
-        """Add documents, from any thread; they are written together, and ``then`` is called unless a sink refused."""
-        self._waiting.put((list(items), then))
+    def put(self, *items: Item) -> None:
+        """Add documents, from any thread."""
+        self._waiting.put((list(items), lambda: None))
+
+    def put_run(self, items: list[Item], then: Callable[[], None]) -> None:
+        """Add a whole run; ``then`` is called when every sink has it, which one may from an earlier service."""
+        self._waiting.put((items, then))
 
     def end(self) -> None:
         """Let `run` return once everything before is written."""
@@ -44,7 +48,7 @@ class Archive:
         """Write until the end."""
         while (waiting := self._waiting.get()) is not None:
             items, then = waiting
-            written = [_write(sink, *item) for sink in self._sinks for item in items]
+            written = [_write(sink, *item) for sink in self._sinks if not _has(sink, *items[0]) for item in items]
             if all(written):
                 then()
 
@@ -52,6 +56,16 @@ class Archive:
         """Close the sinks."""
         for sink in self._sinks:
             sink.close()
+
+
+def _has(sink: Sink, name: str, doc: Mapping[str, Any]) -> bool:
+    """Whether a sink that can tell has the run that this document starts."""
+    has_run = getattr(sink, "has_run", None)
+    try:
+        return name == "start" and has_run is not None and bool(has_run(doc["uid"]))
+    except Exception:
+        logger.exception("%s cannot be asked for a run", type(sink).__name__)
+        return False
 
 
 def _write(sink: Sink, name: str, doc: Mapping[str, Any]) -> bool:

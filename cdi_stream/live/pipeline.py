@@ -237,7 +237,7 @@ class Service:
     def _hand_on(self, job: Job, documents: list[Document]) -> None:
         """Give a published refinement to the archives and to the operators."""
         assert self._parts.backlog is not None
-        self._parts.archive.put(*documents, then=lambda: self._archived(job))
+        self._parts.archive.put_run(list(documents), lambda: self._archived(job))
         self._parts.announcer.tell(refinement_message(job, documents))
 
     def _archived(self, job: Job) -> None:

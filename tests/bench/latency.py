@@ -9,25 +9,31 @@ from pathlib import Path
 import numpy as np
 
 from cdi_stream.processes import run_module
-from cdi_stream.replay import replay
+from cdi_stream.recording import read_scan
+from cdi_stream.replay import example_config, replay
 
 
 def measure(
-    n_curves: int = 12, case: str = "demo", speed: str = "5", pause_s: float = 3.0
+    n_curves: int = 12, case: str = "demo", speed: str = "5", pause_s: float = 3.0, refine: bool = False
 ) -> dict[str, dict[str, float]]:
     """Median and 95th percentile [s] of both documents and of each stage.
 
     ``pause_s`` between curves lets the simulated beamline, which shares the cores, stand still meanwhile; with
-    0 the next scan is measured at the same time.
+    0 the next scan is measured at the same time.  ``refine`` keeps a refinement running beside it all.
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         run_module("sim_beamline", "simulate", "--case", case, "--out", str(directory / "scan.h5"))
+        (directory / "out").mkdir()
+        config = example_config(read_scan(directory / "scan.h5"), directory / "out")
+        if refine:
+            config = config.replace("[refine]\nmethods = []", '[refine]\nmethods = ["recipe"]\nrecipe = "20000*ER"')
+        (directory / "beamline.toml").write_text(config)
         summaries = replay(
             directory / "scan.h5",
             directory / "out",
             speed=speed,
-            config_file=None,
+            config_file=directory / "beamline.toml",
             is_service_running=False,
             n_curves=n_curves,
             pause_s=pause_s,

@@ -10,25 +10,23 @@ import math
 import os
 import struct
 import subprocess
-import time
+import sys
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import bitshuffle
 import cbor2
+import h5py
 import lz4.block
 import numpy as np
 import pytest
-import zmq
 from numpy.typing import NDArray
 
 from tests.system.senders import (
     LIBERTEM_PYTHON,
     TICKIT_PYTHON,
     LiveSim,
-    Message,
     RustSender,
     TickitEiger,
     live_sim,
@@ -62,70 +60,33 @@ def libertem() -> str:
     return environment(LIBERTEM_PYTHON, "libertem-dectris and libertem-live")
 
 
-# --- the one thing to swap -------------------------------------------------------------------------------------
+# --- our recorder ----------------------------------------------------------------------------------------------
 
 
 def recorded_frames(
-    endpoint: str, wire: Wire, drive: Callable[[], None], *, n_frames: int, n_series: int = 1
+    endpoint: str, wire: Wire, drive: Callable[[], None], directory: Path, *, n_frames: int, n_series: int = 1
 ) -> list[NDArray[Any]]:
-    """Images that arrive while ``drive`` makes the sender send, in the order of their series and numbers."""
-    messages = collected(endpoint, drive, lambda found: received(found, wire, n_frames, n_series))
-    images = list(chain.from_iterable(images_of(message, wire) for message in messages))
-    numbers = [number for number, _ in images]
-    assert numbers == list(range(n_frames // n_series)) * n_series
-    return [image for _, image in images]
+    """Images that ``cdi-stream record`` writes while ``drive`` makes the sender send, each once and in order."""
+    out = directory / "recorded.h5"
+    options = ["--format", wire, "--out", str(out), "--series", str(n_series), "--timeout", str(TIMEOUT_S), "--json"]
+    command = [sys.executable, "-m", "cdi_stream", "record", endpoint, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            drive()
+            output, errors = process.communicate(timeout=2 * TIMEOUT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0, (output, errors)
+    counts = json.loads(output.splitlines()[-1])
+    assert counts["received"] == n_frames, (counts, errors)
+    assert (counts["missing"], counts["duplicate"], counts["bad"]) == (0, 0, 0), (counts, errors)
+    with h5py.File(out) as file:
+        data = file["entry/data"]
+        assert data["frame_id"][()].tolist() == list(range(n_frames // n_series)) * n_series
+        return list(data["data"][()])
 
 
-def received(messages: list[Message], wire: Wire, n_frames: int, n_series: int) -> bool:
-    """Whether all images have come and the last series has ended."""
-    kinds = [kind for message in messages for kind in kinds_of(message, wire)]
-    after_last_start = kinds[len(kinds) - kinds[::-1].index("start") :] if "start" in kinds else []
-    return kinds.count("start") == n_series and kinds.count("image") == n_frames and "end" in after_last_start
-
-
-# --- a bare receiver, and a decoder of its own -----------------------------------------------------------------
-
-
-def collected(endpoint: str, drive: Callable[[], None], enough: Callable[[list[Message]], bool]) -> list[Message]:
-    """Messages up to the moment there are enough, and those that follow at once."""
-    messages: list[Message] = []
-    end = time.monotonic() + TIMEOUT_S
-    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
-        pull.setsockopt(zmq.LINGER, 0)
-        pull.connect(endpoint)
-        drive()
-        while not enough(messages):
-            assert time.monotonic() < end, f"only {len(messages)} messages: {[len(m) for m in messages]} parts"
-            if pull.poll(200):
-                messages.append(pull.recv_multipart())
-        while pull.poll(300) and time.monotonic() < end:
-            messages.append(pull.recv_multipart())
-    return messages
-
-
-def kinds_of(message: Message, wire: Wire) -> Iterator[str]:
-    """``start``, ``image`` and ``end`` as they come in a message; one message can hold several."""
-    names = {"dheader-1.0": "start", "dimage-1.0": "image", "dseries_end-1.0": "end"}
-    for part in message:
-        if wire == "dectris2":
-            yield untagged(part)["type"]
-        elif part.startswith(b"{") and (kind := names.get(json.loads(part).get("htype", ""))):
-            yield kind
-
-
-def images_of(message: Message, wire: Wire) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Number and pixels of each image in a message."""
-    if wire == "dectris2":
-        maps = [untagged(part) for part in message]
-        yield from ((item["image_id"], channel(item)) for item in maps if item["type"] == "image")
-        return
-    number = -1
-    for part, following in zip(message, [*message[1:], b""], strict=True):
-        header = json.loads(part) if part.startswith(b"{") else {}
-        number = header.get("frame", number)
-        if header.get("htype") == "dimage_d-1.0":
-            cols, rows = header["shape"]
-            yield number, pixels(header["encoding"], following, (rows, cols), np.dtype(header["type"]))
+# --- a decoder of its own, for what the senders made themselves -------------------------------------------------
 
 
 def pixels(encoding: str, blob: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -181,30 +142,34 @@ def image_2(tickit) -> NDArray[Any]:
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.3])
 @pytest.mark.parametrize("header_detail", ["none", "basic", "all"])
-def test_tickit_stream_1(eiger, image_1, header_detail, pause_s):
+def test_tickit_stream_1(eiger, image_1, tmp_path, header_detail, pause_s):
     """Without a pause the header often shares a message with the first image; each series ends twice."""
     eiger.set_up("legacy", header_detail, n_frames=3)
-    frames = recorded_frames(eiger.endpoint_v1, "dectris1", lambda: eiger.run_series(pause_s=pause_s), n_frames=3)
+    frames = recorded_frames(
+        eiger.endpoint_v1, "dectris1", lambda: eiger.run_series(pause_s=pause_s), tmp_path, n_frames=3
+    )
     assert_same(frames, [image_1] * 3)
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.3])
 @pytest.mark.parametrize("header_detail", ["none", "basic", "all"])
-def test_tickit_stream_2(eiger, image_2, header_detail, pause_s):
+def test_tickit_stream_2(eiger, image_2, tmp_path, header_detail, pause_s):
     eiger.set_up("cbor", header_detail, n_frames=3)
-    frames = recorded_frames(eiger.endpoint_v2, "dectris2", lambda: eiger.run_series(pause_s=pause_s), n_frames=3)
+    frames = recorded_frames(
+        eiger.endpoint_v2, "dectris2", lambda: eiger.run_series(pause_s=pause_s), tmp_path, n_frames=3
+    )
     assert_same(frames, [image_2] * 3)
 
 
 @pytest.mark.parametrize("wire", ["dectris1", "dectris2"])
-def test_tickit_series_follow_each_other_at_once(eiger, image_1, image_2, wire):
+def test_tickit_series_follow_each_other_at_once(eiger, image_1, image_2, tmp_path, wire):
     def drive() -> None:
         for disarm in (False, True, False):
             eiger.run_series(disarm=disarm, pause_s=0.0)
 
     eiger.set_up("legacy" if wire == "dectris1" else "cbor", "basic", n_frames=2)
     endpoint, image = (eiger.endpoint_v1, image_1) if wire == "dectris1" else (eiger.endpoint_v2, image_2)
-    frames = recorded_frames(endpoint, wire, drive, n_frames=6, n_series=3)
+    frames = recorded_frames(endpoint, wire, drive, tmp_path, n_frames=6, n_series=3)
     assert_same(frames, [image] * 6)
 
 
@@ -225,7 +190,7 @@ def test_libertem_dectris_plays_our_frames(libertem, tmp_path, dtype, compressio
     expected = our_frames(dtype)
     source = write_recorded(tmp_path / "recorded", recorded_messages(expected, compression=compression))
     with rust_sender(libertem, tmp_path, source) as sender:
-        frames = recorded_frames(sender.endpoint, "dectris1", sender.run_series, n_frames=5)
+        frames = recorded_frames(sender.endpoint, "dectris1", sender.run_series, tmp_path, n_frames=5)
     assert_same(frames, expected)
 
 
@@ -233,13 +198,13 @@ def test_libertem_dectris_repeats_the_number_of_a_series(libertem, tmp_path):
     expected = our_frames("uint16")
     source = write_recorded(tmp_path / "recorded", recorded_messages(expected))
     with rust_sender(libertem, tmp_path, source) as sender:
-        frames = recorded_frames(sender.endpoint, "dectris1", lambda: twice(sender), n_frames=10, n_series=2)
+        frames = recorded_frames(sender.endpoint, "dectris1", lambda: twice(sender), tmp_path, n_frames=10, n_series=2)
     assert_same(frames, [*expected, *expected])
 
 
 def test_libertem_dectris_makes_up_frames_with_a_bslz4_header_of_zeros(libertem, tmp_path):
     with rust_sender(libertem, tmp_path, 4) as sender:
-        frames = recorded_frames(sender.endpoint, "dectris1", sender.run_series, n_frames=4)
+        frames = recorded_frames(sender.endpoint, "dectris1", sender.run_series, tmp_path, n_frames=4)
     assert_same(frames, [np.full((512, 512), index, np.uint16) for index in range(4)])
 
 
@@ -249,8 +214,8 @@ def test_libertem_live_plays_our_frames_when_armed(libertem, tmp_path, dtype, tr
     expected = our_frames(dtype)
     source = write_recorded(tmp_path / "recorded", recorded_messages(expected, trigger_mode=trigger_mode))
     with live_sim(libertem, tmp_path, source) as sender:
-        frames = recorded_frames(sender.endpoint, "dectris1", sender.run_series, n_frames=5)
-        frames += recorded_frames(sender.endpoint, "dectris1", sender.run_series, n_frames=5)
+        frames = recorded_frames(sender.endpoint, "dectris1", sender.run_series, tmp_path, n_frames=5)
+        frames += recorded_frames(sender.endpoint, "dectris1", sender.run_series, tmp_path, n_frames=5)
     assert_same(frames, [*expected, *expected])
 
 

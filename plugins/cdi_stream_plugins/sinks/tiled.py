@@ -22,6 +22,10 @@ class TiledSink:
         """Write one document."""
         self._writer(name, to_plain(doc))
 
+    def has_run(self, uid: str) -> bool:
+        """Whether the server knows a run."""
+        return uid in self._client
+
     def close_run(self, stop: Mapping[str, Any]) -> None:
         """Write the stop document of a run that an earlier process left open."""
         self._client[stop["run_start"]].update_metadata({"stop": dict(stop)}, drop_revision=True)
