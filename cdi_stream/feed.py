@@ -10,7 +10,7 @@ each start of the service, so that a reader knows when counters begin anew), ``s
 ``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts``; array ``frame``
 ``result``    a crystal: ``stage`` (inference, reconstruction, refinement), ``raw_uid, run_uid, curve_index, verdict,
               reasons``, ``scalars`` by name; arrays ``amplitude_z, phase_z`` and so on for y and x
-``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, or null),
+``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, a text, or null),
               ``counters`` (cumulative), ``waiting`` (curves in the queues), ``lag_s`` (now minus the newest frame)
 
 Images are ``uint8``.  A frame runs from 0 to 255 on a logarithmic scale, log(1 + counts) over its maximum.  A slice

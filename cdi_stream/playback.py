@@ -33,6 +33,7 @@ def play_log(
     with zmq.Context() as context, context.socket(zmq.PUSH if kind == "push" else zmq.PUB) as socket:
         socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         socket.setsockopt(zmq.LINGER, SEND_TIMEOUT_MS)
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a listener that never comes
         try:
             (socket.bind if bind else socket.connect)(endpoint)
             time.sleep(SETTLE_S if kind == "pub" else 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,12 +34,23 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     Console().print(table, highlight=False)
 
 
-def stop_signal() -> threading.Event:
-    """Event that Ctrl-C or SIGTERM sets, so that a command ends in good order."""
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    return stopping
+class StopSignal:
+    """Becomes true at Ctrl-C or SIGTERM, so that a command ends in good order.
+
+    A plain flag: a lock, as in `threading.Event`, would wait for itself if a second signal came while it is held.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._set)
+
+    def is_set(self) -> bool:
+        """Whether the command was told to stop."""
+        return self._is_set
+
+    def _set(self, *_: object) -> None:
+        self._is_set = True
 
 
 def _without_nan(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cdi_stream.cli.output import JsonOption, NeededConfig, console, show, stop_signal
+from cdi_stream.cli.output import JsonOption, NeededConfig, StopSignal, console, show
 from cdi_stream.errors import InputError
 
 queue_app = typer.Typer(no_args_is_help=True, help="Look at the refinement queue, and change it.")
@@ -28,7 +28,7 @@ def worker(
 
     settings = read_config(config)
     documents = settings.documents
-    stopping = stop_signal()
+    stopping = StopSignal()
     run_worker(
         WorkerSettings(
             directory=settings.publish.directory.resolve(),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, console, show, stop_signal
+from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, StopSignal, console, show
 from cdi_stream.errors import CdiStreamError, InputError
 
 
@@ -18,7 +18,7 @@ def serve(config: NeededConfig) -> None:
     from cdi_stream.live.serve import running_service
 
     settings = read_config(config)
-    stopping = stop_signal()
+    stopping = StopSignal()
     settings.publish.directory.mkdir(parents=True, exist_ok=True)
     ready = settings.publish.directory / "ready"
     ready.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def record(
     settings = CaptureSettings(
         detector=detector, out=out, raw=raw, documents=bus, beamline=beamline, n_series=series, timeout_s=timeout
     )
-    stopping = stop_signal()
+    stopping = StopSignal()
     with console.status(f"waiting for frames from {endpoint}") as status:
         counts = capture(settings, stopping.is_set, lambda n: status.update(f"{n} frames"))
     show(counts | {"file": str(out.resolve())}, as_json)
@@ -92,7 +92,7 @@ def tee(
     """Give a detector's stream to a file writer and to onlookers, so that no frame is taken from the writer."""
     from cdi_stream.live.tee import tee as run_tee
 
-    stopping = stop_signal()
+    stopping = StopSignal()
     console.print(f"{source} -> {push} (file writer), {publish} (onlookers); Ctrl-C ends")
     show(dict(run_tee(source, push, publish, max_message_bytes=400_000_000, is_stopped=stopping.is_set)), as_json)
 

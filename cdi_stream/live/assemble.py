@@ -96,10 +96,10 @@ class Assembler:
         if isinstance(message, SeriesStart):
             self._begin(message, now)
         elif isinstance(message, SeriesEnd):
-            if (curve := self._open.get(message.series)) is None:
-                self._drop_stale(message.series)
-            else:
+            if (curve := self._open.get(message.series)) is not None:
                 curve.series.end(now)
+            elif message.series not in self._closed:  # the end of a complete curve comes after its release
+                self._drop_stale(message.series)
         elif (curve := self._curve_of(message, now)) is None:
             self._drop_stale(message.series)
         else:

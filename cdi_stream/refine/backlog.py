@@ -79,9 +79,11 @@ class Backlog:
         """Jobs by state, and what is being refined now."""
         with self._queue() as queue:
             leased, counts = queue.jobs("leased"), queue.counts()
-        current = {"method": leased[0].method, "curve_index": leased[0].spec["curve_index"]} if leased else None
-        if current is not None:
-            current["raw_uid"] = leased[0].spec["raw_uid"]
+        current = (
+            f"{leased[0].method}, run {leased[0].spec['raw_uid'][:8]} curve {leased[0].spec['curve_index']}"
+            if leased
+            else None
+        )
         return {"queue": counts, "refinement": current}
 
     def run(self, is_stopped: Callable[[], bool], archive: Callable[[Job, list[Document]], None]) -> None:

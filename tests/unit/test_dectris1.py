@@ -452,9 +452,9 @@ def test_no_parts_are_no_messages():
 @pytest.mark.parametrize("parts", [[END], [header(), config(), *FLATFIELD]], ids=["ends", "headers"])
 def test_the_time_for_many_parts_grows_no_faster_than_their_number(parts):
     def seconds(n: int) -> float:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         decode(parts * (n // len(parts)))
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     assert min(seconds(40_000) for _ in range(2)) < 40 * min(seconds(4_000) for _ in range(5))
 

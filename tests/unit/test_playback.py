@@ -81,9 +81,9 @@ def played(log, endpoint, socket, n, **how):
 
 @pytest.mark.parametrize(("speed", "pace"), [(1.0, 1.0), (2.0, 0.5), (0.25, 4.0)])
 def test_messages_go_out_at_the_recorded_pace(speed, pace):
-    time, out = Time(), []
-    for parts in paced(messages(0, 0.5, 0.5, 2.0), speed, time.clock, time.sleep):
-        out.append((parts, time.now_s - 50.0))
+    time = Time()
+    sent = paced(messages(0, 0.5, 0.5, 2.0), speed, time.clock, time.sleep)
+    out = [(parts, time.now_s - 50.0) for parts in sent]
     assert [parts for parts, _ in out] == [[b"0"], [b"1"], [b"2"], [b"3"]]
     assert [when for _, when in out] == pytest.approx([0, 0.5 * pace, 0.5 * pace, 2 * pace])
 

@@ -148,7 +148,7 @@ function counterTone([name, value]) {
 
 function showState() {
   const {queue, refinement, counters, waiting} = page.state ?? {};
-  const entries = Object.entries(queue ?? {});
+  const entries = Object.entries(queue ?? {}).filter(([name, jobs]) => name !== "cancelled" || jobs > 0);
   const tone = ([name, jobs]) => (TROUBLE.test(name) && jobs > 0 ? "bad" : "");
   setList("queue", entries.length ? entries.map((entry) => [entry[0], plain(entry[1]), tone(entry)]) : [["jobs", "–"]]);
   setList("work", [["refining", refinement ? plain(refinement) : page.state ? "nothing" : "–"],
