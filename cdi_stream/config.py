@@ -156,6 +156,7 @@ class PublishConfig(_Section):
     tiled_api_key: str | None = None
     json_lines: Path | None = None
     preview_every_s: Positive = 1.0
+    max_waiting_bytes: int = Field(default=4 << 30, gt=0)
 
     @field_validator("tiled")
     @classmethod

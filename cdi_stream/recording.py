@@ -134,9 +134,8 @@ def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Gro
     """Entry that holds a series, and the group that describes it."""
     if "header" in file["entry/cdi_stream"].attrs:
         return file["entry"], file["entry/cdi_stream"]
-    found = {
-        int(name[7:]): file[entry] for entry in file for name in file[f"{entry}/cdi_stream"] if name[:7] == "series_"
-    }
+    groups = [(file[entry], name) for entry in file for name in file[entry].get("cdi_stream", ())]
+    found = {int(name[7:]): entry for entry, name in groups if name[:7] == "series_"}
     if number is None and len(found) == 1:
         number = next(iter(found))
     if number not in found:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cdi_stream.live.announce import Announcer
@@ -50,7 +49,10 @@ class _Polish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a service is put together from; ``backlog`` is None where nothing is refined."""
+    """What a service is put together from; ``backlog`` is None where nothing is refined.
+
+    Curves may wait for their turn up to ``max_waiting_bytes``; then no frames are taken until there is room.
+    """
 
     ingest: Ingest
     assembler: Assembler
@@ -61,18 +63,19 @@ class Parts:
     journal: Journal
     announcer: Announcer
     backlog: Backlog | None = None
+    max_waiting_bytes: int = 4 << 30
 
 
 class Service:
     """Runs until `stop`; `failure` then holds what ended it, if anything did."""
 
-    def __init__(self, parts: Parts, directory: Path) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.failure: BaseException | None = None
         self._parts = parts
-        self._directory = directory
         self._work: queue.Queue[Work | None] = queue.Queue()
         self._polish_queue: queue.Queue[_Polish | RunStopped | None] = queue.Queue()
         self._n_unfinished = 0
+        self._waiting_bytes = 0
         self._count_lock = threading.Lock()
         self._may_polish = threading.Event()
         self._may_polish.set()
@@ -136,13 +139,23 @@ class Service:
     def _take(self, work: Work) -> None:
         if isinstance(work, RockingCurve):
             self._may_polish.clear()
-            self._count(+1)
+            self._count(+1, work)
         self._work.put(work)
+        self._wait_for_room()
 
-    def _count(self, change: int) -> None:
+    def _wait_for_room(self) -> None:
+        """Take no frames while curves wait for more memory than they may: the detector is held up, nothing is lost."""
+        if self._waiting_bytes > self._parts.max_waiting_bytes and self._n_unfinished > 1:
+            logger.warning("%d curves wait to be reconstructed: no frames are taken meanwhile", self._n_unfinished)
+        while self._waiting_bytes > self._parts.max_waiting_bytes and self._n_unfinished > 1:
+            if self._stopping.wait(_ANNOUNCE_S):
+                return
+
+    def _count(self, change: int, curve: RockingCurve) -> None:
         """Count curves between their last frame and their last document; workers stand still meanwhile."""
         with self._count_lock:
             self._n_unfinished += change
+            self._waiting_bytes += change * curve.counts.nbytes
             if self._parts.backlog is not None:
                 self._parts.backlog.hold(self._n_unfinished > 0)
 
@@ -178,7 +191,7 @@ class Service:
             self._queue_refinements(work.curve, result)
             self._publish(work.curve, result)
             self._parts.journal.curve_ended(work.curve.series.series)
-            self._count(-1)
+            self._count(-1, work.curve)
         for uid in self._parts.outgoing.open_runs():
             self._parts.outgoing.close(uid, "abort", "the service was stopped")
 

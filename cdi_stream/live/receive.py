@@ -98,8 +98,9 @@ class Receiver:
         self._queue = QueueBound(socket, zmq.RCVHWM, max_queue_bytes)
         self._log = log
         self._lost_s: float | None = None
+        self._is_bound = False
         self._monitor = socket.get_monitor_socket(
-            zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECTED
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED
         )
 
     def messages(self, at_most: int = 32) -> Iterator[WireMessage]:
@@ -119,10 +120,14 @@ class Receiver:
                 self.refuse(error)
 
     def revive(self, now_s: float) -> None:
-        """Connect anew where 0MQ will not: it gives a connection up for good that sent too large a message."""
+        """Connect anew where 0MQ will not: it gives a connection up for good that sent too large a message.
+
+        A socket that others connect to is left as it is: to disconnect would be to stop listening.
+        """
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)["event"]
-            self._lost_s = now_s if event == zmq.EVENT_DISCONNECTED else None
+            self._is_bound |= event == zmq.EVENT_ACCEPTED
+            self._lost_s = now_s if event == zmq.EVENT_DISCONNECTED and not self._is_bound else None
         if self._lost_s is not None and now_s - self._lost_s > REVIVE_S and not self.socket.poll(0):
             endpoint = self.socket.get_string(zmq.LAST_ENDPOINT)
             logger.warning("%s cut the connection, or sent a message above the limit: connecting anew", endpoint)

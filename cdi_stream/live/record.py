@@ -32,11 +32,15 @@ _FRAME_NAMES = ("series_id", "series", "image_id", "frame_id", "unique_id")
 
 @dataclass(slots=True)
 class _Recorded:
-    """One series: its account (of pixels that lie on disk, so of one pixel each here) and its place in the file."""
+    """One series: its account (of pixels that lie on disk, so of one pixel each here) and its place in the file.
+
+    ``run_uid``: the run that was open at the first frame, for frames of no series.
+    """
 
     series: Series
     entry: str
     index: int
+    run_uid: str | None = None
 
 
 class Recorder:
@@ -63,7 +67,8 @@ class Recorder:
     def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take a document; the end of a run ends the frames of a stream that knows no series."""
         self.book.on_document(name, doc)
-        if name == "stop" and (nameless := self._known(None)) is not None:
+        is_end, nameless = name == "stop" and doc["run_start"] in self.book.runs, self._known(None)
+        if is_end and nameless is not None and nameless.run_uid in (None, doc["run_start"]):
             self._end(nameless, time.time())
 
     @property
@@ -112,14 +117,21 @@ class Recorder:
     def _frame(self, frame: DetectorFrame, receive_time_ns: int) -> None:
         now = receive_time_ns / 1e9
         one = self._known(frame.series)
-        if one is None or (frame.series is None and frame.image_id < one.series.first_id):
+        if one is None or (frame.series is None and self._is_next(one, frame.image_id)):
+            self._end(one, now)
             one = self._open(SeriesStart(series=NAMELESS if frame.series is None else frame.series), now)
-            one.series.first_id = frame.image_id if frame.series is None else 0
+            if frame.series is None:
+                one.series.first_id, one.run_uid = frame.image_id, self.book.newest_open()
         n_before = one.series.n_received
         one.series.add(DetectorFrame(series=frame.series, image_id=frame.image_id, pixels=_ONE_PIXEL), now)
         if one.series.n_received > n_before:
             one.entry = self._entry_for(frame.pixels)
             self._write(one, frame, receive_time_ns)
+
+    def _is_next(self, one: _Recorded, image_id: int) -> bool:
+        """Whether a frame of no series is another scan's: the count begins anew, or another run has begun."""
+        is_next_run = one.series.ended_s is not None and self.book.newest_open() is not None
+        return image_id <= one.series.first_id or is_next_run
 
     def _entry_for(self, pixels: NDArray[Any]) -> str:
         """Entry that holds images of this shape and type."""
@@ -185,7 +197,7 @@ class Recorder:
 
     def _run_of(self, one: _Recorded) -> RunRecord | None:
         claim = read_claim(one.series.start.user_data)
-        found = self.book.runs.get(claim.run_uid or self.book.run_of_series.get(one.series.id, ""))
+        found = self.book.runs.get(claim.run_uid or one.run_uid or self.book.run_of_series.get(one.series.id, ""))
         return found if found is not None or len(self.book.runs) != 1 else next(iter(self.book.runs.values()))
 
 

@@ -52,7 +52,7 @@ def running_service(config: Config, config_file: Path) -> Iterator[Service]:
     chain = chain_settings(config)
     warm_up(network, chain)
     with contextlib.ExitStack() as stack:
-        service = Service(_parts(config, config_file, network, chain, stack), config.publish.directory.resolve())
+        service = Service(_parts(config, config_file, network, chain, stack))
         service.start()
         try:
             yield service
@@ -85,6 +85,7 @@ def _parts(config: Config, config_file: Path, network: Network, chain: ChainSett
         journal=journal,
         announcer=announcer,
         backlog=_backlog(config, config_file, provenance, directory) if config.refine.methods else None,
+        max_waiting_bytes=config.publish.max_waiting_bytes,
     )
 
 

@@ -37,6 +37,9 @@ def test_demo_reaches_the_truth(tmp_path):
     assert {"inference", "reconstruction"} <= summary["latency_s"].keys()
     assert Path(summary["file"]).exists()
     assert picture.read_bytes()[:4] == b"\x89PNG"
+    for name in ("crystal.cxi", "crystal.vti"):
+        assert run("export", summary["file"], str(tmp_path / name)).returncode == 0
+        assert (tmp_path / name).stat().st_size > 1e5
 
 
 def test_replay_of_the_real_scan(tmp_path, shared):
@@ -91,3 +94,50 @@ def test_a_wrong_key_of_a_case_is_named(tmp_path):
     done = run("geometry", str(case))
     assert done.returncode == 2
     assert "distance_m" in done.stderr
+
+
+def config_file(directory: Path) -> Path:
+    text = (Path(__file__).parents[2] / "deploy" / "beamline.toml").read_text()
+    text = text.replace('directory = "cdi-stream-results"', f'directory = "{directory / "results"}"')
+    path = directory / "beamline.toml"
+    path.write_text(text.replace("tcp://127.0.0.1:5580", "tcp://127.0.0.1:*"))
+    return path
+
+
+def test_check_names_every_problem_with_its_remedy(tmp_path):
+    done = run("check", "--config", str(config_file(tmp_path)), "--json")
+    assert done.returncode == 2
+    found = {check["name"]: check for check in last_line(done)["checks"]}
+    assert {name for name, check in found.items() if not check["is_ok"]} == {"detector", "documents"}
+    assert "is the stream on" in found["detector"]["text"]
+    assert "bluesky-0MQ-proxy" in found["documents"]["text"]
+    assert "theta/Theta/th" in found["geometry"]["text"]
+
+
+def test_plugins_are_listed():
+    found = last_line(run("plugins", "--json"))
+    assert set(found["decoder"]) >= {"array1", "dectris1", "dectris2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("record", "tcp://127.0.0.1:1", "--out", "x.h5", "--format", "xml"), "installed are: array1, dectris1"),
+        (("record", "nonsense", "--out", "x.h5"), "expected tcp://host:port"),
+        (("record", "tcp://127.0.0.1:1", "--out", "x.h5", "--socket", "rep"), "'pull' or 'sub'"),
+        (("export", "missing.h5", "x.cxi"), "missing.h5"),
+        (("play", "missing.log", "tcp://127.0.0.1:*"), "missing.log"),
+        (("dashboard",), "feed.endpoint"),
+    ],
+)
+def test_bad_input_is_told_with_its_remedy(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments)
+    assert done.returncode in (1, 2)
+    assert message in " ".join(done.stderr.split()), done.stderr
+
+
+def test_the_queue_is_told_to_be_empty_where_there_is_none(tmp_path):
+    done = run("queue", "list", "--config", str(config_file(tmp_path)))
+    assert done.returncode == 2
+    assert "has queued a refinement yet" in " ".join(done.stderr.split())

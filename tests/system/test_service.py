@@ -45,7 +45,7 @@ class Collector:
 class Rig:
     """A service in this process; the test is detector and RunEngine."""
 
-    def __init__(self, scan, network, directory, chain=None):
+    def __init__(self, scan, network, directory, chain=None, **options):
         self.scan = scan
         self.context = zmq.Context()
         self.data, self.docs = self.context.socket(zmq.PUSH), self.context.socket(zmq.PUB)
@@ -74,8 +74,9 @@ class Rig:
             archive=archive,
             journal=self.journal,
             announcer=announcer,
+            **options,
         )
-        self.service = Service(parts, directory)
+        self.service = Service(parts)
         self.service.start()
         self.wait_for(self._is_heard)
 
@@ -239,3 +240,14 @@ def test_stopping_in_mid_curve_says_so_and_a_restart_goes_on_with_new_uids(make,
     second.curve("raw", 2)
     second.wait_for(lambda: second.results())
     assert not {d["uid"] for d in first.sink.of("start")} & {d["uid"] for d in second.sink.of("start")}
+
+
+def test_curves_that_pile_up_hold_the_detector_and_lose_nothing(make, caplog):
+    rig = make(max_waiting_bytes=1)
+    rig.open_run("raw")
+    for index in range(3):
+        rig.events("raw", first=1 + 48 * index)
+        rig.curve("raw", index + 1, index)
+    rig.wait_for(lambda: len(rig.results()) == 3)
+    assert [data["reconstruction_frames_missing"] for data in rig.results()] == [0, 0, 0]
+    assert "no frames are taken meanwhile" in caplog.text
