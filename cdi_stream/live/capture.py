@@ -89,6 +89,7 @@ def _open(
             bind=detector.bind,
             max_message_bytes=detector.max_message_bytes,
         )
+        stack.callback(socket.close, 0)
         documents = None
         if settings.documents is not None:
             documents = bus.listen(context, settings.documents.subscribe)

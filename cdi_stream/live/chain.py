@@ -56,6 +56,8 @@ def reconstruct(
     laps = _Laps(clock, curve.complete_s)
     reasons = curve.doubts + _lacks(curve)
     try:
+        if not curve.account.received:
+            raise CurveError("no frame of this curve arrived")
         geometry, doubts, notes = locate(curve, settings.beamline, settings.fixed)
         reasons += doubts
         known = _known(curve, settings.known)

@@ -22,6 +22,7 @@ from cdi_stream.live.series import Series
 
 Points = dict[int, tuple[int | None, Mapping[str, float]]]
 
+MAX_UID = 200
 _UID_KEYS = ("run_uid", "scan_uid", "bluesky_run_uid", "uid")
 
 
@@ -57,13 +58,18 @@ def read_claim(user_data: Any) -> Claim:
     if isinstance(user_data, str):
         try:
             user_data = json.loads(user_data)
-        except ValueError:
-            return Claim(run_uid=user_data.strip() or None)
+        except (ValueError, RecursionError):
+            return Claim(run_uid=_uid(user_data.strip()))
     if not isinstance(user_data, Mapping):
         return Claim()
-    uid = next((str(user_data[key]) for key in _UID_KEYS if user_data.get(key)), None)
+    uid = next((_uid(str(user_data[key])) for key in _UID_KEYS if user_data.get(key)), None)
     place, n_points = _count(user_data.get("curve_index")), _count(user_data.get("n_points"))
     return Claim(run_uid=uid, curve_index=place, n_points=n_points)
+
+
+def _uid(text: str) -> str | None:
+    """A uid that can be one: it becomes part of names and of documents."""
+    return text if 0 < len(text) <= MAX_UID and text.isprintable() else None
 
 
 def find_run(series: Series, claim: Claim, book: RunBook) -> tuple[RunRecord | None, tuple[str, ...]]:

@@ -108,10 +108,11 @@ class Series:
     def take(self, image_ids: NDArray[np.intp]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
         """Return volume and presence in the order of ``image_ids``; -1 or an absent frame gives zeros.
 
-        The volume is handed over without a copy when the order is that of the slots.
+        The volume is handed over without a copy when the order is that of the slots; without any frame it is
+        one pixel wide.
         """
         if self._volume is None:
-            return np.zeros((len(image_ids), *self._announced_shape()), np.uint32), np.zeros(len(image_ids), bool)
+            return np.zeros((len(image_ids), 1, 1), np.uint32), np.zeros(len(image_ids), bool)
         n = len(image_ids)
         if n <= len(self._volume) and np.array_equal(image_ids, np.arange(n)):
             return self._volume[:n], self._has[:n].copy()
@@ -128,10 +129,6 @@ class Series:
         exposures = np.full(len(image_ids), np.nan)
         exposures[known] = self._exposure_s[image_ids[known]]
         return exposures if np.isfinite(exposures).any() else None
-
-    def _announced_shape(self) -> tuple[int, int]:
-        roi = self.start.roi
-        return (roi[1] - roi[0], roi[3] - roi[2]) if roi is not None else self.start.image_shape or (0, 0)
 
     def _check(self, slot: int, pixels: NDArray[Any]) -> None:
         where = f"series {self.id}, frame {slot}"

@@ -226,7 +226,16 @@ def test_the_mask_is_that_of_the_named_channel():
 def test_a_number_that_cannot_be_is_unknown(value):
     keys = ("incident_energy", "pixel_size_x", "pixel_size_y", "count_time", "saturation_value", "image_size_x")
     entries = dict.fromkeys((*keys, "image_size_y", "number_of_images"), value)
-    assert decode(start(**entries, detector_translation=[0, 0, value])) == SeriesStart(series=7)
+    assert decode(start(**entries)) == SeriesStart(series=7)
+
+
+@pytest.mark.parametrize("value", [None, 0, float("nan"), float("inf"), "1", [], {}])
+def test_a_distance_that_cannot_be_is_unknown(value):
+    assert decode(start(detector_translation=[0, 0, value])).distance_m is None
+
+
+def test_a_distance_may_be_counted_against_the_beam():
+    assert decode(start(detector_translation=[0.0, 0.0, -0.237])).distance_m == 0.237
 
 
 def test_energy_distance_and_goniometer_are_read():

@@ -1,0 +1,339 @@
+"""A detector's stream into a file, through real sockets, in every format."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+
+import numpy as np
+import pytest
+import zmq
+
+from cdi_stream.bus import writer
+from cdi_stream.config import DetectorConfig, DocumentsConfig
+from cdi_stream.errors import ConfigError, PluginError, ServiceError
+from cdi_stream.live import capture as capture_module
+from cdi_stream.live import receive as receive_module
+from cdi_stream.live.capture import CaptureSettings, capture
+from cdi_stream.message_log import read_log
+from cdi_stream.recording import read_scan
+from sim_beamline import wire, wire1
+
+PATIENCE_S = 20.0
+N = 5
+STACK = np.random.default_rng(0).poisson(3, (N, 5, 8)).astype(np.uint16)
+HEADER = {"pixel_row_m": 55e-6, "pixel_col_m": 75e-6, "count_time_s": 0.25}
+
+
+def dectris2(series=1, codec="bslz4"):
+    about = {"n_images": N, "shape": (5, 8), "header": HEADER, "mask": None, "user_data": "run", "dtype": "uint16"}
+    yield [wire.start_message(series=series, **about)]
+    for k, pixels in enumerate(STACK):
+        yield [wire.image_message(series=series, image_id=k, pixels=pixels, count_time_s=0.25, codec=codec)]
+    yield [wire.end_message(series=series)]
+
+
+def dectris1(series=1, codec="bslz4"):
+    about = {"n_images": N, "shape": (5, 8), "header": HEADER, "mask": None, "user_data": "run"}
+    yield wire1.start_parts(series=series, **about)
+    for k, pixels in enumerate(STACK):
+        yield wire1.image_parts(series=series, image_id=k, pixels=pixels, count_time_s=0.25, codec=codec)
+    yield wire1.end_parts(series=series)
+
+
+def array1(first=0, codec="bslz4"):
+    for k, pixels in enumerate(STACK):
+        yield wire1.array_parts(frame=first + k, pixels=pixels, codec=codec)
+
+
+FORMATS = {"dectris2": dectris2, "dectris1": dectris1, "array1": array1}
+
+
+def free_endpoint():
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        return f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
+
+
+class Rig:
+    """A detector, and a capture that runs in a thread of its own."""
+
+    def __init__(self, folder, stack) -> None:
+        self.out, self.raw = folder / "out.h5", folder / "raw.log"
+        self.stop = threading.Event()
+        self.reports = []
+        self._stack = stack
+        self._context = stack.enter_context(zmq.Context())
+        self._thread = None
+        self._answers = []
+
+    def socket(self, kind, endpoint=None):
+        """Bound to a port of its own, or connected."""
+        socket = self._stack.enter_context(self._context.socket(kind))
+        socket.linger = 0
+        socket.sndtimeo = socket.rcvtimeo = int(1000 * PATIENCE_S)
+        if endpoint is not None:
+            socket.connect(endpoint)
+            return socket, endpoint
+        return socket, f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
+
+    def begin(self, endpoint, *, format="dectris2", socket="pull", bind=False, detector=None, **how):
+        config = DetectorConfig(endpoint=endpoint, format=format, socket=socket, bind=bind, **(detector or {}))
+        settings = CaptureSettings(detector=config, out=self.out, raw=self.raw, **how)
+
+        def run():
+            self._answers.append(capture(settings, self.stop.is_set, self.reports.append))
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        self._stack.callback(self.end)
+
+    def is_running(self):
+        return self._thread.is_alive()
+
+    def wait_for(self, n_frames):
+        """Until so many frames are written."""
+        until_s = time.monotonic() + PATIENCE_S
+        while not (self.reports and self.reports[-1] >= n_frames):
+            assert time.monotonic() < until_s, "the frames do not come"
+            time.sleep(0.01)
+
+    def counts(self):
+        """Counts of a capture that ends by itself."""
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), "the capture does not end"
+        return self._answers[0]
+
+    def end(self):
+        self.stop.set()
+        return self.counts()
+
+
+@pytest.fixture
+def rig(tmp_path, monkeypatch):
+    monkeypatch.setattr(capture_module, "LINGER_S", 0.2)
+    with contextlib.ExitStack() as stack:
+        yield Rig(tmp_path, stack)
+
+
+def send(socket, messages):
+    for parts in messages:
+        socket.send_multipart(parts)
+
+
+def assert_recorded(path, number=None):
+    np.testing.assert_array_equal(read_scan(path, number).frames, STACK, strict=True)
+
+
+def counts(**other):
+    all_there = {"expected": N, "received": N, "missing": 0, "duplicate": 0, "late": 0, "bad": 0, "series": 1}
+    return all_there | other
+
+
+@pytest.mark.parametrize("codec", ["raw", "lz4", "bslz4"])
+@pytest.mark.parametrize("name", ["dectris2", "dectris1"])
+def test_a_series_is_recorded_and_ends_the_capture(rig, name, codec):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    messages = list(FORMATS[name](codec=codec))
+    rig.begin(endpoint, format=name)
+    send(detector, messages)
+    assert rig.counts() == counts(messages=N + 2)
+    assert_recorded(rig.out)
+    assert read_scan(rig.out).detector == HEADER
+    assert [parts for _, parts in read_log(rig.raw)] == messages
+    assert rig.reports[-1] == N
+
+
+@pytest.mark.parametrize("codec", ["raw", "lz4", "bslz4"])
+def test_frames_of_no_series_are_recorded_until_nothing_comes(rig, codec):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    messages = list(array1(first=100, codec=codec))
+    rig.begin(endpoint, format="array1", timeout_s=0.5)
+    send(detector, messages)
+    assert rig.counts() == counts(messages=N, series=0)
+    assert_recorded(rig.out)
+    assert [parts for _, parts in read_log(rig.raw)] == messages
+
+
+def test_a_count_that_begins_anew_ends_a_series_of_no_name(rig):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint, format="array1", n_series=1)
+    send(detector, [*array1(), *array1()])
+    assert rig.counts() == counts(expected=2 * N, received=2 * N, messages=2 * N)
+    for number in range(2):
+        assert_recorded(rig.out, number)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_capture_may_be_the_side_that_binds(rig, name):
+    endpoint = free_endpoint()
+    rig.begin(endpoint, format=name, bind=True)
+    detector, _ = rig.socket(zmq.PUSH, endpoint)
+    send(detector, FORMATS[name]())
+    rig.wait_for(N)
+    assert rig.end()["received"] == N
+    assert_recorded(rig.out)
+
+
+def test_a_bound_capture_goes_on_listening_when_a_sender_has_left(rig, monkeypatch):
+    monkeypatch.setattr(receive_module, "REVIVE_S", 0.2)
+    endpoint = free_endpoint()
+    rig.begin(endpoint, bind=True, n_series=2)
+    for series in (1, 2):
+        detector, _ = rig.socket(zmq.PUSH, endpoint)
+        send(detector, dectris2(series))
+        rig.wait_for(series * N)
+        detector.close()
+        time.sleep(0.6 if series == 1 else 0)
+    assert rig.counts() == counts(expected=2 * N, received=2 * N, series=2, messages=2 * (N + 2))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_publishing_detector_is_recorded(rig, name):
+    detector, endpoint = rig.socket(zmq.XPUB)
+    rig.begin(endpoint, format=name, socket="sub")
+    assert detector.recv() == b"\x01"
+    send(detector, FORMATS[name]())
+    rig.wait_for(N)
+    assert rig.end()["received"] == N
+    assert_recorded(rig.out)
+
+
+def test_two_series_are_waited_for(rig):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint, n_series=2)
+    send(detector, dectris2(1))
+    rig.wait_for(N)
+    time.sleep(0.5)
+    assert rig.is_running()
+    send(detector, dectris2(2))
+    assert rig.counts() == counts(expected=2 * N, received=2 * N, series=2, messages=2 * (N + 2))
+    for number in range(2):
+        assert_recorded(rig.out, number)
+
+
+def test_a_series_whose_end_is_lost_counts_when_the_next_begins(rig):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint, n_series=2)
+    send(detector, [*list(dectris2(1))[:-1], *dectris2(2)])
+    assert rig.counts()["series"] == 2
+
+
+def test_no_number_of_series_ends_a_capture_for_which_none_is_given(rig):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint, n_series=0)
+    send(detector, [*dectris2(1), *dectris2(2)])
+    rig.wait_for(2 * N)
+    time.sleep(0.5)
+    assert rig.is_running()
+    assert rig.end()["series"] == 2
+
+
+def test_frames_overtaken_by_the_end_are_recorded_within_the_time_that_is_left(rig, monkeypatch):
+    monkeypatch.setattr(capture_module, "LINGER_S", 1.0)
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint)
+    *messages, last, end = dectris2()
+    send(detector, [*messages, end])
+    rig.wait_for(N - 1)
+    send(detector, [last])
+    assert rig.counts() == counts(late=1, messages=N + 2)
+    assert_recorded(rig.out)
+
+
+def test_silence_ends_the_capture(rig):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint, timeout_s=0.4)
+    send(detector, list(dectris2())[:3])
+    assert rig.counts() == counts(received=2, missing=N - 2, series=0, messages=3)
+    np.testing.assert_array_equal(read_scan(rig.out).frames, STACK[:2])
+
+
+def test_without_any_message_the_capture_ends_too(rig):
+    rig.begin(free_endpoint(), timeout_s=0.3)
+    assert rig.counts()["messages"] == 0
+
+
+def test_what_was_recorded_until_told_to_stop_is_whole(rig):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint)
+    send(detector, list(dectris2())[:-2])
+    rig.wait_for(N - 1)
+    assert rig.end() == counts(received=N - 1, missing=1, series=0, messages=N)
+    np.testing.assert_array_equal(read_scan(rig.out).frames, STACK[:-1])
+    assert len(list(read_log(rig.raw))) == N
+
+
+def test_malformed_messages_are_bad_but_in_the_raw_log(rig, caplog):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    absurd = wire.image_message(series=1, image_id=2**40, pixels=STACK[0], count_time_s=0.25, codec="raw")
+    start, *rest = dectris2()
+    messages = [start, [b"not cbor"], [b"", b"\x00"], [absurd], *rest]
+    with caplog.at_level(logging.WARNING, logger="cdi_stream"):
+        rig.begin(endpoint)
+        send(detector, messages)
+        found = rig.counts()
+    assert found["received"] == N
+    assert found["messages"] == len(messages)
+    assert found["bad"] >= 3
+    assert [parts for _, parts in read_log(rig.raw)] == messages
+    assert_recorded(rig.out)
+    assert len(caplog.messages) == 3
+
+
+def test_the_region_of_interest_is_recorded(rig):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint, detector={"roi": (1, 4, 2, 7)})
+    send(detector, dectris2())
+    rig.counts()
+    np.testing.assert_array_equal(read_scan(rig.out).frames, STACK[:, 1:4, 2:7])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_documents_of_the_bus_tell_the_motors(rig, name):
+    detector, endpoint = rig.socket(zmq.PUSH)
+    bus, address = rig.socket(zmq.XPUB)
+    documents = DocumentsConfig(subscribe=address, publish=address, prefix="raw", serializer="json")
+    rig.begin(endpoint, format=name, documents=documents, beamline="aps_34idc")
+    assert bus.recv() == b"\x01"
+
+    def tell(name, doc):
+        bus.send(b"raw " + name.encode() + b" " + writer("json")(doc))
+
+    tell("start", {"uid": "run", "time": time.time()})
+    tell("descriptor", {"uid": "d", "run_start": "run", "name": "primary", "data_keys": {"theta": {"units": "deg"}}})
+    bus.send(b"no document")
+    tell("event", {"descriptor": "d"})
+    for k in range(N):
+        tell("event", {"descriptor": "d", "seq_num": k + 1, "data": {"theta": 0.1 * k}})
+    time.sleep(0.3)
+    send(detector, FORMATS[name]())
+    rig.wait_for(N)
+    tell("stop", {"run_start": "run", "num_events": {"primary": N}})
+    assert rig.counts()["series"] == 1
+    scan = read_scan(rig.out)
+    np.testing.assert_allclose(scan.scanned["theta"], 0.1 * np.arange(N))
+    assert scan.units == {"theta": "deg"}
+    assert scan.beamline == "aps_34idc"
+
+
+def settings(folder, **how):
+    detector = {"endpoint": free_endpoint(), "bind": True, **how.pop("detector", {})}
+    return CaptureSettings(detector=DetectorConfig(**detector), **({"out": folder / "out.h5"} | how))
+
+
+@pytest.mark.parametrize("name", ["out", "raw"])
+def test_a_file_that_cannot_be_written_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="the recording cannot be written"):
+        capture(settings(tmp_path, **{name: tmp_path / "absent" / "x"}), lambda: True, print)
+
+
+def test_an_endpoint_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ServiceError, match="cannot be opened"):
+        capture(settings(tmp_path, detector={"endpoint": "nonsense"}), lambda: True, print)
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(PluginError, match="dectris3"):
+        capture(settings(tmp_path, detector={"format": "dectris3"}), lambda: True, print)
