@@ -99,7 +99,7 @@ def _open(
             log = _log(settings.raw, stack)
         except OSError as error:
             raise ConfigError(f"the recording cannot be written: {error}") from error
-        receiver = Receiver(socket, decoder, detector.max_queue_bytes, log)
+        receiver = Receiver(socket, decoder, detector.max_queue_bytes, log, is_bound=detector.bind)
         stack.callback(receiver.close)
         yield recorder, receiver, documents
 

@@ -81,7 +81,7 @@ class QueueBound:
 class Receiver:
     """Reads one socket through one decoder; about ``max_queue_bytes`` may wait in the socket.
 
-    ``log`` is given the parts of every message before they are decoded.
+    ``log`` is given the parts of every message before they are decoded.  ``is_bound``: others connect to the socket.
     """
 
     def __init__(
@@ -90,6 +90,8 @@ class Receiver:
         decoder: Decoder,
         max_queue_bytes: int = 1 << 30,
         log: Callable[[Sequence[Buffer]], None] = lambda _: None,
+        *,
+        is_bound: bool = False,
     ) -> None:
         self.socket = socket
         self.n_messages = 0
@@ -98,9 +100,9 @@ class Receiver:
         self._queue = QueueBound(socket, zmq.RCVHWM, max_queue_bytes)
         self._log = log
         self._lost_s: float | None = None
-        self._is_bound = False
+        self._is_bound = is_bound
         self._monitor = socket.get_monitor_socket(
-            zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECTED
         )
 
     def messages(self, at_most: int = 32) -> Iterator[WireMessage]:
@@ -122,11 +124,10 @@ class Receiver:
     def revive(self, now_s: float) -> None:
         """Connect anew where 0MQ will not: it gives a connection up for good that sent too large a message.
 
-        A socket that others connect to is left as it is: to disconnect would be to stop listening.
+        A bound socket is left as it is: to disconnect would be to stop listening.
         """
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)["event"]
-            self._is_bound |= event == zmq.EVENT_ACCEPTED
             self._lost_s = now_s if event == zmq.EVENT_DISCONNECTED and not self._is_bound else None
         if self._lost_s is not None and now_s - self._lost_s > REVIVE_S and not self.socket.poll(0):
             endpoint = self.socket.get_string(zmq.LAST_ENDPOINT)

@@ -178,7 +178,7 @@ def _receiver(config: Config, context: zmq.Context[zmq.Socket[bytes]]) -> Receiv
         bind=detector.bind,
         max_message_bytes=detector.max_message_bytes,
     )
-    return Receiver(socket, decoder, detector.max_queue_bytes)
+    return Receiver(socket, decoder, detector.max_queue_bytes, is_bound=detector.bind)
 
 
 def _assemble_settings(config: Config) -> AssembleSettings:

@@ -10,15 +10,20 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 from tiled.client import from_uri
 
+from cdi_stream import feed
+from cdi_stream.feed import FeedMessage
 from cdi_stream.live.chain import reconstruct
 from cdi_stream.live.publish import Provenance
+from cdi_stream.live.tiled_server import free_port
 from cdi_stream.messages import RunContext
 from cdi_stream.refine.backlog import Backlog, BacklogSettings
 from cdi_stream.refine.methods import MethodSettings
@@ -51,8 +56,39 @@ def refinement_runs(line: TestBeamline) -> dict[str, Counter[str]]:
     return runs
 
 
+@contextlib.contextmanager
+def heard_feed(endpoint: str) -> Iterator[Callable[[], list[FeedMessage]]]:
+    """Listen to a service's feed; what is yielded returns the messages so far."""
+    found: list[FeedMessage] = []
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
+        socket.connect(endpoint)
+
+        def heard() -> list[FeedMessage]:
+            while socket.poll(0):
+                found.append(feed.unpack(socket.recv_multipart()))
+            return found
+
+        yield heard
+
+
+def check_feed(messages: list[FeedMessage], n_frames: int) -> None:
+    """The operators were told of everything: frames, progress to the end, each result with its slices, the queue."""
+    headers = [header for header, _ in messages]
+    assert [header["seq"] for header in headers] == list(range(headers[0]["seq"], headers[-1]["seq"] + 1))
+    over = [header for header in headers if header["kind"] == "progress" and header["is_over"]]
+    assert [(header["curve_index"], header["strip"]) for header in over] == [(0, "#" * n_frames), (1, "#" * n_frames)]
+    results = [(header["stage"], header["curve_index"]) for header in headers if header["kind"] == "result"]
+    assert set(results) == set(itertools.product(("inference", "reconstruction", "refinement"), (0, 1)))
+    assert all(len(images) == 6 for header, images in messages if header["kind"] == "result")
+    assert any(header["kind"] == "frame" for header in headers)
+    assert max(header["queue"].get("done", 0) for header in headers if header["kind"] == "state") == 2
+
+
 def test_each_curve_is_refined_in_a_run_of_its_own(tmp_path, scan):
-    with beamline(tmp_path, scan, refine_toml=SMALL) as line:
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    told = f'\n[feed]\nendpoint = "{endpoint}"\n'
+    with heard_feed(endpoint) as heard, beamline(tmp_path, scan, told, refine_toml=SMALL) as line:
         line.start_service()
         line.start_detector()
         line.start_plan(n_curves=2)
@@ -75,6 +111,8 @@ def test_each_curve_is_refined_in_a_run_of_its_own(tmp_path, scan):
         assert np.abs(crystal).max() > 0
         client.context.close()
         assert not list((line.config.publish.directory / "jobs").glob("*.h5")), "inputs are removed when done"
+        line.wait_until(lambda: any(header.get("queue", {}).get("done") == 2 for header, _ in heard()))
+        check_feed(heard(), len(scan.frames))
 
 
 def tiled_address(directory: Path) -> dict[str, str]:

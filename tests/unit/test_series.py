@@ -43,6 +43,10 @@ def assert_holds(result: Series, asked: Any, there: Any) -> None:
     volume, present = result.take(asked)
     assert volume.dtype == np.uint32
     np.testing.assert_array_equal(present, np.isin(asked, list(there)))
+    if not there:
+        assert volume.shape == (len(asked), 1, 1), "what was only announced takes no memory"
+        assert not volume.any()
+        return
     expected = [pixels(i) if i in there else np.zeros(SHAPE) for i in asked.tolist()]
     np.testing.assert_array_equal(volume, np.reshape(expected, (-1, *SHAPE)))
 

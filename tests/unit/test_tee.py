@@ -32,7 +32,7 @@ class Rig:
         self._stack = stack
         self._context = stack.enter_context(zmq.Context())
         self.detector = self._socket(zmq.PUSH)
-        self.detector.sndtimeo = PATIENCE_MS
+        self.detector.sndtimeo, self.detector.sndhwm = PATIENCE_MS, 1
         self.source = f"tcp://127.0.0.1:{self.detector.bind_to_random_port('tcp://127.0.0.1')}"
         self._counts = []
         self._thread = threading.Thread(target=self._run)
@@ -74,7 +74,9 @@ class Rig:
 
 
 @pytest.fixture
-def rig():
+def rig(monkeypatch):
+    monkeypatch.setattr(tee_module, "MAX_QUEUE_BYTES", 1 << 20)
+    monkeypatch.setattr(tee_module, "_COMPLAIN_S", 0.1)
     with contextlib.ExitStack() as stack:
         yield Rig(stack)
 
@@ -110,8 +112,7 @@ def test_a_writer_that_comes_late_misses_nothing(rig):
     assert take(rig.writer(), len(SENT)) == SENT
 
 
-def test_a_writer_that_is_slow_misses_nothing(rig, monkeypatch):
-    monkeypatch.setattr(tee_module, "MAX_QUEUE_BYTES", 1 << 20)
+def test_a_writer_that_is_slow_misses_nothing(rig):
     large = [[b"%d" % k, bytes([k]) * 1_000_000] for k in range(60)]
     writer = rig.writer(hwm=1)
     sender = threading.Thread(target=rig.send, args=(large,))
@@ -132,8 +133,7 @@ def test_an_onlooker_gets_them_too(rig):
     assert take(writer, len(SENT)) == SENT
 
 
-def test_an_onlooker_that_does_not_read_holds_nobody_up(rig, monkeypatch):
-    monkeypatch.setattr(tee_module, "MAX_QUEUE_BYTES", 1 << 20)
+def test_an_onlooker_that_does_not_read_holds_nobody_up(rig):
     writer, onlooker = rig.writer(), rig.onlooker()
     met(rig, onlooker, writer)
     large = [[b"%d" % k, bytes([k]) * 1_000_000] for k in range(60)]
@@ -143,12 +143,12 @@ def test_an_onlooker_that_does_not_read_holds_nobody_up(rig, monkeypatch):
     sender.join()
 
 
-def test_while_the_writer_takes_none_none_is_taken_from_the_detector(rig, monkeypatch):
+def test_while_the_writer_takes_none_none_is_taken_from_the_detector(rig):
     """Then the detector knows of it, and says so, instead of files that lack frames."""
-    monkeypatch.setattr(tee_module, "MAX_QUEUE_BYTES", 1 << 20)
     rig.detector.sndtimeo = 300
-    rig.detector.sndhwm = 1
-    n_taken = 0
+    rig.detector.send(b"\0" * 1_000_000)
+    time.sleep(0.5)  # the limit of the queue follows the first large message
+    n_taken = 1
     with contextlib.suppress(zmq.Again):
         while n_taken < 500:
             rig.detector.send(b"\0" * 1_000_000)
@@ -156,8 +156,7 @@ def test_while_the_writer_takes_none_none_is_taken_from_the_detector(rig, monkey
     assert n_taken < 100  # one in hand, a few in queues, and what the system's own buffers hold
 
 
-def test_a_message_in_hand_when_told_to_stop_is_named(rig, caplog, monkeypatch):
-    monkeypatch.setattr(tee_module, "_COMPLAIN_S", 0.1)
+def test_a_message_in_hand_when_told_to_stop_is_named(rig, caplog):
     with caplog.at_level(logging.WARNING, logger="cdi_stream"):
         rig.send([[b"one"]])
         for _ in range(PATIENCE_MS // 20):
