@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 import zmq
 
-from cdi_stream.errors import ConfigError, WireError
+from cdi_stream.errors import ConfigError, EndpointError, WireError
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,14 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.SUBSCRIBE, b"")
-    socket.connect(address)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)  # a proxy that lost power says no farewell
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        raise EndpointError(f"document bus {address!r}: {error}; expected tcp://host:port") from error
     return socket
 
 

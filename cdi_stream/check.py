@@ -57,7 +57,7 @@ def check_config(config: Config) -> list[Finding]:
 def _finding(name: str, check: Callable[[Config], str], config: Config) -> Finding:
     try:
         return Finding(name, True, check(config))
-    except (CdiStreamError, OSError) as error:
+    except (CdiStreamError, OSError, ValueError) as error:
         return Finding(name, False, str(error))
 
 

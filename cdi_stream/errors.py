@@ -3,6 +3,7 @@
 CdiStreamError            expected, received, where and remedy, in one sentence
 |-- InputError            bad input or usage: exit code 2
 |   |-- ConfigError       a configuration file or option
+|   |-- EndpointError     an address of a socket that cannot be opened
 |   |-- GeometryError     circles, angles, distances or energies that make no volume
 |   |-- PluginError       an unknown, doubled or broken plugin
 |   |-- RecordingError    a recorded scan that cannot be read
@@ -23,6 +24,10 @@ class InputError(CdiStreamError):
 
 class ConfigError(InputError):
     """A configuration file or option is wrong."""
+
+
+class EndpointError(InputError):
+    """An address cannot be opened as a socket."""
 
 
 class GeometryError(InputError):

@@ -9,7 +9,7 @@ from typing import Literal
 
 import zmq
 
-from cdi_stream.errors import ServiceError
+from cdi_stream.errors import EndpointError, ServiceError
 from cdi_stream.message_log import read_log
 
 SETTLE_S = 0.5
@@ -27,8 +27,10 @@ def play_log(
     ------
     RecordingError
         If the file is no message log.
+    EndpointError
+        If the endpoint cannot be opened.
     ServiceError
-        If the endpoint cannot be opened, or nobody takes the messages.
+        If nobody takes the messages.
     """
     with zmq.Context() as context, context.socket(zmq.PUSH if kind == "push" else zmq.PUB) as socket:
         socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
@@ -44,7 +46,7 @@ def play_log(
         except zmq.Again as error:
             raise ServiceError(f"nobody at {endpoint} took a message for {SEND_TIMEOUT_MS // 1000} s") from error
         except zmq.ZMQError as error:
-            raise ServiceError(f"endpoint {endpoint!r} cannot be opened: {error}; expected tcp://host:port") from error
+            raise EndpointError(f"endpoint {endpoint!r} cannot be opened: {error}; expected tcp://host:port") from error
     return {"messages": n}
 
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from cdi_stream.errors import InputError, ServiceError
 
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # found now: between fork and exec of a process with threads little is allowed
 
 
 def start_child(command: list[str], log: BinaryIO, **environment: str) -> subprocess.Popen[bytes]:
@@ -34,7 +35,7 @@ def start_child(command: list[str], log: BinaryIO, **environment: str) -> subpro
 def _die_with_parent() -> None:
     """Ask Linux for SIGTERM when the parent dies; elsewhere do without."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Processes:

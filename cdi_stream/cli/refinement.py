@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ import typer
 
 from cdi_stream.cli.output import JsonOption, NeededConfig, StopSignal, console, show
 from cdi_stream.errors import InputError
+from cdi_stream.refine.queue import STATES
+
+NICE = 19
 
 queue_app = typer.Typer(no_args_is_help=True, help="Look at the refinement queue, and change it.")
 JobArgument = Annotated[int, typer.Argument(help="Number of the job, as 'queue list' shows it.")]
@@ -22,6 +26,7 @@ def worker(
     once: Annotated[bool, typer.Option("--once", help="End when there is nothing left to do.")] = False,
 ) -> None:
     """Work on the refinement queue, behind everything else (the service starts one itself)."""
+    os.nice(NICE)  # before the imports, which are most of the work of a worker that cannot start
     from cdi_stream.config import read_config
     from cdi_stream.live.serve import bus_sink_of
     from cdi_stream.refine.worker import WorkerSettings, run_worker
@@ -37,7 +42,7 @@ def worker(
             serializer=documents.serializer,
             threads=settings.refine.threads,
         ),
-        bus_sink_of(settings),
+        bus_sink_of(settings, is_immediate=True),
         stopping.is_set,
         ends_when_idle=once,
     )
@@ -50,6 +55,8 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the jobs, oldest first."""
+    if state is not None and state not in STATES:
+        raise InputError(f"--state: expected one of {', '.join(STATES)}, got {state!r}")
     with _queue(config) as queue:
         jobs = [_row(job) for job in queue.jobs(state)]
         counts = queue.counts()

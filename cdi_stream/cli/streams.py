@@ -50,12 +50,16 @@ def record(
     ] = "msgpack",
     beamline: Annotated[str | None, typer.Option(help="Beamline plugin that understands the motors.")] = None,
     channel: Annotated[str | None, typer.Option(help="Threshold to record, where there are several.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Record a detector's frames, each once, in the data type of the wire."""
     from cdi_stream.config import DetectorConfig, DocumentsConfig, describe_error
     from cdi_stream.live.capture import CaptureSettings, capture
 
+    for path in (out, raw):
+        if path is not None and path.exists() and path.stat().st_size and not force:
+            raise InputError(f"{path} exists: choose another name, or say --force to write over it")
     try:
         detector = DetectorConfig(endpoint=endpoint, format=wire, socket=socket, bind=bind, channel=channel)  # type: ignore[arg-type]
         bus = (

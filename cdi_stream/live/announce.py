@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import zmq
 
-from cdi_stream.errors import ServiceError
+from cdi_stream.errors import EndpointError
 from cdi_stream.feed import FeedMessage, pack
 
 MAX_WAITING = 50
@@ -61,5 +61,8 @@ def _bound(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket
         socket.bind(endpoint)
     except zmq.ZMQError as error:
         socket.close(0)
-        raise ServiceError(f"feed.endpoint {endpoint!r} cannot be opened: {error}; expected tcp://host:port") from error
+        context.term()
+        raise EndpointError(
+            f"feed.endpoint {endpoint!r} cannot be opened: {error}; expected tcp://host:port"
+        ) from error
     return socket

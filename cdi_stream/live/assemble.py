@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class _OpenCurve:
     n_announced: int
     is_headless: bool = False
     run_uid: str | None = None
+    is_superseded: bool = False
     curve_index: int | None = None
     doubts: tuple[str, ...] = ()
 
@@ -81,6 +82,7 @@ class Assembler:
         self._closed: deque[SeriesId] = deque(maxlen=1000)
         self._told: deque[SeriesId | None] = deque(maxlen=1000)
         self._n_curves: dict[str, int] = {}
+        self._n_aborted = 0
 
     def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take one Bluesky document."""
@@ -111,16 +113,32 @@ class Assembler:
 
     def poll(self) -> list[RockingCurve]:
         """Release every curve that is complete, or whose time has run out."""
-        ready = [self._try_release(curve) for curve in list(self._open.values())]
+        ready = [self._release_or_drop(curve) for curve in list(self._open.values())]
         return [curve for curve in ready if curve is not None]
+
+    def _release_or_drop(self, curve: _OpenCurve) -> RockingCurve | None:
+        """Release a curve if it is ready; what no code of ours can make a curve of must not hold up the others."""
+        try:
+            return self._try_release(curve)
+        except Exception:
+            logger.exception("series %s cannot be assembled and is given up; please report it", curve.series.id)
+            self._open = {key: other for key, other in self._open.items() if other is not curve}
+            return None
 
     def open_runs(self) -> dict[SeriesId, str]:
         """Uid of the run of each open series: cheap enough to ask after every message."""
-        return {curve.series.id: _run_uid(curve, self._run_of(curve)) for curve in self._open.values()}
+        return {curve.series.id: _run_uid(curve, run) for curve, run in self._wanted()}
 
     def progress(self) -> list[CurveProgress]:
         """How far each open curve has come."""
-        return [self._progress(curve, self._run_of(curve)) for curve in self._open.values()]
+        return [self._progress(curve, run) for curve, run in self._wanted()]
+
+    def _wanted(self) -> Iterator[tuple[_OpenCurve, RunRecord | None]]:
+        """Open curves with their runs, without the tails of scans that are nobody's so far."""
+        for curve in self._open.values():
+            run = self._run_of(curve)
+            if run is not None or not curve.is_headless:
+                yield curve, run
 
     def _progress(self, curve: _OpenCurve, run: RunRecord | None) -> CurveProgress:
         return CurveProgress(
@@ -144,7 +162,8 @@ class Assembler:
         """Open a series; a second start before any frame brings what the first one lacked."""
         known = self._open.get(start.series)
         if known is not None and known.series.n_received and not known.is_headless:
-            self._open[f"{start.series} (aborted)"] = self._open.pop(start.series)
+            self._n_aborted += 1
+            self._open[f"{start.series} (aborted {self._n_aborted})"] = self._open.pop(start.series)
             known = None
         for curve in self._open.values():
             if curve.series.ended_s is None and curve is not known:
@@ -154,7 +173,8 @@ class Assembler:
         series.start = start
         claim = read_claim(start.user_data)
         n = min(claim.n_points or start.n_images or 0, self._settings.limits.max_images)
-        self._open[start.series] = _OpenCurve(series=series, claim=claim, n_announced=n)
+        place = None if known is None else known.curve_index
+        self._open[start.series] = _OpenCurve(series=series, claim=claim, n_announced=n, curve_index=place)
 
     def _curve_of(self, frame: DetectorFrame, now: float) -> _OpenCurve | None:
         """Curve that a frame belongs to; one whose start was not seen is opened while a run is."""
@@ -170,15 +190,26 @@ class Assembler:
         """Curve of a stream that knows no series: one for each run, a new one when the count of frames falls."""
         run_uid = self.book.newest_open()
         for curve in self._open.values():
-            if curve.run_uid is not None and curve.series.ended_s is None:
-                if run_uid in (curve.run_uid, None) and frame.image_id >= curve.series.first_id:
-                    return curve
-                curve.series.end(now)
+            if curve.run_uid is None or curve.is_superseded:
+                continue
+            if run_uid in (curve.run_uid, None) and frame.image_id >= curve.series.first_id:
+                return curve if self._is_in_time(curve, now) else None
+            curve.series.end(now)
+            curve.is_superseded = True
         if run_uid is None:
             return None
         curve = self._headless(f"unnamed {self._wall_clock():.3f}", now, Claim(run_uid=run_uid))
         curve.series.first_id, curve.run_uid = frame.image_id, run_uid
         return curve
+
+    def _is_in_time(self, curve: _OpenCurve, now: float) -> bool:
+        """Whether a frame may still belong to a run: a camera may run on for ever after it."""
+        run = self.book.runs.get(curve.run_uid or "")
+        if run is not None and run.stop is None:
+            return True
+        if curve.series.ended_s is None:
+            curve.series.end(now)
+        return now - (curve.series.ended_s or now) <= self._settings.late_grace_s
 
     def _headless(self, series_id: SeriesId, now: float, claim: Claim) -> _OpenCurve:
         start = SeriesStart(series=series_id, roi=self._settings.roi)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 LINGER_S = 0.5
 """Frames may be overtaken by the end of their series, and documents come later still."""
 
+FLUSH_S = 2.0
 _POLL_MS = 100
 
 
@@ -53,7 +54,7 @@ def capture(settings: CaptureSettings, is_stopped: Callable[[], bool], report: C
         If a file cannot be written, or the endpoint cannot be opened.
     """
     with _open(settings) as (recorder, receiver, documents):
-        last_s = time.monotonic()
+        last_s = flushed_s = time.monotonic()
         until_s: float | None = None
         while not is_stopped() and (until_s is None or time.monotonic() < until_s):
             if receiver.socket.poll(_POLL_MS):
@@ -63,7 +64,10 @@ def capture(settings: CaptureSettings, is_stopped: Callable[[], bool], report: C
                 _listen(documents, recorder, settings)
             receiver.revive(time.monotonic())
             report(recorder.n_frames)
-            is_done = settings.n_series and recorder.n_ended >= settings.n_series
+            is_done = recorder.is_done
+            if time.monotonic() - flushed_s > FLUSH_S:
+                recorder.flush()
+                flushed_s = time.monotonic()
             is_silent = settings.timeout_s is not None and time.monotonic() - last_s > settings.timeout_s
             if (is_done or is_silent) and until_s is None:
                 until_s = time.monotonic() + (LINGER_S if is_done else 0.0)
@@ -95,7 +99,7 @@ def _open(
             documents = bus.listen(context, settings.documents.subscribe)
             stack.callback(documents.close, 0)
         try:
-            recorder = Recorder(settings.out, settings.beamline)
+            recorder = Recorder(settings.out, settings.beamline, settings.n_series)
             log = _log(settings.raw, stack)
         except OSError as error:
             raise ConfigError(f"the recording cannot be written: {error}") from error

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.live.runs import RunBook, RunRecord, series_values
+from cdi_stream.live.runs import RunBook, RunRecord, finite, numbers_in, series_values
 from cdi_stream.live.series import Series
 
 Points = dict[int, tuple[int | None, Mapping[str, float]]]
@@ -76,8 +76,9 @@ def find_run(series: Series, claim: Claim, book: RunBook) -> tuple[RunRecord | N
     """Find the run of a series; None while it has not been heard of."""
     if claim.run_uid is not None:
         return book.runs.get(claim.run_uid), ()
-    if series.id in book.run_of_series:
-        return book.runs[book.run_of_series[series.id]], ()
+    named = book.runs.get(book.run_of_series.get(series.id, ""))
+    if named is not None and _may_hold(named, series.wall_s):
+        return named, ()
     if claim.is_named:
         return None, ()
     during = [run for run in book.runs.values() if _was_open(run, series.wall_s)]
@@ -88,9 +89,9 @@ def find_run(series: Series, claim: Claim, book: RunBook) -> tuple[RunRecord | N
 
 def join(series: Series, claim: Claim, run: RunRecord | None, is_over: bool) -> Join:
     """Join frames and readings as far as the documents have come; ``is_over`` ends the waiting."""
-    points = {} if run is None else _points(run, series, claim)
-    n_expected = _within(series, _n_expected(series, claim, run, len(points)))
-    first = _first_seq(points, claim, n_expected)
+    points, is_named = ({}, False) if run is None else _points(run, series, claim)
+    n_expected = _within(series, _n_expected(series, claim, run, len(points), is_named))
+    first = min(points) if points and is_named and claim.curve_index is None else _first_seq(points, claim, n_expected)
     has_stopped = run is not None and run.stop is not None
     if points and (len(points) >= n_expected or has_stopped or is_over):
         return _from_events(series, run, points, (first, n_expected), has_stopped or is_over)
@@ -167,8 +168,11 @@ def _within(series: Series, n: int) -> int:
     return n if n <= series.capacity else series.n_slots
 
 
-def _points(run: RunRecord, series: Series, claim: Claim) -> Points:
-    """Image id (None: not recorded) and readings by sequence number, of the stream that speaks of this series."""
+def _points(run: RunRecord, series: Series, claim: Claim) -> tuple[Points, bool]:
+    """Image id (None: not recorded) and readings by sequence number, of the stream that speaks of this series.
+
+    The flag tells that the events name several series, or this one only and it is over: its points are its own.
+    """
     streams = sorted((s for s in run.events if s != "baseline"), key=lambda s: (s != "primary", s))
     for stream in streams:
         events = run.events[stream]
@@ -181,8 +185,10 @@ def _points(run: RunRecord, series: Series, claim: Claim) -> Points:
             if readings:
                 points[seq] = (_image_id(event["data"], series.first_id), readings)
         if points:
-            return points
-    return {}
+            n_series = len({name for e in events.values() for name in series_values(e["data"])})
+            has_ids = any(image_id is not None for image_id, _ in points.values())
+            return points, not has_ids and (n_series > 1 or (n_series == 1 and series.ended_s is not None))
+    return {}, False
 
 
 def _share(events: dict[int, Mapping[str, Any]], series: Series, claim: Claim) -> dict[int, Mapping[str, Any]]:
@@ -194,10 +200,15 @@ def _share(events: dict[int, Mapping[str, Any]], series: Series, claim: Claim) -
     return {seq: event for seq, event in events.items() if first <= seq < first + n}
 
 
-def _n_expected(series: Series, claim: Claim, run: RunRecord | None, n_points: int) -> int:
-    """Points that make the curve: as claimed, as counted when the run is over, else as announced."""
+def _n_expected(series: Series, claim: Claim, run: RunRecord | None, n_points: int, is_named: bool) -> int:
+    """Points that make the curve: as claimed, as counted when the run is over, else as announced.
+
+    Where events name several series, each has its own points and those of the run are no measure.
+    """
     if claim.n_points:
         return claim.n_points
+    if is_named:
+        return max(series.start.n_images or 0, n_points, series.n_slots)
     if run is not None and run.stop is not None and n_points:
         return max(n_points, _counted(run) if len(run.events) == 1 else 0)
     declared = None if run is None or claim.curve_index is not None else _count(run.start.get("num_points"))
@@ -217,16 +228,22 @@ def _all_events(run: RunRecord) -> Iterable[Mapping[str, Any]]:
 def _image_id(data: Mapping[str, Any], first_id: int) -> int | None:
     """Slot of the image that an event names; ``unique_id`` is areaDetector's running number."""
     found = next((v for k, v in data.items() if k.endswith(("image_id", "frame_id", "unique_id"))), None)
-    return int(float(found)) - first_id if isinstance(found, numbers.Real) else None
+    number = finite(found)
+    return None if number is None or abs(number) > 2**53 else int(number) - first_id
 
 
 def _readings(data: Mapping[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in data.items() if isinstance(v, numbers.Real) and not isinstance(v, bool)}
+    return numbers_in(data)
 
 
 def _was_open(run: RunRecord, wall_s: float, slack_s: float = 2.0) -> bool:
     end = float("inf") if run.stop is None else run.stop.get("time", float("inf"))
     return run.start.get("time", 0) - slack_s <= wall_s <= end + slack_s
+
+
+def _may_hold(run: RunRecord, wall_s: float, slack_s: float = 60.0) -> bool:
+    """Whether a run that names a series can mean this one: detectors begin to count anew when they restart."""
+    return run.stop is None or run.stop.get("time", wall_s) + slack_s >= wall_s
 
 
 def _count(value: Any) -> int | None:

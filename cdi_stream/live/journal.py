@@ -98,6 +98,13 @@ class Journal:
         os.close(self._claim)
 
     def _save(self) -> None:
+        """Write it all; on a full disk the live path goes on, only a later kill would be told less well."""
+        try:
+            self._write()
+        except OSError:
+            logger.exception("the journal cannot be written")
+
+    def _write(self) -> None:
         part = self._path.with_suffix(".part")
         with part.open("w") as handle:
             json.dump({"curves": self._curves, "runs": self._runs, "attempts": self._attempts}, handle)

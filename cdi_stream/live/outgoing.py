@@ -48,9 +48,12 @@ class Archive:
         """Write until the end."""
         while (waiting := self._waiting.get()) is not None:
             items, then = waiting
-            written = [_write(sink, *item) for sink in self._sinks if not _has(sink, *items[0]) for item in items]
-            if all(written):
-                then()
+            try:
+                written = [_write(sink, *item) for sink in self._sinks if not _has(sink, *items[0]) for item in items]
+                if all(written):
+                    then()
+            except Exception:
+                logger.exception("an archive is in trouble; the result files are kept")
 
     def close(self) -> None:
         """Close the sinks."""
@@ -59,13 +62,9 @@ class Archive:
 
 
 def _has(sink: Sink, name: str, doc: Mapping[str, Any]) -> bool:
-    """Whether a sink that can tell has the run that this document starts."""
+    """Whether a sink has the whole run that this document starts; one that has a part of it forgets that part."""
     has_run = getattr(sink, "has_run", None)
-    try:
-        return name == "start" and has_run is not None and bool(has_run(doc["uid"]))
-    except Exception:
-        logger.exception("%s cannot be asked for a run", type(sink).__name__)
-        return False
+    return name == "start" and has_run is not None and bool(has_run(doc["uid"]))
 
 
 def _write(sink: Sink, name: str, doc: Mapping[str, Any]) -> bool:
@@ -115,16 +114,19 @@ class Outgoing:
     def preview(self, progress: CurveProgress) -> None:
         """Publish how far a curve has come."""
         with self._lock:
-            self._publisher(progress.run).preview(progress)
+            try:
+                self._publisher(progress.run).preview(progress)
+            except Exception:
+                logger.exception("run %s: a preview cannot be published", progress.run.uid[:8])
 
     def result(self, context: RunContext, result: Result) -> None:
-        """Write and publish one result; a disk that is full must not end the service."""
+        """Write and publish one result; neither a full disk nor metadata that no schema allows ends the service."""
         with self._lock:
             publisher = self._publisher(context)
             try:
                 publisher.result(result)
-            except OSError:
-                logger.exception("run %s: the %s cannot be written", context.uid[:8], result.stream)
+            except Exception:
+                logger.exception("run %s: the %s cannot be published", context.uid[:8], result.stream)
         self._announcer.tell(
             result_message(
                 stage=result.stream,

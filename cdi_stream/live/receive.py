@@ -9,7 +9,7 @@ from typing import Literal
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from cdi_stream.errors import ServiceError, WireError
+from cdi_stream.errors import EndpointError, WireError
 from cdi_stream.messages import WireMessage
 from cdi_stream.protocols import Buffer, Decoder
 
@@ -17,8 +17,12 @@ logger = logging.getLogger(__name__)
 
 SocketKind = Literal["pull", "sub"]
 
-QUEUE_MESSAGES = 1000
-"""Messages that may wait in a socket until the first large one has been seen."""
+QUEUE_MESSAGES = 16
+"""Messages that may wait in a socket, at least; more are of no use to the rate at which they come.
+
+The limit must not be lowered later on: 0MQ's reader tells its writer only now and then how much it has read, so that
+a writer can find itself above a new limit with everything read, and wait forever.
+"""
 
 REVIVE_S = 3.0
 """0MQ tries again within a second of a lost connection, if it does at all."""
@@ -34,7 +38,7 @@ def open_socket(
 
     Raises
     ------
-    ServiceError
+    EndpointError
         If the endpoint cannot be bound or is no endpoint.
     """
     socket = context.socket(zmq.PULL if kind == "pull" else zmq.SUB)
@@ -51,36 +55,16 @@ def open_socket(
         (socket.bind if bind else socket.connect)(endpoint)
     except zmq.ZMQError as error:
         socket.close()
-        raise ServiceError(
+        raise EndpointError(
             f"detector endpoint {endpoint!r} cannot be opened: {error}; expected tcp://host:port"
         ) from error
     return socket
 
 
-class QueueBound:
-    """Bounds one of a socket's queues in bytes.
-
-    0MQ counts messages; the limit follows the largest message seen, so that about ``max_bytes`` wait at most.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes], option: int, max_bytes: int) -> None:
-        self._socket = socket
-        self._option = option
-        self._max_bytes = max_bytes
-        self._largest_bytes = max_bytes // QUEUE_MESSAGES
-        socket.setsockopt(option, QUEUE_MESSAGES)
-
-    def note(self, parts: Sequence[Buffer]) -> None:
-        """Tighten the limit if this message is larger than any before."""
-        n_bytes = sum(map(len, parts))
-        if n_bytes > self._largest_bytes:
-            self._largest_bytes = n_bytes
-            self._socket.setsockopt(self._option, max(2, self._max_bytes // n_bytes))
-
-
 class Receiver:
-    """Reads one socket through one decoder; about ``max_queue_bytes`` may wait in the socket.
+    """Reads one socket through one decoder.
 
+    As many messages may wait as fit into ``max_queue_bytes`` if all are of the largest size allowed.
     ``log`` is given the parts of every message before they are decoded.  ``is_bound``: others connect to the socket.
     """
 
@@ -97,7 +81,7 @@ class Receiver:
         self.n_messages = 0
         self.n_malformed = 0
         self._decoder = decoder
-        self._queue = QueueBound(socket, zmq.RCVHWM, max_queue_bytes)
+        socket.setsockopt(zmq.RCVHWM, max(QUEUE_MESSAGES, max_queue_bytes // int(socket.getsockopt(zmq.MAXMSGSIZE))))
         self._log = log
         self._lost_s: float | None = None
         self._is_bound = is_bound
@@ -114,7 +98,6 @@ class Receiver:
                 return
             self.n_messages += 1
             parts = [frame.buffer for frame in frames]
-            self._queue.note(parts)
             self._log(parts)
             try:
                 yield from self._decoder.decode(parts)

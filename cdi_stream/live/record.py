@@ -44,12 +44,16 @@ class _Recorded:
 
 
 class Recorder:
-    """Writes messages into ``path``; `close` completes the file and returns the frame counts."""
+    """Writes messages into ``path``; `close` completes the file and returns the frame counts.
 
-    def __init__(self, path: Path, beamline: str | None = None) -> None:
+    After the end of ``n_series`` (0: never) only late frames of those are taken.
+    """
+
+    def __init__(self, path: Path, beamline: str | None = None, n_series: int = 0) -> None:
         self.n_ended = 0
         self.book = RunBook()
         self._beamline = beamline
+        self._n_series = n_series
         self._file = h5py.File(path, "w")
         self._series: list[_Recorded] = []
         self._n_written: dict[str, int] = {}
@@ -57,6 +61,8 @@ class Recorder:
     def take(self, message: WireMessage, receive_time_ns: int) -> None:
         """Write a frame, or note the start or end of its series."""
         now = receive_time_ns / 1e9
+        if self.is_done and (isinstance(message, SeriesStart) or self._known(message.series) is None):
+            return
         if isinstance(message, SeriesStart):
             self._begin(message, now)
         elif isinstance(message, SeriesEnd):
@@ -70,6 +76,15 @@ class Recorder:
         is_end, nameless = name == "stop" and doc["run_start"] in self.book.runs, self._known(None)
         if is_end and nameless is not None and nameless.run_uid in (None, doc["run_start"]):
             self._end(nameless, time.time())
+
+    @property
+    def is_done(self) -> bool:
+        """Whether as many series have ended as were asked for."""
+        return 0 < self._n_series <= self.n_ended
+
+    def flush(self) -> None:
+        """Let what is written reach the disk, so that a kill loses little."""
+        self._file.flush()
 
     @property
     def n_frames(self) -> int:
@@ -97,7 +112,8 @@ class Recorder:
             return
         for one in self._series:
             self._end(one, now)  # a new series: the end of the last one was lost
-        self._open(start, now)
+        if not self.is_done:
+            self._open(start, now)
 
     def _open(self, start: SeriesStart, now: float) -> _Recorded:
         limits = SeriesLimits(max_images=10_000_000, max_bytes=1 << 62)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,6 +20,12 @@ _NEEDED: dict[str, dict[str, type]] = {
     "descriptor": {"uid": str, "run_start": str},
     "event": {"descriptor": str, "seq_num": int, "data": Mapping},
     "stop": {"run_start": str},
+}
+
+_OPTIONAL: dict[str, dict[str, Any]] = {
+    "start": {"time": (int, float), "scan_id": int, "data_groups": (list, tuple), "num_points": int},
+    "descriptor": {"name": str, "data_keys": Mapping, "configuration": Mapping},
+    "stop": {"time": (int, float), "num_events": Mapping},
 }
 
 
@@ -44,9 +51,9 @@ class RunRecord:
         found: dict[str, float] = {}
         for descriptor in self.descriptors.values():
             for device in descriptor.get("configuration", {}).values():
-                found.update(_numbers(device.get("data", {})))
+                found.update(numbers_in(device.get("data") or {}))
         for event in self.events.get("baseline", {}).values():
-            found.update(_numbers(event["data"]))
+            found.update(numbers_in(event["data"]))
         return found
 
     def missing_events(self) -> int:
@@ -80,6 +87,7 @@ class RunBook:
         for key, kind in _NEEDED.get(name, {}).items():
             if not isinstance(doc.get(key), kind):
                 raise WireError(f"{name} document: expected {key!r} of type {kind.__name__}, got {doc.get(key)!r:.60}")
+        doc = _cleaned(name, doc)
         match name:
             case "start":
                 self._start(doc)
@@ -103,7 +111,8 @@ class RunBook:
             return
         self.runs[doc["uid"]] = RunRecord(uid=doc["uid"], start=doc)
         while len(self.runs) > MAX_RUNS:
-            _, old = self.runs.popitem(last=False)
+            over = (uid for uid, run in self.runs.items() if run.stop is not None)
+            old = self.runs.pop(next(over, next(iter(self.runs))))
             for uid in old.descriptors:
                 self._run_of_descriptor.pop(uid, None)
             self.run_of_series = {s: uid for s, uid in self.run_of_series.items() if uid != old.uid}
@@ -122,9 +131,35 @@ def _unpacked(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         raise WireError(f"event_page document cannot be unpacked: {error!r}") from error
 
 
-def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        key: float(value)
-        for key, value in data.items()
-        if isinstance(value, numbers.Real) and not isinstance(value, bool)
-    }
+def numbers_in(data: Mapping[str, Any]) -> dict[str, float]:
+    """Readings that are numbers; NaN is one, so that a motor without a value is told by name later."""
+    found = {key: _number(value) for key, value in data.items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number, or None."""
+    number = _number(value)
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _cleaned(name: str, doc: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Leave out of a document what is not what its key says: nobody checks what comes on the bus."""
+    kept = {key: value for key, value in doc.items() if isinstance(value, _OPTIONAL.get(name, {}).get(key, object))}
+    if "data_groups" in kept:
+        kept["data_groups"] = [group for group in kept["data_groups"] if isinstance(group, str)]
+    if "num_events" in kept:
+        kept["num_events"] = {k: n for k, n in kept["num_events"].items() if isinstance(n, int)}
+    for key in ("data_keys", "configuration"):
+        if key in kept:
+            kept[key] = {str(k): v for k, v in kept[key].items() if isinstance(v, Mapping)}
+    return kept

@@ -89,11 +89,14 @@ def _parts(config: Config, config_file: Path, network: Network, chain: ChainSett
     )
 
 
-def bus_sink_of(config: Config) -> Sink:
-    """Sink that publishes to the document bus."""
+def bus_sink_of(config: Config, *, is_immediate: bool = False) -> Sink:
+    """Sink that publishes to the document bus; ``is_immediate`` drops what is sent while the proxy is away."""
     documents = config.documents
     return load("cdi_stream.sink", "bus")(
-        address=documents.publish, prefix=documents.prefix, serializer=documents.serializer
+        address=documents.publish,
+        prefix=documents.prefix,
+        serializer=documents.serializer,
+        is_immediate=is_immediate,
     )
 
 

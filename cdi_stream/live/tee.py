@@ -1,8 +1,9 @@
 """Tee: a detector's stream to a file writer (PUSH) and to onlookers (PUB), byte for byte.
 
 A detector pushes each message to one puller only, so that a second PULL takes frames away from the file writer.  The
-tee is that one puller.  The writer gets every message: while it takes none, the tee takes none from the detector.
-Onlookers get what they keep up with.
+tee is that one puller.  The writer gets every message: while it takes none, the tee takes none from the detector.  What
+a writer had been handed when it died, two or three messages in the connection, dies with it.  Onlookers get what they
+keep up with.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from collections.abc import Callable
 
 import zmq
 
-from cdi_stream.errors import ServiceError
-from cdi_stream.live.receive import QueueBound, open_socket
+from cdi_stream.errors import EndpointError
+from cdi_stream.live.receive import open_socket
 
 logger = logging.getLogger(__name__)
 
-MAX_QUEUE_BYTES = 512 << 20
+QUEUE_MESSAGES = 100
+"""Messages that may wait for each onlooker."""
+
+WRITER_MESSAGES = 1
+"""What waits for a file writer is lost with its connection, so no more than this waits."""
+
 _POLL_MS = 100
 _COMPLAIN_S = 5.0
 
@@ -31,41 +37,36 @@ def tee(
 
     Raises
     ------
-    ServiceError
+    EndpointError
         If an endpoint cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         detector = open_socket(context, source, "pull", bind=False, max_message_bytes=max_message_bytes)
         stack.callback(detector.close, 0)
-        writer, onlookers = _bound(context, zmq.PUSH, push, stack), _bound(context, zmq.PUB, publish, stack)
-        bounds = [
-            QueueBound(detector, zmq.RCVHWM, MAX_QUEUE_BYTES),
-            QueueBound(writer, zmq.SNDHWM, MAX_QUEUE_BYTES),
-            QueueBound(onlookers, zmq.SNDHWM, MAX_QUEUE_BYTES),
-        ]
+        writer = _bound(context, zmq.PUSH, push, stack, WRITER_MESSAGES)
+        onlookers = _bound(context, zmq.PUB, publish, stack, QUEUE_MESSAGES)
         n_messages = n_written = 0
         while not is_stopped():
             if not detector.poll(_POLL_MS):
                 continue
             frames = detector.recv_multipart(copy=False)
             n_messages += 1
-            for bound in bounds:
-                bound.note([frame.buffer for frame in frames])
             onlookers.send_multipart(frames, copy=False)
             n_written += _hand_over(writer, frames, is_stopped)
     return {"messages": n_messages, "written": n_written}
 
 
 def _bound(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, endpoint: str, stack: contextlib.ExitStack
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, endpoint: str, stack: contextlib.ExitStack, n_waiting: int
 ) -> zmq.Socket[bytes]:
     socket = context.socket(kind)
     stack.callback(socket.close, 2000)
+    socket.setsockopt(zmq.SNDHWM, n_waiting)
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        raise ServiceError(f"endpoint {endpoint!r} cannot be opened: {error}; expected tcp://host:port") from error
+        raise EndpointError(f"endpoint {endpoint!r} cannot be opened: {error}; expected tcp://host:port") from error
     return socket
 
 

@@ -70,6 +70,7 @@ def refine_weights(
     ``valid`` is true where the magnitude is known; elsewhere the model is free.  ``wait_turn`` is called before
     every step and may hold it up, or end the refinement by raising.
     """
+    magnitude = torch.where(valid, magnitude, 0.0)
     best: Refined | None = None
     optimizer: torch.optim.Optimizer | None = None
     for step in range(schedule.steps):

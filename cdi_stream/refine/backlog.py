@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -23,13 +24,17 @@ from cdi_stream.refine.inputs import INPUTS, write_input
 from cdi_stream.refine.jobs import spec_of
 from cdi_stream.refine.methods import MethodSettings
 from cdi_stream.refine.outbox import Witness
-from cdi_stream.refine.queue import QUEUE, Document, Job, Queue
+from cdi_stream.refine.queue import QUEUE, Document, Job, Queue, open_queue
 from cdi_stream.refine.turn import Urgency
 
 logger = logging.getLogger(__name__)
 
-RESTART_S = 1.0
+RESTART_S, MAX_RESTART_S, HEALTHY_S = 1.0, 120.0, 20.0
 STOP_S = 10.0
+TROUBLE_S = 10.0
+LOOK_EVERY_S = 1.0
+RETRY_S = 60.0
+"""An archive that refused a run is asked again after this."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -53,12 +58,15 @@ class BacklogSettings:
 class Backlog:
     """One object for the service's threads: `enqueue` and `hold` from any, `run` is the body of a thread of its own.
 
-    ``archive`` is given each published job with its documents and returns whether the slower sinks have them.
+    Each published job is handed on with its documents, again after a while unless `archived` is told of it.
     """
 
     def __init__(self, settings: BacklogSettings) -> None:
         self._settings = settings
         self._urgency = Urgency(settings.directory)
+        self._looked_s = 0.0
+        self._handed_on_s: dict[int, float] = {}
+        open_queue(settings.directory / QUEUE).close()
 
     def hold(self, is_urgent: bool) -> None:
         """Hold the workers up, or let them go on."""
@@ -77,36 +85,56 @@ class Backlog:
 
     def state(self) -> dict[str, Any]:
         """Jobs by state, and what is being refined now."""
-        with self._queue() as queue:
-            leased, counts = queue.jobs("leased"), queue.counts()
-        current = (
-            f"{leased[0].method}, run {leased[0].spec['raw_uid'][:8]} curve {leased[0].spec['curve_index']}"
-            if leased
-            else None
-        )
+        try:
+            with self._queue() as queue:
+                leased, counts = queue.jobs("leased"), queue.counts()
+        except (sqlite3.Error, OSError) as error:
+            return {"queue": {}, "refinement": f"the queue is in trouble: {error}"}
+        current = None
+        if leased:
+            spec = leased[0].spec
+            current = f"{leased[0].method}, run {spec['raw_uid'][:8]} curve {spec['curve_index']}"
         return {"queue": counts, "refinement": current}
 
-    def run(self, is_stopped: Callable[[], bool], archive: Callable[[Job, list[Document]], None]) -> None:
-        """Keep a worker while there is work, note what is heard on the bus, hand on what is published."""
-        worker, started_s = None, 0.0
-        context = zmq.Context()
-        with context, self._queue() as queue, bus.listen(context, self._settings.subscribe) as socket:
-            witness = Witness(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
-            handed_on: set[int] = set()
+    def run(self, is_stopped: Callable[[], bool], hand_on: Callable[[Job, list[Document]], None]) -> None:
+        """Keep a worker while there is work, note what is heard on the bus, hand on what is published.
+
+        Trouble here, a full disk say, is logged and tried again: it must not end the live path.
+        """
+        worker = _WorkerProcess(self._settings)
+        with zmq.Context() as context, bus.listen(context, self._settings.subscribe) as socket:
             while not is_stopped():
-                witness.listen(200)
+                try:
+                    with self._queue() as queue:
+                        self._attend(queue, socket, worker, is_stopped, hand_on)
+                except Exception:
+                    logger.exception("the refinement queue is in trouble; trying again in %.0f s", TROUBLE_S)
+                    _sleep(TROUBLE_S, is_stopped)
+        worker.stop()
+
+    def _attend(
+        self,
+        queue: Queue,
+        socket: zmq.Socket[bytes],
+        worker: _WorkerProcess,
+        is_stopped: Callable[[], bool],
+        hand_on: Callable[[Job, list[Document]], None],
+    ) -> None:
+        witness = Witness(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
+        while not is_stopped():
+            witness.listen(200)
+            worker.keep(queue.has_work())
+            now = time.monotonic()
+            if now - self._looked_s > LOOK_EVERY_S:
+                self._looked_s = now
                 for job, documents in queue.unarchived():
-                    if job.id not in handed_on:
-                        handed_on.add(job.id)
-                        archive(job, documents)
-                is_due = time.monotonic() - started_s > RESTART_S
-                if (worker is None or worker.poll() is not None) and is_due and queue.has_work():
-                    worker, started_s = self._start_worker(), time.monotonic()
-            _stop(worker)
-            witness.listen(0)
+                    if now - self._handed_on_s.get(job.id, -RETRY_S) >= RETRY_S:
+                        self._handed_on_s[job.id] = now
+                        hand_on(job, documents)
 
     def archived(self, job: Job) -> None:
         """The slower sinks have a job's documents."""
+        self._handed_on_s.pop(job.id, None)
         with self._queue() as queue:
             queue.archived(job)
 
@@ -118,20 +146,51 @@ class Backlog:
         """Open a connection for one use: the service's threads share none."""
         return contextlib.closing(Queue(self._settings.directory / QUEUE))
 
-    def _start_worker(self) -> Popen[bytes]:
+
+class _WorkerProcess:
+    """The one worker that a service keeps; one that fails by itself is started again ever more rarely."""
+
+    def __init__(self, settings: BacklogSettings) -> None:
+        self._settings = settings
+        self._process: Popen[bytes] | None = None
+        self._started_s = -MAX_RESTART_S
+        self._pause_s = RESTART_S
+
+    def keep(self, has_work: bool) -> None:
+        """Start the worker if there is work for it and it does not run."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        now = time.monotonic()
+        has_failed = self._process is not None and (self._process.poll() or 0) > 0
+        if has_failed and now - self._started_s < HEALTHY_S:
+            self._pause_s = min(2 * self._pause_s, MAX_RESTART_S)
+            logger.warning("the worker failed, see worker.log; it is started again in %.0f s", self._pause_s)
+            self._process, self._started_s = None, now
+        elif has_failed or self._process is not None:
+            self._process, self._pause_s = None, RESTART_S
+        if self._process is None and has_work and now - self._started_s >= self._pause_s:
+            self._process, self._started_s = self._start(), now
+
+    def stop(self) -> None:
+        """End the worker, politely at first."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except TimeoutExpired:
+            logger.warning("the worker does not end: it is killed; its job stays in the queue")
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> Popen[bytes]:
         command = [sys.executable, "-m", "cdi_stream", "worker", "--config", str(self._settings.config_file)]
         environment = {name: str(self._settings.threads) for name in THREAD_VARIABLES}
         with (self._settings.directory / "worker.log").open("ab") as log:
             return start_child(command, log, **environment)
 
 
-def _stop(worker: Popen[bytes] | None) -> None:
-    if worker is None or worker.poll() is not None:
-        return
-    worker.terminate()
-    try:
-        worker.wait(STOP_S)
-    except TimeoutExpired:
-        logger.warning("the worker does not end: it is killed; its job stays in the queue")
-        worker.kill()
-        worker.wait()
+def _sleep(seconds: float, is_stopped: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s and not is_stopped():
+        time.sleep(0.1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from cdi_stream.affine import AffineMap
 from cdi_stream.errors import RecordingError
@@ -51,10 +54,12 @@ def read_input(path: Path) -> PhasedVolume:
     """
     try:
         with h5py.File(path, "r") as file:
-            arrays = {name: read_only(file[name][()]) for name in (*_VOLUME, *_CRYSTAL)}
-            attrs = dict(file.attrs)
-    except (OSError, KeyError) as error:
+            return _phased({name: read_only(file[name][()]) for name in (*_VOLUME, *_CRYSTAL)}, dict(file.attrs))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise RecordingError(f"{path}: expected the input of a refinement, got: {error}; cancel the job") from error
+
+
+def _phased(arrays: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) -> PhasedVolume:
     affine = AffineMap(
         shape=arrays["counts"].shape,
         q0=attrs["q0_inv_m"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import zmq
@@ -21,7 +21,7 @@ from cdi_stream.refine.queue import Job, Queue
 logger = logging.getLogger(__name__)
 
 HEARD_WITHIN_S = 5.0
-"""Documents that nobody heard for so long are sent again."""
+"""A document that nobody heard for so long is sent again, later."""
 
 
 class Witness:
@@ -58,18 +58,26 @@ class Outbox:
         self._clock = clock
 
     def send(self, owner: str, is_stopped: Callable[[], bool]) -> None:
-        """Send all that this owner has to send; returns when it is heard, or nobody seems to listen."""
+        """Send all that this owner has to send, each document when the one before was heard.
+
+        Returns when all is heard, or nobody seems to listen.
+        """
         self._witness.listen(0)
         for job in self._queue.computed(owner):
-            for name, doc in self._queue.unheard(job):
-                self._sink(name, doc)
-            give_up_s = self._clock() + HEARD_WITHIN_S
-            while self._queue.unheard(job) and self._clock() < give_up_s:
-                self._witness.listen(50)
-            if self._queue.unheard(job):
+            if not all(self._is_heard(job, name, doc) for name, doc in self._queue.unheard(job)):
                 logger.warning("refinement %d: its documents are not heard on the bus; is the proxy up?", job.id)
                 return
             self._queue.finish(job)
             self._on_done(job)
             if is_stopped():
                 return
+
+    def _is_heard(self, job: Job, name: str, doc: Mapping[str, Any]) -> bool:
+        """Send one document, and listen until it comes back."""
+        self._sink(name, doc)
+        give_up_s = self._clock() + HEARD_WITHIN_S
+        while self._clock() < give_up_s:
+            self._witness.listen(20)
+            if doc["uid"] not in {str(other["uid"]) for _, other in self._queue.unheard(job)}:
+                return True
+        return False

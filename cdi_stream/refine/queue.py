@@ -7,16 +7,23 @@ each marked when it has been heard on the bus.  When all have been heard it is `
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
+VERSION = 1
 QUEUE = "queue.sqlite3"
 """Name of the file, beside the results."""
+
+_WAL_TRIES, _WAL_AGAIN_S = 100, 0.01
 
 STATES = ("ready", "leased", "computed", "done", "failed", "cancelled")
 
@@ -65,15 +72,32 @@ class Queue:
     ``now`` gives seconds since the epoch, which several processes share.
     """
 
-    def __init__(self, path: Path, now: Any = time.time) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._now = now
         self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        for statement in _SCHEMA.split(";"):
-            self._db.execute(statement)
+        if self._db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+            self._create()
+
+    def _create(self) -> None:
+        """Make the tables, unless another process has done so at the same moment."""
+        for _ in range(_WAL_TRIES):
+            with contextlib.suppress(sqlite3.OperationalError):  # two at once are locked out whatever the time-out
+                self._db.execute("PRAGMA journal_mode = WAL")
+                break
+            time.sleep(_WAL_AGAIN_S)
+        self._db.execute("BEGIN IMMEDIATE")
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        is_new = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+        if is_new:
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.execute("COMMIT")
+        if not is_new and found != VERSION:
+            raise sqlite3.DatabaseError(f"expected a queue of version {VERSION}, got {found}")
 
     def enqueue(self, key: str, method: str, spec: Mapping[str, Any], input: str, priority: int = 0) -> bool:
         """Add a job; False if it is there already."""
@@ -109,7 +133,8 @@ class Queue:
                 self._db.executemany("INSERT INTO documents (job_id, seq, uid, name, doc) VALUES (?, ?, ?, ?, ?)", rows)
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
         return is_mine
 
@@ -173,8 +198,8 @@ class Queue:
         return bool(self._db.execute("SELECT 1 FROM jobs WHERE state IN ('ready', 'leased', 'computed')").fetchone())
 
     def needs_input(self, name: str) -> bool:
-        """Whether a job that is not published or cancelled starts from this file."""
-        states = "('ready', 'leased', 'failed')"
+        """Whether a job that is not published may start from this file."""
+        states = "('ready', 'leased', 'failed', 'cancelled')"
         row = self._db.execute(f"SELECT 1 FROM jobs WHERE input = ? AND state IN {states}", (name,))  # noqa: S608 - ours
         return row.fetchone() is not None
 
@@ -220,3 +245,19 @@ class Queue:
 def _job(row: sqlite3.Row) -> Job:
     names = ("id", "key", "method", "input", "state", "priority", "created_s", "attempts", "owner", "error")
     return Job(spec=json.loads(row["spec"]), **{name: row[name] for name in names})
+
+
+def open_queue(path: Path) -> Queue:
+    """Open a queue for good; a file that is none, or of another version, is put aside, not obeyed."""
+    try:
+        return Queue(path)
+    except sqlite3.OperationalError:  # locked, or the disk is full: nothing is wrong with the file
+        raise
+    except sqlite3.DatabaseError:
+        aside = path.with_suffix(f".{int(time.time())}.broken")
+        logger.exception("%s cannot be used; it is kept as %s and a new queue is begun", path, aside)
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+        return Queue(path)

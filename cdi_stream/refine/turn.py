@@ -15,6 +15,7 @@ from pathlib import Path
 
 MAX_SLOTS = 64
 _LOOK_AGAIN_S = 0.005
+_TRIES, _TRY_AGAIN_S = 10, 0.0005
 
 
 class Stopped(Exception):  # noqa: N818 - no error, but the end of the work
@@ -22,7 +23,10 @@ class Stopped(Exception):  # noqa: N818 - no error, but the end of the work
 
 
 class Urgency:
-    """The service's side: `begin` holds all workers up, `end` lets them go on; neither waits noticeably."""
+    """The service's side: `begin` holds all workers up, `end` lets them go on; neither waits noticeably.
+
+    A worker that is frozen in the moment of looking keeps the lock; the live path does without it then.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -30,7 +34,10 @@ class Urgency:
 
     def begin(self) -> None:
         """Hold the workers up; a second time changes nothing."""
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        for _ in range(_TRIES):
+            if _try_lock(self._handle, fcntl.LOCK_EX):
+                return
+            time.sleep(_TRY_AGAIN_S)
 
     def end(self) -> None:
         """Let the workers go on."""
@@ -51,9 +58,10 @@ class Turn:
         self._is_stopped = is_stopped
         self._sleep = sleep
 
-    def wait(self) -> None:
-        """Wait for one's turn; to be called before each step."""
+    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait for one's turn, calling ``meanwhile`` now and then; to be called before each step."""
         while not self._is_stopped():
+            meanwhile()
             if _try_lock(self._handle, fcntl.LOCK_SH):
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
                 return
@@ -86,11 +94,12 @@ def slot(directory: Path) -> Iterator[str]:
     raise OSError(f"{MAX_SLOTS} workers run on {directory} already")
 
 
-def is_dead(directory: Path, owner: str) -> bool:
-    """Whether no process holds a worker's slot."""
+@contextlib.contextmanager
+def grave(directory: Path, owner: str) -> Iterator[bool]:
+    """Whether no process holds a worker's slot; if so, none can take it in the meantime."""
     handle = _open(directory / f"{owner}.lock")
     try:
-        return _try_lock(handle, fcntl.LOCK_SH)
+        yield _try_lock(handle, fcntl.LOCK_EX)
     finally:
         os.close(handle)
 

@@ -20,7 +20,7 @@ from cdi_stream.refine.inputs import INPUTS, read_input
 from cdi_stream.refine.jobs import JobSpec, documents_of, refined
 from cdi_stream.refine.outbox import Outbox, Witness
 from cdi_stream.refine.queue import QUEUE, Job, Queue
-from cdi_stream.refine.turn import Stopped, Turn, is_dead, slot
+from cdi_stream.refine.turn import Stopped, Turn, grave, slot
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,9 @@ LEASE_S = 120.0
 MAX_ATTEMPTS = 10
 """A job that took so many workers with it is not given to another."""
 
-NICE = 19
+REST_S = 60.0
+"""After trouble with the disk."""
+
 _RENEW_S = LEASE_S / 4
 
 
@@ -56,18 +58,24 @@ class Worker:
         self._turn = turn
         self._is_stopped = is_stopped
         self._renewed_s = 0.0
+        self._rest_until_s = 0.0
 
     def step(self) -> bool:
         """Send what is computed, then do one job; False if there was none."""
         self._bury_the_dead()
         self._outbox.send(self._owner, self._is_stopped)
-        job = None if self._is_stopped() else self._queue.lease(self._owner, LEASE_S)
+        is_resting = self._is_stopped() or time.monotonic() < self._rest_until_s
+        job = None if is_resting else self._queue.lease(self._owner, LEASE_S)
         if job is None:
             return False
         try:
             self._do(job)
         except Stopped:
             self._queue.give_back(job, self._owner)
+        except OSError:
+            logger.exception("refinement %d: given back; is the disk full?", job.id)
+            self._queue.give_back(job, self._owner)
+            self._rest_until_s = time.monotonic() + REST_S
         except CdiStreamError as error:
             self._queue.fail(job, self._owner, str(error))
         except Exception as error:
@@ -95,8 +103,10 @@ class Worker:
         self._outbox.send(self._owner, self._is_stopped)
 
     def _wait(self, job: Job) -> None:
-        """Wait for one's turn before each step, and keep the lease alive; a lost lease ends the work."""
-        self._turn.wait()
+        """Wait for one's turn before each step, keeping the lease alive; a lost lease ends the work."""
+        self._turn.wait(lambda: self._renew(job))
+
+    def _renew(self, job: Job) -> None:
         if time.monotonic() - self._renewed_s > _RENEW_S:
             self._renewed_s = time.monotonic()
             if not self._queue.renew(job, self._owner, LEASE_S):
@@ -104,8 +114,9 @@ class Worker:
 
     def _bury_the_dead(self) -> None:
         for owner in self._queue.owners() - {self._owner}:
-            if is_dead(self._directory, owner):
-                self._queue.take_over(owner, self._owner)
+            with grave(self._directory, owner) as is_dead:
+                if is_dead:
+                    self._queue.take_over(owner, self._owner)
 
 
 def run_worker(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool], *, ends_when_idle: bool) -> None:
@@ -121,9 +132,8 @@ def run_worker(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bo
 
 
 def step_back(threads: int) -> None:
-    """Leave the machine to others: lowest priority, and idle scheduling where the system has it."""
+    """Leave the machine to others: few threads, and idle scheduling where the system has it."""
     torch.set_num_threads(threads)
-    os.nice(NICE)
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(PermissionError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

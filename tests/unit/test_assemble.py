@@ -345,3 +345,266 @@ def test_exposures_come_with_the_frames():
     rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events())
     rig.feed(*(DetectorFrame(series=1, image_id=k, pixels=picture(k), exposure_s=0.1 * (k + 1)) for k in range(N)))
     np.testing.assert_allclose(rig.curves[0].exposure_s, 0.1 * np.arange(1, N + 1))
+
+
+# --- what an independent review found ---------------------------------------------------------------------------
+
+
+def test_curves_named_by_series_alone_get_their_own_angles():
+    rig = Rig()
+    rig.feed(run_start(num_points=2 * N), descriptor())
+    for index, series in enumerate((7, 8)):
+        rig.feed(begin(series), *(frame(k, series) for k in range(N)), SeriesEnd(series=series))
+        first = index * N + 1
+        rig.feed(*(event(first + k, theta=float(first + k), series=series) for k in range(N)))
+    rig.feed(run_stop(2 * N))
+    first, second = rig.settle()
+    for curve, start in ((first, 1), (second, N + 1)):
+        assert curve.account.missing == ()
+        np.testing.assert_array_equal(curve.scanned["theta"], start + np.arange(N))
+        assert curve.doubts == ()
+
+
+def test_a_number_that_a_restarted_detector_uses_again_is_not_the_old_series():
+    rig = Rig()
+    rig.feed(run_start("old"), descriptor("old", "d-old"), begin(1), *(frame(k) for k in range(N)))
+    rig.feed(*(event(k + 1, k, series=1, desc="d-old") for k in range(N)))
+    rig.feed(("stop", {"run_start": "old", "time": 1e9 + 101, "num_events": {"primary": N}}))
+    rig.settle(600.0)
+    new = ("start", {"uid": "new", "time": 1e9 + rig.clock()})
+    rig.feed(new, descriptor("new", "d-new"), begin(1), *(frame(k) for k in range(N)), SeriesEnd(series=1))
+    rig.feed(*(event(k + 1, k, theta=50.0 + k, series=1, desc="d-new") for k in range(N)))
+    *_, curve = rig.settle()
+    assert curve.run.uid == "new"
+    np.testing.assert_array_equal(curve.scanned["theta"], 50.0 + np.arange(N))
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("start", {"time": "noon", "data_groups": None, "scan_id": "A12", "num_points": "many"}),
+        ("descriptor", {"data_keys": None, "configuration": [1], "name": 7}),
+        ("descriptor", {"data_keys": {"theta": None}, "configuration": {"det": {"data": None}}}),
+        ("stop", {"time": None, "num_events": None}),
+        ("stop", {"num_events": {"primary": "seven"}}),
+    ],
+)
+def test_a_document_with_odd_fields_ends_nothing(name, odd):
+    rig = Rig()
+    documents = [run_start(), descriptor(), *all_events(), run_stop(N)]
+    documents = [(kind, doc | odd if kind == name else doc) for kind, doc in documents]
+    rig.feed(begin(user_data={"run_uid": "run"}), *(frame(k) for k in range(N)), SeriesEnd(series=1), *documents)
+    assert [curve.account.received for curve in rig.settle()] == [N]
+
+
+@pytest.mark.parametrize("number", [float("nan"), 1e300, 10**400, float("inf")])
+def test_an_image_number_that_is_none_ends_nothing(number):
+    rig = Rig()
+    events = [event(k + 1, image_id=number) for k in range(N)]
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *(frame(k) for k in range(N)), *events, run_stop(N))
+    assert len(rig.settle()) == 1
+
+
+def test_a_free_running_camera_ends_its_curve_with_the_run():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), *(event(k + 1, unique_id=100 + k) for k in range(N)))
+    rig.feed(*(frame(100 + k, None) for k in range(N) if k != 3), run_stop(N))
+    for k in range(2000):
+        rig.clock.now_s += 0.01
+        rig.feed(frame(200 + k, None))
+    (curve,) = rig.curves
+    assert curve.account.missing == (3,)
+
+
+def test_each_of_several_aborted_series_of_one_number_is_released():
+    rig = Rig()
+    for n in (1, 2, 3):
+        rig.feed(begin(user_data={"run_uid": "run"}), *(frame(k) for k in range(n)))
+    assert sorted(curve.account.received for curve in rig.settle()) == [1, 2, 3]
+
+
+def test_a_header_in_two_messages_makes_one_curve():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), SeriesStart(series=1))
+    rig.assembler.progress()
+    rig.feed(begin(), *(frame(k) for k in range(N)), *all_events(series=1), run_stop(N))
+    assert [curve.curve_index for curve in rig.settle()] == [0]
+
+
+def test_the_tail_of_a_foreign_series_is_not_told_of():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), *all_events(series=5), *(frame(k, "foreign") for k in range(3)))
+    assert rig.assembler.progress() == []
+    assert rig.assembler.open_runs() == {}
+    assert rig.settle() == []
+    assert rig.assembler.n_stale == 3
+
+
+# --- series whose start was lost ---------------------------------------------------------------------------------
+
+
+def test_a_series_whose_start_was_lost_is_taken_if_a_run_names_it():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), *(frame(k, 5) for k in range(2, N)), SeriesEnd(series=5))
+    rig.feed(*all_events(series=5), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert curve.account.missing == (0, 1)
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert [int(image[0, 0]) for image in curve.counts] == [0, 0, *range(3, N + 1)]
+    assert any("start of series 5 was not seen" in doubt for doubt in curve.doubts)
+    assert rig.assembler.n_stale == 0
+
+
+def test_a_series_whose_start_was_lost_is_dropped_if_no_run_names_it(caplog):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), *(frame(k, 5) for k in range(3)), *all_events(), run_stop(N))
+    assert rig.settle() == []
+    assert rig.assembler.n_stale == 3
+    assert "no run names it; 3 frames dropped" in caplog.text
+    rig.feed(run_start("other"), frame(3, 5))
+    assert rig.settle() == []
+    assert rig.assembler.n_stale == 4
+
+
+def test_a_start_behind_the_first_frames_completes_the_series():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), frame(0), frame(1), begin(user_data="run"), *all_events())
+    rig.feed(*(frame(k) for k in range(2, N)))
+    (curve,) = rig.curves
+    assert curve.account.missing == ()
+    assert curve.account.received == N
+    assert curve.doubts == ()
+
+
+def test_a_second_start_before_any_frame_replaces_the_first():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(n_images=None, beam_row=1.0))
+    rig.feed(begin(user_data="run", beam_row=2.0), *all_events(), *(frame(k) for k in range(N)))
+    (curve,) = rig.settle()
+    assert curve.series.beam_row == 2.0
+    assert curve.run.uid == "run"
+    assert curve.account.expected == N
+    assert curve.doubts == ()
+
+
+def test_a_forgotten_series_is_dropped():
+    rig = Rig()
+    rig.assembler.forget(5)
+    rig.feed(run_start(), descriptor(), *(frame(k, 5) for k in range(3)), *all_events(series=5), SeriesEnd(series=5))
+    assert rig.settle() == []
+    assert rig.assembler.n_stale == 3
+    rig.feed(begin(5, "run"), *(frame(k, 5) for k in range(N)))
+    assert [curve.account.received for curve in rig.settle()] == [N]
+
+
+# --- frames of no series -----------------------------------------------------------------------------------------
+
+
+def unnamed(ids):
+    return [frame(k, None) for k in ids]
+
+
+def unique_events(first, n=N):
+    return [event(k + 1, unique_id=first + k) for k in range(n)]
+
+
+@pytest.mark.parametrize("first", [0, 1, 100])
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_frames_of_no_series_are_the_open_run_s(first, has_ids):
+    rig = Rig()
+    events = unique_events(first) if has_ids else [event(k + 1) for k in range(N)]
+    rig.feed(run_start(num_points=N), descriptor(), *unnamed(range(first, first + N)), *events, run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert curve.account.missing == ()
+    assert [int(image[0, 0]) for image in curve.counts] == list(range(first + 1, first + N + 1))
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+
+
+def test_a_missing_frame_of_no_series_is_known_by_its_number():
+    rig = Rig()
+    ids = [k for k in range(100, 100 + N) if k != 103]
+    rig.feed(run_start(num_points=N), descriptor(), *unnamed(ids), *unique_events(100), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.missing == (3,)
+    assert [int(image[0, 0]) for image in curve.counts] == [101, 102, 103, 0, 105, 106, 107]
+
+
+def test_frames_of_no_series_before_any_run_are_dropped():
+    rig = Rig()
+    rig.feed(*unnamed(range(3)))
+    assert rig.assembler.n_stale == 3
+    rig.feed(run_start(num_points=N), descriptor(), *unnamed(range(3, 3 + N)), *unique_events(3), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.missing == ()
+    assert curve.account.expected == N
+    assert rig.assembler.n_stale == 3
+
+
+@pytest.mark.parametrize("second", [N, 0, 50], ids=["count runs on", "count begins anew", "count jumps"])
+def test_frames_of_no_series_make_one_curve_for_each_run(second):
+    rig = Rig()
+    for uid, first in (("one", 0), ("two", second)):
+        rig.feed(run_start(uid, num_points=N), descriptor(uid, f"d-{uid}"), *unnamed(range(first, first + N)))
+        rig.feed(*(event(k + 1, desc=f"d-{uid}", unique_id=first + k) for k in range(N)), run_stop(N, uid))
+        rig.clock.now_s += 5
+    curves = rig.settle()
+    assert [curve.run.uid for curve in curves] == ["one", "two"]
+    for curve, first in zip(curves, (0, second), strict=True):
+        assert curve.account.missing == ()
+        assert [int(image[0, 0]) for image in curve.counts] == list(range(first + 1, first + N + 1))
+
+
+def test_frames_of_no_series_may_come_just_behind_their_run_s_end():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), *unnamed(range(N - 2)), *unique_events(0), run_stop(N))
+    rig.feed(*unnamed(range(N - 2, N)))
+    (curve,) = rig.settle()
+    assert curve.account.missing == ()
+
+
+# --- what frames tell --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "is_stolen"), [(1, False), (2, True), (3, True)])
+def test_every_second_frame_alone_means_another_pull(step, is_stolen):
+    rig = Rig()
+    n = 20
+    rig.feed(run_start(), descriptor(), begin(user_data="run", n_images=n), *(frame(k) for k in range(0, n, step)))
+    rig.feed(*(event(k + 1, k) for k in range(n)), SeriesEnd(series=1), run_stop(n))
+    (curve,) = rig.settle()
+    assert any(f"only every {step}. frame came: another PULL" in doubt for doubt in curve.doubts) == is_stolen
+
+
+def test_frames_lost_here_and_there_are_not_stolen():
+    rig = Rig()
+    there = [k for k in range(20) if k not in (3, 4, 9, 15)]
+    rig.feed(run_start(), descriptor(), begin(user_data="run", n_images=20), *(frame(k) for k in there))
+    rig.feed(*(event(k + 1, k) for k in range(20)), SeriesEnd(series=1), run_stop(20))
+    (curve,) = rig.settle()
+    assert not any("PULL" in doubt for doubt in curve.doubts)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_values_below_zero_mark_gaps_of_signed_detectors(dtype):
+    rig = Rig()
+    pixels = np.array([[0, 1, -1], [-2, 100, -1]], dtype)
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events())
+    rig.feed(*(DetectorFrame(series=1, image_id=k, pixels=pixels) for k in range(N)))
+    (curve,) = rig.curves
+    gap = np.iinfo(dtype).max
+    assert curve.sentinel == gap
+    assert curve.counts.dtype == np.uint32
+    for image in curve.counts:
+        np.testing.assert_array_equal(image, [[0, 1, gap], [gap, 100, gap]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_the_largest_value_marks_gaps_of_unsigned_detectors(dtype):
+    rig = Rig()
+    pixels = np.array([[0, np.iinfo(dtype).max]], dtype)
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events())
+    rig.feed(*(DetectorFrame(series=1, image_id=k, pixels=pixels) for k in range(N)))
+    assert rig.curves[0].sentinel == np.iinfo(dtype).max
+    assert (rig.curves[0].counts[0] == rig.curves[0].sentinel).tolist() == [[False, True]]

@@ -13,7 +13,7 @@ import zmq
 
 from cdi_stream.bus import writer
 from cdi_stream.config import DetectorConfig, DocumentsConfig
-from cdi_stream.errors import ConfigError, PluginError, ServiceError
+from cdi_stream.errors import ConfigError, EndpointError, PluginError
 from cdi_stream.live import capture as capture_module
 from cdi_stream.live import receive as receive_module
 from cdi_stream.live.capture import CaptureSettings, capture
@@ -242,6 +242,20 @@ def test_frames_overtaken_by_the_end_are_recorded_within_the_time_that_is_left(r
     assert_recorded(rig.out)
 
 
+def test_frames_that_grow_towards_the_peak_do_not_stop_the_stream(rig):
+    """0MQ's queues stand still for good if their limits are lowered to suit larger messages."""
+    detector, endpoint = rig.socket(zmq.PUSH)
+    rig.begin(endpoint, detector={"max_queue_bytes": 10**6})
+    dark = np.zeros((256, 256), np.uint16)
+    peak = np.random.default_rng(1).integers(0, 2**16, (256, 256), dtype=np.uint16)
+    for k in range(100):
+        pixels = peak if 60 <= k < 63 else dark
+        detector.send(wire.image_message(series=1, image_id=k, pixels=pixels, count_time_s=0.1, codec="bslz4"))
+        rig.wait_for(k + 1)
+    detector.send(wire.end_message(series=1))
+    assert rig.counts()["received"] == 100
+
+
 def test_silence_ends_the_capture(rig):
     detector, endpoint = rig.socket(zmq.PUSH)
     rig.begin(endpoint, timeout_s=0.4)
@@ -330,7 +344,7 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path, name):
 
 
 def test_an_endpoint_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ServiceError, match="cannot be opened"):
+    with pytest.raises(EndpointError, match="cannot be opened"):
         capture(settings(tmp_path, detector={"endpoint": "nonsense"}), lambda: True, print)
 
 

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from cdi_stream import playback
-from cdi_stream.errors import RecordingError, ServiceError
+from cdi_stream.errors import EndpointError, RecordingError, ServiceError
 from cdi_stream.message_log import MessageLog
 from cdi_stream.playback import paced, play_log
 
@@ -141,13 +141,13 @@ def test_a_publisher_needs_no_listener(log):
 @pytest.mark.parametrize("kind", ["push", "pub"])
 @pytest.mark.parametrize("endpoint", ["nonsense", "tcp://", "tcp://127.0.0.1", "http://127.0.0.1:80", ""])
 def test_an_endpoint_that_is_none_is_refused(log, kind, endpoint):
-    with pytest.raises(ServiceError, match=r"cannot be opened: .*expected tcp://host:port"):
+    with pytest.raises(EndpointError, match=r"cannot be opened: .*expected tcp://host:port"):
         play_log(log, endpoint, kind=kind, bind=False, speed=None)
 
 
 def test_an_endpoint_that_is_taken_is_refused(log, context):
     socket, endpoint = sink_socket(context, zmq.PULL)
-    with pytest.raises(ServiceError, match=f"endpoint '{endpoint}' cannot be opened"):
+    with pytest.raises(EndpointError, match=f"endpoint '{endpoint}' cannot be opened"):
         play_log(log, endpoint, kind="push", bind=True, speed=None)
     socket.close()
 

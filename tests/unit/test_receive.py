@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zmq
 
-from cdi_stream.errors import ServiceError, WireError
+from cdi_stream.errors import EndpointError, WireError
 from cdi_stream.live.receive import Receiver, SocketKind, open_socket
 from cdi_stream.messages import DetectorFrame, SeriesEnd, WireMessage
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
@@ -152,17 +152,17 @@ def test_a_queue_is_bounded_by_bytes_once_a_large_message_was_seen(loopback):
     while n_taken < 200 and detector.poll(500, zmq.POLLOUT):
         detector.send(b"\0" * 10**6)
         n_taken += 1
-    assert n_taken < 50  # three of ours, one of the sender's, and what the system's own buffers hold
+    assert n_taken < 50  # some of ours, one of the sender's, and what the system's own buffers hold
 
 
 @pytest.mark.parametrize("bind", [True, False])
 @pytest.mark.parametrize("endpoint", ["nonsense", "tcp://", "tcp://127.0.0.1", "http://127.0.0.1:80", ""])
 def test_an_endpoint_that_is_none_is_refused(loopback, endpoint, bind):
-    with pytest.raises(ServiceError, match=r"cannot be opened: .*expected tcp://host:port"):
+    with pytest.raises(EndpointError, match=r"cannot be opened: .*expected tcp://host:port"):
         loopback.receiver(endpoint, bind=bind)
 
 
 def test_an_endpoint_that_is_taken_is_refused(loopback):
     _, endpoint = loopback.bound_receiver()
-    with pytest.raises(ServiceError, match=f"detector endpoint '{endpoint}' cannot be opened"):
+    with pytest.raises(EndpointError, match=f"detector endpoint '{endpoint}' cannot be opened"):
         loopback.receiver(endpoint, bind=True)

@@ -23,8 +23,13 @@ class TiledSink:
         self._writer(name, to_plain(doc))
 
     def has_run(self, uid: str) -> bool:
-        """Whether the server knows a run."""
-        return uid in self._client
+        """Whether the server has a run to its end; of one that broke off the beginning is deleted."""
+        if uid not in self._client:
+            return False
+        if self._client[uid].metadata.get("stop"):
+            return True
+        self._client.delete_contents([uid], recursive=True, external_only=True)
+        return False
 
     def close_run(self, stop: Mapping[str, Any]) -> None:
         """Write the stop document of a run that an earlier process left open."""
