@@ -140,7 +140,7 @@ def test_a_message_above_the_limit_never_arrives_and_the_connection_is_made_anew
     assert "above the limit" in caplog.messages[0]
 
 
-def test_a_queue_is_bounded_by_bytes_once_a_large_message_was_seen(loopback):
+def test_few_messages_wait_in_a_queue(loopback):
     detector, endpoint = loopback.bound_detector(sndhwm=1)
     socket = open_socket(loopback._context, endpoint, "pull", bind=False, max_message_bytes=10**7)
     receiver = Receiver(socket, Dectris2Decoder(), max_queue_bytes=3 * 10**6)
