@@ -49,6 +49,9 @@ def read_log(path: Path) -> Iterator[tuple[int, list[bytes]]]:
             header = next(entries, None)
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise RecordingError(f"{path}: expected a {FORMAT!r}, got {header!r:.60}")
-            yield from entries
+            for entry in entries:
+                if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], list)):
+                    raise RecordingError(f"{path}: expected a time and the parts of a message, got {entry!r:.60}")
+                yield entry[0], entry[1]
     except (OSError, ValueError, TypeError) as error:
         raise RecordingError(f"{path}: expected a {FORMAT!r}: {error}") from error

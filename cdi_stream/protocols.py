@@ -45,7 +45,11 @@ class Reader(Protocol):
 
 
 class Sink(Protocol):
-    """Takes Bluesky documents, in Bluesky's own callback shape; entry points of group ``cdi_stream.sink``."""
+    """Takes Bluesky documents, in Bluesky's own callback shape; entry points of group ``cdi_stream.sink``.
+
+    One that keeps runs may offer ``has_run(uid)``, so that no run is written twice, and ``close_run(stop)``, for a run
+    whose service was killed.
+    """
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take one document."""

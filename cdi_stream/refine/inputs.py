@@ -42,6 +42,9 @@ def write_input(path: Path, phased: PhasedVolume) -> None:
     with part.open("rb") as handle:
         os.fsync(handle.fileno())
     part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # the name must be on disk before the job that speaks of it
+    os.fsync(folder)
+    os.close(folder)
 
 
 def read_input(path: Path) -> PhasedVolume:

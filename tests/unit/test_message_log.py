@@ -48,7 +48,7 @@ def test_parts_may_be_views_of_memory_that_changes_afterwards(tmp_path):
     log.write([memoryview(memory)[1:4]], 5)
     memory[:] = b"after!"
     log.close()
-    assert list(read_log(tmp_path / "a.log")) == [[5, [b"efo"]]]
+    assert list(read_log(tmp_path / "a.log")) == [(5, [b"efo"])]
 
 
 def test_an_empty_log_holds_no_message(tmp_path):
