@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,6 @@ def record(
     ] = "msgpack",
     beamline: Annotated[str | None, typer.Option(help="Beamline plugin that understands the motors.")] = None,
     channel: Annotated[str | None, typer.Option(help="Threshold to record, where there are several.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Record a detector's frames, each once, in the data type of the wire."""
@@ -58,8 +58,7 @@ def record(
     from cdi_stream.live.capture import CaptureSettings, capture
 
     for path in (out, raw):
-        if path is not None and path.exists() and path.stat().st_size and not force:
-            raise InputError(f"{path} exists: choose another name, or say --force to write over it")
+        _keep_old(path)
     try:
         detector = DetectorConfig(endpoint=endpoint, format=wire, socket=socket, bind=bind, channel=channel)  # type: ignore[arg-type]
         bus = (
@@ -85,6 +84,16 @@ def record(
     show(counts | {"file": str(out.resolve())}, as_json)
     if counts["missing"] or not counts["received"]:
         raise typer.Exit(3)
+
+
+def _keep_old(path: Path | None) -> None:
+    """Put an existing file aside: a beamtime's data are not written over."""
+    if path is None or not path.exists() or not path.stat().st_size:
+        return
+    names = (path.with_name(f"{path.stem}.{n}{path.suffix}") for n in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    path.rename(aside)
+    console.print(f"[yellow]note:[/yellow] the old {path.name} is kept as {aside.name}", highlight=False)
 
 
 def tee(

@@ -77,6 +77,7 @@ def test_the_loss_cannot_tell_a_crystal_from_its_twin_and_knows_a_flip(generator
     assert losses.supervised(flipped.abs(), flipped.angle(), truth) > 0.05
 
 
+@pytest.mark.slow
 def test_training_lowers_the_held_out_loss_and_reports_its_curve(tmp_path):
     torch.manual_seed(0)
     network = Wu2021(encoder=(8, 16, 24, 32), decoder=(24, 16, 8))
