@@ -15,11 +15,11 @@ import zmq
 from cdi_stream import bus
 from cdi_stream.config import DetectorConfig, DocumentsConfig
 from cdi_stream.errors import ConfigError, WireError
-from cdi_stream.live.receive import Receiver, open_socket
+from cdi_stream.live.detector import decoder_of, socket_of
+from cdi_stream.live.receive import Receiver
 from cdi_stream.live.record import Recorder
 from cdi_stream.message_log import MessageLog
-from cdi_stream.protocols import Buffer, Decoder
-from cdi_stream.registry import load
+from cdi_stream.protocols import Buffer
 
 logger = logging.getLogger(__name__)
 
@@ -81,18 +81,10 @@ def _open(
     settings: CaptureSettings,
 ) -> Iterator[tuple[Recorder, Receiver, zmq.Socket[bytes] | None]]:
     detector = settings.detector
-    decoder: Decoder = load("cdi_stream.decoder", detector.format)(
-        roi=detector.roi, channel=detector.channel, max_pixels=detector.max_pixels
-    )
+    decoder = decoder_of(detector)
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
-        socket = open_socket(
-            context,
-            detector.endpoint,
-            detector.socket,
-            bind=detector.bind,
-            max_message_bytes=detector.max_message_bytes,
-        )
+        socket = socket_of(detector, context)
         stack.callback(socket.close, 0)
         documents = None
         if settings.documents is not None:

@@ -17,6 +17,7 @@ from cdi_stream.config import Config, read_image
 from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler, AssembleSettings
 from cdi_stream.live.chain import ChainSettings, warm_up
+from cdi_stream.live.detector import decoder_of, socket_of
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.journal import Journal
 from cdi_stream.live.locate import FixedGeometry
@@ -24,13 +25,13 @@ from cdi_stream.live.outgoing import Archive, Outgoing
 from cdi_stream.live.pipeline import Parts, Service
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings
 from cdi_stream.live.publish import Provenance
-from cdi_stream.live.receive import Receiver, open_socket
+from cdi_stream.live.receive import Receiver
 from cdi_stream.live.series import SeriesLimits
 from cdi_stream.live.tiled_server import local_tiled
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
 from cdi_stream.phasing.recipe import SupportUpdate, parse_recipe
-from cdi_stream.protocols import Decoder, DecoderFactory, Sink
+from cdi_stream.protocols import Sink
 from cdi_stream.refine.backlog import Backlog, BacklogSettings
 from cdi_stream.refine.methods import MethodSettings
 from cdi_stream.registry import load
@@ -173,25 +174,13 @@ def _backlog(config: Config, config_file: Path, provenance: Provenance, director
 
 def _receiver(config: Config, context: zmq.Context[zmq.Socket[bytes]]) -> Receiver:
     detector = config.detector
-    decoder = _decoder(config)
-    socket = open_socket(
-        context,
-        detector.endpoint,
-        detector.socket,
-        bind=detector.bind,
-        max_message_bytes=detector.max_message_bytes,
-    )
-    return Receiver(socket, decoder, detector.max_queue_bytes, is_bound=detector.bind)
+    decoder = decoder_of(detector)
+    return Receiver(socket_of(detector, context), decoder, detector.max_queue_bytes, is_bound=detector.bind)
 
 
 def _assemble_settings(config: Config) -> AssembleSettings:
     limits = SeriesLimits(max_images=config.detector.max_images, max_bytes=config.detector.max_series_bytes)
     return AssembleSettings(limits=limits, roi=config.detector.roi, **config.assemble.model_dump())
-
-
-def _decoder(config: Config) -> Decoder:
-    factory: DecoderFactory = load("cdi_stream.decoder", config.detector.format)
-    return factory(roi=config.detector.roi, channel=config.detector.channel, max_pixels=config.detector.max_pixels)
 
 
 def _archives(config: Config, stack: ExitStack) -> list[Sink]:
