@@ -139,12 +139,9 @@ class NetworkConfig(_Section):
 
 
 class PolishConfig(_Section):
-    """Schedule of the polish, and its support update (border only)."""
+    """Schedule of the polish; the support moves at its border only, strain must not eat it."""
 
-    recipe: str = "20*ER+30*HIO+20*ER"
-    threshold: Positive = 0.2
-    every: int = Field(default=5, ge=0)
-    sigma_vox: Positive = 1.0
+    recipe: str = "SW[every=5,after=0]+SUPPORT[border]+20*ER+30*HIO+20*ER"
 
 
 class PublishConfig(_Section):
@@ -172,12 +169,9 @@ class RefineConfig(_Section):
     """
 
     methods: tuple[Literal["recipe", "network"], ...] = ("recipe",)
-    recipe: str = "150*HIO+150*ER"
+    recipe: str = "SW[every=10,after=0]+SUPPORT[border]+150*HIO+150*ER"
     network_steps: int = Field(default=150, gt=0)
-    network_recipe: str = "30*ER"
-    threshold: Positive = 0.2
-    every: int = Field(default=10, ge=0)
-    sigma_vox: Positive = 1.0
+    network_recipe: str = "SW[every=10,after=0]+SUPPORT[border]+30*ER"
     threads: int = Field(default=1, gt=0)
 
 

@@ -7,6 +7,7 @@ CdiStreamError            expected, received, where and remedy, in one sentence
 |   |-- GeometryError     circles, angles, distances or energies that make no volume
 |   |-- PluginError       an unknown, doubled or broken plugin
 |   |-- RecordingError    a recorded scan that cannot be read
+|   |-- IntensitiesError  a file of intensities that cannot be read, or not be phased
 |   `-- NetworkFileError  a network file without a valid contract
 |-- WireError             a malformed message: counted, logged, dropped
 |-- CurveError            a rocking curve that cannot be reconstructed: published as failed
@@ -40,6 +41,10 @@ class PluginError(InputError):
 
 class RecordingError(InputError):
     """A recorded scan cannot be read."""
+
+
+class IntensitiesError(InputError):
+    """A file of intensities cannot be read, or holds nothing to phase."""
 
 
 class NetworkFileError(InputError):

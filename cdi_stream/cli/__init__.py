@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from cdi_stream.cli import refinement, replays, streams, tools
+from cdi_stream.cli import phasing, refinement, replays, streams, tools
 from cdi_stream.cli.output import console
 from cdi_stream.errors import CdiStreamError, InputError
 
@@ -26,6 +26,7 @@ for command in (
     replays.play,
     streams.dashboard,
     refinement.worker,
+    phasing.phase,
     tools.check,
     tools.plugins,
     tools.geometry,

@@ -22,7 +22,7 @@ from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.live.publish import Result
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, RockingCurve, Verdict, read_only
 from cdi_stream.networks.torchscript import Network
-from cdi_stream.phasing.recipe import Recipe
+from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.support import grow, smooth
 
 Clock = Callable[[], float]
@@ -85,7 +85,7 @@ def reconstruct(
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:
-    """Run the urgent stages once on nothing, so that the first curve finds threads and memory ready."""
+    """Run the stages once on nothing, so that the first curve finds threads and memory ready."""
     shape = settings.prepare.max_shape
     empty = PreparedVolume(
         counts=np.zeros(shape, dtype=np.uint32),
@@ -95,7 +95,8 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         crystal_extent_m=(2.0, 2.0, 2.0),
         oversampling=(3.0, 3.0, 3.0),
     )
-    infer(to_lab(empty, network.contract.input_shape[0], network.contract.oversampling, settings.device), network)
+    lab = to_lab(empty, network.contract.input_shape[0], network.contract.oversampling, settings.device)
+    polish(empty, starting_point(infer(lab, network), empty, settings.device), parse_recipe("1*ER"))
 
 
 def starting_point(crystal: Crystal, volume: PreparedVolume, device: str) -> Start:

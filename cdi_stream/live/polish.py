@@ -11,10 +11,12 @@ from torch import Tensor
 
 from cdi_stream.affine import AffineMap
 from cdi_stream.fourier import from_fourier_order, to_fourier_order
-from cdi_stream.messages import Crystal, PreparedVolume, read_only
+from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
+from cdi_stream.phasing.engine import run
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge, misfit
-from cdi_stream.phasing.recipe import Recipe, run_recipe
+from cdi_stream.phasing.recipe import Recipe
+from cdi_stream.phasing.starts import start_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +53,26 @@ def polish(
     ``wait_turn`` is called before every cycle and may hold it up.
     """
     data = measurement(volume, str(start.density.device))
-    density, support = to_fourier_order(start.density), to_fourier_order(start.support)
-    crystal, support = run_recipe(recipe, data, density, support, wait_turn)
+    cycles = run(recipe, data, start_from(to_fourier_order(start.density), to_fourier_order(start.support)))
+    for _ in range(recipe.cycles):
+        wait_turn()
+        next(cycles)
+    end = next(cycles)
+    crystal, support = end.crystal[0], end.support[0]
     scalars = misfit(crystal, data)
     scalars["support_fraction"] = float(support.float().mean())
     scalars["cycles"] = recipe.cycles
+    return crystal_from(crystal, support, start.affine, scalars, judge(scalars, reasons))
+
+
+def crystal_from(
+    crystal: Tensor, support: Tensor, affine: AffineMap, scalars: dict[str, float], verdict: Verdict
+) -> Crystal:
+    """Message of a crystal and a support in Fourier order."""
     return Crystal(
         density=read_only(from_fourier_order(crystal).cpu().numpy()),
         support=read_only(from_fourier_order(support).cpu().numpy()),
-        affine=start.affine,
+        affine=affine,
         scalars=scalars,
-        verdict=judge(scalars, reasons),
+        verdict=verdict,
     )

@@ -30,7 +30,7 @@ from cdi_stream.live.series import SeriesLimits
 from cdi_stream.live.tiled_server import local_tiled
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
-from cdi_stream.phasing.recipe import SupportUpdate, parse_recipe
+from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.backlog import Backlog, BacklogSettings
 from cdi_stream.refine.methods import MethodSettings
@@ -108,8 +108,6 @@ def chain_settings(config: Config) -> ChainSettings:
     bad = None if config.detector.bad_pixels is None else read_image(config.detector.bad_pixels)[cut]
     white = None if config.detector.white_field is None else read_image(config.detector.white_field)[cut]
     geometry = config.geometry
-    polish = config.polish
-    update = SupportUpdate(every=polish.every, threshold=polish.threshold, sigma_vox=polish.sigma_vox, border_only=True)
     return ChainSettings(
         beamline=geometry.value(),
         fixed=FixedGeometry(**geometry.model_dump(exclude={"beamline", "inline"})),
@@ -119,7 +117,7 @@ def chain_settings(config: Config) -> ChainSettings:
             saturation_counts=config.detector.saturation_counts,
         ),
         prepare=PrepareSettings(max_shape=config.prepare.max_shape, min_counts=config.prepare.min_counts),
-        recipe=parse_recipe(polish.recipe, update),
+        recipe=parse_recipe(config.polish.recipe),
         lab_shape=config.publish.lab_shape,
         device=config.device,
     )
@@ -151,11 +149,8 @@ def _backlog(config: Config, config_file: Path, provenance: Provenance, director
         network_file=config.network.file.resolve(),
         network_steps=refine.network_steps,
         network_recipe=refine.network_recipe,
-        support_threshold=refine.threshold,
-        support_every=refine.every,
-        support_sigma_vox=refine.sigma_vox,
     )
-    settings.schedule(refine.recipe), settings.schedule(refine.network_recipe)  # refused now, not in the night
+    parse_recipe(refine.recipe), parse_recipe(refine.network_recipe)  # refused now, not in the night
     return Backlog(
         BacklogSettings(
             methods=refine.methods,

@@ -44,7 +44,7 @@ class UnsupervisedSchedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
-    """Best crystal found, ``(n/2, n/2, n/2)`` complex, with its loss terms."""
+    """Best crystal found, ``(n/2, n/2, n/2)`` complex, with its loss terms and the step that gave it."""
 
     crystal: Tensor
     chi2: float
@@ -63,18 +63,17 @@ def refine_weights(
     magnitude: Tensor,
     valid: Tensor,
     schedule: UnsupervisedSchedule,
-    wait_turn: Callable[[], None] = lambda: None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Refined:
     """Change ``network`` until it explains ``magnitude`` ``(n, n, n)``; the best crystal on the way is returned.
 
-    ``valid`` is true where the magnitude is known; elsewhere the model is free.  ``wait_turn`` is called before
-    every step and may hold it up, or end the refinement by raising.
+    ``valid`` is true where the magnitude is known; elsewhere the model is free.  ``is_over`` is asked after
+    every step; it may hold it up, end the refinement, or abandon it by raising.
     """
     magnitude = torch.where(valid, magnitude, 0.0)
     best: Refined | None = None
     optimizer: torch.optim.Optimizer | None = None
     for step in range(schedule.steps):
-        wait_turn()
         if optimizer is None or step % schedule.change_every == 0:
             optimizer = _optimizer(network, schedule, step // schedule.change_every)
         amplitude, phase = network(magnitude[None])
@@ -84,13 +83,13 @@ def refine_weights(
         weight = beta_1(step / schedule.steps)
         loss = (weight * (1 - correlation) + misfit) / (weight + 1)
         if best is None or misfit.item() < best.chi2:
-            best = Refined(
-                crystal=crystal.detach(), chi2=misfit.item(), correlation=correlation.item(), steps=schedule.steps
-            )
+            best = Refined(crystal=crystal.detach(), chi2=misfit.item(), correlation=correlation.item(), steps=step + 1)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
+        if is_over():
+            break
     assert best is not None
     return best
 

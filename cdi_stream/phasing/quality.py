@@ -9,37 +9,49 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cdi_stream.messages import Verdict
-from cdi_stream.phasing.projections import Measurement, reciprocal
+from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p
+from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 
 
 def misfit(crystal: Tensor, data: Measurement) -> dict[str, float]:
     """Return ``chi2``, ``r_p`` and ``chi2_floor`` of a crystal in Fourier order.
 
-    chi2 = sum (s |F| - sqrt(I))^2 / sum I, with s fitted (Wu et al. 2021, L4); r_p is the ordinary
-    correlation of magnitudes; the floor is what counting noise alone leaves of chi2.
+    They are those of `cdi_stream.phasing.measures`.
     """
-    model = (data.gain * reciprocal(crystal, data.n_axes).abs())[data.valid].double()
-    measured = data.magnitude[data.valid].double()
-    power = measured.square().sum().clamp_min(1e-30)
-    scale = (model * measured).sum() / model.square().sum().clamp_min(1e-30)
-    chi2 = (scale * model - measured).square().sum() / power
-    r_p = torch.corrcoef(torch.stack((model, measured)))[0, 1] if model.std() > 0 else torch.tensor(math.nan)
-    floor = np.interp((scale * model).square().cpu().numpy(), *_noise_table()).sum() / float(power)
-    return {"chi2": float(chi2), "r_p": float(r_p), "chi2_floor": float(floor)}
+    model = expected_counts(reciprocal(crystal, data.n_axes), data).sqrt()[data.valid]
+    measured = data.magnitude[data.valid]
+    return {
+        "chi2": float(chi2(model, measured)),
+        "r_p": float(r_p(model, measured)),
+        "chi2_floor": float(chi2_floor(model, measured)),
+    }
+
+
+def free_llk(crystal: Tensor, data: Measurement, held: Tensor) -> tuple[float, float]:
+    """Free Poisson log-likelihood of a crystal ``shape`` over ``held`` voxels, and what counting noise leaves of it.
+
+    The crystal must not have been fitted to the held voxels; its scale is the likeliest over the others.
+    """
+    expected, counts = expected_counts(reciprocal(crystal, data.n_axes), data), data.magnitude.square()
+    seen = data.valid & ~held
+    scale = counts[seen].double().sum() / expected[seen].double().sum().clamp_min(1e-30)
+    expected = scale * expected.double()
+    floor = np.interp(expected[held].cpu().numpy(), *_llk_table()).mean() if bool(held.any()) else math.nan
+    return float(poisson_llk(expected, counts, held)), float(floor)
 
 
 @lru_cache(maxsize=1)
-def _noise_table() -> tuple[np.ndarray, np.ndarray]:
-    """Mean of (sqrt(n) - sqrt(I))^2 for Poisson n of mean I; it tends to 1/4."""
-    mean = np.concatenate(([0.0], np.geomspace(1e-3, 60, 80)))
+def _llk_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of lambda - n + n ln(n / lambda) for Poisson n of mean lambda; it tends to 1/2."""
+    mean = np.concatenate(([1e-9], np.geomspace(1e-4, 60, 100)))
     n = np.arange(200)
-    log_factorial = np.cumsum(np.log(np.maximum(n, 1)))
-    log_p = n * np.log(np.maximum(mean, 1e-300))[:, None] - mean[:, None] - log_factorial
-    return mean, (np.exp(log_p) * (np.sqrt(n) - np.sqrt(mean[:, None])) ** 2).sum(1)
+    log_p = n * np.log(mean)[:, None] - mean[:, None] - np.cumsum(np.log(np.maximum(n, 1)))
+    deviance = mean[:, None] - n + n * np.log(np.maximum(n, 1) / mean[:, None])
+    return mean, (np.exp(log_p) * deviance).sum(1)
 
 
 def judge(scalars: dict[str, float], reasons: tuple[str, ...] = ()) -> Verdict:

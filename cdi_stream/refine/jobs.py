@@ -15,7 +15,7 @@ from cdi_stream.bus import to_plain
 from cdi_stream.live.chain import crystal_in_lab, noted, numbers_of
 from cdi_stream.live.publish import Identity, Provenance, Result, RunPublisher, derived_uid
 from cdi_stream.messages import FrameAccount, PhasedVolume, RunContext
-from cdi_stream.refine.methods import MethodSettings, described, refine
+from cdi_stream.refine.methods import MethodSettings, refine
 from cdi_stream.refine.queue import Document
 
 STREAM = "refinement"
@@ -90,7 +90,8 @@ def refined(
 ) -> Result:
     """Do the work of a job; the result is in lab coordinates."""
     begin_s = clock()
-    crystal = crystal_in_lab(refine(method, phased, spec.settings, wait_turn), spec.lab_shape)
+    refined_crystal, schedule = refine(method, phased, spec.settings, wait_turn)
+    crystal = crystal_in_lab(refined_crystal, spec.lab_shape)
     scalars = numbers_of(crystal, phased.volume)
     scalars |= {"start_chi2": spec.start_chi2, "start_r_p": spec.start_r_p, "seconds": clock() - begin_s}
     return Result(
@@ -102,7 +103,7 @@ def refined(
         account=FrameAccount(**(spec.account | {"missing": tuple(spec.account["missing"])})),
         scalars=scalars,
         complete_s=begin_s,
-        notes=described(method, spec.settings),
+        notes={"method": method, "recipe": schedule},
     )
 
 

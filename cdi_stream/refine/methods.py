@@ -1,24 +1,39 @@
-"""Kinds of refinement, one interface: a phased volume in, a better crystal on the same voxels out.
+"""Kinds of refinement, one interface: a problem in, the best crystal found for it out.
 
-Each is stoppable between steps through ``wait_turn``, and gives the same result for the same input.
+Each asks the deadline after every step, is stoppable there, and gives the same result for the same problem and seed
+unless the time ran out.  The queue's workers, and the command ``phase``, use the same ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from cdi_stream.errors import ConfigError
+from cdi_stream.fourier import to_fourier_order
 from cdi_stream.live.chain import starting_point
 from cdi_stream.live.correct import to_lab
 from cdi_stream.live.infer import crystal_of
-from cdi_stream.live.polish import Start, polish
-from cdi_stream.messages import Crystal, PhasedVolume
+from cdi_stream.live.polish import Start, crystal_from, measurement
+from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weights
-from cdi_stream.phasing.recipe import Recipe, SupportUpdate, parse_recipe
+from cdi_stream.phasing.auto import solve
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.gradient import Accelerated, refine_object
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.quality import judge
+from cdi_stream.phasing.ranking import Candidates, Effort, Solution, conclude, held_out, ranked, scalars_of, scored
+from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.starts import autocorrelation_starts, random_starts, start_from
+from cdi_stream.phasing.workers import side_by_side
 
 WaitTurn = Callable[[], None]
 
@@ -32,64 +47,155 @@ class MethodSettings(BaseModel):
     network_file: Path
     network_steps: int
     network_recipe: str
-    support_threshold: float
-    support_every: int
-    support_sigma_vox: float
-
-    def schedule(self, text: str) -> Recipe:
-        """Read a recipe with the support update of these settings."""
-        update = SupportUpdate(
-            every=self.support_every,
-            threshold=self.support_threshold,
-            sigma_vox=self.support_sigma_vox,
-            border_only=True,
-        )
-        return parse_recipe(text, update)
+    starts: int = 1
+    seed: int = 1
+    budget_s: float = 60.0
 
 
-def refine(method: str, phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn = lambda: None) -> Crystal:
-    """Refine by the method of this name; the result is on the measured voxels, judged there."""
-    return METHODS[method](phased, settings, wait_turn)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What is to be phased: a measurement in Fourier order, and in how much time.
+
+    ``volume`` is the same with its geometry, for a network to look at; ``start`` one crystal to go on from.
+    """
+
+    data: Measurement
+    settings: MethodSettings
+    deadline: Deadline
+    volume: PreparedVolume | None = None
+    start: Batch | None = None
 
 
-def described(method: str, settings: MethodSettings) -> dict[str, str]:
-    """Method and schedule, as they are published."""
-    if method == "network":
-        schedule = f"{settings.network_steps} steps of {settings.network_file.name}, then {settings.network_recipe}"
-        return {"method": method, "recipe": schedule}
-    return {"method": method, "recipe": settings.recipe}
+def by_auto(problem: Problem) -> Solution:
+    """What is stood behind: many coarse starts, see `cdi_stream.phasing.auto`."""
+    return solve(problem.data, problem.settings.seed, problem.deadline, known=problem.start)
 
 
-def by_recipe(phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn) -> Crystal:
-    """Go on from the live crystal with a longer schedule of projections."""
-    start = Start(
-        density=torch.from_numpy(phased.crystal.density.copy()),
-        support=torch.from_numpy(phased.crystal.support.copy()),
-        affine=phased.volume.affine,
-    )
-    return polish(phased.volume, start, settings.schedule(settings.recipe), phased.doubts, wait_turn)
+def by_recipe(problem: Problem) -> Solution:
+    """A schedule of projections, from the crystal that is there or from random starts."""
+    return _ranked(problem, _starts(problem), problem.settings.recipe)
 
 
-def by_network(phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn) -> Crystal:
+def by_object(problem: Problem) -> Solution:
+    """Gradients on the object (Chan et al. 2021), from the crystal that is there or from a coarse search."""
+    seen, held = held_out(problem.data, problem.settings.seed)
+    start = problem.start
+    if start is None:
+        found = solve(problem.data, problem.settings.seed, problem.deadline.part(0.6))
+        start = Batch(crystal=found.crystal[None], support=found.support[None])
+    batch = start
+    for batch in refine_object(seen, start, Accelerated(steps=100_000)):
+        if problem.deadline.is_over(0.95):
+            break
+    effort = Effort(starts=1, cycles=batch.cycle, recipe="gradients on the object")
+    return conclude(problem.data, held, scored(seen, batch), effort, problem.deadline)
+
+
+def by_network(problem: Problem) -> Solution:
     """Change the network's weights for this volume (Wu et al. 2021, equations 7-8), then polish its crystal.
 
     The network sees interpolated magnitudes on the lab grid; the polish holds its crystal against the measured
     voxels, as the live path does.
     """
+    volume, settings = _seen_by_network(problem), problem.settings
     contract = load(settings.network_file).contract
-    lab = to_lab(phased.volume, contract.input_shape[0], contract.oversampling)
+    lab = to_lab(volume, contract.input_shape[0], contract.oversampling)
     refined = refine_weights(
         load_trainable(settings.network_file),
         torch.from_numpy(lab.magnitude.copy()),
         torch.from_numpy(lab.valid_pixels.copy()),
         UnsupervisedSchedule(steps=settings.network_steps),
-        wait_turn,
+        is_over=lambda: problem.deadline.is_over(0.8),
     )
-    start = starting_point(crystal_of(refined.crystal, lab), phased.volume, "cpu")
-    return polish(phased.volume, start, settings.schedule(settings.network_recipe), phased.doubts, wait_turn)
+    start = starting_point(crystal_of(refined.crystal, lab), volume, "cpu")
+    found = _ranked(problem, [lambda: _in_fourier_order(start)], settings.network_recipe)
+    schedule = f"{refined.steps} steps of {settings.network_file.name}, then {settings.network_recipe}"
+    return replace(found, effort=replace(found.effort, recipe=schedule))
 
 
-METHODS: dict[str, Callable[[PhasedVolume, MethodSettings, WaitTurn], Crystal]] = {
+def by_hybrid(problem: Problem) -> Solution:
+    """The network's support and phase as the start of a recipe (Wu et al. 2021, IUCrJ 8, 12)."""
+    volume = _seen_by_network(problem)
+    network = load(problem.settings.network_file)
+    lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
+    crystal = crystal_of(network(torch.from_numpy(lab.magnitude.copy())), lab)
+    start = starting_point(crystal, volume, "cpu")
+    return _ranked(problem, [lambda: _in_fourier_order(start)], problem.settings.recipe)
+
+
+METHODS: dict[str, Callable[[Problem], Solution]] = {
+    "auto": by_auto,
     "recipe": by_recipe,
+    "object": by_object,
     "network": by_network,
+    "hybrid": by_hybrid,
 }
+
+
+def refine(
+    method: str, phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn = lambda: None
+) -> tuple[Crystal, str]:
+    """Refine a reconstruction by the method of this name; returns the crystal and the schedule that was run.
+
+    The crystal is on the measured voxels, judged there.
+    """
+    crystal, volume = phased.crystal, phased.volume
+    start = Start(
+        density=torch.from_numpy(crystal.density.copy()),
+        support=torch.from_numpy(crystal.support.copy()),
+        affine=volume.affine,
+    )
+    problem = Problem(
+        data=measurement(volume),
+        settings=settings,
+        deadline=Deadline(settings.budget_s, wait_turn=wait_turn),
+        volume=volume,
+        start=_in_fourier_order(start),
+    )
+    found = METHODS[method](problem)
+    scalars = scalars_of(found, problem.data)
+    refined = crystal_from(found.crystal, found.support, volume.affine, scalars, judge(scalars, phased.doubts))
+    return refined, found.effort.recipe
+
+
+def _ranked(problem: Problem, batches: Sequence[Callable[[], Batch]], text: str) -> Solution:
+    """Run a recipe on all starts without the held-out voxels, batches side by side, and choose."""
+    seen, held = held_out(problem.data, problem.settings.seed)
+    recipe = parse_recipe(text)
+
+    def run_one(make: Callable[[], Batch]) -> tuple[Candidates, int, int]:
+        batch = finished(recipe, seen, make(), is_over=problem.deadline.is_over)
+        return scored(seen, batch).best(FINALISTS), len(batch), batch.cycle * len(batch)
+
+    done = side_by_side(run_one, batches) if len(batches) > 1 else [run_one(batches[0])]
+    pool = reduce(lambda pool, one: one[0].joined(pool).best(FINALISTS), done, None)
+    assert pool is not None
+    effort = Effort(starts=sum(one[1] for one in done), cycles=sum(one[2] for one in done), recipe=text)
+    return conclude(problem.data, held, ranked(pool, problem.data, held), effort, problem.deadline)
+
+
+FINALISTS = 10
+"""Starts that are held against the voxels they never saw."""
+_MAX_VOXELS = 4_000_000
+"""Voxels of the starts that a thread works on at once."""
+
+
+def _starts(problem: Problem) -> list[Callable[[], Batch]]:
+    """The crystal that is there, or random starts in batches."""
+    if problem.start is not None:
+        return [lambda: problem.start]
+    s, size = problem.settings, max(1, _MAX_VOXELS // problem.data.magnitude.numel())
+    size = min(size, math.ceil(s.starts / torch.get_num_threads()))
+    make = autocorrelation_starts if s.recipe == "masto2025-reference" else random_starts
+    seeds = [1_000_003 * s.seed + k for k in range(s.starts)]
+    return [partial(make, problem.data, seeds[k : k + size]) for k in range(0, s.starts, size)]
+
+
+def _seen_by_network(problem: Problem) -> PreparedVolume:
+    if problem.volume is None:
+        raise ConfigError("--method network and hybrid: expected a volume of three axes; use auto, recipe or object")
+    return problem.volume
+
+
+def _in_fourier_order(start: Start) -> Batch:
+    return start_from(to_fourier_order(start.density), to_fourier_order(start.support))

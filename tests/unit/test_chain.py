@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cdi_stream.errors import ConfigError
 from cdi_stream.live.chain import reconstruct
 from cdi_stream.messages import FrameAccount
 from sim_beamline.scan import recorded_scan
@@ -23,6 +24,11 @@ def test_a_curve_that_cannot_be_inverted_fails_in_both_streams_with_its_reason(s
     assert {r.verdict.grade for r in results} == {"failed"}
     assert "empty" in results[0].verdict.reasons[0]
     assert all(r.crystal is None for r in results)
+
+
+def test_a_recipe_that_cannot_be_read_is_refused_before_the_first_curve(scan):
+    with pytest.raises(ConfigError, match=r"recipe '5\*ER\+5\*IHO': .* got '5\*IHO'"):
+        settings_for(scan, polish={"recipe": "5*ER+5*IHO"})
 
 
 def test_a_mask_of_another_shape_fails_with_both_shapes_named(scan, network):

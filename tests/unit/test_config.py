@@ -10,6 +10,9 @@ import tifffile
 
 from cdi_stream.config import Config, read_config, read_image
 from cdi_stream.errors import ConfigError, GeometryError, PluginError
+from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.steps import SupportMode
+from cdi_stream.phasing.support import ShrinkWrap
 
 MINIMAL = """
 [detector]
@@ -71,7 +74,7 @@ def test_a_minimal_file_has_defaults_for_the_rest(tmp_path):
         ("geometry", 'circles_deg = {mu = "a"}', "geometry.circles_deg.mu"),
         ("assemble", "late_grace_s = 0", "assemble.late_grace_s"),
         ("prepare", "max_shape = [1, 2]", "prepare.max_shape"),
-        ("polish", "every = -1", "polish.every"),
+        ("polish", "recipe = 5", "polish.recipe"),
         ("publish", "lab_size = 3", "publish.lab_size"),
         ("made_up", "a = 1", "made_up"),
     ],
@@ -200,3 +203,16 @@ def test_a_file_that_is_no_image_is_refused(tmp_path, name, content):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=f"{name}: expected an image"):
         read_image(tmp_path / name)
+
+
+def test_recipes_carry_their_support_updates(tmp_path):
+    config = read(tmp_path, MINIMAL)
+    for text, every, cycles in (
+        (config.polish.recipe, 5, 70),
+        (config.refine.recipe, 10, 300),
+        (config.refine.network_recipe, 10, 30),
+    ):
+        recipe = parse_recipe(text)
+        update = ShrinkWrap(every=every, after=0, threshold=0.2, relative="max", sigma_vox=1.0)
+        assert recipe.steps[1:3] == (update, SupportMode("border"))
+        assert recipe.cycles == cycles

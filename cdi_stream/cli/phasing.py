@@ -1,0 +1,73 @@
+"""Command that phases a file: ``phase``."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cdi_stream.cli.output import JsonOption, show
+
+BEGIN_S = time.monotonic()
+"""When the command was started: its imports count in the budget."""
+
+NETWORK_RECIPE = "SW[every=10,after=0,threshold=0.2,relative=rms,sigma=1.0]+SUPPORT[border]+100*RAAR+50*ER"
+"""What follows the network's refinement."""
+
+
+class Method(StrEnum):
+    """Ways to phase."""
+
+    AUTO = "auto"
+    RECIPE = "recipe"
+    OBJECT = "object"
+    NETWORK = "network"
+    HYBRID = "hybrid"
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def phase(
+    file: Annotated[
+        Path, typer.Argument(help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, or our own scan file.")
+    ],
+    method: Annotated[Method, typer.Option(help="auto is the one we stand behind.")] = Method.AUTO,
+    recipe: Annotated[str, typer.Option(help="Recipe, or the name of one.")] = "wu2021-2d",
+    starts: Annotated[int, typer.Option(help="Random starts of a recipe.", min=1, max=10_000)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the random starts.", min=0)] = 1,
+    budget: Annotated[float, typer.Option(help="Seconds of wall time, for the whole command.", min=1.0)] = 60.0,
+    mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.CPU,
+    out: Annotated[Path | None, typer.Option(help="File to write the object to, npz.")] = None,
+    network: Annotated[Path | None, typer.Option(help="Network file; the packaged one by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Phase the intensities of a file: the crystal, its misfit, and how far to trust it."""
+    from cdi_stream.config import DEFAULT_NETWORK
+    from cdi_stream.phase import Request, phase_file
+    from cdi_stream.phasing.deadline import Deadline
+    from cdi_stream.refine.methods import MethodSettings
+
+    settings = MethodSettings(
+        recipe=recipe,
+        network_file=network or DEFAULT_NETWORK,
+        network_steps=100_000,
+        network_recipe=NETWORK_RECIPE,
+        starts=starts,
+        seed=seed,
+        budget_s=budget,
+    )
+    deadline = Deadline(budget, begin_s=BEGIN_S)
+    request = Request(file=file, mask=mask, method=method, settings=settings, deadline=deadline, device=device, out=out)
+    result = phase_file(request)
+    show(result, as_json)
+    if result["verdict"] == "failed":
+        raise typer.Exit(3)

@@ -1,0 +1,124 @@
+"""Read intensities to be phased from whatever file holds them, known by its content rather than by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.errors import IntensitiesError
+from cdi_stream.intensities.hdf5_files import read_cxi, read_cxi_mask
+from cdi_stream.intensities.limits import UNREADABLE
+from cdi_stream.intensities.numpy_files import read_npy, read_npy_mask, read_npz, read_npz_mask
+from cdi_stream.intensities.scan_files import read_facility_scan, read_own_scan
+from cdi_stream.intensities.volume import Intensities, cleaned, masked, require_signal
+from cdi_stream.intensities.window import peak_of
+
+_MASKS: dict[str, Callable[[Path], NDArray[np.bool_]]] = {
+    "npy": read_npy_mask,
+    "npz": read_npz_mask,
+    "CXI": read_cxi_mask,
+}
+
+
+def read_intensities(path: Path, mask_path: Path | None = None, scan: int | None = None) -> Intensities:
+    """Read npy, npz (``data``, optional ``mask``), CXI, a scan of ours, or one that an installed reader knows.
+
+    Parameters
+    ----------
+    path
+        File of 2D or 3D intensities, or the folder of a facility's scan.
+    mask_path
+        Further mask as npy, npz or CXI, of the file's shape or 2D for all frames; true or 1 = use, in CXI 0 = good.
+    scan
+        Which scan of several; without it, the first.
+
+    Raises
+    ------
+    IntensitiesError, RecordingError
+        If a file is broken, too large, no intensities, or holds nothing to phase.
+    """
+    kind = _kind_of(path)
+    try:
+        if kind is None:
+            found = read_facility_scan(path, scan)
+        else:
+            found = read_own_scan(path, scan) if kind == "scan" else _read_plain(path, kind)
+    except UNREADABLE as error:
+        raise IntensitiesError(
+            f"{path}: expected {kind or 'intensities'}, got a file that breaks: {error!r}; copy it again"
+        ) from error
+    if mask_path is not None:
+        found = masked(found, read_mask(mask_path), str(mask_path))
+    if kind in _MASKS:
+        found = cleaned(found)
+    require_signal(found)
+    return replace(found, notes=found.notes + _order_note(found))
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Read a mask, 2D or 3D, true where a voxel may be used: npy, npz (``mask``, or its only array) or CXI.
+
+    In npy and npz true or 1 means use, in CXI 0 means good.
+
+    Raises
+    ------
+    IntensitiesError
+        If the file holds no such mask.
+    """
+    kind = _kind_of(path)
+    if kind not in _MASKS:
+        raise IntensitiesError(f"{path}: expected a mask as npy, npz or CXI, got none of them: is it the right file?")
+    try:
+        return _MASKS[kind](path)
+    except UNREADABLE as error:
+        raise IntensitiesError(f"{path}: expected a mask as {kind}, got a file that breaks: {error!r}") from error
+
+
+def _kind_of(path: Path) -> str | None:
+    """Tell ``npy``, ``npz``, ``CXI`` and ``scan`` (of ours) by the first bytes and groups; None for anything else."""
+    try:
+        if not path.exists():
+            raise IntensitiesError(f"{path} does not exist")
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            magic = file.read(6)
+        if not h5py.is_hdf5(path):
+            return "npy" if magic == b"\x93NUMPY" else "npz" if magic[:2] == b"PK" else None
+        with h5py.File(path, "r") as file:
+            return "CXI" if "entry_1" in file else "scan" if "entry/cdi_stream" in file else None
+    except UNREADABLE as error:
+        raise IntensitiesError(f"{path} cannot be opened: {error}") from error
+
+
+def _order_note(found: Intensities) -> tuple[str, ...]:
+    """Whether the peak lies where programs put it that leave an array in the order of its transform."""
+    is_corner = all(min(p, n - p) <= 1 for p, n in zip(peak_of(found), found.counts.shape, strict=True))
+    return ("the peak lies at voxel 0: the origin is taken to be at N//2 all the same",) if is_corner else ()
+
+
+def _read_plain(path: Path, kind: str) -> Intensities:
+    """Read an array given by itself, its mask applied."""
+    mask, axes = None, None
+    if kind == "npy":
+        data = read_npy(path)
+    elif kind == "npz":
+        data, mask = read_npz(path)
+    else:
+        data, mask, axes = read_cxi(path)
+    names = tuple(axes.split(":")) if axes is not None and axes.count(":") == data.ndim - 1 else ()
+    found = Intensities(
+        counts=data,
+        valid_pixels=np.ones(data.shape, dtype=bool),
+        axes=names or tuple(f"axis {k}" for k in range(data.ndim)),
+        source=str(path),
+    )
+    if data.ndim == 3 and found.axes[0] == "experiment_identifier":
+        doubt = "the first axis counts experiments: they are taken as the frames of one rocking curve"
+        found = replace(found, doubts=(doubt,))
+    return found if mask is None else masked(found, mask, f"{path}: its mask")

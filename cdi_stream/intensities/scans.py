@@ -1,0 +1,154 @@
+"""Intensities of a recorded scan: its frames as a volume, marked and placed as the live path does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream import registry
+from cdi_stream.affine import AffineMap
+from cdi_stream.config import InlineBeamline
+from cdi_stream.errors import CdiStreamError, IntensitiesError, RecordingError
+from cdi_stream.geometry import Beamline
+from cdi_stream.intensities.limits import require_intensities
+from cdi_stream.intensities.volume import Intensities
+from cdi_stream.live.locate import FixedGeometry, locate
+from cdi_stream.live.prepare import (
+    DetectorKnowledge,
+    PrepareSettings,
+    brightest_voxel,
+    crop_window,
+    cut,
+    detector_map,
+    expected_scale,
+    far_islands,
+    good_pixels,
+    is_saturated,
+    isolated_voxels,
+)
+from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart, read_only
+from cdi_stream.recording import DETECTOR_HEADER, RecordedScan
+
+Bools = NDArray[np.bool_]
+AXES = ("frame", "row", "col")
+
+
+def scan_intensities(scan: RecordedScan) -> Intensities:
+    """Mark and place the frames ``(n_frames, rows, cols)`` of a scan; all of them, not cropped.
+
+    Marked are gaps, hot and masked pixels, saturated and isolated voxels, and alien grains.  Where the geometry is
+    unknown there is no map, and a note says why.
+
+    Raises
+    ------
+    IntensitiesError
+        If the frames cannot be intensities or do not fit what comes with them.
+    """
+    _require_fit(scan)
+    curve, doubts = _curve_of(scan)
+    known = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
+    top, bottom = curve.counts.max(axis=0), curve.counts.min(axis=0)
+    good = good_pixels(curve, known, top, bottom)
+    peak = brightest_voxel(curve, np.where(good & (top < curve.sentinel), top, 0))
+    valid = np.broadcast_to(good, curve.counts.shape).copy()
+    saturated = is_saturated(curve.counts, curve.sentinel, known.saturation_counts) & valid
+    valid &= ~saturated
+    if saturated.any():
+        doubts += (f"{int(saturated.sum())} voxels are at the detector's limit (the peak is saturated): masked",)
+    aliens = _aliens(curve, valid, peak)
+    affine, more_doubts, notes = _placed(scan, curve, peak)
+    by_frame, by_pixel = expected_scale(curve, known)
+    return Intensities(
+        counts=read_only(curve.counts),
+        valid_pixels=read_only(valid & ~aliens),
+        expected_scale=read_only(by_frame[:, None, None] * by_pixel),
+        affine=affine,
+        axes=AXES,
+        source=scan.name,
+        is_periodic=False,
+        notes=(*scan.notes, *notes, *_told(int((~good).sum()), int(aliens.sum()))),
+        doubts=(*doubts, *more_doubts),
+    )
+
+
+def _require_fit(scan: RecordedScan) -> None:
+    """Refuse frames that are no counts, and tracks or images of another length or shape."""
+    frames = scan.frames
+    require_intensities(frames.shape, frames.dtype, scan.name)
+    if frames.ndim != 3 or frames.dtype.kind == "f" or frames.dtype.itemsize > 4:
+        raise IntensitiesError(
+            f"{scan.name}: expected frames of integers of 32 bits at most, got {frames.dtype} {frames.shape}"
+        )
+    lengths = {name: np.shape(track) for name, track in scan.scanned.items()}
+    wrong = {name: shape for name, shape in lengths.items() if shape != (len(frames),)}
+    images = {"pixel mask": scan.pixel_mask, "white field": scan.white_field}
+    wrong |= {name: a.shape for name, a in images.items() if a is not None and a.shape != frames.shape[1:]}
+    for name, shape in wrong.items():
+        raise RecordingError(f"{scan.name}: {name} does not fit frames of shape {frames.shape}, got {shape}")
+
+
+def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
+    """The scan as one complete curve; signed detectors mark gaps by values below zero."""
+    frames, n = scan.frames, len(scan.frames)
+    sentinel = int(np.iinfo(frames.dtype).max)
+    counts = frames if frames.dtype.kind == "u" else np.where(frames < 0, sentinel, frames)
+    monitor: Any = next((track for name, track in scan.scanned.items() if name.lower() == "monitor"), None)
+    header: dict[str, Any] = {key: float(scan.detector[key]) for key in DETECTOR_HEADER if key in scan.detector}
+    is_dark = monitor is not None and not np.all(monitor > 0)
+    curve = RockingCurve(
+        series=SeriesStart(
+            series=scan.name,
+            pixel_mask=None if scan.pixel_mask is None else scan.pixel_mask.astype(bool),
+            **header,
+        ),
+        run=RunContext(uid=scan.name, readings=scan.baseline, units=scan.units),
+        curve_index=0,
+        counts=counts.astype(np.uint32, copy=False),
+        sentinel=sentinel,
+        has_frame=np.ones(n, dtype=bool),
+        scanned=scan.scanned,
+        monitor=None if is_dark else monitor,
+        account=FrameAccount(expected=n, received=n),
+        doubts=(),
+        complete_s=0.0,
+    )
+    return curve, ("the monitor is not above zero in every frame: it is not used",) if is_dark else ()
+
+
+def _aliens(curve: RockingCurve, valid: Bools, peak: tuple[int, int, int]) -> Bools:
+    """Isolated voxels, and islands without a mate opposite the peak."""
+    shape: Any = curve.counts.shape
+    isolated = isolated_voxels(curve.counts, valid)
+    start, size = crop_window(shape, peak, PrepareSettings(max_shape=shape, min_shape=1))
+    islands = far_islands(cut(curve.counts, start, size)[0], cut(valid & ~isolated, start, size)[0])
+    back: Any = tuple(-s for s in start)
+    return valid & (isolated | cut(islands, back, shape)[0])
+
+
+def _placed(
+    scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int]
+) -> tuple[AffineMap | None, tuple[str, ...], tuple[str, ...]]:
+    """Map of the whole array, tangent at the peak; doubts and notes about it."""
+    shape: Any = curve.counts.shape
+    try:
+        geometry, doubts, notes = locate(curve, _beamline_of(scan), FixedGeometry())
+        return detector_map(geometry, peak, (1, 1, 1)).window([-p for p in peak], shape), doubts, notes
+    except (CdiStreamError, ValueError, TypeError) as error:
+        return None, (), (f"the geometry is unknown, so there is no object in lab axes: {error}",)
+
+
+def _beamline_of(scan: RecordedScan) -> Beamline:
+    if scan.beamline is None:
+        raise RecordingError("the recording names no beamline")
+    if isinstance(scan.beamline, str):
+        beamline: Beamline = registry.load("cdi_stream.beamline", scan.beamline)
+        return beamline
+    return InlineBeamline.model_validate(dict(scan.beamline)).beamline()
+
+
+def _told(n_bad: int, n_alien: int) -> tuple[str, ...]:
+    told = {f"{n_bad} pixels are masked (gaps, hot or known to be bad)": n_bad}
+    told |= {f"{n_alien} voxels are masked as isolated or of other grains": n_alien}
+    return tuple(text for text, n in told.items() if n)

@@ -1,0 +1,133 @@
+"""The command ``phase``: intensities of one file in, the object on the file's grid out, with how far to trust it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdi_stream.affine import AffineMap
+from cdi_stream.fourier import from_fourier_order, to_fourier_order, to_reciprocal
+from cdi_stream.intensities.objects import lab_object, write_object
+from cdi_stream.intensities.read import read_intensities
+from cdi_stream.intensities.volume import Intensities
+from cdi_stream.intensities.window import WorkingVolume, window_of
+from cdi_stream.messages import PreparedVolume, read_only
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.measures import chi2, oversampling, poisson_llk, r_p
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.quality import judge
+from cdi_stream.phasing.ranking import scalars_of
+from cdi_stream.refine.methods import METHODS, MethodSettings, Problem
+
+MAX_WINDOW = 160
+"""Longest axis [voxels] that is phased; what lies beyond is cropped about the peak."""
+
+_VOXEL_M = 1e-9
+"""Voxel size that stands for an unknown one, so that a network can be asked; nothing that is published has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to phase, how, and within what time."""
+
+    file: Path
+    mask: Path | None
+    method: str
+    settings: MethodSettings
+    deadline: Deadline
+    device: str = "cpu"
+    out: Path | None = None
+
+
+def phase_file(request: Request) -> dict[str, Any]:
+    """Phase one file; write its object if asked to; return the numbers of the command's last line.
+
+    Raises
+    ------
+    InputError
+        If file, mask or recipe cannot be used.
+    """
+    found = read_intensities(request.file, request.mask)
+    window = window_of(found, (MAX_WINDOW,) * found.counts.ndim)
+    volume = window.take(found, request.device)
+    data = measurement_of(volume)
+    began_s = request.deadline.passed_s
+    problem = Problem(
+        data=data, settings=request.settings, deadline=request.deadline.part(0.93), volume=_prepared(volume)
+    )
+    solution = METHODS[request.method](problem)
+    phased_s = request.deadline.passed_s - began_s
+    crystal, support = from_fourier_order(solution.crystal), from_fourier_order(solution.support)
+    on_file = window.undo(crystal)
+    scalars = scalars_of(solution, data) | _misfit_of_file(on_file, found)
+    verdict = judge(scalars, found.doubts)
+    if request.out is not None:
+        lab = None if volume.affine is None else lab_object(crystal, support, volume.affine)
+        write_object(request.out, on_file, window.undo_support(support), lab)
+    effort = solution.effort
+    return {
+        **scalars,
+        "verdict": verdict.grade,
+        "reasons": [*verdict.reasons, *found.notes],
+        "seconds": request.deadline.passed_s,
+        "ms_per_cycle": 1e3 * phased_s / max(effort.cycles, 1),
+        "method": request.method,
+        "recipe": effort.recipe,
+        "seed": request.settings.seed,
+        "device": request.device,
+        "file": None if request.out is None else str(request.out.resolve()),
+    }
+
+
+def measurement_of(volume: WorkingVolume) -> Measurement:
+    """Measured magnitudes in Fourier order, with the expected scale as the model's gain."""
+    return Measurement(
+        magnitude=to_fourier_order(volume.counts).sqrt().contiguous(),
+        gain=to_fourier_order(volume.expected_scale).sqrt().contiguous(),
+        valid=to_fourier_order(volume.valid_pixels).contiguous(),
+    )
+
+
+def _misfit_of_file(density: Tensor, found: Intensities) -> dict[str, float]:
+    """Misfit of an object over all valid voxels of its file, with one fitted scale."""
+    counts = torch.from_numpy(found.counts.astype(np.float32)).to(density.device)
+    valid = torch.from_numpy(np.array(found.valid_pixels)).to(density.device)
+    gain = 1.0 if found.expected_scale is None else torch.from_numpy(np.sqrt(found.expected_scale)).to(density.device)
+    model = gain * to_reciprocal(density, density.ndim).abs()
+    expected = model.square().double()
+    expected = expected * counts[valid].double().sum() / expected[valid].sum().clamp_min(1e-30)
+    return {
+        "chi2": float(chi2(model, counts.sqrt(), valid)),
+        "r_p": float(r_p(model, counts.sqrt(), valid)),
+        "llk": float(poisson_llk(expected, counts, valid)),
+    }
+
+
+def _prepared(volume: WorkingVolume) -> PreparedVolume | None:
+    """The volume as a network's way in takes it; a file without geometry is taken for one with cubic voxels."""
+    if volume.counts.ndim != 3:
+        return None
+    first, second, third = volume.counts.shape
+    affine = volume.affine or AffineMap(
+        shape=(first, second, third),
+        q0=np.array([0.0, 0.0, 1e10]),
+        bq=np.fliplr(np.diag([2 * math.pi / (n * _VOXEL_M) for n in (third, second, first)])),
+        sample_to_lab=np.eye(3),
+        coordinates="detector",
+    )
+    ratios = oversampling(volume.counts, volume.valid_pixels)
+    extents = np.linalg.norm(affine.br, axis=0) * np.array(affine.shape) / np.array(ratios)
+    return PreparedVolume(
+        counts=read_only(volume.counts.cpu().numpy()),
+        valid_pixels=read_only(volume.valid_pixels.cpu().numpy()),
+        expected_scale=read_only(volume.expected_scale.cpu().numpy()),
+        affine=affine,
+        crystal_extent_m=(float(extents[0]), float(extents[1]), float(extents[2])),
+        oversampling=(ratios[0], ratios[1], ratios[2]),
+    )

@@ -1,0 +1,242 @@
+"""The automatic method: many cheap starts on a coarse grid, the best carried to the finest, ranked by what they
+never saw.
+
+1. Explore.  Batches of random starts on the middle of the diffraction, with even amplitudes (`FLAT`) and supports
+   that follow the rms amplitude; until several agree, or their share of the time is over.
+2. Climb.  The best go to finer and finer grids, fewer at each.
+3. Choose.  At the finest grid the finalists are refined without the voxels of a few islands, and ranked by the
+   Poisson log-likelihood there (free of overfitting, where chi2 is not).
+4. Finish.  The winner with all voxels, by projections and then by the likelihood's gradient while that still helps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from cdi_stream.phasing.align import align
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.pyramid import coarsened, extents_vox, levels, resampled
+from cdi_stream.phasing.ranking import Candidates, Effort, Solution, conclude, held_out, ranked, scored
+from cdi_stream.phasing.recipe import Recipe, parse_recipe
+from cdi_stream.phasing.starts import autocorrelation_starts
+from cdi_stream.phasing.support import Limits, threshold_support
+from cdi_stream.phasing.workers import side_by_side
+
+AGREE = 0.93
+"""Crystals agree if they correlate by this: each is within NMSE 0.07 or so of the truth, then."""
+
+VARIANTS = ((0.3, True), (0.25, True), (0.3, False), (0.35, True))
+"""Support threshold of the rounds in turn, and whether amplitudes are kept even."""
+LAST_CALL = 0.8
+"""Share of the budget after which nothing is begun that could be left out."""
+LARGEST = 0.3
+"""No support may fill more than this share of the array: beyond, phases are not determined."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoSettings:
+    """How much is tried; times are shares of the budget."""
+
+    starts_a_round: int = 16
+    pool: int = 24
+    least_rounds: int = 1
+    most_rounds: int = 60
+    agreeing: int = 5
+    explore_share: float = 0.4
+    climb_share: float = 0.75
+    finalists: int = 4
+
+
+@dataclass(slots=True)
+class Search:
+    """What the search has done so far."""
+
+    starts: int = 0
+    cycles: int = 0
+
+    def add(self, batch: Batch, starts: int = 0) -> None:
+        """Count the cycles of every start of a batch."""
+        self.starts += starts
+        self.cycles += batch.cycle * len(batch)
+
+
+def explore_recipe(extent: float, threshold: float, flat: bool) -> str:
+    """Schedule of the coarse level; each start ends without the constraint of even amplitudes."""
+    wrap = f"SW[every=10,after=20,threshold={threshold},relative=rms,sigma={sigma_for(extent):.2f}]"
+    even = "FLAT[low=0.5,high=1.5]+" if flat else ""
+    return f"{wrap}+50*HIO+{even}150*HIO+200*RAAR+40*ER+FLAT[off]+10*ER"
+
+
+def climb_recipe(extent: float) -> str:
+    """Schedule of the levels between."""
+    wrap = f"SW[every=10,after=0,threshold=0.22,relative=rms,sigma={sigma_for(extent):.2f}]"
+    return f"{wrap}+FLAT[low=0.6,high=1.4]+60*RAAR+20*ER+FLAT[off]+5*ER"
+
+
+def final_recipe(extent: float) -> str:
+    """Schedule of the finest level."""
+    return f"{_wrap(0.2, extent)}+{_EVEN}+60*RAAR+20*ER+FLAT[off]+{_wrap(0.25, extent)}+60*ER"
+
+
+def closing_recipes(extent: float) -> tuple[str, ...]:
+    """What may still make the winner better: longer, or with a tighter support, as the held-out voxels decide."""
+    return (
+        f"{_wrap(0.25, extent)}+80*ER",
+        f"{_wrap(0.3, extent)}+80*ER",
+        f"{_wrap(0.3, extent)}+{_EVEN}+40*RAAR+20*ER+FLAT[off]+{_wrap(0.25, extent)}+40*ER",
+        f"{_wrap(0.4, extent)}+80*ER",
+    )
+
+
+_EVEN = "FLAT[low=0.7,high=1.3]"
+
+
+def _wrap(threshold: float, extent: float) -> str:
+    return f"SW[every=10,after=0,threshold={threshold},relative=rms,sigma={sigma_for(extent):.2f}]"
+
+
+def sigma_for(extent: float) -> float:
+    """Blur of the support updates [voxels] for a crystal of this extent: 0.6 at 9 voxels, 1 at 25."""
+    return float(min(max(0.2 * extent**0.5, 0.4), 2.5))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], largest support."""
+
+    data: Measurement
+    extent_vox: float
+    limits: Limits
+
+
+def level_of(data: Measurement) -> Level:
+    """Size up a measurement; no support may be much larger than the box of the crystal's extents."""
+    extents = extents_vox(data)
+    box = math.prod(1.1 * extent / n for extent, n in zip(extents, data.magnitude.shape, strict=True))
+    return Level(data=data, extent_vox=sum(extents) / len(extents), limits=Limits(largest=min(box, LARGEST)))
+
+
+def explore(
+    level: Level, seed: int, settings: AutoSettings, deadline: Deadline, search: Search
+) -> Iterator[Candidates]:
+    """Rounds of random starts on one level; yields the pool after as many as run side by side."""
+    pool, n_threads = None, torch.get_num_threads()
+
+    def tried(index: int) -> tuple[Candidates, Batch]:
+        return explored(level, seed, index, settings.starts_a_round, deadline)
+
+    for index in range(0, settings.most_rounds, n_threads):
+        for found, batch in side_by_side(tried, range(index, index + n_threads)):
+            search.add(batch, starts=len(batch))
+            pool = found.joined(pool).best(settings.pool)
+        assert pool is not None
+        yield pool
+        if deadline.is_over(settings.explore_share):
+            return
+
+
+def explored(level: Level, seed: int, index: int, n_starts: int, deadline: Deadline) -> tuple[Candidates, Batch]:
+    """One round: a batch of starts with one of a few recipes."""
+    threshold, flat = VARIANTS[index % len(VARIANTS)]
+    first = 1_000_003 * seed + index * n_starts
+    batch = autocorrelation_starts(level.data, range(first, first + n_starts))
+    recipe = parse_recipe(explore_recipe(level.extent_vox, threshold, flat))
+    return refined(level, batch, recipe, deadline)
+
+
+def refined(level: Level, start: Batch, recipe: Recipe, deadline: Deadline) -> tuple[Candidates, Batch]:
+    """Run a recipe, to its end or to the deadline."""
+    batch = finished(recipe, level.data, start, level.limits, deadline.is_over)
+    return scored(level.data, batch, level.limits.largest), batch
+
+
+def is_agreed(pool: Candidates, settings: AutoSettings) -> bool:
+    """Whether enough of the best agree with the very best."""
+    top = pool.best(settings.agreeing + 2)
+    if len(top.score) < settings.agreeing + 2:
+        return False
+    found = [align(top.crystal[0], other).correlation for other in top.crystal[1:]]
+    return sum(correlation > AGREE for correlation in found) >= settings.agreeing - 1
+
+
+def climbed(level: Level, below: Candidates, text: str, deadline: Deadline, search: Search) -> Candidates:
+    """Carry candidates to a finer level and refine them there, some side by side."""
+    crystal = resampled(below.crystal, tuple(level.data.magnitude.shape))
+    whole = Batch(crystal=crystal, support=_support_of(crystal, level))
+    n_parts = min(torch.get_num_threads(), len(whole))
+    parts = [whole.chosen(range(part, len(whole), n_parts)) for part in range(n_parts)]
+    pool, recipe = None, parse_recipe(text)
+    for found, batch in side_by_side(lambda part: refined(level, part, recipe, deadline), parts):
+        search.add(batch)
+        pool = found.joined(pool)
+    assert pool is not None
+    return pool
+
+
+def _support_of(crystals: Tensor, level: Level, threshold: float = 0.22) -> Tensor:
+    """Support of carried-on crystals, relative to the rms amplitude inside."""
+    sigma, amplitude = sigma_for(level.extent_vox), crystals.abs()
+    support = threshold_support(amplitude, 0.1, sigma, "max")
+    for _ in range(4):
+        support = threshold_support(amplitude, threshold, sigma, "rms", support)
+    return support
+
+
+def solve(
+    data: Measurement,
+    seed: int,
+    deadline: Deadline,
+    settings: AutoSettings | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    known: Batch | None = None,
+) -> Solution:
+    """Find the crystal of a measurement in Fourier order within the deadline.
+
+    It begins from nothing; ``known`` crystals on the finest grid are finalists too.
+    """
+    settings, search = settings or AutoSettings(), Search()
+    shapes = levels(data)
+    coarse = level_of(coarsened(data, shapes[0]))
+    pool = None
+    for index, pool in enumerate(explore(coarse, seed, settings, deadline, search)):
+        if index + 1 >= settings.least_rounds and is_agreed(pool, settings):
+            break
+    assert pool is not None
+    report(f"{search.starts} starts on {shapes[0]}: score {float(pool.score[0]):.4g}, {deadline.passed_s:.1f} s")
+    keep = 3 * settings.finalists
+    for shape in shapes[1:-1]:
+        level = level_of(coarsened(data, shape))
+        keep = max(settings.finalists, keep * 2 // 3)
+        pool = climbed(level, pool.best(keep), climb_recipe(level.extent_vox), deadline, search)
+        report(f"{len(pool.score)} on {shape}: score {float(pool.score[0]):.4g}, {deadline.passed_s:.1f} s")
+    pool = pool.best(settings.finalists)
+    return _finish(data, pool, known, seed, deadline, search)
+
+
+def _finish(
+    data: Measurement, pool: Candidates, known: Batch | None, seed: int, deadline: Deadline, search: Search
+) -> Solution:
+    """Refine the finalists without the held-out voxels, and choose; then refine the winner in a few ways."""
+    seen, held = held_out(data, seed)
+    level = replace(level_of(data), data=seen)
+    carried = resampled(pool.crystal, tuple(data.magnitude.shape))
+    pool = replace(pool, crystal=carried if known is None else torch.cat((carried, known.result)))
+    text = final_recipe(level.extent_vox)
+    pool = ranked(climbed(level, pool, text, deadline, search), data, held)
+    winner = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
+    recipes = () if deadline.is_over(LAST_CALL) else closing_recipes(level.extent_vox)
+    better = side_by_side(lambda how: refined(level, winner, parse_recipe(how), deadline), recipes)
+    for _, batch in better:
+        search.add(batch)
+    best = reduce(lambda best, one: one[0].joined(best), better, pool.best(1))
+    best = ranked(best, data, held).best(1)
+    effort = Effort(starts=search.starts, cycles=search.cycles, recipe=text)
+    return conclude(data, held, best.before(pool.after(1)), effort, deadline)

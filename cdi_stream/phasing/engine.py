@@ -1,0 +1,136 @@
+"""The loop that runs a recipe on a batch of independent starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cdi_stream.phasing import projections
+from cdi_stream.phasing.kernels import multiply
+from cdi_stream.phasing.projections import Measurement, Projector
+from cdi_stream.phasing.steps import DETWIN_CYCLES, Algorithm, Average, Cycles, Detwin, Flat, Recipe, SupportMode
+from cdi_stream.phasing.support import Limits, Mode, ShrinkWrap, halves, updated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Crystals ``(starts, *shape)`` complex and their supports, bool, in Fourier order, after ``cycle`` cycles.
+
+    While a recipe runs both are its own memory, and the next cycle overwrites them: clone what is kept.
+    """
+
+    crystal: Tensor
+    support: Tensor
+    cycle: int = 0
+
+    def __len__(self) -> int:
+        """Number of starts."""
+        return self.crystal.shape[0]
+
+    @property
+    def result(self) -> Tensor:
+        """The crystals, zero outside their supports."""
+        return self.crystal * self.support
+
+    def chosen(self, indices: Sequence[int]) -> Batch:
+        """Copy of some of the starts."""
+        return replace(self, crystal=self.crystal[list(indices)], support=self.support[list(indices)])
+
+
+def run(recipe: Recipe, data: Measurement, start: Batch, limits: Limits | None = None) -> Iterator[Batch]:
+    """Run a recipe from ``start``, which stays as it is; yield after every cycle, and last of all the result.
+
+    The last batch is the average if the recipe asks for one; its crystals are zero outside their supports.  Whoever
+    iterates may stop at any time.
+    """
+    state = _State(recipe, data, start, limits or Limits())
+    for step in recipe.steps:
+        match step:
+            case Cycles(algorithm, count, beta):
+                for _ in range(count):
+                    yield state.cycle(algorithm, beta)
+            case Detwin():
+                yield from state.detwin()
+            case SupportMode(mode):
+                state.mode = mode
+            case Flat():
+                state.flat = step
+            case Average():
+                pass  # of the whole recipe: it says how it ends
+            case _:
+                state.shrink_wrap = step
+    yield state.end()
+
+
+def finished(
+    recipe: Recipe,
+    data: Measurement,
+    start: Batch,
+    limits: Limits | None = None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Batch:
+    """Run a recipe to its end, or until ``is_over``, which is asked after every cycle."""
+    batch = start
+    for batch in run(recipe, data, start, limits):
+        if is_over():
+            break
+    return batch
+
+
+def flatten(crystal: Tensor, support: Tensor, limits: Flat) -> None:
+    """In place: clip amplitudes ``(starts, *shape)`` inside the supports to multiples of their mean there."""
+    axes = tuple(range(1, crystal.ndim))
+    amplitude = crystal.abs()
+    mean = (amplitude * support).sum(axes, keepdim=True) / support.sum(axes, keepdim=True).clamp_min(1)
+    wanted = amplitude.clamp(min=limits.low * mean, max=limits.high * mean)
+    multiply(crystal, torch.where(support, wanted / amplitude.clamp_min(1e-12), 1.0).contiguous())
+
+
+class _State:
+    """What a recipe changes as it goes."""
+
+    def __init__(self, recipe: Recipe, data: Measurement, start: Batch, limits: Limits) -> None:
+        self.shrink_wrap: ShrinkWrap | None = None
+        self.mode: Mode = "full"
+        self.flat = Flat(every=0)
+        self._project, self._limits = Projector(data), limits
+        self._crystal = start.crystal.clone(memory_format=torch.contiguous_format)
+        self._support, self._done = start.support.contiguous(), 0
+        self._first_averaged = recipe.cycles - recipe.averaged
+        self._n_averaged = recipe.averaged
+        self._sum: Tensor | None = None
+
+    def cycle(self, algorithm: Algorithm, beta: float = 0.9, support: Tensor | None = None) -> Batch:
+        """One cycle, with the support's own update when it is due."""
+        crystal, mask = self._crystal, self._support if support is None else support
+        match algorithm:
+            case "ER":
+                projections.error_reduction(crystal, self._project(crystal), mask)
+            case "HIO":
+                projections.hybrid_input_output(crystal, self._project(crystal), mask, beta)
+            case "RAAR":
+                projections.relaxed_reflections(crystal, self._project(crystal), mask, beta)
+            case "DM":
+                projections.difference_map(crystal, self._project, mask, beta)
+        self._done += 1
+        if support is None and self.mode != "fixed" and self.shrink_wrap and self.shrink_wrap.is_due(self._done):
+            self._support = updated(self._support, crystal, self.shrink_wrap, self.mode, self._limits)
+        if self.flat.is_due(self._done):
+            flatten(crystal, self._support, self.flat)
+        if self._n_averaged > 1 and self._done > self._first_averaged:
+            self._sum = crystal.clone() if self._sum is None else self._sum.add_(crystal)
+        return Batch(crystal=crystal, support=self._support, cycle=self._done)
+
+    def detwin(self) -> Iterator[Batch]:
+        """Cycles of ER in one half of the support, along the first axis."""
+        half = halves(self._support)
+        for _ in range(DETWIN_CYCLES):
+            yield self.cycle("ER", support=half)
+
+    def end(self) -> Batch:
+        """The result."""
+        crystal = self._crystal if self._sum is None else self._sum / self._n_averaged
+        return Batch(crystal=crystal * self._support, support=self._support, cycle=self._done)

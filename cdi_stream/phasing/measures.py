@@ -1,0 +1,190 @@
+"""Measures of a reconstruction, each a pure function of arrays with its equation and source.
+
+Magnitudes are sqrt(counts), ``(*shape)`` of two or three axes; what is judged may carry a batch,
+``(..., *shape)``, and so does the result.  Sums are float64.  ``valid``, bool ``(*shape)``, says which
+voxels count; None means all.  Arrays whose place matters are in Fourier order (origin at voxel 0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from cdi_stream.fourier import from_fourier_order
+
+FAINTEST = 1e-6
+"""Least expectation of the likelihood [counts]: one count where nothing was expected costs about 13."""
+
+_TAIL = 1.12  # see oversampling
+_TINY = 1e-30
+
+
+def _voxels(values: Tensor, n_axes: int, where: Tensor | None = None) -> Tensor:
+    """The chosen voxels of the last ``n_axes`` axes in one axis, ``(..., n)``, in double precision."""
+    chosen = values.flatten(values.ndim - n_axes) if where is None else values[..., where]
+    return chosen.to(torch.promote_types(chosen.dtype, torch.float64))
+
+
+def _pair(model: Tensor, measured: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    return _voxels(model, measured.ndim, valid), _voxels(measured, measured.ndim, valid)
+
+
+def fitted_scale(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Scale s that minimises sum (s |F| - sqrt I)^2: sum |F| sqrt I / sum |F|^2, ``(...)``."""
+    model, measured = _pair(model_magnitude, magnitude, valid)
+    return (model * measured).sum(-1) / model.square().sum(-1).clamp_min(_TINY)
+
+
+def chi2(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Misfit sum (s |F| - sqrt I)^2 / sum I with one fitted scale s, ``(...)``; 0 is perfect.
+
+    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L4; the paper leaves
+    the scale open.
+    """
+    scale = fitted_scale(model_magnitude, magnitude, valid)
+    model, measured = _pair(model_magnitude, magnitude, valid)
+    return (scale[..., None] * model - measured).square().sum(-1) / measured.square().sum(-1).clamp_min(_TINY)
+
+
+def chi2_floor(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
+    """What Poisson noise alone leaves of `chi2` if the model, scaled, is the truth, ``(...)``.
+
+    sum E[(sqrt n - sqrt lambda)^2] / sum I with n ~ Poisson(lambda) and lambda = (s |F|)^2.
+    """
+    scale = fitted_scale(model_magnitude, magnitude, valid)
+    model, measured = _pair(model_magnitude, magnitude, valid)
+    noise = np.interp((scale[..., None] * model).square().cpu().numpy(), *_noise_table()).sum(-1)
+    return torch.as_tensor(noise).to(measured.device) / measured.square().sum(-1).clamp_min(_TINY)
+
+
+@lru_cache(maxsize=1)
+def _noise_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of (sqrt(n) - sqrt(I))^2 for Poisson n of mean I; it tends to 1/4."""
+    mean = np.concatenate(([0.0], np.geomspace(1e-3, 60, 80)))
+    n = np.arange(200)
+    log_factorial = np.cumsum(np.log(np.maximum(n, 1)))
+    log_p = n * np.log(np.maximum(mean, 1e-300))[:, None] - mean[:, None] - log_factorial
+    return mean, (np.exp(log_p) * (np.sqrt(n) - np.sqrt(mean[:, None])) ** 2).sum(1)
+
+
+def r_p(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Ordinary Pearson correlation of magnitudes, ``(...)``; NaN where the model is zero everywhere."""
+    a, b = (values - values.mean(-1, keepdim=True) for values in _pair(model_magnitude, magnitude, valid))
+    return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+
+
+def r_p_wu2021(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Sum |a| |b| / sqrt(sum a^2 sum b^2) of the deviations a, b from the means, ``(...)``.
+
+    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L3.  Biased: the absolute
+    values keep it above `r_p`, above zero for unrelated arrays, and blind to the sign of a deviation; only
+    for comparison with the paper.
+    """
+    a, b = (values - values.mean(-1, keepdim=True) for values in _pair(model_magnitude, magnitude, valid))
+    return (a * b).abs().sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+
+
+def relative_rms(predicted: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
+    """Sqrt sum (p - g)^2 / sqrt sum g^2 of real arrays, ``(...)``.
+
+    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L1 (amplitude), L2 (phase).
+    """
+    p, g = _pair(predicted, truth, where)
+    return (p - g).square().sum(-1).sqrt() / g.square().sum(-1).sqrt().clamp_min(_TINY)
+
+
+def poisson_llk(expected_counts: Tensor, counts: Tensor, where: Tensor | None = None) -> Tensor:
+    """Negative Poisson log-likelihood per voxel above that of the saturated model, ``(...)``.
+
+    mean over ``where`` of lambda - n + n ln(n / lambda): half the mean deviance.  Never negative, zero if
+    lambda = n, about 1/2 for the truth at high counts (less below one count per voxel).  Lambda is clamped to
+    `FAINTEST`, so a model of zeros has a finite value.  Over voxels that were held out of the phasing it is the
+    free log-likelihood of Favre-Nicolin, Leake & Chushkin (2020), Sci. Rep. 10, 2664,
+    doi:10.1038/s41598-020-57561-2.  Nothing is scaled here; the likeliest scale of lambda is sum n / sum lambda.
+    """
+    expected, n = _pair(expected_counts, counts, where)
+    expected = expected.clamp_min(FAINTEST)
+    return (expected - n + torch.xlogy(n, n / expected)).mean(-1)
+
+
+def held_out_islands(
+    valid: Tensor,
+    generator: torch.Generator,
+    share: float = 0.05,
+    radius_vox: int = 3,
+    centre: Sequence[int] | None = None,
+    keep_centre: float = 0.05,
+) -> Tensor:
+    """Voxels to hold out of the phasing: balls at random places, bool ``(*shape)``, never invalid ones.
+
+    About ``share`` of the valid voxels, in islands of ``radius_vox``, smaller where fewer than four islands
+    would fit.  None lies within ``keep_centre`` (in lengths of each axis) of ``centre``, the brightest voxel;
+    None is voxel 0, the origin in Fourier order.  Distances are periodic.  ``generator`` is the CPU's.
+    Favre-Nicolin et al. (2020), J. Appl. Cryst. 53, 1404, doi:10.1107/S1600576720010985.
+    """
+    shape = torch.tensor(valid.shape)
+    origin = [0] * valid.ndim if centre is None else centre
+    steps = (torch.roll(torch.fft.fftfreq(n), int(c)) for n, c in zip(valid.shape, origin, strict=True))
+    distance = sum(step.square() for step in torch.meshgrid(*steps, indexing="ij"))
+    allowed = valid.cpu() & (torch.as_tensor(distance) > keep_centre**2)
+    held, places = torch.zeros_like(allowed), allowed.nonzero()
+    if len(places):
+        ball, n_islands = _islands(len(places), valid.ndim, share, radius_vox)
+        seeds = places[torch.randint(len(places), (n_islands,), generator=generator)]
+        held[((seeds[:, None] + ball) % shape).flatten(0, 1).unbind(-1)] = True
+    return (held & allowed).to(valid.device)
+
+
+def _islands(n_places: int, n_axes: int, share: float, radius_vox: int) -> tuple[Tensor, int]:
+    """Steps in a ball, ``(n, n_axes)``, and how many balls at random cover ``share``, overlaps included."""
+    while True:
+        cube = torch.cartesian_prod(*[torch.arange(-radius_vox, radius_vox + 1)] * n_axes)
+        ball = cube[cube.square().sum(-1) <= radius_vox**2]
+        n_islands = round(math.log1p(-share) / math.log1p(-len(ball) / n_places)) if len(ball) < n_places else 0
+        if n_islands >= 4 or radius_vox == 0:
+            return ball, max(n_islands, 1)
+        radius_vox -= 1
+
+
+def oversampling(counts: Tensor, valid: Tensor | None = None, threshold: float = 0.02) -> tuple[float, ...]:
+    """Length of the array over that of the crystal along each axis; any order, any number of axes.
+
+    The crystal's length is half that of its autocorrelation, the transform of the counts, above ``threshold``
+    of its maximum or four times its noise.  A compact crystal's tails below 2 % are about a ninth of it.
+    """
+    seen = counts.double() if valid is None else torch.where(valid, counts, 0).double()
+    correlation = from_fourier_order(torch.fft.ifftn(seen).abs()).cpu().numpy()
+    level = max(threshold, 4 / math.sqrt(max(float(seen.sum()), 1.0))) * correlation.max()
+    islands, _ = ndimage.label(correlation > level)
+    origin = np.array(correlation.shape) // 2
+    reach = np.abs(np.argwhere(islands == islands[tuple(origin)]) - origin).max(axis=0)
+    return tuple(map(float, np.array(correlation.shape) / np.maximum(_TAIL * reach, 1)))
+
+
+def nmse(truth: Tensor, crystal: Tensor) -> Tensor:
+    """1 - |correlation|^2 of an aligned crystal with the truth, ``(...)``; blind to scale and global phase.
+
+    Shift and twin are not removed here but by `cdi_stream.phasing.align`.
+    """
+    a, b = _pair(crystal, truth, None)
+    power = (a.abs().square().sum(-1) * b.abs().square().sum(-1)).clamp_min(_TINY)
+    return 1 - (a.conj() * b).sum(-1).abs().square() / power
+
+
+def phase_error_rms_rad(truth: Tensor, crystal: Tensor) -> Tensor:
+    """Root mean square phase difference where |truth| exceeds half its maximum, ``(...)`` [rad].
+
+    Of a crystal that is aligned with the truth; the global phase of their overlap is taken out.
+    """
+    a, b = _pair(crystal, truth, None)
+    overlap = (a.conj() * b).sum(-1, keepdim=True)
+    inside = b.abs() > 0.5 * b.abs().max()
+    difference = (a * b.conj() * torch.polar(torch.ones_like(overlap.real), overlap.angle())).angle()
+    return difference[..., inside].square().mean(-1).sqrt()

@@ -1,0 +1,144 @@
+"""Many starts, one answer: ranked by voxels that none of them saw, aligned, and compared with one another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cdi_stream.phasing.align import align
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.measures import chi2, held_out_islands
+from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.quality import free_llk, misfit
+from cdi_stream.phasing.recipe import parse_recipe
+
+CLOSING = "SUPPORT[fixed]+10*ER"
+"""What brings the held-out voxels in at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Crystals ``(n, *shape)``, zero outside their supports, the best first, with their `scored` score."""
+
+    crystal: Tensor
+    support: Tensor
+    score: Tensor
+
+    def best(self, n: int) -> Candidates:
+        """The first ``n``."""
+        return Candidates(crystal=self.crystal[:n], support=self.support[:n], score=self.score[:n])
+
+    def after(self, n: int) -> Candidates:
+        """All but the first ``n``."""
+        return Candidates(crystal=self.crystal[n:], support=self.support[n:], score=self.score[n:])
+
+    def before(self, other: Candidates) -> Candidates:
+        """Both together, these first."""
+        crystal, support, score = (
+            torch.cat((getattr(self, name), getattr(other, name))) for name in ("crystal", "support", "score")
+        )
+        return Candidates(crystal=crystal, support=support, score=score)
+
+    def ordered(self, by: Tensor) -> Candidates:
+        """In another order, smallest ``by`` first."""
+        order = by.argsort()
+        return Candidates(crystal=self.crystal[order], support=self.support[order], score=self.score[order])
+
+    def joined(self, other: Candidates | None) -> Candidates:
+        """Both together in their order."""
+        if other is None:
+            return self
+        both = self.before(other)
+        return both.ordered(both.score)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What it took: independent starts, cycles of all of them together, and the schedule."""
+
+    starts: int
+    cycles: int
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """The chosen crystal in Fourier order with what is known of it.
+
+    ``free_llk`` is over voxels that the crystal never saw, ``free_llk_floor`` what counting noise leaves of it.
+    ``finalists`` ``(n, *shape)`` begin with the winner; the others, from other starts, are aligned with it, and
+    ``correlations`` are theirs with the winner.
+    """
+
+    crystal: Tensor
+    support: Tensor
+    finalists: Tensor
+    correlations: tuple[float, ...]
+    free_llk: float
+    free_llk_floor: float
+    effort: Effort
+
+
+def scored(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
+    """Crystals of a batch, the best first; none with an empty or too large support.
+
+    The score is chi2 / (1 - p)^2 with p the free numbers, two a voxel of the support, over the valid voxels: chi2
+    alone is lowest for the loosest support.  Generalised cross-validation, Golub, Heath and Wahba (1979),
+    Technometrics 21, 215, doi:10.1080/00401706.1979.10489751.
+    """
+    result, share = batch.result, batch.support.flatten(1).double().mean(1)
+    model = expected_counts(reciprocal(result, data.n_axes), data).sqrt()
+    freedom = 2 * share / data.valid.double().mean().clamp_min(1e-12)
+    score = chi2(model, data.magnitude, data.valid) / (1 - freedom).clamp_min(1e-3).square()
+    score = torch.where(score.isfinite() & (share > 0) & (share <= largest * 1.01), score, torch.inf)
+    return Candidates(crystal=result, support=batch.support, score=score).ordered(score)
+
+
+def ranked(pool: Candidates, data: Measurement, held: Tensor) -> Candidates:
+    """Candidates that never saw the ``held`` voxels, by their likelihood there.
+
+    Favre-Nicolin, Leake & Chushkin (2020), Sci. Rep. 10, 2664, doi:10.1038/s41598-020-57561-2.
+    """
+    return pool.ordered(torch.tensor([free_llk(crystal, data, held)[0] for crystal in pool.crystal]))
+
+
+def held_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
+    """The measurement without some islands, and these."""
+    held = held_out_islands(data.valid, torch.Generator().manual_seed(seed))
+    return replace(data, valid=data.valid & ~held), held
+
+
+def conclude(data: Measurement, held: Tensor, pool: Candidates, effort: Effort, deadline: Deadline) -> Solution:
+    """Take the first of `ranked` candidates, compare the others with it, and let it see the ``held`` voxels."""
+    winner = pool.crystal[0]
+    free, floor = free_llk(winner, data, held)
+    others = [align(winner, other) for other in pool.crystal[1:]]
+    start = Batch(crystal=winner[None], support=pool.support[:1])
+    batch = finished(parse_recipe(CLOSING), data, start, is_over=deadline.is_over)
+    return Solution(
+        crystal=batch.result[0],
+        support=batch.support[0],
+        finalists=torch.stack([winner, *(one.crystal for one in others)]),
+        correlations=tuple(one.correlation for one in others),
+        free_llk=free,
+        free_llk_floor=floor,
+        effort=replace(effort, cycles=effort.cycles + batch.cycle),
+    )
+
+
+def scalars_of(found: Solution, data: Measurement) -> dict[str, float]:
+    """Numbers by which a solution is judged; ``agreement`` is NaN with a single start."""
+    correlations = found.correlations
+    return {
+        **misfit(found.crystal, data),
+        "support_fraction": float(found.support.float().mean()),
+        "free_llk": found.free_llk,
+        "free_llk_floor": found.free_llk_floor,
+        "agreement": sum(correlations) / len(correlations) if correlations else math.nan,
+        "starts": found.effort.starts,
+        "cycles": found.effort.cycles,
+    }

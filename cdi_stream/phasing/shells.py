@@ -1,0 +1,107 @@
+"""Shells of constant |q - Q0| and the curves over them, each with its equation and source.
+
+Magnitudes are sqrt(counts), ``(*shape)`` of two or three axes, in Fourier order (origin at voxel 0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from cdi_stream.phasing.measures import fitted_scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shells:
+    """Shells of equal width in |q - Q0|, out to the corners of the array.
+
+    ``label (*shape)`` is each voxel's shell, in Fourier order; ``q (n_shells,)`` the mean |q - Q0| of its voxels
+    (NaN for a shell without any).
+    """
+
+    label: Tensor
+    q: Tensor
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over each shell, ``(n_shells,)``."""
+        return torch.bincount(self.label.flatten(), values.flatten().double(), minlength=len(self.q))
+
+    def mean(self, values: Tensor, where: Tensor) -> Tensor:
+        """Mean over those voxels of each shell that are in ``where``, ``(n_shells,)``; NaN without any."""
+        return self.total(torch.where(where, values, 0)) / self.total(where)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """``value (n_shells,)`` against ``q (n_shells,)``."""
+
+    q: Tensor
+    value: Tensor
+
+
+def radial_q(shape: Sequence[int], bq: ArrayLike | None = None, device: torch.device | str = "cpu") -> Tensor:
+    """|q - Q0| = |B_q (i - N//2)| of every voxel, ``(*shape)`` float64 in Fourier order.
+
+    ``bq`` has the steps along the array's axes as columns, ``(3, n_axes)`` [1/m]; without it the steps are
+    2 pi / N, that is q in radians per voxel of the crystal.
+    """
+    columns = np.diag(2 * np.pi / np.array(shape)) if bq is None else np.asarray(bq, dtype=float)
+    axes = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=device) for n in shape]
+    index = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    return (index @ torch.as_tensor(columns.T.copy()).to(index)).square().sum(-1).sqrt()
+
+
+def shells(
+    shape: Sequence[int], bq: ArrayLike | None = None, n_shells: int | None = None, device: torch.device | str = "cpu"
+) -> Shells:
+    """Divide an array into shells of `radial_q` (same arguments); None is half as many as its longest axis."""
+    n_shells = n_shells or (max(shape) + 1) // 2
+    q = radial_q(shape, bq, device)
+    label = (q * (n_shells / q.max().clamp_min(1e-30))).long().clamp_max(n_shells - 1)
+    found = Shells(label=label, q=torch.zeros(n_shells, device=device))
+    return Shells(label=label, q=found.mean(q, torch.ones_like(label, dtype=torch.bool)))
+
+
+def prtf(fields: Tensor, magnitude: Tensor, over: Shells, valid: Tensor | None = None) -> Curve:
+    """Phase retrieval transfer function: shell mean of s |mean over runs of F| / sqrt I.
+
+    ``fields (runs, *shape)`` are those of aligned crystals, in Fourier order; the scale s fits the runs' mean
+    magnitude.  One means that every run found the same phase, and the data's magnitude.  Voxels without counts
+    are left out.  Chapman et al. (2006), J. Opt. Soc. Am. A 23, 1179, doi:10.1364/JOSAA.23.001179.
+    """
+    scale = fitted_scale(fields.abs().mean(0), magnitude, valid)
+    where = magnitude > 0 if valid is None else valid & (magnitude > 0)
+    ratio = scale * fields.mean(0).abs() / torch.where(where, magnitude, 1)
+    return Curve(q=over.q, value=over.mean(ratio, where))
+
+
+def fsw(field: Tensor, over: Shells) -> Curve:
+    """Fourier spectral weight: |F| summed over shells of constant |q - Q0|, Fourier order.
+
+    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z: "integrating the reconstructed
+    diffraction amplitude", which is a sum, not a mean; it grows with the shell's volume.
+    """
+    return Curve(q=over.q, value=over.total(field.abs()))
+
+
+def resolution(curve: Curve, level: float = 1 / math.e) -> float:
+    """2 pi / q where the curve first falls below ``level``, between shells by a straight line.
+
+    In metres for q in 1/m, in voxels for q in radians per voxel.  Infinite if the innermost shell is below
+    already; 2 pi / the outermost q if none is.
+    """
+    known = torch.isfinite(curve.value)
+    q, value = curve.q[known].cpu().numpy(), curve.value[known].cpu().numpy()
+    below = np.flatnonzero(value < level)
+    if len(below) == 0:
+        return float(2 * np.pi / q[-1]) if len(q) else math.inf
+    if below[0] == 0:
+        return math.inf
+    pair = [below[0], below[0] - 1]
+    return float(2 * np.pi / np.interp(level, value[pair], q[pair]))

@@ -1,0 +1,1 @@
+"""From a complex crystal to physics: strain, displacement, lattice spacing, surface, facets."""

@@ -1,0 +1,135 @@
+"""Kernels of partial coherence: formulas, and crystal and kernel recovered together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from cdi_stream.phasing.coherence import Gaussian, free_kernel, gaussian_coherence, refine_coherence
+from cdi_stream.phasing.engine import Batch
+from cdi_stream.phasing.gradient import Accelerated, refine_object
+from cdi_stream.phasing.likelihood import loss
+from cdi_stream.phasing.measures import nmse
+from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+
+N = 24
+WIDTHS = (0.8, 0.5, 0.6)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small transforms on two threads wait for one another wherever the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def truth() -> Tensor:
+    """A strained crystal without symmetry, in Fourier order, of 1e6 photons."""
+    x, y, z = torch.meshgrid(*[torch.fft.fftfreq(N) * N] * 3, indexing="ij")
+    inside = ((x + y).abs() < 5) & ((x - y).abs() < 6) & (z.abs() < 4) & (x + y + z < 5)
+    crystal = torch.polar(inside.float(), torch.sin(0.4 * x) + torch.cos(0.3 * y + 0.2 * z))
+    return crystal * (1e3 / crystal.norm())
+
+
+def measured(
+    crystal: Tensor, widths: tuple[float, ...] = WIDTHS, background: float = 0.0, is_noisy: bool = False
+) -> Measurement:
+    """Counts blurred by scipy's periodic Gaussian, wide enough not to be cut."""
+    intensity = reciprocal(crystal, 3).abs().square().double().numpy()
+    spectrum = ndimage.fourier_gaussian(np.fft.fftn(intensity), widths)
+    counts = torch.from_numpy(np.fft.ifftn(spectrum).real.clip(0) + background).float()
+    if is_noisy:
+        counts = torch.poisson(counts, generator=torch.Generator().manual_seed(1))
+    return Measurement(magnitude=counts.sqrt(), gain=torch.ones_like(counts), valid=torch.ones_like(counts) > 0)
+
+
+def phased(data: Measurement, crystal: Tensor) -> Batch:
+    """What phasing makes of the counts if it takes them for coherent."""
+    noise = torch.randn(crystal.shape, generator=torch.Generator().manual_seed(2))
+    start = Batch(crystal=(crystal * (1 + 0.3 * noise))[None], support=(crystal.abs() > 0)[None])
+    return list(refine_object(data, start, Accelerated(steps=200)))[-1]
+
+
+def test_the_gaussian_is_the_one_of_scipy():
+    crystal = truth()
+    blurred = expected_counts(reciprocal(crystal, 3), Gaussian(widths_vox=WIDTHS).applied(measured(crystal)))
+    torch.testing.assert_close(blurred, measured(crystal).magnitude.square(), rtol=1e-3, atol=1e-2)
+
+
+def test_its_transform_is_that_of_a_gaussian_of_the_width():
+    like = torch.zeros(32, 31)
+    kernel = torch.fft.fftshift(torch.fft.irfftn(gaussian_coherence(like, (1.5, 2.0)), s=like.shape)).numpy()
+    rows, columns = np.indices(like.shape)
+    expected = np.exp(-((rows - 16) ** 2) / (2 * 1.5**2) - (columns - 15) ** 2 / (2 * 2.0**2))
+    np.testing.assert_allclose(kernel, expected / expected.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize("is_noisy", [False, True])
+def test_crystal_and_widths_are_recovered_together(is_noisy):
+    crystal = truth()
+    data = measured(crystal, is_noisy=is_noisy)
+    coherent = phased(data, crystal)
+    *_, (batch, kernel) = refine_coherence(data, coherent, Gaussian(widths_vox=(0.5, 0.5, 0.5)))
+    np.testing.assert_allclose(kernel.widths_vox, WIDTHS, rtol=0.1)
+    without, with_it = (float(nmse(crystal, found.result[0])) for found in (coherent, batch))
+    assert with_it < (0.1 if is_noisy else 1e-2) * without
+
+
+def test_a_constant_background_is_recovered_too():
+    crystal = truth()
+    data = measured(crystal, background=1.5)
+    start = Gaussian(widths_vox=(0.5, 0.5, 0.5), background_counts=0.1)
+    *_, (_, kernel) = refine_coherence(data, phased(data, crystal), start, rounds=30)
+    np.testing.assert_allclose(kernel.widths_vox, WIDTHS, rtol=0.1)
+    assert kernel.background_counts == pytest.approx(1.5, rel=0.1)
+    assert float(kernel.applied(data).background.mean()) == pytest.approx(kernel.background_counts)
+
+
+def test_a_given_background_stays():
+    crystal = truth()
+    data = measured(crystal, background=1.5)
+    data = replace(data, background=torch.full_like(data.gain, 1.5))
+    *_, (_, kernel) = refine_coherence(data, phased(data, crystal), Gaussian(widths_vox=(0.5, 0.5, 0.5)))
+    np.testing.assert_allclose(kernel.widths_vox, WIDTHS, rtol=0.1)
+    assert kernel.applied(data).background is data.background
+
+
+def test_a_free_kernel_makes_the_crystal_better():
+    crystal = truth()
+    data = measured(crystal, is_noisy=True)
+    coherent = phased(data, crystal)
+    *_, (batch, kernel) = refine_coherence(data, coherent, free_kernel(data.magnitude))
+    assert float(nmse(crystal, batch.result[0])) < 0.2 * float(nmse(crystal, coherent.result[0]))
+    assert float(kernel.values.sum()) == pytest.approx(1, abs=1e-5)
+    assert (kernel.values >= 0).all()
+
+
+def test_every_iteration_of_a_free_kernel_raises_the_likelihood():
+    crystal = truth()
+    data, field = measured(crystal, is_noisy=True), reciprocal(crystal, 3)
+    kernel = replace(free_kernel(data.magnitude, width_vox=1.0), iterations=1)
+    values = []
+    for _ in range(8):
+        values.append(float(loss(field[None], kernel.applied(data), "poisson")))
+        kernel = kernel.improved(field, data)
+    assert (np.diff(values) < 0).all()
+
+
+def test_coherent_counts_give_almost_a_delta_and_no_worse_a_crystal():
+    crystal = truth()
+    data = measured(crystal, widths=(0, 0, 0), is_noisy=True)
+    coherent = phased(data, crystal)
+    without = float(nmse(crystal, coherent.result[0]))
+    *_, (gaussian_batch, gaussian) = refine_coherence(data, coherent, Gaussian(widths_vox=(0.5, 0.5, 0.5)))
+    *_, (free_batch, free) = refine_coherence(data, coherent, free_kernel(data.magnitude))
+    assert max(gaussian.widths_vox) < 0.15
+    assert float(nmse(crystal, gaussian_batch.result[0])) < 1.05 * without + 1e-4
+    assert float(free.values.flatten()[0]) > 0.9
+    assert float(nmse(crystal, free_batch.result[0])) < 2 * without + 1e-3

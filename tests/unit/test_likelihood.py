@@ -1,0 +1,114 @@
+"""Losses against their formulas in numpy, gradients against differences and against autograd."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from cdi_stream.phasing.likelihood import crystal_gradient, field_gradient, loss
+from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+
+SHAPES = [(11,), (8, 9), (6, 7, 8)]
+KINDS = ["amplitude", "poisson"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small transforms on two threads wait for one another wherever the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def crystals(shape: tuple[int, ...], n: int = 2) -> Tensor:
+    return torch.randn((n, *shape), dtype=torch.complex128, generator=generator(3))
+
+
+def measurement(shape: tuple[int, ...], is_plain: bool) -> Measurement:
+    """Counts with zeros among them, uneven gain and holes; a lopsided kernel and a background unless plain."""
+    uniform = [torch.rand(shape, dtype=torch.float64, generator=generator(seed)) for seed in (4, 5, 6, 7)]
+    data = Measurement(
+        magnitude=torch.poisson(3 * uniform[0], generator=generator(8)).sqrt(),
+        gain=0.5 + uniform[1],
+        valid=uniform[2] < 0.8,
+    )
+    if is_plain:
+        return data
+    kernel = uniform[3] / uniform[3].sum()
+    return replace(data, coherence=torch.fft.rfftn(kernel), background=0.1 + uniform[0])
+
+
+CASES = [
+    pytest.param(kind, shape, is_plain, id=f"{kind}-{len(shape)}D-{'plain' if is_plain else 'blurred'}")
+    for kind in KINDS
+    for shape in SHAPES
+    for is_plain in (True, False)
+]
+
+
+@pytest.mark.parametrize(("kind", "shape", "is_plain"), CASES)
+def test_the_gradient_is_that_of_autograd(kind, shape, is_plain):
+    data = measurement(shape, is_plain)
+    crystal = crystals(shape).requires_grad_(True)
+    (expected,) = torch.autograd.grad(loss(reciprocal(crystal, len(shape)), data, kind).sum(), crystal)
+    torch.testing.assert_close(crystal_gradient(crystal.detach(), data, kind), expected)
+
+
+@pytest.mark.parametrize(("kind", "shape", "is_plain"), CASES)
+def test_the_gradient_is_the_difference_of_losses(kind, shape, is_plain):
+    data = measurement(shape, is_plain)
+    field = reciprocal(crystals(shape), len(shape))
+    gradient, direction = field_gradient(field, data, kind), reciprocal(crystals(shape).roll(1, 1), len(shape))
+    step = 1e-6
+    difference = (loss(field + step * direction, data, kind) - loss(field - step * direction, data, kind)) / (2 * step)
+    slope = (gradient.conj() * direction).real.flatten(1).sum(1)
+    torch.testing.assert_close(difference, slope, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_losses_are_sums_over_valid_voxels(shape):
+    data = measurement(shape, is_plain=False)
+    field = reciprocal(crystals(shape), len(shape))
+    expected = expected_counts(field, data)[:, data.valid].numpy()
+    counts = data.magnitude[data.valid].square().round().numpy()
+    amplitude = ((np.sqrt(expected) - np.sqrt(counts)) ** 2).sum(1)
+    best = stats.poisson.logpmf(counts, np.maximum(counts, 1e-300))
+    deviance = (best - stats.poisson.logpmf(counts, expected)).sum(1)
+    np.testing.assert_allclose(loss(field, data).numpy(), amplitude)
+    np.testing.assert_allclose(loss(field, data, "poisson").numpy(), deviance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_perfect_model_costs_nothing_and_pulls_nowhere(kind):
+    field = reciprocal(crystals((6, 7)), 2)[:1]
+    data = measurement((6, 7), is_plain=False)
+    data = replace(data, magnitude=expected_counts(field, data)[0].sqrt())
+    assert float(loss(field, data, kind)) == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(field_gradient(field, data, kind), torch.zeros_like(field))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_not_measured_does_not_matter(kind):
+    data = measurement((6, 7), is_plain=True)
+    field = reciprocal(crystals((6, 7)), 2)
+    other = replace(data, magnitude=torch.where(data.valid, data.magnitude, 1e6))
+    torch.testing.assert_close(loss(field, other, kind), loss(field, data, kind))
+    assert not field_gradient(field, other, kind)[:, ~data.valid].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_field_stays_finite(kind):
+    data = measurement((6, 7), is_plain=True)
+    field = torch.zeros((1, 6, 7), dtype=torch.complex128)
+    assert torch.isfinite(loss(field, data, kind)).all()
+    assert torch.isfinite(torch.view_as_real(field_gradient(field, data, kind))).all()
