@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all check bench bench-phasing clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ check: $(STAMP)  ## format, lint, types
 
 bench: $(STAMP)  ## ingest and latency, as ratios
 	$(BIN)/python -m tests.bench
+
+bench-phasing: $(STAMP)  ## phasing, hours in all; goes on where it stopped; ARGS="--only speed,real --minutes 30"
+	$(BIN)/python -m tests.bench.phasing $(ARGS)
 
 clean:
 	rm -rf demo-results build *.egg-info

@@ -164,11 +164,14 @@ class PublishConfig(_Section):
 class RefineConfig(_Section):
     """Refinement behind the live path: every reconstruction is queued for each of the methods; none switches it off.
 
-    ``recipe`` goes on from the live crystal; ``network`` changes the network's weights for the volume, for
-    ``network_steps``, and polishes by ``network_recipe``.  The worker process is niced and has ``threads``.
+    ``auto`` searches anew and keeps the live crystal as a candidate; ``recipe`` goes on from it, and so does
+    ``object``, by gradients; ``hybrid`` runs the recipe from the network's answer; ``network`` changes the network's
+    weights for the volume, for ``network_steps``, and polishes by ``network_recipe``.  ``budget_s`` is processor time
+    for each.  The worker process is niced and has ``threads``.
     """
 
-    methods: tuple[Literal["recipe", "network"], ...] = ("recipe",)
+    methods: tuple[Literal["auto", "recipe", "object", "network", "hybrid"], ...] = ("auto",)
+    budget_s: Positive = 60.0
     recipe: str = "SW[every=10,after=0]+SUPPORT[border]+150*HIO+150*ER"
     network_steps: int = Field(default=150, gt=0)
     network_recipe: str = "SW[every=10,after=0]+SUPPORT[border]+30*ER"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge
 from cdi_stream.phasing.ranking import scalars_of
 from cdi_stream.refine.methods import METHODS, MethodSettings, Problem
+
+LEAST_TOTAL = 1e6
+"""Counts in all of a pattern that is given in units of its own."""
 
 MAX_WINDOW = 160
 """Longest axis [voxels] that is phased; what lies beyond is cropped about the peak."""
@@ -53,14 +56,13 @@ def phase_file(request: Request) -> dict[str, Any]:
     InputError
         If file, mask or recipe cannot be used.
     """
-    found = read_intensities(request.file, request.mask)
+    found = in_counts(read_intensities(request.file, request.mask))
     window = window_of(found, (MAX_WINDOW,) * found.counts.ndim)
     volume = window.take(found, request.device)
     data = measurement_of(volume)
     began_s = request.deadline.passed_s
-    problem = Problem(
-        data=data, settings=request.settings, deadline=request.deadline.part(0.93), volume=_prepared(volume)
-    )
+    deadline = request.deadline.part(1 - _reserve_s(request.deadline, found) / request.deadline.budget_s)
+    problem = Problem(data=data, settings=request.settings, deadline=deadline, volume=_prepared(volume))
     solution = METHODS[request.method](problem)
     phased_s = request.deadline.passed_s - began_s
     crystal, support = from_fourier_order(solution.crystal), from_fourier_order(solution.support)
@@ -83,6 +85,20 @@ def phase_file(request: Request) -> dict[str, Any]:
         "device": request.device,
         "file": None if request.out is None else str(request.out.resolve()),
     }
+
+
+def in_counts(found: Intensities) -> Intensities:
+    """Scale intensities in units of their own, such as of their maximum, where they would pass for very few photons."""
+    total = float(found.counts[found.valid_pixels].sum(dtype=np.float64))
+    if total >= LEAST_TOTAL or np.array_equal(found.counts, np.rint(found.counts)):
+        return found
+    return replace(found, counts=read_only((found.counts * (LEAST_TOTAL / total)).astype(np.float32)))
+
+
+def _reserve_s(deadline: Deadline, found: Intensities) -> float:
+    """Time to keep for the way back and the file: as long as reading took where the file is large, half at most."""
+    is_large = found.counts.size > 1_000_000
+    return min(0.5 * deadline.budget_s, 0.8 + 0.05 * deadline.budget_s + (deadline.passed_s if is_large else 0.0))
 
 
 def measurement_of(volume: WorkingVolume) -> Measurement:

@@ -149,6 +149,7 @@ def _backlog(config: Config, config_file: Path, provenance: Provenance, director
         network_file=config.network.file.resolve(),
         network_steps=refine.network_steps,
         network_recipe=refine.network_recipe,
+        budget_s=refine.budget_s,
     )
     parse_recipe(refine.recipe), parse_recipe(refine.network_recipe)  # refused now, not in the night
     return Backlog(

@@ -64,11 +64,13 @@ def refine_weights(
     valid: Tensor,
     schedule: UnsupervisedSchedule,
     is_over: Callable[[], bool] = lambda: False,
+    watch: Callable[[int, float, float, float], None] = lambda *terms: None,
 ) -> Refined:
     """Change ``network`` until it explains ``magnitude`` ``(n, n, n)``; the best crystal on the way is returned.
 
     ``valid`` is true where the magnitude is known; elsewhere the model is free.  ``is_over`` is asked after
-    every step; it may hold it up, end the refinement, or abandon it by raising.
+    every step; it may hold it up, end the refinement, or abandon it by raising.  ``watch`` is told each step,
+    counted from 1, with its loss, chi2 and correlation.
     """
     magnitude = torch.where(valid, magnitude, 0.0)
     best: Refined | None = None
@@ -88,6 +90,7 @@ def refine_weights(
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
+        watch(step + 1, loss.item(), misfit.item(), correlation.item())
         if is_over():
             break
     assert best is not None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,19 +22,46 @@ from torch import Tensor
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.gradient import is_without_noise, polish_exact
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsened, extents_vox, levels, resampled
+from cdi_stream.phasing.quality import free_llk, misfit
 from cdi_stream.phasing.ranking import Candidates, Effort, Solution, conclude, held_out, ranked, scored
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts
-from cdi_stream.phasing.support import Limits, threshold_support
+from cdi_stream.phasing.support import Limits, ShrinkWrap, threshold_support, updated
 from cdi_stream.phasing.workers import side_by_side
 
 AGREE = 0.93
 """Crystals agree if they correlate by this: each is within NMSE 0.07 or so of the truth, then."""
 
-VARIANTS = ((0.3, True), (0.25, True), (0.3, False), (0.35, True))
-"""Support threshold of the rounds in turn, and whether amplitudes are kept even."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """How one round of starts is run: support threshold, how even amplitudes are kept, and how large a support may be.
+
+    ``margin`` is how much longer than its autocorrelation says the crystal may be, along each axis: that of a
+    strained crystal is narrower than its shape's, that of faint data wider.
+    """
+
+    threshold: float = 0.3
+    even: str | None = "FLAT[every=5,low=0.5,high=1.2]"
+    margin: float = 1.4
+
+
+VARIANTS = (
+    Variant(),
+    Variant(even="FLAT[every=10,low=0.5,high=1.2]", margin=1.03),
+    Variant(threshold=0.35, even="FLAT[every=5,low=0.6,high=1.3]", margin=1.03),
+    Variant(even=None, margin=1.03),
+    Variant(threshold=0.25, even="FLAT[every=10,low=0.5,high=1.5]", margin=1.03),
+    Variant(threshold=0.4, even="FLAT[every=5,low=0.8,high=1.2]", margin=1.03),
+)
+"""Rounds in turn: no one of them finds every crystal."""
+CLEARLY = 0.97
+"""Free likelihood, against the winner's, at which another refinement of it is taken."""
+EXACT = 5e-8
+"""Misfit at which data without noise are explained."""
 LAST_CALL = 0.8
 """Share of the budget after which nothing is begun that could be left out."""
 LARGEST = 0.3
@@ -47,7 +74,7 @@ class AutoSettings:
 
     starts_a_round: int = 16
     pool: int = 24
-    least_rounds: int = 1
+    least_rounds: int = 4
     most_rounds: int = 60
     agreeing: int = 5
     explore_share: float = 0.4
@@ -68,10 +95,10 @@ class Search:
         self.cycles += batch.cycle * len(batch)
 
 
-def explore_recipe(extent: float, threshold: float, flat: bool) -> str:
+def explore_recipe(extent: float, how: Variant) -> str:
     """Schedule of the coarse level; each start ends without the constraint of even amplitudes."""
-    wrap = f"SW[every=10,after=20,threshold={threshold},relative=rms,sigma={sigma_for(extent):.2f}]"
-    even = "FLAT[low=0.5,high=1.5]+" if flat else ""
+    wrap = f"SW[every=10,after=20,threshold={how.threshold},relative=rms,sigma={sigma_for(extent):.2f}]"
+    even = f"{how.even}+" if how.even else ""
     return f"{wrap}+50*HIO+{even}150*HIO+200*RAAR+40*ER+FLAT[off]+10*ER"
 
 
@@ -110,18 +137,22 @@ def sigma_for(extent: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], largest support."""
+    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array."""
 
     data: Measurement
     extent_vox: float
-    limits: Limits
+    box_share: float
+
+    def limits(self, margin: float = 1.4) -> Limits:
+        """Largest support, for a crystal longer by ``margin`` than it seems."""
+        return Limits(largest=min(self.box_share * margin**self.data.n_axes, LARGEST))
 
 
 def level_of(data: Measurement) -> Level:
-    """Size up a measurement; no support may be much larger than the box of the crystal's extents."""
+    """Size up a measurement."""
     extents = extents_vox(data)
-    box = math.prod(1.1 * extent / n for extent, n in zip(extents, data.magnitude.shape, strict=True))
-    return Level(data=data, extent_vox=sum(extents) / len(extents), limits=Limits(largest=min(box, LARGEST)))
+    box = math.prod(extent / n for extent, n in zip(extents, data.magnitude.shape, strict=True))
+    return Level(data=data, extent_vox=sum(extents) / len(extents), box_share=box)
 
 
 def explore(
@@ -144,18 +175,21 @@ def explore(
 
 
 def explored(level: Level, seed: int, index: int, n_starts: int, deadline: Deadline) -> tuple[Candidates, Batch]:
-    """One round: a batch of starts with one of a few recipes."""
-    threshold, flat = VARIANTS[index % len(VARIANTS)]
+    """One round: a batch of starts in one variant."""
+    how = VARIANTS[index % len(VARIANTS)]
     first = 1_000_003 * seed + index * n_starts
     batch = autocorrelation_starts(level.data, range(first, first + n_starts))
-    recipe = parse_recipe(explore_recipe(level.extent_vox, threshold, flat))
-    return refined(level, batch, recipe, deadline)
+    recipe = parse_recipe(explore_recipe(level.extent_vox, how))
+    return refined(level, batch, recipe, deadline, level.limits(how.margin))
 
 
-def refined(level: Level, start: Batch, recipe: Recipe, deadline: Deadline) -> tuple[Candidates, Batch]:
+def refined(
+    level: Level, start: Batch, recipe: Recipe, deadline: Deadline, limits: Limits | None = None
+) -> tuple[Candidates, Batch]:
     """Run a recipe, to its end or to the deadline."""
-    batch = finished(recipe, level.data, start, level.limits, deadline.is_over)
-    return scored(level.data, batch, level.limits.largest), batch
+    limits = limits or level.limits()
+    batch = finished(recipe, level.data, start, limits, deadline.is_over)
+    return scored(level.data, batch, limits.largest), batch
 
 
 def is_agreed(pool: Candidates, settings: AutoSettings) -> bool:
@@ -163,8 +197,8 @@ def is_agreed(pool: Candidates, settings: AutoSettings) -> bool:
     top = pool.best(settings.agreeing + 2)
     if len(top.score) < settings.agreeing + 2:
         return False
-    found = [align(top.crystal[0], other).correlation for other in top.crystal[1:]]
-    return sum(correlation > AGREE for correlation in found) >= settings.agreeing - 1
+    found = side_by_side(partial(align, top.crystal[0]), list(top.crystal[1:]))
+    return sum(one.correlation > AGREE for one in found) >= settings.agreeing - 1
 
 
 def climbed(level: Level, below: Candidates, text: str, deadline: Deadline, search: Search) -> Candidates:
@@ -181,12 +215,12 @@ def climbed(level: Level, below: Candidates, text: str, deadline: Deadline, sear
     return pool
 
 
-def _support_of(crystals: Tensor, level: Level, threshold: float = 0.22) -> Tensor:
+def _support_of(crystals: Tensor, level: Level) -> Tensor:
     """Support of carried-on crystals, relative to the rms amplitude inside."""
-    sigma, amplitude = sigma_for(level.extent_vox), crystals.abs()
-    support = threshold_support(amplitude, 0.1, sigma, "max")
+    wrap = ShrinkWrap(threshold=0.22, relative="rms", sigma_vox=sigma_for(level.extent_vox))
+    support = threshold_support(crystals.abs(), 0.1, wrap.sigma_vox)
     for _ in range(4):
-        support = threshold_support(amplitude, threshold, sigma, "rms", support)
+        support = updated(support, crystals, wrap, "full", level.limits())
     return support
 
 
@@ -206,8 +240,9 @@ def solve(
     shapes = levels(data)
     coarse = level_of(coarsened(data, shapes[0]))
     pool = None
-    for index, pool in enumerate(explore(coarse, seed, settings, deadline, search)):
-        if index + 1 >= settings.least_rounds and is_agreed(pool, settings):
+    for pool in explore(coarse, seed, settings, deadline, search):
+        is_enough = search.starts >= settings.least_rounds * settings.starts_a_round
+        if is_enough and is_agreed(pool, settings):
             break
     assert pool is not None
     report(f"{search.starts} starts on {shapes[0]}: score {float(pool.score[0]):.4g}, {deadline.passed_s:.1f} s")
@@ -236,7 +271,29 @@ def _finish(
     better = side_by_side(lambda how: refined(level, winner, parse_recipe(how), deadline), recipes)
     for _, batch in better:
         search.add(batch)
-    best = reduce(lambda best, one: one[0].joined(best), better, pool.best(1))
-    best = ranked(best, data, held).best(1)
+    best = bettered(pool.best(1), [found for found, _ in better], data, held)
     effort = Effort(starts=search.starts, cycles=search.cycles, recipe=text)
-    return conclude(data, held, best.before(pool.after(1)), effort, deadline)
+    return exact(data, conclude(data, held, best.before(pool.after(1)), effort, deadline), deadline)
+
+
+def bettered(winner: Candidates, others: list[Candidates], data: Measurement, held: Tensor) -> Candidates:
+    """The winner, or one of the others if it is clearly better at the held-out voxels."""
+    free = [free_llk(one.crystal[0], data, held)[0] for one in (winner, *others)]
+    best = min(range(len(free)), key=lambda k: free[k])
+    return others[best - 1].best(1) if best and free[best] < CLEARLY * free[0] else winner
+
+
+def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
+    """Go on to what single precision allows if the data are without counting noise, else leave it."""
+    start = Batch(crystal=found.crystal[None], support=found.support[None])
+    if deadline.is_over(LAST_CALL) or not is_without_noise(data, start):
+        return found
+    best, cycles, first = start, 0, misfit(found.crystal, data)["chi2"]
+    for best in polish_exact(data, start):
+        cycles += 1
+        if deadline.is_over() or (cycles % 50 == 0 and misfit(best.result[0], data)["chi2"] < EXACT):
+            break
+    if misfit(best.result[0], data)["chi2"] > 0.1 * first:
+        return found
+    effort = replace(found.effort, cycles=found.effort.cycles + cycles, recipe=f"{found.effort.recipe}, then exact")
+    return replace(found, crystal=best.result[0], support=best.support[0], effort=effort)

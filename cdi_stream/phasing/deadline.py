@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ class Deadline:
     """Shares of a budget of wall time; a share is over when its part of the whole has passed.
 
     ``wait_turn`` is called at every question of the thread that made the deadline, and may hold it up for more urgent
-    work, or raise to end it all.
+    work, or raise to end it all: then every share is over, in all threads.
     """
 
     def __init__(
@@ -24,12 +25,17 @@ class Deadline:
         self._clock, self._wait_turn = clock, wait_turn
         self._owner = threading.get_ident()
         self._begin_s, self.budget_s = clock() if begin_s is None else begin_s, budget_s
+        self._is_ended = threading.Event()
 
     def is_over(self, share: float = 1.0) -> bool:
         """Whether ``share`` of the budget is spent."""
         if threading.get_ident() == self._owner:
-            self._wait_turn()
-        return self.passed_s > share * self.budget_s
+            try:
+                self._wait_turn()
+            except BaseException:
+                self._is_ended.set()
+                raise
+        return self._is_ended.is_set() or self.passed_s > share * self.budget_s
 
     @property
     def passed_s(self) -> float:
@@ -43,4 +49,6 @@ class Deadline:
 
     def part(self, share: float) -> Deadline:
         """The same from its beginning, with a share of the budget."""
-        return Deadline(share * self.budget_s, self._clock, self._begin_s, self._wait_turn)
+        part = copy.copy(self)
+        part.budget_s = share * self.budget_s
+        return part

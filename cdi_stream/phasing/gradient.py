@@ -114,7 +114,7 @@ def _accelerated(data: Measurement, start: Batch, how: Accelerated) -> Iterator[
 
 def _descent(data: Measurement) -> Callable[[Tensor], Tensor]:
     """One step down the amplitude loss, without the support."""
-    strongest = data.gain[data.valid].square().amax()
+    strongest = torch.where(data.valid, data.gain, 0.0).square().amax().clamp_min(FAINTEST)
     if data.is_plain and bool((data.gain[data.valid].square() == strongest).all()):
         return Projector(data)
 

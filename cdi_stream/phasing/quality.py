@@ -15,6 +15,7 @@ from torch import Tensor
 from cdi_stream.messages import Verdict
 from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.support import grow, smooth
 
 
 def misfit(crystal: Tensor, data: Measurement) -> dict[str, float]:
@@ -54,18 +55,50 @@ def _llk_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return mean, (np.exp(log_p) * deviance).sum(1)
 
 
-def judge(scalars: dict[str, float], reasons: tuple[str, ...] = ()) -> Verdict:
-    """Turn misfit and support into a verdict; ``reasons`` already known make it doubtful at least.
+def unevenness(crystal: Tensor, support: Tensor, sigma_vox: float = 1.0) -> float:
+    """Spread over mean of the blurred amplitude one voxel inside the support; a crystal of one material is even.
 
-    Never from chi2 alone: a wrong crystal can fit below the noise floor with a support that is too loose.
+    NaN if nothing is that deep.
     """
-    found = list(reasons)
+    inside = smooth(crystal.abs(), sigma_vox)[~grow(~support)].double()
+    return float(inside.std() / inside.mean()) if inside.numel() > 1 else math.nan
+
+
+def judge(scalars: dict[str, float], reasons: tuple[str, ...] = ()) -> Verdict:
+    """Turn what is known of a crystal into a verdict; ``reasons`` already known make it doubtful at least.
+
+    Never from chi2 alone: a wrong crystal can fit below the noise floor with a support that is too loose.  Numbers
+    that are not there, or NaN, are not judged; limits are from the simulated crystals of ``make bench-phasing``.
+    """
     if not (math.isfinite(scalars["chi2"]) and scalars["r_p"] >= 0.7):
-        return Verdict(grade="failed", reasons=(*found, f"r_p {scalars['r_p']:.3f} < 0.7: the data are not explained"))
-    if scalars["chi2"] > 2 * scalars["chi2_floor"] + 0.02:
-        found.append(f"chi2 {scalars['chi2']:.4f} is far above the counting noise {scalars['chi2_floor']:.4f}")
-    if scalars["r_p"] < 0.97:
-        found.append(f"r_p {scalars['r_p']:.3f} < 0.97")
-    if scalars["support_fraction"] > 0.2:
-        found.append(f"the support fills {scalars['support_fraction']:.0%} of the array: it cannot be unique")
+        text = f"r_p {scalars['r_p']:.3f} < 0.7: the data are not explained"
+        return Verdict(grade="failed", reasons=(*reasons, text))
+    found = [*reasons, *(text for is_bad, text in _doubts(scalars) if is_bad)]
     return Verdict(grade="doubtful" if found else "good", reasons=tuple(found))
+
+
+def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
+    """Each rule: whether it is broken, and what to say then; comparisons with NaN are false."""
+    agreement, uneven = s.get("agreement", math.nan), s.get("unevenness", math.nan)
+    return (
+        (
+            s["chi2"] > 2 * s["chi2_floor"] + 0.02,
+            f"chi2 {s['chi2']:.4f} is far above the counting noise {s['chi2_floor']:.4f}",
+        ),
+        (s["chi2_floor"] > FAINT, f"counting noise is {s['chi2_floor']:.3f} of the counts: count longer"),
+        (s["r_p"] < 0.97, f"r_p {s['r_p']:.3f} < 0.97"),
+        (
+            s["support_fraction"] > 0.2,
+            f"the support fills {s['support_fraction']:.0%} of the array: it cannot be unique",
+        ),
+        (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.2f} < {AGREEING}"),
+        (uneven > UNEVEN, f"the amplitude is uneven inside: {uneven:.2f} of its mean, more than {UNEVEN}"),
+    )
+
+
+FAINT = 0.045
+"""Share of the counts that may be noise."""
+AGREEING = 0.95
+"""Least mean correlation of other starts' crystals with the one that was chosen."""
+UNEVEN = 0.26
+"""Largest `unevenness` of a crystal."""

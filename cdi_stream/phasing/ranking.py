@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
-from cdi_stream.phasing.quality import free_llk, misfit
+from cdi_stream.phasing.quality import free_llk, misfit, unevenness
 from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.workers import side_by_side
 
 CLOSING = "SUPPORT[fixed]+10*ER"
 """What brings the held-out voxels in at the end."""
@@ -116,7 +118,7 @@ def conclude(data: Measurement, held: Tensor, pool: Candidates, effort: Effort, 
     """Take the first of `ranked` candidates, compare the others with it, and let it see the ``held`` voxels."""
     winner = pool.crystal[0]
     free, floor = free_llk(winner, data, held)
-    others = [align(winner, other) for other in pool.crystal[1:]]
+    others = side_by_side(partial(align, winner), list(pool.crystal[1:]))
     start = Batch(crystal=winner[None], support=pool.support[:1])
     batch = finished(parse_recipe(CLOSING), data, start, is_over=deadline.is_over)
     return Solution(
@@ -135,6 +137,7 @@ def scalars_of(found: Solution, data: Measurement) -> dict[str, float]:
     correlations = found.correlations
     return {
         **misfit(found.crystal, data),
+        "unevenness": unevenness(found.crystal, found.support),
         "support_fraction": float(found.support.float().mean()),
         "free_llk": found.free_llk,
         "free_llk_floor": found.free_llk_floor,

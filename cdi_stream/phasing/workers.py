@@ -31,9 +31,14 @@ def one_thread_each() -> Iterator[int]:
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Do ``work`` on every item, as many at a time as torch has threads; results are in the order of the items.
 
-    The caller does its part: what may only be called from its own thread is called often enough.
+    The caller does its part: what may only be called from its own thread is called often enough.  The first exception
+    reaches it; what has not begun by then never does.
     """
     with one_thread_each() as n_threads, ThreadPoolExecutor(max(1, n_threads - 1)) as pool:
         begun = [None if k % n_threads == 0 else pool.submit(work, item) for k, item in enumerate(items)]
-        own = [work(item) for item, future in zip(items, begun, strict=True) if future is None]
-        return [own.pop(0) if future is None else future.result() for future in begun]
+        try:
+            own = [work(item) for item, future in zip(items, begun, strict=True) if future is None]
+            return [own.pop(0) if future is None else future.result() for future in begun]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -7,6 +7,7 @@ unless the time ran out.  The queue's workers, and the command ``phase``, use th
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -148,7 +149,7 @@ def refine(
     problem = Problem(
         data=measurement(volume),
         settings=settings,
-        deadline=Deadline(settings.budget_s, wait_turn=wait_turn),
+        deadline=Deadline(settings.budget_s, time.process_time, wait_turn=wait_turn),  # being held up costs nothing
         volume=volume,
         start=_in_fourier_order(start),
     )
@@ -163,11 +164,14 @@ def _ranked(problem: Problem, batches: Sequence[Callable[[], Batch]], text: str)
     seen, held = held_out(problem.data, problem.settings.seed)
     recipe = parse_recipe(text)
 
-    def run_one(make: Callable[[], Batch]) -> tuple[Candidates, int, int]:
-        batch = finished(recipe, seen, make(), is_over=problem.deadline.is_over)
+    def run_one(index: int) -> tuple[Candidates, int, int] | None:
+        if index > 0 and problem.deadline.is_over():
+            return None
+        batch = finished(recipe, seen, batches[index](), is_over=problem.deadline.is_over)
         return scored(seen, batch).best(FINALISTS), len(batch), batch.cycle * len(batch)
 
-    done = side_by_side(run_one, batches) if len(batches) > 1 else [run_one(batches[0])]
+    indices = range(len(batches))
+    done = [one for one in (side_by_side(run_one, indices) if len(batches) > 1 else [run_one(0)]) if one is not None]
     pool = reduce(lambda pool, one: one[0].joined(pool).best(FINALISTS), done, None)
     assert pool is not None
     effort = Effort(starts=sum(one[1] for one in done), cycles=sum(one[2] for one in done), recipe=text)

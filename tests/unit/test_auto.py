@@ -1,0 +1,165 @@
+"""The automatic method on small crystals that nothing was tuned on: found, judged, repeatable, and stopped in time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from cdi_stream.fourier import to_fourier_order
+from cdi_stream.phasing.align import align
+from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.measures import nmse
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.quality import judge
+from cdi_stream.phasing.ranking import scalars_of
+from cdi_stream.phasing.starts import start_from
+from tests.bench.crystals import Case, crystal, measured
+
+QUICK = AutoSettings(starts_a_round=4, least_rounds=1, most_rounds=2, pool=6, finalists=2)
+WEAK = Case(seed=2, kind="polyhedron", phase_pi=1, n=32)
+SMALL = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
+
+
+def ordered(array: np.ndarray) -> torch.Tensor:
+    return to_fourier_order(torch.from_numpy(array)).contiguous()
+
+
+def data_of(counts: np.ndarray, valid: np.ndarray | None = None) -> Measurement:
+    """Counts with their origin at N//2, as they are phased."""
+    valid = np.ones(counts.shape, dtype=bool) if valid is None else valid
+    magnitude = ordered(counts.astype(np.float32)).sqrt()
+    return Measurement(magnitude=magnitude, gain=torch.ones_like(magnitude), valid=ordered(valid))
+
+
+@cache
+def case_of(case: Case) -> tuple[Measurement, torch.Tensor]:
+    """What is measured of a case, and its crystal in Fourier order."""
+    truth = crystal(case)
+    return data_of(*measured(case, truth)), ordered(truth)
+
+
+def error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    return float(nmse(truth, align(truth, found).crystal))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        WEAK,
+        Case(seed=2, kind="polyhedron", phase_pi=3, n=32),
+        Case(seed=1, kind="superellipsoid", phase_pi=3, n=32),
+        Case(seed=1, kind="superellipsoid", phase_pi=1, n=32, has_gaps=True),
+    ],
+    ids=["weak", "strong", "round", "gaps"],
+)
+def test_a_crystal_is_found_and_called_good(case):
+    data, truth = case_of(case)
+    found = solve(data, 1, Deadline(60))
+    scalars = scalars_of(found, data)
+    assert error(found.crystal, truth) < 0.1
+    assert judge(scalars).grade == "good"
+    assert not found.crystal[~found.support].any()
+    assert len(found.finalists) == len(found.correlations) + 1 > 1
+    assert scalars["starts"] >= 16
+    assert scalars["cycles"] > 100 * scalars["starts"]
+
+
+def test_the_same_seed_gives_the_same_crystal_and_says_what_it_does():
+    data, truth = case_of(SMALL)
+    told = []
+    one, two = (solve(data, 5, Deadline(60), QUICK, told.append) for _ in range(2))
+    assert torch.equal(one.crystal, two.crystal)
+    assert torch.equal(one.support, two.support)
+    assert (one.free_llk, one.effort) == (two.free_llk, two.effort)
+    assert error(one.crystal, truth) < 0.2
+    assert f"{one.effort.starts} starts on" in told[0]
+    other = solve(data, 6, Deadline(60), QUICK)
+    assert not torch.equal(other.crystal, one.crystal)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (49, 62)])
+def test_a_slice_of_a_crystal_in_two_axes(shape):
+    """The middle plane of the diffraction is that of the crystal's projection."""
+    case = Case(seed=2, kind="polyhedron", phase_pi=1, n=64)
+    projection = crystal(case).sum(0)[tuple(slice(32 - n // 2, 32 - n // 2 + n) for n in shape)]
+    field = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(projection)))
+    intensity = np.abs(field) ** 2
+    data = data_of(np.random.default_rng(1).poisson(intensity * 1e6 / intensity.sum()))
+    found = solve(data, 1, Deadline(60))
+    assert found.crystal.shape == shape
+    assert error(found.crystal, ordered(projection)) < 0.1
+    assert judge(scalars_of(found, data)).grade == "good"
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (8, 30, 26), (9, 11), (60, 12, 13)])
+def test_arrays_of_every_form_come_to_an_end(shape):
+    counts = np.random.default_rng(0).poisson(1e3 * np.exp(-sum((x - n // 2) ** 2 for x, n in zip(
+        np.indices(shape), shape, strict=True)) / 8))  # fmt: skip
+    found = solve(data_of(counts), 1, Deadline(60), QUICK)
+    assert found.crystal.shape == shape
+    assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+
+
+def test_a_deadline_that_is_over_at_once_gives_something_that_is_not_called_good():
+    data, _ = case_of(WEAK)
+    found = solve(data, 1, Deadline(0.0, begin_s=-1e9))
+    scalars = scalars_of(found, data)
+    assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+    assert math.isfinite(scalars["chi2"])
+    assert scalars["cycles"] < 200
+    assert judge(scalars).grade != "good"
+
+
+def test_no_support_is_larger_than_phases_can_be_determined_for():
+    spots = np.where(np.random.default_rng(0).random((16, 16, 16)) < 0.02, 1e5, 1.0)
+    for deadline in (Deadline(60), Deadline(0.0, begin_s=-1e9)):
+        found = solve(data_of(spots), 1, deadline, QUICK)
+        assert found.support.float().mean() <= 0.31
+
+
+@pytest.mark.parametrize("n_turns", [1, 40, 900])
+def test_what_the_turn_raises_ends_it_all(n_turns):
+    data, _ = case_of(SMALL)
+    turns = itertools.count(1)
+
+    def wait():
+        if next(turns) >= n_turns:
+            raise InterruptedError
+
+    threads = torch.get_num_threads()
+    with pytest.raises(InterruptedError):
+        solve(data, 1, Deadline(60, wait_turn=wait))
+    assert next(turns) == n_turns + 1, "it is not asked again"
+    assert torch.get_num_threads() == threads
+
+
+def test_a_crystal_that_is_known_is_a_finalist_and_wins_over_a_search_without_time():
+    data, truth = case_of(SMALL)
+    known = start_from(truth, truth.abs() > 0.3)
+    found = solve(data, 1, Deadline(0.0, begin_s=-1e9), QUICK, known=known)
+    assert error(found.crystal, truth) < 0.1
+    assert len(found.finalists) == QUICK.finalists + 1
+
+
+def test_data_without_noise_are_explained_exactly():
+    case = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24, photons=math.inf)
+    data, truth = case_of(case)
+    found = solve(data, 1, Deadline(60))
+    assert scalars_of(found, data)["chi2"] < 1e-6
+    assert error(found.crystal, truth) < 1e-3
+    assert found.effort.recipe.endswith("then exact")
+
+
+@pytest.mark.parametrize("kind", ["nothing", "flat", "masked"])
+def test_nothing_to_phase_ends_without_nan_and_is_not_called_good(kind):
+    counts = np.zeros((12, 13, 14)) if kind == "nothing" else np.ones((12, 13, 14))
+    data = data_of(counts, None if kind != "masked" else counts == 2)
+    found = solve(data, 1, Deadline(60), QUICK)
+    assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+    assert judge(scalars_of(found, data)).grade == "failed"

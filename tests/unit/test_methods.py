@@ -1,0 +1,237 @@
+"""Kinds of refinement on one small problem: from nothing and from a crystal, in their time, and as the worker calls them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from cdi_stream.affine import AffineMap
+from cdi_stream.config import DEFAULT_NETWORK
+from cdi_stream.errors import ConfigError
+from cdi_stream.fourier import from_fourier_order
+from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict
+from cdi_stream.phase import measurement_of
+from cdi_stream.phasing.align import align
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch
+from cdi_stream.phasing.measures import nmse
+from cdi_stream.phasing.ranking import scalars_of
+from cdi_stream.phasing.starts import start_from
+from cdi_stream.refine.jobs import JobSpec
+from cdi_stream.refine.methods import METHODS, MethodSettings, Problem, refine
+from tests.bench.crystals import Case, crystal, measured
+from tests.unit.test_auto import data_of, ordered
+
+CASE = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
+STEP_M = 5e-9
+SETTINGS = MethodSettings(
+    recipe="SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.7]+150*HIO+50*ER",
+    network_file=DEFAULT_NETWORK,
+    network_steps=1,
+    network_recipe="SW[every=10,after=0,threshold=0.3,relative=rms,sigma=0.7]+SUPPORT[border]+40*ER",
+    starts=4,
+    budget_s=60.0,
+)
+NETWORKS = ("network", "hybrid")
+
+
+@cache
+def volume() -> tuple[PreparedVolume, torch.Tensor]:
+    """A simulated measurement with cubic voxels, and its crystal in Fourier order."""
+    truth = crystal(CASE)
+    counts, valid = measured(CASE, truth)
+    affine = AffineMap(
+        shape=counts.shape,
+        q0=np.array([0.0, 0.0, 2e10]),
+        bq=np.fliplr(np.eye(3)) * 2 * math.pi / (CASE.n * STEP_M),
+        sample_to_lab=np.eye(3),
+        coordinates="detector",
+    )
+    found = PreparedVolume(
+        counts=counts.astype(np.uint32),
+        valid_pixels=valid,
+        expected_scale=np.ones(counts.shape, dtype=np.float32),
+        affine=affine,
+        crystal_extent_m=(8 * STEP_M,) * 3,
+        oversampling=(3.0, 3.0, 3.0),
+    )
+    return found, ordered(truth)
+
+
+def rough() -> Batch:
+    """The crystal with noise on it: what a live reconstruction may be."""
+    truth = volume()[1]
+    noise = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0))
+    return start_from(truth + 0.3 * noise, truth.abs() > 0.1)
+
+
+def problem(start: Batch | None = None, budget_s: float = 60.0, **changes: object) -> Problem:
+    found, _ = volume()
+    return Problem(
+        data=data_of(found.counts, found.valid_pixels),
+        settings=SETTINGS.model_copy(update=changes),
+        deadline=Deadline(budget_s),
+        volume=found,
+        start=start,
+    )
+
+
+def error(found: torch.Tensor) -> float:
+    truth = volume()[1]
+    return float(nmse(truth, align(truth, found).crystal))
+
+
+def test_the_problem_is_what_the_command_would_make_of_it():
+    found, _ = volume()
+
+    class Working:
+        counts = torch.from_numpy(found.counts.astype(np.float32))
+        expected_scale = torch.ones(found.counts.shape)
+        valid_pixels = torch.from_numpy(found.valid_pixels)
+
+    data = measurement_of(Working)
+    torch.testing.assert_close(data.magnitude, problem().data.magnitude)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("has_start", [False, True])
+def test_every_method_finds_the_crystal(method, has_start):
+    budget_s = 4.0 if method == "object" else 60.0
+    found = METHODS[method](problem(rough() if has_start else None, budget_s))
+    scalars = scalars_of(found, problem().data)
+    if method not in NETWORKS:
+        assert error(found.crystal) < 0.1
+        assert scalars["chi2"] < 2 * scalars["chi2_floor"]
+    assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+    assert not found.crystal[~found.support].any()
+    assert scalars["r_p"] > 0.7
+    assert math.isfinite(scalars["free_llk"])
+    assert found.effort.starts >= (4 if method == "recipe" and not has_start else 1)
+    assert found.effort.cycles > 10
+    assert found.effort.recipe
+
+
+@pytest.mark.parametrize("method", set(METHODS) - {"object"})
+def test_the_same_seed_gives_the_same_crystal(method):
+    changes = {"starts": 2, "seed": 3, "recipe": "20*HIO+20*ER"}
+    start = rough() if method == "auto" else None
+    if method == "auto":
+        pytest.skip("see test_auto")
+    one, two = (METHODS[method](problem(start, **changes)) for _ in range(2))
+    assert torch.equal(one.crystal, two.crystal)
+    assert one.free_llk == two.free_llk
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_that_is_spent_still_gives_a_crystal(method):
+    for start in (None, rough()):
+        asked = itertools.count()
+        spent = replace(problem(start, starts=20), deadline=Deadline(0.0, begin_s=-1e9, wait_turn=lambda: next(asked)))
+        found = METHODS[method](spent)
+        assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+        assert next(asked) < 60
+
+
+def test_starts_that_there_is_no_time_for_are_left_out():
+    many = problem(starts=3000)
+    found = METHODS["recipe"](replace(many, deadline=Deadline(0.0, begin_s=-1e9)))
+    assert found.effort.starts < 1000
+
+
+def test_more_starts_are_compared():
+    found = METHODS["recipe"](problem(starts=13))
+    assert found.effort.starts == 13
+    assert len(found.finalists) == 10
+    assert found.effort.cycles == 13 * 200 + 10
+
+
+def test_a_bad_recipe_is_quoted():
+    with pytest.raises(ConfigError, match="'9\\*XX'"):
+        METHODS["recipe"](problem(recipe="1*ER+9*XX"))
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_a_network_needs_three_axes(method):
+    with pytest.raises(ConfigError, match="use auto, recipe or object"):
+        METHODS[method](replace(problem(), volume=None))
+
+
+def live() -> PhasedVolume:
+    """What the live path hands on."""
+    found, _ = volume()
+    start = rough()
+    return PhasedVolume(
+        volume=found,
+        crystal=Crystal(
+            density=from_fourier_order(start.crystal[0]).numpy(),
+            support=from_fourier_order(start.support[0]).numpy(),
+            affine=found.affine,
+            scalars={},
+            verdict=Verdict(grade="doubtful"),
+        ),
+        doubts=("2 frames are missing",),
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_refines_what_the_live_path_found(method):
+    turns = itertools.count()
+    settings = SETTINGS.model_copy(update={"budget_s": 3.0, "recipe": "40*ER"})
+    found, schedule = refine(method, live(), settings, lambda: next(turns))
+    assert found.density.shape == (CASE.n,) * 3
+    assert found.affine is live().volume.affine
+    assert found.verdict.grade != "good", "frames are missing"
+    assert "2 frames are missing" in found.verdict.reasons
+    assert schedule
+    assert next(turns) > 20
+    if method not in NETWORKS:
+        assert error(ordered(np.array(found.density))) < 0.1
+    if method == "recipe":
+        assert schedule == "40*ER"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_that_is_stopped_stops(method):
+    turns = itertools.count()
+
+    def stop():
+        if next(turns) == 2:
+            raise InterruptedError
+
+    threads = torch.get_num_threads()
+    with pytest.raises(InterruptedError):
+        refine(method, live(), SETTINGS.model_copy(update={"network_steps": 5}), stop)
+    assert next(turns) == 3
+    assert torch.get_num_threads() == threads
+
+
+def test_time_of_others_costs_a_worker_nothing():
+    """The budget is processor time: a turn that is long in coming leaves the refinement as it is."""
+    import time
+
+    settings = SETTINGS.model_copy(update={"budget_s": 5.0, "recipe": "20*ER"})
+    turns = itertools.count()
+
+    def wait():
+        if next(turns) == 3:
+            time.sleep(0.5)
+
+    begin_s = time.process_time()
+    waited, _ = refine("recipe", live(), settings, wait)
+    at_once, _ = refine("recipe", live(), settings)
+    assert time.process_time() - begin_s < 5
+    np.testing.assert_array_equal(waited.density, at_once.density)
+
+
+def test_a_job_carries_the_budget():
+    text = SETTINGS.model_dump_json()
+    assert MethodSettings.model_validate_json(text) == SETTINGS
+    assert JobSpec.model_fields["settings"].annotation is MethodSettings or "MethodSettings" in str(
+        JobSpec.model_fields["settings"].annotation
+    )
