@@ -102,7 +102,7 @@ def _block_s(step: Callable[[], object]) -> float:
 
 
 def against_cohere(n: int, rounds: int, cycles: int = 600) -> Line:
-    """The same recipe on the same counts, in turn: milliseconds a cycle of both, and the median of the ratios."""
+    """The same recipe on the same counts, in turn: milliseconds a cycle, and the median of the ratios."""
     if not (python := os.environ.get(PYTHON)):
         raise SkippedError(f"{PYTHON} names no Python with cohere_core and torch")
     common = bench_common()
@@ -112,8 +112,8 @@ def against_cohere(n: int, rounds: int, cycles: int = 600) -> Line:
     return {
         "n": n,
         "recipe": recipe,
-        "ours_ms": median(ours for ours, _ in pairs),
-        "theirs_ms": median(theirs for _, theirs in pairs),
+        "ours_ms": [ours for ours, _ in pairs],
+        "theirs_ms": [theirs for _, theirs in pairs],
         "ratio": median(ours / theirs for ours, theirs in pairs),
     }
 
@@ -144,6 +144,6 @@ def table(lines: list[Line]) -> Table:
             goal = "<= 1.5" if "SW" in name else "<= 1.2"
             result.add_row(f"{name}, over two transforms", f"{line['n']}^3", f"{ratio:.2f}", goal)
         if "ratio" in line:
-            both = f"{line['ratio']:.2f} ({line['ours_ms']:.1f} / {line['theirs_ms']:.1f} ms)"
+            both = f"{line['ratio']:.2f} (best {min(line['ours_ms']):.1f} / {min(line['theirs_ms']):.1f} ms)"
             result.add_row("the 600-cycle recipe, over cohere_core's torch", f"{line['n']}^3", both, "<= 0.5")
     return result
