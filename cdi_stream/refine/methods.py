@@ -85,7 +85,7 @@ def by_object(problem: Problem) -> Solution:
         found = solve(problem.data, problem.settings.seed, problem.deadline.part(0.6))
         start = Batch(crystal=found.crystal[None], support=found.support[None])
     batch = start
-    for batch in refine_object(seen, start, Accelerated(steps=100_000)):
+    for batch in refine_object(seen, start, Accelerated(steps=GRADIENT_STEPS)):
         if problem.deadline.is_over(0.95):
             break
     effort = Effort(starts=1, cycles=batch.cycle, recipe="gradients on the object")
@@ -178,6 +178,8 @@ def _ranked(problem: Problem, batches: Sequence[Callable[[], Batch]], text: str)
     return conclude(problem.data, held, ranked(pool, problem.data, held), effort, problem.deadline)
 
 
+GRADIENT_STEPS = 1000
+"""Steps on the object: in a support that stays the misfit stands still after a few hundred."""
 FINALISTS = 10
 """Starts that are held against the voxels they never saw."""
 _MAX_VOXELS = 4_000_000

@@ -1,9 +1,10 @@
-"""Kinds of refinement on one small problem: from nothing and from a crystal, in their time, and as the worker calls them."""
+"""Kinds of refinement on one small problem: from nothing, from a crystal, in their time, as the worker calls them."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import time
 from dataclasses import replace
 from functools import cache
 
@@ -23,7 +24,6 @@ from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.ranking import scalars_of
 from cdi_stream.phasing.starts import start_from
-from cdi_stream.refine.jobs import JobSpec
 from cdi_stream.refine.methods import METHODS, MethodSettings, Problem, refine
 from tests.bench.crystals import Case, crystal, measured
 from tests.unit.test_auto import data_of, ordered
@@ -71,12 +71,12 @@ def rough() -> Batch:
     return start_from(truth + 0.3 * noise, truth.abs() > 0.1)
 
 
-def problem(start: Batch | None = None, budget_s: float = 60.0, **changes: object) -> Problem:
+def problem(start: Batch | None = None, **changes: object) -> Problem:
     found, _ = volume()
     return Problem(
         data=data_of(found.counts, found.valid_pixels),
         settings=SETTINGS.model_copy(update=changes),
-        deadline=Deadline(budget_s),
+        deadline=Deadline(60.0),
         volume=found,
         start=start,
     )
@@ -102,8 +102,7 @@ def test_the_problem_is_what_the_command_would_make_of_it():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("has_start", [False, True])
 def test_every_method_finds_the_crystal(method, has_start):
-    budget_s = 4.0 if method == "object" else 60.0
-    found = METHODS[method](problem(rough() if has_start else None, budget_s))
+    found = METHODS[method](problem(rough() if has_start else None))
     scalars = scalars_of(found, problem().data)
     if method not in NETWORKS:
         assert error(found.crystal) < 0.1
@@ -117,25 +116,22 @@ def test_every_method_finds_the_crystal(method, has_start):
     assert found.effort.recipe
 
 
-@pytest.mark.parametrize("method", set(METHODS) - {"object"})
+@pytest.mark.parametrize("method", ["recipe", "object", "network", "hybrid"])
 def test_the_same_seed_gives_the_same_crystal(method):
-    changes = {"starts": 2, "seed": 3, "recipe": "20*HIO+20*ER"}
-    start = rough() if method == "auto" else None
-    if method == "auto":
-        pytest.skip("see test_auto")
-    one, two = (METHODS[method](problem(start, **changes)) for _ in range(2))
+    start = rough() if method == "object" else None
+    one, two = (METHODS[method](problem(start, starts=2, seed=3, recipe="20*HIO+20*ER")) for _ in range(2))
     assert torch.equal(one.crystal, two.crystal)
-    assert one.free_llk == two.free_llk
+    assert (one.free_llk, one.effort) == (two.free_llk, two.effort)
 
 
+@pytest.mark.parametrize("has_start", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_budget_that_is_spent_still_gives_a_crystal(method):
-    for start in (None, rough()):
-        asked = itertools.count()
-        spent = replace(problem(start, starts=20), deadline=Deadline(0.0, begin_s=-1e9, wait_turn=lambda: next(asked)))
-        found = METHODS[method](spent)
-        assert torch.isfinite(torch.view_as_real(found.crystal)).all()
-        assert next(asked) < 60
+def test_a_budget_that_is_spent_still_gives_a_crystal(method, has_start):
+    asked = itertools.count()
+    deadline = Deadline(0.0, begin_s=-1e9, wait_turn=lambda: next(asked))
+    found = METHODS[method](replace(problem(rough() if has_start else None, starts=20), deadline=deadline))
+    assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+    assert next(asked) < 60
 
 
 def test_starts_that_there_is_no_time_for_are_left_out():
@@ -189,7 +185,7 @@ def test_a_worker_refines_what_the_live_path_found(method):
     assert found.verdict.grade != "good", "frames are missing"
     assert "2 frames are missing" in found.verdict.reasons
     assert schedule
-    assert next(turns) > 20
+    assert next(turns) > 1
     if method not in NETWORKS:
         assert error(ordered(np.array(found.density))) < 0.1
     if method == "recipe":
@@ -213,8 +209,6 @@ def test_a_worker_that_is_stopped_stops(method):
 
 def test_time_of_others_costs_a_worker_nothing():
     """The budget is processor time: a turn that is long in coming leaves the refinement as it is."""
-    import time
-
     settings = SETTINGS.model_copy(update={"budget_s": 5.0, "recipe": "20*ER"})
     turns = itertools.count()
 
@@ -229,9 +223,5 @@ def test_time_of_others_costs_a_worker_nothing():
     np.testing.assert_array_equal(waited.density, at_once.density)
 
 
-def test_a_job_carries_the_budget():
-    text = SETTINGS.model_dump_json()
-    assert MethodSettings.model_validate_json(text) == SETTINGS
-    assert JobSpec.model_fields["settings"].annotation is MethodSettings or "MethodSettings" in str(
-        JobSpec.model_fields["settings"].annotation
-    )
+def test_a_job_carries_the_settings():
+    assert MethodSettings.model_validate_json(SETTINGS.model_dump_json()) == SETTINGS

@@ -59,6 +59,11 @@ class Curve:
         """Add a point, now."""
         self.points.append((self.passed_s, loss, chi2, r_p))
 
+    @property
+    def best(self) -> tuple[float, float, float, float]:
+        """The point of least chi2."""
+        return min(self.points, key=lambda point: point[2])
+
     def thinned(self) -> Line:
         """Some of the points, evenly over the logarithm of their number, and the best chi2 until each."""
         places = np.unique(np.geomspace(1, len(self.points), N_POINTS).astype(int)) - 1
@@ -79,9 +84,14 @@ def followed(name: str, noise: str, seconds: float) -> Line:
     volume = volume_of(torch.from_numpy(crystal("faceted", 1, seed=101)), NOISES[noise], seed=1)
     curve = Curve()
     best, steps = WAYS[name](volume, curve, seconds)
-    distance = nmse(volume, [best])[0]
-    return {"way": name, "noise": noise, "steps": steps, "seconds_in_all": curve.passed_s, "nmse": distance} | {
-        "curve": curve.thinned()
+    return {
+        "way": name,
+        "noise": noise,
+        "steps": steps,
+        "seconds_in_all": curve.passed_s,
+        "best": dict(zip(COLUMNS, curve.best, strict=True)),
+        "nmse": nmse(volume, [best])[0],
+        "curve": curve.thinned(),
     }
 
 
@@ -161,7 +171,7 @@ def table(lines: list[Line]) -> Table:
         curve = line["curve"]
         at = (_until(s, curve["seconds"], curve["best_chi2"]) for s in after)
         ms = 1e3 * line["seconds_in_all"] / line["steps"]
-        ends = (f"{curve['r_p'][-1]:.4f}", f"{line['nmse']:.4f}", str(line["steps"]), f"{ms:.1f}")
+        ends = (f"{line['best']['r_p']:.4f}", f"{line['nmse']:.4f}", str(line["steps"]), f"{ms:.1f}")
         result.add_row(line["way"], line["noise"], *at, *ends)
     return result
 

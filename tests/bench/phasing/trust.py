@@ -78,8 +78,9 @@ def table(lines: list[Line]) -> Table:
     groups |= {"gaps": [line for line in lines if line["has_gaps"]]}
     groups |= {"fewer than 1e6 photons": [line for line in lines if line["photons"] < 1e6]}
     for name, some in groups.items():
-        longest_s = max((line["seconds"] for line in some), default=0.0)
-        result.add_row(name, str(len(some)), *map(str, _counted(some)), f"{longest_s:.1f}")
+        if some:
+            longest_s = max(line["seconds"] for line in some)
+            result.add_row(name, str(len(some)), *map(str, _counted(some)), f"{longest_s:.1f}")
     return result
 
 

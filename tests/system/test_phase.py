@@ -1,0 +1,301 @@
+"""The command that phases a file, as a user runs it: formats, the last line, the object, exit codes, time."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from cdi_stream import cli
+from cdi_stream.cli import phasing
+from tests.bench.crystals import Case, crystal, measured
+from tests.system.test_cli import last_line, run
+
+CASE = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
+QUICK = "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.7]+80*HIO+20*ER"
+CONTRACT_KEYS = {
+    "chi2", "r_p", "free_llk", "verdict", "reasons", "seconds", "ms_per_cycle", "cycles", "method", "recipe", "starts",
+    "seed", "device",
+}  # fmt: skip
+
+
+def counts(case: Case = CASE) -> np.ndarray:
+    return measured(case, crystal(case))[0]
+
+
+def cut(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Voxels about the origin."""
+    return array[tuple(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(array.shape, shape, strict=True))]
+
+
+def saved(path: Path, array: Any) -> Path:
+    np.save(path, array)
+    return path
+
+
+def phase(*arguments: object, code: int = 0) -> dict[str, Any]:
+    """Run the command in a process of its own; return its last line."""
+    done = run("phase", *map(str, arguments), "--json", timeout_s=100)
+    assert done.returncode == code, done.stderr
+    return last_line(done)
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run the command in this process, which saves its start: exit code, last line, message."""
+
+    def command(*arguments: object) -> tuple[int, dict[str, Any], str]:
+        monkeypatch.setattr(phasing, "BEGIN_S", time.monotonic())
+        monkeypatch.setattr("sys.argv", ["cdi-stream", "phase", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return (
+            int(end.value.code or 0),
+            json.loads(out.strip().splitlines()[-1] if out else "{}"),
+            " ".join(err.split()),
+        )
+
+    return command
+
+
+def check_object(out: Path, shown: dict[str, Any], data: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """The file holds what the last line says, by a transform of our own."""
+    with np.load(out, allow_pickle=False) as file:
+        found, support, sign = file["object"], file["support"], int(file["fourier_sign"])
+    assert (found.dtype, found.shape) == (np.complex64, data.shape)
+    assert (support.dtype, support.shape) == (bool, data.shape)
+    assert sign == 1
+    valid = np.ones(data.shape, dtype=bool) if valid is None else valid
+    model = np.abs(np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(found.astype(complex)))))[valid]
+    magnitude = np.sqrt(data.astype(float))[valid]
+    scale = (model @ magnitude) / (model @ model)
+    residual = ((scale * model - magnitude) ** 2).sum() / (magnitude**2).sum()
+    assert shown["chi2"] == pytest.approx(residual, rel=1e-4)
+    assert shown["r_p"] == pytest.approx(np.corrcoef(model, magnitude)[0, 1], rel=1e-4)
+    return found
+
+
+def test_a_good_crystal_by_default(tmp_path):
+    data, out = counts(), tmp_path / "new" / "out.npz"
+    shown = phase(saved(tmp_path / "a.npy", data), "--out", out)
+    assert shown.keys() >= CONTRACT_KEYS
+    assert (shown["verdict"], shown["reasons"]) == ("good", [])
+    assert (shown["method"], shown["seed"], shown["device"]) == ("auto", 1, "cpu")
+    assert shown["starts"] >= 16
+    assert shown["ms_per_cycle"] * shown["cycles"] < 1e3 * shown["seconds"] < 60e3
+    assert math.isfinite(shown["free_llk"])
+    check_object(out, shown, data)
+
+
+def test_a_roll_is_a_phase_ramp_and_nothing_else(tmp_path):
+    """Odd lengths, so that the array is padded inside."""
+    data, steps = cut(counts(), (24, 23, 21)), (5, -9, 8)
+    mask = np.ones(data.shape, dtype=np.uint8)
+    mask[:, 16] = 0
+    found, shown = [], []
+    for name, shift in (("a", (0, 0, 0)), ("b", steps)):
+        file, out = tmp_path / f"{name}.npz", tmp_path / f"{name}.out.npz"
+        rolled, kept = (np.roll(array, shift, (0, 1, 2)) for array in (data, mask))
+        np.savez(file, data=rolled, mask=kept)
+        shown.append(phase(file, "--out", out, "--method", "recipe", "--recipe", QUICK, "--starts", 2))
+        found.append(check_object(out, shown[-1], rolled, kept == 1))
+    grid = np.stack(np.indices(data.shape), -1) - np.array(data.shape) // 2
+    ramp = np.exp(-2j * np.pi * (grid / np.array(data.shape)) @ np.array(steps))
+    largest = np.abs(found[0]).max()
+    np.testing.assert_allclose(np.abs(found[1]), np.abs(found[0]), atol=1e-3 * largest)
+    np.testing.assert_allclose(found[1], found[0] * ramp, atol=1e-3 * largest)
+    assert shown[0]["verdict"] == shown[1]["verdict"]
+    assert shown[0]["starts"] == 2
+    assert shown[0]["cycles"] == 2 * 100 + 10
+
+
+def test_two_axes_and_the_same_bytes_for_the_same_seed(tmp_path):
+    data, objects = cut(counts().sum(0), (23, 24)), []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        out = tmp_path / f"{name}.npz"
+        shown = phase(saved(tmp_path / "a.npy", data), "--out", out, "--seed", seed, "--budget", 60)
+        objects.append(check_object(out, shown, data).tobytes())
+    assert objects[0] == objects[1] != objects[2]
+
+
+def test_cxi_with_its_mask(tmp_path):
+    data, out = counts().astype(np.uint32), tmp_path / "out.npz"
+    bad = np.zeros(data.shape[1:], dtype=np.uint32)
+    bad[3] = 512
+    with h5py.File(tmp_path / "a.cxi", "w") as file:
+        detector = file.create_group("entry_1/instrument_1/detector_1")
+        detector["data"], detector["mask"] = data, bad
+        file["entry_1/data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
+    shown = phase(tmp_path / "a.cxi", "--out", out, "--method", "object")
+    check_object(out, shown, data, np.broadcast_to(bad == 0, data.shape))
+    assert shown["method"] == "object"
+
+
+@pytest.mark.parametrize("method", ["network", "hybrid"])
+def test_a_network(tmp_path, method):
+    data, out = counts(), tmp_path / "out.npz"
+    done = run(
+        "phase", str(saved(tmp_path / "a.npy", data)), "--method", method, "--budget", "6", "--out", str(out), "--json"
+    )
+    shown = last_line(done)
+    assert done.returncode == (3 if shown["verdict"] == "failed" else 0)
+    check_object(out, shown, data)
+    assert shown["r_p"] > 0.7
+
+
+def test_units_change_nothing(tmp_path, here):
+    """Intensities over their maximum are as good as counts."""
+    data = counts()
+    shown = [here(saved(tmp_path / "a.npy", array))[1] for array in (data, data / data.max())]
+    for one in shown:
+        assert one["verdict"] == "good"
+    assert shown[0]["chi2"] == pytest.approx(shown[1]["chi2"], rel=0.05)
+    assert "units of their own" in shown[1]["reasons"][0]
+
+
+SHAPE = (24, 24, 24)
+RNG = np.random.default_rng(7)
+LIT = np.zeros(SHAPE)
+LIT[12, 12, 12] = 1e4
+REFUSED = {
+    "zeros": (np.zeros(SHAPE), "check shutter"),
+    "nan": (np.full(SHAPE, np.nan), "all of them masked"),
+    "negative": (-counts() - 1, "below zero"),
+    "one voxel": (LIT, "one lit voxel"),
+    "constant": (np.full(SHAPE, 7), "7 everywhere"),
+    "one axis": (np.ones(24), "2 or 3 axes"),
+    "four axes": (np.ones((1, *SHAPE)), "2 or 3 axes"),
+    "complex": (crystal(CASE), "give intensities, not amplitudes"),
+    "text": (np.full((8, 8), "a"), "real numbers"),
+    "too short": (np.ones((7, 24, 24)), "at least 8 voxels"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_phased_is_refused_with_a_remedy(tmp_path, here, name):
+    array, words = REFUSED[name]
+    code, shown, message = here(saved(tmp_path / "a.npy", array), "--out", tmp_path / "out.npz")
+    assert code == 2, shown
+    assert words in message
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_files_and_masks_that_cannot_be_read_are_refused(tmp_path, here):
+    good, text = saved(tmp_path / "good.npy", counts()), tmp_path / "text.npy"
+    text.write_text("hello")
+    (tmp_path / "half.npy").write_bytes(good.read_bytes()[:9000])
+    np.savez(tmp_path / "masked.npz", data=counts(), mask=np.zeros(SHAPE))
+    mask = saved(tmp_path / "mask.npy", np.ones((23, 24, 24)))
+    for arguments, words in (
+        ([tmp_path / "absent.npy"], "does not exist"),
+        ([text], "save the array as npy"),
+        ([tmp_path / "half.npy"], "cut short"),
+        ([tmp_path / "masked.npz"], "all of them masked"),
+        ([good, "--mask", text], "is it the right file?"),
+        ([good, "--mask", mask], "got (23, 24, 24)"),
+        ([good, "--mask", saved(tmp_path / "grey.npy", RNG.random(SHAPE))], "got other values"),
+    ):
+        code, _, message = here(*arguments)
+        assert code == 2
+        assert words in message
+
+
+def test_bad_usage_ends_at_once(tmp_path, here):
+    good, flat = saved(tmp_path / "good.npy", counts()), saved(tmp_path / "flat.npy", counts()[12])
+    for arguments, words in (
+        ([good, "--recipe", "50*ER+9*XX"], "'9*XX'"),
+        ([good, "--method", "recipe", "--recipe", "50*ER+9*HIO[beta=a]"], "'9*HIO[beta=a]'"),
+        ([flat, "--method", "network"], "use auto, recipe or object"),
+        ([flat, "--method", "hybrid"], "use auto, recipe or object"),
+        ([good, "--method", "hybrid", "--network", good], "expected TorchScript"),
+        ([good, "--method", "best"], "'best'"),
+        ([good, "--budget", "0"], "--budget"),
+        ([good, "--budget", "inf"], "--budget"),
+        ([good, "--budget", "nan"], "--budget"),
+        ([good, "--seed", 10**15], "--seed"),
+        ([good, "--starts", 0], "--starts"),
+        ([good, "--out", good / "out.npz", "--method", "recipe", "--recipe", "1*ER"], "choose another place"),
+    ):
+        code, _, message = here(*arguments)
+        assert code == 2
+        assert words in message
+
+
+def noise(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What has no crystal in it."""
+    rng = np.random.default_rng(5)
+    middle = tuple(n // 2 for n in shape)
+    grid = sum((x - m) ** 2 for x, m in zip(np.indices(shape), middle, strict=True))
+    found = {
+        "flat": lambda: rng.poisson(5.0, shape),
+        "bright voxel": lambda: np.where(grid == 0, 1e5, rng.poisson(5.0, shape)),
+        "white": lambda: rng.random(shape),
+        "white with a bright voxel": lambda: np.where(grid == 0, 1e4, rng.random(shape)),
+        "speckle": lambda: rng.poisson(rng.exponential(1e3, shape)),
+        "speckle in a peak": lambda: rng.poisson(1e4 * np.exp(-grid / 18) * rng.exponential(1.0, shape)),
+        "too large a crystal": lambda: rng.poisson(np.abs(np.fft.fftn(rng.normal(size=shape))) ** 2 / 50),
+    }
+    return found[name]()
+
+
+NOISE = [
+    "flat", "bright voxel", "white", "white with a bright voxel", "speckle", "speckle in a peak", "too large a crystal",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(16, 18, 17), (40, 40)])
+@pytest.mark.parametrize("name", NOISE)
+def test_noise_is_never_called_good(tmp_path, here, name, shape):
+    code, shown, _ = here(saved(tmp_path / "a.npy", noise(name, shape)), "--budget", 3)
+    assert shown["verdict"] in ("doubtful", "failed")
+    assert code == (3 if shown["verdict"] == "failed" else 0)
+    assert shown["reasons"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("--method", "recipe", "--starts", "20"), ()])
+@pytest.mark.parametrize("shape", [(32, 33, 30), (64, 62)])
+@pytest.mark.parametrize("name", NOISE)
+def test_noise_is_never_called_good_however_long(tmp_path, here, name, shape, arguments):
+    _, shown, _ = here(saved(tmp_path / "a.npy", noise(name, shape)), "--budget", 20, *arguments)
+    assert shown["verdict"] in ("doubtful", "failed")
+
+
+@pytest.mark.parametrize("change", ["clipped", "amplitudes", "tiny", "odd"])
+def test_what_is_not_quite_right_is_told(tmp_path, here, change):
+    data = counts()
+    array, words = {
+        "clipped": (np.minimum(50 * data, 65535).astype(np.uint16), "the peak is saturated"),
+        "amplitudes": (np.sqrt(data), "no whole numbers"),
+        "tiny": (cut(data, (8, 8, 8)), ""),
+        "odd": (cut(counts(Case(seed=2, kind="polyhedron", phase_pi=1, n=40)), (33, 40, 37)), ""),
+    }[change]
+    code, shown, _ = here(saved(tmp_path / "a.npy", array), "--budget", 5)
+    assert code in (0, 3)
+    assert words in " ".join(shown["reasons"])
+    if change in ("clipped", "amplitudes"):
+        assert shown["verdict"] != "good"
+
+
+METHODS = [("auto",), ("recipe", "--starts", 100), ("object",), ("network",), ("hybrid",)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS, ids=[method[0] for method in METHODS])
+def test_the_budget_binds_every_method(tmp_path, method):
+    file = saved(tmp_path / "a.npy", counts(Case(seed=3, kind="polyhedron", phase_pi=3, n=64)))
+    begin_s = time.monotonic()
+    done = run(
+        "phase", str(file), "--budget", "5", "--out", str(tmp_path / "o.npz"), "--json", "--method", *map(str, method)
+    )
+    wall_s, shown = time.monotonic() - begin_s, last_line(done)
+    assert shown["seconds"] < 5 * 1.5
+    assert wall_s < 5 * 1.5 + 2
+    assert (tmp_path / "o.npz").exists()
