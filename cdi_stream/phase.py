@@ -67,7 +67,8 @@ def phase_file(request: Request) -> dict[str, Any]:
     phased_s = request.deadline.passed_s - began_s
     crystal, support = from_fourier_order(solution.crystal), from_fourier_order(solution.support)
     on_file = window.undo(crystal)
-    scalars = scalars_of(solution, data) | _misfit_of_file(on_file, found)
+    bq = None if volume.affine is None else volume.affine.bq
+    scalars = scalars_of(solution, data, bq) | _misfit_of_file(on_file, found)
     verdict = judge(scalars, found.doubts)
     if request.out is not None:
         lab = None if volume.affine is None else lab_object(crystal, support, volume.affine)

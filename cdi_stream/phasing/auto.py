@@ -30,7 +30,7 @@ from cdi_stream.phasing.ranking import Candidates, Effort, Solution, conclude, h
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts
 from cdi_stream.phasing.support import Limits, ShrinkWrap, threshold_support, updated
-from cdi_stream.phasing.workers import side_by_side
+from cdi_stream.phasing.workers import callers, one_thread_each, side_by_side
 
 AGREE = 0.93
 """Crystals agree if they correlate by this: each is within NMSE 0.07 or so of the truth, then."""
@@ -159,7 +159,7 @@ def explore(
     level: Level, seed: int, settings: AutoSettings, deadline: Deadline, search: Search
 ) -> Iterator[Candidates]:
     """Rounds of random starts on one level; yields the pool after as many as run side by side."""
-    pool, n_threads = None, torch.get_num_threads()
+    pool, n_threads = None, callers()
 
     def tried(index: int) -> tuple[Candidates, Batch]:
         return explored(level, seed, index, settings.starts_a_round, deadline)
@@ -205,7 +205,7 @@ def climbed(level: Level, below: Candidates, text: str, deadline: Deadline, sear
     """Carry candidates to a finer level and refine them there, some side by side."""
     crystal = resampled(below.crystal, tuple(level.data.magnitude.shape))
     whole = Batch(crystal=crystal, support=_support_of(crystal, level))
-    n_parts = min(torch.get_num_threads(), len(whole))
+    n_parts = min(callers(), len(whole))
     parts = [whole.chosen(range(part, len(whole), n_parts)) for part in range(n_parts)]
     pool, recipe = None, parse_recipe(text)
     for found, batch in side_by_side(lambda part: refined(level, part, recipe, deadline), parts):
@@ -236,7 +236,19 @@ def solve(
 
     It begins from nothing; ``known`` crystals on the finest grid are finalists too.
     """
-    settings, search = settings or AutoSettings(), Search()
+    with one_thread_each():  # transforms that are split among threads wait for one another on a busy machine
+        return _solved(data, seed, deadline, settings or AutoSettings(), report, known)
+
+
+def _solved(
+    data: Measurement,
+    seed: int,
+    deadline: Deadline,
+    settings: AutoSettings,
+    report: Callable[[str], None],
+    known: Batch | None,
+) -> Solution:
+    search = Search()
     shapes = levels(data)
     coarse = level_of(coarsened(data, shapes[0]))
     pool = None

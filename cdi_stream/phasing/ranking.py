@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import chi2, held_out_islands
+from cdi_stream.phasing.modes import modes
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 from cdi_stream.phasing.quality import free_llk, misfit, unevenness
 from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.workers import side_by_side
 
 CLOSING = "SUPPORT[fixed]+10*ER"
@@ -132,9 +135,14 @@ def conclude(data: Measurement, held: Tensor, pool: Candidates, effort: Effort, 
     )
 
 
-def scalars_of(found: Solution, data: Measurement) -> dict[str, float]:
-    """Numbers by which a solution is judged; ``agreement`` is NaN with a single start."""
-    correlations = found.correlations
+def scalars_of(found: Solution, data: Measurement, bq: ArrayLike | None = None) -> dict[str, float]:
+    """Numbers by which a solution is judged; those that compare starts are NaN with a single one.
+
+    ``agreement`` is the mean correlation of the other starts' crystals with the winner, ``first_mode`` the share of
+    their first common mode.  The resolution is where the PRTF of them all falls to 1/e: ``resolution_m`` with ``bq``
+    [1/m], else ``resolution_vox``.
+    """
+    correlations, several = found.correlations, len(found.finalists) > 1
     return {
         **misfit(found.crystal, data),
         "unevenness": unevenness(found.crystal, found.support),
@@ -142,6 +150,14 @@ def scalars_of(found: Solution, data: Measurement) -> dict[str, float]:
         "free_llk": found.free_llk,
         "free_llk_floor": found.free_llk_floor,
         "agreement": sum(correlations) / len(correlations) if correlations else math.nan,
+        "first_mode": float(modes(found.finalists).shares[0]) if several else math.nan,
+        "resolution_vox" if bq is None else "resolution_m": _resolution(found, data, bq) if several else math.nan,
         "starts": found.effort.starts,
         "cycles": found.effort.cycles,
     }
+
+
+def _resolution(found: Solution, data: Measurement, bq: ArrayLike | None) -> float:
+    fields = reciprocal(found.finalists, data.n_axes) * data.gain
+    over = shells(tuple(data.magnitude.shape), bq, device=str(data.magnitude.device))
+    return resolution(prtf(fields, data.magnitude, over, data.valid))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -17,15 +18,25 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+_CALLERS: ContextVar[int | None] = ContextVar("callers", default=None)
+
+
+def callers() -> int:
+    """How many may work side by side: torch's threads, or inside `one_thread_each` what they were before."""
+    return _CALLERS.get() or torch.get_num_threads()
+
+
 @contextmanager
 def one_thread_each() -> Iterator[int]:
     """Let torch use one thread a caller; yields how many callers there should be."""
-    n_threads = torch.get_num_threads()
+    n_callers, n_threads = callers(), torch.get_num_threads()
+    token = _CALLERS.set(n_callers)
     torch.set_num_threads(1)
     try:
-        yield n_threads
+        yield n_callers
     finally:
         torch.set_num_threads(n_threads)
+        _CALLERS.reset(token)
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -80,15 +80,16 @@ def by_recipe(problem: Problem) -> Solution:
 def by_object(problem: Problem) -> Solution:
     """Gradients on the object (Chan et al. 2021), from the crystal that is there or from a coarse search."""
     seen, held = held_out(problem.data, problem.settings.seed)
-    start = problem.start
+    start, search = problem.start, Effort(starts=1, cycles=0, recipe="gradients on the object")
     if start is None:
         found = solve(problem.data, problem.settings.seed, problem.deadline.part(0.6))
         start = Batch(crystal=found.crystal[None], support=found.support[None])
+        search = replace(found.effort, recipe=f"{found.effort.recipe}, then {search.recipe}")
     batch = start
     for batch in refine_object(seen, start, Accelerated(steps=GRADIENT_STEPS)):
         if problem.deadline.is_over(0.95):
             break
-    effort = Effort(starts=1, cycles=batch.cycle, recipe="gradients on the object")
+    effort = replace(search, cycles=search.cycles + batch.cycle)
     return conclude(problem.data, held, scored(seen, batch), effort, problem.deadline)
 
 
@@ -154,7 +155,7 @@ def refine(
         start=_in_fourier_order(start),
     )
     found = METHODS[method](problem)
-    scalars = scalars_of(found, problem.data)
+    scalars = scalars_of(found, problem.data, volume.affine.bq)
     refined = crystal_from(found.crystal, found.support, volume.affine, scalars, judge(scalars, phased.doubts))
     return refined, found.effort.recipe
 

@@ -28,6 +28,7 @@ from cdi_stream.refine.methods import METHODS, MethodSettings, Problem, refine
 from tests.bench.crystals import Case, crystal, measured
 from tests.unit.test_auto import data_of, ordered
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CASE = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
 STEP_M = 5e-9
 SETTINGS = MethodSettings(
@@ -140,8 +141,10 @@ def test_starts_that_there_is_no_time_for_are_left_out():
     assert found.effort.starts < 1000
 
 
-def test_more_starts_are_compared():
+def test_more_starts_are_compared_side_by_side():
+    torch.set_num_threads(2)
     found = METHODS["recipe"](problem(starts=13))
+    torch.set_num_threads(1)
     assert found.effort.starts == 13
     assert len(found.finalists) == 10
     assert found.effort.cycles == 13 * 200 + 10
@@ -178,7 +181,7 @@ def live() -> PhasedVolume:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_worker_refines_what_the_live_path_found(method):
     turns = itertools.count()
-    settings = SETTINGS.model_copy(update={"budget_s": 3.0, "recipe": "40*ER"})
+    settings = SETTINGS.model_copy(update={"budget_s": 6.0, "recipe": "40*ER"})
     found, schedule = refine(method, live(), settings, lambda: next(turns))
     assert found.density.shape == (CASE.n,) * 3
     assert found.affine is live().volume.affine
