@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input or usage, 3 done but incomplete or failed verdic
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import typer
@@ -15,6 +16,10 @@ from rich.markup import escape
 from cdi_stream.cli import phasing, refinement, replays, streams, tools
 from cdi_stream.cli.output import console
 from cdi_stream.errors import CdiStreamError, InputError
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Threads that spin while they wait for one another cost ten times the work itself wherever the machine is busy; read
+when torch is imported, which commands do."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (

@@ -96,7 +96,7 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
     )
 
 
-FAINT = 0.045
+FAINT = 0.033
 """Share of the counts that may be noise."""
 AGREEING = 0.95
 """Least mean correlation of other starts' crystals with the one that was chosen."""

@@ -183,19 +183,27 @@ GRADIENT_STEPS = 1000
 """Steps on the object: in a support that stays the misfit stands still after a few hundred."""
 FINALISTS = 10
 """Starts that are held against the voxels they never saw."""
-_MAX_VOXELS = 4_000_000
-"""Voxels of the starts that a thread works on at once."""
+_MAX_VOXELS = {"cpu": 150_000, "cuda": 4_000_000}
+"""Voxels of the starts that a thread works on at once: what its cache holds, or what keeps a GPU busy."""
 
 
 def _starts(problem: Problem) -> list[Callable[[], Batch]]:
     """The crystal that is there, or random starts in batches."""
     if problem.start is not None:
         return [lambda: problem.start]
-    s, size = problem.settings, max(1, _MAX_VOXELS // problem.data.magnitude.numel())
+    s, magnitude = problem.settings, problem.data.magnitude
+    size = max(1, _MAX_VOXELS[magnitude.device.type] // magnitude.numel())
     size = min(size, math.ceil(s.starts / torch.get_num_threads()))
-    make = autocorrelation_starts if s.recipe == "masto2025-reference" else random_starts
-    seeds = [1_000_003 * s.seed + k for k in range(s.starts)]
-    return [partial(make, problem.data, seeds[k : k + size]) for k in range(0, s.starts, size)]
+
+    def batch(first: int) -> Batch:
+        last = min(first + size, s.starts) - 1
+        seeds = [1_000_003 * s.seed + k for k in range(first, last + 1)]
+        if s.recipe != "masto2025-reference":
+            return random_starts(problem.data, seeds)
+        low, high = (0.05 + 0.1 * k / max(s.starts - 1, 1) for k in (first, last))
+        return autocorrelation_starts(problem.data, seeds, (low, high))
+
+    return [partial(batch, first) for first in range(0, s.starts, size)]
 
 
 def _seen_by_network(problem: Problem) -> PreparedVolume:

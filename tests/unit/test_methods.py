@@ -23,7 +23,8 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.ranking import scalars_of
-from cdi_stream.phasing.starts import start_from
+from cdi_stream.phasing.starts import autocorrelation_starts, start_from
+from cdi_stream.refine import methods
 from cdi_stream.refine.methods import METHODS, MethodSettings, Problem, refine
 from tests.bench.crystals import Case, crystal, measured
 from tests.unit.test_auto import data_of, ordered
@@ -148,6 +149,17 @@ def test_more_starts_are_compared_side_by_side():
     assert found.effort.starts == 13
     assert len(found.finalists) == 10
     assert found.effort.cycles == 13 * 200 + 10
+
+
+@pytest.mark.parametrize("max_voxels", [1, 30_000, 1_000_000])
+def test_starts_are_the_same_however_they_are_batched(monkeypatch, max_voxels):
+    """Those of Masto et al. have each another threshold."""
+    monkeypatch.setitem(methods._MAX_VOXELS, "cpu", max_voxels)
+    many = problem(starts=5, recipe="masto2025-reference")
+    supports = torch.cat([make().support for make in methods._starts(many)])
+    expected = autocorrelation_starts(many.data, range(5)).support
+    assert torch.equal(supports, expected)
+    assert len(torch.unique(supports.flatten(1).sum(1))) == 5
 
 
 def test_a_bad_recipe_is_quoted():
