@@ -116,13 +116,13 @@ def _misfit_of_file(density: Tensor, found: Intensities) -> dict[str, float]:
     counts = torch.from_numpy(found.counts.astype(np.float32)).to(density.device)
     valid = torch.from_numpy(np.array(found.valid_pixels)).to(density.device)
     gain = 1.0 if found.expected_scale is None else torch.from_numpy(np.sqrt(found.expected_scale)).to(density.device)
-    model = gain * to_reciprocal(density, density.ndim).abs()
+    model, counts = (gain * to_reciprocal(density, density.ndim).abs())[valid], counts[valid]
     expected = model.square().double()
-    expected = expected * counts[valid].double().sum() / expected[valid].sum().clamp_min(1e-30)
+    expected = expected * counts.double().sum() / expected.sum().clamp_min(1e-30)
     return {
-        "chi2": float(chi2(model, counts.sqrt(), valid)),
-        "r_p": float(r_p(model, counts.sqrt(), valid)),
-        "llk": float(poisson_llk(expected, counts, valid)),
+        "chi2": float(chi2(model, counts.sqrt())),
+        "r_p": float(r_p(model, counts.sqrt())),
+        "llk": float(poisson_llk(expected, counts)),
     }
 
 

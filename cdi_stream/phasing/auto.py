@@ -260,11 +260,13 @@ def _solved(
     report(f"{search.starts} starts on {shapes[0]}: score {float(pool.score[0]):.4g}, {deadline.passed_s:.1f} s")
     keep = 3 * settings.finalists
     for shape in shapes[1:-1]:
+        if deadline.is_over():
+            break
         level = level_of(coarsened(data, shape))
         keep = max(settings.finalists, keep * 2 // 3)
         pool = climbed(level, pool.best(keep), climb_recipe(level.extent_vox), deadline, search)
         report(f"{len(pool.score)} on {shape}: score {float(pool.score[0]):.4g}, {deadline.passed_s:.1f} s")
-    pool = pool.best(settings.finalists)
+    pool = pool.best(1 if deadline.is_over() else settings.finalists)
     return _finish(data, pool, known, seed, deadline, search)
 
 
