@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cdi_stream.affine import AffineMap
 from cdi_stream.fourier import from_fourier_order, to_fourier_order, to_reciprocal
-from cdi_stream.intensities.objects import lab_object, write_object
+from cdi_stream.intensities.objects import lab_object, require_writable, write_object
 from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.volume import Intensities
 from cdi_stream.intensities.window import WorkingVolume, window_of
@@ -28,8 +28,8 @@ from cdi_stream.refine.methods import METHODS, MethodSettings, Problem
 LEAST_TOTAL = 1e6
 """Counts in all of a pattern that is given in units of its own."""
 
-MAX_WINDOW = 160
-"""Longest axis [voxels] that is phased; what lies beyond is cropped about the peak."""
+MAX_WINDOW = {2: 2048, 3: 160}
+"""Longest axis [voxels] that is phased, by the number of axes; what lies beyond is cropped about the peak."""
 
 _VOXEL_M = 1e-9
 """Voxel size that stands for an unknown one, so that a network can be asked; nothing that is published has it."""
@@ -56,13 +56,16 @@ def phase_file(request: Request) -> dict[str, Any]:
     InputError
         If file, mask or recipe cannot be used.
     """
+    if request.out is not None:
+        require_writable(request.out)
     found = in_counts(read_intensities(request.file, request.mask))
-    window = window_of(found, (MAX_WINDOW,) * found.counts.ndim)
+    window = window_of(found, (MAX_WINDOW[found.counts.ndim],) * found.counts.ndim)
     volume = window.take(found, request.device)
+    notes = (*found.notes, *_left_out(found, volume))
     data = measurement_of(volume)
     began_s = request.deadline.passed_s
     deadline = request.deadline.part(1 - _reserve_s(request.deadline, found) / request.deadline.budget_s)
-    problem = Problem(data=data, settings=request.settings, deadline=deadline, volume=_prepared(volume))
+    problem = Problem(data=data, settings=request.settings, deadline=deadline, volume=_prepared(volume, request))
     solution = METHODS[request.method](problem)
     phased_s = request.deadline.passed_s - began_s
     crystal, support = from_fourier_order(solution.crystal), from_fourier_order(solution.support)
@@ -77,7 +80,7 @@ def phase_file(request: Request) -> dict[str, Any]:
     return {
         **scalars,
         "verdict": verdict.grade,
-        "reasons": [*verdict.reasons, *found.notes],
+        "reasons": [*verdict.reasons, *notes],
         "seconds": request.deadline.passed_s,
         "ms_per_cycle": 1e3 * phased_s / max(effort.cycles, 1),
         "method": request.method,
@@ -86,6 +89,18 @@ def phase_file(request: Request) -> dict[str, Any]:
         "device": request.device,
         "file": None if request.out is None else str(request.out.resolve()),
     }
+
+
+def _left_out(found: Intensities, volume: WorkingVolume) -> tuple[str, ...]:
+    """Say so if the working array does not hold all counts of the file."""
+    total = float(found.counts[found.valid_pixels].sum(dtype=np.float64))
+    share = 1 - float(volume.counts[volume.valid_pixels].sum(dtype=torch.float64)) / max(total, 1e-30)
+    if share < 1e-6:
+        return ()
+    shape = " x ".join(map(str, volume.counts.shape))
+    return (
+        f"{share:.1%} of the counts lie outside of the {shape} voxels that were phased: the object is blind to them",
+    )
 
 
 def in_counts(found: Intensities) -> Intensities:
@@ -99,7 +114,7 @@ def in_counts(found: Intensities) -> Intensities:
 def _reserve_s(deadline: Deadline, found: Intensities) -> float:
     """Time to keep for the way back and the file: as long as reading took where the file is large, half at most."""
     is_large = found.counts.size > 1_000_000
-    return min(0.5 * deadline.budget_s, 0.8 + 0.05 * deadline.budget_s + (deadline.passed_s if is_large else 0.0))
+    return min(0.5 * deadline.budget_s, 1.2 + 0.05 * deadline.budget_s + (deadline.passed_s if is_large else 0.0))
 
 
 def measurement_of(volume: WorkingVolume) -> Measurement:
@@ -126,9 +141,9 @@ def _misfit_of_file(density: Tensor, found: Intensities) -> dict[str, float]:
     }
 
 
-def _prepared(volume: WorkingVolume) -> PreparedVolume | None:
+def _prepared(volume: WorkingVolume, request: Request) -> PreparedVolume | None:
     """The volume as a network's way in takes it; a file without geometry is taken for one with cubic voxels."""
-    if volume.counts.ndim != 3:
+    if volume.counts.ndim != 3 or request.method not in ("network", "hybrid"):
         return None
     first, second, third = volume.counts.shape
     affine = volume.affine or AffineMap(

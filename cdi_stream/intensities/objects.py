@@ -49,6 +49,25 @@ def lab_object(crystal: Tensor, support: Tensor, affine: AffineMap, shape: Shape
     )
 
 
+def require_writable(path: Path) -> None:
+    """Find out before the work whether the file can be written after it.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".part").open("wb"):
+            pass
+        path.with_name(path.name + ".part").unlink()
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be written: {error}; choose another place") from error
+    if path.is_dir():
+        raise ConfigError(f"--out {path}: expected a file's name, got a folder; choose another place")
+
+
 def write_object(path: Path, density: Tensor, support: Tensor, lab: LabObject | None = None) -> None:
     """Write an object and its support, both of the intensities' shape, and the crystal in lab axes if there is one.
 

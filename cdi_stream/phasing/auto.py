@@ -26,7 +26,7 @@ from cdi_stream.phasing.gradient import is_without_noise, polish_exact
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsened, extents_vox, levels, resampled
 from cdi_stream.phasing.quality import free_llk, misfit
-from cdi_stream.phasing.ranking import Candidates, Effort, Solution, conclude, held_out, ranked, scored
+from cdi_stream.phasing.ranking import Candidates, Effort, Solution, conclude, forgetting, held_out, ranked, scored
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts
 from cdi_stream.phasing.support import Limits, ShrinkWrap, threshold_support, updated
@@ -277,7 +277,9 @@ def _finish(
     seen, held = held_out(data, seed)
     level = replace(level_of(data), data=seen)
     carried = resampled(pool.crystal, tuple(data.magnitude.shape))
-    pool = replace(pool, crystal=carried if known is None else torch.cat((carried, known.result)))
+    if known is not None:
+        carried = torch.cat((carried, forgetting(known, held, data.n_axes).crystal))
+    pool = replace(pool, crystal=carried)
     text = final_recipe(level.extent_vox)
     pool = ranked(climbed(level, pool, text, deadline, search), data, held)
     winner = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
@@ -300,7 +302,7 @@ def bettered(winner: Candidates, others: list[Candidates], data: Measurement, he
 def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
     """Go on to what single precision allows if the data are without counting noise, else leave it."""
     start = Batch(crystal=found.crystal[None], support=found.support[None])
-    if deadline.is_over(LAST_CALL) or not is_without_noise(data, start):
+    if deadline.is_over(LAST_CALL) or not is_without_noise(data, start, is_over=deadline.is_over):
         return found
     best, cycles, first = start, 0, misfit(found.crystal, data)["chi2"]
     for best in polish_exact(data, start):
@@ -310,4 +312,5 @@ def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
     if misfit(best.result[0], data)["chi2"] > 0.1 * first:
         return found
     effort = replace(found.effort, cycles=found.effort.cycles + cycles, recipe=f"{found.effort.recipe}, then exact")
-    return replace(found, crystal=best.result[0], support=best.support[0], effort=effort)
+    support = _support_of(best.result, level_of(data))[0]  # that of the polish is loose, for the faint rim
+    return replace(found, crystal=best.result[0], support=support, effort=effort)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -63,13 +62,18 @@ def refine_object(data: Measurement, start: Batch, settings: Adam | Accelerated)
     return _adam(data, start, settings) if isinstance(settings, Adam) else _accelerated(data, start, settings)
 
 
-def is_without_noise(data: Measurement, batch: Batch, margin: float = 0.1) -> bool:
+def is_without_noise(
+    data: Measurement, batch: Batch, margin: float = 0.1, is_over: Callable[[], bool] = lambda: False
+) -> bool:
     """Whether a crystal explains the data ``1 / margin`` times better than counting noise would let the truth.
 
     Judged after a short descent in a looser support.  Then the counts are no counts, simulated for instance, and
-    `polish_exact` is worth its time.
+    `polish_exact` is worth its time.  No answer in time, `is_over`, is no.
     """
-    descended = deque(refine_object(data, _loosened(batch, data), Accelerated(steps=30)), maxlen=1).pop()
+    descended = batch
+    for descended in refine_object(data, _loosened(batch, data), Accelerated(steps=30)):
+        if is_over():
+            return False
     model = expected_counts(reciprocal(descended.crystal, data.n_axes), data).sqrt()
     misfit, floor = (measure(model, data.magnitude, data.valid) for measure in (chi2, chi2_floor))
     return bool((misfit < margin * floor).any())

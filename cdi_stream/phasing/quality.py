@@ -91,6 +91,8 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
             s["support_fraction"] > 0.2,
             f"the support fills {s['support_fraction']:.0%} of the array: it cannot be unique",
         ),
+        ("agreement" in s and math.isnan(agreement), "a single start: there is no other to compare with"),
+        (s.get("is_cut", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
         (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.2f} < {AGREEING}"),
         (uneven > UNEVEN, f"the amplitude is uneven inside: {uneven:.2f} of its mean, more than {UNEVEN}"),
     )

@@ -15,13 +15,13 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.modes import modes
-from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.projections import Measurement, direct, expected_counts, reciprocal
 from cdi_stream.phasing.quality import free_llk, misfit, unevenness
-from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.workers import side_by_side
 
-CLOSING = "SUPPORT[fixed]+10*ER"
+CLOSING = parse_recipe("SUPPORT[fixed]+10*ER")
 """What brings the held-out voxels in at the end."""
 
 
@@ -35,7 +35,7 @@ class Candidates:
 
     def best(self, n: int) -> Candidates:
         """The first ``n``."""
-        return Candidates(crystal=self.crystal[:n], support=self.support[:n], score=self.score[:n])
+        return Candidates(crystal=self.crystal[:n].clone(), support=self.support[:n].clone(), score=self.score[:n])
 
     def after(self, n: int) -> Candidates:
         """All but the first ``n``."""
@@ -50,7 +50,7 @@ class Candidates:
 
     def ordered(self, by: Tensor) -> Candidates:
         """In another order, smallest ``by`` first."""
-        order = by.argsort()
+        order = by.argsort(stable=True)
         return Candidates(crystal=self.crystal[order], support=self.support[order], score=self.score[order])
 
     def joined(self, other: Candidates | None) -> Candidates:
@@ -76,7 +76,7 @@ class Solution:
 
     ``free_llk`` is over voxels that the crystal never saw, ``free_llk_floor`` what counting noise leaves of it.
     ``finalists`` ``(n, *shape)`` begin with the winner; the others, from other starts, are aligned with it, and
-    ``correlations`` are theirs with the winner.
+    ``correlations`` are theirs with the winner.  ``is_cut`` tells that the time ran out before all was done.
     """
 
     crystal: Tensor
@@ -86,6 +86,7 @@ class Solution:
     free_llk: float
     free_llk_floor: float
     effort: Effort
+    is_cut: bool = False
 
 
 def scored(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
@@ -117,13 +118,31 @@ def held_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
     return replace(data, valid=data.valid & ~held), held
 
 
-def conclude(data: Measurement, held: Tensor, pool: Candidates, effort: Effort, deadline: Deadline) -> Solution:
-    """Take the first of `ranked` candidates, compare the others with it, and let it see the ``held`` voxels."""
+def forgetting(batch: Batch, held: Tensor, n_axes: int) -> Batch:
+    """Crystals that had seen the held-out voxels, without what they knew of them."""
+    field = reciprocal(batch.result, n_axes)
+    return replace(batch, crystal=direct(field * ~held, n_axes))
+
+
+def conclude(
+    data: Measurement,
+    held: Tensor,
+    pool: Candidates,
+    effort: Effort,
+    deadline: Deadline,
+    closing: Recipe | None = CLOSING,
+) -> Solution:
+    """Take the first of `ranked` candidates, compare the others with it, and let it see the ``held`` voxels.
+
+    Without a ``closing`` recipe it stays as it is and never sees them.
+    """
     winner = pool.crystal[0]
     free, floor = free_llk(winner, data, held)
     others = side_by_side(partial(align, winner), list(pool.crystal[1:]))
-    start = Batch(crystal=winner[None], support=pool.support[:1])
-    batch = finished(parse_recipe(CLOSING), data, start, is_over=deadline.is_over)
+    batch = Batch(crystal=winner[None], support=pool.support[:1])
+    is_cut = deadline.is_over()
+    if closing is not None:
+        batch = finished(closing, data, batch, is_over=deadline.is_over)
     return Solution(
         crystal=batch.result[0],
         support=batch.support[0],
@@ -132,6 +151,7 @@ def conclude(data: Measurement, held: Tensor, pool: Candidates, effort: Effort, 
         free_llk=free,
         free_llk_floor=floor,
         effort=replace(effort, cycles=effort.cycles + batch.cycle),
+        is_cut=is_cut,
     )
 
 
@@ -152,6 +172,7 @@ def scalars_of(found: Solution, data: Measurement, bq: ArrayLike | None = None) 
         "agreement": sum(correlations) / len(correlations) if correlations else math.nan,
         "first_mode": float(modes(found.finalists).shares[0]) if several else math.nan,
         "resolution_vox" if bq is None else "resolution_m": _resolution(found, data, bq) if several else math.nan,
+        "is_cut": float(found.is_cut),
         "starts": found.effort.starts,
         "cycles": found.effort.cycles,
     }

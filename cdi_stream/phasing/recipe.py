@@ -28,7 +28,8 @@ NAMED = {
     "masto2025-er": "SW[every=20,after=0,threshold=0.3,relative=rms,sigma=1.0]+SUPPORT[border]+400*ER",
 }
 """Recipes of the papers: Wu et al. (2021), npj Comput. Mater. 7, 175; Wu et al. (2021), IUCrJ 8, 12; Chan et al.
-(2021), Appl. Phys. Rev. 8, 021407; Masto et al. (2025).  Where a paper gives no threshold it is ours."""
+(2021), Appl. Phys. Rev. 8, 021407; Masto et al. (2025).  Where a paper gives no threshold it is ours, and
+the second, fixed support of wu2021-2d is left out."""
 
 _TOKEN = re.compile(r"\s*(?:(?P<count>[0-9]+)\s*\*\s*)?(?P<name>[A-Z]+)\s*(?:\[(?P<options>[^\[\]]*)\])?\s*")
 _OPEN = re.compile(r"\s*\(")

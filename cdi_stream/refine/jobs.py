@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def refined(
 ) -> Result:
     """Do the work of a job; the result is in lab coordinates."""
     begin_s = clock()
-    refined_crystal, schedule = refine(method, phased, spec.settings, wait_turn)
+    refined_crystal, schedule = refine(method, replace(phased, doubts=spec.doubts), spec.settings, wait_turn)
     crystal = crystal_in_lab(refined_crystal, spec.lab_shape)
     scalars = numbers_of(crystal, phased.volume)
     scalars |= {"start_chi2": spec.start_chi2, "start_r_p": spec.start_r_p, "seconds": clock() - begin_s}

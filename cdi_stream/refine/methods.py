@@ -7,10 +7,11 @@ unless the time ran out.  The queue's workers, and the command ``phase``, use th
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,8 +32,19 @@ from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.gradient import Accelerated, refine_object
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge
-from cdi_stream.phasing.ranking import Candidates, Effort, Solution, conclude, held_out, ranked, scalars_of, scored
-from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.ranking import (
+    CLOSING,
+    Candidates,
+    Effort,
+    Solution,
+    conclude,
+    forgetting,
+    held_out,
+    ranked,
+    scalars_of,
+    scored,
+)
+from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts, random_starts, start_from
 from cdi_stream.phasing.workers import side_by_side
 
@@ -74,23 +86,32 @@ def by_auto(problem: Problem) -> Solution:
 
 def by_recipe(problem: Problem) -> Solution:
     """A schedule of projections, from the crystal that is there or from random starts."""
-    return _ranked(problem, _starts(problem), problem.settings.recipe)
+    return _ranked(problem, _starts(problem), problem.settings.recipe, closing=None)
 
 
 def by_object(problem: Problem) -> Solution:
-    """Gradients on the object (Chan et al. 2021), from the crystal that is there or from a coarse search."""
+    """Descent with momentum on the object, from the crystal that is there or from a search.
+
+    As Chan et al. (2021) do by Adam, `cdi_stream.phasing.gradient`, and faster.
+    """
     seen, held = held_out(problem.data, problem.settings.seed)
-    start, search = problem.start, Effort(starts=1, cycles=0, recipe="gradients on the object")
-    if start is None:
+    others, search = None, Effort(starts=1, cycles=0, recipe="descent on the object")
+    if problem.start is not None:
+        start = forgetting(problem.start, held, seen.n_axes)
+    else:
         found = solve(problem.data, problem.settings.seed, problem.deadline.part(0.6))
-        start = Batch(crystal=found.crystal[None], support=found.support[None])
+        start = start_from(found.finalists[0], found.support)  # as it was before it saw the held-out voxels
+        others = found.finalists[1:]
         search = replace(found.effort, recipe=f"{found.effort.recipe}, then {search.recipe}")
     batch = start
     for batch in refine_object(seen, start, Accelerated(steps=GRADIENT_STEPS)):
         if problem.deadline.is_over(0.95):
             break
-    effort = replace(search, cycles=search.cycles + batch.cycle)
-    return conclude(problem.data, held, scored(seen, batch), effort, problem.deadline)
+    effort, pool = replace(search, cycles=search.cycles + batch.cycle), scored(seen, batch)
+    if others is not None:
+        support = start.support.expand(len(others), *start.support.shape[1:])
+        pool = pool.before(Candidates(crystal=others, support=support, score=pool.score.expand(len(others))))
+    return conclude(problem.data, held, pool, effort, problem.deadline)
 
 
 def by_network(problem: Problem) -> Solution:
@@ -110,7 +131,7 @@ def by_network(problem: Problem) -> Solution:
         is_over=lambda: problem.deadline.is_over(0.8),
     )
     start = starting_point(crystal_of(refined.crystal, lab), volume, "cpu")
-    found = _ranked(problem, [lambda: _in_fourier_order(start)], settings.network_recipe)
+    found = _ranked(problem, [lambda: _on_device(start, problem)], settings.network_recipe)
     schedule = f"{refined.steps} steps of {settings.network_file.name}, then {settings.network_recipe}"
     return replace(found, effort=replace(found.effort, recipe=schedule))
 
@@ -122,7 +143,7 @@ def by_hybrid(problem: Problem) -> Solution:
     lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
     crystal = crystal_of(network(torch.from_numpy(lab.magnitude.copy())), lab)
     start = starting_point(crystal, volume, "cpu")
-    return _ranked(problem, [lambda: _in_fourier_order(start)], problem.settings.recipe)
+    return _ranked(problem, [lambda: _on_device(start, problem)], problem.settings.recipe)
 
 
 METHODS: dict[str, Callable[[Problem], Solution]] = {
@@ -160,23 +181,44 @@ def refine(
     return refined, found.effort.recipe
 
 
-def _ranked(problem: Problem, batches: Sequence[Callable[[], Batch]], text: str) -> Solution:
+def _ranked(
+    problem: Problem, batches: Sequence[Callable[[], Batch]], text: str, closing: Recipe | None = CLOSING
+) -> Solution:
     """Run a recipe on all starts without the held-out voxels, batches side by side, and choose."""
     seen, held = held_out(problem.data, problem.settings.seed)
-    recipe = parse_recipe(text)
+    recipe, best = parse_recipe(text), _Best()
 
-    def run_one(index: int) -> tuple[Candidates, int, int] | None:
+    def run_one(index: int) -> tuple[int, int]:
         if index > 0 and problem.deadline.is_over():
-            return None
-        batch = finished(recipe, seen, batches[index](), is_over=problem.deadline.is_over)
-        return scored(seen, batch).best(FINALISTS), len(batch), batch.cycle * len(batch)
+            return 0, 0
+        batch = finished(
+            recipe, seen, forgetting(batches[index](), held, seen.n_axes), is_over=problem.deadline.is_over
+        )
+        best.take(scored(seen, batch))
+        return len(batch), batch.cycle * len(batch)
 
     indices = range(len(batches))
-    done = [one for one in (side_by_side(run_one, indices) if len(batches) > 1 else [run_one(0)]) if one is not None]
-    pool = reduce(lambda pool, one: one[0].joined(pool).best(FINALISTS), done, None)
-    assert pool is not None
-    effort = Effort(starts=sum(one[1] for one in done), cycles=sum(one[2] for one in done), recipe=text)
-    return conclude(problem.data, held, ranked(pool, problem.data, held), effort, problem.deadline)
+    done = side_by_side(run_one, indices) if len(batches) > 1 else [run_one(0)]
+    effort = Effort(starts=sum(one[0] for one in done), cycles=sum(one[1] for one in done), recipe=text)
+    pool = ranked(best.pool, problem.data, held)
+    return conclude(problem.data, held, pool, effort, problem.deadline, closing)
+
+
+class _Best:
+    """The best candidates so far, from several threads; the others are let go of at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool: Candidates | None = None
+
+    @property
+    def pool(self) -> Candidates:
+        assert self._pool is not None
+        return self._pool
+
+    def take(self, found: Candidates) -> None:
+        with self._lock:
+            self._pool = found.joined(self._pool).best(FINALISTS)
 
 
 GRADIENT_STEPS = 1000
@@ -198,7 +240,7 @@ def _starts(problem: Problem) -> list[Callable[[], Batch]]:
     def batch(first: int) -> Batch:
         last = min(first + size, s.starts) - 1
         seeds = [1_000_003 * s.seed + k for k in range(first, last + 1)]
-        if s.recipe != "masto2025-reference":
+        if s.recipe.strip() != "masto2025-reference":
             return random_starts(problem.data, seeds)
         low, high = (0.05 + 0.1 * k / max(s.starts - 1, 1) for k in (first, last))
         return autocorrelation_starts(problem.data, seeds, (low, high))
@@ -214,3 +256,8 @@ def _seen_by_network(problem: Problem) -> PreparedVolume:
 
 def _in_fourier_order(start: Start) -> Batch:
     return start_from(to_fourier_order(start.density), to_fourier_order(start.support))
+
+
+def _on_device(start: Start, problem: Problem) -> Batch:
+    batch, device = _in_fourier_order(start), problem.data.magnitude.device
+    return Batch(crystal=batch.crystal.to(device), support=batch.support.to(device))
