@@ -213,10 +213,12 @@ class _Best:
 
     @property
     def pool(self) -> Candidates:
+        """What was best."""
         assert self._pool is not None
         return self._pool
 
     def take(self, found: Candidates) -> None:
+        """Let more compete."""
         with self._lock:
             self._pool = found.joined(self._pool).best(FINALISTS)
 
