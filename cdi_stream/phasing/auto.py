@@ -58,6 +58,8 @@ VARIANTS = (
     Variant(threshold=0.4, even="FLAT[every=5,low=0.8,high=1.2]", margin=1.03),
 )
 """Rounds in turn: no one of them finds every crystal."""
+GROWTH = 1.2
+"""How much larger a support may become on finer grids than it was found."""
 CLEARLY = 0.97
 """Free likelihood, against the winner's, at which another refinement of it is taken."""
 EXACT = 5e-8
@@ -137,22 +139,28 @@ def sigma_for(extent: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array."""
+    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array.
+
+    ``found_share`` is the support over the array that a coarser level found.
+    """
 
     data: Measurement
     extent_vox: float
     box_share: float
+    found_share: float | None = None
 
     def limits(self, margin: float = 1.4) -> Limits:
-        """Largest support, for a crystal longer by ``margin`` than it seems."""
-        return Limits(largest=min(self.box_share * margin**self.data.n_axes, LARGEST))
+        """Largest support: little more than was found, or for a crystal longer by ``margin`` than it seems."""
+        longest = self.box_share * margin**self.data.n_axes
+        return Limits(largest=min(longest if self.found_share is None else GROWTH * self.found_share, LARGEST))
 
 
-def level_of(data: Measurement) -> Level:
+def level_of(data: Measurement, found_share: float | None = None) -> Level:
     """Size up a measurement."""
     extents = extents_vox(data)
     box = math.prod(extent / n for extent, n in zip(extents, data.magnitude.shape, strict=True))
-    return Level(data=data, extent_vox=sum(extents) / len(extents), box_share=box)
+    extent = sum(extents) / len(extents)
+    return Level(data=data, extent_vox=extent, box_share=box, found_share=found_share)
 
 
 def explore(
@@ -258,24 +266,30 @@ def _solved(
             break
     assert pool is not None
     report(f"{search.starts} starts on {shapes[0]}: score {float(pool.score[0]):.4g}, {deadline.passed_s:.1f} s")
-    keep = 3 * settings.finalists
+    keep, found_share = 3 * settings.finalists, share_of(pool, settings.finalists)
     for shape in shapes[1:-1]:
         if deadline.is_over():
             break
-        level = level_of(coarsened(data, shape))
+        level = level_of(coarsened(data, shape), found_share)
         keep = max(settings.finalists, keep * 2 // 3)
         pool = climbed(level, pool.best(keep), climb_recipe(level.extent_vox), deadline, search)
         report(f"{len(pool.score)} on {shape}: score {float(pool.score[0]):.4g}, {deadline.passed_s:.1f} s")
     pool = pool.best(1 if deadline.is_over() else settings.finalists)
-    return _finish(data, pool, known, seed, deadline, search)
+    return _finish(level_of(data, found_share), pool, known, seed, deadline, search)
+
+
+def share_of(pool: Candidates, n: int) -> float:
+    """Median support over the array of the best ``n``."""
+    return float(pool.best(n).support.flatten(1).float().mean(1).median())
 
 
 def _finish(
-    data: Measurement, pool: Candidates, known: Batch | None, seed: int, deadline: Deadline, search: Search
+    whole: Level, pool: Candidates, known: Batch | None, seed: int, deadline: Deadline, search: Search
 ) -> Solution:
     """Refine the finalists without the held-out voxels, and choose; then refine the winner in a few ways."""
+    data = whole.data
     seen, held = held_out(data, seed)
-    level = replace(level_of(data), data=seen)
+    level = replace(whole, data=seen)
     carried = resampled(pool.crystal, tuple(data.magnitude.shape))
     if known is not None:
         carried = torch.cat((carried, forgetting(known, held, data.n_axes).crystal))

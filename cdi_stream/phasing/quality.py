@@ -58,8 +58,10 @@ def _llk_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def unevenness(crystal: Tensor, support: Tensor, sigma_vox: float = 1.0) -> float:
     """Spread over mean of the blurred amplitude one voxel inside the support; a crystal of one material is even.
 
-    NaN if nothing is that deep.
+    NaN if nothing is that deep, and in two axes: a plane of the diffraction is that of a projection, thick and thin.
     """
+    if crystal.ndim < 3:
+        return math.nan
     inside = smooth(crystal.abs(), sigma_vox)[~grow(~support)].double()
     return float(inside.std() / inside.mean()) if inside.numel() > 1 else math.nan
 
@@ -80,6 +82,8 @@ def judge(scalars: dict[str, float], reasons: tuple[str, ...] = ()) -> Verdict:
 def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
     """Each rule: whether it is broken, and what to say then; comparisons with NaN are false."""
     agreement, uneven = s.get("agreement", math.nan), s.get("unevenness", math.nan)
+    free = s.get("free_llk", math.nan) / max(s.get("free_llk_floor", math.nan), 1e-12)
+    overfit = free / max(s["chi2"] / max(s["chi2_floor"], 1e-12), 1e-12)
     return (
         (
             s["chi2"] > 2 * s["chi2_floor"] + 0.02,
@@ -94,6 +98,10 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
         ("agreement" in s and math.isnan(agreement), "a single start: there is no other to compare with"),
         (s.get("is_cut", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
         (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.2f} < {AGREEING}"),
+        (
+            overfit > OVERFITTED and s["chi2_floor"] > COUNTED,
+            f"voxels it never saw are explained {overfit:.1f} times worse than the others, against counting noise",
+        ),
         (uneven > UNEVEN, f"the amplitude is uneven inside: {uneven:.2f} of its mean, more than {UNEVEN}"),
     )
 
@@ -102,5 +110,9 @@ FAINT = 0.033
 """Share of the counts that may be noise."""
 AGREEING = 0.95
 """Least mean correlation of other starts' crystals with the one that was chosen."""
+OVERFITTED = 2.0
+"""Free likelihood over its floor, against chi2 over its floor ..."""
+COUNTED = 0.003
+"""... where counting noise is at least this share of the counts; where it is less, the model's small faults rule."""
 UNEVEN = 0.26
 """Largest `unevenness` of a crystal."""
