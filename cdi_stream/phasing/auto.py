@@ -64,6 +64,8 @@ CLEARLY = 0.97
 """Free likelihood, against the winner's, at which another refinement of it is taken."""
 EXACT = 5e-8
 """Misfit at which data without noise are explained."""
+EXACT_ROUNDS = 12
+"""Rounds of the exact polish, while there is time."""
 LAST_CALL = 0.8
 """Share of the budget after which nothing is begun that could be left out."""
 LARGEST = 0.3
@@ -319,7 +321,7 @@ def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
     if deadline.is_over(LAST_CALL) or not is_without_noise(data, start, is_over=deadline.is_over):
         return found
     best, cycles, first = start, 0, misfit(found.crystal, data)["chi2"]
-    for best in polish_exact(data, start):
+    for best in polish_exact(data, start, rounds=EXACT_ROUNDS):
         cycles += 1
         if deadline.is_over() or (cycles % 50 == 0 and misfit(best.result[0], data)["chi2"] < EXACT):
             break

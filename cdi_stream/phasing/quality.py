@@ -99,7 +99,7 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
         (s.get("is_cut", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
         (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.2f} < {AGREEING}"),
         (
-            overfit > OVERFITTED and s["chi2_floor"] > COUNTED,
+            overfit > OVERFITTED and s["chi2_floor"] > COUNTED and s["chi2"] > 0.01 * s["chi2_floor"],
             f"voxels it never saw are explained {overfit:.1f} times worse than the others, against counting noise",
         ),
         (uneven > UNEVEN, f"the amplitude is uneven inside: {uneven:.2f} of its mean, more than {UNEVEN}"),
@@ -113,6 +113,9 @@ AGREEING = 0.95
 OVERFITTED = 2.0
 """Free likelihood over its floor, against chi2 over its floor ..."""
 COUNTED = 0.003
-"""... where counting noise is at least this share of the counts; where it is less, the model's small faults rule."""
+"""... where counting noise is at least this share of the counts; where it is less, the model's small faults rule.
+
+Nor of data without noise, explained to a hundredth of the floor: no support of a fifth of the array could do that by
+overfitting."""
 UNEVEN = 0.26
 """Largest `unevenness` of a crystal."""
