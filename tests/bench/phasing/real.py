@@ -50,7 +50,7 @@ def by_command(make: Callable[[Path], Path]) -> Line:
 def resolved(file: Path) -> Line:
     """Where the PRTF of the automatic method's finalists falls below 1/e; in voxels where no geometry is known."""
     found = read_intensities(file)
-    volume = window_of(found, (MAX_WINDOW,) * 3).take(found)
+    volume = window_of(found, (MAX_WINDOW[3],) * 3).take(found)
     data = measurement_of(volume)
     finalists = solve(data, 1, Deadline(BUDGET_S)).finalists
     over = shells(data.magnitude.shape, None if volume.affine is None else volume.affine.bq)
