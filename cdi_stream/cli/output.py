@@ -26,11 +26,11 @@ RunningOption = Annotated[bool, typer.Option("--beamline-only", help="Play to a 
 def show(result: dict[str, Any], as_json: bool) -> None:
     """Print a result: one JSON object, or a table for people."""
     if as_json:
-        print(json.dumps(_without_nan(result)))
+        print(json.dumps(without_nan(result)))
         return
     table = Table(show_header=False, box=None)
     for key, value in result.items():
-        table.add_row(key, json.dumps(_without_nan(value)) if isinstance(value, dict | list) else str(value))
+        table.add_row(key, json.dumps(without_nan(value)) if isinstance(value, dict | list) else str(value))
     Console().print(table, highlight=False)
 
 
@@ -53,10 +53,10 @@ class StopSignal:
         self._is_set = True
 
 
-def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN: missing values are null."""
+def without_nan(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: missing values are null."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ never saw.
 2. Climb.  The best go to finer and finer grids, fewer at each.
 3. Choose.  At the finest grid the finalists are refined without the voxels of a few islands, and ranked by the
    Poisson log-likelihood there (free of overfitting, where chi2 is not).
-4. Finish.  The winner with all voxels, by projections and then by the likelihood's gradient while that still helps.
+4. Finish.  The winner with all voxels; on to what single precision allows if the data are without noise.
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ class AutoSettings:
     most_rounds: int = 60
     agreeing: int = 5
     explore_share: float = 0.4
-    climb_share: float = 0.75
     finalists: int = 4
 
 
@@ -108,8 +107,7 @@ def explore_recipe(extent: float, how: Variant) -> str:
 
 def climb_recipe(extent: float) -> str:
     """Schedule of the levels between."""
-    wrap = f"SW[every=10,after=0,threshold=0.22,relative=rms,sigma={sigma_for(extent):.2f}]"
-    return f"{wrap}+FLAT[low=0.6,high=1.4]+60*RAAR+20*ER+FLAT[off]+5*ER"
+    return f"{_wrap(0.22, extent)}+FLAT[low=0.6,high=1.4]+60*RAAR+20*ER+FLAT[off]+5*ER"
 
 
 def final_recipe(extent: float) -> str:

@@ -16,13 +16,7 @@ REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database
 SHAPES = [(24, 20), (21, 24), (25, 23), (16, 20, 24), (17, 19, 21), (16, 17, 18)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small transforms on two threads wait for one another wherever the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def crystal(shape: tuple[int, ...], seed: int = 3) -> np.ndarray:

@@ -21,13 +21,7 @@ N = 24
 WIDTHS = (0.8, 0.5, 0.6)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small transforms on two threads wait for one another wherever the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def truth() -> Tensor:

@@ -22,13 +22,7 @@ SETTINGS = [Adam(steps=30, every=10), Accelerated(steps=30), Accelerated(steps=3
 N = 24
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small transforms on two threads wait for one another wherever the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def truth() -> Tensor:

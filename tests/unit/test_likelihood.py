@@ -17,13 +17,7 @@ SHAPES = [(11,), (8, 9), (6, 7, 8)]
 KINDS = ["amplitude", "poisson"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small transforms on two threads wait for one another wherever the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generator(seed: int) -> torch.Generator:

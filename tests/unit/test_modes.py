@@ -16,13 +16,7 @@ REPEATABLE = settings(max_examples=40, deadline=None, derandomize=True, database
 SHAPES = st.sampled_from([(5, 6), (4, 5, 3)])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small transforms on two threads wait for one another wherever the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise(n: int, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:

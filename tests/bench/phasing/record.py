@@ -20,6 +20,8 @@ import torch
 from rich import box
 from rich.table import Table
 
+from cdi_stream.cli.output import without_nan
+
 Line = dict[str, Any]
 
 
@@ -80,16 +82,7 @@ def _append(file: Path, line: Line) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     is_torn = file.is_file() and not file.read_bytes().endswith(b"\n")
     with file.open("a") as out:
-        out.write("\n" * is_torn + json.dumps(_without_nan(line)) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        out.write("\n" * is_torn + json.dumps(without_nan(line)) + "\n")
 
 
 def _brief(line: Line) -> str:
