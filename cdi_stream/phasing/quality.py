@@ -82,6 +82,7 @@ def judge(scalars: dict[str, float], reasons: tuple[str, ...] = ()) -> Verdict:
 def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
     """Each rule: whether it is broken, and what to say then; comparisons with NaN are false."""
     agreement, uneven = s.get("agreement", math.nan), s.get("unevenness", math.nan)
+    noise = s.get("noise_error", math.nan)
     free = s.get("free_llk", math.nan) / max(s.get("free_llk_floor", math.nan), 1e-12)
     overfit = free / max(s["chi2"] / max(s["chi2_floor"], 1e-12), 1e-12)
     return (
@@ -89,7 +90,11 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
             s["chi2"] > 2 * s["chi2_floor"] + 0.02,
             f"chi2 {s['chi2']:.4f} is far above the counting noise {s['chi2_floor']:.4f}",
         ),
-        (s["chi2_floor"] > FAINT, f"counting noise is {s['chi2_floor']:.3f} of the counts: count longer"),
+        (
+            math.isnan(noise) and s["chi2_floor"] > FAINT,
+            f"counting noise is {s['chi2_floor']:.3f} of the counts: count longer",
+        ),
+        (noise > NOISY, f"counting noise alone would move the crystal by NMSE {noise:.3f} > {NOISY}: count longer"),
         (s["r_p"] < 0.97, f"r_p {s['r_p']:.3f} < 0.97"),
         (
             s["support_fraction"] > 0.2,
@@ -97,7 +102,7 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
         ),
         ("agreement" in s and math.isnan(agreement), "a single start: there is no other to compare with"),
         (s.get("is_cut", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
-        (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.2f} < {AGREEING}"),
+        (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.3f} < {AGREEING}"),
         (
             overfit > OVERFITTED and s["chi2_floor"] > COUNTED and s["chi2"] > 0.01 * s["chi2_floor"],
             f"voxels it never saw are explained {overfit:.1f} times worse than the others, against counting noise",
@@ -106,9 +111,11 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
     )
 
 
+NOISY = 0.018
+"""Largest `noise_error`: crystals of the bench are about five times as far from the truth."""
 FAINT = 0.033
-"""Share of the counts that may be noise."""
-AGREEING = 0.95
+"""Share of the counts that may be noise, where that is not known."""
+AGREEING = 0.97
 """Least mean correlation of other starts' crystals with the one that was chosen."""
 OVERFITTED = 2.0
 """Free likelihood over its floor, against chi2 over its floor ..."""

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cdi_stream.phasing.align import align
+from cdi_stream.phasing.bootstrap import noise_error
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import chi2, held_out_islands
@@ -32,6 +33,14 @@ class Candidates:
     crystal: Tensor
     support: Tensor
     score: Tensor
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.score)
+
+    def only(self, k: int) -> Candidates:
+        """The one of this place."""
+        return self.after(k).best(1)
 
     def best(self, n: int) -> Candidates:
         """The first ``n``."""
@@ -76,7 +85,8 @@ class Solution:
 
     ``free_llk`` is over voxels that the crystal never saw, ``free_llk_floor`` what counting noise leaves of it.
     ``finalists`` ``(n, *shape)`` begin with the winner; the others, from other starts, are aligned with it, and
-    ``correlations`` are theirs with the winner.  ``is_cut`` tells that the time ran out before all was done.
+    ``correlations`` are theirs with the winner.  ``noise_error`` is how far counting noise alone moves the crystal, see
+    `cdi_stream.phasing.bootstrap`.  ``is_cut`` tells that the time ran out before all was done.
     """
 
     crystal: Tensor
@@ -86,6 +96,7 @@ class Solution:
     free_llk: float
     free_llk_floor: float
     effort: Effort
+    noise_error: float = math.nan
     is_cut: bool = False
 
 
@@ -110,6 +121,12 @@ def ranked(pool: Candidates, data: Measurement, held: Tensor) -> Candidates:
     Favre-Nicolin, Leake & Chushkin (2020), Sci. Rep. 10, 2664, doi:10.1038/s41598-020-57561-2.
     """
     return pool.ordered(torch.tensor([free_llk(crystal, data, held)[0] for crystal in pool.crystal]))
+
+
+def agreement(pool: Candidates) -> float:
+    """Mean correlation of the others with the first, aligned; NaN if it is alone."""
+    found = side_by_side(partial(align, pool.crystal[0]), list(pool.crystal[1:]))
+    return sum(one.correlation for one in found) / len(found) if found else math.nan
 
 
 def held_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
@@ -151,6 +168,7 @@ def conclude(
         free_llk=free,
         free_llk_floor=floor,
         effort=replace(effort, cycles=effort.cycles + batch.cycle),
+        noise_error=noise_error(data, batch, is_over=deadline.is_over),
         is_cut=is_cut,
     )
 
@@ -172,6 +190,7 @@ def scalars_of(found: Solution, data: Measurement, bq: ArrayLike | None = None) 
         "agreement": sum(correlations) / len(correlations) if correlations else math.nan,
         "first_mode": float(modes(found.finalists).shares[0]) if several else math.nan,
         "resolution_vox" if bq is None else "resolution_m": _resolution(found, data, bq) if several else math.nan,
+        "noise_error": found.noise_error,
         "is_cut": float(found.is_cut),
         "starts": found.effort.starts,
         "cycles": found.effort.cycles,

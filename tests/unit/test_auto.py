@@ -14,6 +14,7 @@ from cdi_stream.fourier import to_fourier_order
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge
@@ -21,7 +22,8 @@ from cdi_stream.phasing.ranking import scalars_of
 from cdi_stream.phasing.starts import start_from
 from tests.bench.crystals import Case, crystal, measured
 
-QUICK = AutoSettings(starts_a_round=4, least_rounds=1, most_rounds=2, pool=6, finalists=2)
+FEW = Exploration(starts_a_round=4, least_rounds=1, most_rounds=2, pool=6)
+QUICK = AutoSettings(exploration=FEW, finalists=2, attempts=1)
 WEAK = Case(seed=2, kind="polyhedron", phase_pi=1, n=32)
 SMALL = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
 
@@ -74,7 +76,7 @@ def test_a_crystal_is_found_and_called_good(case):
     "kind",
     [
         "polyhedron",
-        pytest.param("superellipsoid", marks=pytest.mark.xfail(reason="of seed 3, NMSE 0.24 is called good")),
+        "superellipsoid",
     ],
 )
 def test_strained_crystals_are_found_and_what_is_called_good_is_right(kind):
@@ -168,9 +170,8 @@ def test_data_without_noise_are_explained_exactly():
     case = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24, photons=math.inf)
     data, truth = case_of(case)
     found = solve(data, 1, Deadline(60))
-    assert scalars_of(found, data)["chi2"] < 1e-6
-    assert error(found.crystal, truth) < 1e-3
-    assert found.effort.recipe.endswith("then exact")
+    assert scalars_of(found, data)["chi2"] < 1e-7
+    assert error(found.crystal, truth) < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["nothing", "flat", "masked"])
@@ -180,3 +181,13 @@ def test_nothing_to_phase_ends_without_nan_and_is_not_called_good(kind):
     found = solve(data, 1, Deadline(60), QUICK)
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
     assert judge(scalars_of(found, data)).grade == "failed"
+
+
+def test_it_begins_again_from_other_starts_while_the_finalists_differ():
+    hard, _ = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=5, n=32, photons=3e5))
+    once, twice = (solve(hard, 1, Deadline(60), AutoSettings(exploration=FEW, attempts=n)) for n in (1, 2))
+    assert once.effort.starts == 8
+    assert twice.effort.starts == 16
+    assert twice.free_llk <= once.free_llk
+    data, _ = case_of(WEAK)
+    assert solve(data, 1, Deadline(60), AutoSettings(attempts=2)).effort.starts == 64, "they agree at once"

@@ -1,0 +1,104 @@
+"""One grid of the automatic method: what is known there of the crystal's size, and candidates refined on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.pyramid import extents_vox, resampled
+from cdi_stream.phasing.ranking import Candidates, scored
+from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.schedules import sigma_for
+from cdi_stream.phasing.support import Limits, ShrinkWrap, threshold_support, updated
+from cdi_stream.phasing.workers import callers, side_by_side
+
+GROWTH = 1.2
+"""How much larger a support may become on finer grids than it was found."""
+LARGEST = 0.3
+"""No support may fill more than this share of the array: beyond, phases are not determined."""
+
+
+@dataclass(slots=True)
+class Search:
+    """The time there is for a search, and what it has done so far."""
+
+    deadline: Deadline
+    starts: int = 0
+    cycles: int = 0
+
+    def add(self, batch: Batch, starts: int = 0) -> None:
+        """Count the cycles of every start of a batch."""
+        self.starts += starts
+        self.cycles += batch.cycle * len(batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array.
+
+    ``found_share`` is the support over the array that a coarser level found.
+    """
+
+    data: Measurement
+    extent_vox: float
+    box_share: float
+    found_share: float | None = None
+
+    def limits(self, margin: float = 1.4) -> Limits:
+        """Largest support: little more than was found, or for a crystal longer by ``margin`` than it seems."""
+        longest = self.box_share * margin**self.data.n_axes
+        return Limits(largest=min(longest if self.found_share is None else GROWTH * self.found_share, LARGEST))
+
+
+def level_of(data: Measurement, found_share: float | None = None) -> Level:
+    """Size up a measurement."""
+    extents = extents_vox(data)
+    box = math.prod(extent / n for extent, n in zip(extents, data.magnitude.shape, strict=True))
+    extent = sum(extents) / len(extents)
+    return Level(data=data, extent_vox=extent, box_share=box, found_share=found_share)
+
+
+def refined(level: Level, start: Batch, text: str, deadline: Deadline, limits: Limits | None = None) -> Batch:
+    """Run a recipe, to its end or to the deadline."""
+    return finished(parse_recipe(text), level.data, start, limits or level.limits(), deadline.is_over)
+
+
+def each_refined(level: Level, jobs: Sequence[tuple[Batch, str]], search: Search) -> list[Candidates]:
+    """Batches after their recipes, some side by side."""
+    largest = level.limits().largest
+
+    def done(job: tuple[Batch, str]) -> tuple[Candidates, Batch]:
+        batch = refined(level, *job, search.deadline)
+        return scored(level.data, batch, largest), batch
+
+    found = side_by_side(done, jobs)
+    for _, batch in found:
+        search.add(batch)
+    return [candidates for candidates, _ in found]
+
+
+def climbed(level: Level, crystals: Tensor, text: str, search: Search) -> Candidates:
+    """Carry crystals ``(n, *shape)`` of a coarser level to this one and refine them here, the best first."""
+    crystal = resampled(crystals, tuple(level.data.magnitude.shape))
+    whole = Batch(crystal=crystal, support=support_of(crystal, level))
+    n_parts = min(callers(), len(whole))
+    parts = [(whole.chosen(range(part, len(whole), n_parts)), text) for part in range(n_parts)]
+    pool, *others = each_refined(level, parts, search)
+    for other in others:
+        pool = other.joined(pool)
+    return pool
+
+
+def support_of(crystals: Tensor, level: Level) -> Tensor:
+    """Support of carried-on crystals, relative to the rms amplitude inside."""
+    wrap = ShrinkWrap(threshold=0.22, relative="rms", sigma_vox=sigma_for(level.extent_vox))
+    support = threshold_support(crystals.abs(), 0.1, wrap.sigma_vox)
+    for _ in range(4):
+        support = updated(support, crystals, wrap, "full", level.limits())
+    return support
