@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from cdi_stream.cli.device import Device, DeviceOption, require
 from cdi_stream.cli.output import JsonOption, show
-from cdi_stream.errors import ConfigError
 
 BEGIN_S = time.monotonic() - time.process_time()
 """When the command was started: its imports, all the work until here, count in the budget."""
@@ -29,13 +29,6 @@ class Method(StrEnum):
     HYBRID = "hybrid"
 
 
-class Device(StrEnum):
-    """Where to compute."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
 def phase(
     file: Annotated[
         Path, typer.Argument(help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, or our own scan file.")
@@ -48,7 +41,7 @@ def phase(
         float, typer.Option(help="Seconds of wall time, for the whole command.", min=1.0, max=1e6)
     ] = 60.0,
     mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.CPU,
+    device: DeviceOption = Device.CPU,
     out: Annotated[Path | None, typer.Option(help="File to write the object to, npz.")] = None,
     network: Annotated[Path | None, typer.Option(help="Network file; the packaged one by default.")] = None,
     as_json: JsonOption = False,
@@ -61,7 +54,7 @@ def phase(
     from cdi_stream.refine.methods import MethodSettings
 
     parse_recipe(recipe)  # refused now, not when the file is read
-    _require(device)
+    require(device)
     settings = MethodSettings(
         recipe=recipe,
         network_file=network or DEFAULT_NETWORK,
@@ -77,10 +70,3 @@ def phase(
     show(result, as_json)
     if result["verdict"] == "failed":
         raise typer.Exit(3)
-
-
-def _require(device: Device) -> None:
-    import torch
-
-    if device == Device.CUDA and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: expected a GPU with CUDA, got none that torch can use; take --device cpu")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cdi_stream import registry
+from cdi_stream.cli.device import Device, DeviceOption, require
 from cdi_stream.cli.output import JsonOption, NeededConfig, console, show
 
 
@@ -51,13 +52,19 @@ def export(
 
 def train(
     out: Annotated[Path, typer.Option("--out", help="Network file to write.")],
-    minutes: Annotated[float, typer.Option(help="Time to train for.", min=0.01)] = 20.0,
-    seed: Annotated[int, typer.Option(help="First seed of the simulated crystals.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    name: Annotated[str, typer.Argument(help="Which network.")] = "wu2021-small",
+    minutes: Annotated[float, typer.Option(help="Longest time to train for.", min=0.01)] = 20.0,
+    steps: Annotated[int | None, typer.Option(help="Length of the plan; else what the minutes allow.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated crystals.", min=0)] = 1,
+    device: DeviceOption = Device.CPU,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped, here or elsewhere.")] = False,
 ) -> None:
-    """Train the two-decoder network of Wu et al. (2021) on simulated crystals and export it."""
-    from cdi_stream.training.wu2021 import train_wu2021
+    """Train a network on simulated crystals and export it."""
+    from cdi_stream.training.run import train as run
 
-    train_wu2021(
-        out, minutes=minutes, seed=seed, device=device, report=lambda line: console.print(line, highlight=False)
-    )
+    require(device)
+
+    def report(line: str) -> None:
+        console.print(line, highlight=False)
+
+    run(name, out, minutes=minutes, steps=steps, seed=seed, device=device, is_resumed=resume, report=report)

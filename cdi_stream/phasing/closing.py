@@ -24,7 +24,7 @@ ROUNDS = 6
 """Refinements of the winner one after the other, at most."""
 LAST_CALL = 0.8
 """Share of the budget after which nothing is begun that could be left out."""
-EXACT = 5e-8
+EXACT = 2e-8
 """Misfit at which data without noise are explained."""
 EXACT_ROUNDS = 12
 """Rounds of the exact polish, while there is time."""
@@ -40,9 +40,9 @@ def closed(
     """
     winner, done = _winner_refined(level, pool.best(1), data, held, search, pace_s)
     others, text = [pool.only(k) for k in range(1, len(pool))], "+".join(done)
-    if len(_fitting((text,) * len(others) if done else (), pace_s, search.deadline)) < len(others):
+    if not done or len(_fitting((text,) * len(others), pace_s, search.deadline)) < len(others):
         return winner.before(pool.after(1)), text
-    for other in each_refined(level, [(_batch(other), text) for other in others], search) if done else others:
+    for other in each_refined(level, [(_batch(other), text) for other in others], search):
         winner = winner.before(other)
     return ranked(winner, data, held), text
 

@@ -1,7 +1,7 @@
 """Random crystals to train on: shapes and strain fields, in voxels, batched on torch.
 
-Every function takes a ``torch.Generator``; nothing here keeps state.  Arrays are ``(batch, n, n, n)``
-in lab axes [z, y, x], the crystal's centre at voxel n//2.
+Every function takes a ``torch.Generator`` and computes on its device; nothing here keeps state.
+Arrays are ``(batch, n, n, n)`` in lab axes [z, y, x], the crystal's centre at voxel n//2.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class CrystalRanges:
 
 
 def _uniform(shape: tuple[int, ...], bounds: tuple[float, float], generator: Generator) -> Tensor:
-    return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(shape, generator=generator)
+    return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(shape, generator=generator, device=generator.device)
 
 
 def random_rotations(batch: int, generator: Generator) -> Tensor:
     """Rotations ``(batch, 3, 3)`` uniform over SO(3), by QR of Gaussian matrices."""
-    q, r = torch.linalg.qr(torch.randn(batch, 3, 3, generator=generator))
+    q, r = torch.linalg.qr(torch.randn(batch, 3, 3, generator=generator, device=generator.device))
     q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1))[:, None, :]
     return q * torch.sign(torch.linalg.det(q))[:, None, None]
 
 
-def _positions(n: int) -> Tensor:
-    axis = torch.arange(n, dtype=torch.float32) - n // 2
+def _positions(n: int, device: torch.device) -> Tensor:
+    axis = torch.arange(n, dtype=torch.float32, device=device) - n // 2
     return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
@@ -48,7 +48,7 @@ def superellipsoids(semi_axes: Tensor, n: int, generator: Generator) -> Tensor:
     batch = semi_axes.shape[0]
     e = _uniform((batch, 1), (0.3, 1.3), generator)
     m = _uniform((batch, 1), (0.3, 1.3), generator)
-    x, y, z = (_positions(n)[None] / semi_axes[:, None, :]).abs().clamp_min(1e-4).unbind(-1)
+    x, y, z = (_positions(n, semi_axes.device)[None] / semi_axes[:, None, :]).abs().clamp_min(1e-4).unbind(-1)
     radius = ((x ** (2 / e) + y ** (2 / e)) ** (e / m) + z ** (2 / m)) ** (m / 2)
     return (1 - radius) * semi_axes.amin(-1, keepdim=True)
 
@@ -58,11 +58,13 @@ def polyhedra(semi_axes: Tensor, n: int, generator: Generator, n_planes: int = 1
 
     Each is cut by ``n_planes`` random planes at 0.55 to 1 of the ellipsoid's reach along their normals.
     """
-    batch = semi_axes.shape[0]
-    normals = torch.nn.functional.normalize(torch.randn(batch, n_planes, 3, generator=generator), dim=-1)
+    batch, position = semi_axes.shape[0], _positions(n, semi_axes.device)
+    normals = torch.nn.functional.normalize(
+        torch.randn(batch, n_planes, 3, generator=generator, device=generator.device), dim=-1
+    )
     reach = (normals * semi_axes[:, None, :]).norm(dim=-1) * _uniform((batch, n_planes), (0.55, 1.0), generator)
-    box = (semi_axes[:, None, :] - _positions(n)[None].abs()).amin(-1)
-    cuts = (reach[:, :, None] - normals @ _positions(n).T).amin(1)
+    box = (semi_axes[:, None, :] - position.abs()).amin(-1)
+    cuts = (reach[:, :, None] - normals @ position.T).amin(1)
     return torch.minimum(box, cuts)
 
 
@@ -71,9 +73,9 @@ def correlated_phases(length_vox: Tensor, n: int, generator: Generator) -> Tenso
 
     Wu et al. (2021), equation 5, evaluated in reciprocal space.
     """
-    noise = torch.randn(length_vox.shape[0], n, n, n, generator=generator)
-    frequency = torch.fft.fftfreq(n)
-    half = torch.fft.rfftfreq(n)
+    noise = torch.randn(length_vox.shape[0], n, n, n, generator=generator, device=generator.device)
+    frequency = torch.fft.fftfreq(n, device=noise.device)
+    half = torch.fft.rfftfreq(n, device=noise.device)
     f2 = frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + half[None, None, :] ** 2
     window = torch.exp(-2 * (math.pi * length_vox[:, None, None, None]) ** 2 * f2)
     return torch.fft.irfftn(torch.fft.rfftn(noise, dim=(1, 2, 3)) * window, s=(n, n, n), dim=(1, 2, 3))
@@ -86,7 +88,7 @@ def crystals(batch: int, n: int, ranges: CrystalRanges, generator: Generator) ->
     """
     longest = _uniform((batch, 1), ranges.longest_vox, generator)
     semi_axes = 0.5 * n * 0.9 * _uniform((batch, 3), ranges.aspect, generator)
-    is_faceted = torch.rand(batch, 1, generator=generator) < ranges.faceted_share
+    is_faceted = torch.rand(batch, 1, generator=generator, device=generator.device) < ranges.faceted_share
     depth = torch.where(
         is_faceted, polyhedra(semi_axes, n, generator), superellipsoids(semi_axes, n, generator)
     ).reshape(batch, n, n, n)
@@ -100,13 +102,13 @@ def crystals(batch: int, n: int, ranges: CrystalRanges, generator: Generator) ->
 
 def _rotate_and_centre(amplitude: Tensor, rotation: Tensor, longest: Tensor) -> Tensor:
     """Rotate about the centre of mass, bring that to voxel n//2 and the longest lab extent to ``longest``."""
-    batch, n = amplitude.shape[0], amplitude.shape[-1]
+    batch, n, position = amplitude.shape[0], amplitude.shape[-1], _positions(amplitude.shape[-1], amplitude.device)
     mass = amplitude.reshape(batch, -1, 1)
-    centre = (mass * _positions(n)[None]).sum(1) / mass.sum(1)
-    turned = (_positions(n)[None] - centre[:, None, :]) @ rotation.transpose(1, 2)
+    centre = (mass * position).sum(1) / mass.sum(1)
+    turned = (position - centre[:, None, :]) @ rotation.transpose(1, 2)
     reach = torch.where(mass > 0.5, turned.abs(), 0.0).amax((1, 2))
     shrink = 2 * reach / longest[:, 0]
-    source = shrink[:, None, None] * _positions(n)[None] @ rotation + centre[:, None, :]
+    source = shrink[:, None, None] * position @ rotation + centre[:, None, :]
     grid = (2 * (source + n // 2) + 1) / n - 1
     grid = grid.flip(-1).reshape(batch, n, n, n, 3)
     return torch.nn.functional.grid_sample(

@@ -1,31 +1,27 @@
-"""Supervised training on crystals simulated as they are needed; no data set on disk."""
+"""Supervised training on crystals simulated as they are needed; no data set on disk.
+
+Every step draws its crystals, and whatever the network itself draws, from a seed of its own: a training that was
+stopped and goes on does what one that was not stopped does.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from cdi_stream.networks import losses
-from cdi_stream.training.crystals import CrystalRanges, crystals
-from cdi_stream.training.diffraction import measure
+from cdi_stream.training.plan import Plan
+from cdi_stream.training.task import Draw, Task
 
-HELD_OUT_SEED = 20_260_000
-"""Validation crystals are drawn from this seed; training seeds count up from the caller's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """How long and how fast to train; the rate warms up and then falls along a cosine of the time."""
-
-    minutes: float = 20.0
-    batch: int = 16
-    learning_rate: float = 2e-3
-    validate_every: int = 100
+HELD_OUT_SEED = 1 << 60
+"""Held-out crystals are drawn from seeds that no training reaches."""
+HELD_OUT_BATCHES = 4
+_TRIAL_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,80 +34,122 @@ class Progress:
     validation_loss: float
 
 
-def make_batch(batch: int, n: int, ranges: CrystalRanges, seed: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Magnitudes ``(batch, n, n, n)`` and crystals ``(batch, n/2, n/2, n/2)`` of one seed."""
-    generator = Generator().manual_seed(seed)
-    magnitude, crystal = measure(crystals(batch, n // 2, ranges, generator), generator)
-    return magnitude.to(device), crystal.to(device)
+class Training:
+    """A network on its way: weights, optimiser, step, curve."""
+
+    def __init__(self, task: Task, plan: Plan, *, seed: int, device: str) -> None:
+        torch.manual_seed(seed)
+        self.task, self.plan, self.seed, self.device = task, plan, seed, device
+        self.network = task.network().to(device)
+        self.step, self.minutes, self.curve = 0, 0.0, list[Progress]()
+        self._optimizer = plan.at(0)[0].started(self.network)
+        self._mean = math.nan
+
+    @classmethod
+    def resumed(cls, task: Task, state: dict[str, Any], *, device: str) -> Training:
+        """Go on where `state` was taken."""
+        training = cls(task, Plan.model_validate_json(state["plan"]), seed=state["seed"], device=device)
+        training.network.load_state_dict(state["network"])
+        training.step, training.minutes, training._mean = state["step"], state["minutes"], state["mean"]
+        training.curve = [Progress(**line) for line in state["curve"]]
+        if training.step < training.plan.steps:
+            training._optimizer = training.plan.at(training.step)[0].started(training.network)
+            if state["optimizer"] is not None:
+                training._optimizer.load_state_dict(state["optimizer"])
+        return training
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on, in tensors, numbers and texts."""
+        is_new_stage = self.is_done or self.plan.at(self.step)[1] == 0
+        return {
+            "task": self.task.name,
+            "plan": self.plan.model_dump_json(),
+            "seed": self.seed,
+            "step": self.step,
+            "minutes": self.minutes,
+            "mean": self._mean,
+            "curve": [asdict(line) for line in self.curve],
+            "network": self.network.state_dict(),
+            "optimizer": None if is_new_stage else self._optimizer.state_dict(),
+        }
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps of the plan are."""
+        return self.step >= self.plan.steps
+
+    def run(
+        self,
+        report: Callable[[Progress], None],
+        save: Callable[[Training], None],
+        is_over: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Train to the end of the plan, or until ``is_over``; each look at held-out crystals is reported and saved."""
+        self.network.train()
+        begin_s, before = clock(), self.minutes
+        while not self.is_done and not is_over():
+            self.advance()
+            self.minutes = before + (clock() - begin_s) / 60
+            if self.step % self.plan.validate_every == 0 or self.is_done:
+                self.curve.append(self._progress())
+                report(self.curve[-1])
+                save(self)
+
+    def advance(self) -> None:
+        """One batch; its update is left out if a gradient is not finite."""
+        stage, k = self.plan.at(self.step)
+        if k == 0 and self.step > 0:
+            self._optimizer = stage.started(self.network)
+        for group in self._optimizer.param_groups:
+            group["lr"] = stage.rate_at(k)
+        seed = (self.seed << 32) + self.step
+        torch.manual_seed(seed)  # what the network draws itself, dropout for one
+        drawn = self.task.draw(self.plan.batch, Generator(self.device).manual_seed(seed))
+        self._optimizer.zero_grad()
+        loss = self._loss(drawn, in_half=True)
+        if loss is None:  # bfloat16 convolutions on CPU return a gradient of NaN now and then
+            self._optimizer.zero_grad()
+            loss = self._loss(drawn, in_half=False)
+        if loss is not None:
+            self._optimizer.step()
+            self._mean = loss if math.isnan(self._mean) else 0.98 * self._mean + 0.02 * loss
+        self.step += 1
+
+    def _loss(self, drawn: Draw, *, in_half: bool) -> float | None:
+        """Leave the gradients of a batch, clipped; returns the loss, or None if they are not finite."""
+        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=in_half):
+            loss = self.task.loss(self.network, drawn)
+        loss.backward()  # type: ignore[no-untyped-call]
+        weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        norm = nn.utils.clip_grad_norm_(weights, 1.0)
+        return loss.item() if torch.isfinite(norm) else None
+
+    def _progress(self) -> Progress:
+        held_out = validate(self.task, self.network, self.plan.batch, self.device)
+        return Progress(step=self.step, minutes=self.minutes, training_loss=self._mean, validation_loss=held_out)
 
 
 @torch.no_grad()
-def validate(network: nn.Module, n: int, ranges: CrystalRanges, device: str, n_batches: int = 4) -> float:
-    """Mean loss over held-out crystals, with the network in evaluation mode."""
+def validate(task: Task, network: nn.Module, batch: int, device: str) -> float:
+    """Mean loss over held-out crystals, the same on every machine, with the network in evaluation mode."""
+    was_training = network.training
     network.eval()
     total = 0.0
-    for index in range(n_batches):
-        magnitude, crystal = make_batch(16, n, ranges, HELD_OUT_SEED + index, device)
-        total += _loss(network, magnitude, crystal, in_half=False).item()
-    network.train()
-    return total / n_batches
+    for index in range(HELD_OUT_BATCHES):
+        drawn = task.draw(batch, Generator().manual_seed(HELD_OUT_SEED + index))
+        total += task.loss(network, tuple(tensor.to(device) for tensor in drawn)).item()
+    network.train(was_training)
+    return total / HELD_OUT_BATCHES
 
 
-def train(
-    network: nn.Module,
-    n: int,
-    ranges: CrystalRanges,
-    schedule: Schedule,
-    *,
-    seed: int,
-    device: str,
-    report: Callable[[Progress], None],
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Train ``network`` in place for ``schedule.minutes``; ``report`` receives the curve."""
-    network.to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=1e-4)
-    start, step, mean = clock(), 0, math.nan
-
-    def note() -> None:
-        held_out = validate(network, n, ranges, device)
-        minutes = (clock() - start) / 60
-        report(Progress(step=step, minutes=minutes, training_loss=mean, validation_loss=held_out))
-
-    while (elapsed := (clock() - start) / 60 / schedule.minutes) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * _rate(step, elapsed)
-        magnitude, crystal = make_batch(schedule.batch, n, ranges, seed + step, device)
-        loss = _backward(network, optimizer, magnitude, crystal, in_half=True)
-        if loss is None:  # bfloat16 convolutions on CPU return a gradient of NaN now and then
-            loss = _backward(network, optimizer, magnitude, crystal, in_half=False)
-        if loss is None:
-            step += 1
-            continue
-        optimizer.step()
-        mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
-        step += 1
-        if step % schedule.validate_every == 0:
-            note()
-    note()
-
-
-def _backward(
-    network: nn.Module, optimizer: torch.optim.Optimizer, magnitude: Tensor, crystal: Tensor, *, in_half: bool
-) -> float | None:
-    """Leave the gradients of one batch, clipped; returns the loss, or None if they are not finite."""
-    optimizer.zero_grad()
-    loss = _loss(network, magnitude, crystal, in_half=in_half)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    return loss.item() if torch.isfinite(norm) else None
-
-
-def _loss(network: nn.Module, magnitude: Tensor, crystal: Tensor, *, in_half: bool) -> Tensor:
-    with torch.autocast(magnitude.device.type, dtype=torch.bfloat16, enabled=in_half):
-        amplitude, phase = network(magnitude)
-    return losses.supervised(amplitude.float(), phase.float(), crystal)
-
-
-def _rate(step: int, elapsed: float) -> float:
-    return min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(elapsed, 1.0))))
+def step_s(task: Task, plan: Plan, device: str, clock: Callable[[], float] = time.monotonic) -> float:
+    """Seconds of one step of the first stage, by a training that is thrown away."""
+    trial = Training(task, plan.lasting(1000), seed=0, device=device)
+    trial.advance()
+    begin_s = clock()
+    for _ in range(_TRIAL_STEPS):
+        trial.advance()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return (clock() - begin_s) / _TRIAL_STEPS

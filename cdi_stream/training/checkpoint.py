@@ -1,0 +1,121 @@
+"""Where a training stands, on disk: it survives any stop, and can be carried to another machine in small files.
+
+A checkpoint is a folder of parts with a manifest of their sizes and hashes; it gets its name only when all of it is
+written, and the one before is removed only then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from cdi_stream.errors import NetworkFileError
+
+PART_BYTES = 15_000_000
+MOST_BYTES = 60_000_000
+_MANIFEST = "manifest.json"
+_PARTIAL = ".partial"
+
+
+class Part(BaseModel):
+    """One file of a checkpoint."""
+
+    name: str
+    n_bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """All files of a checkpoint, in order."""
+
+    step: int
+    parts: list[Part]
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state of a training; only the newest stays.
+
+    Raises
+    ------
+    NetworkFileError
+        If it is too large to be carried about.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    if len(data) > MOST_BYTES:
+        raise NetworkFileError(
+            f"checkpoint of step {step}: expected at most {MOST_BYTES} bytes, got {len(data)}; train fewer weights"
+        )
+    partial, whole = folder / f"step-{step:08d}{_PARTIAL}", folder / f"step-{step:08d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    parts = [_written(partial, k, data[at : at + PART_BYTES]) for k, at in enumerate(range(0, len(data), PART_BYTES))]
+    _put(partial / _MANIFEST, Manifest(step=step, parts=parts).model_dump_json(indent=1).encode())
+    shutil.rmtree(whole, ignore_errors=True)
+    partial.rename(whole)
+    for other in folder.glob("step-*"):
+        if other != whole:
+            shutil.rmtree(other)
+    return whole
+
+
+def newest(folder: Path) -> Path | None:
+    """The last whole checkpoint."""
+    whole = (path for path in folder.glob("step-*") if path.suffix != _PARTIAL and (path / _MANIFEST).is_file())
+    return max(whole, default=None)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; sizes and hashes are checked before anything is believed.
+
+    Raises
+    ------
+    NetworkFileError
+        If a part is missing, too large or not what was written.
+    """
+    try:
+        manifest = Manifest.model_validate_json((path / _MANIFEST).read_bytes())
+        if sum(part.n_bytes for part in manifest.parts) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES} bytes")
+        data = b"".join(_read(path, part) for part in manifest.parts)
+        state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except UnpicklingError:
+        raise NetworkFileError(f"checkpoint {path}: expected tensors, numbers and texts, got objects") from None
+    except (OSError, ValueError, RuntimeError, ValidationError) as error:
+        raise NetworkFileError(
+            f"checkpoint {path}: expected the parts that {_MANIFEST} names, got: {error}; "
+            "carry the whole folder over again, or train without --resume"
+        ) from error
+    return state
+
+
+def _written(folder: Path, index: int, data: bytes) -> Part:
+    name = f"part-{index:03d}"
+    _put(folder / name, data)
+    return Part(name=name, n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _put(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(folder: Path, part: Part) -> bytes:
+    path = folder / Path(part.name).name
+    if path.stat().st_size != part.n_bytes:
+        raise ValueError(f"{part.name} has {path.stat().st_size} bytes, not {part.n_bytes}")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        raise ValueError(f"{part.name} has another hash")
+    return data

@@ -1,0 +1,108 @@
+"""A training from its name to an exported network: it goes on where it stopped, and says how it came about."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from cdi_stream.errors import ConfigError
+from cdi_stream.networks.torchscript import export
+from cdi_stream.training import checkpoint, wu2021
+from cdi_stream.training.task import Task
+from cdi_stream.training.trainer import Progress, Training, step_s
+
+TASKS: dict[str, Task] = {task.name: task for task in (wu2021.TASK,)}
+Report = Callable[[str], None]
+
+
+def train(
+    name: str,
+    out: Path,
+    *,
+    minutes: float,
+    steps: int | None,
+    seed: int,
+    device: str,
+    is_resumed: bool,
+    report: Report,
+    clock: Callable[[], float] = time.monotonic,
+) -> Training:
+    """Train the network of this name for at most ``minutes`` and export it to ``out``.
+
+    Beside it go the curve, ``.curve.jsonl``, and what a resumed training needs, ``.checkpoint``.  Without ``steps``
+    the plan is made as long as the minutes allow.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such network, or a checkpoint is there that nobody asked to go on from, or none is.
+    """
+    begin_s = clock()
+    training = _begun(_task(name), _folder(out), minutes, steps, seed, device, is_resumed)
+    report(f"{name}: {training.plan.steps} steps on {device}, from step {training.step}")
+    training.run(
+        lambda progress: report(_line(progress)),
+        lambda training: _saved(training, out),
+        lambda: clock() - begin_s > 60 * minutes,
+        clock,
+    )
+    _saved(training, out)
+    network = training.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    export(network, training.task.contract(network, described(training)), out)
+    return training
+
+
+def described(training: Training) -> str:
+    """One sentence on how a network came to be."""
+    held_out = f"{training.curve[-1].validation_loss:.3f}" if training.curve else "not yet known"
+    return (
+        f"{training.step} of {training.plan.steps} steps of {training.plan.batch} simulated crystals in "
+        f"{training.minutes:.1f} minutes on {training.device}, seed {training.seed}; held-out loss {held_out}"
+    )
+
+
+def _task(name: str) -> Task:
+    if name not in TASKS:
+        raise ConfigError(f"network: expected one of {', '.join(TASKS)}, got {name!r}")
+    return TASKS[name]
+
+
+def _begun(
+    task: Task, folder: Path, minutes: float, steps: int | None, seed: int, device: str, is_resumed: bool
+) -> Training:
+    """The training that is there, or a new one."""
+    there = checkpoint.newest(folder)
+    if is_resumed and there is None:
+        raise ConfigError(f"--resume: expected a checkpoint in {folder}, found none; train without it first")
+    if there is not None and not is_resumed:
+        raise ConfigError(f"{folder} holds a training at {there.name}: go on with --resume, or remove the folder")
+    if there is not None:
+        state = checkpoint.load(there)
+        if state["task"] != task.name:
+            raise ConfigError(f"--resume: expected a checkpoint of {task.name}, got one of {state['task']} in {there}")
+        return Training.resumed(task, state, device=device)
+    n_steps = steps or max(1, int(60 * minutes / step_s(task, task.plan, device)))
+    return Training(task, task.plan.lasting(n_steps), seed=seed, device=device)
+
+
+def _saved(training: Training, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(_folder(out), training.step, training.state())
+    lines = "".join(json.dumps(asdict(line)) + "\n" for line in training.curve)
+    out.with_suffix(".curve.jsonl").write_text(lines)
+
+
+def _folder(out: Path) -> Path:
+    return out.with_suffix(".checkpoint")
+
+
+def _line(progress: Progress) -> str:
+    return (
+        f"step {progress.step}, {progress.minutes:.1f} min: loss {progress.training_loss:.4f}, "
+        f"held out {progress.validation_loss:.4f}"
+    )

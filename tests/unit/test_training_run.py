@@ -1,0 +1,223 @@
+"""Trainings that stop and go on: plans, checkpoints, and the same curve whatever happened on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cdi_stream.errors import ConfigError, NetworkFileError
+from cdi_stream.networks.wu2021 import Wu2021
+from cdi_stream.training import checkpoint, run, wu2021
+from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.diffraction import measure
+from cdi_stream.training.plan import Plan, Stage
+from cdi_stream.training.task import Task
+from cdi_stream.training.trainer import Training, validate
+
+ALONE = partial(torch.set_num_threads, 1)
+RANGES = CrystalRanges(longest_vox=(9.0, 13.0))
+PLAN = Plan(
+    stages=(
+        Stage(steps=9, rate=5e-3, trained=("network.encoder", "network.amplitude")),
+        Stage(steps=12, optimizer="sgd", fall="geometric"),
+    ),
+    batch=2,
+    validate_every=3,
+)
+
+
+class WithDropout(nn.Module):
+    """The network, and randomness of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Wu2021(encoder=(4, 6, 8), decoder=(6, 4))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, magnitude):
+        return self.network(self.dropout(magnitude))
+
+
+TINY = Task(
+    name="tiny",
+    network=WithDropout,
+    draw=lambda batch, generator: measure(crystals(batch, 16, RANGES, generator), generator),
+    loss=wu2021.loss,
+    plan=PLAN,
+    contract=wu2021.contract,
+)
+
+
+def losses_of(out: Path) -> list[tuple[float, float, float]]:
+    lines = [json.loads(line) for line in out.with_suffix(".curve.jsonl").read_text().splitlines()]
+    return [(line["step"], line["training_loss"], line["validation_loss"]) for line in lines]
+
+
+def trained(out: Path, *, steps: int = 21, is_resumed: bool = False, minutes: float = 10.0, clock=time.monotonic):
+    run.TASKS["tiny"] = TINY
+    try:
+        return run.train(
+            "tiny", out, minutes=minutes, steps=steps, seed=3, device="cpu", is_resumed=is_resumed,
+            report=lambda line: print(line, flush=True), clock=clock,
+        )  # fmt: skip
+    finally:
+        del run.TASKS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, one_thread) -> Path:
+    """A training that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "network.pt"
+    trained(out)
+    return out
+
+
+def test_killed_at_any_moment_it_gives_the_same_curve(whole, tmp_path):
+    out = tmp_path / "network.pt"
+    script = f"from tests.unit.test_training_run import *; ALONE(); trained(Path({str(out)!r}))"
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    try:
+        assert child.stdout is not None
+        while b"step 6" not in child.stdout.readline():
+            assert child.poll() is None
+        os.kill(child.pid, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.communicate()
+    assert not out.exists()
+    assert checkpoint.newest(out.with_suffix(".checkpoint"))
+    trained(out, is_resumed=True)
+    assert losses_of(out) == losses_of(whole)
+
+
+def test_stopped_for_want_of_time_it_is_exported_and_goes_on(whole, tmp_path):
+    out = tmp_path / "network.pt"
+    ticks = iter(range(10_000))
+    first = trained(out, minutes=0.2, clock=lambda: float(next(ticks)))
+    assert 3 < first.step < 21
+    assert out.is_file()
+    second = trained(out, is_resumed=True)
+    assert second.step == 21
+    assert [line[2] for line in losses_of(out)] == pytest.approx([line[2] for line in losses_of(whole)])
+    assert "21 of 21 steps" in run.described(second)
+
+
+def test_weights_that_a_stage_does_not_name_stay(one_thread):
+    training = Training(TINY, PLAN, seed=1, device="cpu")
+    before = {name: value.clone() for name, value in training.network.named_parameters()}
+    for _ in range(3):
+        training.advance()
+    moved = {name for name, value in training.network.named_parameters() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.startswith(("network.encoder", "network.amplitude")) for name in moved)
+    for _ in range(9):
+        training.advance()
+    moved = {name for name, value in training.network.named_parameters() if not torch.equal(value, before[name])}
+    assert any(name.startswith("network.phase") for name in moved)
+
+
+def test_a_network_learns(one_thread):
+    task = Task(
+        name="small", network=lambda: Wu2021(encoder=(8, 16, 24), decoder=(16, 8)), draw=TINY.draw, loss=wu2021.loss,
+        plan=Plan(stages=(Stage(steps=40, rate=5e-3),), batch=4, validate_every=1000), contract=wu2021.contract,
+    )  # fmt: skip
+    training = Training(task, task.plan, seed=1, device="cpu")
+    before = validate(task, training.network, 4, "cpu")
+    lines = []
+    training.run(lines.append, lambda training: None)
+    assert [line.step for line in lines] == [40]
+    assert lines[0].validation_loss < 0.85 * before
+
+
+def test_rates_warm_up_and_fall():
+    for fall in ("cosine", "geometric"):
+        stage = Stage(steps=1000, rate=0.1, fall=fall, last=0.01)
+        rates = [stage.rate_at(step) for step in range(1000)]
+        assert rates[0] == pytest.approx(0.1 / 50)
+        assert max(rates) == pytest.approx(0.1, rel=0.25)
+        assert rates[60:] == sorted(rates[60:], reverse=True)
+        assert rates[-1] == pytest.approx(0.001, rel=0.02)
+
+
+def test_a_plan_made_longer_keeps_the_shares_of_its_stages():
+    longer = PLAN.lasting(210)
+    assert [stage.steps for stage in longer.stages] == [90, 120]
+    assert longer.at(89)[1] == 89
+    assert longer.at(90) == (longer.stages[1], 0)
+    with pytest.raises(IndexError, match="below 210, got 210"):
+        longer.at(210)
+
+
+def test_what_is_asked_for_by_mistake_is_told(whole, tmp_path):
+    with pytest.raises(ConfigError, match=r"expected one of wu2021-small.*, got 'no'"):
+        run.train("no", tmp_path / "n.pt", minutes=1, steps=1, seed=1, device="cpu", is_resumed=False, report=print)
+    with pytest.raises(ConfigError, match="train without it first"):
+        trained(tmp_path / "n.pt", is_resumed=True)
+    with pytest.raises(ConfigError, match="go on with --resume"):
+        trained(whole)
+    with pytest.raises(ConfigError, match="expected a checkpoint of wu2021-small, got one of tiny"):
+        run.train("wu2021-small", whole, minutes=1, steps=1, seed=1, device="cpu", is_resumed=True, report=print)
+
+
+STATE = {"step": 7, "weights": {"a": torch.arange(40_000.0)}, "text": "x"}
+
+
+class TestCheckpoints:
+    def test_parts_are_small_and_come_together_again(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(checkpoint, "PART_BYTES", 50_000)
+        path = checkpoint.save(tmp_path, 7, STATE)
+        assert checkpoint.newest(tmp_path) == path
+        parts = sorted(path.glob("part-*"))
+        assert len(parts) == 4
+        assert max(part.stat().st_size for part in parts) == 50_000
+        loaded = checkpoint.load(path)
+        assert torch.equal(loaded["weights"]["a"], STATE["weights"]["a"])
+        assert loaded["text"] == "x"
+
+    def test_only_the_newest_stays_and_half_written_ones_do_not_count(self, tmp_path):
+        for step in (7, 8):
+            path = checkpoint.save(tmp_path, step, STATE)
+        (tmp_path / "step-00000009.partial").mkdir()
+        assert checkpoint.newest(tmp_path) == path
+        assert checkpoint.newest(tmp_path / "absent") is None
+        checkpoint.save(tmp_path, 9, STATE)
+        assert [other.name for other in tmp_path.iterdir()] == ["step-00000009"]
+
+    @pytest.mark.parametrize("harm", ["cut", "changed", "absent", "manifest", "outside"])
+    def test_what_was_harmed_on_the_way_is_refused(self, tmp_path, harm):
+        path = checkpoint.save(tmp_path, 7, STATE)
+        part, manifest = path / "part-000", path / "manifest.json"
+        match harm:
+            case "cut":
+                part.write_bytes(part.read_bytes()[:-1])
+            case "changed":
+                part.write_bytes(part.read_bytes()[:-1] + b"\xff")
+            case "absent":
+                part.unlink()
+            case "manifest":
+                manifest.write_text("{}")
+            case "outside":
+                manifest.write_text(manifest.read_text().replace("part-000", "../../../etc/passwd"))
+        with pytest.raises(NetworkFileError, match="carry the whole folder over again"):
+            checkpoint.load(path)
+
+    def test_one_too_large_to_carry_is_not_written(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(checkpoint, "MOST_BYTES", 1000)
+        with pytest.raises(NetworkFileError, match="at most 1000 bytes"):
+            checkpoint.save(tmp_path, 7, STATE)
+        assert checkpoint.newest(tmp_path) is None
+
+    def test_what_is_no_plain_data_is_refused(self, tmp_path):
+        path = checkpoint.save(tmp_path, 7, {"harm": Path("/")})
+        with pytest.raises(NetworkFileError, match="got objects"):
+            checkpoint.load(path)
