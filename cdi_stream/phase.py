@@ -71,14 +71,17 @@ def phase_file(request: Request) -> dict[str, Any]:
     crystal, support = from_fourier_order(solution.crystal), from_fourier_order(solution.support)
     on_file = window.undo(crystal)
     bq = None if volume.affine is None else volume.affine.bq
-    scalars = scalars_of(solution, data, bq) | _misfit_of_file(on_file, found)
-    verdict = judge(scalars, found.doubts)
+    scalars = scalars_of(solution, data, bq)
+    verdict = judge(scalars, found.doubts)  # by the voxels that were phased: what was left out is told besides
+    held_out = {f"held_out_{name}": scalars.pop(f"free_{name}") for name in ("llk", "llk_floor")}
     if request.out is not None:
         lab = None if volume.affine is None else lab_object(crystal, support, volume.affine)
         write_object(request.out, on_file, window.undo_support(support), lab)
     effort = solution.effort
     return {
         **scalars,
+        **held_out,
+        **_misfit_of_file(on_file, found),
         "verdict": verdict.grade,
         "reasons": [*verdict.reasons, *notes],
         "seconds": request.deadline.passed_s,
@@ -137,7 +140,7 @@ def _misfit_of_file(density: Tensor, found: Intensities) -> dict[str, float]:
     return {
         "chi2": float(chi2(model, counts.sqrt())),
         "r_p": float(r_p(model, counts.sqrt())),
-        "llk": float(poisson_llk(expected, counts)),
+        "free_llk": float(poisson_llk(expected, counts)),
     }
 
 

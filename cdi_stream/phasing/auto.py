@@ -1,11 +1,11 @@
 """The automatic method: many cheap starts on a coarse grid, the best carried to the finest, ranked by what they
-never saw.
+have not been fitted to.
 
 1. Explore.  Batches of random starts on the middle of the diffraction, with even amplitudes (`FLAT`) and supports
    that follow the rms amplitude; until several agree, or their share of the time is over.
 2. Climb.  The best go to finer and finer grids, fewer at each.
-3. Choose.  At the finest grid the finalists are refined without the voxels of a few islands, and ranked by the
-   Poisson log-likelihood there (free of overfitting, where chi2 is not), which also says how to refine them on.
+3. Choose.  At the finest grid the finalists forget the voxels of a few islands, are refined without them, and ranked
+   by the Poisson log-likelihood there (free of overfitting, where chi2 is not); see `cdi_stream.phasing.closing`.
 4. Again from other starts, if the finalists do not agree and there is time.
 5. Finish.  The winner with all voxels; on to what single precision allows if the data are without noise.
 """
@@ -70,10 +70,11 @@ class _Auto:
 
     def solved(self, known: Batch | None) -> Solution:
         """Attempts until the finalists agree or time is short."""
-        pool, deadline = None, self._search.deadline
+        pool, text, deadline = None, "", self._search.deadline
         for _ in range(self._settings.attempts):
-            found, text = self._attempt(known if pool is None else None)
-            pool = found if pool is None else ranked(found.before(pool), self._data, self._held)
+            found, how = self._attempt(known if pool is None else None)
+            best, pool = found.crystal[0], found if pool is None else self._ranked(found.before(pool))
+            text = how if torch.equal(best, pool.crystal[0]) else text
             pool = pool.best(max(self._settings.finalists, 2))
             if is_trusted(pool) or not self._has_time():
                 break
@@ -111,13 +112,18 @@ class _Auto:
         level, begin_s, begin = replace(whole, data=self._seen), self._search.deadline.passed_s, self._search.cycles
         crystals = resampled(crystals, tuple(self._data.magnitude.shape))
         if known is not None:
-            crystals = torch.cat((crystals, forgetting(known, self._held, self._data.n_axes).crystal))
+            crystals = torch.cat((crystals, known.result))
+            level = replace(level, found_share=max(level.found_share or 0.0, share_of(known, len(known))))
+        crystals = forgetting(crystals, self._held, self._data.n_axes)
         text = final_recipe(level.extent_vox)
-        pool = ranked(climbed(level, crystals, text, self._search), self._data, self._held)
+        pool = self._ranked(climbed(level, crystals, text, self._search))
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
         pool, more = closed(level, pool, self._data, self._held, self._search, pace_s)
         self._report(f"{len(pool)} finalists: {_state(pool, self._search.deadline)}")
         return pool, "+".join(filter(None, (text, more)))
+
+    def _ranked(self, pool: Candidates) -> Candidates:
+        return ranked(pool, self._data, self._held)
 
 
 def is_trusted(pool: Candidates) -> bool:
@@ -126,9 +132,9 @@ def is_trusted(pool: Candidates) -> bool:
     return not uneven > UNEVEN and not agreement(pool) < AGREEING
 
 
-def share_of(pool: Candidates, n: int) -> float:
+def share_of(pool: Candidates | Batch, n: int) -> float:
     """Median support over the array of the best ``n``."""
-    return float(pool.best(n).support.flatten(1).float().mean(1).median())
+    return float(pool.support[:n].flatten(1).float().mean(1).median())
 
 
 def _state(pool: Candidates, deadline: Deadline) -> str:

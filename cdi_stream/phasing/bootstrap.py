@@ -25,6 +25,8 @@ def noise_error(data: Measurement, found: Batch, seed: int = 0, is_over: Callabl
     Counts are drawn from what the crystal makes one expect, as many as were measured, and it is refined to them in its
     support.  NaN if that `is_over` too soon, or nothing is expected.
     """
+    if is_over():
+        return math.nan
     crystal = found.result[:1]
     expected = expected_counts(reciprocal(crystal, data.n_axes), data)[0]
     measured, total = data.magnitude.square()[data.valid].sum(), expected[data.valid].sum()

@@ -1,4 +1,4 @@
-"""The end of the automatic method: finalists refined in the ways that prove good at voxels they never see."""
+"""The end of the automatic method: finalists refined in ways that better their score and harm no held-out voxels."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.gradient import is_without_noise, polish_exact
 from cdi_stream.phasing.level import Level, Search, each_refined, level_of, support_of
-from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import free_llk, misfit
+from cdi_stream.phasing.measures import chi2
+from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.quality import free_llk
 from cdi_stream.phasing.ranking import Candidates, Solution, ranked
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import closing_recipes
+from cdi_stream.phasing.workers import callers
 
 CLEARLY = 0.99
 """Score, against the winner's, at which another refinement of it is taken ..."""
-UNHARMED = 1.05
-"""... if the likelihood of the held-out voxels, against the winner's, is not above this."""
+UNHARMED = 1.1
+"""... if the likelihood of the held-out voxels, against what it was before all of them, is not above this."""
 ROUNDS = 6
 """Refinements of the winner one after the other, at most."""
 LAST_CALL = 0.8
@@ -27,7 +29,9 @@ LAST_CALL = 0.8
 EXACT = 2e-8
 """Misfit at which data without noise are explained."""
 EXACT_ROUNDS = 12
-"""Rounds of the exact polish, while there is time."""
+"""Rounds of the exact polish, while there is time ..."""
+LOOK = 20
+"""... and cycles between two looks at how far it is."""
 
 
 def closed(
@@ -40,9 +44,10 @@ def closed(
     """
     winner, done = _winner_refined(level, pool.best(1), data, held, search, pace_s)
     others, text = [pool.only(k) for k in range(1, len(pool))], "+".join(done)
-    if not done or len(_fitting((text,) * len(others), pace_s, search.deadline)) < len(others):
-        return winner.before(pool.after(1)), text
-    for other in each_refined(level, [(_batch(other), text) for other in others], search):
+    if done and len(_fitting((text,) * len(others), pace_s, search.deadline)) == len(others):
+        new = each_refined(level, [(_batch(other), text) for other in others], search)
+        others = [min(pair, key=lambda one: float(one.score[0])) for pair in zip(others, new, strict=True)]
+    for other in others:
         winner = winner.before(other)
     return ranked(winner, data, held), text
 
@@ -52,10 +57,10 @@ def _winner_refined(
 ) -> tuple[Candidates, list[str]]:
     """A better winner, and the recipes that made it so."""
     done: list[str] = []
+    limit = UNHARMED * free_llk(winner.crystal[0], data, held)[0]
     for _ in range(ROUNDS):
         recipes = _fitting(closing_recipes(level.extent_vox), pace_s, search.deadline)
         tried = each_refined(level, [(_batch(winner), how) for how in recipes], search)
-        limit = UNHARMED * free_llk(winner.crystal[0], data, held)[0]
         better = [
             (one, how)
             for one, how in zip(tried, recipes, strict=True)
@@ -69,12 +74,14 @@ def _winner_refined(
 
 
 def _fitting(recipes: tuple[str, ...], pace_s: float, deadline: Deadline) -> tuple[str, ...]:
-    """As many of the recipes, from the first, as there is time for."""
-    left_s, n = deadline.left_s - (1 - LAST_CALL) * deadline.budget_s, 0
-    for text in recipes:
-        left_s -= pace_s * parse_recipe(text).cycles
-        n += left_s > 0
-    return recipes[:n]
+    """As many of the recipes, from the first, as there is time for, side by side; the pace is of all threads."""
+    left_s, n_threads = deadline.left_s - (1 - LAST_CALL) * deadline.budget_s, callers()
+    cycles = [parse_recipe(text).cycles for text in recipes]
+    for n in range(len(recipes), 0, -1):
+        longest = max(sum(cycles[k:n:n_threads]) for k in range(n_threads))
+        if n_threads * pace_s * longest < left_s:
+            return recipes[:n]
+    return ()
 
 
 def _batch(pool: Candidates) -> Batch:
@@ -82,17 +89,28 @@ def _batch(pool: Candidates) -> Batch:
 
 
 def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
-    """Go on to what single precision allows if the data are without counting noise, else leave it."""
+    """Go on to what single precision allows if the data are without counting noise, else leave it.
+
+    The crystal's faint rim then lies outside of its support.
+    """
     start = Batch(crystal=found.crystal[None], support=found.support[None])
     if deadline.is_over(LAST_CALL) or not is_without_noise(data, start, is_over=deadline.is_over):
         return found
-    best, cycles, first = start, 0, misfit(found.crystal, data)["chi2"]
-    for best in polish_exact(data, start, rounds=EXACT_ROUNDS):
+    first, best, cycles = _chi2(found.crystal, data), found.crystal, 0
+    least = first
+    for batch in polish_exact(data, start, rounds=EXACT_ROUNDS):
         cycles += 1
-        if deadline.is_over() or (cycles % 50 == 0 and misfit(best.result[0], data)["chi2"] < EXACT):
+        is_last = deadline.is_over()
+        if (is_last or cycles % LOOK == 0) and (now := _chi2(batch.result[0], data)) < least:
+            least, best = now, batch.result[0].clone()
+        if is_last or least < EXACT:
             break
-    if misfit(best.result[0], data)["chi2"] > max(0.1 * first, EXACT):
+    if least > max(0.1 * first, EXACT):
         return found
     effort = replace(found.effort, cycles=found.effort.cycles + cycles, recipe=f"{found.effort.recipe}, then exact")
-    support = support_of(best.result, level_of(data))[0]  # that of the polish is loose, for the faint rim
-    return replace(found, crystal=best.result[0], support=support, effort=effort)
+    return replace(found, crystal=best, support=support_of(best[None], level_of(data))[0], effort=effort)
+
+
+def _chi2(crystal: Tensor, data: Measurement) -> float:
+    model = expected_counts(reciprocal(crystal, data.n_axes), data).sqrt()
+    return float(chi2(model, data.magnitude, data.valid))

@@ -15,6 +15,8 @@ from cdi_stream.phasing.schedules import VARIANTS, explore_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts
 from cdi_stream.phasing.workers import callers, side_by_side
 
+MOST_VOXELS = 1_000_000
+"""Voxels of all starts of a round: a coarse grid that is not coarse takes fewer starts at once."""
 AGREE = 0.93
 """Crystals agree if they correlate by this: each is within NMSE 0.07 or so of the truth, then."""
 
@@ -45,10 +47,11 @@ def _pools(
 ) -> Iterator[tuple[Candidates, int]]:
     """The pool after as many rounds as run side by side, until all are done or their share of the time is over."""
     pool, n_threads, deadline = None, callers(), search.deadline
+    n_starts = min(how.starts_a_round, max(2, MOST_VOXELS // level.data.magnitude.numel()))
     until = 1 - (1 - how.share) * max(deadline.left_s, 0.0) / max(deadline.budget_s, 1e-9)
     for index in range(first_round, first_round + how.most_rounds, n_threads):
         rounds = range(index, index + n_threads)
-        for found, batch in side_by_side(lambda k: _round(level, seed, k, how.starts_a_round, deadline), rounds):
+        for found, batch in side_by_side(lambda k: _round(level, seed, k, n_starts, deadline), rounds):
             search.add(batch, starts=len(batch))
             pool = found.joined(pool).best(how.pool)
         assert pool is not None

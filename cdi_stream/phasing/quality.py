@@ -73,7 +73,8 @@ def judge(scalars: dict[str, float], reasons: tuple[str, ...] = ()) -> Verdict:
     that are not there, or NaN, are not judged; limits are from the simulated crystals of ``make bench-phasing``.
     """
     if not (math.isfinite(scalars["chi2"]) and scalars["r_p"] >= 0.7):
-        text = f"r_p {scalars['r_p']:.3f} < 0.7: the data are not explained"
+        name, limit = ("r_p", " < 0.7") if math.isfinite(scalars["chi2"]) else ("chi2", "")
+        text = f"{name} {scalars[name]:.3f}{limit}: the data are not explained"
         return Verdict(grade="failed", reasons=(*reasons, text))
     found = [*reasons, *(text for is_bad, text in _doubts(scalars) if is_bad)]
     return Verdict(grade="doubtful" if found else "good", reasons=tuple(found))
@@ -85,6 +86,7 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
     noise = s.get("noise_error", math.nan)
     free = s.get("free_llk", math.nan) / max(s.get("free_llk_floor", math.nan), 1e-12)
     overfit = free / max(s["chi2"] / max(s["chi2_floor"], 1e-12), 1e-12)
+    is_counted = s["chi2"] > 0.01 * s["chi2_floor"]
     return (
         (
             s["chi2"] > 2 * s["chi2_floor"] + 0.02,
@@ -94,7 +96,10 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
             math.isnan(noise) and s["chi2_floor"] > FAINT,
             f"counting noise is {s['chi2_floor']:.3f} of the counts: count longer",
         ),
-        (noise > NOISY, f"counting noise alone would move the crystal by NMSE {noise:.3f} > {NOISY}: count longer"),
+        (
+            noise > NOISY and is_counted,
+            f"counting noise alone would move the crystal by NMSE {noise:.3f} > {NOISY}: count longer",
+        ),
         (s["r_p"] < 0.97, f"r_p {s['r_p']:.3f} < 0.97"),
         (
             s["support_fraction"] > 0.2,
@@ -104,9 +109,10 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
         (s.get("is_cut", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
         (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.3f} < {AGREEING}"),
         (
-            overfit > OVERFITTED and s["chi2_floor"] > COUNTED and s["chi2"] > 0.01 * s["chi2_floor"],
+            overfit > OVERFITTED and s["chi2_floor"] > COUNTED and is_counted,
             f"voxels it never saw are explained {overfit:.1f} times worse than the others, against counting noise",
         ),
+        ("unevenness" in s and math.isnan(uneven), "the support is too thin to say whether the amplitude is even"),
         (uneven > UNEVEN, f"the amplitude is uneven inside: {uneven:.2f} of its mean, more than {UNEVEN}"),
     )
 

@@ -135,10 +135,9 @@ def held_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
     return replace(data, valid=data.valid & ~held), held
 
 
-def forgetting(batch: Batch, held: Tensor, n_axes: int) -> Batch:
+def forgetting(crystals: Tensor, held: Tensor, n_axes: int) -> Tensor:
     """Crystals that had seen the held-out voxels, without what they knew of them."""
-    field = reciprocal(batch.result, n_axes)
-    return replace(batch, crystal=direct(field * ~held, n_axes))
+    return direct(reciprocal(crystals, n_axes) * ~held, n_axes)
 
 
 def conclude(
@@ -157,9 +156,9 @@ def conclude(
     free, floor = free_llk(winner, data, held)
     others = side_by_side(partial(align, winner), list(pool.crystal[1:]))
     batch = Batch(crystal=winner[None], support=pool.support[:1])
-    is_cut = deadline.is_over()
     if closing is not None:
         batch = finished(closing, data, batch, is_over=deadline.is_over)
+    noise = noise_error(data, batch, is_over=deadline.is_over)
     return Solution(
         crystal=batch.result[0],
         support=batch.support[0],
@@ -168,13 +167,15 @@ def conclude(
         free_llk=free,
         free_llk_floor=floor,
         effort=replace(effort, cycles=effort.cycles + batch.cycle),
-        noise_error=noise_error(data, batch, is_over=deadline.is_over),
-        is_cut=is_cut,
+        noise_error=noise,
+        is_cut=deadline.is_over(),
     )
 
 
 def scalars_of(found: Solution, data: Measurement, bq: ArrayLike | None = None) -> dict[str, float]:
     """Numbers by which a solution is judged; those that compare starts are NaN with a single one.
+
+    The amplitude's evenness is a number of three axes only, NaN where the support is too thin for it.
 
     ``agreement`` is the mean correlation of the other starts' crystals with the winner, ``first_mode`` the share of
     their first common mode.  The resolution is where the PRTF of them all falls to 1/e: ``resolution_m`` with ``bq``
@@ -183,7 +184,7 @@ def scalars_of(found: Solution, data: Measurement, bq: ArrayLike | None = None) 
     correlations, several = found.correlations, len(found.finalists) > 1
     return {
         **misfit(found.crystal, data),
-        "unevenness": unevenness(found.crystal, found.support),
+        **({"unevenness": unevenness(found.crystal, found.support)} if data.n_axes == 3 else {}),
         "support_fraction": float(found.support.float().mean()),
         "free_llk": found.free_llk,
         "free_llk_floor": found.free_llk_floor,

@@ -47,7 +47,7 @@ def final_recipe(extent: float) -> str:
 
 
 def closing_recipes(extent: float) -> tuple[str, ...]:
-    """What may still make the winner better, as the held-out voxels decide: another threshold, longer, evener."""
+    """What may still make the winner better, as score and held-out voxels decide: another threshold, longer, evener."""
     return (
         f"{_wrap(0.25, extent)}+80*ER",
         f"{_wrap(0.3, extent)}+80*ER",

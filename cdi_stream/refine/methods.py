@@ -1,7 +1,8 @@
 """Kinds of refinement, one interface: a problem in, the best crystal found for it out.
 
-Each asks the deadline after every step, is stoppable there, and gives the same result for the same problem and seed
-unless the time ran out.  The queue's workers, and the command ``phase``, use the same ones.
+Each asks the deadline after every step, is stoppable there, and gives the same result for the same problem, seed and
+number of threads unless time decided how much was tried.  The queue's workers, and the command ``phase``, use the
+same ones.
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ def by_auto(problem: Problem) -> Solution:
 
 
 def by_recipe(problem: Problem) -> Solution:
-    """A schedule of projections, from the crystal that is there or from random starts."""
+    """A schedule of projections, from the crystal that is there or from random starts.
+
+    A single one sees all voxels: there is nothing to rank.
+    """
     return _ranked(problem, _starts(problem), problem.settings.recipe, closing=None)
 
 
@@ -95,13 +99,13 @@ def by_object(problem: Problem) -> Solution:
     As Chan et al. (2021) do by Adam, `cdi_stream.phasing.gradient`, and faster.
     """
     seen, held = held_out(problem.data, problem.settings.seed)
-    others, search = None, Effort(starts=1, cycles=0, recipe="descent on the object")
+    others, search, is_cut = None, Effort(starts=1, cycles=0, recipe="descent on the object"), False
     if problem.start is not None:
-        start = forgetting(problem.start, held, seen.n_axes)
+        start = _forgetful(problem.start, held, seen.n_axes)
     else:
         found = solve(problem.data, problem.settings.seed, problem.deadline.part(0.6))
         start = start_from(found.finalists[0], found.support)  # as it was before it saw the held-out voxels
-        others = found.finalists[1:]
+        others, is_cut = found.finalists[1:], found.is_cut
         search = replace(found.effort, recipe=f"{found.effort.recipe}, then {search.recipe}")
     batch = start
     for batch in refine_object(seen, start, Accelerated(steps=GRADIENT_STEPS)):
@@ -111,7 +115,8 @@ def by_object(problem: Problem) -> Solution:
     if others is not None:
         support = start.support.expand(len(others), *start.support.shape[1:])
         pool = pool.before(Candidates(crystal=others, support=support, score=pool.score.expand(len(others))))
-    return conclude(problem.data, held, pool, effort, problem.deadline)
+    solution = conclude(problem.data, held, pool, effort, problem.deadline)
+    return replace(solution, is_cut=solution.is_cut or is_cut)
 
 
 def by_network(problem: Problem) -> Solution:
@@ -186,13 +191,15 @@ def _ranked(
 ) -> Solution:
     """Run a recipe on all starts without the held-out voxels, batches side by side, and choose."""
     seen, held = held_out(problem.data, problem.settings.seed)
+    if closing is None and (problem.start is not None or problem.settings.starts == 1):
+        seen, held = problem.data, torch.zeros_like(held)
     recipe, best = parse_recipe(text), _Best()
 
     def run_one(index: int) -> tuple[int, int]:
         if index > 0 and problem.deadline.is_over():
             return 0, 0
         batch = finished(
-            recipe, seen, forgetting(batches[index](), held, seen.n_axes), is_over=problem.deadline.is_over
+            recipe, seen, _forgetful(batches[index](), held, seen.n_axes), is_over=problem.deadline.is_over
         )
         best.take(scored(seen, batch))
         return len(batch), batch.cycle * len(batch)
@@ -202,6 +209,10 @@ def _ranked(
     effort = Effort(starts=sum(one[0] for one in done), cycles=sum(one[1] for one in done), recipe=text)
     pool = ranked(best.pool, problem.data, held)
     return conclude(problem.data, held, pool, effort, problem.deadline, closing)
+
+
+def _forgetful(batch: Batch, held: torch.Tensor, n_axes: int) -> Batch:
+    return replace(batch, crystal=forgetting(batch.result, held, n_axes))
 
 
 class _Best:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from cdi_stream.fourier import FOURIER_SIGN
 from cdi_stream.networks import losses
 from cdi_stream.networks.torchscript import NetworkContract, weights_sha256
-from cdi_stream.networks.wu2021 import Wu2021
+from cdi_stream.networks.wu2021 import small
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import measure
 from cdi_stream.training.plan import Plan, Stage
@@ -52,7 +52,7 @@ def contract(network: nn.Module, training: str) -> NetworkContract:
 
 def network() -> nn.Module:
     """Build it, laid out as convolutions on a CPU like it."""
-    return Wu2021().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return small().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 TASK = Task(

@@ -8,7 +8,7 @@ import math
 import torch
 
 from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weights
-from cdi_stream.networks.wu2021 import Wu2021
+from cdi_stream.networks.wu2021 import small
 from tests.bench.phasing.record import Case, SkippedError, lines_of, measure
 
 
@@ -56,7 +56,7 @@ def test_nothing_is_begun_when_the_time_is_over(tmp_path):
 
 def test_the_refinement_of_weights_can_be_watched():
     torch.manual_seed(0)
-    network, seen = Wu2021(encoder=(4, 6), decoder=(4,)).eval(), []
+    network, seen = small((4, 6), (4,)).eval(), []
     magnitude, everywhere = torch.rand(16, 16, 16), torch.ones(16, 16, 16, dtype=torch.bool)
     best = refine_weights(
         network, magnitude, everywhere, UnsupervisedSchedule(steps=3), watch=lambda *terms: seen.append(terms)

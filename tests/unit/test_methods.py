@@ -112,7 +112,7 @@ def test_every_method_finds_the_crystal(method, has_start):
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
     assert not found.crystal[~found.support].any()
     assert scalars["r_p"] > 0.7
-    assert math.isfinite(scalars["free_llk"])
+    assert math.isnan(scalars["free_llk"]) == (method == "recipe" and has_start), "a single start sees all voxels"
     assert found.effort.starts >= (4 if method == "recipe" and not has_start else 1)
     assert found.effort.cycles > 10
     assert found.effort.recipe

@@ -8,7 +8,7 @@ from cdi_stream.errors import NetworkFileError
 from cdi_stream.fourier import twin
 from cdi_stream.networks import losses
 from cdi_stream.networks.torchscript import export, load, weights_sha256
-from cdi_stream.networks.wu2021 import Wu2021
+from cdi_stream.networks.wu2021 import small
 from cdi_stream.training.crystals import CrystalRanges, crystals, random_rotations
 from cdi_stream.training.diffraction import measure
 from cdi_stream.training.wu2021 import contract, draw
@@ -75,7 +75,7 @@ def test_the_loss_cannot_tell_a_crystal_from_its_twin_and_knows_a_flip(generator
 
 
 def test_an_exported_network_answers_as_the_original_and_names_its_weights(tmp_path):
-    network = Wu2021().eval()
+    network = small().eval()
     path = tmp_path / "network.pt"
     export(network, contract(network, "none"), path)
     loaded = load(path)
@@ -95,7 +95,7 @@ def test_files_without_our_contract_are_refused(tmp_path):
     with pytest.raises(NetworkFileError, match=r"cdi_stream\.json"):
         load(foreign)
     wrong = tmp_path / "wrong.pt"
-    network = Wu2021().eval()
+    network = small().eval()
     export(network, contract(network, "none").model_copy(update={"fourier_sign": -1}), wrong)
     with pytest.raises(NetworkFileError, match="fourier_sign"):
         load(wrong)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from cdi_stream.errors import ConfigError, NetworkFileError
-from cdi_stream.networks.wu2021 import Wu2021
+from cdi_stream.networks.wu2021 import small
 from cdi_stream.training import checkpoint, run, wu2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import measure
@@ -41,7 +41,7 @@ class WithDropout(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = Wu2021(encoder=(4, 6, 8), decoder=(6, 4))
+        self.network = small((4, 6, 8), (6, 4))
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, magnitude):
@@ -128,7 +128,7 @@ def test_weights_that_a_stage_does_not_name_stay(one_thread):
 
 def test_a_network_learns(one_thread):
     task = Task(
-        name="small", network=lambda: Wu2021(encoder=(8, 16, 24), decoder=(16, 8)), draw=TINY.draw, loss=wu2021.loss,
+        name="small", network=lambda: small((8, 16, 24), (16, 8)), draw=TINY.draw, loss=wu2021.loss,
         plan=Plan(stages=(Stage(steps=40, rate=5e-3),), batch=4, validate_every=1000), contract=wu2021.contract,
     )  # fmt: skip
     training = Training(task, task.plan, seed=1, device="cpu")

@@ -12,7 +12,7 @@ import torch
 from cdi_stream.fourier import to_reciprocal
 from cdi_stream.networks.losses import pad_to_double
 from cdi_stream.networks.unsupervised import SPAN, UnsupervisedSchedule, beta_1, refine_weights
-from cdi_stream.networks.wu2021 import Wu2021
+from cdi_stream.networks.wu2021 import small
 
 N = 16
 
@@ -20,7 +20,7 @@ N = 16
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return Wu2021(encoder=(4, 6), decoder=(4,)).eval()
+    return small((4, 6), (4,)).eval()
 
 
 @pytest.fixture(scope="module")

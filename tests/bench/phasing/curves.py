@@ -21,7 +21,7 @@ from cdi_stream.fourier import to_fourier_order
 from cdi_stream.networks.losses import pad_to_double
 from cdi_stream.networks.torchscript import load_trainable
 from cdi_stream.networks.unsupervised import Refined, UnsupervisedSchedule, refine_weights
-from cdi_stream.networks.wu2021 import Wu2021
+from cdi_stream.networks.wu2021 import small
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.gradient import Accelerated, Adam, refine_object
 from cdi_stream.phasing.recipe import parse_recipe
@@ -124,7 +124,7 @@ def _refined(network: nn.Module, volume: Volume, steps: int, curve: Curve, secon
 def _random_network() -> nn.Module:
     """Untrained, and so normalised by this volume itself: it has no statistics of its own."""
     torch.manual_seed(1)
-    return Wu2021().train()
+    return small().train()
 
 
 def _cycles(make: Callable[[Volume], Iterator[Batch]], volume: Volume, curve: Curve, seconds: float) -> Found:

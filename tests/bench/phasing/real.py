@@ -112,13 +112,14 @@ def started(n: int, seeds: range) -> Line:
 
 def table(lines: list[Line]) -> Table:
     """Numbers of the command, and the resolution."""
-    columns = ("crystal", "chi2", "r_p", "free llk", "its floor", "resolution", "verdict", "starts", "wall s")
+    columns = ("crystal", "chi2", "r_p", "held-out llk", "its floor", "resolution", "verdict", "starts", "wall s")
     result = plain_table("Real crystals", *columns)
     for line in lines:
-        fits = (f"{line['chi2']:.4f}", f"{line['r_p']:.4f}", f"{line['free_llk']:.3f}", f"{line['free_llk_floor']:.3f}")
+        fits = (f"{line['chi2']:.4f}", f"{line['r_p']:.4f}")
+        held_out = (f"{line['held_out_llk']:.3f}", f"{line['held_out_llk_floor']:.3f}")
         where = f"{line['resolution']:.3g} (limit {line['resolution_limit']:.3g}) {line['resolution_unit']}"
         name = line["key"].removeprefix("real/")
-        result.add_row(name, *fits, where, line["verdict"], str(line["starts"]), f"{line['wall_s']:.1f}")
+        result.add_row(name, *fits, *held_out, where, line["verdict"], str(line["starts"]), f"{line['wall_s']:.1f}")
     return result
 
 

@@ -1,0 +1,80 @@
+"""The U-Net of Masto et al. (2025) for highly strained crystals: the phase of the diffraction itself.
+
+Section 2.2: logarithm of the intensities in, phase in reciprocal space out, without a last activation, so that it may
+be unwrapped; levels of dilated convolutions first, skips through a convolution that halves channels, transposed
+convolutions up, LeakyReLU 0.2, no normalisation.  The paper's has 143 million weights; this is a size that can be
+shipped: space is folded into channels first, kernels have 3 voxels an axis instead of 5, and the bottom has 4^3 voxels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cdi_stream.networks.blocks import Fold, convolution
+
+RATES = ((4, 2, 1), (3, 2, 1))
+"""Dilations of the first two levels; half of the paper's, since a folded voxel is twice as long."""
+
+
+class Masto2025(nn.Module):
+    """Log-scaled intensities ``(batch, n, n, n)`` in [0, 1] to the phase [rad] of the field, of the same shape."""
+
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 192)) -> None:
+        super().__init__()
+        self.fold = Fold()
+        self.down = nn.ModuleList()
+        self.skips = nn.ModuleList()
+        n_in = 8
+        for level, width in enumerate(widths):
+            self.down.append(Dilated(n_in, width, RATES[level]) if level < len(RATES) else _plain(n_in, width))
+            self.skips.append(_plain(width, width // 2))
+            n_in = width
+        self.bottom = _plain(n_in, n_in)
+        below = (widths[-1], *reversed(widths[1:]))
+        pairs = list(zip(below, reversed(widths), strict=True))
+        self.up = nn.ModuleList(nn.ConvTranspose3d(n, n // 2, 2, stride=2) for n, _ in pairs)
+        self.merged = nn.ModuleList(_plain(n // 2 + width // 2, width) for n, width in pairs)
+        self.last = nn.Conv3d(widths[0], 8, 1)
+
+    def forward(self, intensity: Tensor) -> Tensor:
+        """Return the phase."""
+        volume = self.fold(intensity.unsqueeze(1))
+        seen: list[Tensor] = []
+        for down, skip in zip(self.down, self.skips, strict=True):
+            volume = down(volume)
+            seen.append(skip(volume))
+            volume = torch.nn.functional.max_pool3d(volume, 2)
+        volume = self.bottom(volume)
+        for k, (up, merged) in enumerate(zip(self.up, self.merged, strict=True)):
+            volume = merged(torch.cat((up(volume), seen[len(seen) - 1 - k]), dim=1))
+        return _unfolded(self.last(volume))
+
+
+class Dilated(nn.Module):
+    """Convolutions of several reaches side by side, with what went in."""
+
+    def __init__(self, n_in: int, n_out: int, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        share = n_out // len(rates)
+        self.parts = nn.ModuleList(
+            nn.Sequential(convolution(n_in, share, (3, 3, 3), rate), nn.LeakyReLU(0.2)) for rate in rates
+        )
+        self.mixed = _plain(n_in + share * len(rates), n_out)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Mix all reaches."""
+        found = [volume]
+        found.extend([part(volume) for part in self.parts])
+        return self.mixed(torch.cat(found, dim=1))
+
+
+def _plain(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv3d(n_in, n_out, 3, padding=1), nn.LeakyReLU(0.2))
+
+
+def _unfolded(folded: Tensor) -> Tensor:
+    """Depth to space, ``(batch, 8, n, n, n)`` to ``(batch, 2n, 2n, 2n)``."""
+    batch, n = folded.shape[0], folded.shape[-1]
+    cells = folded.reshape(batch, 2, 2, 2, n, n, n).permute(0, 4, 1, 5, 2, 6, 3)
+    return cells.reshape(batch, 2 * n, 2 * n, 2 * n)
