@@ -74,7 +74,7 @@ def _parts(config: Config, config_file: Path, network: Network, chain: ChainSett
     provenance = _provenance(config, chain, network)
     journal, announcer = Journal(directory / "journal.json"), Announcer(config.feed.endpoint)
     archive = Archive(_archives(config, stack))
-    shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
+    shapes = {"inference": network.lab_shape, "reconstruction": chain.lab_shape}
     assembler = Assembler(_assemble_settings(config), time.monotonic, time.time)
     return Parts(
         ingest=Ingest(_ingest_settings(config), receiver, documents, assembler, journal, announcer),

@@ -1,4 +1,4 @@
-"""Losses of the supervised training, per crystal of a batch.
+"""Losses of the supervised training, per crystal of a batch; ``n_axes`` are the last axes, three or two.
 
 Wu et al. (2021), npj Comput. Mater. 7, 175, equation 6, weighs three terms: amplitude, phase and
 the correlation of diffraction magnitudes.  Two changes keep the terms meaningful: amplitude and
@@ -13,40 +13,60 @@ from torch import Tensor
 
 from cdi_stream.fourier import to_reciprocal, twin
 
-_AXES = (-3, -2, -1)
 
-
-def pad_to_double(crystal: Tensor) -> Tensor:
+def pad_to_double(crystal: Tensor, n_axes: int = 3) -> Tensor:
     """Embed ``(..., n, n, n)`` into ``(..., 2n, 2n, 2n)``, origin voxel onto origin voxel."""
     half = crystal.shape[-1] // 2
-    return torch.nn.functional.pad(crystal, [half] * 6)
+    return torch.nn.functional.pad(crystal, [half] * (2 * n_axes))
 
 
-def pearson(first: Tensor, second: Tensor) -> Tensor:
-    """Ordinary correlation coefficient over the last three axes (the paper's is biased)."""
-    a = first - first.mean(_AXES, keepdim=True)
-    b = second - second.mean(_AXES, keepdim=True)
-    return (a * b).sum(_AXES) / (a.square().sum(_AXES) * b.square().sum(_AXES)).clamp_min(1e-30).sqrt()
+def pearson(first: Tensor, second: Tensor, n_axes: int = 3) -> Tensor:
+    """Ordinary correlation coefficient over the last axes (the paper's is biased)."""
+    axes = _last(n_axes)
+    a = first - first.mean(axes, keepdim=True)
+    b = second - second.mean(axes, keepdim=True)
+    return (a * b).sum(axes) / (a.square().sum(axes) * b.square().sum(axes)).clamp_min(1e-30).sqrt()
 
 
-def chi2(model_magnitude: Tensor, magnitude: Tensor) -> Tensor:
+def chi2(model_magnitude: Tensor, magnitude: Tensor, n_axes: int = 3) -> Tensor:
     """Sum of squared magnitude differences over the sum of intensities, one fitted scale (Wu 2021, L4)."""
-    scale = (model_magnitude * magnitude).sum(_AXES) / model_magnitude.square().sum(_AXES).clamp_min(1e-30)
-    residual = scale[..., None, None, None] * model_magnitude - magnitude
-    return residual.square().sum(_AXES) / magnitude.square().sum(_AXES)
+    axes = _last(n_axes)
+    scale = (model_magnitude * magnitude).sum(axes, keepdim=True)
+    scale = scale / model_magnitude.square().sum(axes, keepdim=True).clamp_min(1e-30)
+    return (scale * model_magnitude - magnitude).square().sum(axes) / magnitude.square().sum(axes)
 
 
-def crystal_mismatch(predicted: Tensor, truth: Tensor) -> Tensor:
+def crystal_mismatch(predicted: Tensor, truth: Tensor, n_axes: int = 3) -> Tensor:
     """1 - |correlation| of complex crystals plus the relative error of amplitudes, ``(batch,)``."""
-    overlap = (predicted.conj() * truth).sum(_AXES).abs()
-    norms = (predicted.abs().square().sum(_AXES) * truth.abs().square().sum(_AXES)).sqrt()
-    amplitude_error = (predicted.abs() - truth.abs()).square().sum(_AXES) / truth.abs().square().sum(_AXES)
+    axes = _last(n_axes)
+    overlap = (predicted.conj() * truth).sum(axes).abs()
+    norms = (predicted.abs().square().sum(axes) * truth.abs().square().sum(axes)).sqrt()
+    amplitude_error = (predicted.abs() - truth.abs()).square().sum(axes) / truth.abs().square().sum(axes)
     return 1 - overlap / norms.clamp_min(1e-12) + amplitude_error
 
 
 def supervised(amplitude: Tensor, phase: Tensor, truth: Tensor) -> Tensor:
     """Mean loss of a batch: crystal (truth or twin, the nearer) and diffraction, weighed equally."""
+    n_axes = truth.ndim - 1
     predicted = torch.polar(amplitude, phase)
-    nearest = torch.minimum(crystal_mismatch(predicted, truth), crystal_mismatch(predicted, twin(truth)))
-    model, data = (to_reciprocal(pad_to_double(crystal)).abs() for crystal in (predicted, truth))
-    return (nearest + (1 - pearson(model, data)) + chi2(model, data)).mean()
+    mismatches = (crystal_mismatch(predicted, one, n_axes) for one in (truth, twin(truth, n_axes)))
+    model, data = (to_reciprocal(pad_to_double(one, n_axes), n_axes).abs() for one in (predicted, truth))
+    nearest = torch.minimum(*mismatches)
+    return (nearest + (1 - pearson(model, data, n_axes)) + chi2(model, data, n_axes)).mean()
+
+
+def incoherence(phase: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Weighted coherent average of phase differences in reciprocal space, ``(batch,)``: 0 is perfect.
+
+    Masto et al. (2025), equations 1 and 2, over sum of weights instead of number of voxels, so that the best value is
+    0; blind to an offset, to wraps, and to the sign of all phases together.  ``truth`` and ``phase`` in radians.
+    """
+    axes = _last(truth.ndim - 1)
+    coherent = [
+        (weight * torch.polar(torch.ones_like(phase), sign * truth - phase)).sum(axes).abs() for sign in (1.0, -1.0)
+    ]
+    return 1 - torch.maximum(*coherent) / weight.sum(axes).clamp_min(1e-30)
+
+
+def _last(n_axes: int) -> tuple[int, ...]:
+    return tuple(range(-n_axes, 0))

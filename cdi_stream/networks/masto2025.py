@@ -8,6 +8,9 @@ shipped: space is folded into channels first, kernels have 3 voxels an axis inst
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +20,18 @@ RATES = ((4, 2, 1), (3, 2, 1))
 """Dilations of the first two levels; half of the paper's, since a folded voxel is twice as long."""
 
 
+LOG_GAIN: Final[float] = 1e5
+"""Intensities enter as log(1 + gain |F|^2) / log(1 + gain), |F| scaled to a maximum of 1: the paper's log(I + 1) of a
+peak of so many counts."""
+
+
+def log_scaled(magnitude: Tensor, gain: float = LOG_GAIN) -> Tensor:
+    """Logarithm of the intensities, in [0, 1]."""
+    return torch.log1p(gain * magnitude.square()) / math.log1p(gain)
+
+
 class Masto2025(nn.Module):
-    """Log-scaled intensities ``(batch, n, n, n)`` in [0, 1] to the phase [rad] of the field, of the same shape."""
+    """Magnitudes ``(batch, n, n, n)`` in [0, 1] to the phase [rad] of the field, of the same shape."""
 
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 192)) -> None:
         super().__init__()
@@ -37,9 +50,9 @@ class Masto2025(nn.Module):
         self.merged = nn.ModuleList(_plain(n // 2 + width // 2, width) for n, width in pairs)
         self.last = nn.Conv3d(widths[0], 8, 1)
 
-    def forward(self, intensity: Tensor) -> Tensor:
+    def forward(self, magnitude: Tensor) -> Tensor:
         """Return the phase."""
-        volume = self.fold(intensity.unsqueeze(1))
+        volume = self.fold(log_scaled(magnitude).unsqueeze(1))
         seen: list[Tensor] = []
         for down, skip in zip(self.down, self.skips, strict=True):
             volume = down(volume)
@@ -49,6 +62,24 @@ class Masto2025(nn.Module):
         for k, (up, merged) in enumerate(zip(self.up, self.merged, strict=True)):
             volume = merged(torch.cat((up(volume), seen[len(seen) - 1 - k]), dim=1))
         return _unfolded(self.last(volume))
+
+
+class FieldPhase(nn.Module):
+    """What such a network means in direct space: amplitude and phase of the crystal on half of the array."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval()
+
+    def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Return amplitude, its maximum 1, and phase in radians; the origin is voxel n//2 of each array."""
+        axes = [1, 2, 3]
+        field = torch.polar(magnitude, self.network(magnitude).float())
+        crystal = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(field, axes), dim=axes, norm="ortho"), axes)
+        n = magnitude.shape[-1]
+        middle = crystal[:, n // 4 : n // 4 + n // 2, n // 4 : n // 4 + n // 2, n // 4 : n // 4 + n // 2]
+        amplitude = middle.abs()
+        return amplitude / amplitude.amax(dim=axes, keepdim=True).clamp_min(1e-30), middle.angle()
 
 
 class Dilated(nn.Module):

@@ -27,8 +27,8 @@ class NetworkContract(BaseModel):
 
     name: str
     version: str
-    input_shape: tuple[int, int, int]
-    output_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
     input_scaling: Literal["magnitude, maximum 1"]
     oversampling: float
     phase_range_rad: float
@@ -46,6 +46,22 @@ class Network:
         self.sha256 = sha256
         self.device = device
         self._script = script
+
+    @property
+    def lab_shape(self) -> tuple[int, int, int]:
+        """Voxels of the volume that it takes.
+
+        Raises
+        ------
+        NetworkFileError
+            If it is not for volumes.
+        """
+        if len(self.contract.input_shape) != 3:
+            raise NetworkFileError(
+                f"network {self.contract.name}: expected one for volumes, got one for {self.contract.input_shape}"
+            )
+        first, second, third = self.contract.input_shape
+        return first, second, third
 
     @torch.inference_mode()
     def __call__(self, magnitude: Tensor) -> Tensor:

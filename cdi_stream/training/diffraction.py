@@ -1,4 +1,4 @@
-"""From training crystals to what a detector would have counted, as the network will see it."""
+"""From training crystals to what a detector would have counted, as the network will see it; two axes or three."""
 
 from __future__ import annotations
 
@@ -10,51 +10,74 @@ from torch import Generator, Tensor
 from cdi_stream.fourier import to_reciprocal
 from cdi_stream.networks.losses import pad_to_double
 
-_AXES = (-3, -2, -1)
+Photons = tuple[float, float]
 
 
-def measure(crystal: Tensor, generator: Generator, photons: tuple[float, float] = (1e5, 1e8)) -> tuple[Tensor, Tensor]:
-    """Simulate measured magnitudes of crystals ``(batch, n, n, n)``.
+def measure(
+    crystal: Tensor, generator: Generator, photons: Photons = (1e5, 1e8), is_padded: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Measured magnitudes of crystals, see `counted`, scaled to a maximum of 1, and the crystals."""
+    counts, crystal = counted(crystal, generator, photons, is_padded)
+    return scaled(counts.sqrt()), crystal
 
-    Returns the magnitudes ``(batch, 2n, 2n, 2n)``, scaled to a maximum of 1, and the crystals as the
-    data show them: with the phase ramp that a peak centred to the voxel leaves.  The peak lies off
-    the voxel by up to half a step, photons are counted, and the far corners were not measured.
+
+def counted(
+    crystal: Tensor, generator: Generator, photons: Photons = (1e5, 1e8), is_padded: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Simulate the counts of crystals ``(batch, n, n, n)``, ``(batch, 2n, 2n, 2n)``, or as many voxels unpadded.
+
+    Returns the crystals too, as the data show them: with the phase ramp that a peak centred to the voxel leaves.  The
+    peak lies off the voxel by up to half a step, photons are counted, and the far corners were not measured.
     """
-    batch, n = crystal.shape[0], 2 * crystal.shape[-1]
-    crystal = crystal * _ramp(
-        torch.rand(batch, 3, generator=generator, device=generator.device) - 0.5, n, crystal.shape[-1]
-    )
-    intensity = to_reciprocal(pad_to_double(crystal)).abs().square()
-    peak = _brightest(intensity)
-    crystal = crystal * _ramp((n // 2 - peak).float(), n, crystal.shape[-1])
-    intensity = to_reciprocal(pad_to_double(crystal)).abs().square()
+    batch, n_axes, m = crystal.shape[0], crystal.ndim - 1, crystal.shape[-1]
+    n = 2 * m if is_padded else m
+    crystal = crystal * _ramp(torch.rand(batch, n_axes, generator=generator, device=generator.device) - 0.5, m, n)
+    peak = _brightest(field(crystal, is_padded).abs().square())
+    crystal = crystal * _ramp((n // 2 - peak).float(), m, n)
+    intensity = field(crystal, is_padded).abs().square()
     exponent = torch.rand(batch, generator=generator, device=generator.device) * math.log(photons[1] / photons[0])
     total = photons[0] * torch.exp(exponent)
-    expected = intensity * (total / intensity.sum(_AXES))[:, None, None, None]
-    counts = torch.poisson(expected, generator=generator) * _measured_window(batch, n, generator)
-    return (counts / counts.amax(_AXES, keepdim=True)).sqrt(), crystal
+    expected = intensity * _per_crystal(total / intensity.flatten(1).sum(1), n_axes)
+    return torch.poisson(expected, generator=generator) * _measured_window(batch, n_axes, n, generator), crystal
 
 
-def _ramp(shift_vox: Tensor, n: int, n_crystal: int) -> Tensor:
-    """Phase ramp that moves the diffraction by ``shift_vox`` reciprocal voxels of an n-array."""
-    axis = torch.arange(n_crystal, dtype=torch.float32, device=shift_vox.device) - n_crystal // 2
-    angle = -2 * math.pi / n * shift_vox[:, :, None] * axis
-    total = angle[:, 0, :, None, None] + angle[:, 1, None, :, None] + angle[:, 2, None, None, :]
+def field(crystal: Tensor, is_padded: bool = True) -> Tensor:
+    """F(q) of a batch, on twice as many voxels along each axis if padded."""
+    n_axes = crystal.ndim - 1
+    return to_reciprocal(pad_to_double(crystal, n_axes) if is_padded else crystal, n_axes)
+
+
+def scaled(values: Tensor) -> Tensor:
+    """Each of a batch over its largest value."""
+    return values / _per_crystal(values.flatten(1).amax(1).clamp_min(1e-30), values.ndim - 1)
+
+
+def _per_crystal(values: Tensor, n_axes: int) -> Tensor:
+    return values.reshape(-1, *(1,) * n_axes)
+
+
+def _ramp(shift_vox: Tensor, m: int, n: int) -> Tensor:
+    """Phase ramp ``(batch, m, ...)`` that moves the diffraction by ``shift_vox`` voxels of an n-array."""
+    batch, n_axes = shift_vox.shape
+    axis = torch.arange(m, dtype=torch.float32, device=shift_vox.device) - m // 2
+    total = torch.zeros((batch, *(1,) * n_axes), device=shift_vox.device)
+    for k in range(n_axes):
+        angle = -2 * math.pi / n * shift_vox[:, k, None] * axis
+        total = total + angle.reshape(batch, *(m if k == other else 1 for other in range(n_axes)))
     return torch.polar(torch.ones_like(total), total)
 
 
 def _brightest(intensity: Tensor) -> Tensor:
-    n = intensity.shape[-1]
-    flat = intensity.reshape(intensity.shape[0], -1).argmax(-1)
-    return torch.stack((flat // n**2, flat // n % n, flat % n), dim=-1)
+    return torch.stack(torch.unravel_index(intensity.flatten(1).argmax(1), intensity.shape[1:]), dim=-1)
 
 
-def _measured_window(batch: int, n: int, generator: Generator) -> Tensor:
+def _measured_window(batch: int, n_axes: int, n: int, generator: Generator) -> Tensor:
     """1 inside a random parallelepiped about the origin: a skew volume seen on an orthogonal grid."""
     device = generator.device
     axis = torch.arange(n, dtype=torch.float32, device=device) - n // 2
-    position = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    skew = torch.eye(3, device=device) + 0.4 * torch.randn(batch, 3, 3, generator=generator, device=device)
-    reach = n / 2 * (0.75 + 0.75 * torch.rand(batch, 3, 1, generator=generator, device=device))
+    position = torch.stack(torch.meshgrid(*[axis] * n_axes, indexing="ij"), -1).reshape(-1, n_axes)
+    random = torch.randn(batch, n_axes, n_axes, generator=generator, device=device)
+    skew = torch.eye(n_axes, device=device) + 0.4 * random
+    reach = n / 2 * (0.75 + 0.75 * torch.rand(batch, n_axes, 1, generator=generator, device=device))
     inside = ((skew @ position.T).abs() <= reach).all(1)
-    return inside.reshape(batch, n, n, n).float()
+    return inside.reshape(batch, *(n,) * n_axes).float()

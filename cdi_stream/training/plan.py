@@ -15,7 +15,8 @@ WARM_UP_STEPS = 50
 class Stage(BaseModel):
     """Steps of one optimiser; its rate warms up, then falls to ``last`` of itself.
 
-    ``trained`` are beginnings of names: only such weights change.
+    ``trained`` are beginnings of names: only such weights change.  ``terms`` are weights of the loss's terms, where it
+    has several.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +27,7 @@ class Stage(BaseModel):
     fall: Literal["cosine", "geometric"] = "cosine"
     last: float = 0.02
     trained: tuple[str, ...] = ("",)
+    terms: tuple[float, ...] = ()
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step of this stage, counted from 0."""

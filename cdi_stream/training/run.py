@@ -12,11 +12,13 @@ import torch
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.networks.torchscript import export
-from cdi_stream.training import checkpoint, wu2021
+from cdi_stream.training import chan2021, checkpoint, masto2025, wu2021
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Progress, Training, step_s
 
-TASKS: dict[str, Task] = {task.name: task for task in (wu2021.TASK,)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (wu2021.SMALL, wu2021.WHOLE, wu2021.PLANE, chan2021.TASK, masto2025.TASK)
+}
 Report = Callable[[str], None]
 
 
@@ -53,7 +55,7 @@ def train(
     )
     _saved(training, out)
     network = training.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    export(network, training.task.contract(network, described(training)), out)
+    export(training.task.exported(network), training.task.contract(network, described(training)), out)
     return training
 
 

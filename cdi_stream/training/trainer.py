@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from cdi_stream.training.plan import Plan
+from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
 
 HELD_OUT_SEED = 1 << 60
@@ -107,38 +107,38 @@ class Training:
         torch.manual_seed(seed)  # what the network draws itself, dropout for one
         drawn = self.task.draw(self.plan.batch, Generator(self.device).manual_seed(seed))
         self._optimizer.zero_grad()
-        loss = self._loss(drawn, in_half=True)
+        loss = self._loss(drawn, stage, in_half=True)
         if loss is None:  # bfloat16 convolutions on CPU return a gradient of NaN now and then
             self._optimizer.zero_grad()
-            loss = self._loss(drawn, in_half=False)
+            loss = self._loss(drawn, stage, in_half=False)
         if loss is not None:
             self._optimizer.step()
             self._mean = loss if math.isnan(self._mean) else 0.98 * self._mean + 0.02 * loss
         self.step += 1
 
-    def _loss(self, drawn: Draw, *, in_half: bool) -> float | None:
+    def _loss(self, drawn: Draw, stage: Stage, *, in_half: bool) -> float | None:
         """Leave the gradients of a batch, clipped; returns the loss, or None if they are not finite."""
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=in_half):
-            loss = self.task.loss(self.network, drawn)
+            loss = self.task.loss(self.network, drawn, stage)
         loss.backward()  # type: ignore[no-untyped-call]
         weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(weights, 1.0)
         return loss.item() if torch.isfinite(norm) else None
 
     def _progress(self) -> Progress:
-        held_out = validate(self.task, self.network, self.plan.batch, self.device)
+        held_out = validate(self.task, self.network, self.plan, self.device)
         return Progress(step=self.step, minutes=self.minutes, training_loss=self._mean, validation_loss=held_out)
 
 
 @torch.no_grad()
-def validate(task: Task, network: nn.Module, batch: int, device: str) -> float:
-    """Mean loss over held-out crystals, the same on every machine, with the network in evaluation mode."""
+def validate(task: Task, network: nn.Module, plan: Plan, device: str) -> float:
+    """Mean loss of the last stage over held-out crystals, the same on every machine, in evaluation mode."""
     was_training = network.training
     network.eval()
     total = 0.0
     for index in range(HELD_OUT_BATCHES):
-        drawn = task.draw(batch, Generator().manual_seed(HELD_OUT_SEED + index))
-        total += task.loss(network, tuple(tensor.to(device) for tensor in drawn)).item()
+        drawn = task.draw(plan.batch, Generator().manual_seed(HELD_OUT_SEED + index))
+        total += task.loss(network, tuple(tensor.to(device) for tensor in drawn), plan.stages[-1]).item()
     network.train(was_training)
     return total / HELD_OUT_BATCHES
 

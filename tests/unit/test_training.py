@@ -9,9 +9,12 @@ from cdi_stream.fourier import twin
 from cdi_stream.networks import losses
 from cdi_stream.networks.torchscript import export, load, weights_sha256
 from cdi_stream.networks.wu2021 import small
-from cdi_stream.training.crystals import CrystalRanges, crystals, random_rotations
-from cdi_stream.training.diffraction import measure
-from cdi_stream.training.wu2021 import contract, draw
+from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.diffraction import counted, field, measure
+from cdi_stream.training.fields import FIELDS
+from cdi_stream.training.run import TASKS
+from cdi_stream.training.shapes import SHAPES, positions, random_rotations
+from cdi_stream.training.wu2021 import SMALL, draw
 
 RANGES = CrystalRanges(longest_vox=(9.0, 13.0))
 
@@ -77,7 +80,7 @@ def test_the_loss_cannot_tell_a_crystal_from_its_twin_and_knows_a_flip(generator
 def test_an_exported_network_answers_as_the_original_and_names_its_weights(tmp_path):
     network = small().eval()
     path = tmp_path / "network.pt"
-    export(network, contract(network, "none"), path)
+    export(network, SMALL.contract(network, "none"), path)
     loaded = load(path)
     magnitude, _ = draw(1, torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -96,8 +99,82 @@ def test_files_without_our_contract_are_refused(tmp_path):
         load(foreign)
     wrong = tmp_path / "wrong.pt"
     network = small().eval()
-    export(network, contract(network, "none").model_copy(update={"fourier_sign": -1}), wrong)
+    export(network, SMALL.contract(network, "none").model_copy(update={"fourier_sign": -1}), wrong)
     with pytest.raises(NetworkFileError, match="fourier_sign"):
         load(wrong)
     with pytest.raises(NetworkFileError, match="cdi-stream train"):
         load(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_are_convex_enough_and_lie_within_their_axes(shape, generator):
+    semi_axes = torch.tensor([[10.0, 7.0, 5.0], [6.0, 6.0, 6.0]])
+    depth = SHAPES[shape](semi_axes, 32, generator)
+    inside = depth > 0
+    assert depth.shape == (2, 32**3)
+    reach = torch.where(inside[..., None], positions(32, depth.device).abs(), 0.0).amax(1)
+    assert (reach <= semi_axes * 3**0.5 + 1e-4).all()
+    assert (inside.sum(1) > 30).all()
+    assert (inside[:, positions(32, depth.device).abs().sum(1) == 0]).all(), "the centre is inside"
+
+
+def test_wulff_crystals_have_the_symmetry_of_the_cube(generator):
+    depth = SHAPES["wulff"](torch.full((3, 3), 9.0), 33, generator).reshape(3, 33, 33, 33)
+    for other in (depth.flip(1), depth.transpose(1, 2), depth.transpose(2, 3)):
+        torch.testing.assert_close(other, depth)
+    cut = SHAPES["winterbottom"](torch.full((3, 3), 9.0), 33, generator).reshape(3, 33, 33, 33)
+    assert ((cut > 0) != (cut.flip(1, 2, 3) > 0)).flatten(1).any(1).all(), "a substrate takes their centre away"
+
+
+@pytest.mark.parametrize("field_name", FIELDS)
+def test_fields_are_smooth_on_their_length(field_name, generator):
+    phase = FIELDS[field_name](torch.full((4,), 6.0), 24, generator)
+    steps = (phase[:, 1:] - phase[:, :-1]).flatten(1).abs().amax(1)
+    assert (steps < 0.5 * (phase.flatten(1).amax(1) - phase.flatten(1).amin(1))).all()
+    assert len({float(one.sum()) for one in phase}) == 4
+
+
+def test_each_crystal_of_a_batch_is_drawn_in_a_way_of_its_own(generator):
+    ranges = CrystalRanges(shapes=tuple(SHAPES), fields=tuple(FIELDS), unstrained_share=0.5)
+    batch = crystals(16, 16, ranges, generator)
+    spans = [float(one.angle()[one.abs() > 0.5].abs().max()) for one in batch]
+    assert 2 <= sum(span < 1e-3 for span in spans) <= 14, "about half are without strain"
+
+
+def test_a_projection_is_what_the_central_slice_shows(generator):
+    crystal = crystals(3, 16, CrystalRanges(longest_vox=(9.0, 13.0)), generator)
+    of_volume = field(crystal)[:, 16]
+    of_projection = field(crystal.sum(1))
+    torch.testing.assert_close(of_volume * 32**0.5, of_projection, rtol=1e-4, atol=1e-3)
+    counts, shown = counted(crystal.sum(1), generator, (1e7, 2e7))
+    assert counts.shape == (3, 32, 32)
+    for model, measured in zip(field(shown).abs(), counts.sqrt(), strict=True):
+        assert np.corrcoef(model[measured > 0], measured[measured > 0])[0, 1] > 0.99
+
+
+def test_incoherence_is_blind_to_sign_offset_and_wraps_and_0_at_best(generator):
+    phase = 7 * torch.rand(2, 8, 8, 8, generator=generator)
+    weight = torch.rand(2, 8, 8, 8, generator=generator)
+    for same in (phase, -phase, phase + 1.3, phase + 2 * torch.pi * torch.round(phase)):
+        assert losses.incoherence(same, phase, weight).abs().max() < 1e-5
+    mixed = torch.where(torch.rand(2, 8, 8, 8, generator=generator) < 0.5, phase, -phase)
+    assert losses.incoherence(mixed, phase, weight).min() > 0.1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if len(task.input_shape) == 2 else pytest.mark.slow) for name, task in TASKS.items()],
+)
+def test_every_network_can_be_trained_and_exported(name, tmp_path):
+    task = TASKS[name]
+    network = task.network()
+    drawn = task.draw(1, torch.Generator().manual_seed(1))
+    assert drawn[0].shape == (1, *task.input_shape)
+    loss = task.loss(network, drawn, task.plan.stages[-1])
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(weight.grad is not None for weight in network.parameters())
+    export(task.exported(network), task.contract(network, "none"), tmp_path / "network.pt")
+    answer = load(tmp_path / "network.pt")(drawn[0][0])
+    assert answer.shape == task.output_shape
+    assert torch.isfinite(torch.view_as_real(answer)).all()

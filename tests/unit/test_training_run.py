@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +55,10 @@ TINY = Task(
     draw=lambda batch, generator: measure(crystals(batch, 16, RANGES, generator), generator),
     loss=wu2021.loss,
     plan=PLAN,
-    contract=wu2021.contract,
+    input_shape=(32, 32, 32),
+    output_shape=(16, 16, 16),
+    oversampling=2.6,
+    phase_range_rad=3.2,
 )
 
 
@@ -127,12 +131,10 @@ def test_weights_that_a_stage_does_not_name_stay(one_thread):
 
 
 def test_a_network_learns(one_thread):
-    task = Task(
-        name="small", network=lambda: small((8, 16, 24), (16, 8)), draw=TINY.draw, loss=wu2021.loss,
-        plan=Plan(stages=(Stage(steps=40, rate=5e-3),), batch=4, validate_every=1000), contract=wu2021.contract,
-    )  # fmt: skip
+    plan = Plan(stages=(Stage(steps=40, rate=5e-3),), batch=4, validate_every=1000)
+    task = replace(TINY, network=lambda: small((8, 16, 24), (16, 8)), plan=plan)
     training = Training(task, task.plan, seed=1, device="cpu")
-    before = validate(task, training.network, 4, "cpu")
+    before = validate(task, training.network, plan, "cpu")
     lines = []
     training.run(lines.append, lambda training: None)
     assert [line.step for line in lines] == [40]

@@ -1,0 +1,75 @@
+"""How 3D-CDI-NN of Chan et al. (2021), Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486, is trained here.
+
+In four stages: shape, phase with all else fixed, phase with the encoder, everything; mean absolute errors of shape,
+phase and diffraction.  Each crystal is compared with the truth and its twin: the data cannot tell them apart, and the
+paper's network answers now the one and now the other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from cdi_stream.fourier import twin
+from cdi_stream.networks.chan2021 import Chan2021
+from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.diffraction import field, measure, scaled
+from cdi_stream.training.plan import Plan, Stage
+from cdi_stream.training.task import Draw, Task
+
+N_VOXELS = 32
+RANGES = CrystalRanges(
+    longest_vox=(16.0, 26.0), phase_range_rad=(0.0, 2 * math.pi), unstrained_share=0.5, shapes=("polyhedron",)
+)
+
+
+def draw(batch: int, generator: Generator) -> Draw:
+    """Magnitudes and crystals ``(batch, 32, 32, 32)``: oversampled by 1.2 to 2 only."""
+    return measure(crystals(batch, N_VOXELS, RANGES, generator), generator, is_padded=False)
+
+
+def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
+    """Mean absolute errors of shape, phase [turns] inside, and diffraction, weighed by the stage's terms."""
+    magnitude, truth = drawn
+    amplitude, phase = (part.float() for part in network(magnitude))
+    model = scaled(field(torch.polar(amplitude, phase), is_padded=False).abs())
+    errors = [torch.stack(_errors(amplitude, phase, one)) for one in (truth, twin(truth))]
+    weights = torch.tensor(stage.terms[:2], device=magnitude.device)[:, None]
+    nearest = torch.minimum(*((weights * error).sum(0) for error in errors))
+    return (nearest + stage.terms[2] * (model - magnitude).abs().flatten(1).mean(1)).mean()
+
+
+def _errors(amplitude: Tensor, phase: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Of shape and of phase, ``(batch,)``; the phase counts where there is crystal, blind to whole turns and offset."""
+    shape = truth.abs()
+    difference = torch.polar(shape, phase) * truth.conj()
+    offset = difference.flatten(1).sum(1).angle().reshape(-1, 1, 1, 1)
+    turned = difference * torch.polar(torch.ones_like(offset), -offset)
+    return (
+        (amplitude - shape).abs().flatten(1).mean(1),
+        (turned.angle().abs() / (2 * math.pi) * shape).flatten(1).mean(1),
+    )
+
+
+_STEPS = 10_000
+TASK = Task(
+    name="chan2021",
+    network=Chan2021,
+    draw=draw,
+    loss=loss,
+    plan=Plan(
+        stages=(
+            Stage(steps=_STEPS, optimizer="adam", rate=1e-3, trained=("encoder", "amplitude"), terms=(1.0, 0.0, 0.0)),
+            Stage(steps=_STEPS, optimizer="adam", rate=1e-3, trained=("phase",), terms=(0.0, 1.0, 0.0)),
+            Stage(steps=_STEPS, optimizer="adam", rate=1e-3, trained=("encoder", "phase"), terms=(0.0, 1.0, 1.0)),
+            Stage(steps=_STEPS, optimizer="adam", rate=3e-4, terms=(1.0, 1.0, 1.0)),
+        ),
+        batch=32,
+    ),
+    input_shape=(N_VOXELS,) * 3,
+    output_shape=(N_VOXELS,) * 3,
+    oversampling=1.5,
+    phase_range_rad=2 * math.pi,
+)

@@ -1,0 +1,48 @@
+"""How the network of Masto et al. (2025) is trained here: phases of the diffraction of strongly strained crystals."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Generator, Tensor, nn
+
+from cdi_stream.networks import losses
+from cdi_stream.networks.masto2025 import FieldPhase, Masto2025, log_scaled
+from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.diffraction import field, measure
+from cdi_stream.training.plan import Plan, Stage
+from cdi_stream.training.task import Draw, Task
+
+N_VOXELS = 64
+RANGES = CrystalRanges(
+    longest_vox=(14.0, 29.0),
+    phase_range_rad=(2 * math.pi, 5 * math.pi),
+    shapes=("wulff", "winterbottom", "polyhedron"),
+    fields=("gaussian", "cosine", "correlated"),
+)
+
+
+def draw(batch: int, generator: Generator) -> Draw:
+    """Magnitudes, and phases [rad] of the field, ``(batch, 64, 64, 64)``."""
+    magnitude, crystal = measure(crystals(batch, N_VOXELS // 2, RANGES, generator), generator, (1e5, 1e7))
+    return magnitude, field(crystal).angle()
+
+
+def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
+    """See `losses.incoherence`."""
+    magnitude, phase = drawn
+    return losses.incoherence(network(magnitude).float(), phase, log_scaled(magnitude)).mean()
+
+
+TASK = Task(
+    name="masto2025",
+    network=Masto2025,
+    draw=draw,
+    loss=loss,
+    plan=Plan(stages=(Stage(steps=60_000, optimizer="adam", rate=1e-4),)),
+    input_shape=(N_VOXELS,) * 3,
+    output_shape=(N_VOXELS // 2,) * 3,
+    oversampling=2.6,
+    phase_range_rad=5 * math.pi,
+    exported=FieldPhase,
+)
