@@ -18,7 +18,7 @@ from cdi_stream.phasing.schedules import sigma_for
 from cdi_stream.phasing.support import Limits, ShrinkWrap, threshold_support, updated
 from cdi_stream.phasing.workers import callers, side_by_side
 
-GROWTH = 1.2
+GROWTH = 1.5
 """How much larger a support may become on finer grids than it was found."""
 LARGEST = 0.3
 """No support may fill more than this share of the array: beyond, phases are not determined."""

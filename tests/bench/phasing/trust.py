@@ -21,6 +21,8 @@ from tests.bench.phasing.record import Case, Line, plain_table
 from tests.bench.phasing.shared_crystals import RIGHT, distance
 
 N_CRYSTALS = 210
+FIRST = 95_000
+"""First of their seeds; those of 90 000 were looked at while limits were set."""
 BUDGET_S = 15.0
 
 
@@ -32,9 +34,9 @@ def cases() -> Iterator[Case]:
 
 def drawn(k: int) -> Crystal:
     """The crystal of this number."""
-    rng = np.random.default_rng(k)
+    rng = np.random.default_rng(FIRST + k)
     return Crystal(
-        seed=90_000 + k,
+        seed=FIRST + k,
         kind=("polyhedron", "superellipsoid")[k % 2],
         phase_pi=float(rng.choice((1, 2, 3, 4, 5))),
         photons=float(10 ** rng.uniform(5, 7)),
