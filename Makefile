@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all check bench bench-phasing clean
+.PHONY: demo test test-all check bench bench-phasing bench-networks clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,10 +17,10 @@ demo: $(STAMP)  ## simulate a scan, play it through the whole system, draw the c
 	$(BIN)/cdi-stream demo --out demo-results --plot demo-results/crystal.png
 
 test: $(STAMP)  ## the default suite
-	$(BIN)/python -m pytest -q
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: $(STAMP)  ## with the slow ones
-	$(BIN)/python -m pytest -q -m "not gpu"
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu"
 
 check: $(STAMP)  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -32,6 +32,9 @@ bench: $(STAMP)  ## ingest and latency, as ratios
 
 bench-phasing: $(STAMP)  ## phasing, hours in all; goes on where it stopped; ARGS="--only speed,real --minutes 30"
 	$(BIN)/python -m tests.bench.phasing $(ARGS)
+
+bench-networks: $(STAMP)  ## networks: forward passes, and what a polish reaches from them; goes on where it stopped
+	$(BIN)/python -m tests.bench.networks $(ARGS)
 
 clean:
 	rm -rf demo-results build *.egg-info

@@ -9,7 +9,7 @@ import torch
 
 from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weights
 from cdi_stream.networks.wu2021 import small
-from tests.bench.phasing.record import Case, SkippedError, lines_of, measure
+from tests.bench.record import Case, SkippedError, lines_of, measure
 
 
 def counting(key, done, error=None):

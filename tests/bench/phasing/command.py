@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.bench.phasing.record import Line
+from tests.bench.record import Line
 
 
 def phase(file: Path, *options: str) -> Line:

@@ -26,9 +26,9 @@ from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.gradient import Accelerated, Adam, refine_object
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import random_starts
-from tests.bench.phasing.record import Case, Line, plain_table
 from tests.bench.phasing.shared_crystals import crystal
-from tests.bench.phasing.volumes import Volume, misfits, nmse, seen_by_network, volume_of
+from tests.bench.record import Case, Line, plain_table
+from tests.bench.volumes import Volume, misfits, nmse, seen_by_network, volume_of
 
 N_POINTS = 50
 TRIAL_STEPS = 5

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tests.bench.phasing.curves import NOISES
-from tests.bench.phasing.record import Line
+from tests.bench.record import Line
 
 
 def draw(lines: list[Line], out: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from tests.bench.phasing.command import phase_counts
-from tests.bench.phasing.record import Case, Line, median, plain_table
 from tests.bench.phasing.shared_crystals import RIGHT, bench_common, counts, crystal, distances
+from tests.bench.record import Case, Line, median, plain_table
 
 KINDS = ("faceted", "superellipsoid")
 SEEDS = range(101, 111)

@@ -25,8 +25,8 @@ from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.starts import random_starts
 from cdi_stream.phasing.workers import side_by_side
 from tests.bench.phasing.command import phase
-from tests.bench.phasing.record import Case, Line, SkippedError, median, plain_table
-from tests.bench.phasing.volumes import misfits
+from tests.bench.record import Case, Line, SkippedError, median, plain_table
+from tests.bench.volumes import misfits
 from tests.conftest import SHARED
 
 BUDGET_S = 60.0

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from cdi_stream.phasing.align import align
-from tests.bench.phasing.record import Line, SkippedError
+from tests.bench.record import Line, SkippedError
 from tests.conftest import SHARED
 
 Complex = NDArray[np.complex64]

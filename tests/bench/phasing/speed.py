@@ -22,8 +22,8 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import random_starts
 from tests.bench import crystals
-from tests.bench.phasing.record import Case, Line, SkippedError, median, plain_table
 from tests.bench.phasing.shared_crystals import bench_common
+from tests.bench.record import Case, Line, SkippedError, median, plain_table
 from tests.conftest import SHARED
 
 BLOCK = 10

@@ -20,8 +20,8 @@ from cdi_stream.phasing.measures import chi2
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import random_starts
 from cdi_stream.training.crystals import CrystalRanges, crystals
-from tests.bench.phasing.record import Case, Line, median, plain_table
-from tests.bench.phasing.volumes import Volume, as_start, misfits, nmse, seen_by_network, volume_of
+from tests.bench.record import Case, Line, median, plain_table
+from tests.bench.volumes import Volume, as_start, misfits, nmse, seen_by_network, volume_of
 
 N_CRYSTALS = 3
 N_REPEATS = 20

@@ -17,8 +17,8 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.refine.methods import MethodSettings
 from tests.bench.crystals import Case as Crystal
 from tests.bench.crystals import crystal, measured
-from tests.bench.phasing.record import Case, Line, plain_table
 from tests.bench.phasing.shared_crystals import RIGHT, distance
+from tests.bench.record import Case, Line, plain_table
 
 N_CRYSTALS = 210
 FIRST = 95_000
