@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cdi_stream.errors import ConfigError
-from cdi_stream.networks.torchscript import export
+from cdi_stream.networks.torchscript import NetworkContract, export
 from cdi_stream.training import chan2021, checkpoint, masto2025, wu2021
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Progress, Training, step_s
@@ -36,8 +37,8 @@ def train(
 ) -> Training:
     """Train the network of this name for at most ``minutes`` and export it to ``out``.
 
-    Beside it go the curve, ``.curve.jsonl``, and what a resumed training needs, ``.checkpoint``.  Without ``steps``
-    the plan is made as long as the minutes allow.
+    Beside it go the curve, ``.curve.jsonl``, the card, ``.card.json``, and what a resumed training needs,
+    ``.checkpoint``.  Without ``steps`` the plan is made as long as the minutes allow.
 
     Raises
     ------
@@ -55,8 +56,28 @@ def train(
     )
     _saved(training, out)
     network = training.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    export(training.task.exported(network), training.task.contract(network, described(training)), out)
+    contract = training.task.contract(network, described(training))
+    export(training.task.exported(network), contract, out)
+    out.with_suffix(".card.json").write_text(json.dumps(card(training, contract), indent=1) + "\n")
     return training
+
+
+def card(training: Training, contract: NetworkContract) -> dict[str, Any]:
+    """How a network came to be: what it is for, on what and how long it was trained, and how well it did."""
+    last = asdict(training.curve[-1]) if training.curve else None
+    return {
+        "network": contract.model_dump(),
+        "weights": sum(weight.numel() for weight in training.network.parameters()),
+        "data": "crystals simulated as they were needed, each step from a seed of its own",
+        "plan": training.plan.model_dump(),
+        "seed": training.seed,
+        "steps": training.step,
+        "crystals": training.step * training.plan.batch,
+        "minutes": round(training.minutes, 2),
+        "device": training.device,
+        "torch": torch.__version__,
+        "last": last,
+    }
 
 
 def described(training: Training) -> str:

@@ -114,6 +114,9 @@ def test_stopped_for_want_of_time_it_is_exported_and_goes_on(whole, tmp_path):
     assert second.step == 21
     assert [line[2] for line in losses_of(out)] == pytest.approx([line[2] for line in losses_of(whole)])
     assert "21 of 21 steps" in run.described(second)
+    card = json.loads(out.with_suffix(".card.json").read_text())
+    assert (card["steps"], card["crystals"], card["seed"]) == (21, 42, 3)
+    assert card["last"]["validation_loss"] == losses_of(out)[-1][2]
 
 
 def test_weights_that_a_stage_does_not_name_stay(one_thread):
