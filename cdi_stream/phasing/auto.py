@@ -27,10 +27,14 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsened, levels, resampled
 from cdi_stream.phasing.quality import AGREEING, UNEVEN, unevenness
 from cdi_stream.phasing.ranking import Candidates, Effort, Solution, agreement, conclude, forgetting, held_out, ranked
+from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import climb_recipe, final_recipe
 from cdi_stream.phasing.workers import one_thread_each
 
 Report = Callable[[str], None]
+
+SAFELY = 0.9
+"""Share of the time left that is planned with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +106,17 @@ class _Auto:
             keep = max(settings.finalists, keep * 2 // 3)
             pool = climbed(level, pool.best(keep).crystal, climb_recipe(level.extent_vox), self._search)
             self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
-        pool = pool.best(1 if deadline.is_over() else settings.finalists)
+        pool = pool.best(self._affordable())
         found = self._chosen(level_of(self._data, found_share), pool.crystal, known)
         self._refining_s = deadline.passed_s - begin_s
         return found
+
+    def _affordable(self) -> int:
+        """As many finalists as there is time for on the finest grid, with what comes after them."""
+        cycle_s = self._search.cycle_s(self._data.magnitude.numel())
+        each, after = parse_recipe(final_recipe(1.0)).cycles, 80
+        left = SAFELY * self._search.deadline.left_s / cycle_s - after
+        return max(1, min(self._settings.finalists, int(left / each)))
 
     def _chosen(self, whole: Level, crystals: Tensor, known: Batch | None) -> tuple[Candidates, str]:
         """Refine the finalists without the held-out voxels, and rank them."""

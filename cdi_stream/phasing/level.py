@@ -31,11 +31,17 @@ class Search:
     deadline: Deadline
     starts: int = 0
     cycles: int = 0
+    voxels: int = 0
 
     def add(self, batch: Batch, starts: int = 0) -> None:
-        """Count the cycles of every start of a batch."""
+        """Count the cycles of every start of a batch, and the voxels of all of them."""
         self.starts += starts
         self.cycles += batch.cycle * len(batch)
+        self.voxels += batch.cycle * batch.crystal.numel()
+
+    def cycle_s(self, n_voxels: int) -> float:
+        """Seconds that a cycle of so many voxels may take, by all that was done so far."""
+        return n_voxels * self.deadline.passed_s / max(self.voxels, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
