@@ -115,7 +115,7 @@ class _Auto:
         """As many finalists as there is time for on the finest grid, with what comes after them."""
         cycle_s = self._search.cycle_s(self._data.magnitude.numel())
         each, after = parse_recipe(final_recipe(1.0)).cycles, 80
-        left = SAFELY * self._search.deadline.left_s / cycle_s - after
+        left = SAFELY * self._search.deadline.left_s / max(cycle_s, 1e-9) - after
         return max(1, min(self._settings.finalists, int(left / each)))
 
     def _chosen(self, whole: Level, crystals: Tensor, known: Batch | None) -> tuple[Candidates, str]:
