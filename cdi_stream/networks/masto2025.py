@@ -8,13 +8,12 @@ shipped: space is folded into channels first, kernels have 3 voxels an axis inst
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from cdi_stream.networks.blocks import Fold, convolution
+from cdi_stream.networks.blocks import Fold, compressed, convolution
 
 RATES = ((4, 2, 1), (3, 2, 1))
 """Dilations of the first two levels; half of the paper's, since a folded voxel is twice as long."""
@@ -27,7 +26,7 @@ peak of so many counts."""
 
 def log_scaled(magnitude: Tensor, gain: float = LOG_GAIN) -> Tensor:
     """Logarithm of the intensities, in [0, 1]."""
-    return torch.log1p(gain * magnitude.square()) / math.log1p(gain)
+    return compressed(magnitude.square(), gain)
 
 
 class Masto2025(nn.Module):

@@ -11,7 +11,7 @@ from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.gradient import is_without_noise, polish_exact
 from cdi_stream.phasing.level import Level, Search, each_refined, level_of, support_of
 from cdi_stream.phasing.measures import chi2
-from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.projections import Measurement, modelled_magnitude
 from cdi_stream.phasing.quality import free_llk
 from cdi_stream.phasing.ranking import Candidates, Solution, ranked
 from cdi_stream.phasing.recipe import parse_recipe
@@ -112,5 +112,4 @@ def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
 
 
 def _chi2(crystal: Tensor, data: Measurement) -> float:
-    model = expected_counts(reciprocal(crystal, data.n_axes), data).sqrt()
-    return float(chi2(model, data.magnitude, data.valid))
+    return float(chi2(modelled_magnitude(crystal, data), data.magnitude, data.valid))

@@ -14,7 +14,14 @@ from torch import Tensor
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.likelihood import FAINTEST, field_gradient
 from cdi_stream.phasing.measures import chi2, chi2_floor
-from cdi_stream.phasing.projections import Measurement, Projector, direct, expected_counts, reciprocal
+from cdi_stream.phasing.projections import (
+    Measurement,
+    Projector,
+    direct,
+    expected_counts,
+    modelled_magnitude,
+    reciprocal,
+)
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.support import Limits, ShrinkWrap, grow, threshold_support, updated
 
@@ -76,7 +83,7 @@ def is_without_noise(
     for descended in refine_object(data, _loosened(batch, data), Accelerated(steps=30)):
         if is_over():
             return False
-    model = expected_counts(reciprocal(descended.crystal, data.n_axes), data).sqrt()
+    model = modelled_magnitude(descended.crystal, data)
     misfit, floor = (measure(model, data.magnitude, data.valid) for measure in (chi2, chi2_floor))
     return bool((misfit < margin * floor).any())
 

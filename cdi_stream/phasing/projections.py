@@ -70,6 +70,11 @@ def expected_counts(field: Tensor, data: Measurement) -> Tensor:
     return counts if data.background is None else counts + data.background
 
 
+def modelled_magnitude(crystal: Tensor, data: Measurement) -> Tensor:
+    """Square root of the counts that crystals ``(..., *shape)`` in Fourier order make one expect."""
+    return expected_counts(reciprocal(crystal, data.n_axes), data).sqrt()
+
+
 class Projector:
     """Gives crystals the measured magnitudes; their phases, and what was not measured, stay.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cdi_stream.messages import Verdict
 from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p
-from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.projections import Measurement, expected_counts, modelled_magnitude, reciprocal
 from cdi_stream.phasing.support import grow, smooth
 
 
@@ -23,7 +23,7 @@ def misfit(crystal: Tensor, data: Measurement) -> dict[str, float]:
 
     They are those of `cdi_stream.phasing.measures`.
     """
-    model = expected_counts(reciprocal(crystal, data.n_axes), data).sqrt()[data.valid]
+    model = modelled_magnitude(crystal, data)[data.valid]
     measured = data.magnitude[data.valid]
     return {
         "chi2": float(chi2(model, measured)),

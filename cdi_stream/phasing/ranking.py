@@ -16,7 +16,7 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.modes import modes
-from cdi_stream.phasing.projections import Measurement, direct, expected_counts, reciprocal
+from cdi_stream.phasing.projections import Measurement, direct, modelled_magnitude, reciprocal
 from cdi_stream.phasing.quality import free_llk, misfit, unevenness
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
@@ -108,7 +108,7 @@ def scored(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
     Technometrics 21, 215, doi:10.1080/00401706.1979.10489751.
     """
     result, share = batch.result, batch.support.flatten(1).double().mean(1)
-    model = expected_counts(reciprocal(result, data.n_axes), data).sqrt()
+    model = modelled_magnitude(result, data)
     freedom = 2 * share / data.valid.double().mean().clamp_min(1e-12)
     score = chi2(model, data.magnitude, data.valid) / (1 - freedom).clamp_min(1e-3).square()
     score = torch.where(score.isfinite() & (share > 0) & (share <= largest * 1.01), score, torch.inf)

@@ -54,7 +54,8 @@ def train(
         lambda: clock() - begin_s > 60 * minutes,
         clock,
     )
-    _saved(training, out)
+    if not training.is_done:  # else it has been
+        _saved(training, out)
     network = training.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     contract = training.task.contract(network, described(training))
     export(training.task.exported(network), contract, out)
