@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.geometry import Beamline, Circle, direction
+from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.registry import load
 
 Positive = Annotated[float, Field(gt=0)]
-DEFAULT_NETWORK = Path(__file__).parent / "networks" / "weights" / "wu2021_small.pt"
 
 
 class _Section(BaseModel):
@@ -133,9 +133,17 @@ class PrepareConfig(_Section):
 
 
 class NetworkConfig(_Section):
-    """The network file; without one, the network that comes with the package."""
+    """The network, by its file or by the name of one that comes with the package."""
 
     file: Path = DEFAULT_NETWORK
+
+    @field_validator("file", mode="before")
+    @classmethod
+    def _found(cls, value: object) -> object:
+        try:
+            return network_file(value) if isinstance(value, str) else value
+        except ConfigError as error:  # pydantic wants to be told in its own way
+            raise ValueError(str(error)) from error
 
 
 class PolishConfig(_Section):

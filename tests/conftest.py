@@ -44,7 +44,7 @@ def _no_thread_left():
 @pytest.fixture(scope="session")
 def network():
     """The network that comes with the package."""
-    from cdi_stream.config import DEFAULT_NETWORK
+    from cdi_stream.networks.packaged import DEFAULT_NETWORK
     from cdi_stream.networks.torchscript import load
 
     return load(DEFAULT_NETWORK)

@@ -37,6 +37,7 @@ for command in (
     tools.geometry,
     tools.export,
     tools.train,
+    tools.atoms,
 ):
     app.command()(command)
 app.add_typer(refinement.queue_app, name="queue")

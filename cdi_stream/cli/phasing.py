@@ -43,11 +43,11 @@ def phase(
     mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
     device: DeviceOption = Device.CPU,
     out: Annotated[Path | None, typer.Option(help="File to write the object to, npz.")] = None,
-    network: Annotated[Path | None, typer.Option(help="Network file; the packaged one by default.")] = None,
+    network: Annotated[str, typer.Option(help="Network file, or the name of a packaged one.")] = "wu2021-small",
     as_json: JsonOption = False,
 ) -> None:
     """Phase the intensities of a file: the crystal, its misfit, and how far to trust it."""
-    from cdi_stream.config import DEFAULT_NETWORK
+    from cdi_stream.networks.packaged import network_file
     from cdi_stream.phase import Request, phase_file
     from cdi_stream.phasing.deadline import Deadline
     from cdi_stream.phasing.recipe import parse_recipe
@@ -57,7 +57,7 @@ def phase(
     require(device)
     settings = MethodSettings(
         recipe=recipe,
-        network_file=network or DEFAULT_NETWORK,
+        network_file=network_file(network),
         network_steps=100_000,
         network_recipe=NETWORK_RECIPE,
         starts=starts,

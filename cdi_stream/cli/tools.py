@@ -39,14 +39,22 @@ def check(config: NeededConfig, as_json: JsonOption = False) -> None:
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Result file of cdi-stream.")],
-    target: Annotated[Path, typer.Argument(help="File to write: .cxi for silx, PyNX and cdiutils, .vti for ParaView.")],
+    source: Annotated[Path, typer.Argument(help="Result file of cdi-stream, or the .checkpoint of a training.")],
+    target: Annotated[
+        Path,
+        typer.Argument(help="File to write: .cxi for silx, PyNX and cdiutils, .vti for ParaView; .pt for a network."),
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Write a crystal in another program's format, with lab voxel sizes."""
-    from cdi_stream.exports import export_result
+    """Write a crystal in another program's format, with lab voxel sizes, or a network that is being trained."""
+    if source.is_dir():
+        from cdi_stream.training.run import export_training
 
-    export_result(source, target)
+        export_training(source, target)
+    else:
+        from cdi_stream.exports import export_result
+
+        export_result(source, target)
     show({"file": str(target.resolve())}, as_json)
 
 
@@ -68,3 +76,14 @@ def train(
         console.print(line, highlight=False)
 
     run(name, out, minutes=minutes, steps=steps, seed=seed, device=device, is_resumed=resume, report=report)
+
+
+def atoms(
+    out: Annotated[Path, typer.Option("--out", help="HDF5 file of crystals; it is filled up.")],
+    count: Annotated[int, typer.Option(help="Crystals in all.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the crystals.", min=0)] = 1,
+) -> None:
+    """Simulate gold crystals atom by atom, relaxed with LAMMPS; it goes on where it stopped."""
+    from cdi_stream.training.atoms import write_set
+
+    write_set(out, count, seed)

@@ -63,10 +63,20 @@ def decoder(widths: tuple[int, ...], bias: float, n_axes: int = 3) -> nn.Sequent
 
 
 class Fold(nn.Module):
-    """Space to depth: 2 x 2 x 2 voxels into channels, ``(batch, 1, n, n, n)`` to ``(batch, 8, n/2, n/2, n/2)``."""
+    """Space to depth: 2 x 2 x 2 voxels into channels, ``(batch, c, n, n, n)`` to ``(batch, 8c, n/2, n/2, n/2)``."""
 
     def forward(self, volume: Tensor) -> Tensor:
         """Fold."""
-        batch, n = volume.shape[0], volume.shape[2] // 2
-        cells = volume.reshape(batch, n, 2, n, 2, n, 2)
-        return cells.permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, 8, n, n, n)
+        batch, channels, n = volume.shape[0], volume.shape[1], volume.shape[2] // 2
+        cells = volume.reshape(batch, channels, n, 2, n, 2, n, 2)
+        return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, 8 * channels, n, n, n)
+
+
+class Unfold(nn.Module):
+    """Depth to space, the inverse of `Fold`."""
+
+    def forward(self, folded: Tensor) -> Tensor:
+        """Unfold."""
+        batch, channels, n = folded.shape[0], folded.shape[1] // 8, folded.shape[2]
+        cells = folded.reshape(batch, channels, 2, 2, 2, n, n, n).permute(0, 1, 5, 2, 6, 3, 7, 4)
+        return cells.reshape(batch, channels, 2 * n, 2 * n, 2 * n)

@@ -45,6 +45,34 @@ def crystal_mismatch(predicted: Tensor, truth: Tensor, n_axes: int = 3) -> Tenso
     return 1 - overlap / norms.clamp_min(1e-12) + amplitude_error
 
 
+def mismatch_anywhere(predicted: Tensor, truth: Tensor) -> Tensor:
+    """1 - |correlation| of complex crystals, and 1 - that of amplitudes, with the truth or its twin, ``(batch,)``.
+
+    Both where the complex crystals agree best among all shifts by whole voxels: the data know of none of the three.
+    """
+    terms = [_best_overlap(predicted, one) for one in (truth, twin(truth))]
+    crystal = torch.stack([one for one, _ in terms])
+    amplitude = torch.stack([other for _, other in terms])
+    nearest = crystal.argmax(0, keepdim=True)
+    return 2 - (crystal.gather(0, nearest) + amplitude.gather(0, nearest)).squeeze(0)
+
+
+def _best_overlap(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlation of crystals at the best shift, and of their amplitudes there."""
+    crystal = _correlations(predicted, truth)
+    amplitude = _correlations(predicted.abs().to(predicted.dtype), truth.abs().to(truth.dtype))
+    best = crystal.argmax(1, keepdim=True)
+    return crystal.gather(1, best)[:, 0], amplitude.gather(1, best)[:, 0]
+
+
+def _correlations(predicted: Tensor, truth: Tensor) -> Tensor:
+    """|Correlation| of crystals ``(batch, n, n, n)`` at every shift, ``(batch, n**3)``."""
+    axes = _last(3)
+    product = torch.fft.fftn(predicted, dim=axes) * torch.fft.fftn(truth, dim=axes).conj()
+    norms = (predicted.abs().square().sum(axes) * truth.abs().square().sum(axes)).clamp_min(1e-24).sqrt()
+    return torch.fft.ifftn(product, dim=axes).flatten(1).abs() / norms[:, None]
+
+
 def supervised(amplitude: Tensor, phase: Tensor, truth: Tensor) -> Tensor:
     """Mean loss of a batch: crystal (truth or twin, the nearer) and diffraction, weighed equally."""
     n_axes = truth.ndim - 1

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cdi_stream.networks.blocks import Fold, compressed, convolution
+from cdi_stream.networks.blocks import Fold, Unfold, compressed, convolution
 
 RATES = ((4, 2, 1), (3, 2, 1))
 """Dilations of the first two levels; half of the paper's, since a folded voxel is twice as long."""
@@ -34,7 +34,7 @@ class Masto2025(nn.Module):
 
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 192)) -> None:
         super().__init__()
-        self.fold = Fold()
+        self.fold, self.unfold = Fold(), Unfold()
         self.down = nn.ModuleList()
         self.skips = nn.ModuleList()
         n_in = 8
@@ -60,7 +60,7 @@ class Masto2025(nn.Module):
         volume = self.bottom(volume)
         for k, (up, merged) in enumerate(zip(self.up, self.merged, strict=True)):
             volume = merged(torch.cat((up(volume), seen[len(seen) - 1 - k]), dim=1))
-        return _unfolded(self.last(volume))
+        return self.unfold(self.last(volume)).squeeze(1)
 
 
 class FieldPhase(nn.Module):
@@ -101,10 +101,3 @@ class Dilated(nn.Module):
 
 def _plain(n_in: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(n_in, n_out, 3, padding=1), nn.LeakyReLU(0.2))
-
-
-def _unfolded(folded: Tensor) -> Tensor:
-    """Depth to space, ``(batch, 8, n, n, n)`` to ``(batch, 2n, 2n, 2n)``."""
-    batch, n = folded.shape[0], folded.shape[-1]
-    cells = folded.reshape(batch, 2, 2, 2, n, n, n).permute(0, 4, 1, 5, 2, 6, 3)
-    return cells.reshape(batch, 2 * n, 2 * n, 2 * n)

@@ -5,6 +5,7 @@ torch marks TorchScript as deprecated; see deploy/decisions/0003-torchscript.md 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -83,9 +84,14 @@ def weights_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def rounded(network: nn.Module) -> nn.Module:
+    """A copy on the CPU, its weights as a file holds them: at half precision."""
+    return copy.deepcopy(network).cpu().half().float()
+
+
 def export(network: nn.Module, contract: NetworkContract, path: Path) -> None:
-    """Write a network in evaluation mode with its contract."""
-    script = torch.jit.script(network.cpu().eval())
+    """Write a network in evaluation mode with its contract, its weights at half precision, see `rounded`."""
+    script = torch.jit.script(copy.deepcopy(network).cpu().eval().half())
     torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: contract.model_dump_json(indent=1)})
 
 
@@ -127,4 +133,4 @@ def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContr
         raise NetworkFileError(f"{path}: expected TorchScript with {CONTRACT_FILE} inside, got: {error}") from error
     if contract.fourier_sign != FOURIER_SIGN:
         raise NetworkFileError(f"{path}: expected fourier_sign {FOURIER_SIGN:+d}, got {contract.fourier_sign:+d}")
-    return script, contract
+    return script.float(), contract

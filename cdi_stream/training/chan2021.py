@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from cdi_stream.fourier import twin
 from cdi_stream.networks.chan2021 import Chan2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
-from cdi_stream.training.diffraction import field, measure, scaled
+from cdi_stream.training.diffraction import Array, field, measure, scaled
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
 
@@ -27,14 +27,14 @@ RANGES = CrystalRanges(
 
 def draw(batch: int, generator: Generator) -> Draw:
     """Magnitudes and crystals ``(batch, 32, 32, 32)``: oversampled by 1.2 to 2 only."""
-    return measure(crystals(batch, N_VOXELS, RANGES, generator), generator, is_padded=False)
+    return measure(crystals(batch, N_VOXELS, RANGES, generator), generator, array=Array.SAME)
 
 
 def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
     """Mean absolute errors of shape, phase [turns] inside, and diffraction, weighed by the stage's terms."""
     magnitude, truth = drawn
     amplitude, phase = (part.float() for part in network(magnitude))
-    model = scaled(field(torch.polar(amplitude, phase), is_padded=False).abs())
+    model = scaled(field(torch.polar(amplitude, phase), array=Array.SAME).abs())
     errors = [torch.stack(_errors(amplitude, phase, one)) for one in (truth, twin(truth))]
     weights = torch.tensor(stage.terms[:2], device=magnitude.device)[:, None]
     nearest = torch.minimum(*((weights * error).sum(0) for error in errors))

@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 
 import torch
 from torch import Generator, Tensor
 
-from cdi_stream.fourier import to_reciprocal
+from cdi_stream.fourier import FOURIER_SIGN, to_reciprocal
 from cdi_stream.networks.losses import pad_to_double
 
 Photons = tuple[float, float]
 
 
+class Array(Enum):
+    """Where the diffraction of crystals of m voxels along an axis is computed."""
+
+    DOUBLE = "on twice as many voxels, so that it is oversampled"
+    SAME = "on as many"
+    MIDDLE = "on the middle half of twice as many"
+
+    def voxels(self, m: int) -> tuple[int, int]:
+        """Of the array that the transform is of, and how many of them are computed."""
+        return (m, m) if self is Array.SAME else (2 * m, m if self is Array.MIDDLE else 2 * m)
+
+
 def measure(
-    crystal: Tensor, generator: Generator, photons: Photons = (1e5, 1e8), is_padded: bool = True
+    crystal: Tensor, generator: Generator, photons: Photons = (1e5, 1e8), array: Array = Array.DOUBLE
 ) -> tuple[Tensor, Tensor]:
     """Measured magnitudes of crystals, see `counted`, scaled to a maximum of 1, and the crystals."""
-    counts, crystal = counted(crystal, generator, photons, is_padded)
+    counts, crystal = counted(crystal, generator, photons, array)
     return scaled(counts.sqrt()), crystal
 
 
 def counted(
-    crystal: Tensor, generator: Generator, photons: Photons = (1e5, 1e8), is_padded: bool = True
+    crystal: Tensor, generator: Generator, photons: Photons = (1e5, 1e8), array: Array = Array.DOUBLE
 ) -> tuple[Tensor, Tensor]:
-    """Simulate the counts of crystals ``(batch, n, n, n)``, ``(batch, 2n, 2n, 2n)``, or as many voxels unpadded.
+    """Simulate the counts of crystals ``(batch, m, m, m)`` on an array.
 
     Returns the crystals too, as the data show them: with the phase ramp that a peak centred to the voxel leaves.  The
     peak lies off the voxel by up to half a step, photons are counted, and the far corners were not measured.
+    ``photons`` are those of the whole array.
     """
     batch, n_axes, m = crystal.shape[0], crystal.ndim - 1, crystal.shape[-1]
-    n = 2 * m if is_padded else m
+    n, n_seen = array.voxels(m)
     crystal = crystal * _ramp(torch.rand(batch, n_axes, generator=generator, device=generator.device) - 0.5, m, n)
-    peak = _brightest(field(crystal, is_padded).abs().square())
-    crystal = crystal * _ramp((n // 2 - peak).float(), m, n)
-    intensity = field(crystal, is_padded).abs().square()
+    peak = _brightest(field(crystal, array).abs().square())
+    crystal = crystal * _ramp((n_seen // 2 - peak).float(), m, n)
+    intensity = field(crystal, array).abs().square()
     exponent = torch.rand(batch, generator=generator, device=generator.device) * math.log(photons[1] / photons[0])
     total = photons[0] * torch.exp(exponent)
-    expected = intensity * _per_crystal(total / intensity.flatten(1).sum(1), n_axes)
-    return torch.poisson(expected, generator=generator) * _measured_window(batch, n_axes, n, generator), crystal
+    whole = crystal.abs().square().flatten(1).sum(1)  # Parseval
+    expected = intensity * _per_crystal(total / whole, n_axes)
+    window = _measured_window(batch, n_axes, n, n_seen, generator)
+    return torch.poisson(expected, generator=generator) * window, crystal
 
 
-def field(crystal: Tensor, is_padded: bool = True) -> Tensor:
-    """F(q) of a batch, on twice as many voxels along each axis if padded."""
+def field(crystal: Tensor, array: Array = Array.DOUBLE) -> Tensor:
+    """F(q) of a batch on an array, orthonormal as `to_reciprocal`."""
     n_axes = crystal.ndim - 1
-    return to_reciprocal(pad_to_double(crystal, n_axes) if is_padded else crystal, n_axes)
+    match array:
+        case Array.DOUBLE:
+            return to_reciprocal(pad_to_double(crystal, n_axes), n_axes)
+        case Array.SAME:
+            return to_reciprocal(crystal, n_axes)
+        case Array.MIDDLE:  # by matrices: eight times fewer voxels than there would be to transform
+            m = crystal.shape[-1]
+            position = torch.arange(m, device=crystal.device) - m // 2
+            angle = FOURIER_SIGN * 2 * math.pi / (2 * m) * torch.outer(position, position)
+            matrix = torch.polar(torch.full_like(angle, (2 * m) ** -0.5), angle)
+            for _ in range(n_axes):  # each turns the last axis and brings it to the front of the others
+                crystal = (crystal @ matrix).movedim(-1, 1)
+            return crystal
 
 
 def scaled(values: Tensor) -> Tensor:
@@ -71,13 +99,13 @@ def _brightest(intensity: Tensor) -> Tensor:
     return torch.stack(torch.unravel_index(intensity.flatten(1).argmax(1), intensity.shape[1:]), dim=-1)
 
 
-def _measured_window(batch: int, n_axes: int, n: int, generator: Generator) -> Tensor:
+def _measured_window(batch: int, n_axes: int, n: int, n_seen: int, generator: Generator) -> Tensor:
     """1 inside a random parallelepiped about the origin: a skew volume seen on an orthogonal grid."""
     device = generator.device
-    axis = torch.arange(n, dtype=torch.float32, device=device) - n // 2
+    axis = torch.arange(n_seen, dtype=torch.float32, device=device) - n_seen // 2
     position = torch.stack(torch.meshgrid(*[axis] * n_axes, indexing="ij"), -1).reshape(-1, n_axes)
     random = torch.randn(batch, n_axes, n_axes, generator=generator, device=device)
     skew = torch.eye(n_axes, device=device) + 0.4 * random
     reach = n / 2 * (0.75 + 0.75 * torch.rand(batch, n_axes, 1, generator=generator, device=device))
     inside = ((skew @ position.T).abs() <= reach).all(1)
-    return inside.reshape(batch, *(n,) * n_axes).float()
+    return inside.reshape(batch, *(n_seen,) * n_axes).float()

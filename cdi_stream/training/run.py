@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from cdi_stream.errors import ConfigError
-from cdi_stream.networks.torchscript import NetworkContract, export
-from cdi_stream.training import chan2021, checkpoint, masto2025, wu2021
+from cdi_stream.networks.torchscript import NetworkContract, export, rounded
+from cdi_stream.training import chan2021, checkpoint, masto2025, unrolled, wu2021
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Progress, Training, step_s
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (wu2021.SMALL, wu2021.WHOLE, wu2021.PLANE, chan2021.TASK, masto2025.TASK)
+    task.name: task for task in (unrolled.TASK, wu2021.SMALL, wu2021.WHOLE, wu2021.PLANE, chan2021.TASK, masto2025.TASK)
 }
 Report = Callable[[str], None]
 
@@ -56,11 +56,30 @@ def train(
     )
     if not training.is_done:  # else it has been
         _saved(training, out)
-    network = training.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    _exported(training, out)
+    return training
+
+
+def export_training(folder: Path, out: Path) -> None:
+    """Export the network of a training, as far as its newest checkpoint in ``folder`` is, with its card.
+
+    Raises
+    ------
+    ConfigError
+        If there is no checkpoint.
+    """
+    there = checkpoint.newest(folder)
+    if there is None:
+        raise ConfigError(f"expected a training's checkpoint in {folder}, found none")
+    state = checkpoint.load(there)
+    _exported(Training.resumed(_task(state["task"]), state, device="cpu"), out)
+
+
+def _exported(training: Training, out: Path) -> None:
+    network = rounded(training.network.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
     contract = training.task.contract(network, described(training))
     export(training.task.exported(network), contract, out)
     out.with_suffix(".card.json").write_text(json.dumps(card(training, contract), indent=1) + "\n")
-    return training
 
 
 def card(training: Training, contract: NetworkContract) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import tifffile
 
 from cdi_stream.config import Config, read_config, read_image
 from cdi_stream.errors import ConfigError, GeometryError, PluginError
+from cdi_stream.networks.packaged import DEFAULT_NETWORK
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.steps import SupportMode
 from cdi_stream.phasing.support import ShrinkWrap
@@ -57,6 +58,14 @@ def test_a_minimal_file_has_defaults_for_the_rest(tmp_path):
     assert config.publish.lab_shape == (96, 96, 96)
     assert config.device == "cpu"
     assert config.geometry.value().name == "aps_34idc"
+
+
+def test_a_network_goes_by_name_or_by_file(tmp_path):
+    assert read(tmp_path, with_key("network", 'file = "wu2021-small"')).network.file == DEFAULT_NETWORK
+    for path in ("mine.pt", "/some/where/mine", "./mine"):
+        assert str(read(tmp_path, with_key("network", f'file = "{path}"')).network.file) in path
+    with pytest.raises(ConfigError, match=r"network.file.*one of .*wu2021-small.*, got 'mine'"):
+        read(tmp_path, with_key("network", 'file = "mine"'))
 
 
 @pytest.mark.parametrize(

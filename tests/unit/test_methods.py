@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from cdi_stream.affine import AffineMap
-from cdi_stream.config import DEFAULT_NETWORK
 from cdi_stream.errors import ConfigError
 from cdi_stream.fourier import from_fourier_order
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict
+from cdi_stream.networks.packaged import DEFAULT_NETWORK
 from cdi_stream.phase import measurement_of
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline

@@ -7,7 +7,7 @@ import torch
 from cdi_stream.errors import NetworkFileError
 from cdi_stream.fourier import twin
 from cdi_stream.networks import losses
-from cdi_stream.networks.torchscript import export, load, weights_sha256
+from cdi_stream.networks.torchscript import export, load, rounded, weights_sha256
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import counted, field, measure
@@ -77,8 +77,16 @@ def test_the_loss_cannot_tell_a_crystal_from_its_twin_and_knows_a_flip(generator
     assert losses.supervised(flipped.abs(), flipped.angle(), truth) > 0.05
 
 
+def test_a_crystal_anywhere_matches_itself_and_its_twin(generator):
+    truth = crystals(4, 16, CrystalRanges(longest_vox=(9.0, 13.0), phase_range_rad=(2.0, 3.0)), generator)
+    for same in (truth, twin(truth), truth.roll((2, -3, 1), (1, 2, 3)) * 1j, 0.3 * truth):
+        assert losses.mismatch_anywhere(same, truth).abs().max() < 1e-5
+    assert losses.mismatch_anywhere(truth.abs().to(truth.dtype), truth).min() > 0.01
+    assert losses.mismatch_anywhere(truth.flip(-1), truth).min() > 0.05
+
+
 def test_an_exported_network_answers_as_the_original_and_names_its_weights(tmp_path):
-    network = small().eval()
+    network = rounded(small()).eval()
     path = tmp_path / "network.pt"
     export(network, SMALL.contract(network, "none"), path)
     loaded = load(path)
@@ -87,6 +95,7 @@ def test_an_exported_network_answers_as_the_original_and_names_its_weights(tmp_p
         amplitude, phase = network(magnitude)
     answer = loaded(magnitude[0])
     torch.testing.assert_close(answer, torch.polar(amplitude, phase)[0], rtol=1e-3, atol=1e-4)
+    assert path.stat().st_size < 2.3 * sum(weight.numel() for weight in network.parameters()), "at half precision"
     assert loaded.contract.weights_sha256 == weights_sha256(network)
     with pytest.raises(NetworkFileError, match=r"\(64, 64, 64\), got \(8, 8, 8\)"):
         loaded(torch.zeros(8, 8, 8))

@@ -5,17 +5,19 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from cdi_stream.config import DEFAULT_NETWORK
+from cdi_stream.networks.packaged import packaged
+from cdi_stream.training.run import TASKS
 from tests.bench import session
-from tests.bench.networks import forward, polish
+from tests.bench.networks import forward, papers, polish
 from tests.bench.record import Experiment
 
 
-def experiments(network: Path) -> dict[str, Experiment]:
-    """All of them; ``network`` is the file whose answers are polished."""
+def experiments(networks: list[str]) -> dict[str, Experiment]:
+    """All of them; ``networks`` are those whose answers are polished."""
     return {
         "forward": Experiment(cases=forward.cases, table=forward.table),
-        "polish": Experiment(cases=partial(polish.cases, network), table=polish.table),
+        "papers": Experiment(cases=papers.cases, table=papers.table),
+        "polish": Experiment(cases=partial(polish.cases, networks), table=polish.table),
     }
 
 
@@ -23,10 +25,12 @@ def main() -> None:
     """Measure what is missing, then show all."""
     parser = session.parser("tests.bench.networks", __doc__, Path("bench-results/networks.jsonl"))
     parser.add_argument(
-        "--network", type=Path, default=DEFAULT_NETWORK, help="network file, the packaged one by default"
+        "--network", action="append", metavar="NAME", help="polish this one; by default all packaged for volumes"
     )
     asked = parser.parse_args()
-    session.run(asked, experiments(asked.network))
+    session.run(
+        asked, experiments(asked.network or [name for name in packaged() if TASKS[name].input_shape == (64, 64, 64)])
+    )
 
 
 if __name__ == "__main__":

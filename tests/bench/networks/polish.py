@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -11,51 +11,65 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from cdi_stream.config import DEFAULT_NETWORK
+from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.phase import Request, phase_file
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.refine.methods import MethodSettings
+from cdi_stream.training.run import TASKS
 from tests.bench.crystals import Case as Crystal
 from tests.bench.crystals import crystal, measured
+from tests.bench.networks.baselines import written
+from tests.bench.networks.papers import FOLDER, KNOWN
 from tests.bench.phasing.shared_crystals import RIGHT, distance
 from tests.bench.record import Case, Line, median, plain_table
 
 N_CRYSTALS = 50
 FIRST = 300_000
+OURS = "unrolled"
 RECIPE = "SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.8]+150*RAAR+50*ER"
 NETWORK_CYCLES = 100
 """Cycles at 64^3 that a network's forward pass and the way to its grid and back take the time of."""
-WAYS = {"network": ("hybrid", RECIPE), "random": ("recipe", RECIPE.replace("150*RAAR", f"{150 + NETWORK_CYCLES}*RAAR"))}
+LONGER = RECIPE.replace("150*RAAR", f"{150 + NETWORK_CYCLES}*RAAR")
+BASELINES = ("nearest", "mean")
 
 
-def cases(network: Path = DEFAULT_NETWORK) -> Iterator[Case]:
-    """Every crystal of every phase range, from both starts."""
+def cases(networks: Sequence[str]) -> Iterator[Case]:
+    """Every crystal of every phase range, from random starts, both baselines and these networks."""
     for k in range(N_CRYSTALS):
         for phase_pi in range(1, 6):
-            for way in WAYS:
-                name = network.stem if way == "network" else way
-                found = partial(polished, way, network, phase_pi, k)
-                yield Case(key=f"polish/{name}/{phase_pi} pi/{k}", measure=found)
+            for start in ("random", *BASELINES, *networks):
+                yield Case(key=f"polish/{start}/{phase_pi} pi/{k}", measure=partial(polished, start, phase_pi, k))
 
 
-def polished(way: str, network: Path, phase_pi: int, k: int) -> Line:
+def polished(start: str, phase_pi: int, k: int) -> Line:
     """Phase one crystal and compare it with the truth."""
     kind = ("polyhedron", "superellipsoid")[k % 2]
     case = Crystal(seed=FIRST + 1000 * phase_pi + k, kind=kind, phase_pi=phase_pi)
     truth = crystal(case)
     counts, valid = measured(case, truth)
-    method, recipe = WAYS[way]
+    is_random = start == "random"
+    recipe = LONGER if is_random else RECIPE
+    file = written(start, TASKS[OURS], KNOWN[OURS], FOLDER) if start in BASELINES else DEFAULT_NETWORK
+    if start not in ("random", *BASELINES):
+        file = network_file(start)
     settings = MethodSettings(
-        recipe=recipe, network_file=network, network_steps=1, network_recipe=recipe, budget_s=60.0, seed=k
+        recipe=recipe, network_file=file, network_steps=1, network_recipe=recipe, budget_s=60.0, seed=k
     )
     with tempfile.TemporaryDirectory() as folder:
-        file, out = Path(folder) / "counts.npz", Path(folder) / "object.npz"
-        np.savez(file, data=counts, mask=valid)
-        request = Request(file=file, mask=None, method=method, settings=settings, deadline=Deadline(60.0), out=out)
+        counted, out = Path(folder) / "counts.npz", Path(folder) / "object.npz"
+        np.savez(counted, data=counts, mask=valid)
+        request = Request(
+            file=counted,
+            mask=None,
+            method="recipe" if is_random else "hybrid",
+            settings=settings,
+            deadline=Deadline(60.0),
+            out=out,
+        )
         line = phase_file(request)
-        with np.load(out) as written:
-            found = written["object"]
-    return {"start": way, "kind": kind, "phase_pi": phase_pi, **line, "file": None, **distance(truth, found)}
+        with np.load(out) as result:
+            found = result["object"]
+    return {"start": start, "kind": kind, "phase_pi": phase_pi, **line, "file": None, **distance(truth, found)}
 
 
 def table(lines: list[Line]) -> Table:

@@ -16,9 +16,9 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from cdi_stream.config import DEFAULT_NETWORK
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.networks.losses import pad_to_double
+from cdi_stream.networks.packaged import DEFAULT_NETWORK
 from cdi_stream.networks.torchscript import load_trainable
 from cdi_stream.networks.unsupervised import Refined, UnsupervisedSchedule, refine_weights
 from cdi_stream.networks.wu2021 import small

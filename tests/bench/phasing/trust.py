@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from cdi_stream.cli.phasing import NETWORK_RECIPE
-from cdi_stream.config import DEFAULT_NETWORK
+from cdi_stream.networks.packaged import DEFAULT_NETWORK
 from cdi_stream.phase import Request, phase_file
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.refine.methods import MethodSettings

@@ -1,0 +1,123 @@
+"""The papers' figures beside ours: every packaged network, the nearest neighbour and the mean on crystals never seen.
+
+* Wu et al. (2021), npj Comput. Mater. 7, 175: loss of equation 6, 0.031;
+* Wu et al. (2021), IUCrJ 8, 12: chi2 of diffraction 0.019, amplitude 0.005, phase 0.029, nearest neighbour 0.08;
+* Chan et al. (2021), Appl. Phys. Rev. 8, 021407: mean absolute errors of shape and phase;
+* Masto et al. (2025): weighted coherent average, here so that 0 is perfect.
+
+All are compared with the truth or its twin, whichever is nearer, at the best global phase; phases count in the crystal,
+as (phase + pi) / 2 pi.  The papers do not say so, and without it these numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich.table import Table
+from torch import Generator, Tensor
+
+from cdi_stream.fourier import to_reciprocal, twin
+from cdi_stream.networks.losses import chi2, incoherence, pad_to_double, pearson
+from cdi_stream.networks.masto2025 import log_scaled
+from cdi_stream.networks.packaged import packaged
+from cdi_stream.networks.torchscript import load
+from cdi_stream.training import chan2021, masto2025, unrolled, wu2021
+from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.diffraction import measure
+from cdi_stream.training.run import TASKS
+from cdi_stream.training.trainer import HELD_OUT_SEED
+from tests.bench.networks.baselines import Known, written
+from tests.bench.record import Case, Line, plain_table
+
+N_CRYSTALS = 200
+FOLDER = Path("bench-results/baselines")
+
+
+def _volumes(ranges: CrystalRanges) -> Known:
+    return lambda batch, generator: measure(crystals(batch, wu2021.N_VOXELS // 2, ranges, generator), generator)
+
+
+KNOWN: dict[str, Known] = {
+    "unrolled": _volumes(unrolled.RANGES),
+    "wu2021-small": _volumes(wu2021.WEAK),
+    "wu2021": _volumes(wu2021.SUPERELLIPSOIDS),
+    "wu2021-2d": wu2021.draw_plane,
+    "chan2021": chan2021.draw,
+    "masto2025": _volumes(masto2025.RANGES),
+}
+
+
+def cases() -> Iterator[Case]:
+    """Every packaged network, and both baselines on what it was trained for."""
+    for name, file in packaged().items():
+        yield Case(key=f"papers/{name}/network", measure=partial(measured, name, file))
+        for kind in ("nearest", "mean"):
+            yield Case(key=f"papers/{name}/{kind}", measure=partial(_baseline, kind, name))
+
+
+def _baseline(kind: str, name: str) -> Line:
+    return measured(name, written(kind, TASKS[name], KNOWN[name], FOLDER))
+
+
+def measured(name: str, file: Path) -> Line:
+    """Means over held-out crystals of what the papers report, and the median time of a pass."""
+    network, lines, seconds = load(file), [], []
+    for k in range(N_CRYSTALS):
+        magnitude, truth = KNOWN[name](1, Generator().manual_seed(HELD_OUT_SEED + 1000 + k))
+        begin_s = time.perf_counter()
+        answer = network(magnitude[0])
+        seconds.append(time.perf_counter() - begin_s)
+        lines.append(figures(answer[None], truth, magnitude))
+    means = {key: sum(line[key] for line in lines) / len(lines) for key in lines[0]}
+    return {"training": network.contract.training, "ms": 1e3 * median(seconds), **means}
+
+
+def figures(answer: Tensor, truth: Tensor, magnitude: Tensor) -> Line:
+    """Of one crystal ``(1, ...)``."""
+    n_axes = truth.ndim - 1
+    truth = max((truth, twin(truth, n_axes)), key=lambda one: float((answer.conj() * one).sum().abs()))
+    answer = answer * torch.polar(torch.ones(()), (answer.conj() * truth).sum().angle())
+    is_padded = answer.shape != magnitude.shape
+    fields = [to_reciprocal(pad_to_double(one, n_axes) if is_padded else one, n_axes) for one in (answer, truth)]
+    model, data = (field.abs() for field in fields)
+    inside = truth.abs() > 0.5 * truth.abs().amax()
+    turns = [(one.angle()[inside] / (2 * math.pi) + 0.5)[None] for one in (answer, truth)]
+    amplitude = [one.abs() for one in (answer, truth)]
+    found = {
+        "chi2": chi2(model, data, n_axes),
+        "r_p": pearson(model, data, n_axes),
+        "chi2_amplitude": _misfit(*amplitude),
+        "chi2_phase": _misfit(*turns),
+        "mae_amplitude": (amplitude[0] - amplitude[1]).abs().mean(),
+        "mae_phase_turns": ((turns[0] - turns[1] + 0.5).remainder(1) - 0.5).abs().mean(),
+        "wca": incoherence(fields[0].angle(), fields[1].angle(), log_scaled(magnitude / magnitude.amax())),
+    }
+    line = {key: float(value) for key, value in found.items()}
+    relative = [math.sqrt(line[key]) for key in ("chi2_amplitude", "chi2_phase")]
+    return {**line, "s1_loss": (sum(relative) + 1 - line["r_p"]) / 3}
+
+
+def _misfit(answer: Tensor, truth: Tensor) -> Tensor:
+    """Sum of squared differences over that of the truth."""
+    return (answer - truth).square().sum() / truth.square().sum()
+
+
+def table(lines: list[Line]) -> Table:
+    """One row a network or baseline."""
+    keys = ("s1_loss", "chi2", "chi2_amplitude", "chi2_phase", "mae_amplitude", "mae_phase_turns", "wca", "r_p", "ms")
+    result = plain_table(
+        "Held-out crystals (papers: S1 loss 0.031, 9 ms; S2 chi2 0.019, 0.005, 0.029, nearest 0.08, 0.5 ms; S3 145 ms)",
+        "trained for",
+        "answer",
+        *keys,
+    )
+    for line in lines:
+        _, name, kind = line["key"].split("/")
+        result.add_row(name, kind, *(f"{line[key]:.3f}" for key in keys))
+    return result
