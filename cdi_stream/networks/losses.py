@@ -50,11 +50,16 @@ def mismatch_anywhere(predicted: Tensor, truth: Tensor) -> Tensor:
 
     Both where the complex crystals agree best among all shifts by whole voxels: the data know of none of the three.
     """
-    terms = [_best_overlap(predicted, one) for one in (truth, twin(truth))]
-    crystal = torch.stack([one for one, _ in terms])
-    amplitude = torch.stack([other for _, other in terms])
-    nearest = crystal.argmax(0, keepdim=True)
-    return 2 - (crystal.gather(0, nearest) + amplitude.gather(0, nearest)).squeeze(0)
+    crystal, amplitude = overlaps(predicted, truth)
+    return 2 - (crystal + amplitude)
+
+
+def overlaps(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """|Correlation| of crystals and of their amplitudes, ``(batch,)``, as the truth or its twin lies best."""
+    best = [_best_overlap(predicted, one) for one in (truth, twin(truth))]
+    crystals, amplitudes = (torch.stack(part) for part in zip(*best, strict=True))
+    nearest = crystals.argmax(0, keepdim=True)
+    return crystals.gather(0, nearest)[0], amplitudes.gather(0, nearest)[0]
 
 
 def _best_overlap(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from cdi_stream.live.correct import to_lab
 from cdi_stream.live.infer import crystal_of
 from cdi_stream.live.polish import Start, crystal_from, measurement
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume
+from cdi_stream.networks.mirrors import VIEWS, mirrored_answers
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weights
 from cdi_stream.phasing.auto import solve
@@ -142,13 +143,16 @@ def by_network(problem: Problem) -> Solution:
 
 
 def by_hybrid(problem: Problem) -> Solution:
-    """The network's support and phase as the start of a recipe (Wu et al. 2021, IUCrJ 8, 12)."""
-    volume = _seen_by_network(problem)
-    network = load(problem.settings.network_file)
+    """The network's support and phase as the start of a recipe (Wu et al. 2021, IUCrJ 8, 12).
+
+    More starts are its answers to mirror images of the volume, eight at most.
+    """
+    volume, settings = _seen_by_network(problem), problem.settings
+    network = load(settings.network_file)
     lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
-    crystal = crystal_of(network(torch.from_numpy(lab.magnitude.copy())), lab)
-    start = starting_point(crystal, volume, "cpu")
-    return _ranked(problem, [lambda: _on_device(start, problem)], problem.settings.recipe)
+    answers = mirrored_answers(network, torch.from_numpy(lab.magnitude.copy()), min(settings.starts, len(VIEWS)))
+    starts = [starting_point(crystal_of(answer, lab), volume, "cpu") for answer in answers]
+    return _ranked(problem, [partial(_on_device, start, problem) for start in starts], settings.recipe)
 
 
 METHODS: dict[str, Callable[[Problem], Solution]] = {

@@ -1,0 +1,46 @@
+"""Mirror images: what a network that knows them would answer, and what agreement means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cdi_stream.fourier import mirrored, to_reciprocal, twin
+from cdi_stream.networks.mirrors import VIEWS, agreement, mirrored_answers
+from cdi_stream.training.crystals import CrystalRanges, crystals
+
+RANGES = CrystalRanges(longest_vox=(9.0, 13.0), phase_range_rad=(3.0, 6.0))
+
+
+@pytest.fixture
+def truth():
+    return crystals(3, 16, RANGES, torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("axes", VIEWS)
+@pytest.mark.parametrize("n", [16, 15])
+def test_the_mirror_image_has_the_mirrored_diffraction(axes, n, truth):
+    crystal = truth[0, :n, :n, :n]
+    torch.testing.assert_close(to_reciprocal(mirrored(crystal, axes)), mirrored(to_reciprocal(crystal), axes))
+    assert torch.equal(mirrored(mirrored(crystal, axes), axes), crystal)
+
+
+def test_all_views_come_back_the_right_way_round(truth):
+    crystal = truth[0]
+    asked = []
+
+    def knows_mirrors(magnitude):
+        asked.append(magnitude)
+        axes = next(view for view in VIEWS if torch.equal(mirrored(magnitude, view), asked[0]))
+        return mirrored(crystal, axes)
+
+    answers = mirrored_answers(knows_mirrors, to_reciprocal(crystal).abs(), 8)
+    assert len({one.numpy().tobytes() for one in asked}) == 8
+    for answer in answers:
+        torch.testing.assert_close(answer, crystal)
+
+
+def test_agreement_is_1_of_one_crystal_whatever_the_data_cannot_tell_and_less_of_others(truth):
+    same = torch.stack([truth[0], twin(truth[0]), 1j * truth[0].roll((1, -2), (0, 2))])
+    assert agreement(same) == pytest.approx(1, abs=1e-5)
+    assert agreement(truth) < 0.8
