@@ -65,7 +65,7 @@ def phase_file(request: Request) -> dict[str, Any]:
     data = measurement_of(volume)
     began_s = request.deadline.passed_s
     deadline = request.deadline.part(1 - _reserve_s(request.deadline, found) / request.deadline.budget_s)
-    problem = Problem(data=data, settings=request.settings, deadline=deadline, volume=_prepared(volume, request))
+    problem = Problem(data=data, settings=request.settings, deadline=deadline, volume=_asked_for(volume, request))
     solution = METHODS[request.method](problem)
     phased_s = request.deadline.passed_s - began_s
     crystal, support = from_fourier_order(solution.crystal), from_fourier_order(solution.support)
@@ -144,10 +144,13 @@ def _misfit_of_file(density: Tensor, found: Intensities) -> dict[str, float]:
     }
 
 
-def _prepared(volume: WorkingVolume, request: Request) -> PreparedVolume | None:
+def _asked_for(volume: WorkingVolume, request: Request) -> PreparedVolume | None:
+    has_network = volume.counts.ndim == 3 and request.method in ("network", "hybrid")
+    return prepared(volume) if has_network else None
+
+
+def prepared(volume: WorkingVolume) -> PreparedVolume:
     """The volume as a network's way in takes it; a file without geometry is taken for one with cubic voxels."""
-    if volume.counts.ndim != 3 or request.method not in ("network", "hybrid"):
-        return None
     first, second, third = volume.counts.shape
     affine = volume.affine or AffineMap(
         shape=(first, second, third),

@@ -8,7 +8,7 @@ from pathlib import Path
 from cdi_stream.networks.packaged import packaged
 from cdi_stream.training.run import TASKS
 from tests.bench import session
-from tests.bench.networks import forward, papers, polish
+from tests.bench.networks import confidence, forward, papers, polish, real
 from tests.bench.record import Experiment
 
 
@@ -17,6 +17,8 @@ def experiments(networks: list[str]) -> dict[str, Experiment]:
     return {
         "forward": Experiment(cases=forward.cases, table=forward.table),
         "papers": Experiment(cases=papers.cases, table=papers.table),
+        "confidence": Experiment(cases=partial(confidence.cases, networks), table=confidence.table),
+        "real": Experiment(cases=partial(real.cases, networks), table=real.table),
         "polish": Experiment(cases=partial(polish.cases, networks), table=polish.table),
     }
 
@@ -28,9 +30,8 @@ def main() -> None:
         "--network", action="append", metavar="NAME", help="polish this one; by default all packaged for volumes"
     )
     asked = parser.parse_args()
-    session.run(
-        asked, experiments(asked.network or [name for name in packaged() if TASKS[name].input_shape == (64, 64, 64)])
-    )
+    for_volumes = [name for name in packaged() if TASKS[name].input_shape == (64, 64, 64)]
+    session.run(asked, experiments(asked.network or for_volumes))
 
 
 if __name__ == "__main__":
