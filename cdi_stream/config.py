@@ -147,9 +147,13 @@ class NetworkConfig(_Section):
 
 
 class PolishConfig(_Section):
-    """Schedule of the polish; the support moves at its border only, strain must not eat it."""
+    """Schedule of the polish; even amplitudes, while it searches, keep strain from being taken for a hole."""
 
-    recipe: str = "SW[every=5,after=0]+SUPPORT[border]+20*ER+30*HIO+20*ER"
+    recipe: str = (
+        "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.5]+50*HIO"
+        "+FLAT[every=5,low=0.5,high=1.2]+60*HIO+60*RAAR+20*ER"
+        "+FLAT[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
+    )
 
 
 class PublishConfig(_Section):

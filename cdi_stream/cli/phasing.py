@@ -43,7 +43,7 @@ def phase(
     mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
     device: DeviceOption = Device.CPU,
     out: Annotated[Path | None, typer.Option(help="File to write the object to, npz.")] = None,
-    network: Annotated[str, typer.Option(help="Network file, or the name of a packaged one.")] = "wu2021-small",
+    network: Annotated[str, typer.Option(help="Network file, or the name of a packaged one.")] = "unrolled",
     as_json: JsonOption = False,
 ) -> None:
     """Phase the intensities of a file: the crystal, its misfit, and how far to trust it."""

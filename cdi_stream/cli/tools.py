@@ -60,7 +60,7 @@ def export(
 
 def train(
     out: Annotated[Path, typer.Option("--out", help="Network file to write.")],
-    name: Annotated[str, typer.Argument(help="Which network.")] = "wu2021-small",
+    name: Annotated[str, typer.Argument(help="Which network.")] = "unrolled",
     minutes: Annotated[float, typer.Option(help="Longest time to train for.", min=0.01)] = 20.0,
     steps: Annotated[int | None, typer.Option(help="Length of the plan; else what the minutes allow.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated crystals.", min=0)] = 1,

@@ -30,4 +30,4 @@ def network_file(name_or_file: str | Path) -> Path:
     return packaged()[path.name]
 
 
-DEFAULT_NETWORK = network_file("wu2021-small")
+DEFAULT_NETWORK = network_file("unrolled")

@@ -95,15 +95,28 @@ def export(network: nn.Module, contract: NetworkContract, path: Path) -> None:
     torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: contract.model_dump_json(indent=1)})
 
 
-def load_trainable(path: Path, device: str = "cpu") -> torch.jit.ScriptModule:
-    """Load a network whose weights may be changed; normalisation stays in evaluation mode.
+class Trainable(nn.Module):
+    """A network from a file whose weights may be changed; normalisation stays in evaluation mode."""
+
+    def __init__(self, script: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.script = script.eval()
+        for weight in script.parameters():
+            weight.requires_grad_(True)
+
+    def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Amplitude and phase; TorchScript's own derivatives fail on complex numbers, so it has to use torch's."""
+        with torch.jit.optimized_execution(False):
+            amplitude, phase = self.script(magnitude)
+        return amplitude, phase
+
+
+def load_trainable(path: Path, device: str = "cpu") -> Trainable:
+    """Load a network to change its weights.
 
     Raises `NetworkFileError` like `load`.
     """
-    script, _ = _read(path, device)
-    for parameter in script.eval().parameters():
-        parameter.requires_grad_(True)
-    return script
+    return Trainable(_read(path, device)[0])
 
 
 def load(path: Path, device: str = "cpu") -> Network:

@@ -57,12 +57,12 @@ class Unrolled(nn.Module):
     def answers(self, magnitude: Tensor, turn: Tensor) -> list[Tensor]:
         """The crystal after each look on the coarse grid ``(batch, m, m, m)``, from starts of these phases [rad]."""
         measured = torch.fft.ifftshift(_middle(magnitude, turn.shape[-1]), [1, 2, 3])
-        support = _box(measured)
+        support, autocorrelation = _box(measured), patterson(measured)
         density = torch.fft.fftn(torch.polar(measured, turn), dim=[1, 2, 3], norm="ortho")
         found: list[Tensor] = []
         for _ in range(self.rounds):
             explained = reached(density, support, measured, self.cycles)
-            answer: Tensor = self.look(explained, support, patterson(measured))
+            answer: Tensor = self.look(explained, support, autocorrelation)
             found.append(torch.fft.fftshift(answer, [1, 2, 3]))
             density = scaled_like(answer.detach(), measured)
             crystal = answer.detach().abs()
@@ -102,11 +102,10 @@ class Look(nn.Module):
 def _levelled(density: Tensor) -> Tensor:
     """Scaled so that a crystal of one density has amplitude 1, turned so that its sum is real."""
     amplitude = density.abs()
-    level = amplitude.pow(4).sum([1, 2, 3], keepdim=True) / amplitude.square().sum([1, 2, 3], keepdim=True).clamp_min(
-        1e-30
-    )
+    power = amplitude.square().sum([1, 2, 3], keepdim=True).clamp_min(1e-30)
+    level = (amplitude.pow(4).sum([1, 2, 3], keepdim=True) / power).clamp_min(1e-30).sqrt()
     turn = density.sum([1, 2, 3], keepdim=True).angle()
-    return density / level.clamp_min(1e-30).sqrt() * torch.polar(torch.ones_like(turn), -turn)
+    return density / level * torch.polar(torch.ones_like(turn), -turn)
 
 
 def reached(density: Tensor, support: Tensor, measured: Tensor, cycles: int, relaxation: float = RELAXATION) -> Tensor:

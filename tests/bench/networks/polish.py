@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from rich.table import Table
 
+from cdi_stream.config import PolishConfig
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.phase import Request, phase_file
 from cdi_stream.phasing.deadline import Deadline
@@ -27,10 +28,10 @@ from tests.bench.record import Case, Line, SkippedError, median, plain_table
 N_CRYSTALS = 50
 FIRST = 300_000
 OURS = "unrolled"
-RECIPE = "SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.8]+150*RAAR+50*ER"
+RECIPE = PolishConfig().recipe
 NETWORK_CYCLES = 100
 """Cycles at 64^3 that a network's forward pass and the way to its grid and back take the time of."""
-LONGER = RECIPE.replace("150*RAAR", f"{150 + NETWORK_CYCLES}*RAAR")
+LONGER = RECIPE.replace("60*RAAR", f"{60 + NETWORK_CYCLES}*RAAR")
 BASELINES = ("nearest", "mean")
 ATOMS = Path("bench-results/atoms.h5")
 """Made by ``cdi-stream atoms --out bench-results/atoms.h5 --count 50 --seed 7``."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.networks.losses import pad_to_double
-from cdi_stream.networks.packaged import DEFAULT_NETWORK
+from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load_trainable
 from cdi_stream.networks.unsupervised import Refined, UnsupervisedSchedule, refine_weights
 from cdi_stream.networks.wu2021 import small
@@ -154,7 +154,7 @@ def _by_gradients(settings: Adam | Accelerated, volume: Volume) -> Iterator[Batc
 
 
 WAYS: dict[str, Callable[[Volume, Curve, float], Found]] = {
-    "trained weights": partial(_weights, lambda: load_trainable(DEFAULT_NETWORK)),
+    "trained weights": partial(_weights, lambda: load_trainable(network_file("wu2021-small"))),
     "random weights": partial(_weights, _random_network),
     "recipe wu2021, again and again": partial(_cycles, _restarted),
     "object, Adam": partial(_cycles, partial(_by_gradients, Adam(steps=1_000_000))),
