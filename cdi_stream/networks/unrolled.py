@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cdi_stream.networks.blocks import Fold, Unfold, block
+from cdi_stream.networks.coarse import grown, half_box, middle, patterson, reached, refined, scaled_like
 
 Widths = tuple[int, int, int]
-RELAXATION: Final[float] = 0.87
 SUPPORT_LEVEL: Final[float] = 0.3
 """Amplitude above which an answer means crystal."""
 N_SEEN: Final[int] = 24
@@ -50,14 +50,14 @@ class Unrolled(nn.Module):
         """Return amplitude, its maximum 1, and phase in radians; the origin is voxel n//2 of each array."""
         turn = self.turn.unsqueeze(0).expand(magnitude.shape[0], -1, -1, -1)  # type: ignore[operator]
         answer = self.answers(magnitude, turn)[-1]
-        fine = _refined(answer, magnitude.shape[-1])
+        fine = refined(answer, magnitude.shape[-1])
         amplitude = fine.abs()
         return amplitude / amplitude.amax(dim=[1, 2, 3], keepdim=True).clamp_min(1e-30), fine.angle()
 
     def answers(self, magnitude: Tensor, turn: Tensor) -> list[Tensor]:
         """The crystal after each look on the coarse grid ``(batch, m, m, m)``, from starts of these phases [rad]."""
-        measured = torch.fft.ifftshift(_middle(magnitude, turn.shape[-1]), [1, 2, 3])
-        support, autocorrelation = _box(measured), patterson(measured)
+        measured = torch.fft.ifftshift(middle(magnitude, turn.shape[-1]), [1, 2, 3])
+        support, autocorrelation = half_box(measured), patterson(measured)
         density = torch.fft.fftn(torch.polar(measured, turn), dim=[1, 2, 3], norm="ortho")
         found: list[Tensor] = []
         for _ in range(self.rounds):
@@ -66,7 +66,7 @@ class Unrolled(nn.Module):
             found.append(torch.fft.fftshift(answer, [1, 2, 3]))
             density = scaled_like(answer.detach(), measured)
             crystal = answer.detach().abs()
-            support = _grown(crystal > self.support_level * crystal.amax([1, 2, 3], keepdim=True))
+            support = grown(crystal > self.support_level * crystal.amax([1, 2, 3], keepdim=True))
         return found
 
 
@@ -106,81 +106,6 @@ def _levelled(density: Tensor) -> Tensor:
     level = (amplitude.pow(4).sum([1, 2, 3], keepdim=True) / power).clamp_min(1e-30).sqrt()
     turn = density.sum([1, 2, 3], keepdim=True).angle()
     return density / level * torch.polar(torch.ones_like(turn), -turn)
-
-
-def reached(density: Tensor, support: Tensor, measured: Tensor, cycles: int, relaxation: float = RELAXATION) -> Tensor:
-    """What so many cycles reach, as the measurement explains it, the centre of its mass brought to the origin."""
-    for _ in range(cycles):
-        explained = torch.fft.fftn(_with(measured, density), dim=[1, 2, 3], norm="ortho")
-        density = torch.where(support, explained, relaxation * density + (1 - 2 * relaxation) * explained)
-    field = _with(measured, torch.where(support, density, torch.zeros_like(density)))
-    explained = torch.fft.fftn(field, dim=[1, 2, 3], norm="ortho")
-    weight = torch.where(support, explained.abs().square(), torch.zeros_like(measured))
-    return torch.fft.fftn(field * _ramp(weight), dim=[1, 2, 3], norm="ortho")
-
-
-def _ramp(weight: Tensor) -> Tensor:
-    """Phases of the field that bring the centre of this mass to the origin, found on the circle of each axis."""
-    z, y, x = weight.sum([2, 3]), weight.sum([1, 3]), weight.sum([1, 2])
-    return _turns(z)[:, :, None, None] * _turns(y)[:, None, :, None] * _turns(x)[:, None, None, :]
-
-
-def _turns(mass: Tensor) -> Tensor:
-    """Along one axis: masses ``(batch, n)`` to phase factors ``(batch, n)``."""
-    n = mass.shape[1]
-    frequency = torch.fft.fftfreq(n, device=mass.device)
-    centre = torch.fft.ifft(mass.to(torch.complex64), dim=1)[:, 1].angle()  # in radians of the circle
-    angle = -n * frequency * centre[:, None]
-    return torch.polar(torch.ones_like(angle), angle)
-
-
-def patterson(measured: Tensor) -> Tensor:
-    """Autocorrelation of the crystal, the root taken of its modulus, 1 at the origin."""
-    correlation = torch.fft.fftn(measured.square(), dim=[1, 2, 3])
-    root = correlation.abs().clamp_min(1e-30).sqrt()
-    return correlation / root / root[:, :1, :1, :1]
-
-
-def scaled_like(crystal: Tensor, measured: Tensor) -> Tensor:
-    """The crystal with the measurement's energy."""
-    wanted, there = measured.square().sum([1, 2, 3], keepdim=True), crystal.abs().square().sum([1, 2, 3], keepdim=True)
-    return crystal * (wanted / there.clamp_min(1e-30)).sqrt()
-
-
-def _with(measured: Tensor, density: Tensor) -> Tensor:
-    field = torch.fft.ifftn(density, dim=[1, 2, 3], norm="ortho")
-    return field * (measured / field.abs().clamp_min(1e-20))
-
-
-def _middle(magnitude: Tensor, m: int) -> Tensor:
-    begin = magnitude.shape[-1] // 2 - m // 2
-    return magnitude[:, begin : begin + m, begin : begin + m, begin : begin + m]
-
-
-def _refined(crystal: Tensor, n: int) -> Tensor:
-    """The same crystal on voxels half as long: ``(batch, m, m, m)`` to ``(batch, n/2, n/2, n/2)``."""
-    m = crystal.shape[-1]
-    field = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(crystal, [1, 2, 3]), dim=[1, 2, 3]), [1, 2, 3])
-    before = n // 2 - m // 2
-    padded = torch.zeros((crystal.shape[0], n, n, n), dtype=crystal.dtype, device=crystal.device)
-    padded[:, before : before + m, before : before + m, before : before + m] = field
-    fine = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded, [1, 2, 3]), dim=[1, 2, 3]), [1, 2, 3])
-    return _middle(fine, n // 2)
-
-
-def _box(measured: Tensor) -> Tensor:
-    """Half of the array along each axis, about the origin."""
-    n = measured.shape[-1]
-    near = torch.fft.fftfreq(n, device=measured.device).abs() <= 0.25
-    box = near[:, None, None] & near[None, :, None] & near[None, None, :]
-    return box.unsqueeze(0).expand_as(measured)
-
-
-def _grown(support: Tensor) -> Tensor:
-    """Larger by a voxel to all sides; the origin is voxel 0, and a crystal does not reach across the array."""
-    shifted = torch.fft.fftshift(support.float(), [1, 2, 3])
-    grown = torch.nn.functional.max_pool3d(shifted.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
-    return torch.fft.ifftshift(grown, [1, 2, 3]) > 0.5
 
 
 def _cut(volume: Tensor, n_seen: int = N_SEEN) -> Tensor:

@@ -1,0 +1,90 @@
+"""Projections on a coarse grid, in what TorchScript understands: no objects, the axes written out.
+
+Arrays are ``(batch, m, m, m)`` with the origin at voxel 0, unless it says otherwise; the transform has the sign of
+`cdi_stream.fourier`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+RELAXATION: Final[float] = 0.87
+
+
+def reached(density: Tensor, support: Tensor, measured: Tensor, cycles: int, relaxation: float = RELAXATION) -> Tensor:
+    """What so many cycles reach, as the measurement explains it, the centre of its mass brought to the origin."""
+    for _ in range(cycles):
+        explained = torch.fft.fftn(_with(measured, density), dim=[1, 2, 3], norm="ortho")
+        density = torch.where(support, explained, relaxation * density + (1 - 2 * relaxation) * explained)
+    field = _with(measured, torch.where(support, density, torch.zeros_like(density)))
+    explained = torch.fft.fftn(field, dim=[1, 2, 3], norm="ortho")
+    weight = torch.where(support, explained.abs().square(), torch.zeros_like(measured))
+    return torch.fft.fftn(field * _ramp(weight), dim=[1, 2, 3], norm="ortho")
+
+
+def _ramp(weight: Tensor) -> Tensor:
+    """Phases of the field that bring the centre of this mass to the origin, found on the circle of each axis."""
+    z, y, x = weight.sum([2, 3]), weight.sum([1, 3]), weight.sum([1, 2])
+    return _turns(z)[:, :, None, None] * _turns(y)[:, None, :, None] * _turns(x)[:, None, None, :]
+
+
+def _turns(mass: Tensor) -> Tensor:
+    """Along one axis: masses ``(batch, n)`` to phase factors ``(batch, n)``."""
+    n = mass.shape[1]
+    frequency = torch.fft.fftfreq(n, device=mass.device)
+    centre = torch.fft.ifft(mass.to(torch.complex64), dim=1)[:, 1].angle()  # in radians of the circle
+    angle = -n * frequency * centre[:, None]
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def patterson(measured: Tensor) -> Tensor:
+    """Autocorrelation of the crystal, the root taken of its modulus, 1 at the origin."""
+    correlation = torch.fft.fftn(measured.square(), dim=[1, 2, 3])
+    root = correlation.abs().clamp_min(1e-30).sqrt()
+    return correlation / root / root[:, :1, :1, :1]
+
+
+def scaled_like(crystal: Tensor, measured: Tensor) -> Tensor:
+    """The crystal with the measurement's energy."""
+    wanted, there = measured.square().sum([1, 2, 3], keepdim=True), crystal.abs().square().sum([1, 2, 3], keepdim=True)
+    return crystal * (wanted / there.clamp_min(1e-30)).sqrt()
+
+
+def _with(measured: Tensor, density: Tensor) -> Tensor:
+    field = torch.fft.ifftn(density, dim=[1, 2, 3], norm="ortho")
+    return field * (measured / field.abs().clamp_min(1e-20))
+
+
+def middle(magnitude: Tensor, m: int) -> Tensor:
+    """The inner ``m`` voxels along each axis, the origin at n//2 as before."""
+    begin = magnitude.shape[-1] // 2 - m // 2
+    return magnitude[:, begin : begin + m, begin : begin + m, begin : begin + m]
+
+
+def refined(crystal: Tensor, n: int) -> Tensor:
+    """The same crystal on voxels half as long, origins at n//2: ``(batch, m, m, m)`` to ``(batch, n/2, n/2, n/2)``."""
+    m = crystal.shape[-1]
+    field = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(crystal, [1, 2, 3]), dim=[1, 2, 3]), [1, 2, 3])
+    before = n // 2 - m // 2
+    padded = torch.zeros((crystal.shape[0], n, n, n), dtype=crystal.dtype, device=crystal.device)
+    padded[:, before : before + m, before : before + m, before : before + m] = field
+    fine = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded, [1, 2, 3]), dim=[1, 2, 3]), [1, 2, 3])
+    return middle(fine, n // 2)
+
+
+def half_box(measured: Tensor) -> Tensor:
+    """Half of the array along each axis, about the origin."""
+    n = measured.shape[-1]
+    near = torch.fft.fftfreq(n, device=measured.device).abs() <= 0.25
+    box = near[:, None, None] & near[None, :, None] & near[None, None, :]
+    return box.unsqueeze(0).expand_as(measured)
+
+
+def grown(support: Tensor) -> Tensor:
+    """Larger by a voxel to all sides; the origin is voxel 0, and a crystal does not reach across the array."""
+    shifted = torch.fft.fftshift(support.float(), [1, 2, 3])
+    grown = torch.nn.functional.max_pool3d(shifted.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
+    return torch.fft.ifftshift(grown, [1, 2, 3]) > 0.5
