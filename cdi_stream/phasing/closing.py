@@ -12,7 +12,7 @@ from cdi_stream.phasing.gradient import is_without_noise, polish_exact
 from cdi_stream.phasing.level import Level, Search, each_refined, level_of, support_of
 from cdi_stream.phasing.measures import chi2
 from cdi_stream.phasing.projections import Measurement, modelled_magnitude
-from cdi_stream.phasing.quality import free_llk
+from cdi_stream.phasing.quality import free_llk, misfit
 from cdi_stream.phasing.ranking import Candidates, Solution, ranked
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import closing_recipes
@@ -26,6 +26,8 @@ ROUNDS = 6
 """Refinements of the winner one after the other, at most."""
 LAST_CALL = 0.8
 """Share of the budget after which nothing is begun that could be left out."""
+FAR_BELOW = 0.03
+"""Misfit, against what counting noise leaves, below which data have none and `exact` needs no better start."""
 EXACT = 2e-8
 """Misfit at which data without noise are explained."""
 EXACT_ROUNDS = 12
@@ -40,8 +42,11 @@ def closed(
     """Refine the winner in a few ways, again and again while one gives a better score and harms no ``held`` voxels.
 
     Then the others in the same ways: else they would be less refined than what they are compared with.  Nothing is
-    begun that would take too long at ``pace_s`` a cycle.  Returns them ranked, and what was done.
+    begun that would take too long at ``pace_s`` a cycle, nor if the winner explains the data better than counting noise
+    would let it: what is left is `exact`'s.  Returns them ranked, and what was done.
     """
+    if _is_below_noise(pool.crystal[0], level.data):
+        return pool, ""
     winner, done = _winner_refined(level, pool.best(1), data, held, search, pace_s)
     others, text = [pool.only(k) for k in range(1, len(pool))], "+".join(done)
     if done and len(_fitting((text,) * len(others), pace_s, search.deadline)) == len(others):
@@ -82,6 +87,11 @@ def _fitting(recipes: tuple[str, ...], pace_s: float, deadline: Deadline) -> tup
         if n_threads * pace_s * longest < left_s:
             return recipes[:n]
     return ()
+
+
+def _is_below_noise(crystal: Tensor, data: Measurement) -> bool:
+    found = misfit(crystal, data)
+    return found["chi2"] < FAR_BELOW * found["chi2_floor"]
 
 
 def _batch(pool: Candidates) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.closing import closed
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.explore import Exploration
+from cdi_stream.phasing.level import Search, level_of
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge
-from cdi_stream.phasing.ranking import scalars_of
+from cdi_stream.phasing.ranking import Candidates, held_out, scalars_of
 from cdi_stream.phasing.starts import start_from
 from tests.bench.crystals import Case, crystal, measured
 
@@ -123,6 +126,20 @@ def test_arrays_of_every_form_come_to_an_end(shape):
     found = solve(data_of(counts), 1, Deadline(60), QUICK)
     assert found.crystal.shape == shape
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+
+
+def test_a_crystal_that_explains_the_data_far_below_noise_is_not_closed_in_other_ways():
+    support = (truth := ordered(crystal(WEAK))).abs() > 0.1
+    data, _ = case_of(replace(WEAK, photons=math.inf))
+    seen, held = held_out(data, 1)
+    cycles = []
+    for found in (truth, truth.abs().to(truth)):
+        pool = Candidates(crystal=(found * support)[None], support=support[None], score=torch.tensor([1.0]))
+        search = Search(Deadline(60))
+        closed(replace(level_of(data), data=seen), pool, data, held, search, 1e-6)
+        cycles.append(search.cycles)
+    assert cycles[0] == 0
+    assert cycles[1] > 0, "the phase is missing"
 
 
 def test_a_deadline_that_is_over_at_once_gives_something_that_is_not_called_good():

@@ -33,8 +33,6 @@ from tests.bench.volumes import Volume, misfits, nmse, seen_by_network, volume_o
 N_POINTS = 50
 TRIAL_STEPS = 5
 EVERY = 10
-CLASSICAL_S = 180.0
-"""Longest time of what is not a network: it has long stopped changing then."""
 NOISES = {"1e6 photons": 1e6, "no noise": math.inf}
 COLUMNS = ("seconds", "loss", "chi2", "r_p")
 
@@ -138,7 +136,7 @@ def _cycles(make: Callable[[Volume], Iterator[Batch]], volume: Volume, curve: Cu
             curve.note(math.nan, misfit, correlation)
             if misfit < least:
                 least, best = misfit, batch.result[0].clone()
-            if curve.passed_s > min(seconds, CLASSICAL_S):
+            if curve.passed_s > seconds:
                 break
     return best, steps
 
