@@ -101,10 +101,10 @@ def _images(config: Config) -> str:
 
 def _recipes(config: Config) -> str:
     texts = (
-        config.polish.recipe,
+        *(() if config.polish.recipe is None else (config.polish.recipe,)),
         *((config.refine.recipe, config.refine.network_recipe) if config.refine.methods else ()),
     )
-    return "; ".join(f"{text} ({parse_recipe(text).cycles} cycles)" for text in texts)
+    return "; ".join(f"{text} ({parse_recipe(text).cycles} cycles)" for text in texts) or "none is given"
 
 
 def _folder(config: Config) -> str:

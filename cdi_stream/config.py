@@ -147,13 +147,13 @@ class NetworkConfig(_Section):
 
 
 class PolishConfig(_Section):
-    """Schedule of the polish; even amplitudes, while it searches, keep strain from being taken for a hole."""
+    """How the network's crystal is polished: by a short search that begins from it, too, or by a recipe if given.
 
-    recipe: str = (
-        "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.5]+50*HIO"
-        "+FLAT[every=5,low=0.5,high=1.2]+60*HIO+60*RAAR+20*ER"
-        "+FLAT[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
-    )
+    ``budget_s`` is the most that the search may take.
+    """
+
+    budget_s: Positive = 30.0
+    recipe: str | None = None
 
 
 class PublishConfig(_Section):

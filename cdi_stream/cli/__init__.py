@@ -17,9 +17,11 @@ from cdi_stream.cli import phasing, refinement, replays, streams, tools
 from cdi_stream.cli.output import console
 from cdi_stream.errors import CdiStreamError, InputError
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-"""Threads that spin while they wait for one another cost ten times the work itself wherever the machine is busy; read
-when torch is imported, which commands do."""
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+"""Threads that spin for long while they wait for one another cost ten times the work itself wherever the machine is
+busy, and numpy's, which spin after every small product, take half of torch's speed.  Read when torch and numpy are
+imported, which commands do."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (

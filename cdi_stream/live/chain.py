@@ -17,12 +17,12 @@ from cdi_stream.live.correct import centre_of_mass, crystal_to, fitting_lab_grid
 from cdi_stream.live.describe import describe
 from cdi_stream.live.infer import infer
 from cdi_stream.live.locate import FixedGeometry, locate
-from cdi_stream.live.polish import Start, polish
+from cdi_stream.live.polish import PolishSettings, Start, polish
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.live.publish import Result
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, RockingCurve, Verdict, read_only
 from cdi_stream.networks.torchscript import Network
-from cdi_stream.phasing.recipe import Recipe, parse_recipe
+from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.support import grow, smooth
 
 Clock = Callable[[], float]
@@ -36,7 +36,7 @@ class ChainSettings:
     fixed: FixedGeometry
     known: DetectorKnowledge
     prepare: PrepareSettings
-    recipe: Recipe
+    polish: PolishSettings
     lab_shape: Shape
     device: str = "cpu"
 
@@ -51,7 +51,7 @@ def reconstruct(
     """Yield the result of each stream as soon as it is there: ``inference``, then ``reconstruction``.
 
     A curve that cannot be inverted yields failed results with the reason, in both streams.  ``wait_turn``
-    is called before every cycle of the polish and may hold it up for more urgent work.
+    is called at every cycle of the polish and may hold it up for more urgent work.
     """
     laps = _Laps(clock, curve.complete_s)
     reasons = curve.doubts + _lacks(curve)
@@ -75,7 +75,7 @@ def reconstruct(
     verdict = noted(crystal.verdict, notes)
     yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
     start = starting_point(crystal, volume, settings.device)
-    polished = polish(volume, start, settings.recipe, reasons, wait_turn)
+    polished = polish(volume, start, settings.polish, reasons, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
     laps.mark("polish")
     verdict = noted(in_lab.verdict, notes)
@@ -96,7 +96,8 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         oversampling=(3.0, 3.0, 3.0),
     )
     lab = to_lab(empty, network.contract.input_shape[0], network.contract.oversampling, settings.device)
-    polish(empty, starting_point(infer(lab, network), empty, settings.device), parse_recipe("1*ER"))
+    once = PolishSettings(recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
+    polish(empty, starting_point(infer(lab, network), empty, settings.device), once)
 
 
 def starting_point(crystal: Crystal, volume: PreparedVolume, device: str) -> Start:

@@ -23,6 +23,7 @@ from cdi_stream.live.journal import Journal
 from cdi_stream.live.locate import FixedGeometry
 from cdi_stream.live.outgoing import Archive, Outgoing
 from cdi_stream.live.pipeline import Parts, Service
+from cdi_stream.live.polish import PolishSettings
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings
 from cdi_stream.live.publish import Provenance
 from cdi_stream.live.receive import Receiver
@@ -117,7 +118,10 @@ def chain_settings(config: Config) -> ChainSettings:
             saturation_counts=config.detector.saturation_counts,
         ),
         prepare=PrepareSettings(max_shape=config.prepare.max_shape, min_counts=config.prepare.min_counts),
-        recipe=parse_recipe(config.polish.recipe),
+        polish=PolishSettings(
+            budget_s=config.polish.budget_s,
+            recipe=None if config.polish.recipe is None else parse_recipe(config.polish.recipe),
+        ),
         lab_shape=config.publish.lab_shape,
         device=config.device,
     )

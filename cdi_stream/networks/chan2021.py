@@ -1,7 +1,8 @@
 """3D-CDI-NN of Chan et al. (2021), Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486, figure 3.
 
 Magnitudes of 32^3 voxels, hardly oversampled, to shape and phase on the same array.  As its program has it, not the
-text: 32, 64 and 128 channels, two 3 x 3 x 3 convolutions a level, dropout after each, 3.5 million weights.
+text: 32, 64 and 128 channels, two 3 x 3 x 3 convolutions a level, dropout after each, 3.5 million weights.  `small`
+folds space into channels first: an eighth of the work.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from cdi_stream.networks.blocks import Fold, Unfold
+
 DROPOUT = 0.1
 
 
 class Chan2021(nn.Module):
     """Magnitudes ``(batch, n, n, n)`` in [0, 1] to shape and phase [rad] of the same shape."""
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128)) -> None:
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128), *, is_folded: bool = False) -> None:
         super().__init__()
-        down: list[nn.Module] = []
-        for n_in, n_out in pairwise((1, *widths)):
+        n_first = 8 if is_folded else 1
+        down: list[nn.Module] = [Fold()] if is_folded else []
+        for n_in, n_out in pairwise((n_first, *widths)):
             down += [*_rectified(n_in, n_out), *_rectified(n_out, n_out), nn.MaxPool3d(2)]
         self.encoder = nn.Sequential(*down)
-        self.amplitude, self.phase = _decoder(widths, 0.1), _decoder(widths, 0.5)
+        self.amplitude, self.phase = (_decoder(widths, n_first, bias) for bias in (0.1, 0.5))
 
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Return shape, at least 0, and phase, at least -pi."""
@@ -33,14 +37,19 @@ class Chan2021(nn.Module):
         return amplitude.squeeze(1), 2 * math.pi * (phase.squeeze(1) - 0.5)
 
 
-def _decoder(widths: tuple[int, ...], bias: float) -> nn.Sequential:
+def small() -> Chan2021:
+    """A size that a CPU can train."""
+    return Chan2021(is_folded=True)
+
+
+def _decoder(widths: tuple[int, ...], n_last: int, bias: float) -> nn.Sequential:
     """Up again; it begins at ``bias``, since a ReLU that begins at zero may never learn."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise((widths[-1], *reversed(widths))):
         layers += [*_rectified(n_in, n_out), *_rectified(n_out, n_out), nn.Upsample(scale_factor=2.0, mode="nearest")]
-    last = nn.Conv3d(widths[0], 1, 3, padding=1)
+    last = nn.Conv3d(widths[0], n_last, 3, padding=1)
     nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, last, *([Unfold()] if n_last > 1 else []))
 
 
 def _rectified(n_in: int, n_out: int) -> tuple[nn.Module, ...]:

@@ -22,10 +22,10 @@ from cdi_stream.phasing.closing import LAST_CALL, closed, exact
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explored
-from cdi_stream.phasing.level import Level, Search, climbed, level_of
+from cdi_stream.phasing.level import Level, Search, climbed, each_refined, level_of
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsened, levels, resampled
-from cdi_stream.phasing.quality import AGREEING, UNEVEN, unevenness
+from cdi_stream.phasing.quality import AGREEING, UNEVEN, free_llk, unevenness
 from cdi_stream.phasing.ranking import Candidates, Effort, Solution, agreement, conclude, forgetting, held_out, ranked
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import climb_recipe, final_recipe
@@ -39,11 +39,20 @@ SAFELY = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoSettings:
-    """How much is explored, how many reach the finest grid, and how often all of it may be done again."""
+    """How much is explored, how many reach the finest grid, and how often all of it may be done again.
+
+    ``ways`` are the schedules of the finest grid for a crystal's extent [voxels]; the one is kept that foresees the
+    held-out voxels best.  Crystals known beforehand go the same ways; with a ``known_recipe`` they go by that first, in
+    the supports that they have, and no support may then be much larger than theirs.  ``is_thorough``: then refine the
+    winner in many more ways, and further if the data are without noise.
+    """
 
     exploration: Exploration = field(default_factory=Exploration)
     finalists: int = 4
     attempts: int = 10
+    ways: tuple[Callable[[float], str], ...] = (final_recipe,)
+    known_recipe: str | None = None
+    is_thorough: bool = True
 
 
 def solve(
@@ -71,20 +80,24 @@ class _Auto:
         self._seen, self._held = held_out(data, seed)
         self._shapes = levels(data)
         self._round, self._refining_s = 0, 0.0
+        self._known_share: float | None = None
 
     def solved(self, known: Batch | None) -> Solution:
         """Attempts until the finalists agree or time is short."""
         pool, text, deadline = None, "", self._search.deadline
-        for _ in range(self._settings.attempts):
+        if known is not None and self._settings.known_recipe is not None:
+            self._known_share = share_of(known, len(known))
+        for attempt in range(1, self._settings.attempts + 1):
             found, how = self._attempt(known if pool is None else None)
             best, pool = found.crystal[0], found if pool is None else self._ranked(found.before(pool))
             text = how if torch.equal(best, pool.crystal[0]) else text
             pool = pool.best(max(self._settings.finalists, 2))
-            if is_trusted(pool) or not self._has_time():
+            if attempt == self._settings.attempts or is_trusted(pool) or not self._has_time():
                 break
         assert pool is not None
         effort = Effort(starts=self._search.starts, cycles=self._search.cycles, recipe=text)
-        return exact(self._data, conclude(self._data, self._held, pool, effort, deadline), deadline)
+        solution = conclude(self._data, self._held, pool, effort, deadline)
+        return exact(self._data, solution, deadline) if self._settings.is_thorough else solution
 
     def _has_time(self) -> bool:
         """Whether what is not exploration can be done once more in its share of the time that is left."""
@@ -94,7 +107,7 @@ class _Auto:
     def _attempt(self, known: Batch | None) -> tuple[Candidates, str]:
         """Explore, climb and choose; the finalists, the best first, and the schedule of the finest grid."""
         settings, deadline = self._settings, self._search.deadline
-        coarse = level_of(coarsened(self._data, self._shapes[0]))
+        coarse = self._level(coarsened(self._data, self._shapes[0]))
         pool, self._round = explored(coarse, self._seed, settings.exploration, self._round, self._search)
         self._report(f"{self._search.starts} starts on {self._shapes[0]}: {_state(pool, deadline)}")
         begin_s, found_share = deadline.passed_s, share_of(pool, settings.finalists)
@@ -102,19 +115,22 @@ class _Auto:
         for shape in self._shapes[1:-1]:
             if deadline.is_over():
                 break
-            level = level_of(coarsened(self._data, shape), found_share)
+            level = self._level(coarsened(self._data, shape), found_share)
             keep = max(settings.finalists, keep * 2 // 3)
             pool = climbed(level, pool.best(keep).crystal, climb_recipe(level.extent_vox), self._search)
             self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
         pool = pool.best(self._affordable())
-        found = self._chosen(level_of(self._data, found_share), pool.crystal, known)
+        found = self._chosen(self._level(self._data, found_share), pool.crystal, known)
         self._refining_s = deadline.passed_s - begin_s
         return found
+
+    def _level(self, data: Measurement, found_share: float | None = None) -> Level:
+        return level_of(data, found_share, self._known_share)
 
     def _affordable(self) -> int:
         """As many finalists as there is time for on the finest grid, with what comes after them."""
         cycle_s = self._search.cycle_s(self._data.magnitude.numel())
-        each, after = parse_recipe(final_recipe(1.0)).cycles, 80
+        each, after = sum(parse_recipe(way(1.0)).cycles for way in self._settings.ways), 80
         left = SAFELY * self._search.deadline.left_s / max(cycle_s, 1e-9) - after
         return max(1, min(self._settings.finalists, int(left / each)))
 
@@ -123,15 +139,29 @@ class _Auto:
         level, begin_s, begin = replace(whole, data=self._seen), self._search.deadline.passed_s, self._search.cycles
         crystals = resampled(crystals, tuple(self._data.magnitude.shape))
         if known is not None:
-            crystals = torch.cat((crystals, known.result))
             level = replace(level, found_share=max(level.found_share or 0.0, share_of(known, len(known))))
+            crystals = torch.cat((crystals, self._carried_on(level, known)))
         crystals = forgetting(crystals, self._held, self._data.n_axes)
-        text = final_recipe(level.extent_vox)
-        pool = self._ranked(climbed(level, crystals, text, self._search))
+        texts = [way(level.extent_vox) for way in self._settings.ways]
+        tried = [(self._ranked(climbed(level, crystals, text, self._search)), text) for text in texts]
+        pool, text = min(tried, key=lambda one: self._unseen(one[0]))
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
-        pool, more = closed(level, pool, self._data, self._held, self._search, pace_s)
+        if self._settings.is_thorough:
+            pool, more = closed(level, pool, self._data, self._held, self._search, pace_s)
+            text = "+".join(filter(None, (text, more)))
         self._report(f"{len(pool)} finalists: {_state(pool, self._search.deadline)}")
-        return pool, "+".join(filter(None, (text, more)))
+        return pool, text
+
+    def _carried_on(self, level: Level, known: Batch) -> Tensor:
+        """Crystals known beforehand, after their own recipe if there is one."""
+        if self._settings.known_recipe is None:
+            return known.result
+        start = replace(known, crystal=forgetting(known.result, self._held, self._data.n_axes))
+        return each_refined(level, [(start, self._settings.known_recipe)], self._search)[0].crystal
+
+    def _unseen(self, pool: Candidates) -> float:
+        """How badly the first foresees the held-out voxels."""
+        return free_llk(pool.crystal[0], self._data, self._held)[0]
 
     def _ranked(self, pool: Candidates) -> Candidates:
         return ranked(pool, self._data, self._held)

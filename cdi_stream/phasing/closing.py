@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
-from cdi_stream.phasing.gradient import is_without_noise, polish_exact
+from cdi_stream.phasing.gradient import fits_noise, is_without_noise, polish_exact
 from cdi_stream.phasing.level import Level, Search, each_refined, level_of, support_of
 from cdi_stream.phasing.measures import chi2
 from cdi_stream.phasing.projections import Measurement, modelled_magnitude
@@ -45,7 +45,7 @@ def closed(
     begun that would take too long at ``pace_s`` a cycle, nor if the winner explains the data better than counting noise
     would let it: what is left is `exact`'s.  Returns them ranked, and what was done.
     """
-    if _is_below_noise(pool.crystal[0], level.data):
+    if _is_below_noise(pool, level.data):
         return pool, ""
     winner, done = _winner_refined(level, pool.best(1), data, held, search, pace_s)
     others, text = [pool.only(k) for k in range(1, len(pool))], "+".join(done)
@@ -89,9 +89,9 @@ def _fitting(recipes: tuple[str, ...], pace_s: float, deadline: Deadline) -> tup
     return ()
 
 
-def _is_below_noise(crystal: Tensor, data: Measurement) -> bool:
-    found = misfit(crystal, data)
-    return found["chi2"] < FAR_BELOW * found["chi2_floor"]
+def _is_below_noise(pool: Candidates, data: Measurement) -> bool:
+    found = misfit(pool.crystal[0], data)
+    return found["chi2"] < FAR_BELOW * found["chi2_floor"] and not fits_noise(pool.support[0], data)
 
 
 def _batch(pool: Candidates) -> Batch:

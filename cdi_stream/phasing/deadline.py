@@ -12,7 +12,8 @@ class Deadline:
     """Shares of a budget of wall time; a share is over when its part of the whole has passed.
 
     ``wait_turn`` is called at every question of the thread that made the deadline, and may hold it up for more urgent
-    work, or raise to end it all: then every share is over, in all threads.
+    work, which costs nothing of the budget, or raise to end it all: then every share is over, in all threads.  While
+    that thread is held up, so are others that ask.
     """
 
     def __init__(
@@ -22,25 +23,18 @@ class Deadline:
         begin_s: float | None = None,
         wait_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        self._clock, self._wait_turn = clock, wait_turn
-        self._owner = threading.get_ident()
+        self._clock, self._turns = clock, _Turns(clock, wait_turn)
         self._begin_s, self.budget_s = clock() if begin_s is None else begin_s, budget_s
-        self._is_ended = threading.Event()
 
     def is_over(self, share: float = 1.0) -> bool:
         """Whether ``share`` of the budget is spent."""
-        if threading.get_ident() == self._owner:
-            try:
-                self._wait_turn()
-            except BaseException:
-                self._is_ended.set()
-                raise
-        return self._is_ended.is_set() or self.passed_s > share * self.budget_s
+        self._turns.wait()
+        return self._turns.is_ended or self.passed_s > share * self.budget_s
 
     @property
     def passed_s(self) -> float:
-        """Seconds since the beginning."""
-        return self._clock() - self._begin_s
+        """Seconds since the beginning, those of waiting not counted."""
+        return self._clock() - self._begin_s - self._turns.waited_s
 
     @property
     def left_s(self) -> float:
@@ -52,3 +46,29 @@ class Deadline:
         part = copy.copy(self)
         part.budget_s = share * self.budget_s
         return part
+
+
+class _Turns:
+    """What a deadline and its parts wait for, all threads together: the one that made it asks, the others follow."""
+
+    def __init__(self, clock: Callable[[], float], wait_turn: Callable[[], None]) -> None:
+        self.waited_s, self.is_ended = 0.0, False
+        self._clock, self._wait_turn, self._owner = clock, wait_turn, threading.get_ident()
+        self._may_go_on = threading.Event()
+        self._may_go_on.set()
+
+    def wait(self) -> None:
+        """Wait until it is this thread's turn."""
+        if threading.get_ident() != self._owner:
+            self._may_go_on.wait()
+            return
+        asked_s = self._clock()
+        self._may_go_on.clear()
+        try:
+            self._wait_turn()
+        except BaseException:
+            self.is_ended = True
+            raise
+        finally:
+            self.waited_s += self._clock() - asked_s
+            self._may_go_on.set()

@@ -78,14 +78,19 @@ def is_without_noise(
     `polish_exact` is worth its time.  No answer in time, `is_over`, is no.
     """
     descended = batch
-    if 2 * float(_loosened(batch, data).support.float().mean()) > 0.5 * float(data.valid.float().mean()):
-        return False  # so many free numbers explain noise, too
+    if fits_noise(_loosened(batch, data).support, data):
+        return False
     for descended in refine_object(data, _loosened(batch, data), Accelerated(steps=30)):
         if is_over():
             return False
     model = modelled_magnitude(descended.crystal, data)
     misfit, floor = (measure(model, data.magnitude, data.valid) for measure in (chi2, chi2_floor))
     return bool((misfit < margin * floor).any())
+
+
+def fits_noise(support: Tensor, data: Measurement) -> bool:
+    """Whether a support has so many free numbers, two a voxel, that they may explain the noise of the data, too."""
+    return 2 * float(support.float().mean()) > 0.5 * float(data.valid.float().mean())
 
 
 def polish_exact(data: Measurement, start: Batch, rounds: int = 3) -> Iterator[Batch]:

@@ -20,6 +20,8 @@ from cdi_stream.phasing.workers import callers, side_by_side
 
 GROWTH = 1.5
 """How much larger a support may become on finer grids than it was found."""
+BEYOND = 1.2
+"""How much larger it may be than that of a crystal known beforehand."""
 LARGEST = 0.3
 """No support may fill more than this share of the array: beyond, phases are not determined."""
 
@@ -48,26 +50,30 @@ class Search:
 class Level:
     """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array.
 
-    ``found_share`` is the support over the array that a coarser level found.
+    ``found_share`` is the support over the array that a coarser level found, ``known_share`` that of a crystal known
+    beforehand.
     """
 
     data: Measurement
     extent_vox: float
     box_share: float
     found_share: float | None = None
+    known_share: float | None = None
 
     def limits(self, margin: float = 1.4) -> Limits:
-        """Largest support: little more than was found, or for a crystal longer by ``margin`` than it seems."""
+        """Largest support: little more than known or found before, or for a crystal that much longer than it seems."""
         longest = self.box_share * margin**self.data.n_axes
-        return Limits(largest=min(longest if self.found_share is None else GROWTH * self.found_share, LARGEST))
+        found = longest if self.found_share is None else GROWTH * self.found_share
+        known = math.inf if self.known_share is None else BEYOND * self.known_share
+        return Limits(largest=min(found, known, LARGEST))
 
 
-def level_of(data: Measurement, found_share: float | None = None) -> Level:
+def level_of(data: Measurement, found_share: float | None = None, known_share: float | None = None) -> Level:
     """Size up a measurement."""
     extents = extents_vox(data)
     box = math.prod(extent / n for extent, n in zip(extents, data.magnitude.shape, strict=True))
     extent = sum(extents) / len(extents)
-    return Level(data=data, extent_vox=extent, box_share=box, found_share=found_share)
+    return Level(data=data, extent_vox=extent, box_share=box, found_share=found_share, known_share=known_share)
 
 
 def refined(level: Level, start: Batch, text: str, deadline: Deadline, limits: Limits | None = None) -> Batch:

@@ -46,6 +46,12 @@ def final_recipe(extent: float) -> str:
     return f"{_wrap(0.2, extent)}+{_EVEN}+60*RAAR+20*ER+FLAT[off]+{_wrap(0.25, extent)}+60*ER"
 
 
+def tight_recipe(extent: float) -> str:
+    """The same for crystals of few voxels, most of them at the surface, where a loose support says too little."""
+    tight = "SW[every=10,after=0,threshold={},relative=rms,sigma=0.5]"
+    return f"{tight.format(0.3)}+FLAT[low=0.5,high=1.2]+60*RAAR+20*ER+FLAT[off]+{tight.format(0.25)}+60*ER"
+
+
 def closing_recipes(extent: float) -> tuple[str, ...]:
     """What may still make the winner better, as score and held-out voxels decide: another threshold, longer, evener."""
     return (

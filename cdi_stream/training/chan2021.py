@@ -8,12 +8,13 @@ paper's network answers now the one and now the other.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
 
 from cdi_stream.fourier import twin
-from cdi_stream.networks.chan2021 import Chan2021
+from cdi_stream.networks.chan2021 import Chan2021, small
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import Array, field, measure, scaled
 from cdi_stream.training.plan import Plan, Stage
@@ -73,3 +74,4 @@ TASK = Task(
     oversampling=1.5,
     phase_range_rad=2 * math.pi,
 )
+SMALL = replace(TASK, name="chan2021-small", network=small, plan=TASK.plan.model_copy(update={"batch": 8}))

@@ -18,7 +18,16 @@ from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Progress, Training, step_s
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (unrolled.TASK, wu2021.SMALL, wu2021.WHOLE, wu2021.PLANE, chan2021.TASK, masto2025.TASK)
+    task.name: task
+    for task in (
+        unrolled.TASK,
+        wu2021.SMALL,
+        wu2021.WHOLE,
+        wu2021.PLANE,
+        chan2021.SMALL,
+        chan2021.TASK,
+        masto2025.TASK,
+    )
 }
 Report = Callable[[str], None]
 

@@ -22,6 +22,7 @@ from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge
 from cdi_stream.phasing.ranking import Candidates, held_out, scalars_of
+from cdi_stream.phasing.schedules import final_recipe, tight_recipe
 from cdi_stream.phasing.starts import start_from
 from tests.bench.crystals import Case, crystal, measured
 
@@ -126,6 +127,31 @@ def test_arrays_of_every_form_come_to_an_end(shape):
     found = solve(data_of(counts), 1, Deadline(60), QUICK)
     assert found.crystal.shape == shape
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.9])
+def test_no_support_is_much_larger_than_that_of_a_known_crystal_with_its_own_recipe(threshold):
+    data, truth = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=5, n=32))
+    settings = replace(QUICK, known_recipe="SUPPORT[fixed]+20*ER", is_thorough=False)
+    known = start_from(truth, truth.abs() > threshold)
+    found = solve(data, 1, Deadline(60), settings, known=known)
+    largest = 1.2 * known.support.sum()
+    assert found.support.sum() <= 1.01 * largest
+    assert threshold > 0.5 or error(found.crystal, truth) < 0.02
+    free = solve(data, 1, Deadline(60), replace(settings, known_recipe=None), known=known)
+    assert threshold < 0.5 or free.support.sum() > largest
+
+
+def test_of_two_ways_on_the_finest_grid_the_one_is_kept_that_foresees_the_held_out_voxels():
+    """A small crystal has most of its voxels at the surface, and a loose support too many more."""
+    data, truth = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=3, n=32))
+    loose, tight = (
+        solve(data, 1, Deadline(60), replace(QUICK, ways=ways, is_thorough=False))
+        for ways in ((final_recipe,), (final_recipe, tight_recipe))
+    )
+    assert tight.free_llk < loose.free_llk
+    assert error(tight.crystal, truth) < 0.1 < error(loose.crystal, truth)
+    assert "sigma=0.5" in tight.effort.recipe
 
 
 def test_a_crystal_that_explains_the_data_far_below_noise_is_not_closed_in_other_ways():

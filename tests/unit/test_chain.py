@@ -50,10 +50,32 @@ def test_missing_frames_are_invalid_voxels_and_a_doubt_not_a_failure(scan, netwo
     assert result.crystal is not None
 
 
-def test_the_polish_waits_its_turn_before_every_cycle(scan, network):
+@pytest.mark.parametrize(("settings", "least"), [({"recipe": "7*ER"}, 7), ({}, 300)], ids=["recipe", "search"])
+def test_the_polish_waits_its_turn_at_every_cycle(scan, network, settings, least):
     turns = []
-    results = reconstruct(curve_of(scan), network, settings_for(scan), wait_turn=lambda: turns.append(1))
+    results = reconstruct(
+        curve_of(scan), network, settings_for(scan, polish=settings), wait_turn=lambda: turns.append(1)
+    )
     next(results)
     assert turns == []
     result = next(results)
-    assert len(turns) >= result.scalars["cycles"]
+    assert len(turns) >= least, "of the thread that waits; the other runs as many"
+    assert result.stream == "reconstruction"
+
+
+def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_sees(scan, network):
+    _, searched = reconstruct(curve_of(scan), network, settings_for(scan))
+    _, by_recipe = reconstruct(curve_of(scan), network, settings_for(scan, polish={"recipe": "30*ER"}))
+    assert searched.scalars["agreement"] > 0.97
+    assert 0 < searched.scalars["resolution_m"] < 50e-9
+    assert searched.scalars["noise_error"] < 0.02
+    assert searched.verdict.grade == "good"
+    assert searched.scalars["chi2"] < by_recipe.scalars["chi2"]
+    assert "agreement" not in by_recipe.scalars
+
+
+def test_a_search_that_has_no_time_gives_a_crystal_that_is_not_called_good(scan, network):
+    _, cut = reconstruct(curve_of(scan), network, settings_for(scan, polish={"budget_s": 1e-3}))
+    assert cut.crystal is not None
+    assert cut.verdict.grade != "good"
+    assert any("time ran out" in reason for reason in cut.verdict.reasons)

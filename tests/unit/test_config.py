@@ -217,14 +217,12 @@ def test_a_file_that_is_no_image_is_refused(tmp_path, name, content):
 
 def test_recipes_carry_their_support_updates(tmp_path):
     config = read(tmp_path, MINIMAL)
-    by_rms = ShrinkWrap(every=10, after=20, threshold=0.3, relative="rms", sigma_vox=0.5)
     of_border = ShrinkWrap(every=10, after=0, threshold=0.2, relative="max", sigma_vox=1.0)
     for text, update, cycles in (
-        (config.polish.recipe, by_rms, 220),
         (config.refine.recipe, of_border, 300),
         (config.refine.network_recipe, of_border, 30),
     ):
         recipe = parse_recipe(text)
         assert update in recipe.steps
-        assert (SupportMode("border") in recipe.steps) == (update is of_border)
+        assert SupportMode("border") in recipe.steps
         assert recipe.cycles == cycles

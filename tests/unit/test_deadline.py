@@ -110,10 +110,36 @@ def test_what_the_turn_raises_comes_out_and_ends_every_share_in_every_thread():
     assert in_another_thread(deadline.part(0.9).is_over)
 
 
-def test_time_spent_waiting_counts():
+def test_time_spent_waiting_does_not_count():
     clock = Clock()
 
     def wait():
         clock.now_s += 11
 
-    assert Deadline(10.0, clock, wait_turn=wait).is_over()
+    deadline = Deadline(10.0, clock, wait_turn=wait)
+    part = deadline.part(0.5)
+    assert not deadline.is_over()
+    assert (deadline.left_s, part.left_s) == (10, 5)
+    clock.now_s += 10.5
+    assert deadline.is_over()
+
+
+def test_other_threads_are_held_up_as_long_as_the_one_that_waits():
+    waits, may_go = threading.Event(), threading.Event()
+
+    def wait():
+        waits.set()
+        may_go.wait(10)
+
+    answered = threading.Event()
+    other = threading.Thread(target=lambda: (waits.wait(10), deadline.is_over(), answered.set()))
+    other.start()
+    releaser = threading.Thread(target=lambda: (waits.wait(10), seen.append(answered.wait(0.2)), may_go.set()))
+    seen: list[bool] = []
+    releaser.start()
+    deadline = Deadline(10.0, wait_turn=wait)
+    deadline.is_over()
+    for thread in (other, releaser):
+        thread.join(10)
+    assert seen == [False]
+    assert answered.is_set()

@@ -22,6 +22,7 @@ SMALL = {
     "2D": (lambda: wu2021.TwoDecoders((4, 6, 8), (4,), n_axes=2), (16, 16), (8, 8)),
     "2D folded": (lambda: wu2021.TwoDecoders((4, 6), (4,), n_axes=2, is_folded=True), (16, 16), (8, 8)),
     "chan2021": (lambda: Chan2021((4, 6)), (16, 16, 16), (16, 16, 16)),
+    "chan2021 folded": (lambda: Chan2021((8, 12), is_folded=True), (16, 16, 16), (16, 16, 16)),
     "masto2025": (lambda: Masto2025((6, 8, 12)), (16, 16, 16), (16, 16, 16)),
     "unrolled": (lambda: Unrolled(rounds=2, cycles=2, widths=(4, 6, 8)), (64, 64, 64), (32, 32, 32)),
 }

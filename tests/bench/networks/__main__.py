@@ -8,7 +8,7 @@ from pathlib import Path
 from cdi_stream.networks.packaged import packaged
 from cdi_stream.training.run import TASKS
 from tests.bench import session
-from tests.bench.networks import confidence, forward, papers, polish, real
+from tests.bench.networks import confidence, forward, live, papers, polish, real, strained
 from tests.bench.record import Experiment
 
 
@@ -19,6 +19,8 @@ def experiments(networks: list[str]) -> dict[str, Experiment]:
         "papers": Experiment(cases=papers.cases, table=papers.table),
         "confidence": Experiment(cases=partial(confidence.cases, networks), table=confidence.table),
         "real": Experiment(cases=partial(real.cases, networks), table=real.table),
+        "strained": Experiment(cases=partial(strained.cases, networks), table=strained.table),
+        "live": Experiment(cases=partial(live.cases, networks), table=live.table),
         "polish": Experiment(cases=partial(polish.cases, networks), table=polish.table),
     }
 

@@ -48,6 +48,7 @@ KNOWN: dict[str, Known] = {
     "wu2021-small": _volumes(wu2021.WEAK),
     "wu2021": _volumes(wu2021.SUPERELLIPSOIDS),
     "wu2021-2d": wu2021.draw_plane,
+    "chan2021-small": chan2021.draw,
     "chan2021": chan2021.draw,
     "masto2025": _volumes(masto2025.RANGES),
 }

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from rich.table import Table
 
-from cdi_stream.config import PolishConfig
+from cdi_stream.live.polish import FROM_NETWORK
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.phase import Request, phase_file
 from cdi_stream.phasing.deadline import Deadline
@@ -28,7 +28,7 @@ from tests.bench.record import Case, Line, SkippedError, median, plain_table
 N_CRYSTALS = 50
 FIRST = 300_000
 OURS = "unrolled"
-RECIPE = PolishConfig().recipe
+RECIPE = FROM_NETWORK
 NETWORK_CYCLES = 100
 """Cycles at 64^3 that a network's forward pass and the way to its grid and back take the time of."""
 LONGER = RECIPE.replace("60*RAAR", f"{60 + NETWORK_CYCLES}*RAAR")
@@ -68,23 +68,30 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
 
 
 def polished(start: str, sample: str, k: int) -> Line:
-    """Phase one crystal and compare it with the truth."""
+    """Phase one crystal from one start and compare it with the truth."""
     case, truth = SAMPLES[sample](k)
-    counts, valid = measured(case, truth)
     is_random = start == "random"
     recipe = LONGER if is_random else RECIPE
     settings = MethodSettings(
         recipe=recipe, network_file=_file(start), network_steps=1, network_recipe=recipe, budget_s=60.0, seed=k
     )
+    line = phased(case, truth, "recipe" if is_random else "hybrid", settings)
+    return {"start": start, "sample": sample, **line}
+
+
+def phased(case: Crystal, truth: Complex, method: str, settings: MethodSettings) -> Line:
+    """Numbers of the command ``phase`` on a simulated measurement, and how far its object is from the truth."""
+    counts, valid = measured(case, truth)
     with tempfile.TemporaryDirectory() as folder:
         counted, out = Path(folder) / "counts.npz", Path(folder) / "object.npz"
         np.savez(counted, data=counts, mask=valid)
-        method = "recipe" if is_random else "hybrid"
-        request = Request(file=counted, mask=None, method=method, settings=settings, deadline=Deadline(60.0), out=out)
-        line = phase_file(request)
+        deadline = Deadline(settings.budget_s)
+        line = phase_file(
+            Request(file=counted, mask=None, method=method, settings=settings, deadline=deadline, out=out)
+        )
         with np.load(out) as result:
             found = result["object"]
-    return {"start": start, "sample": sample, "kind": case.kind, **line, "file": None, **distance(truth, found)}
+    return {"kind": case.kind, **line, "file": None, **distance(truth, found)}
 
 
 def _file(start: str) -> Path:

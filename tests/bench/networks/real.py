@@ -10,20 +10,18 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.window import window_of
 from cdi_stream.live.chain import starting_point
 from cdi_stream.live.correct import to_lab
 from cdi_stream.live.infer import infer
-from cdi_stream.live.polish import measurement, polish
+from cdi_stream.live.polish import PolishSettings, measurement, polish
 from cdi_stream.messages import PhasedVolume
 from cdi_stream.networks.mirrors import agreement, mirrored_answers
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load
 from cdi_stream.phase import in_counts, prepared
-from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.refine.methods import MethodSettings, refine
 from tests.bench.phasing.real import SOURCES
@@ -50,10 +48,9 @@ def followed(name: str, source: str) -> Line:
     lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
     agreed = agreement(mirrored_answers(network, torch.from_numpy(lab.magnitude.copy())))
     start = starting_point(infer(lab, network), volume, "cpu")
-    recipe = PolishConfig().recipe
-    polished = polish(volume, start, parse_recipe(recipe))
+    polished = polish(volume, start, PolishSettings())
     settings = MethodSettings(
-        recipe=recipe, network_file=network_file(name), network_steps=1, network_recipe=recipe, budget_s=BUDGET_S
+        recipe="", network_file=network_file(name), network_steps=1, network_recipe="", budget_s=BUDGET_S
     )
     refined, schedule = refine("auto", PhasedVolume(crystal=polished, volume=volume), settings)
     first = start_from(to_fourier_order(start.density), to_fourier_order(start.support))

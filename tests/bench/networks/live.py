@@ -1,0 +1,93 @@
+"""Crystals found by the live polish, a short search on all cores, with a network's answer among its starts and without.
+
+Crystals are those of `tests.bench.networks.polish`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from cdi_stream.fourier import from_fourier_order
+from cdi_stream.intensities.read import read_intensities
+from cdi_stream.intensities.window import Window, window_of
+from cdi_stream.live.chain import starting_point
+from cdi_stream.live.correct import to_lab
+from cdi_stream.live.infer import infer
+from cdi_stream.live.polish import SEED, SHORT, PolishSettings, measurement, polish
+from cdi_stream.messages import PreparedVolume
+from cdi_stream.networks.packaged import network_file
+from cdi_stream.networks.torchscript import load
+from cdi_stream.phase import in_counts, prepared
+from cdi_stream.phasing.auto import solve
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.quality import judge
+from cdi_stream.phasing.ranking import scalars_of
+from tests.bench.crystals import measured
+from tests.bench.networks.polish import N_CRYSTALS, SAMPLES
+from tests.bench.phasing.shared_crystals import RIGHT, distance
+from tests.bench.record import Case, Line, median, plain_table
+
+
+def cases(networks: Sequence[str]) -> Iterator[Case]:
+    """Every crystal, by random starts alone and with these networks."""
+    for k in range(N_CRYSTALS):
+        for sample in SAMPLES:
+            for start in ("random", *networks):
+                yield Case(key=f"live/{start}/{sample}/{k}", measure=partial(searched, start, sample, k))
+
+
+def searched(start: str, sample: str, k: int) -> Line:
+    """Polish one crystal as the live path does and compare it with the truth."""
+    case, truth = SAMPLES[sample](k)
+    volume, window = _prepared(*measured(case, truth))
+    network = None if start == "random" else load(network_file(start))
+    begin_s = time.perf_counter()
+    if network is None:
+        data = measurement(volume)
+        found = solve(data, SEED, Deadline(PolishSettings().budget_s), SHORT)
+        density, scalars = from_fourier_order(found.crystal), scalars_of(found, data)
+        grade = judge(scalars).grade
+    else:
+        lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
+        crystal = polish(volume, starting_point(infer(lab, network), volume, "cpu"), PolishSettings())
+        density, scalars, grade = torch.from_numpy(crystal.density.copy()), crystal.scalars, crystal.verdict.grade
+    seconds = time.perf_counter() - begin_s
+    line = {"start": start, "sample": sample, "kind": case.kind, "seconds": seconds, "verdict": grade, **scalars}
+    return {**line, **distance(truth, window.undo(density).numpy())}
+
+
+def _prepared(counts: np.ndarray, valid: np.ndarray) -> tuple[PreparedVolume, Window]:
+    """As the command ``phase`` reads it from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "counts.npz"
+        np.savez(file, data=counts, mask=valid)
+        found = in_counts(read_intensities(file, None))
+    window = window_of(found, counts.shape)
+    return prepared(window.take(found)), window
+
+
+def table(lines: list[Line]) -> Table:
+    """Crystals found of all, by start and sample."""
+    columns = ("start", "crystals", "found", "NMSE median", "s median", "good", "good but wrong")
+    result = plain_table(f"Live polish (found: NMSE < {RIGHT})", *columns)
+    for (start, sample), members in groupby(sorted(lines, key=_group), key=_group):
+        some = list(members)
+        good = [line for line in some if line["verdict"] == "good"]
+        found = f"{sum(line['nmse'] < RIGHT for line in some)} of {len(some)}"
+        numbers = (f"{median(line['nmse'] for line in some):.3f}", f"{median(line['seconds'] for line in some):.2f}")
+        wrong = sum(line["nmse"] >= RIGHT for line in good)
+        result.add_row(start, sample, found, *numbers, f"{len(good)}", f"{wrong}")
+    return result
+
+
+def _group(line: Line) -> tuple[str, str]:
+    return line["start"], line["sample"]
