@@ -17,10 +17,10 @@ demo: $(STAMP)  ## simulate a scan, play it through the whole system, draw the c
 	$(BIN)/cdi-stream demo --out demo-results --plot demo-results/crystal.png
 
 test: $(STAMP)  ## the default suite
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP)  ## with the slow ones
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
+	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 check: $(STAMP)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -48,6 +48,7 @@ def _errors(amplitude: Tensor, phase: Tensor, truth: Tensor) -> tuple[Tensor, Te
     difference = torch.polar(shape, phase) * truth.conj()
     offset = difference.flatten(1).sum(1).angle().reshape(-1, 1, 1, 1)
     turned = difference * torch.polar(torch.ones_like(offset), -offset)
+    turned = torch.where(shape > 1e-3, turned, 1.0)  # the angle of nothing has no derivative
     return (
         (amplitude - shape).abs().flatten(1).mean(1),
         (turned.angle().abs() / (2 * math.pi) * shape).flatten(1).mean(1),

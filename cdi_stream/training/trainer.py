@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
+from cdi_stream.errors import CdiStreamError
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
 
@@ -92,6 +93,8 @@ class Training:
             self.advance()
             self.minutes = before + (clock() - begin_s) / 60
             if self.step % self.plan.validate_every == 0 or self.is_done:
+                if math.isnan(self._mean):
+                    raise CdiStreamError(f"{self.task.name}: no gradient of the first {self.step} steps was finite")
                 self.curve.append(self._progress())
                 report(self.curve[-1])
                 save(self)

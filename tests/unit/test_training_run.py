@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from cdi_stream.errors import ConfigError, NetworkFileError
+from cdi_stream.errors import CdiStreamError, ConfigError, NetworkFileError
 from cdi_stream.networks.torchscript import load
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.training import checkpoint, run, wu2021
@@ -103,6 +103,14 @@ def test_killed_at_any_moment_it_gives_the_same_curve(whole, tmp_path):
     assert checkpoint.newest(out.with_suffix(".checkpoint"))
     trained(out, is_resumed=True)
     assert losses_of(out) == losses_of(whole)
+
+
+def test_a_loss_without_gradients_is_not_trained_for_hours(tmp_path):
+    def broken(network, drawn, stage):
+        return sum(weight.sum() for weight in network.parameters()) * float("nan")
+
+    with pytest.raises(CdiStreamError, match="tiny: no gradient of the first 3 steps was finite"):
+        Training(replace(TINY, loss=broken), TINY.plan, seed=1, device="cpu").run(print, lambda training: None)
 
 
 def test_stopped_for_want_of_time_it_is_exported_and_goes_on(whole, tmp_path):

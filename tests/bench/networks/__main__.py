@@ -20,8 +20,8 @@ def experiments(networks: list[str]) -> dict[str, Experiment]:
         "confidence": Experiment(cases=partial(confidence.cases, networks), table=confidence.table),
         "real": Experiment(cases=partial(real.cases, networks), table=real.table),
         "strained": Experiment(cases=partial(strained.cases, networks), table=strained.table),
-        "live": Experiment(cases=partial(live.cases, networks), table=live.table),
-        "polish": Experiment(cases=partial(polish.cases, networks), table=polish.table),
+        "live": Experiment(cases=partial(live.cases, networks), table=partial(polish.table, "Live polish")),
+        "polish": Experiment(cases=partial(polish.cases, networks), table=partial(polish.table, "One recipe")),
     }
 
 

@@ -9,12 +9,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from cdi_stream.fourier import from_fourier_order
 from cdi_stream.intensities.read import read_intensities
@@ -33,8 +31,8 @@ from cdi_stream.phasing.quality import judge
 from cdi_stream.phasing.ranking import scalars_of
 from tests.bench.crystals import measured
 from tests.bench.networks.polish import N_CRYSTALS, SAMPLES
-from tests.bench.phasing.shared_crystals import RIGHT, distance
-from tests.bench.record import Case, Line, median, plain_table
+from tests.bench.phasing.shared_crystals import distance
+from tests.bench.record import Case, Line
 
 
 def cases(networks: Sequence[str]) -> Iterator[Case]:
@@ -73,21 +71,3 @@ def _prepared(counts: np.ndarray, valid: np.ndarray) -> tuple[PreparedVolume, Wi
         found = in_counts(read_intensities(file, None))
     window = window_of(found, counts.shape)
     return prepared(window.take(found)), window
-
-
-def table(lines: list[Line]) -> Table:
-    """Crystals found of all, by start and sample."""
-    columns = ("start", "crystals", "found", "NMSE median", "s median", "good", "good but wrong")
-    result = plain_table(f"Live polish (found: NMSE < {RIGHT})", *columns)
-    for (start, sample), members in groupby(sorted(lines, key=_group), key=_group):
-        some = list(members)
-        good = [line for line in some if line["verdict"] == "good"]
-        found = f"{sum(line['nmse'] < RIGHT for line in some)} of {len(some)}"
-        numbers = (f"{median(line['nmse'] for line in some):.3f}", f"{median(line['seconds'] for line in some):.2f}")
-        wrong = sum(line["nmse"] >= RIGHT for line in good)
-        result.add_row(start, sample, found, *numbers, f"{len(good)}", f"{wrong}")
-    return result
-
-
-def _group(line: Line) -> tuple[str, str]:
-    return line["start"], line["sample"]

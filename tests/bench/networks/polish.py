@@ -101,14 +101,17 @@ def _file(start: str) -> Path:
     return DEFAULT_NETWORK if start == "random" else network_file(start)
 
 
-def table(lines: list[Line]) -> Table:
+def table(title: str, lines: list[Line]) -> Table:
     """Crystals found of all, by start and sample."""
-    result = plain_table(f"Polish (found: NMSE < {RIGHT})", "start", "crystals", "found", "NMSE median", "s median")
+    columns = ("start", "crystals", "found", "NMSE median", "s median", "good", "good but wrong")
+    result = plain_table(f"{title} (found: NMSE < {RIGHT})", *columns)
     for (start, sample), members in groupby(sorted(lines, key=_group), key=_group):
         some = list(members)
+        good = [line for line in some if line["verdict"] == "good"]
         found = f"{sum(line['nmse'] < RIGHT for line in some)} of {len(some)}"
         numbers = (f"{median(line['nmse'] for line in some):.3f}", f"{median(line['seconds'] for line in some):.2f}")
-        result.add_row(start, sample, found, *numbers)
+        wrong = sum(line["nmse"] >= RIGHT for line in good)
+        result.add_row(start, sample, found, *numbers, f"{len(good)}", f"{wrong}")
     return result
 
 
