@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.explore import Exploration
+from cdi_stream.phasing.level import level_of, refined, support_of
 from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.pyramid import coarsened, levels, resampled
 from cdi_stream.phasing.quality import judge, misfit
 from cdi_stream.phasing.ranking import scalars_of
 from cdi_stream.phasing.recipe import Recipe
@@ -38,6 +41,8 @@ SHORT = AutoSettings(
     is_thorough=False,
 )
 """The search beside it: what two cores do in three seconds at 64^3."""
+MOST_VOXELS = 300_000
+"""Of the grid that is searched."""
 SEED = 3
 """Of its random starts: another than that of the refinements, which would repeat them otherwise."""
 
@@ -89,9 +94,36 @@ def polish(
         crystal, support, scalars = _run(settings.recipe, data, batch, wait_turn)
     else:
         deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
-        found = solve(data, SEED, deadline, SHORT, known=batch)
-        crystal, support, scalars = found.crystal, found.support, scalars_of(found, data, volume.affine.bq)
+        crystal, support, scalars = _searched(data, batch, deadline, volume.affine)
     return crystal_from(crystal, support, start.affine, scalars, judge(scalars, reasons))
+
+
+def _searched(
+    data: Measurement, start: Batch, deadline: Deadline, affine: AffineMap
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Crystal, support and numbers after the search, on the middle of large volumes, and a few cycles on all of them.
+
+    What compares starts, and the likelihood of voxels that none of them saw, is then of the middle.
+    """
+    inner = coarsened(data, searchable(data))
+    shape = tuple(inner.magnitude.shape)
+    support = resampled(start.support.to(start.crystal.dtype), shape).real > 0.5
+    found = solve(inner, SEED, deadline, SHORT, known=Batch(crystal=resampled(start.crystal, shape), support=support))
+    scalars = scalars_of(found, inner, affine.bq)
+    if inner is data:
+        return found.crystal, found.support, scalars
+    level = level_of(data, float(found.support.float().mean()))
+    crystal = resampled(found.crystal[None], tuple(data.magnitude.shape))
+    begin = Batch(crystal=crystal, support=support_of(crystal, level))
+    whole = refined(level, begin, final_recipe(level.extent_vox), deadline)
+    crystal, support = whole.result[0], whole.support[0]
+    return crystal, support, {**scalars, **misfit(crystal, data), "support_fraction": float(support.float().mean())}
+
+
+def searchable(data: Measurement) -> tuple[int, ...]:
+    """The finest grid that is searched: all of the volume unless it is large."""
+    shapes = levels(data)
+    return max((shape for shape in shapes if math.prod(shape) <= MOST_VOXELS), key=math.prod, default=shapes[0])
 
 
 def _run(

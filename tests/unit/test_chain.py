@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cdi_stream.errors import ConfigError
+from cdi_stream.live import polish
 from cdi_stream.live.chain import reconstruct
 from cdi_stream.messages import FrameAccount
+from cdi_stream.phasing.align import align
 from sim_beamline.scan import recorded_scan
 from tests.builders import curve_of, settings_for
 
@@ -72,6 +75,18 @@ def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_see
     assert searched.verdict.grade == "good"
     assert searched.scalars["chi2"] < by_recipe.scalars["chi2"]
     assert "agreement" not in by_recipe.scalars
+
+
+def test_a_large_volume_is_searched_on_its_middle_and_finished_on_all_of_it(scan, network, monkeypatch):
+    _, whole = reconstruct(curve_of(scan), network, settings_for(scan))
+    monkeypatch.setattr(polish, "MOST_VOXELS", 100_000)
+    _, large = reconstruct(curve_of(scan), network, settings_for(scan))
+    assert large.scalars["free_llk"] != whole.scalars["free_llk"], "of other voxels"
+    assert large.scalars["chi2"] < 1.2 * whole.scalars["chi2"]
+    assert large.scalars["agreement"] > 0.97
+    assert large.verdict.grade == "good"
+    ours, theirs = (torch.from_numpy(one.crystal.density.copy()) for one in (large, whole))
+    assert align(theirs, ours).correlation > 0.97
 
 
 def test_a_search_that_has_no_time_gives_a_crystal_that_is_not_called_good(scan, network):
