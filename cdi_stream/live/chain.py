@@ -21,6 +21,7 @@ from cdi_stream.live.polish import PolishSettings, Start, polish
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.live.publish import Result
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, RockingCurve, Verdict, read_only
+from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.support import grow, smooth
@@ -75,6 +76,7 @@ def reconstruct(
     verdict = noted(crystal.verdict, notes)
     yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
     start = starting_point(crystal, volume, settings.device)
+    start = replace(start, is_sure=is_sure(network, torch.from_numpy(np.array(lab.magnitude))))
     polished = polish(volume, start, settings.polish, reasons, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
     laps.mark("polish")

@@ -1,4 +1,4 @@
-"""Polish: a short search on the measured, uninterpolated voxels that begins from the network's crystal too."""
+"""Polish: a short search on the measured, uninterpolated voxels, beside the network's crystal if it is sure of it."""
 
 from __future__ import annotations
 
@@ -49,11 +49,15 @@ SEED = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Crystal and support to start from, in the detector voxels of the volume, origin at N//2."""
+    """Crystal and support to start from, in the detector voxels of the volume, origin at N//2.
+
+    ``is_sure`` is whether its size may be relied on, see `cdi_stream.networks.mirrors`.
+    """
 
     density: Tensor
     support: Tensor
     affine: AffineMap
+    is_sure: bool = False
 
 
 def measurement(volume: PreparedVolume, device: str = "cpu") -> Measurement:
@@ -94,12 +98,12 @@ def polish(
         crystal, support, scalars = _run(settings.recipe, data, batch, wait_turn)
     else:
         deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
-        crystal, support, scalars = _searched(data, batch, deadline, volume.affine)
+        crystal, support, scalars = _searched(data, batch if start.is_sure else None, deadline, volume.affine)
     return crystal_from(crystal, support, start.affine, scalars, judge(scalars, reasons))
 
 
 def _searched(
-    data: Measurement, start: Batch, deadline: Deadline, affine: AffineMap
+    data: Measurement, start: Batch | None, deadline: Deadline, affine: AffineMap
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Crystal, support and numbers after the search, on the middle of large volumes, and a few cycles on all of them.
 
@@ -107,8 +111,7 @@ def _searched(
     """
     inner = coarsened(data, searchable(data))
     shape = tuple(inner.magnitude.shape)
-    support = resampled(start.support.to(start.crystal.dtype), shape).real > 0.5
-    found = solve(inner, SEED, deadline, SHORT, known=Batch(crystal=resampled(start.crystal, shape), support=support))
+    found = solve(inner, SEED, deadline, SHORT, known=None if start is None else _on_grid(start, shape))
     scalars = scalars_of(found, inner, affine.bq)
     if inner is data:
         return found.crystal, found.support, scalars
@@ -118,6 +121,11 @@ def _searched(
     whole = refined(level, begin, final_recipe(level.extent_vox), deadline)
     crystal, support = whole.result[0], whole.support[0]
     return crystal, support, {**scalars, **misfit(crystal, data), "support_fraction": float(support.float().mean())}
+
+
+def _on_grid(start: Batch, shape: tuple[int, ...]) -> Batch:
+    support = resampled(start.support.to(start.crystal.dtype), shape).real > 0.5
+    return Batch(crystal=resampled(start.crystal, shape), support=support)
 
 
 def searchable(data: Measurement) -> tuple[int, ...]:

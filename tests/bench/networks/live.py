@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cdi_stream.live.correct import to_lab
 from cdi_stream.live.infer import infer
 from cdi_stream.live.polish import SEED, SHORT, PolishSettings, measurement, polish
 from cdi_stream.messages import PreparedVolume
+from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load
 from cdi_stream.phase import in_counts, prepared
@@ -56,10 +58,20 @@ def searched(start: str, sample: str, k: int) -> Line:
         grade = judge(scalars).grade
     else:
         lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
-        crystal = polish(volume, starting_point(infer(lab, network), volume, "cpu"), PolishSettings())
+        sure = is_sure(network, torch.from_numpy(lab.magnitude.copy()))
+        start_point = replace(starting_point(infer(lab, network), volume, "cpu"), is_sure=sure)
+        crystal = polish(volume, start_point, PolishSettings())
         density, scalars, grade = torch.from_numpy(crystal.density.copy()), crystal.scalars, crystal.verdict.grade
     seconds = time.perf_counter() - begin_s
-    line = {"start": start, "sample": sample, "kind": case.kind, "seconds": seconds, "verdict": grade, **scalars}
+    line = {
+        "start": start,
+        "is_sure": network is not None and sure,
+        "sample": sample,
+        "kind": case.kind,
+        "seconds": seconds,
+        "verdict": grade,
+        **scalars,
+    }
     return {**line, **distance(truth, window.undo(density).numpy())}
 
 

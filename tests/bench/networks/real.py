@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cdi_stream.live.correct import to_lab
 from cdi_stream.live.infer import infer
 from cdi_stream.live.polish import PolishSettings, measurement, polish
 from cdi_stream.messages import PhasedVolume
-from cdi_stream.networks.mirrors import agreement, mirrored_answers
+from cdi_stream.networks.mirrors import SURE, agreement, mirrored_answers
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load
 from cdi_stream.phase import in_counts, prepared
@@ -48,6 +49,7 @@ def followed(name: str, source: str) -> Line:
     lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
     agreed = agreement(mirrored_answers(network, torch.from_numpy(lab.magnitude.copy())))
     start = starting_point(infer(lab, network), volume, "cpu")
+    start = replace(start, is_sure=agreed > SURE)
     polished = polish(volume, start, PolishSettings())
     settings = MethodSettings(
         recipe="", network_file=network_file(name), network_steps=1, network_recipe="", budget_s=BUDGET_S
