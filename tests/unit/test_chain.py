@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from cdi_stream.errors import ConfigError
-from cdi_stream.live import polish
+from cdi_stream.live import chain, polish
 from cdi_stream.live.chain import reconstruct
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.align import align
+from cdi_stream.phasing.auto import solve
 from sim_beamline.scan import recorded_scan
 from tests.builders import curve_of, settings_for
 
@@ -87,6 +88,20 @@ def test_a_large_volume_is_searched_on_its_middle_and_finished_on_all_of_it(scan
     assert large.verdict.grade == "good"
     ours, theirs = (torch.from_numpy(one.crystal.density.copy()) for one in (large, whole))
     assert align(theirs, ours).correlation > 0.97
+
+
+def test_only_a_network_that_is_sure_limits_the_search(scan, network, monkeypatch):
+    known = []
+
+    def noted(*args, **kwargs):
+        known.append(kwargs["known"])
+        return solve(*args, **kwargs)
+
+    monkeypatch.setattr(polish, "solve", noted)
+    for sure in (True, False):
+        monkeypatch.setattr(chain, "is_sure", lambda *_, sure=sure: sure)
+        list(reconstruct(curve_of(scan), network, settings_for(scan, polish={"budget_s": 1e-3})))
+    assert [one is not None for one in known] == [True, False]
 
 
 def test_a_search_that_has_no_time_gives_a_crystal_that_is_not_called_good(scan, network):

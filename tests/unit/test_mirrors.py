@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdi_stream.fourier import mirrored, to_reciprocal, twin
-from cdi_stream.networks.mirrors import VIEWS, agreement, mirrored_answers
+from cdi_stream.networks.mirrors import VIEWS, agreement, is_sure, mirrored_answers
 from cdi_stream.training.crystals import CrystalRanges, crystals
 
 RANGES = CrystalRanges(longest_vox=(9.0, 13.0), phase_range_rad=(3.0, 6.0))
@@ -44,3 +44,14 @@ def test_agreement_is_1_of_one_crystal_whatever_the_data_cannot_tell_and_less_of
     same = torch.stack([truth[0], twin(truth[0]), 1j * truth[0].roll((1, -2), (0, 2))])
     assert agreement(same) == pytest.approx(1, abs=1e-5)
     assert agreement(truth) < 0.8
+
+
+def test_a_network_is_sure_where_its_answers_to_mirror_images_are_alike(truth):
+    magnitude = to_reciprocal(truth[0]).abs()
+
+    def knows_mirrors(seen):
+        return mirrored(truth[0], next(view for view in VIEWS if torch.equal(mirrored(seen, view), magnitude)))
+
+    others = iter(truth.repeat(2, 1, 1, 1))
+    assert is_sure(knows_mirrors, magnitude)
+    assert not is_sure(lambda seen: next(others), magnitude)
