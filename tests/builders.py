@@ -16,10 +16,17 @@ from cdi_stream.geometry import (
     direction,
 )
 from cdi_stream.live.chain import ChainSettings
+from cdi_stream.live.polish import FROM_NETWORK
 from cdi_stream.live.serve import chain_settings
 from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart
 from cdi_stream.recording import RecordedScan
 from sim_beamline.diffract import Experiment
+
+ONE_START = f"""[polish]
+recipe = "{FROM_NETWORK}"
+
+"""
+"""A polish that takes a second, for what is not about the search."""
 
 
 def settings_for(scan: RecordedScan, **sections: object) -> ChainSettings:

@@ -16,6 +16,7 @@ from cdi_stream.live.tiled_server import free_port
 from cdi_stream.processes import Processes, processes
 from cdi_stream.recording import RecordedScan, write_scan
 from cdi_stream.replay import example_config
+from tests.builders import ONE_START
 
 LISTENER = """
 import json, sys, msgpack
@@ -39,7 +40,7 @@ class TestBeamline:
         self.scan_file = directory / "scan.h5"
         write_scan(scan, self.scan_file)
         self.config_file = directory / "beamline.toml"
-        text = example_config(scan, directory).replace("[publish]\n", "[publish]\npreview_every_s = 0.2\n")
+        text = example_config(scan, directory).replace("[publish]\n", f"{ONE_START}[publish]\npreview_every_s = 0.2\n")
         self.config_file.write_text(
             text.replace("[refine]\nmethods = []\n", refine_toml or "[refine]\nmethods = []\n") + extra_toml
         )

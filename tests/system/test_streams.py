@@ -16,6 +16,7 @@ from cdi_stream.processes import Processes, processes
 from cdi_stream.recording import read_scan, write_scan
 from cdi_stream.replay import example_config, replay
 from sim_beamline.scan import recorded_scan
+from tests.builders import ONE_START
 
 RECORD = [sys.executable, "-m", "cdi_stream", "record"]
 
@@ -44,7 +45,7 @@ def config_for(scan, directory: Path, wire: str, socket: str) -> Path:
     known = {key: scan.detector[key] for key in ("pixel_row_m", "pixel_col_m", "beam_row", "beam_col")}
     numbers = "".join(f"{key} = {value}\n" for key, value in known.items())
     path = directory / "beamline.toml"
-    path.write_text(text.replace("[publish]\n", '[publish]\ntiled = "none"\n') + numbers)
+    path.write_text(text.replace("[publish]\n", f'{ONE_START}[publish]\ntiled = "none"\n') + numbers)
     return path
 
 
