@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,12 +16,10 @@ from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.explore import Exploration
-from cdi_stream.phasing.level import level_of, refined, support_of
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.pyramid import coarsened, levels, resampled
 from cdi_stream.phasing.quality import judge, misfit
 from cdi_stream.phasing.ranking import scalars_of
-from cdi_stream.phasing.recipe import Recipe
+from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.schedules import final_recipe, tight_recipe
 from cdi_stream.phasing.starts import start_from
 
@@ -42,7 +39,7 @@ SHORT = AutoSettings(
 )
 """The search beside it: what two cores do in three seconds at 64^3."""
 MOST_VOXELS = 300_000
-"""Of the grid that is searched."""
+"""Of a volume that is searched; a larger one goes from the network's crystal only."""
 SEED = 3
 """Of its random starts: another than that of the refinements, which would repeat them otherwise."""
 
@@ -75,7 +72,10 @@ def measurement(volume: PreparedVolume, device: str = "cpu") -> Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolishSettings:
-    """Time that the search may take at most, turns waited for not counted; or the recipe that is run instead."""
+    """Time that the search may take at most, turns waited for not counted; or the recipe that is run instead.
+
+    Volumes too large for a search go by `FROM_NETWORK`, and so from one start: nothing is then known of others.
+    """
 
     budget_s: float = 30.0
     recipe: Recipe | None = None
@@ -94,8 +94,9 @@ def polish(
     """
     data = measurement(volume, str(start.density.device))
     batch = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
-    if settings.recipe is not None:
-        crystal, support, scalars = _run(settings.recipe, data, batch, wait_turn)
+    if settings.recipe is not None or data.magnitude.numel() > MOST_VOXELS:
+        recipe = settings.recipe or parse_recipe(FROM_NETWORK)
+        crystal, support, scalars = _run(recipe, data, batch, wait_turn)
     else:
         deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
         crystal, support, scalars = _searched(data, batch if start.is_sure else None, deadline, volume.affine)
@@ -105,33 +106,9 @@ def polish(
 def _searched(
     data: Measurement, start: Batch | None, deadline: Deadline, affine: AffineMap
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Crystal, support and numbers after the search, on the middle of large volumes, and a few cycles on all of them.
-
-    What compares starts, and the likelihood of voxels that none of them saw, is then of the middle.
-    """
-    inner = coarsened(data, searchable(data))
-    shape = tuple(inner.magnitude.shape)
-    found = solve(inner, SEED, deadline, SHORT, known=None if start is None else _on_grid(start, shape))
-    scalars = scalars_of(found, inner, affine.bq)
-    if inner is data:
-        return found.crystal, found.support, scalars
-    level = level_of(data, float(found.support.float().mean()))
-    crystal = resampled(found.crystal[None], tuple(data.magnitude.shape))
-    begin = Batch(crystal=crystal, support=support_of(crystal, level))
-    whole = refined(level, begin, final_recipe(level.extent_vox), deadline)
-    crystal, support = whole.result[0], whole.support[0]
-    return crystal, support, {**scalars, **misfit(crystal, data), "support_fraction": float(support.float().mean())}
-
-
-def _on_grid(start: Batch, shape: tuple[int, ...]) -> Batch:
-    support = resampled(start.support.to(start.crystal.dtype), shape).real > 0.5
-    return Batch(crystal=resampled(start.crystal, shape), support=support)
-
-
-def searchable(data: Measurement) -> tuple[int, ...]:
-    """The finest grid that is searched: all of the volume unless it is large."""
-    shapes = levels(data)
-    return max((shape for shape in shapes if math.prod(shape) <= MOST_VOXELS), key=math.prod, default=shapes[0])
+    """Crystal, support and numbers after the search."""
+    found = solve(data, SEED, deadline, SHORT, known=start)
+    return found.crystal, found.support, scalars_of(found, data, affine.bq)
 
 
 def _run(

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.live import chain, polish
 from cdi_stream.live.chain import reconstruct
 from cdi_stream.messages import FrameAccount
-from cdi_stream.phasing.align import align
 from cdi_stream.phasing.auto import solve
+from cdi_stream.phasing.recipe import parse_recipe
 from sim_beamline.scan import recorded_scan
 from tests.builders import curve_of, settings_for
 
@@ -78,16 +77,11 @@ def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_see
     assert "agreement" not in by_recipe.scalars
 
 
-def test_a_large_volume_is_searched_on_its_middle_and_finished_on_all_of_it(scan, network, monkeypatch):
-    _, whole = reconstruct(curve_of(scan), network, settings_for(scan))
+def test_a_volume_too_large_for_a_search_goes_from_the_network_alone(scan, network, monkeypatch):
     monkeypatch.setattr(polish, "MOST_VOXELS", 100_000)
     _, large = reconstruct(curve_of(scan), network, settings_for(scan))
-    assert large.scalars["free_llk"] != whole.scalars["free_llk"], "of other voxels"
-    assert large.scalars["chi2"] < 1.2 * whole.scalars["chi2"]
-    assert large.scalars["agreement"] > 0.97
-    assert large.verdict.grade == "good"
-    ours, theirs = (torch.from_numpy(one.crystal.density.copy()) for one in (large, whole))
-    assert align(theirs, ours).correlation > 0.97
+    assert large.scalars["cycles"] == parse_recipe(polish.FROM_NETWORK).cycles
+    assert "agreement" not in large.scalars
 
 
 def test_only_a_network_that_is_sure_limits_the_search(scan, network, monkeypatch):
