@@ -18,8 +18,9 @@ from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.volume import Intensities
 from cdi_stream.intensities.window import WorkingVolume, window_of
 from cdi_stream.messages import PreparedVolume, read_only
+from cdi_stream.phasing.autocorrelation import oversampling
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.measures import chi2, oversampling, poisson_llk, r_p
+from cdi_stream.phasing.measures import chi2, poisson_llk, r_p
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge
 from cdi_stream.phasing.ranking import scalars_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -75,8 +76,8 @@ def reconstruct(
         return
     verdict = noted(crystal.verdict, notes)
     yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
-    start = starting_point(crystal, volume, settings.device)
-    start = replace(start, is_sure=is_sure(network, torch.from_numpy(np.array(lab.magnitude))))
+    magnitude = torch.from_numpy(np.array(lab.magnitude))
+    start = replace(starting_point(crystal, volume, settings.device), ask_sure=partial(is_sure, network, magnitude))
     polished = polish(volume, start, settings.polish, reasons, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
     laps.mark("polish")
@@ -98,7 +99,7 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         oversampling=(3.0, 3.0, 3.0),
     )
     lab = to_lab(empty, network.contract.input_shape[0], network.contract.oversampling, settings.device)
-    once = PolishSettings(recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
+    once = PolishSettings(budget_s=1.0, recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
     polish(empty, starting_point(infer(lab, network), empty, settings.device), once)
 
 

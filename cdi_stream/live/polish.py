@@ -17,10 +17,10 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import judge, misfit
+from cdi_stream.phasing.quality import judge, misfit, size_of
 from cdi_stream.phasing.ranking import scalars_of
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
-from cdi_stream.phasing.schedules import final_recipe, tight_recipe
+from cdi_stream.phasing.schedules import loose_and_tight
 from cdi_stream.phasing.starts import start_from
 
 FROM_NETWORK = (
@@ -33,7 +33,7 @@ SHORT = AutoSettings(
     exploration=Exploration(starts_a_round=8, least_rounds=2, most_rounds=6, pool=12, agreeing=3),
     finalists=2,
     attempts=1,
-    ways=(final_recipe, tight_recipe),
+    ways=loose_and_tight,
     known_recipe=FROM_NETWORK,
     is_thorough=False,
 )
@@ -48,13 +48,13 @@ SEED = 3
 class Start:
     """Crystal and support to start from, in the detector voxels of the volume, origin at N//2.
 
-    ``is_sure`` is whether its size may be relied on, see `cdi_stream.networks.mirrors`.
+    ``ask_sure`` tells whether its size may be relied on, see `cdi_stream.networks.mirrors`.
     """
 
     density: Tensor
     support: Tensor
     affine: AffineMap
-    is_sure: bool = False
+    ask_sure: Callable[[], bool] = lambda: False
 
 
 def measurement(volume: PreparedVolume, device: str = "cpu") -> Measurement:
@@ -77,7 +77,7 @@ class PolishSettings:
     Volumes too large for a search go by `FROM_NETWORK`, and so from one start: nothing is then known of others.
     """
 
-    budget_s: float = 30.0
+    budget_s: float
     recipe: Recipe | None = None
 
 
@@ -98,8 +98,9 @@ def polish(
         recipe = settings.recipe or parse_recipe(FROM_NETWORK)
         crystal, support, scalars = _run(recipe, data, batch, wait_turn)
     else:
+        known = batch if start.ask_sure() else None
         deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
-        crystal, support, scalars = _searched(data, batch if start.is_sure else None, deadline, volume.affine)
+        crystal, support, scalars = _searched(data, known, deadline, volume.affine)
     return crystal_from(crystal, support, start.affine, scalars, judge(scalars, reasons))
 
 
@@ -121,8 +122,7 @@ def _run(
         next(cycles)
     end = next(cycles)
     crystal, support = end.crystal[0], end.support[0]
-    scalars = {**misfit(crystal, data), "support_fraction": float(support.float().mean()), "cycles": recipe.cycles}
-    return crystal, support, scalars
+    return crystal, support, {**misfit(crystal, data), **size_of(support, data), "cycles": recipe.cycles}
 
 
 def crystal_from(

@@ -16,15 +16,12 @@ from scipy import ndimage
 
 from cdi_stream.affine import AffineMap, Shape
 from cdi_stream.errors import CurveError
-from cdi_stream.fourier import to_crystal
 from cdi_stream.geometry import CurveGeometry, linear_map, require_volume
 from cdi_stream.interpolate import neighbourhood_sum
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
+from cdi_stream.phasing.autocorrelation import TAIL, island, lengths_vox
 
 Bools = NDArray[np.bool_]
-
-TAIL = 1.12
-"""A threshold of 2 % cuts the tails of a compact crystal's autocorrelation by about a ninth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,12 +253,7 @@ def crystal_extent(
     shape: Shape = tuple(min(64, n) for n in counts.shape)  # type: ignore[assignment]
     start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]
     inner = cut(np.where(valid, counts, 0), start, shape)[0].astype(np.float32)
-    correlation = to_crystal(torch.from_numpy(inner)).abs().numpy()
-    noise = 4 / np.sqrt(max(float(inner.sum()), 1.0))
-    above, _ = ndimage.label(correlation > max(threshold, noise) * correlation.max())
-    origin = np.array(shape) // 2
-    index = np.argwhere(above == above[tuple(origin)]) - origin
-    steps = index @ affine.window(start, shape).br.T
-    extent = TAIL * np.abs(steps).max(axis=0)
-    oversampling = np.array(shape) / np.maximum(TAIL * np.abs(index).max(axis=0), 1)
+    offsets = island(torch.from_numpy(inner), threshold=threshold)
+    extent = TAIL * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
+    oversampling = np.array(shape) / lengths_vox(offsets)
     return tuple(map(float, extent)), tuple(map(float, oversampling))  # type: ignore[return-value]

@@ -50,6 +50,7 @@ _NUMBERS = {
     "noise_error": "",
     "resolution_m": "m",
     "support_fraction": "",
+    "support_over_box": "",
     "cycles": "",
     "oversampling_frame": "",
     "oversampling_row": "",

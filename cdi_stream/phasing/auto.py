@@ -4,8 +4,9 @@ have not been fitted to.
 1. Explore.  Batches of random starts on the middle of the diffraction, with even amplitudes (`FLAT`) and supports
    that follow the rms amplitude; until several agree, or their share of the time is over.
 2. Climb.  The best go to finer and finer grids, fewer at each.
-3. Choose.  At the finest grid the finalists forget the voxels of a few islands, are refined without them, and ranked
-   by the Poisson log-likelihood there (free of overfitting, where chi2 is not); see `cdi_stream.phasing.closing`.
+3. Choose.  At the finest grid, which crystals of few voxels go two ways, the finalists forget the voxels of a few
+   islands, are refined without them, and ranked by the Poisson log-likelihood there (free of overfitting, where chi2
+   is not); see `cdi_stream.phasing.closing`.
 4. Again from other starts, if the finalists do not agree and there is time.
 5. Finish.  The winner with all voxels; on to what single precision allows if the data are without noise.
 """
@@ -28,7 +29,7 @@ from cdi_stream.phasing.pyramid import coarsened, levels, resampled
 from cdi_stream.phasing.quality import AGREEING, UNEVEN, free_llk, unevenness
 from cdi_stream.phasing.ranking import Candidates, Effort, Solution, agreement, conclude, forgetting, held_out, ranked
 from cdi_stream.phasing.recipe import parse_recipe
-from cdi_stream.phasing.schedules import climb_recipe, final_recipe
+from cdi_stream.phasing.schedules import climb_recipe, final_recipes
 from cdi_stream.phasing.workers import one_thread_each
 
 Report = Callable[[str], None]
@@ -50,7 +51,7 @@ class AutoSettings:
     exploration: Exploration = field(default_factory=Exploration)
     finalists: int = 4
     attempts: int = 10
-    ways: tuple[Callable[[float], str], ...] = (final_recipe,)
+    ways: Callable[[float], tuple[str, ...]] = final_recipes
     known_recipe: str | None = None
     is_thorough: bool = True
 
@@ -119,18 +120,18 @@ class _Auto:
             keep = max(settings.finalists, keep * 2 // 3)
             pool = climbed(level, pool.best(keep).crystal, climb_recipe(level.extent_vox), self._search)
             self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
-        pool = pool.best(self._affordable())
-        found = self._chosen(self._level(self._data, found_share), pool.crystal, known)
+        whole = self._level(self._data, found_share)
+        found = self._chosen(whole, pool.best(self._affordable(whole)).crystal, known)
         self._refining_s = deadline.passed_s - begin_s
         return found
 
     def _level(self, data: Measurement, found_share: float | None = None) -> Level:
         return level_of(data, found_share, self._known_share)
 
-    def _affordable(self) -> int:
+    def _affordable(self, level: Level) -> int:
         """As many finalists as there is time for on the finest grid, with what comes after them."""
         cycle_s = self._search.cycle_s(self._data.magnitude.numel())
-        each, after = sum(parse_recipe(way(1.0)).cycles for way in self._settings.ways), 80
+        each, after = sum(parse_recipe(text).cycles for text in self._settings.ways(level.extent_vox)), 80
         left = SAFELY * self._search.deadline.left_s / max(cycle_s, 1e-9) - after
         return max(1, min(self._settings.finalists, int(left / each)))
 
@@ -142,7 +143,7 @@ class _Auto:
             level = replace(level, found_share=max(level.found_share or 0.0, share_of(known, len(known))))
             crystals = torch.cat((crystals, self._carried_on(level, known)))
         crystals = forgetting(crystals, self._held, self._data.n_axes)
-        texts = [way(level.extent_vox) for way in self._settings.ways]
+        texts = self._settings.ways(level.extent_vox)
         tried = [(self._ranked(climbed(level, crystals, text, self._search)), text) for text in texts]
         pool, text = min(tried, key=lambda one: self._unseen(one[0]))
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)

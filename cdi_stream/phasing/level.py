@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.pyramid import extents_vox, resampled
+from cdi_stream.phasing.pyramid import resampled
 from cdi_stream.phasing.ranking import Candidates, scored
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import sigma_for
@@ -22,6 +23,8 @@ GROWTH = 1.5
 """How much larger a support may become on finer grids than it was found."""
 BEYOND = 1.2
 """How much larger it may be than that of a crystal known beforehand."""
+STRAINED = 0.75
+"""How slanted strain may make an autocorrelation whose crystal lies upright."""
 LARGEST = 0.3
 """No support may fill more than this share of the array: beyond, phases are not determined."""
 
@@ -48,8 +51,9 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array.
+    """A measurement with what its autocorrelation says of the crystal: extent [voxels], box over array.
 
+    A slant above `STRAINED` is taken for strain's: the box is then the upright one.
     ``found_share`` is the support over the array that a coarser level found, ``known_share`` that of a crystal known
     beforehand.
     """
@@ -70,10 +74,14 @@ class Level:
 
 def level_of(data: Measurement, found_share: float | None = None, known_share: float | None = None) -> Level:
     """Size up a measurement."""
-    extents = extents_vox(data)
-    box = math.prod(extent / n for extent, n in zip(extents, data.magnitude.shape, strict=True))
-    extent = sum(extents) / len(extents)
-    return Level(data=data, extent_vox=extent, box_share=box, found_share=found_share, known_share=known_share)
+    box = box_of(data)
+    return Level(
+        data=data,
+        extent_vox=box.extent_vox,
+        box_share=box.volume_vox / max(box.slant, STRAINED) / data.magnitude.numel(),
+        found_share=found_share,
+        known_share=known_share,
+    )
 
 
 def refined(level: Level, start: Batch, text: str, deadline: Deadline, limits: Limits | None = None) -> Batch:

@@ -14,15 +14,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
-
-from cdi_stream.fourier import from_fourier_order
 
 FAINTEST = 1e-6
 """Least expectation of the likelihood [counts]: one count where nothing was expected costs about 13."""
 
-_TAIL = 1.12  # see oversampling
 _TINY = 1e-30
 
 
@@ -151,21 +147,6 @@ def _islands(n_places: int, n_axes: int, share: float, radius_vox: int) -> tuple
         if n_islands >= 4 or radius_vox == 0:
             return ball, max(n_islands, 1)
         radius_vox -= 1
-
-
-def oversampling(counts: Tensor, valid: Tensor | None = None, threshold: float = 0.02) -> tuple[float, ...]:
-    """Length of the array over that of the crystal along each axis; any order, any number of axes.
-
-    The crystal's length is half that of its autocorrelation, the transform of the counts, above ``threshold``
-    of its maximum or four times its noise.  A compact crystal's tails below 2 % are about a ninth of it.
-    """
-    seen = counts.double() if valid is None else torch.where(valid, counts, 0).double()
-    correlation = from_fourier_order(torch.fft.ifftn(seen).abs()).cpu().numpy()
-    level = max(threshold, 4 / math.sqrt(max(float(seen.sum()), 1.0))) * correlation.max()
-    islands, _ = ndimage.label(correlation > level)
-    origin = np.array(correlation.shape) // 2
-    reach = np.abs(np.argwhere(islands == islands[tuple(origin)]) - origin).max(axis=0)
-    return tuple(map(float, np.array(correlation.shape) / np.maximum(_TAIL * reach, 1)))
 
 
 def nmse(truth: Tensor, crystal: Tensor) -> Tensor:

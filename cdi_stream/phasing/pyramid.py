@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cdi_stream.phasing.measures import oversampling
 from cdi_stream.phasing.projections import Measurement, direct, reciprocal
 
 Lengths = tuple[int, ...]
@@ -109,10 +108,3 @@ def resampled(crystals: Tensor, shape: Lengths) -> Tensor:
     window = tuple(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, smaller, strict=True))
     result[(slice(None), *window)] = centred
     return direct(torch.fft.ifftshift(result, tuple(range(-n_axes, 0))), n_axes)
-
-
-def extents_vox(data: Measurement) -> tuple[float, ...]:
-    """Extent of the crystal along each axis [voxels], from its autocorrelation."""
-    counts = torch.fft.fftshift(data.magnitude.square())
-    ratios = oversampling(counts, torch.fft.fftshift(data.valid))
-    return tuple(n / max(ratio, 1.0) for n, ratio in zip(data.magnitude.shape, ratios, strict=True))

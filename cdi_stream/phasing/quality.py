@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdi_stream.messages import Verdict
+from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p
 from cdi_stream.phasing.projections import Measurement, expected_counts, modelled_magnitude, reciprocal
 from cdi_stream.phasing.support import grow, smooth
@@ -30,6 +31,12 @@ def misfit(crystal: Tensor, data: Measurement) -> dict[str, float]:
         "r_p": float(r_p(model, measured)),
         "chi2_floor": float(chi2_floor(model, measured)),
     }
+
+
+def size_of(support: Tensor, data: Measurement) -> dict[str, float]:
+    """Return ``support_fraction``, of the array, and ``support_over_box``, of the box that the counts tell of."""
+    n = float(support.sum())
+    return {"support_fraction": n / support.numel(), "support_over_box": n / box_of(data).volume_vox}
 
 
 def free_llk(crystal: Tensor, data: Measurement, held: Tensor) -> tuple[float, float]:
@@ -86,6 +93,7 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
     noise = s.get("noise_error", math.nan)
     free = s.get("free_llk", math.nan) / max(s.get("free_llk_floor", math.nan), 1e-12)
     overfit = free / max(s["chi2"] / max(s["chi2_floor"], 1e-12), 1e-12)
+    outside = s.get("support_over_box", math.nan)
     is_counted = s["chi2"] > 0.01 * s["chi2_floor"]
     return (
         (
@@ -105,6 +113,10 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
             s["support_fraction"] > 0.2,
             f"the support fills {s['support_fraction']:.0%} of the array: it cannot be unique",
         ),
+        (
+            outside > OUTSIDE,
+            f"the support is {outside:.1f} times the box that the counts say the crystal lies in",
+        ),
         ("agreement" in s and math.isnan(agreement), "a single start: there is no other to compare with"),
         (s.get("is_cut", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
         (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.3f} < {AGREEING}"),
@@ -121,6 +133,8 @@ NOISY = 0.018
 """Largest `noise_error`: crystals of the bench are about five times as far from the truth."""
 FAINT = 0.033
 """Share of the counts that may be noise, where that is not known."""
+OUTSIDE = 2.2
+"""Support over the slanted box of the autocorrelation: 0.3 to 0.9 of weakly strained crystals, 2.2 at most at 5 pi."""
 AGREEING = 0.97
 """Least mean correlation of other starts' crystals with the one that was chosen."""
 OVERFITTED = 2.0

@@ -17,7 +17,7 @@ from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.modes import modes
 from cdi_stream.phasing.projections import Measurement, direct, modelled_magnitude, reciprocal
-from cdi_stream.phasing.quality import free_llk, misfit, unevenness
+from cdi_stream.phasing.quality import free_llk, misfit, size_of, unevenness
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.workers import side_by_side
@@ -185,7 +185,7 @@ def scalars_of(found: Solution, data: Measurement, bq: ArrayLike | None = None) 
     return {
         **misfit(found.crystal, data),
         **({"unevenness": unevenness(found.crystal, found.support)} if data.n_axes == 3 else {}),
-        "support_fraction": float(found.support.float().mean()),
+        **size_of(found.support, data),
         "free_llk": found.free_llk,
         "free_llk_floor": found.free_llk_floor,
         "agreement": sum(correlations) / len(correlations) if correlations else math.nan,

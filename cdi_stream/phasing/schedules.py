@@ -27,6 +27,8 @@ VARIANTS = (
     Variant(threshold=0.4, even="FLAT[every=5,low=0.8,high=1.2]", margin=1.03),
 )
 """Rounds in turn: no one of them finds every crystal."""
+FEW_VOX = 13.0
+"""Extent below which most voxels are so near the surface that a loose support says too little."""
 
 
 def explore_recipe(extent: float, how: Variant) -> str:
@@ -41,15 +43,17 @@ def climb_recipe(extent: float) -> str:
     return f"{_wrap(0.22, extent)}+FLAT[low=0.6,high=1.4]+60*RAAR+20*ER+FLAT[off]+5*ER"
 
 
-def final_recipe(extent: float) -> str:
-    """Schedule of the finest level."""
-    return f"{_wrap(0.2, extent)}+{_EVEN}+60*RAAR+20*ER+FLAT[off]+{_wrap(0.25, extent)}+60*ER"
+def final_recipes(extent: float) -> tuple[str, ...]:
+    """Schedules of the finest level: the loose one, and the tight one if the crystal is of few voxels."""
+    return loose_and_tight(extent) if extent < FEW_VOX else loose_and_tight(extent)[:1]
 
 
-def tight_recipe(extent: float) -> str:
-    """The same for crystals of few voxels, most of them at the surface, where a loose support says too little."""
-    tight = "SW[every=10,after=0,threshold={},relative=rms,sigma=0.5]"
-    return f"{tight.format(0.3)}+FLAT[low=0.5,high=1.2]+60*RAAR+20*ER+FLAT[off]+{tight.format(0.25)}+60*ER"
+def loose_and_tight(extent: float) -> tuple[str, str]:
+    """Schedules of the finest level, whatever the crystal's size."""
+    return (
+        f"{_wrap(0.2, extent)}+{_EVEN}+60*RAAR+20*ER+FLAT[off]+{_wrap(0.25, extent)}+60*ER",
+        f"{_WRAP.format(0.3, 0.5)}+FLAT[low=0.5,high=1.2]+60*RAAR+20*ER+FLAT[off]+{_WRAP.format(0.25, 0.5)}+60*ER",
+    )
 
 
 def closing_recipes(extent: float) -> tuple[str, ...]:
@@ -65,10 +69,11 @@ def closing_recipes(extent: float) -> tuple[str, ...]:
 
 
 _EVEN = "FLAT[low=0.7,high=1.3]"
+_WRAP = "SW[every=10,after=0,threshold={},relative=rms,sigma={:.2f}]"
 
 
 def _wrap(threshold: float, extent: float) -> str:
-    return f"SW[every=10,after=0,threshold={threshold},relative=rms,sigma={sigma_for(extent):.2f}]"
+    return _WRAP.format(threshold, sigma_for(extent))
 
 
 def sigma_for(extent: float) -> float:

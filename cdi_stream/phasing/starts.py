@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cdi_stream.phasing.autocorrelation import autocorrelation
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.projections import Measurement, direct
-from cdi_stream.phasing.support import autocorrelation, box_support
+from cdi_stream.phasing.support import box_support
 
 
 def random_starts(data: Measurement, seeds: Sequence[int], support: Tensor | None = None) -> Batch:

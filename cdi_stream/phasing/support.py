@@ -15,8 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cdi_stream.phasing.projections import Measurement
-
 Relative = Literal["max", "mean", "rms"]
 Mode = Literal["full", "border", "fixed"]
 
@@ -133,21 +131,6 @@ def updated(support: Tensor, crystal: Tensor, how: ShrinkWrap, mode: Mode, limit
 def _brightest(amplitude: Tensor, n: int) -> Tensor:
     """The ``n`` largest voxels or so."""
     return amplitude > torch.kthvalue(amplitude.flatten(), amplitude.numel() - n).values
-
-
-def autocorrelation(data: Measurement) -> Tensor:
-    """Autocorrelation's modulus of the crystal, from the measured intensities, largest value 1."""
-    intensity = torch.where(data.valid, (data.magnitude / data.gain.clamp_min(1e-12)).square(), 0.0)
-    modulus = torch.fft.fftn(intensity).abs()
-    return modulus / modulus.amax().clamp_min(1e-30)
-
-
-def autocorrelation_support(data: Measurement, threshold: float) -> Tensor:
-    """Where the autocorrelation exceeds ``threshold``: twice as wide as the crystal, so it holds it and its twin.
-
-    Crimmins, Fienup and Thelen (1990), J. Opt. Soc. Am. A 7, 3, doi:10.1364/JOSAA.7.000003.
-    """
-    return autocorrelation(data) > threshold
 
 
 def box_support(shape: tuple[int, ...], share: float = 0.5) -> Tensor:

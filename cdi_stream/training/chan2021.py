@@ -35,7 +35,8 @@ def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
     """Mean absolute errors of shape, phase [turns] inside, and diffraction, weighed by the stage's terms."""
     magnitude, truth = drawn
     amplitude, phase = (part.float() for part in network(magnitude))
-    model = scaled(field(torch.polar(amplitude, phase), array=Array.SAME).abs())
+    crystal = amplitude * torch.polar(torch.ones_like(phase), phase)  # amplitudes may be negative here, not in `polar`
+    model = scaled(field(crystal, array=Array.SAME).abs())
     errors = [torch.stack(_errors(amplitude, phase, one)) for one in (truth, twin(truth))]
     weights = torch.tensor(stage.terms[:2], device=magnitude.device)[:, None]
     nearest = torch.minimum(*((weights * error).sum(0) for error in errors))

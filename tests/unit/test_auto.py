@@ -22,7 +22,7 @@ from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge
 from cdi_stream.phasing.ranking import Candidates, held_out, scalars_of
-from cdi_stream.phasing.schedules import final_recipe, tight_recipe
+from cdi_stream.phasing.schedules import final_recipes, loose_and_tight
 from cdi_stream.phasing.starts import start_from
 from tests.bench.crystals import Case, crystal, measured
 
@@ -147,11 +147,12 @@ def test_of_two_ways_on_the_finest_grid_the_one_is_kept_that_foresees_the_held_o
     data, truth = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=3, n=32))
     loose, tight = (
         solve(data, 1, Deadline(60), replace(QUICK, ways=ways, is_thorough=False))
-        for ways in ((final_recipe,), (final_recipe, tight_recipe))
+        for ways in (lambda extent: loose_and_tight(extent)[:1], final_recipes)
     )
     assert tight.free_llk < loose.free_llk
     assert error(tight.crystal, truth) < 0.1 < error(loose.crystal, truth)
-    assert "sigma=0.5" in tight.effort.recipe
+    assert "sigma=0.50]" in tight.effort.recipe
+    assert [len(final_recipes(extent)) for extent in (12.9, 13.1)] == [2, 1]
 
 
 def test_a_crystal_that_explains_the_data_far_below_noise_is_not_closed_in_other_ways():
@@ -214,7 +215,7 @@ def test_data_without_noise_are_explained_exactly():
     data, truth = case_of(case)
     found = solve(data, 1, Deadline(60))
     assert scalars_of(found, data)["chi2"] < 1e-7
-    assert error(found.crystal, truth) < 1e-4
+    assert error(found.crystal, truth) < 1e-3
 
 
 @pytest.mark.parametrize("kind", ["nothing", "flat", "masked"])

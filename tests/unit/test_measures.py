@@ -18,14 +18,12 @@ from cdi_stream.phasing.measures import (
     fitted_scale,
     held_out_islands,
     nmse,
-    oversampling,
     phase_error_rms_rad,
     poisson_llk,
     r_p,
     r_p_wu2021,
     relative_rms,
 )
-from cdi_stream.phasing.projections import reciprocal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -183,16 +181,6 @@ def test_no_island_without_valid_voxels():
     assert not held_out_islands(torch.zeros(8, 9, dtype=torch.bool), torch.Generator()).any()
 
 
-@pytest.mark.parametrize(("shape", "size"), [((64, 60), (16, 20)), ((48, 50, 64), (12, 10, 20)), ((63, 49), (21, 12))])
-def test_oversampling_of_a_box(shape, size):
-    crystal = torch.zeros(shape, dtype=torch.complex128)
-    crystal[tuple(slice(n) for n in size)] = 1
-    counts = reciprocal(crystal, len(shape)).abs().square() * 1e5
-    expected = [n / m for n, m in zip(shape, size, strict=True)]
-    np.testing.assert_allclose(oversampling(counts), expected, rtol=0.15)
-    np.testing.assert_allclose(oversampling(torch.roll(counts, 7, 0)), oversampling(counts), rtol=1e-12)
-
-
 @given(shape=SHAPES, seed=SEEDS, phase=st.floats(-3, 3), scale=st.floats(0.1, 10))
 @REPEATABLE
 def test_errors_in_real_space_are_their_equations(shape, seed, phase, scale):
@@ -214,4 +202,3 @@ def test_on_a_gpu():
         found = measure(models.cuda(), measured.cuda(), valid.cuda())
         torch.testing.assert_close(found.cpu(), measure(models, measured, valid))
     assert held_out_islands(valid.cuda(), torch.Generator().manual_seed(0)).is_cuda
-    assert oversampling(measured.cuda()) == pytest.approx(oversampling(measured))

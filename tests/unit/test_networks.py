@@ -90,6 +90,17 @@ def test_ranges_of_the_answers():
     assert phase.min() >= -math.pi - 1e-6
 
 
+def test_chan2021_begins_flat_and_is_rectified_but_for_a_leak_while_it_is_trained():
+    torch.manual_seed(1)
+    network, volume = Chan2021(is_folded=True).eval(), torch.rand(1, 32, 32, 32)
+    amplitude, phase = answers(network, volume)
+    assert amplitude.mean() == pytest.approx(0.1, abs=0.05)
+    assert phase.abs().mean() < 0.5
+    nn.init.constant_(next(part for part in reversed(network.amplitude) if isinstance(part, nn.Conv3d)).bias, -1.0)
+    assert not answers(network, volume)[0].any()
+    assert answers(network.train(), volume)[0].mean() == pytest.approx(-0.01, abs=0.002)
+
+
 def test_folding_keeps_every_voxel_once():
     volume = torch.arange(4**3).reshape(1, 1, 4, 4, 4)
     folded = Fold()(volume)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.fourier import to_fourier_order
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
-from cdi_stream.phasing.pyramid import SHARE_KEPT, coarsened, coarsest, extents_vox, levels, middle, resampled
+from cdi_stream.phasing.pyramid import SHARE_KEPT, coarsened, coarsest, levels, middle, resampled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [
@@ -146,14 +145,3 @@ def test_a_coarse_measurement_is_that_of_the_coarse_crystal(shape, small):
     model = expected_counts(reciprocal(resampled(truth[None], small), len(shape))[0], found)
     torch.testing.assert_close(model.sqrt(), found.magnitude)
     assert coarsened(data, shape) is data
-
-
-@pytest.mark.parametrize("shape", [(40, 48, 36), (50, 44)])
-def test_extents_are_those_of_the_crystal(shape):
-    lengths = (10, 12, 8)[: len(shape)]
-    block = torch.zeros(shape)
-    block[tuple(slice(n) for n in lengths)] = 1
-    magnitude = 100 * reciprocal(to_fourier_order(block).to(torch.complex64), len(shape)).abs()
-    data = Measurement(magnitude=magnitude, gain=torch.ones(shape), valid=torch.ones(shape, dtype=torch.bool))
-    for extent, length in zip(extents_vox(data), lengths, strict=True):
-        assert extent == pytest.approx(length, rel=0.2)

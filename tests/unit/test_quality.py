@@ -103,6 +103,8 @@ def test_an_empty_crystal_has_failed():
         ({"is_cut": 1.0}, "doubtful", "the time ran out"),
         ({"r_p": 0.969}, "doubtful", "r_p 0.969 < 0.97"),
         ({"support_fraction": 0.21}, "doubtful", "the support fills 21% of the array"),
+        ({"support_over_box": 2.1}, "good", None),
+        ({"support_over_box": 2.3}, "doubtful", "the support is 2.3 times the box that the counts say"),
         ({"r_p": 0.699}, "failed", "r_p 0.699 < 0.7"),
         ({"r_p": -0.5, "chi2": 0.0}, "failed", "r_p -0.500 < 0.7"),
         ({"r_p": math.nan}, "failed", "not explained"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cdi_stream.fourier import to_fourier_order
+from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.projections import Measurement, reciprocal
@@ -160,6 +161,7 @@ def test_the_first_wins_the_others_are_laid_on_it_and_it_sees_what_was_held_out(
     scalars = scalars_of(found, data)
     assert scalars["agreement"] == pytest.approx(sum(found.correlations) / 2)
     assert scalars["support_fraction"] == pytest.approx(6 * 7 * 5 / math.prod(SHAPE))
+    assert scalars["support_over_box"] == pytest.approx(6 * 7 * 5 / box_of(data).volume_vox)
     assert (scalars["starts"], scalars["cycles"]) == (3, 40)
     assert scalars["free_llk"] == pytest.approx(scalars["free_llk_floor"], rel=0.3)
 

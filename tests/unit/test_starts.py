@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from cdi_stream.fourier import from_fourier_order, to_fourier_order, twin
+from cdi_stream.phasing.autocorrelation import autocorrelation
 from cdi_stream.phasing.projections import Measurement, reciprocal
 from cdi_stream.phasing.starts import autocorrelation_starts, random_starts, start_from
-from cdi_stream.phasing.support import autocorrelation_support, box_support
+from cdi_stream.phasing.support import box_support
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [(9, 11), (16, 16, 16), (8, 12, 15)]
@@ -68,10 +69,10 @@ def test_regions_of_the_autocorrelation_shrink_from_start_to_start(shape):
     batch = autocorrelation_starts(data, [4, 5, 6], thresholds=(0.05, 0.25))
     assert torch.equal(batch.crystal, random_starts(data, [4, 5, 6]).crystal)
     for support, level in zip(batch.support, (0.05, 0.15, 0.25), strict=True):
-        assert torch.equal(support, autocorrelation_support(data, level))
+        assert torch.equal(support, autocorrelation(data) > level)
         assert support[(0,) * len(shape)]
     assert not (batch.support[1:] & ~batch.support[:-1]).any()
-    assert torch.equal(autocorrelation_starts(data, [4]).support[0], autocorrelation_support(data, 0.05))
+    assert torch.equal(autocorrelation_starts(data, [4]).support[0], autocorrelation(data) > 0.05)
 
 
 def test_a_crystal_that_is_there_begins_inside_its_support():

@@ -11,12 +11,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from torch import Tensor
 
-from cdi_stream.phasing.projections import Measurement, reciprocal
 from cdi_stream.phasing.support import (
     Limits,
     ShrinkWrap,
-    autocorrelation,
-    autocorrelation_support,
     border_only,
     box_support,
     grow,
@@ -237,22 +234,3 @@ def test_halves_of_a_batch_are_each_its_own():
     supports = torch.stack([torch.roll(ball((12, 9), 2), k, 0) for k in (0, 5)])
     assert torch.equal(halves(supports)[1], halves(supports[1:])[0])
     assert halves(torch.zeros(1, 8, 8, dtype=torch.bool)).sum() == 0
-
-
-@pytest.mark.parametrize("shape", [(16, 18), (15, 13), (8, 9, 10)])
-def test_the_autocorrelation_is_that_of_the_crystal(shape):
-    rng, size = np.random.default_rng(2), tuple(n // 3 for n in shape)
-    crystal = np.zeros(shape, dtype=complex)
-    crystal[tuple(slice(n) for n in size)] = rng.normal(size=size) + 1j * rng.normal(size=size)
-    two = torch.full(shape, 2.0, dtype=torch.float64)
-    field = reciprocal(torch.from_numpy(crystal), len(shape))
-    found = autocorrelation(data := Measurement(magnitude=2 * field.abs(), gain=two, valid=two > 0))
-    axes = tuple(range(len(shape)))
-    expected = [abs(np.vdot(np.roll(crystal, shift, axes), crystal)) for shift in np.ndindex(shape)]
-    np.testing.assert_allclose(found, np.reshape(expected, shape) / max(expected), atol=1e-12)
-    assert torch.equal(autocorrelation_support(data, 0.1), found > 0.1)
-
-
-def test_the_autocorrelation_of_nothing_is_nothing():
-    zero = torch.zeros(8, 9)
-    assert not autocorrelation(Measurement(magnitude=zero, gain=zero, valid=zero == 0)).any()

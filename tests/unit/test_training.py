@@ -9,9 +9,11 @@ from cdi_stream.fourier import twin
 from cdi_stream.networks import losses
 from cdi_stream.networks.torchscript import export, load, rounded, weights_sha256
 from cdi_stream.networks.wu2021 import small
+from cdi_stream.training import chan2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import counted, field, measure
 from cdi_stream.training.fields import FIELDS
+from cdi_stream.training.plan import Stage
 from cdi_stream.training.run import TASKS
 from cdi_stream.training.shapes import SHAPES, positions, random_rotations
 from cdi_stream.training.wu2021 import SMALL, draw
@@ -168,6 +170,22 @@ def test_incoherence_is_blind_to_sign_offset_and_wraps_and_0_at_best(generator):
         assert losses.incoherence(same, phase, weight).abs().max() < 1e-5
     mixed = torch.where(torch.rand(2, 8, 8, 8, generator=generator) < 0.5, phase, -phase)
     assert losses.incoherence(mixed, phase, weight).min() > 0.1
+
+
+def test_an_amplitude_below_zero_is_drawn_where_the_diffraction_says(generator):
+    """As it is while it is trained; the derivative of `torch.polar` takes amplitudes for positive."""
+    magnitude, truth = chan2021.draw(1, generator)
+    stage = Stage(steps=1, terms=(0.0, 0.0, 1.0))
+    amplitude, phase = (truth.abs() - 0.3).double().requires_grad_(), torch.full_like(truth.abs(), 0.4).double()
+
+    def loss(of):
+        return chan2021.loss(lambda _: (of, phase), (magnitude, truth), stage)
+
+    loss(amplitude).backward()
+    step = 3e-4 * torch.sign(amplitude.grad) * (amplitude < 0)
+    with torch.no_grad():
+        slope = (loss(amplitude + step) - loss(amplitude - step)) / 2
+    assert slope.item() == pytest.approx((step * amplitude.grad).sum().item(), rel=0.1)
 
 
 QUICK = ("wu2021-2d", "chan2021-small")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import from_fourier_order
 from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.window import Window, window_of
@@ -36,6 +37,8 @@ from tests.bench.networks.polish import N_CRYSTALS, SAMPLES
 from tests.bench.phasing.shared_crystals import distance
 from tests.bench.record import Case, Line
 
+BUDGET_S = PolishConfig().budget_s
+
 
 def cases(networks: Sequence[str]) -> Iterator[Case]:
     """Every crystal, by random starts alone and with these networks."""
@@ -53,14 +56,14 @@ def searched(start: str, sample: str, k: int) -> Line:
     begin_s = time.perf_counter()
     if network is None:
         data = measurement(volume)
-        found = solve(data, SEED, Deadline(PolishSettings().budget_s), SHORT)
+        found = solve(data, SEED, Deadline(BUDGET_S), SHORT)
         density, scalars = from_fourier_order(found.crystal), scalars_of(found, data)
         grade = judge(scalars).grade
     else:
         lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
         sure = is_sure(network, torch.from_numpy(lab.magnitude.copy()))
-        start_point = replace(starting_point(infer(lab, network), volume, "cpu"), is_sure=sure)
-        crystal = polish(volume, start_point, PolishSettings())
+        start_point = replace(starting_point(infer(lab, network), volume, "cpu"), ask_sure=lambda: sure)
+        crystal = polish(volume, start_point, PolishSettings(budget_s=BUDGET_S))
         density, scalars, grade = torch.from_numpy(crystal.density.copy()), crystal.scalars, crystal.verdict.grade
     seconds = time.perf_counter() - begin_s
     line = {

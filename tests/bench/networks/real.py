@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.window import window_of
@@ -49,8 +50,8 @@ def followed(name: str, source: str) -> Line:
     lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
     agreed = agreement(mirrored_answers(network, torch.from_numpy(lab.magnitude.copy())))
     start = starting_point(infer(lab, network), volume, "cpu")
-    start = replace(start, is_sure=agreed > SURE)
-    polished = polish(volume, start, PolishSettings())
+    start = replace(start, ask_sure=lambda: agreed > SURE)
+    polished = polish(volume, start, PolishSettings(budget_s=PolishConfig().budget_s))
     settings = MethodSettings(
         recipe="", network_file=network_file(name), network_steps=1, network_recipe="", budget_s=BUDGET_S
     )
