@@ -63,6 +63,11 @@ class Masto2025(nn.Module):
         return self.unfold(self.last(volume)).squeeze(1)
 
 
+def small() -> Masto2025:
+    """A size that a CPU can train: a million weights."""
+    return Masto2025((12, 24, 48, 96))
+
+
 class FieldPhase(nn.Module):
     """What such a network means in direct space: amplitude and phase of the crystal on half of the array."""
 

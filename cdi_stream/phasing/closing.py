@@ -11,6 +11,7 @@ from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.gradient import fits_noise, is_without_noise, polish_exact
 from cdi_stream.phasing.level import Level, Search, each_refined, level_of, support_of
 from cdi_stream.phasing.measures import chi2
+from cdi_stream.phasing.position import on_voxels
 from cdi_stream.phasing.projections import Measurement, modelled_magnitude
 from cdi_stream.phasing.quality import free_llk, misfit
 from cdi_stream.phasing.ranking import Candidates, Solution, ranked
@@ -101,7 +102,7 @@ def _batch(pool: Candidates) -> Batch:
 def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
     """Go on to what single precision allows if the data are without counting noise, else leave it.
 
-    The crystal's faint rim then lies outside of its support.
+    The crystal then lies `on_voxels`, and its faint rim outside of its support.
     """
     start = Batch(crystal=found.crystal[None], support=found.support[None])
     if deadline.is_over(LAST_CALL) or not is_without_noise(data, start, is_over=deadline.is_over):
@@ -117,6 +118,7 @@ def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
             break
     if least > max(0.1 * first, EXACT):
         return found
+    best = on_voxels(best)
     effort = replace(found.effort, cycles=found.effort.cycles + cycles, recipe=f"{found.effort.recipe}, then exact")
     return replace(found, crystal=best, support=support_of(best[None], level_of(data))[0], effort=effort)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torch import Generator, Tensor, nn
 
 from cdi_stream.networks import losses
-from cdi_stream.networks.masto2025 import FieldPhase, Masto2025, log_scaled
+from cdi_stream.networks.masto2025 import FieldPhase, Masto2025, log_scaled, small
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import field, measure
 from cdi_stream.training.plan import Plan, Stage
@@ -45,4 +46,10 @@ TASK = Task(
     oversampling=2.6,
     phase_range_rad=5 * math.pi,
     exported=FieldPhase,
+)
+SMALL = replace(
+    TASK,
+    name="masto2025-small",
+    network=small,
+    plan=Plan(stages=(Stage(steps=20_000, optimizer="adam", rate=5e-4),), batch=8),
 )

@@ -26,6 +26,7 @@ TASKS: dict[str, Task] = {
         wu2021.PLANE,
         chan2021.SMALL,
         chan2021.TASK,
+        masto2025.SMALL,
         masto2025.TASK,
     )
 }

@@ -50,6 +50,7 @@ KNOWN: dict[str, Known] = {
     "wu2021-2d": wu2021.draw_plane,
     "chan2021-small": chan2021.draw,
     "chan2021": chan2021.draw,
+    "masto2025-small": _volumes(masto2025.RANGES),
     "masto2025": _volumes(masto2025.RANGES),
 }
 
