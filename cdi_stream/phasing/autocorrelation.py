@@ -37,11 +37,6 @@ class Box:
         """Of the slanted box."""
         return math.prod(self.extents_vox) * self.slant
 
-    @property
-    def extent_vox(self) -> float:
-        """Edge of the cube with this volume; of the square in two axes."""
-        return self.volume_vox ** (1 / len(self.extents_vox))
-
 
 def box_of(data: Measurement) -> Box:
     """Box of the crystal that a measurement is of."""

@@ -51,9 +51,9 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """A measurement with what its autocorrelation says of the crystal: extent [voxels], box over array.
+    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array.
 
-    A slant above `STRAINED` is taken for strain's: the box is then the upright one.
+    Both are smaller where the box is slanted, but for what strain alone may do, see `STRAINED`.
     ``found_share`` is the support over the array that a coarser level found, ``known_share`` that of a crystal known
     beforehand.
     """
@@ -74,11 +74,12 @@ class Level:
 
 def level_of(data: Measurement, found_share: float | None = None, known_share: float | None = None) -> Level:
     """Size up a measurement."""
-    box = box_of(data)
+    box, n_axes = box_of(data), data.n_axes
+    lean = min(1.0, box.slant / STRAINED)
     return Level(
         data=data,
-        extent_vox=box.extent_vox,
-        box_share=box.volume_vox / max(box.slant, STRAINED) / data.magnitude.numel(),
+        extent_vox=sum(box.extents_vox) / n_axes * lean ** (1 / n_axes),
+        box_share=math.prod(box.extents_vox) * lean / data.magnitude.numel(),
         found_share=found_share,
         known_share=known_share,
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
 
 _STEPS = 25
@@ -27,15 +30,13 @@ def on_voxels(crystal: Tensor) -> Tensor:
     is the most like one of a single material.
     """
     unit = crystal / crystal.abs().square().mean().sqrt().clamp_min(1e-30)
-    shift = torch.zeros(crystal.ndim, device=crystal.device, requires_grad=True)
-    search = torch.optim.LBFGS([shift], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
-    def unevenness() -> Tensor:
-        search.zero_grad()
+    def ringing(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        shift = torch.tensor(at, dtype=torch.float32, device=crystal.device, requires_grad=True)
         found = torch.view_as_real(moved(unit, shift)).square().sum(-1).square().mean()
-        found.backward()  # type: ignore[no-untyped-call]
-        return found
+        (slope,) = torch.autograd.grad(found, shift)
+        return found.item(), slope.double().cpu().numpy()
 
     with torch.enable_grad():
-        search.step(unevenness)  # type: ignore[no-untyped-call]
-    return moved(crystal, shift.detach())
+        found = minimize(ringing, np.zeros(crystal.ndim), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS})
+    return moved(crystal, torch.tensor(found.x, dtype=torch.float32, device=crystal.device))

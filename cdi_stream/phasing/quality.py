@@ -133,7 +133,7 @@ NOISY = 0.018
 """Largest `noise_error`: crystals of the bench are about five times as far from the truth."""
 FAINT = 0.033
 """Share of the counts that may be noise, where that is not known."""
-OUTSIDE = 2.2
+OUTSIDE = 2.5
 """Support over the slanted box of the autocorrelation: 0.3 to 0.9 of weakly strained crystals, 2.2 at most at 5 pi."""
 AGREEING = 0.97
 """Least mean correlation of other starts' crystals with the one that was chosen."""

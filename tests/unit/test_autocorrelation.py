@@ -43,7 +43,6 @@ def test_the_box_is_that_of_the_crystal(shape):
     box = box_of(measured(to_fourier_order(block(shape, lengths))))
     assert box.extents_vox == pytest.approx(lengths, rel=0.2)
     assert box.slant > 0.99
-    assert box.extent_vox == pytest.approx(np.prod(lengths) ** (1 / len(lengths)), rel=0.15)
 
 
 def test_neither_masked_voxels_nor_what_lies_in_them_change_the_box_much():
@@ -68,6 +67,7 @@ def test_a_slant_as_strain_makes_it_leaves_the_limits_as_they_are():
     box = box_of(data)
     assert STRAINED < box.slant < 1
     assert level_of(data).box_share == pytest.approx(np.prod(box.extents_vox) / data.magnitude.numel())
+    assert level_of(data).extent_vox == pytest.approx(np.mean(box.extents_vox))
 
 
 @pytest.mark.parametrize("shear", [1, 2])
@@ -76,7 +76,7 @@ def test_shear_makes_the_upright_box_larger_but_neither_the_slanted_one_nor_the_
     box = box_of(sheared)
     assert np.prod(box.extents_vox) > 1.5 * np.prod(box_of(upright).extents_vox)
     assert box.volume_vox == pytest.approx(box_of(upright).volume_vox, rel=0.35)
-    assert level_of(sheared).extent_vox == box.extent_vox
+    assert level_of(sheared).extent_vox < np.mean(box.extents_vox)
     assert level_of(sheared).box_share < 1.9 * level_of(upright).box_share
 
 
