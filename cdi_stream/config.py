@@ -149,10 +149,12 @@ class NetworkConfig(_Section):
 class PolishConfig(_Section):
     """How the network's crystal is polished: by a short search that begins from it, too, or by a recipe if given.
 
-    ``budget_s`` is the most that the search may take.
+    ``budget_s`` is the most that it may take; volumes of more than ``most_voxels`` voxels are not searched, but go from
+    the network's crystal and are compared with others.
     """
 
     budget_s: Positive = 30.0
+    most_voxels: int = Field(default=300_000, ge=0)
     recipe: str | None = None
 
 

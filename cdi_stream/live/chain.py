@@ -99,7 +99,7 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         oversampling=(3.0, 3.0, 3.0),
     )
     lab = to_lab(empty, network.contract.input_shape[0], network.contract.oversampling, settings.device)
-    once = PolishSettings(budget_s=1.0, recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
+    once = PolishSettings(budget_s=1.0, most_voxels=0, recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
     polish(empty, starting_point(infer(lab, network), empty, settings.device), once)
 
 

@@ -1,4 +1,7 @@
-"""Polish: a short search on the measured, uninterpolated voxels, beside the network's crystal if it is sure of it."""
+"""Polish: a short search on the measured, uninterpolated voxels, beside the network's crystal if it is sure of it.
+
+In large volumes the network's crystal goes by a recipe, and is compared with a search of their middle.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.explore import Exploration
+from cdi_stream.phasing.others import compared
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge, misfit, size_of
 from cdi_stream.phasing.ranking import scalars_of
-from cdi_stream.phasing.recipe import Recipe, parse_recipe
+from cdi_stream.phasing.recipe import Recipe
 from cdi_stream.phasing.schedules import loose_and_tight
 from cdi_stream.phasing.starts import start_from
 
@@ -38,8 +42,6 @@ SHORT = AutoSettings(
     is_thorough=False,
 )
 """The search beside it: what two cores do in three seconds at 64^3."""
-MOST_VOXELS = 300_000
-"""Of a volume that is searched; a larger one goes from the network's crystal only."""
 SEED = 3
 """Of its random starts: another than that of the refinements, which would repeat them otherwise."""
 
@@ -72,12 +74,14 @@ def measurement(volume: PreparedVolume, device: str = "cpu") -> Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolishSettings:
-    """Time that the search may take at most, turns waited for not counted; or the recipe that is run instead.
+    """Time that it may take at most, turns waited for not counted; or the recipe that is run instead.
 
-    Volumes too large for a search go by `FROM_NETWORK`, and so from one start: nothing is then known of others.
+    Volumes of more than ``most_voxels`` go by `FROM_NETWORK` from the network's crystal, and if others found another on
+    a coarse grid, from theirs too; what agrees better with them is taken.
     """
 
     budget_s: float
+    most_voxels: int
     recipe: Recipe | None = None
 
 
@@ -94,9 +98,12 @@ def polish(
     """
     data = measurement(volume, str(start.density.device))
     batch = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
-    if settings.recipe is not None or data.magnitude.numel() > MOST_VOXELS:
-        recipe = settings.recipe or parse_recipe(FROM_NETWORK)
-        crystal, support, scalars = _run(recipe, data, batch, wait_turn)
+    if settings.recipe is not None:
+        crystal, support, scalars = _run(settings.recipe, data, batch, wait_turn)
+    elif data.magnitude.numel() > settings.most_voxels:
+        deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
+        found = compared(data, batch, FROM_NETWORK, SEED, SHORT.exploration, deadline)
+        crystal, support, scalars = found.crystal, found.support, found.scalars
     else:
         known = batch if start.ask_sure() else None
         deadline = Deadline(settings.budget_s, wait_turn=wait_turn)

@@ -120,6 +120,7 @@ def chain_settings(config: Config) -> ChainSettings:
         prepare=PrepareSettings(max_shape=config.prepare.max_shape, min_counts=config.prepare.min_counts),
         polish=PolishSettings(
             budget_s=config.polish.budget_s,
+            most_voxels=config.polish.most_voxels,
             recipe=None if config.polish.recipe is None else parse_recipe(config.polish.recipe),
         ),
         lab_shape=config.publish.lab_shape,

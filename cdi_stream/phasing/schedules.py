@@ -56,6 +56,11 @@ def loose_and_tight(extent: float) -> tuple[str, str]:
     )
 
 
+def settling_recipe(extent: float) -> str:
+    """What makes crystals of different origin alike, if they are, without making others of them."""
+    return f"{_wrap(0.25, extent)}+20*ER"
+
+
 def closing_recipes(extent: float) -> tuple[str, ...]:
     """What may still make the winner better, as score and held-out voxels decide: another threshold, longer, evener."""
     return (

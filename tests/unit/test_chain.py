@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.live import chain, polish
 from cdi_stream.live.chain import reconstruct
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
-from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.quality import AGREEING
 from sim_beamline.scan import recorded_scan
 from tests.builders import curve_of, settings_for
 
@@ -53,7 +54,7 @@ def test_missing_frames_are_invalid_voxels_and_a_doubt_not_a_failure(scan, netwo
     assert result.crystal is not None
 
 
-@pytest.mark.parametrize(("settings", "least"), [({"recipe": "7*ER"}, 7), ({}, 300)], ids=["recipe", "search"])
+@pytest.mark.parametrize(("settings", "least"), [({"recipe": "7*ER"}, 7), ({}, 300), ({"most_voxels": 0}, 600)])
 def test_the_polish_waits_its_turn_at_every_cycle(scan, network, settings, least):
     turns = []
     results = reconstruct(
@@ -77,12 +78,35 @@ def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_see
     assert "agreement" not in by_recipe.scalars
 
 
-def test_a_volume_too_large_for_a_search_goes_from_the_network_alone(scan, network, monkeypatch):
-    monkeypatch.setattr(polish, "MOST_VOXELS", 100_000)
+@pytest.fixture
+def too_large(scan, monkeypatch):
+    """Settings with which the scan is too large for a search."""
     monkeypatch.setattr(chain, "is_sure", lambda *_: pytest.fail("four answers of the network that nobody needs"))
-    _, large = reconstruct(curve_of(scan), network, settings_for(scan))
-    assert large.scalars["cycles"] == parse_recipe(polish.FROM_NETWORK).cycles
-    assert "agreement" not in large.scalars
+    return settings_for(scan, polish={"most_voxels": 100_000})
+
+
+def test_a_volume_too_large_for_a_search_goes_from_the_network_and_is_compared_with_others(scan, network, too_large):
+    _, large = reconstruct(curve_of(scan), network, too_large)
+    assert large.scalars["agreement"] > AGREEING
+    assert large.scalars["starts"] == 17
+    assert large.verdict.grade == "good"
+
+
+def test_where_others_found_another_crystal_theirs_is_taken(scan, network, too_large, monkeypatch):
+    """What the network's is worth here: ones on a cube, and no recipe to mend it."""
+    begun = chain.starting_point
+
+    def cube(*args):
+        start = begun(*args)
+        support = torch.zeros_like(start.support)
+        support[18:30, 22:34, 26:38] = True
+        return replace(start, density=support.to(start.density.dtype), support=support)
+
+    monkeypatch.setattr(chain, "starting_point", cube)
+    monkeypatch.setattr(polish, "FROM_NETWORK", "SUPPORT[fixed]+2*ER")
+    _, found = reconstruct(curve_of(scan), network, too_large)
+    assert found.scalars["chi2"] < 0.01
+    assert found.scalars["agreement"] > AGREEING
 
 
 def test_only_a_network_that_is_sure_limits_the_search(scan, network, monkeypatch):

@@ -37,14 +37,16 @@ from tests.bench.networks.polish import N_CRYSTALS, SAMPLES
 from tests.bench.phasing.shared_crystals import distance
 from tests.bench.record import Case, Line
 
-BUDGET_S = PolishConfig().budget_s
+DEFAULT = PolishConfig()
+LARGE = "+others"
+"""After a network's name: as volumes go that are too large for a search."""
 
 
 def cases(networks: Sequence[str]) -> Iterator[Case]:
-    """Every crystal, by random starts alone and with these networks."""
+    """Every crystal, by random starts alone, with these networks, and as large volumes go."""
     for k in range(N_CRYSTALS):
         for sample in SAMPLES:
-            for start in ("random", *networks):
+            for start in ("random", *networks, *(name + LARGE for name in networks)):
                 yield Case(key=f"live/{start}/{sample}/{k}", measure=partial(searched, start, sample, k))
 
 
@@ -52,18 +54,20 @@ def searched(start: str, sample: str, k: int) -> Line:
     """Polish one crystal as the live path does and compare it with the truth."""
     case, truth = SAMPLES[sample](k)
     volume, window = _prepared(*measured(case, truth))
-    network = None if start == "random" else load(network_file(start))
+    network = None if start == "random" else load(network_file(start.removesuffix(LARGE)))
     begin_s = time.perf_counter()
     if network is None:
         data = measurement(volume)
-        found = solve(data, SEED, Deadline(BUDGET_S), SHORT)
+        found = solve(data, SEED, Deadline(DEFAULT.budget_s), SHORT)
         density, scalars = from_fourier_order(found.crystal), scalars_of(found, data)
         grade = judge(scalars).grade
     else:
         lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
-        sure = is_sure(network, torch.from_numpy(lab.magnitude.copy()))
+        is_large = start.endswith(LARGE)
+        sure = not is_large and is_sure(network, torch.from_numpy(lab.magnitude.copy()))
         start_point = replace(starting_point(infer(lab, network), volume, "cpu"), ask_sure=lambda: sure)
-        crystal = polish(volume, start_point, PolishSettings(budget_s=BUDGET_S))
+        most_voxels = 0 if is_large else DEFAULT.most_voxels
+        crystal = polish(volume, start_point, PolishSettings(budget_s=DEFAULT.budget_s, most_voxels=most_voxels))
         density, scalars, grade = torch.from_numpy(crystal.density.copy()), crystal.scalars, crystal.verdict.grade
     seconds = time.perf_counter() - begin_s
     line = {

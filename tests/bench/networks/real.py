@@ -51,7 +51,8 @@ def followed(name: str, source: str) -> Line:
     agreed = agreement(mirrored_answers(network, torch.from_numpy(lab.magnitude.copy())))
     start = starting_point(infer(lab, network), volume, "cpu")
     start = replace(start, ask_sure=lambda: agreed > SURE)
-    polished = polish(volume, start, PolishSettings(budget_s=PolishConfig().budget_s))
+    default = PolishConfig()
+    polished = polish(volume, start, PolishSettings(budget_s=default.budget_s, most_voxels=default.most_voxels))
     settings = MethodSettings(
         recipe="", network_file=network_file(name), network_steps=1, network_recipe="", budget_s=BUDGET_S
     )

@@ -1,0 +1,104 @@
+"""A crystal from a single start, and what others say of it: random starts on a coarse grid, which cost little.
+
+Where they found another crystal, theirs goes to the finest grid too, and is taken if those that neither of the two came
+from agree better with it, and it explains the data no worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cdi_stream.phasing.align import align_all
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch
+from cdi_stream.phasing.explore import Exploration, explored
+from cdi_stream.phasing.level import Level, Search, each_refined, level_of, refined, support_of
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.pyramid import coarsened, coarsest, resampled
+from cdi_stream.phasing.quality import AGREEING, misfit, size_of
+from cdi_stream.phasing.ranking import scored
+from cdi_stream.phasing.schedules import final_recipes, settling_recipe
+from cdi_stream.phasing.support import Limits
+from cdi_stream.phasing.workers import one_thread_each
+
+EXPLORING = 0.4
+"""Share of the budget that random starts may take at most."""
+NOT_WORSE = 1.1
+"""Score of the crystal that is taken instead over that of the one there was, at most: starts may agree on nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A crystal with its support in Fourier order, and numbers by which it is judged."""
+
+    crystal: Tensor
+    support: Tensor
+    scalars: dict[str, float]
+
+
+def compared(data: Measurement, start: Batch, recipe: str, seed: int, how: Exploration, deadline: Deadline) -> Compared:
+    """Run a recipe from one start, and from the best random one if others disagree; all within the deadline.
+
+    ``agreement`` is the mean correlation of the others with what is taken, ``cycles`` are those of all together.
+    """
+    search, level = Search(deadline), level_of(data)
+    others = _others_of(data, seed, how, search)
+    found = refined(level, start, recipe, deadline, Limits())
+    search.add(found, starts=1)
+    agreed = others.agreement_with(found.result[0], search)
+    if agreed < AGREEING and not deadline.is_over():
+        again = refined(*others.begun_on(level), deadline)
+        search.add(again)
+        agreed_then = others.agreement_with(again.result[0], search)
+        if agreed_then > agreed and _score(again, data) < NOT_WORSE * _score(found, data):
+            found, agreed = again, agreed_then
+    crystal, support = found.result[0], found.support[0]
+    numbers = {"agreement": agreed, "starts": search.starts, "cycles": search.cycles}
+    cut = {"is_cut": float(deadline.is_over())}
+    scalars = {**misfit(crystal, data), **size_of(support, data), **numbers, **cut}
+    return Compared(crystal=crystal, support=support, scalars=scalars)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Others:
+    """The best of random starts on the coarsest grid, and those next to it, settled there."""
+
+    level: Level
+    best: Batch
+    settled: Tensor
+
+    def begun_on(self, finer: Level) -> tuple[Level, Batch, str]:
+        """The best as a start on a finer grid, not to become much larger there, and the schedule that it goes by."""
+        level = replace(finer, found_share=float(self.best.support.float().mean()))
+        crystal = resampled(self.best.crystal, tuple(finer.data.magnitude.shape))
+        start = Batch(crystal=crystal, support=support_of(crystal, level))
+        return level, start, final_recipes(level.extent_vox)[-1]
+
+    def agreement_with(self, crystal: Tensor, search: Search) -> float:
+        """Mean correlation of those next to the best with a crystal of any grid, settled as they are."""
+        (found,) = _settled(self.level, resampled(crystal[None], tuple(self.level.data.magnitude.shape)), search)
+        return sum(one.correlation for one in align_all(found, self.settled)) / len(self.settled)
+
+
+def _score(batch: Batch, data: Measurement) -> float:
+    return float(scored(data, batch).score[0])
+
+
+def _others_of(data: Measurement, seed: int, how: Exploration, search: Search) -> _Others:
+    level = level_of(coarsened(data, coarsest(data)))
+    part = Search(search.deadline.part(EXPLORING))
+    with one_thread_each():
+        pool, _ = explored(level, seed, replace(how, share=1.0), 0, part)
+    search.starts, search.cycles = search.starts + part.starts, search.cycles + part.cycles
+    best = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
+    return _Others(level=level, best=best, settled=_settled(level, pool.crystal[1 : 1 + how.agreeing], search))
+
+
+def _settled(level: Level, crystals: Tensor, search: Search) -> Tensor:
+    """Crystals after a few cycles of error reduction, the same for all, each in the support that it then has."""
+    text = settling_recipe(level.extent_vox)
+    jobs = [(Batch(crystal=one[None], support=support_of(one[None], level)), text) for one in crystals]
+    return torch.cat([found.crystal for found in each_refined(level, jobs, search)])

@@ -1,0 +1,75 @@
+"""A crystal from a single start against others, and the best of these in its stead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cdi_stream.live.polish import SHORT
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.others import compared
+from cdi_stream.phasing.quality import AGREEING, judge
+from cdi_stream.phasing.starts import start_from
+from tests.bench.crystals import Case
+from tests.unit.test_auto import case_of, error
+
+CASE = Case(seed=70_000, kind="polyhedron", phase_pi=3)
+FIXED = "SUPPORT[fixed]+{}*ER"
+
+
+def run(crystal, cycles, deadline=None, recipe=FIXED):
+    data, _ = case_of(CASE)
+    start = start_from(crystal, crystal.abs() > 0.3)
+    return compared(data, start, recipe.format(cycles), 1, SHORT.exploration, deadline or Deadline(60))
+
+
+def test_what_others_agree_with_stays():
+    _, truth = case_of(CASE)
+    found = run(truth, 30)
+    assert found.scalars["agreement"] > AGREEING
+    assert found.scalars["starts"] == 17
+    assert found.scalars["is_cut"] == 0
+    assert bool((found.support == (truth.abs() > 0.3)).all()), "the support of its own start"
+    assert judge(found.scalars).grade == "good"
+
+
+def test_where_others_know_better_theirs_is_taken():
+    _, truth = case_of(CASE)
+    _, another = case_of(replace(CASE, seed=70_001))
+    for wrong in (another, truth.abs().to(truth)):
+        found = run(wrong, 2)
+        assert error(found.crystal, truth) < 0.1
+        assert found.scalars["agreement"] > AGREEING
+
+
+def test_where_others_know_no_better_the_crystal_stays_and_is_doubted(monkeypatch):
+    """Of the three next to the best of few starts that were hardly refined nobody agrees with anyone."""
+    monkeypatch.setattr("cdi_stream.phasing.explore.explore_recipe", lambda *_: "3*ER")
+    _, truth = case_of(CASE)
+    found = run(truth, 30)
+    assert error(found.crystal, truth) < 0.1
+    assert found.scalars["agreement"] < AGREEING
+    assert judge(found.scalars).grade == "doubtful"
+
+
+def test_without_time_the_crystal_stays_and_the_time_is_named():
+    _, truth = case_of(CASE)
+    found = run(truth, 30, Deadline(1e-9))
+    assert error(found.crystal, truth) < 0.1
+    assert any("time ran out" in reason for reason in judge(found.scalars).reasons)
+
+
+def test_it_asks_for_its_turn_at_every_cycle():
+    turns = []
+    _, truth = case_of(CASE)
+    run(truth, 30, Deadline(60, wait_turn=lambda: turns.append(1)))
+    assert len(turns) > 450 + 30, "one round of starts on this thread, and the recipe"
+
+
+def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):
+    data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
+    monkeypatch.setattr("cdi_stream.phasing.others.coarsest", lambda data: tuple(data.magnitude.shape))
+    start = start_from(truth, truth.abs() > 0.3)
+    found = compared(data, start, FIXED.format(10), 1, SHORT.exploration, Deadline(60))
+    assert found.scalars["agreement"] == pytest.approx(1, abs=0.05)
