@@ -18,10 +18,10 @@ CASE = Case(seed=70_000, kind="polyhedron", phase_pi=3)
 FIXED = "SUPPORT[fixed]+{}*ER"
 
 
-def run(crystal, cycles, deadline=None, recipe=FIXED):
+def run(crystal, cycles, deadline=None):
     data, _ = case_of(CASE)
     start = start_from(crystal, crystal.abs() > 0.3)
-    return compared(data, start, recipe.format(cycles), 1, SHORT.exploration, deadline or Deadline(60))
+    return compared(data, start, FIXED.format(cycles), 1, SHORT.exploration, deadline or Deadline(60))
 
 
 def test_what_others_agree_with_stays():
