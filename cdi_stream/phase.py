@@ -18,7 +18,7 @@ from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.volume import Intensities
 from cdi_stream.intensities.window import WorkingVolume, window_of
 from cdi_stream.messages import PreparedVolume, read_only
-from cdi_stream.phasing.autocorrelation import oversampling
+from cdi_stream.phasing.autocorrelation import oversampling, weights
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.measures import chi2, poisson_llk, r_p
 from cdi_stream.phasing.projections import Measurement
@@ -160,7 +160,7 @@ def prepared(volume: WorkingVolume) -> PreparedVolume:
         sample_to_lab=np.eye(3),
         coordinates="detector",
     )
-    ratios = oversampling(volume.counts, volume.valid_pixels)
+    ratios = oversampling(volume.counts, weights(volume.valid_pixels, volume.expected_scale))
     extents = np.linalg.norm(affine.br, axis=0) * np.array(affine.shape) / np.array(ratios)
     return PreparedVolume(
         counts=read_only(volume.counts.cpu().numpy()),

@@ -17,6 +17,7 @@ from cdi_stream.affine import AffineMap
 from cdi_stream.fourier import to_crystal, to_reciprocal
 from cdi_stream.intensities.volume import Intensities
 from cdi_stream.live.prepare import fast_length
+from cdi_stream.phasing.autocorrelation import weights
 
 Shape = tuple[int, ...]
 
@@ -130,9 +131,12 @@ def padded_length(n: int) -> int:
 def peak_of(found: Intensities) -> Shape:
     """Voxel about which the neighbourhood is brightest; a hot voxel counts no more than its neighbours together.
 
-    All sums go around the edges, so that a rolled array has its peak rolled.
+    Counts behind an absorber are worth as much as without.  All sums go around the edges, so that a rolled array has
+    its peak rolled.
     """
-    clean = _tensor(np.where(found.valid_pixels, found.counts, 0).astype(np.float32), "cpu")
+    counts, valid = _tensor(found.counts.astype(np.float32), "cpu"), _tensor(found.valid_pixels, "cpu")
+    scale = torch.ones_like(counts) if found.expected_scale is None else _tensor(found.expected_scale, "cpu")
+    clean = torch.where(valid, counts, 0.0) * weights(valid, scale)
     trusted = torch.minimum(clean, _around(clean) - clean)
     index = np.unravel_index(int(_around(trusted).argmax()), found.counts.shape)
     return tuple(int(k) for k in index)

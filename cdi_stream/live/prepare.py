@@ -19,7 +19,7 @@ from cdi_stream.errors import CurveError
 from cdi_stream.geometry import CurveGeometry, linear_map, require_volume
 from cdi_stream.interpolate import neighbourhood_sum
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
-from cdi_stream.phasing.autocorrelation import TAIL, island, lengths_vox
+from cdi_stream.phasing.autocorrelation import TAIL, island, lengths_vox, weights
 
 Bools = NDArray[np.bool_]
 
@@ -67,7 +67,7 @@ def prepare(
     valid &= ~aliens
     affine = detector_map(geometry, start, shape)
     scale = _scale_in_window(curve, known, start, shape)
-    extent, oversampling = crystal_extent(counts, valid, affine, settings.autocorrelation_threshold)
+    extent, oversampling = crystal_extent(counts, valid, scale, affine, settings.autocorrelation_threshold)
     return PreparedVolume(
         counts=read_only(counts),
         valid_pixels=read_only(valid),
@@ -243,7 +243,7 @@ def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineM
 
 
 def crystal_extent(
-    counts: NDArray[np.uint32], valid: Bools, affine: AffineMap, threshold: float
+    counts: NDArray[np.uint32], valid: Bools, scale: NDArray[np.float32], affine: AffineMap, threshold: float
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Extent of the crystal along lab (x, y, z) [m] and oversampling along the array's axes.
 
@@ -252,8 +252,8 @@ def crystal_extent(
     """
     shape: Shape = tuple(min(64, n) for n in counts.shape)  # type: ignore[assignment]
     start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]
-    inner = cut(np.where(valid, counts, 0), start, shape)[0].astype(np.float32)
-    offsets = island(torch.from_numpy(inner), threshold=threshold)
+    inner, seen, expected = (torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale))
+    offsets = island(inner.float(), weights(seen, expected), threshold)
     extent = TAIL * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
     oversampling = np.array(shape) / lengths_vox(offsets)
     return tuple(map(float, extent)), tuple(map(float, oversampling))  # type: ignore[return-value]

@@ -44,16 +44,17 @@ class UnsupervisedSchedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
-    """Best crystal found, ``(n/2, n/2, n/2)`` complex, with its loss terms and the step that gave it."""
+    """Best crystal found, ``(n/2, n/2, n/2)`` complex, with its loss terms and the step that gave it, of all steps."""
 
     crystal: Tensor
     chi2: float
     correlation: float
     steps: int
+    of_steps: int
 
 
 def beta_1(progress: float) -> float:
-    """Weight of the correlation after a share ``progress`` of the steps (equation 8)."""
+    """Weight of the correlation after a share ``progress`` of the run (equation 8)."""
     a_0 = (_BEGIN - _END) * _LAMBDA
     return a_0 / _LAMBDA * math.exp(-SPAN * progress / _LAMBDA) + _END
 
@@ -65,15 +66,17 @@ def refine_weights(
     schedule: UnsupervisedSchedule,
     is_over: Callable[[], bool] = lambda: False,
     watch: Callable[[int, float, float, float], None] = lambda *terms: None,
+    passed: Callable[[], float] = lambda: 0.0,
 ) -> Refined:
     """Change ``network`` until it explains ``magnitude`` ``(n, n, n)``; the best crystal on the way is returned.
 
     ``valid`` is true where the magnitude is known; elsewhere the model is free.  ``is_over`` is asked after
     every step; it may hold it up, end the refinement, or abandon it by raising.  ``watch`` is told each step,
-    counted from 1, with its loss, chi2 and correlation.
+    counted from 1, with its loss, chi2 and correlation.  ``passed`` is the share of the time that has passed, where
+    time will end the run before its steps do.
     """
     magnitude = torch.where(valid, magnitude, 0.0)
-    best: Refined | None = None
+    best: tuple[Tensor, float, float, int] | None = None
     optimizer: torch.optim.Optimizer | None = None
     for step in range(schedule.steps):
         if optimizer is None or step % schedule.change_every == 0:
@@ -82,10 +85,10 @@ def refine_weights(
         crystal = torch.polar(amplitude[0], phase[0])
         model = to_reciprocal(pad_to_double(crystal)).abs() * valid
         misfit, correlation = chi2(model, magnitude), pearson(model, magnitude)
-        weight = beta_1(step / schedule.steps)
+        weight = beta_1(max(step / schedule.steps, passed()))
         loss = (weight * (1 - correlation) + misfit) / (weight + 1)
-        if best is None or misfit.item() < best.chi2:
-            best = Refined(crystal=crystal.detach(), chi2=misfit.item(), correlation=correlation.item(), steps=step + 1)
+        if best is None or misfit.item() < best[1]:
+            best = crystal.detach(), misfit.item(), correlation.item(), step + 1
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -94,7 +97,7 @@ def refine_weights(
         if is_over():
             break
     assert best is not None
-    return best
+    return Refined(crystal=best[0], chi2=best[1], correlation=best[2], steps=best[3], of_steps=step + 1)
 
 
 def _optimizer(network: nn.Module, schedule: UnsupervisedSchedule, turn: int) -> torch.optim.Optimizer:

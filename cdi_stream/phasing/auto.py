@@ -45,7 +45,7 @@ class AutoSettings:
     ``ways`` are the schedules of the finest grid for a crystal's extent [voxels]; the one is kept that foresees the
     held-out voxels best.  Crystals known beforehand go the same ways; with a ``known_recipe`` they go by that first, in
     the supports that they have, and no support may then be much larger than theirs.  ``is_thorough``: then refine the
-    winner in many more ways, and further if the data are without noise.
+    winner in many more ways; ``is_exact``: and further if the data are without noise.
     """
 
     exploration: Exploration = field(default_factory=Exploration)
@@ -54,6 +54,7 @@ class AutoSettings:
     ways: Callable[[float], tuple[str, ...]] = final_recipes
     known_recipe: str | None = None
     is_thorough: bool = True
+    is_exact: bool = True
 
 
 def solve(
@@ -98,7 +99,8 @@ class _Auto:
         assert pool is not None
         effort = Effort(starts=self._search.starts, cycles=self._search.cycles, recipe=text)
         solution = conclude(self._data, self._held, pool, effort, deadline)
-        return exact(self._data, solution, deadline) if self._settings.is_thorough else solution
+        is_exact = self._settings.is_thorough and self._settings.is_exact
+        return exact(self._data, solution, deadline) if is_exact else solution
 
     def _has_time(self) -> bool:
         """Whether what is not exploration can be done once more in its share of the time that is left."""

@@ -20,6 +20,8 @@ from cdi_stream.phasing.projections import Measurement
 
 TAIL = 1.12
 """A threshold of 2 % cuts the tails of a compact crystal's autocorrelation by about a ninth."""
+BLIND = 1e-7
+"""Share of the largest expected scale below which a voxel tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,19 @@ class Box:
 
 def box_of(data: Measurement) -> Box:
     """Box of the crystal that a measurement is of."""
-    offsets = island(data.magnitude.square(), data.valid)
+    offsets = island(data.magnitude.square(), weights(data.valid, data.gain.square()))
     return Box(tuple(map(float, np.minimum(lengths_vox(offsets), data.magnitude.shape))), slant(offsets))
 
 
-def oversampling(counts: Tensor, valid: Tensor | None = None) -> tuple[float, ...]:
+def weights(valid: Tensor, scale: Tensor) -> Tensor:
+    """What turns counts into relative intensities: one over their expected scale, zero where that is not known."""
+    is_seen = valid & (scale > BLIND * scale.max().clamp_min(1e-30))
+    return torch.where(is_seen, 1 / torch.where(is_seen, scale, 1.0), 0.0)
+
+
+def oversampling(counts: Tensor, weight: Tensor | None = None) -> tuple[float, ...]:
     """Length of the array over that of the crystal along each axis."""
-    return tuple(map(float, np.array(counts.shape) / lengths_vox(island(counts, valid))))
+    return tuple(map(float, np.array(counts.shape) / lengths_vox(island(counts, weight))))
 
 
 def lengths_vox(offsets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -55,14 +63,17 @@ def lengths_vox(offsets: NDArray[np.int64]) -> NDArray[np.float64]:
     return lengths
 
 
-def island(counts: Tensor, valid: Tensor | None = None, threshold: float = 0.02) -> NDArray[np.int64]:
+def island(counts: Tensor, weight: Tensor | None = None, threshold: float = 0.02) -> NDArray[np.int64]:
     """Offsets ``(n, axes)`` [voxels] about the origin where the autocorrelation is not small; counts in any order.
 
-    Above ``threshold`` of its maximum, that is, or four times its noise; all of the array if nothing is.
+    Above ``threshold`` of its maximum, that is, or four times its noise; all of the array if nothing is.  ``weight`` is
+    that of `weights`, one everywhere if not given; where it is zero, counts may be anything.
     """
-    seen = counts.double() if valid is None else torch.where(valid, counts, 0).double()
+    weight = torch.ones_like(counts) if weight is None else weight
+    seen = torch.where(weight > 0, counts, 0).double() * weight
     correlation = from_fourier_order(torch.fft.ifftn(seen).abs()).cpu().numpy()
-    level = max(threshold, 4 / math.sqrt(max(float(seen.sum()), 1.0))) * correlation.max()
+    noise = math.sqrt(float((seen * weight).sum())) / max(float(seen.sum()), 1e-30)
+    level = max(threshold, 4 * min(noise, 1.0)) * correlation.max()
     islands, _ = ndimage.label(correlation > level)
     origin = np.array(correlation.shape) // 2
     offsets: NDArray[np.int64] = np.argwhere(islands == islands[tuple(origin)]) - origin
@@ -78,12 +89,17 @@ def slant(offsets: NDArray[np.int64]) -> float:
     return float(np.sqrt(np.linalg.det(moments) / np.diag(moments).prod()))
 
 
+def intensities(data: Measurement) -> Tensor:
+    """Counts over their expected scale, zero where they are not known."""
+    weight = weights(data.valid, data.gain.square())
+    return torch.where(weight > 0, data.magnitude.square(), 0.0) * weight
+
+
 def autocorrelation(data: Measurement) -> Tensor:
     """Modulus of the crystal's autocorrelation in Fourier order, largest value 1.
 
     Where it exceeds a threshold it is twice as wide as the crystal, so it holds it and its twin: Crimmins, Fienup and
     Thelen (1990), J. Opt. Soc. Am. A 7, 3, doi:10.1364/JOSAA.7.000003.
     """
-    intensity = torch.where(data.valid, (data.magnitude / data.gain.clamp_min(1e-12)).square(), 0.0)
-    modulus = torch.fft.fftn(intensity).abs()
+    modulus = torch.fft.fftn(intensities(data)).abs()
     return modulus / modulus.amax().clamp_min(1e-30)

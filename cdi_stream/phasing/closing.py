@@ -33,6 +33,8 @@ EXACT = 2e-8
 """Misfit at which data without noise are explained."""
 EXACT_ROUNDS = 12
 """Rounds of the exact polish, while there is time ..."""
+TO_THE_END = 0.95
+"""... which it is for this share of the budget: the crystal is moved and its support made after that ..."""
 LOOK = 20
 """... and cycles between two looks at how far it is."""
 
@@ -111,14 +113,14 @@ def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
     least = first
     for batch in polish_exact(data, start, rounds=EXACT_ROUNDS):
         cycles += 1
-        is_last = deadline.is_over()
+        is_last = deadline.is_over(TO_THE_END)
         if (is_last or cycles % LOOK == 0) and (now := _chi2(batch.result[0], data)) < least:
             least, best = now, batch.result[0].clone()
         if is_last or least < EXACT:
             break
     if least > max(0.1 * first, EXACT):
         return found
-    best = on_voxels(best)
+    best = on_voxels(best, deadline.is_over)
     effort = replace(found.effort, cycles=found.effort.cycles + cycles, recipe=f"{found.effort.recipe}, then exact")
     return replace(found, crystal=best, support=support_of(best[None], level_of(data))[0], effort=effort)
 

@@ -37,6 +37,11 @@ class Deadline:
         return self._clock() - self._begin_s - self._turns.waited_s
 
     @property
+    def passed_share(self) -> float:
+        """Share of the budget that has passed, one at most."""
+        return min(1.0, self.passed_s / self.budget_s) if self.budget_s > 0 else 1.0
+
+    @property
     def left_s(self) -> float:
         """Seconds left, negative when it is over."""
         return self.budget_s - self.passed_s

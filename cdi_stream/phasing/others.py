@@ -6,6 +6,7 @@ from agree better with it, and it explains the data no worse.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,7 +79,9 @@ class _Others:
         return level, start, final_recipes(level.extent_vox)[-1]
 
     def agreement_with(self, crystal: Tensor, search: Search) -> float:
-        """Mean correlation of those next to the best with a crystal of any grid, settled as they are."""
+        """Mean correlation of those next to the best with a crystal of any grid, settled as they are; NaN of none."""
+        if not len(self.settled):
+            return math.nan
         (found,) = _settled(self.level, resampled(crystal[None], tuple(self.level.data.magnitude.shape)), search)
         return sum(one.correlation for one in align_all(found, self.settled)) / len(self.settled)
 
@@ -100,5 +103,7 @@ def _others_of(data: Measurement, seed: int, how: Exploration, search: Search) -
 def _settled(level: Level, crystals: Tensor, search: Search) -> Tensor:
     """Crystals after a few cycles of error reduction, the same for all, each in the support that it then has."""
     text = settling_recipe(level.extent_vox)
+    if not len(crystals):
+        return crystals
     jobs = [(Batch(crystal=one[None], support=support_of(one[None], level)), text) for one in crystals]
     return torch.cat([found.crystal for found in each_refined(level, jobs, search)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 _STEPS = 25
+_ENOUGH = 1e-7
+"""Relative change at which it is as even as single precision can tell."""
 
 
 def moved(crystal: Tensor, shift_vox: Tensor) -> Tensor:
@@ -23,11 +26,11 @@ def moved(crystal: Tensor, shift_vox: Tensor) -> Tensor:
     return torch.fft.ifftn(field)
 
 
-def on_voxels(crystal: Tensor) -> Tensor:
+def on_voxels(crystal: Tensor, is_over: Callable[[], bool] = lambda: False) -> Tensor:
     """Move a crystal by less than a voxel to where its amplitude is most even: sum |rho|^4 is least.
 
     Faces that cut voxels let the amplitude ring, inside and out, so of all crystals with the same intensities this one
-    is the most like one of a single material.
+    is the most like one of a single material.  Once that `is_over` it stays where it then is.
     """
     unit = crystal / crystal.abs().square().mean().sqrt().clamp_min(1e-30)
 
@@ -37,6 +40,13 @@ def on_voxels(crystal: Tensor) -> Tensor:
         (slope,) = torch.autograd.grad(found, shift)
         return found.item(), slope.double().cpu().numpy()
 
+    def stop_if_over(at: NDArray[np.float64]) -> None:
+        if is_over():
+            raise StopIteration
+
+    how = {"maxiter": _STEPS, "maxls": 6, "ftol": _ENOUGH}
     with torch.enable_grad():
-        found = minimize(ringing, np.zeros(crystal.ndim), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS})
+        found = minimize(
+            ringing, np.zeros(crystal.ndim), jac=True, method="L-BFGS-B", callback=stop_if_over, options=how
+        )
     return moved(crystal, torch.tensor(found.x, dtype=torch.float32, device=crystal.device))

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cdi_stream.phasing.autocorrelation import intensities
 from cdi_stream.phasing.projections import Measurement, direct, reciprocal
 
 Lengths = tuple[int, ...]
@@ -34,15 +35,15 @@ def levels(data: Measurement) -> tuple[Lengths, ...]:
 
 
 def coarsest(data: Measurement) -> Lengths:
-    """Smallest shape that keeps `SHARE_KEPT` of the counts along each axis, a flat background taken off."""
-    counts = torch.where(data.valid, data.magnitude.square(), 0.0)
-    return tuple(_kept_length(_marginal(counts, axis), n) for axis, n in enumerate(counts.shape))
+    """Smallest shape that keeps `SHARE_KEPT` of the intensity along each axis, a flat background taken off."""
+    intensity = intensities(data)
+    return tuple(_kept_length(_marginal(intensity, axis), n) for axis, n in enumerate(intensity.shape))
 
 
-def _marginal(counts: Tensor, axis: int) -> Tensor:
-    """Counts along one axis, centred, less the mean of their outermost eighth."""
-    others = tuple(k for k in range(counts.ndim) if k != axis)
-    along = torch.fft.fftshift(counts.sum(others).double())
+def _marginal(intensity: Tensor, axis: int) -> Tensor:
+    """Intensity along one axis, centred, less the mean of its outermost eighth."""
+    others = tuple(k for k in range(intensity.ndim) if k != axis)
+    along = torch.fft.fftshift(intensity.sum(others).double())
     edge = max(1, len(along) // 16)
     return (along - torch.cat((along[:edge], along[-edge:])).mean()).clamp_min(0)
 

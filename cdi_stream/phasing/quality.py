@@ -94,7 +94,7 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
     free = s.get("free_llk", math.nan) / max(s.get("free_llk_floor", math.nan), 1e-12)
     overfit = free / max(s["chi2"] / max(s["chi2_floor"], 1e-12), 1e-12)
     outside = s.get("support_over_box", math.nan)
-    is_counted = s["chi2"] > 0.01 * s["chi2_floor"]
+    is_counted = s["chi2"] > WITHOUT_NOISE * s["chi2_floor"]
     return (
         (
             s["chi2"] > 2 * s["chi2_floor"] + 0.02,
@@ -141,8 +141,9 @@ OVERFITTED = 2.0
 """Free likelihood over its floor, against chi2 over its floor ..."""
 COUNTED = 0.003
 """... where counting noise is at least this share of the counts; where it is less, the model's small faults rule.
-
-Nor of data without noise, explained to a hundredth of the floor: no support of a fifth of the array could do that by
-overfitting."""
+"""
+WITHOUT_NOISE = 0.1
+"""Share of its floor to which chi2 falls only for data without counting noise: a support of a fifth of the array could
+not do that by overfitting.  What counting noise does to crystals is not asked then."""
 UNEVEN = 0.26
 """Largest `unevenness` of a crystal."""

@@ -28,7 +28,7 @@ from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume
 from cdi_stream.networks.mirrors import VIEWS, mirrored_answers
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weights
-from cdi_stream.phasing.auto import solve
+from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.gradient import Accelerated, refine_object
@@ -104,7 +104,7 @@ def by_object(problem: Problem) -> Solution:
     if problem.start is not None:
         start = _forgetful(problem.start, held, seen.n_axes)
     else:
-        found = solve(problem.data, problem.settings.seed, problem.deadline.part(0.6))
+        found = solve(problem.data, problem.settings.seed, problem.deadline.part(0.6), AutoSettings(is_exact=False))
         start = start_from(found.finalists[0], found.support)  # as it was before it saw the held-out voxels
         others, is_cut = found.finalists[1:], found.is_cut
         search = replace(found.effort, recipe=f"{found.effort.recipe}, then {search.recipe}")
@@ -129,17 +129,24 @@ def by_network(problem: Problem) -> Solution:
     volume, settings = _seen_by_network(problem), problem.settings
     contract = load(settings.network_file).contract
     lab = to_lab(volume, contract.input_shape[0], contract.oversampling)
+    learning = problem.deadline.part(LEARNING)
     refined = refine_weights(
         load_trainable(settings.network_file),
         torch.from_numpy(lab.magnitude.copy()),
         torch.from_numpy(lab.valid_pixels.copy()),
         UnsupervisedSchedule(steps=settings.network_steps),
-        is_over=lambda: problem.deadline.is_over(0.8),
+        is_over=learning.is_over,
+        passed=lambda: learning.passed_share,
     )
     start = starting_point(crystal_of(refined.crystal, lab), volume, "cpu")
     found = _ranked(problem, [lambda: _on_device(start, problem)], settings.network_recipe)
-    schedule = f"{refined.steps} steps of {settings.network_file.name}, then {settings.network_recipe}"
-    return replace(found, effort=replace(found.effort, recipe=schedule))
+    schedule = f"{refined.steps} of {refined.of_steps} steps of {settings.network_file.name}, then"
+    effort = replace(
+        found.effort,
+        cycles=found.effort.cycles + refined.of_steps,
+        recipe=f"{schedule} {settings.network_recipe}",
+    )
+    return replace(found, effort=effort)
 
 
 def by_hybrid(problem: Problem) -> Solution:
@@ -211,7 +218,8 @@ def _ranked(
     indices = range(len(batches))
     done = side_by_side(run_one, indices) if len(batches) > 1 else [run_one(0)]
     effort = Effort(starts=sum(one[0] for one in done), cycles=sum(one[1] for one in done), recipe=text)
-    pool = ranked(best.pool, problem.data, held)
+    kept = best.pool.best(FINALISTS_LATE) if problem.deadline.is_over() else best.pool
+    pool = ranked(kept, problem.data, held)
     return conclude(problem.data, held, pool, effort, problem.deadline, closing)
 
 
@@ -238,10 +246,14 @@ class _Best:
             self._pool = found.joined(self._pool).best(FINALISTS)
 
 
+LEARNING = 0.8
+"""Share of the budget in which a network's weights may be changed."""
 GRADIENT_STEPS = 1000
 """Steps on the object: in a support that stays the misfit stands still after a few hundred."""
 FINALISTS = 10
-"""Starts that are held against the voxels they never saw."""
+"""Starts that are held against the voxels they never saw, if there is time ..."""
+FINALISTS_LATE = 3
+"""... and if there is none."""
 _MAX_VOXELS = {"cpu": 150_000, "cuda": 4_000_000}
 """Voxels of the starts that a thread works on at once: what its cache holds, or what keeps a GPU busy."""
 

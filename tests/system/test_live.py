@@ -109,6 +109,7 @@ def check_old_writer(uri, api_key, documents, files):
             np.testing.assert_array_equal(volume, data["entry/data/crystal"][0])
 
 
+@pytest.mark.slow
 def test_killed_in_mid_scan_the_broken_curve_is_said_once_and_the_next_is_right(tmp_path, plain):
     with beamline(tmp_path, plain) as line:
         line.start_service()

@@ -81,6 +81,7 @@ def start_scan(children: Processes, scan_file: Path, data: str, documents: str |
     )
 
 
+@pytest.mark.slow
 def test_a_recorded_scan_plays_again(scan, scan_file, tmp_path):
     documents_in, documents_out, data = loopback(), loopback(), loopback()
     recorded = tmp_path / "recorded.h5"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,18 @@ import pytest
 import torch
 
 from cdi_stream.fourier import to_fourier_order
-from cdi_stream.phasing.autocorrelation import autocorrelation, box_of, island, oversampling, slant
+from cdi_stream.phasing.autocorrelation import (
+    autocorrelation,
+    box_of,
+    intensities,
+    island,
+    oversampling,
+    slant,
+    weights,
+)
 from cdi_stream.phasing.level import STRAINED, level_of
 from cdi_stream.phasing.projections import Measurement, reciprocal
+from cdi_stream.phasing.pyramid import coarsest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,6 +62,30 @@ def test_neither_masked_voxels_nor_what_lies_in_them_change_the_box_much():
     junk = torch.where(valid, data.magnitude, 1e4)
     box = box_of(replace(data, magnitude=junk, valid=valid))
     assert box.extents_vox == pytest.approx(box_of(data).extents_vox, rel=0.25)
+
+
+def test_frames_behind_an_absorber_count_as_much_as_without():
+    data = measured(block((40, 48, 36), (10, 12, 8)))
+    scale = torch.ones_like(data.gain)
+    scale[-3:], scale[:4] = 0.01, 0.01  # the middle of the diffraction, in Fourier order
+    dimmed = replace(data, magnitude=data.magnitude * scale.sqrt(), gain=scale.sqrt())
+    assert box_of(dimmed).extents_vox == pytest.approx(box_of(data).extents_vox, rel=0.02)
+    assert coarsest(dimmed) == coarsest(data)
+    torch.testing.assert_close(intensities(dimmed), intensities(data), rtol=1e-5, atol=0)
+    unlit = replace(data, gain=torch.where(data.magnitude > 50, data.gain, 0.0))
+    assert bool((intensities(unlit)[data.magnitude <= 50] == 0).all()), "where nothing is expected, nothing is known"
+
+
+def test_dimmed_counts_are_noisier():
+    rng = np.random.default_rng(3)
+    rates = reciprocal(block((40, 48, 36), (10, 12, 8)), 3).abs().square()
+    scale = torch.ones_like(rates)
+    scale[-3:], scale[:4] = 0.01, 0.01
+    counts = torch.from_numpy(rng.poisson((rates * scale * 2e4 / rates.sum()).numpy()).astype(np.float64))
+    weight = weights(counts >= 0, scale)
+    assert abs(island(counts, weight)).max() < 13
+    noise = torch.fft.ifftn(counts * weight).abs()[20, 24, 18] / torch.fft.ifftn(counts * weight).abs()[0, 0, 0]
+    assert noise > 1 / math.sqrt(float((counts * weight).sum())), "else the test shows nothing"
 
 
 def test_the_box_of_nothing_and_of_one_plane_have_a_volume():

@@ -57,6 +57,8 @@ def test_a_part_has_the_same_beginning():
     part = whole.part(0.5)
     assert (part.budget_s, part.passed_s, part.left_s) == (5.0, 4.0, 1.0)
     assert (part.part(0.5).left_s, whole.left_s) == (-1.5, 6.0)
+    assert (whole.passed_share, part.passed_share, part.part(0.5).passed_share) == (0.4, 0.8, 1.0)
+    assert whole.part(0.0).passed_share == 1.0
     clock.now_s = 105.5
     assert part.is_over()
     assert not whole.is_over()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,14 @@ def test_it_asks_for_its_turn_at_every_cycle():
     _, truth = case_of(CASE)
     run(truth, 30, Deadline(60, wait_turn=lambda: turns.append(1)))
     assert len(turns) > 450 + 30, "one round of starts on this thread, and the recipe"
+
+
+def test_without_others_there_is_nothing_to_compare_with():
+    data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
+    alone = replace(SHORT.exploration, pool=1)
+    found = compared(data, start_from(truth, truth.abs() > 0.3), FIXED.format(10), 1, alone, Deadline(60))
+    assert math.isnan(found.scalars["agreement"])
+    assert any("a single start" in reason for reason in judge(found.scalars).reasons)
 
 
 def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):

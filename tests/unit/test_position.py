@@ -33,4 +33,7 @@ def test_a_crystal_between_voxels_is_brought_back(kind, shift):
     found = on_voxels(moved(truth, torch.tensor(shift)))
     rest = align(truth, found, ("same",)).shift_vox
     assert max(abs(one - round(one)) for one in rest) < 0.1
+    asked = []
+    on_voxels(moved(truth, torch.tensor(shift)), lambda: not asked.append(1))
+    assert len(asked) == 1, "without time the first step is the last"
     assert on_voxels(torch.zeros(8, 8, 8, dtype=torch.complex64)).isfinite().all()

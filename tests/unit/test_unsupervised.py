@@ -129,6 +129,22 @@ def test_the_optimisers_take_turns(network, magnitude, monkeypatch):
     assert made == [("Adam", 0.01), ("SGD", 0.05), ("Adam", 0.0025), ("SGD", 0.0125)]
 
 
+def test_where_time_will_end_it_the_weight_falls_with_time(network, magnitude):
+    clock, losses = iter([0.0, 0.5, 1.0]), []
+    refine_weights(
+        copy.deepcopy(network),
+        magnitude,
+        EVERYWHERE,
+        UnsupervisedSchedule(steps=100_000),
+        is_over=lambda: len(losses) == 3,
+        watch=lambda *terms: losses.append(terms),
+        passed=lambda: next(clock),
+    )
+    for (_, loss, misfit, correlation), progress in zip(losses, (0.0, 0.5, 1.0), strict=True):
+        weight = beta_1(progress)
+        assert loss == pytest.approx((weight * (1 - correlation) + misfit) / (weight + 1), rel=1e-3)
+
+
 def test_a_turn_is_waited_for_before_every_step(network, magnitude):
     turns = []
     refine_weights(

@@ -151,3 +151,12 @@ def test_the_peak_is_no_hot_voxel_and_no_masked_one():
     masked = replace(measured(hot), valid_pixels=(hot <= intensity.max()).numpy())
     assert peak_of(masked) == (6, 7, 8)
     assert peak_of(measured(torch.roll(intensity, (6, 7), (0, 1)))) == (0, 0, 8)
+
+
+def test_the_peak_behind_an_absorber_is_the_peak():
+    intensity = power(box((12, 14, 16)))
+    scale = torch.ones_like(intensity)
+    scale[5:8] = 1e-4
+    dimmed = replace(measured(intensity * scale), expected_scale=scale.numpy())
+    assert peak_of(replace(dimmed, expected_scale=None)) != (6, 7, 8)
+    assert peak_of(dimmed) == (6, 7, 8)
