@@ -11,6 +11,7 @@ import typer
 
 from cdi_stream.cli.device import Device, DeviceOption, require
 from cdi_stream.cli.output import JsonOption, show
+from cdi_stream.networks.packaged import DEFAULT
 
 BEGIN_S = time.monotonic() - time.process_time()
 """When the command was started: its imports, all the work until here, count in the budget."""
@@ -43,7 +44,7 @@ def phase(
     mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
     device: DeviceOption = Device.CPU,
     out: Annotated[Path | None, typer.Option(help="File to write the object to, npz.")] = None,
-    network: Annotated[str, typer.Option(help="Network file, or the name of a packaged one.")] = "unrolled",
+    network: Annotated[str, typer.Option(help="Network file, or the name of a packaged one.")] = DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
     """Phase the intensities of a file: the crystal, its misfit, and how far to trust it."""

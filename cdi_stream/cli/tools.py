@@ -10,6 +10,7 @@ import typer
 from cdi_stream import registry
 from cdi_stream.cli.device import Device, DeviceOption, require
 from cdi_stream.cli.output import JsonOption, NeededConfig, console, show
+from cdi_stream.networks.packaged import DEFAULT
 
 
 def geometry(case: Path, as_json: JsonOption = False) -> None:
@@ -60,7 +61,7 @@ def export(
 
 def train(
     out: Annotated[Path, typer.Option("--out", help="Network file to write.")],
-    name: Annotated[str, typer.Argument(help="Which network.")] = "unrolled",
+    name: Annotated[str, typer.Argument(help="Which network.")] = DEFAULT,
     minutes: Annotated[float, typer.Option(help="Longest time to train for.", min=0.01)] = 20.0,
     steps: Annotated[int | None, typer.Option(help="Length of the plan; else what the minutes allow.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated crystals.", min=0)] = 1,

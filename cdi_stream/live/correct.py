@@ -28,8 +28,11 @@ def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "c
     """
     voxel_size_m = oversampling * max(volume.crystal_extent_m) / n
     target = lab_grid(volume.affine, (n, n, n), voxel_size_m)
-    intensity, source = _binned(_filled_intensity(volume, device), volume.affine, target)
-    known, _ = _binned(torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device), volume.affine, target)
+    intensity, source = _filled_intensity(volume, device), volume.affine
+    known = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
+    if oversampling >= 2:  # else a block would be most of a fringe
+        intensity, source = _binned(intensity, volume.affine, target)
+        known, _ = _binned(known, volume.affine, target)
     matrix, offset = index_map(source, target)
     lab = resample(intensity, matrix, target.shape, offset).clamp_min(0).sqrt()
     valid = resample_mask(known > 0.5, matrix, target.shape, offset)

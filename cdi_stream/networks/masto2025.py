@@ -3,7 +3,8 @@
 Section 2.2: logarithm of the intensities in, phase in reciprocal space out, without a last activation, so that it may
 be unwrapped; levels of dilated convolutions first, skips through a convolution that halves channels, transposed
 convolutions up, LeakyReLU 0.2, no normalisation.  The paper's has 143 million weights; this is a size that can be
-shipped: space is folded into channels first, kernels have 3 voxels an axis instead of 5, and the bottom has 4^3 voxels.
+shipped: space is folded into channels first, kernels have 3 voxels an axis instead of 5, and the bottom has 2^3 voxels.
+How weights begin is ours: without normalisation, torch's own start lets what passes the bottom fade to nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from cdi_stream.networks.blocks import Fold, Unfold, compressed, convolution
 
+SLOPE = 0.2
 RATES = ((4, 2, 1), (3, 2, 1))
 """Dilations of the first two levels; half of the paper's, since a folded voxel is twice as long."""
 
@@ -45,7 +47,7 @@ class Masto2025(nn.Module):
         self.bottom = _plain(n_in, n_in)
         below = (widths[-1], *reversed(widths[1:]))
         pairs = list(zip(below, reversed(widths), strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose3d(n, n // 2, 2, stride=2) for n, _ in pairs)
+        self.up = nn.ModuleList(_upwards(n) for n, _ in pairs)
         self.merged = nn.ModuleList(_plain(n // 2 + width // 2, width) for n, width in pairs)
         self.last = nn.Conv3d(widths[0], 8, 1)
 
@@ -93,7 +95,7 @@ class Dilated(nn.Module):
         super().__init__()
         share = n_out // len(rates)
         self.parts = nn.ModuleList(
-            nn.Sequential(convolution(n_in, share, (3, 3, 3), rate), nn.LeakyReLU(0.2)) for rate in rates
+            nn.Sequential(_begun(convolution(n_in, share, (3, 3, 3), rate)), nn.LeakyReLU(SLOPE)) for rate in rates
         )
         self.mixed = _plain(n_in + share * len(rates), n_out)
 
@@ -104,5 +106,21 @@ class Dilated(nn.Module):
         return self.mixed(torch.cat(found, dim=1))
 
 
+def _upwards(n_in: int) -> nn.ConvTranspose3d:
+    """Twice as many voxels an axis; each comes from one voxel below, so that is what keeps the variance."""
+    layer = nn.ConvTranspose3d(n_in, n_in // 2, 2, stride=2)
+    nn.init.normal_(layer.weight, std=n_in**-0.5)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
 def _plain(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv3d(n_in, n_out, 3, padding=1), nn.LeakyReLU(0.2))
+    return nn.Sequential(_begun(nn.Conv3d(n_in, n_out, 3, padding=1)), nn.LeakyReLU(SLOPE))
+
+
+def _begun(layer: nn.Module, slope: float = SLOPE) -> nn.Module:
+    """Weights that keep the variance of what comes through a rectifier of this slope."""
+    nn.init.kaiming_normal_(layer.weight, a=slope)  # type: ignore[arg-type]
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer

@@ -30,4 +30,6 @@ def network_file(name_or_file: str | Path) -> Path:
     return packaged()[path.name]
 
 
-DEFAULT_NETWORK = network_file("unrolled")
+DEFAULT = "unrolled"
+"""The one that is used if none is named."""
+DEFAULT_NETWORK = network_file(DEFAULT)

@@ -44,7 +44,10 @@ class UnsupervisedSchedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
-    """Best crystal found, ``(n/2, n/2, n/2)`` complex, with its loss terms and the step that gave it, of all steps."""
+    """Best crystal found, ``(n/2, n/2, n/2)`` or ``(n, n, n)`` complex, with its loss terms.
+
+    ``steps`` is the step that gave it, ``of_steps`` all of them.
+    """
 
     crystal: Tensor
     chi2: float
@@ -83,7 +86,8 @@ def refine_weights(
             optimizer = _optimizer(network, schedule, step // schedule.change_every)
         amplitude, phase = network(magnitude[None])
         crystal = torch.polar(amplitude[0], phase[0])
-        model = to_reciprocal(pad_to_double(crystal)).abs() * valid
+        is_half = crystal.shape != magnitude.shape
+        model = to_reciprocal(pad_to_double(crystal) if is_half else crystal).abs() * valid
         misfit, correlation = chi2(model, magnitude), pearson(model, magnitude)
         weight = beta_1(max(step / schedule.steps, passed()))
         loss = (weight * (1 - correlation) + misfit) / (weight + 1)

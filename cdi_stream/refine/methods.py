@@ -127,8 +127,8 @@ def by_network(problem: Problem) -> Solution:
     voxels, as the live path does.
     """
     volume, settings = _seen_by_network(problem), problem.settings
-    contract = load(settings.network_file).contract
-    lab = to_lab(volume, contract.input_shape[0], contract.oversampling)
+    network = load(settings.network_file)
+    lab = to_lab(volume, network.lab_shape[0], network.contract.oversampling)
     learning = problem.deadline.part(LEARNING)
     refined = refine_weights(
         load_trainable(settings.network_file),
@@ -152,14 +152,16 @@ def by_network(problem: Problem) -> Solution:
 def by_hybrid(problem: Problem) -> Solution:
     """The network's support and phase as the start of a recipe (Wu et al. 2021, IUCrJ 8, 12).
 
-    More starts are its answers to mirror images of the volume, eight at most.
+    A single one sees all voxels, as a random one does.  More starts are its answers to mirror images of the volume,
+    eight at most.
     """
     volume, settings = _seen_by_network(problem), problem.settings
     network = load(settings.network_file)
-    lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
+    lab = to_lab(volume, network.lab_shape[0], network.contract.oversampling)
     answers = mirrored_answers(network, torch.from_numpy(lab.magnitude.copy()), min(settings.starts, len(VIEWS)))
     starts = [starting_point(crystal_of(answer, lab), volume, "cpu") for answer in answers]
-    return _ranked(problem, [partial(_on_device, start, problem) for start in starts], settings.recipe)
+    closing = None if len(starts) == 1 else CLOSING
+    return _ranked(problem, [partial(_on_device, start, problem) for start in starts], settings.recipe, closing)
 
 
 METHODS: dict[str, Callable[[Problem], Solution]] = {
@@ -202,7 +204,7 @@ def _ranked(
 ) -> Solution:
     """Run a recipe on all starts without the held-out voxels, batches side by side, and choose."""
     seen, held = held_out(problem.data, problem.settings.seed)
-    if closing is None and (problem.start is not None or problem.settings.starts == 1):
+    if closing is None and (problem.start is not None or problem.settings.starts == 1):  # nothing to rank
         seen, held = problem.data, torch.zeros_like(held)
     recipe, best = parse_recipe(text), _Best()
 

@@ -28,6 +28,8 @@ LATTICE_A = 4.08
 """Lattice constant of gold [angstrom], of the potential as of the metal."""
 VOXEL_A = 7.5
 N_VOXELS = 32
+FARTHEST_A = (N_VOXELS // 2 - 2) * VOXEL_A
+"""An atom may lie so far from the centre before strain."""
 HALF_BLOCK_A = (60.0, 75.0)
 N_PLANES = (4, 20)
 LARGEST_STRAIN = 0.01
@@ -52,7 +54,10 @@ def simulated(rng: np.random.Generator) -> Atoms:
 
 
 def cut(rng: np.random.Generator, half_a: float) -> Floats:
-    """Sites of a face-centred cubic block inside random planes, at 0.4 to 1 of its half from the centre."""
+    """Sites of a face-centred cubic block inside random planes, at 0.4 to 1 of its half from the centre.
+
+    Drawn again if few planes left a corner that reaches out of the array of voxels.
+    """
     reach = math.ceil(half_a / LATTICE_A)
     cells = np.stack(np.meshgrid(*[np.arange(-reach, reach)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
     basis = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
@@ -61,7 +66,9 @@ def cut(rng: np.random.Generator, half_a: float) -> Floats:
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     distances_a = half_a * rng.uniform(0.4, 1.0, len(normals))
     kept: Floats = sites[(abs(sites) < half_a).all(1) & (sites @ normals.T < distances_a).all(1)]
-    return kept - kept.mean(0)
+    kept -= kept.mean(0)
+    is_inside = len(kept) > 0 and np.linalg.norm(kept, axis=1).max() < FARTHEST_A
+    return kept if is_inside else cut(rng, half_a)
 
 
 def relaxed(positions_a: Floats) -> Floats:

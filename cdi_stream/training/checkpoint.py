@@ -41,13 +41,16 @@ class Manifest(BaseModel):
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state of a training; only the newest stays.
+    """Write the state of a training, unless that of this step is there; only the newest stays.
 
     Raises
     ------
     NetworkFileError
         If it is too large to be carried about.
     """
+    partial, whole = folder / f"step-{step:08d}{_PARTIAL}", folder / f"step-{step:08d}"
+    if (whole / _MANIFEST).is_file():
+        return whole
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -55,7 +58,6 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         raise NetworkFileError(
             f"checkpoint of step {step}: expected at most {MOST_BYTES} bytes, got {len(data)}; train fewer weights"
         )
-    partial, whole = folder / f"step-{step:08d}{_PARTIAL}", folder / f"step-{step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     parts = [_written(partial, k, data[at : at + PART_BYTES]) for k, at in enumerate(range(0, len(data), PART_BYTES))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 from torch import Generator, Tensor, nn
 
@@ -23,10 +24,23 @@ RANGES = CrystalRanges(
 )
 
 
-def draw(batch: int, generator: Generator) -> Draw:
+PHOTONS = (1e5, 1e7)
+ALL = replace(RANGES, phase_range_rad=(0.0, 5 * math.pi))
+"""With the weakly strained ones, from which a small network learns the rest."""
+
+
+def volumes(batch: int, ranges: CrystalRanges, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Magnitudes ``(batch, 64, 64, 64)`` and crystals ``(batch, 32, 32, 32)``."""
+    return measure(crystals(batch, N_VOXELS // 2, ranges, generator), generator, PHOTONS)
+
+
+def draw(batch: int, generator: Generator, ranges: CrystalRanges = RANGES) -> Draw:
     """Magnitudes, and phases [rad] of the field, ``(batch, 64, 64, 64)``."""
-    magnitude, crystal = measure(crystals(batch, N_VOXELS // 2, RANGES, generator), generator, (1e5, 1e7))
+    magnitude, crystal = volumes(batch, ranges, generator)
     return magnitude, field(crystal).angle()
+
+
+draw_all = partial(draw, ranges=ALL)
 
 
 def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
@@ -51,5 +65,6 @@ SMALL = replace(
     TASK,
     name="masto2025-small",
     network=small,
-    plan=Plan(stages=(Stage(steps=20_000, optimizer="adam", rate=5e-4),), batch=8),
+    draw=draw_all,
+    plan=Plan(stages=(Stage(steps=20_000, rate=1.5e-3),), batch=8),
 )

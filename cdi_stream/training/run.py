@@ -31,6 +31,8 @@ TASKS: dict[str, Task] = {
     )
 }
 Report = Callable[[str], None]
+PLANNED = 0.92
+"""Share of the minutes that steps are planned for; looks at held-out crystals and saving take the rest."""
 
 
 def train(
@@ -89,6 +91,7 @@ def _exported(training: Training, out: Path) -> None:
     network = rounded(training.network.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
     contract = training.task.contract(network, described(training))
     export(training.task.exported(network), contract, out)
+    _write_curve(training, out)  # again: a training may have been killed before it was written
     out.with_suffix(".card.json").write_text(json.dumps(card(training, contract), indent=1) + "\n")
 
 
@@ -139,13 +142,17 @@ def _begun(
         if state["task"] != task.name:
             raise ConfigError(f"--resume: expected a checkpoint of {task.name}, got one of {state['task']} in {there}")
         return Training.resumed(task, state, device=device)
-    n_steps = steps or max(1, int(60 * minutes / step_s(task, task.plan, device)))
+    n_steps = steps or max(1, int(PLANNED * 60 * minutes / step_s(task, task.plan, device)))
     return Training(task, task.plan.lasting(n_steps), seed=seed, device=device)
 
 
 def _saved(training: Training, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(_folder(out), training.step, training.state())
+    _write_curve(training, out)
+
+
+def _write_curve(training: Training, out: Path) -> None:
     lines = "".join(json.dumps(asdict(line)) + "\n" for line in training.curve)
     out.with_suffix(".curve.jsonl").write_text(lines)
 

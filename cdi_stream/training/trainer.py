@@ -19,8 +19,8 @@ from cdi_stream.errors import CdiStreamError
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
 
-HELD_OUT_SEED = 1 << 60
-"""Held-out crystals are drawn from seeds that no training reaches."""
+HELD_OUT_SEED = 1 << 31
+"""Held-out crystals are drawn from seeds from here on; trainings keep below, see `seed_of`."""
 HELD_OUT_BATCHES = 4
 _TRIAL_STEPS = 3
 
@@ -106,7 +106,7 @@ class Training:
             self._optimizer = stage.started(self.network)
         for group in self._optimizer.param_groups:
             group["lr"] = stage.rate_at(k)
-        seed = (self.seed << 32) + self.step
+        seed = seed_of(self.seed, self.step)
         torch.manual_seed(seed)  # what the network draws itself, dropout for one
         drawn = self.task.draw(self.plan.batch, Generator(self.device).manual_seed(seed))
         self._optimizer.zero_grad()
@@ -133,6 +133,11 @@ class Training:
         return Progress(step=self.step, minutes=self.minutes, training_loss=self._mean, validation_loss=held_out)
 
 
+def seed_of(seed: int, step: int) -> int:
+    """Seed of one step of a training, of 31 bits: torch's generator of a CPU knows the lowest 32 of a seed alone."""
+    return (2_654_435_761 * seed + step) % HELD_OUT_SEED
+
+
 @torch.no_grad()
 def validate(task: Task, network: nn.Module, plan: Plan, device: str) -> float:
     """Mean loss of the last stage over held-out crystals, the same on every machine, in evaluation mode."""
@@ -147,8 +152,13 @@ def validate(task: Task, network: nn.Module, plan: Plan, device: str) -> float:
 
 
 def step_s(task: Task, plan: Plan, device: str, clock: Callable[[], float] = time.monotonic) -> float:
-    """Seconds of one step of the first stage, by a training that is thrown away."""
-    trial = Training(task, plan.lasting(1000), seed=0, device=device)
+    """Seconds of a step, in the mean of all stages, by trainings that are thrown away."""
+    each_s = (_stage_s(task, plan, stage, device, clock) * stage.steps for stage in plan.stages)
+    return sum(each_s) / plan.steps
+
+
+def _stage_s(task: Task, plan: Plan, stage: Stage, device: str, clock: Callable[[], float]) -> float:
+    trial = Training(task, plan.model_copy(update={"stages": (stage,)}), seed=0, device=device)
     trial.advance()
     begin_s = clock()
     for _ in range(_TRIAL_STEPS):

@@ -47,6 +47,13 @@ def test_crystals_are_convex_pieces_of_the_lattice(rng):
     assert np.allclose(nearest, atoms.LATTICE_A / 2**0.5)
 
 
+def test_a_corner_that_reaches_out_of_the_voxels_is_drawn_again(rng, monkeypatch):
+    monkeypatch.setattr(atoms, "FARTHEST_A", HALF_A)
+    for _ in range(20):
+        assert np.linalg.norm(atoms.cut(rng, HALF_A), axis=1).max() < HALF_A
+    assert atoms.FARTHEST_A + atoms.LARGEST_STRAIN * atoms.FARTHEST_A < (atoms.N_VOXELS // 2 - 1) * atoms.VOXEL_A
+
+
 def test_one_too_large_for_its_voxels_is_refused(rng):
     sites = atoms.cut(rng, HALF_A)
     with pytest.raises(ValueError, match=r"less than 4 voxels of 7\.5 angstrom"):

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from cdi_stream.affine import AffineMap
-from cdi_stream.errors import ConfigError
+from cdi_stream.errors import ConfigError, NetworkFileError
 from cdi_stream.fourier import from_fourier_order
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict
-from cdi_stream.networks.packaged import DEFAULT_NETWORK
+from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.phase import measurement_of
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline
@@ -112,10 +112,22 @@ def test_every_method_finds_the_crystal(method, has_start):
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
     assert not found.crystal[~found.support].any()
     assert scalars["r_p"] > 0.7
-    assert math.isnan(scalars["free_llk"]) == (method == "recipe" and has_start), "a single start sees all voxels"
+    assert math.isnan(scalars["free_llk"]) == (method == "recipe" and has_start), "one crystal alone sees all voxels"
     assert found.effort.starts >= (4 if method == "recipe" and not has_start else 1)
     assert found.effort.cycles > 10
     assert found.effort.recipe
+
+
+@pytest.mark.parametrize("method", ["recipe", "hybrid"])
+def test_a_single_start_sees_all_voxels_and_several_do_not(method):
+    assert math.isnan(METHODS[method](problem(starts=1, recipe="20*ER")).free_llk)
+    assert METHODS[method](problem(starts=2, recipe="20*ER")).free_llk > 0
+
+
+@pytest.mark.parametrize("method", ["network", "hybrid"])
+def test_a_network_for_planes_is_refused(method):
+    with pytest.raises(NetworkFileError, match="expected one for volumes"):
+        METHODS[method](problem(network_file=network_file("wu2021-2d")))
 
 
 @pytest.mark.parametrize("method", ["recipe", "object", "network", "hybrid"])

@@ -101,6 +101,16 @@ def test_chan2021_begins_flat_and_is_rectified_but_for_a_leak_while_it_is_traine
     assert answers(network.train(), volume)[0].mean() == pytest.approx(-0.01, abs=0.002)
 
 
+def test_what_passes_the_bottom_of_masto2025_does_not_fade():
+    torch.manual_seed(1)
+    network, seen = Masto2025((12, 24, 48, 96)).eval(), {}
+    for name in ("bottom", "merged"):
+        part = network.bottom if name == "bottom" else network.merged[-1]
+        part.register_forward_hook(lambda module, given, found, name=name: seen.update({name: float(found.std())}))
+    answers(network, torch.rand(1, 64, 64, 64))
+    assert all(0.1 < spread < 10 for spread in seen.values()), seen
+
+
 def test_folding_keeps_every_voxel_once():
     volume = torch.arange(4**3).reshape(1, 1, 4, 4, 4)
     folded = Fold()(volume)

@@ -11,14 +11,16 @@ from cdi_stream.networks.torchscript import export, load, rounded, weights_sha25
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.training import chan2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
-from cdi_stream.training.diffraction import counted, field, measure
+from cdi_stream.training.diffraction import Array, counted, field, measure
 from cdi_stream.training.fields import FIELDS
 from cdi_stream.training.plan import Stage
 from cdi_stream.training.run import TASKS
 from cdi_stream.training.shapes import SHAPES, positions, random_rotations
+from cdi_stream.training.trainer import HELD_OUT_SEED, seed_of
 from cdi_stream.training.wu2021 import SMALL, draw
 
 RANGES = CrystalRanges(longest_vox=(9.0, 13.0))
+LOPSIDED = CrystalRanges(longest_vox=(16.0, 20.0), phase_range_rad=(3.0, 4.0), shapes=("polyhedron",))
 
 
 @pytest.fixture
@@ -186,6 +188,42 @@ def test_an_amplitude_below_zero_is_drawn_where_the_diffraction_says(generator):
     with torch.no_grad():
         slope = (loss(amplitude + step) - loss(amplitude - step)) / 2
     assert slope.item() == pytest.approx((step * amplitude.grad).sum().item(), rel=0.1)
+
+
+def test_a_shape_of_the_truth_with_a_phase_of_the_twin_is_no_answer(generator):
+    magnitude, truth = chan2021.measure(chan2021.crystals(1, 32, LOPSIDED, generator), generator, array=Array.SAME)
+
+    def loss(shape, phase, terms):
+        answer = shape.abs(), phase.angle()
+        return float(chan2021.loss(lambda _: answer, (magnitude, truth), Stage(steps=1, terms=terms)))
+
+    other = twin(truth)
+    for terms in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
+        assert max(loss(truth, truth, terms), loss(other, other, terms)) < 1e-3
+    assert max(loss(shape, phase, (0.0, 1.0, 0.0)) for shape, phase in ((truth, other), (other, truth))) > 0.02
+
+
+def test_the_diffraction_is_that_of_the_crystal_not_of_what_was_seen_of_it(generator):
+    magnitude, truth = chan2021.draw(2, generator)
+    answer, stage = (truth.abs(), truth.angle()), Stage(steps=1, terms=(0.0, 0.0, 1.0))
+    assert chan2021.loss(lambda _: answer, (0 * magnitude, truth), stage) < 1e-4
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**20, 2**28, 2**40])
+def test_no_training_reaches_the_seeds_of_the_held_out(seed):
+    steps = [0, 1, 1999, 10**6]
+    seeds = [seed_of(seed, step) for step in steps]
+    assert len(set(seeds)) == len(steps)
+    assert max(seeds) < HELD_OUT_SEED < HELD_OUT_SEED + 10**6 < 2**32, "what a generator of a CPU knows of a seed"
+    assert seed_of(seed, 1) == (seed_of(seed, 0) + 1) % HELD_OUT_SEED
+
+
+def test_seeds_give_crystals_of_their_own():
+    drawn = [
+        torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        for seed in (seed_of(1, 0), seed_of(2, 0), seed_of(1, 1), HELD_OUT_SEED, HELD_OUT_SEED + 1)
+    ]
+    assert len({tuple(numbers) for numbers in drawn}) == 5
 
 
 QUICK = ("wu2021-2d", "chan2021-small")

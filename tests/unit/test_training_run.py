@@ -24,7 +24,7 @@ from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import measure
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Task
-from cdi_stream.training.trainer import Training, validate
+from cdi_stream.training.trainer import Training, step_s, validate
 
 ALONE = partial(torch.set_num_threads, 1)
 RANGES = CrystalRanges(longest_vox=(9.0, 13.0))
@@ -128,6 +128,26 @@ def test_stopped_for_want_of_time_it_is_exported_and_goes_on(whole, tmp_path):
     assert card["last"]["validation_loss"] == losses_of(out)[-1][2]
 
 
+def test_minutes_are_planned_for_the_mean_of_all_stages():
+    """A clock that goes on by 1 s for each step of the first stage, 5 s for the second."""
+    now_s = [0.0]
+
+    def slow(network, drawn, stage):
+        now_s[0] += 1.0 if stage.optimizer == "adamw" else 5.0
+        return wu2021.loss(network, drawn, stage)
+
+    task = replace(TINY, loss=slow)
+    assert step_s(task, PLAN, "cpu", lambda: now_s[0]) == pytest.approx((9 * 1 + 12 * 5) / 21)
+
+
+def test_a_curve_that_a_kill_prevented_is_written_at_the_end(whole, tmp_path):
+    out = tmp_path / "network.pt"
+    trained(out)
+    out.with_suffix(".curve.jsonl").unlink()
+    trained(out, is_resumed=True)
+    assert losses_of(out) == losses_of(whole)
+
+
 def test_a_checkpoint_is_exported_by_itself(whole, tmp_path):
     run.TASKS["tiny"] = TINY
     try:
@@ -218,6 +238,12 @@ class TestCheckpoints:
         assert checkpoint.newest(tmp_path / "absent") is None
         checkpoint.save(tmp_path, 9, STATE)
         assert [other.name for other in tmp_path.iterdir()] == ["step-00000009"]
+
+    def test_a_step_that_is_there_is_not_written_again(self, tmp_path, monkeypatch):
+        """A kill in between would leave none."""
+        path = checkpoint.save(tmp_path, 7, STATE)
+        monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: pytest.fail("the only one was removed"))
+        assert checkpoint.save(tmp_path, 7, STATE) == path
 
     @pytest.mark.parametrize("harm", ["cut", "changed", "absent", "manifest", "outside"])
     def test_what_was_harmed_on_the_way_is_refused(self, tmp_path, harm):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cdi_stream.fourier import to_reciprocal
+from cdi_stream.networks.chan2021 import Chan2021
 from cdi_stream.networks.losses import pad_to_double
 from cdi_stream.networks.unsupervised import SPAN, UnsupervisedSchedule, beta_1, refine_weights
 from cdi_stream.networks.wu2021 import small
@@ -127,6 +128,13 @@ def test_the_optimisers_take_turns(network, magnitude, monkeypatch):
         monkeypatch.setattr(torch.optim, name, make)
     refined(network, magnitude, steps=7, change_every=2, adam_rate=0.01, sgd_rate=0.1, decay=0.5)
     assert made == [("Adam", 0.01), ("SGD", 0.05), ("Adam", 0.0025), ("SGD", 0.0125)]
+
+
+def test_a_network_may_answer_on_as_many_voxels_as_it_sees(magnitude):
+    torch.manual_seed(0)
+    best = refine_weights(Chan2021((4, 6)), magnitude, EVERYWHERE, UnsupervisedSchedule(steps=3))
+    assert best.crystal.shape == magnitude.shape
+    assert best.of_steps == 3
 
 
 def test_where_time_will_end_it_the_weight_falls_with_time(network, magnitude):

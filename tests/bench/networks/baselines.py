@@ -15,11 +15,12 @@ from torch import Generator, Tensor, nn
 from cdi_stream.networks.blocks import compressed
 from cdi_stream.networks.torchscript import export, rounded
 from cdi_stream.training.task import Task
+from cdi_stream.training.trainer import seed_of
 
 N_KNOWN = 2000
 BATCH = 20
 SEED = 77
-"""A training's own seed begins at `SEED` << 32: these are crystals that a training might have seen."""
+"""Of a training that might have seen these crystals."""
 
 Known = Callable[[int, Generator], tuple[Tensor, Tensor]]
 """Draws magnitudes and crystals."""
@@ -67,7 +68,7 @@ def written(kind: str, task: Task, known: Known, folder: Path) -> Path:
     file = folder / f"{kind}-{task.name}.pt"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        generator = Generator().manual_seed(SEED << 32)
+        generator = Generator().manual_seed(seed_of(SEED, 0))
         drawn = [known(BATCH, generator) for _ in range(N_KNOWN // BATCH)]
         magnitude, crystal = (torch.cat(part) for part in zip(*drawn, strict=True))
         made = rounded(Nearest(magnitude, crystal) if kind == "nearest" else Mean(crystal))

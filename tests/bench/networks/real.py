@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.table import Table
 
@@ -19,35 +20,37 @@ from cdi_stream.live.chain import starting_point
 from cdi_stream.live.correct import to_lab
 from cdi_stream.live.infer import infer
 from cdi_stream.live.polish import PolishSettings, measurement, polish
-from cdi_stream.messages import PhasedVolume
+from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
+from cdi_stream.networks.block_dct import downsampled
 from cdi_stream.networks.mirrors import SURE, agreement, mirrored_answers
 from cdi_stream.networks.packaged import network_file
-from cdi_stream.networks.torchscript import load
+from cdi_stream.networks.torchscript import Network, load
 from cdi_stream.phase import in_counts, prepared
+from cdi_stream.phasing.quality import misfit
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.refine.methods import MethodSettings, refine
 from tests.bench.phasing.real import SOURCES
 from tests.bench.record import Case, Line, plain_table
-from tests.bench.volumes import misfits
 
 SIZE = 128
 BUDGET_S = 60.0
 
 
 def cases(networks: Sequence[str]) -> Iterator[Case]:
-    """Each network on both crystals."""
+    """Each network on both crystals; one for 32^3 voxels as its paper feeds it, too."""
     for name in networks:
         for source in SOURCES:
-            yield Case(key=f"real/{name}/{source}", measure=partial(followed, name, source))
+            for way in WAYS if name.startswith("chan2021") else ("",):
+                yield Case(key=f"real/{name}{way}/{source}", measure=partial(followed, name, source, way))
 
 
-def followed(name: str, source: str) -> Line:
+def followed(name: str, source: str, way: str = "") -> Line:
     """Chi2 and r_p of each step on the measured voxels, and how far answers to mirror images agree."""
     with tempfile.TemporaryDirectory() as folder:
         found = in_counts(read_intensities(SOURCES[source](Path(folder))))
     volume = prepared(window_of(found, (SIZE,) * 3).take(found))
     network = load(network_file(name))
-    lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
+    lab = WAYS[way](volume, network)
     agreed = agreement(mirrored_answers(network, torch.from_numpy(lab.magnitude.copy())))
     start = starting_point(infer(lab, network), volume, "cpu")
     start = replace(start, ask_sure=lambda: agreed > SURE)
@@ -58,10 +61,33 @@ def followed(name: str, source: str) -> Line:
     )
     refined, schedule = refine("auto", PhasedVolume(crystal=polished, volume=volume), settings)
     first = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
-    answered = {key: value[0] for key, value in zip(("chi2", "r_p"), misfits(first, measurement(volume)), strict=True)}
+    answered = misfit(first.result[0], measurement(volume))
     steps = {"network": answered, "polish": polished.scalars, "refined": refined.scalars}
     numbers = {f"{key}_{step}": scalars[key] for step, scalars in steps.items() for key in ("chi2", "r_p")}
-    return {"network": name, "source": source, "agreement": agreed, "refinement": schedule, **numbers}
+    return {"network": name + way, "source": source, "agreement": agreed, "refinement": schedule, **numbers}
+
+
+def _on_lab_grid(volume: PreparedVolume, network: Network) -> LabVolume:
+    return to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
+
+
+def _by_blocks(volume: PreparedVolume, network: Network) -> LabVolume:
+    """The middle of the magnitudes, half as many along each axis; they stay in the detector's coordinates."""
+    shape = network.contract.input_shape
+    start = tuple(n // 2 - m for n, m in zip(volume.counts.shape, shape, strict=True))
+    inner = tuple(slice(first, first + 2 * m) for first, m in zip(start, shape, strict=True))
+    seen = torch.from_numpy(np.where(volume.valid_pixels, volume.counts, 0)[inner].astype(np.float32))
+    magnitude = downsampled(seen.sqrt()).clamp_min(0)
+    whole = volume.affine.window(start, tuple(2 * m for m in shape))
+    return LabVolume(
+        magnitude=read_only((magnitude / magnitude.amax()).numpy()),
+        valid_pixels=read_only(np.ones(shape, dtype=bool)),
+        affine=replace(whole, shape=shape, bq=2 * whole.bq),  # from the same voxel, in steps twice as long
+    )
+
+
+WAYS: dict[str, Callable[[PreparedVolume, Network], LabVolume]] = {"": _on_lab_grid, " by blocks": _by_blocks}
+"""How a network is fed."""
 
 
 def table(lines: list[Line]) -> Table:

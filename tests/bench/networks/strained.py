@@ -1,7 +1,7 @@
 """Strongly strained crystals: error reduction from a network's answer, beside the best of 60 random starts.
 
-Masto et al. (2025) report 400 cycles from their network's phase where the best of 60 fails.  Arrays of 32^3 here: sixty
-starts of 1700 cycles take seven minutes of a core at 64^3.
+Masto et al. (2025) report 400 cycles from their network's phase where the best of 60 fails.  Sixty starts of 1700
+cycles take seven minutes of a core at 64^3, so there are few crystals.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tests.bench.crystals import Case as Crystal
 from tests.bench.crystals import crystal
 from tests.bench.networks.polish import phased
 from tests.bench.phasing.shared_crystals import RIGHT
-from tests.bench.record import Case, Line, median, plain_table
+from tests.bench.record import Case, Line, SkippedError, median, plain_table
 
-SEEDS = range(400_000, 400_010)
+SEEDS = range(400_000, 400_004)
 PHASES_PI = (3, 4, 5)
 REFERENCE = "best of 60"
 SEARCH = "auto, 10 s"
@@ -35,7 +35,7 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
 
 def _measured(way: str, phase_pi: int, seed: int) -> Line:
     kind = ("polyhedron", "superellipsoid")[seed % 2]
-    case = Crystal(seed=seed, kind=kind, phase_pi=phase_pi, n=32, photons=1e6)
+    case = Crystal(seed=seed, kind=kind, phase_pi=phase_pi, n=64, photons=1e6)
     method = {REFERENCE: "recipe", SEARCH: "auto"}.get(way, "hybrid")
     settings = MethodSettings(
         recipe="masto2025-er" if method == "hybrid" else "masto2025-reference",
@@ -43,9 +43,12 @@ def _measured(way: str, phase_pi: int, seed: int) -> Line:
         network_steps=1,
         network_recipe="",
         starts=60 if way == REFERENCE else 1,
-        budget_s=10.0 if way == SEARCH else 600.0,
+        budget_s=10.0 if way == SEARCH else 1200.0,
     )
-    return {"way": way, "phase_pi": phase_pi, **phased(case, crystal(case), method, settings)}
+    line = phased(case, crystal(case), method, settings)
+    if way == REFERENCE and line["is_cut"]:
+        raise SkippedError("the reference had no time for all of its starts: on a quieter machine")
+    return {"way": way, "phase_pi": phase_pi, **line}
 
 
 def table(lines: list[Line]) -> Table:
