@@ -14,6 +14,7 @@ from cdi_stream.live.chain import starting_point
 from cdi_stream.live.infer import crystal_of
 from cdi_stream.live.polish import measurement
 from cdi_stream.networks.masto2025 import Masto2025
+from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import export, load, rounded
 from cdi_stream.phase import prepared
 from cdi_stream.phasing.quality import misfit
@@ -68,6 +69,10 @@ def test_a_network_for_phases_of_the_diffraction_is_measured_by_these(tmp_path):
     with torch.inference_mode():
         expected = rounded(network)(volume)
     torch.testing.assert_close(phase_network(tmp_path / "network.pt")(volume), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_other_networks_have_no_phases_of_the_diffraction():
+    assert phase_network(network_file("wu2021-2d")) is None
 
 
 def test_a_volume_fed_by_blocks_keeps_its_places():

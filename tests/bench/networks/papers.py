@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 
 from cdi_stream.fourier import to_reciprocal
 from cdi_stream.networks.losses import chi2, incoherence, pad_to_double, pearson
-from cdi_stream.networks.masto2025 import log_scaled
+from cdi_stream.networks.masto2025 import FieldPhase, log_scaled
 from cdi_stream.networks.packaged import packaged
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.phasing.align import align
@@ -76,7 +76,7 @@ def _baseline(kind: str, name: str) -> Line:
 def measured(name: str, file: Path) -> Line:
     """Means over held-out crystals of what the papers report, and the median time of a pass."""
     network, lines, seconds = load(file), [], []
-    phase_of = phase_network(file) if network.contract.name.startswith("masto2025") else None
+    phase_of = phase_network(file)
     for k in range(N_CRYSTALS):
         magnitude, truth = KNOWN[name](1, Generator().manual_seed(HELD_OUT_SEED + 1000 + k))
         begin_s = time.perf_counter()
@@ -91,9 +91,12 @@ def measured(name: str, file: Path) -> Line:
     return {"training": network.contract.training, "ms": 1e3 * median(seconds), **means}
 
 
-def phase_network(file: Path) -> Callable[[Tensor], Tensor]:
-    """What answers with phases of the diffraction inside of a network's file."""
-    inner = load_trainable(file).script.network
+def phase_network(file: Path) -> Callable[[Tensor], Tensor] | None:
+    """What answers with phases of the diffraction inside of a file, as `FieldPhase` holds it; else nothing."""
+    script = load_trainable(file).script
+    if script.original_name != FieldPhase.__name__:
+        return None
+    inner = script.network
 
     @torch.inference_mode()
     def phase_of(magnitude: Tensor) -> Tensor:
