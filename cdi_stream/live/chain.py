@@ -21,7 +21,7 @@ from cdi_stream.live.locate import FixedGeometry, locate
 from cdi_stream.live.polish import PolishSettings, Start, polish
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.live.publish import Result
-from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, RockingCurve, Verdict, read_only
+from cdi_stream.messages import Crystal, LabVolume, PhasedVolume, PreparedVolume, RockingCurve, Verdict, read_only
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.phasing.recipe import parse_recipe
@@ -66,7 +66,7 @@ def reconstruct(
         laps.mark("assemble")
         volume = prepare(curve, geometry, known, settings.prepare)
         laps.mark("prepare")
-        lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling, settings.device)
+        lab = lab_volume(volume, network, settings.device)
         laps.mark("correct")
         crystal = infer(lab, network, reasons)
         laps.mark("infer")
@@ -98,9 +98,14 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         crystal_extent_m=(2.0, 2.0, 2.0),
         oversampling=(3.0, 3.0, 3.0),
     )
-    lab = to_lab(empty, network.contract.input_shape[0], network.contract.oversampling, settings.device)
+    lab = lab_volume(empty, network, settings.device)
     once = PolishSettings(budget_s=1.0, most_voxels=0, recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
     polish(empty, starting_point(infer(lab, network), empty, settings.device), once)
+
+
+def lab_volume(volume: PreparedVolume, network: Network, device: str = "cpu") -> LabVolume:
+    """Bring measured intensities to the lab grid that a network takes; `NetworkFileError` if it takes no volumes."""
+    return to_lab(volume, network.lab_shape[0], network.contract.oversampling, device)
 
 
 def starting_point(crystal: Crystal, volume: PreparedVolume, device: str) -> Start:

@@ -98,15 +98,14 @@ def polish(
     """
     data = measurement(volume, str(start.density.device))
     batch = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
+    deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
     if settings.recipe is not None:
         crystal, support, scalars = _run(settings.recipe, data, batch, wait_turn)
     elif data.magnitude.numel() > settings.most_voxels:
-        deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
         found = compared(data, batch, FROM_NETWORK, SEED, SHORT.exploration, deadline)
         crystal, support, scalars = found.crystal, found.support, found.scalars
     else:
         known = batch if start.ask_sure() else None
-        deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
         crystal, support, scalars = _searched(data, known, deadline, volume.affine)
     return crystal_from(crystal, support, start.affine, scalars, judge(scalars, reasons))
 

@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.fourier import to_fourier_order
-from cdi_stream.live.chain import starting_point
-from cdi_stream.live.correct import to_lab
+from cdi_stream.live.chain import lab_volume, starting_point
 from cdi_stream.live.infer import crystal_of
 from cdi_stream.live.polish import Start, crystal_from, measurement
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume
@@ -128,7 +127,7 @@ def by_network(problem: Problem) -> Solution:
     """
     volume, settings = _seen_by_network(problem), problem.settings
     network = load(settings.network_file)
-    lab = to_lab(volume, network.lab_shape[0], network.contract.oversampling)
+    lab = lab_volume(volume, network)
     learning = problem.deadline.part(LEARNING)
     refined = refine_weights(
         load_trainable(settings.network_file),
@@ -157,7 +156,7 @@ def by_hybrid(problem: Problem) -> Solution:
     """
     volume, settings = _seen_by_network(problem), problem.settings
     network = load(settings.network_file)
-    lab = to_lab(volume, network.lab_shape[0], network.contract.oversampling)
+    lab = lab_volume(volume, network)
     answers = mirrored_answers(network, torch.from_numpy(lab.magnitude.copy()), min(settings.starts, len(VIEWS)))
     starts = [starting_point(crystal_of(answer, lab), volume, "cpu") for answer in answers]
     closing = None if len(starts) == 1 else CLOSING

@@ -29,14 +29,14 @@ ALL = replace(RANGES, phase_range_rad=(0.0, 5 * math.pi))
 """With the weakly strained ones, from which a small network learns the rest."""
 
 
-def volumes(batch: int, ranges: CrystalRanges, generator: Generator) -> tuple[Tensor, Tensor]:
+def volumes(batch: int, generator: Generator, ranges: CrystalRanges = RANGES) -> tuple[Tensor, Tensor]:
     """Magnitudes ``(batch, 64, 64, 64)`` and crystals ``(batch, 32, 32, 32)``."""
     return measure(crystals(batch, N_VOXELS // 2, ranges, generator), generator, PHOTONS)
 
 
 def draw(batch: int, generator: Generator, ranges: CrystalRanges = RANGES) -> Draw:
     """Magnitudes, and phases [rad] of the field, ``(batch, 64, 64, 64)``."""
-    magnitude, crystal = volumes(batch, ranges, generator)
+    magnitude, crystal = volumes(batch, generator, ranges)
     return magnitude, field(crystal).angle()
 
 

@@ -19,8 +19,7 @@ from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import from_fourier_order
 from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.window import Window, window_of
-from cdi_stream.live.chain import starting_point
-from cdi_stream.live.correct import to_lab
+from cdi_stream.live.chain import lab_volume, starting_point
 from cdi_stream.live.infer import infer
 from cdi_stream.live.polish import SEED, SHORT, PolishSettings, measurement, polish
 from cdi_stream.messages import PreparedVolume
@@ -62,7 +61,7 @@ def searched(start: str, sample: str, k: int) -> Line:
         density, scalars = from_fourier_order(found.crystal), scalars_of(found, data)
         grade = judge(scalars).grade
     else:
-        lab = to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
+        lab = lab_volume(volume, network)
         is_large = start.endswith(LARGE)
         sure = not is_large and is_sure(network, torch.from_numpy(lab.magnitude.copy()))
         start_point = replace(starting_point(infer(lab, network), volume, "cpu"), ask_sure=lambda: sure)

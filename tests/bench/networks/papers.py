@@ -31,7 +31,7 @@ from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.phasing.align import align
 from cdi_stream.training import chan2021, masto2025, unrolled, wu2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
-from cdi_stream.training.diffraction import field, measure
+from cdi_stream.training.diffraction import measure
 from cdi_stream.training.run import TASKS
 from cdi_stream.training.trainer import HELD_OUT_SEED
 from tests.bench.networks.baselines import Known, written
@@ -45,10 +45,6 @@ def _volumes(ranges: CrystalRanges) -> Known:
     return lambda batch, generator: measure(crystals(batch, wu2021.N_VOXELS // 2, ranges, generator), generator)
 
 
-def _strained(ranges: CrystalRanges) -> Known:
-    return lambda batch, generator: masto2025.volumes(batch, ranges, generator)
-
-
 KNOWN: dict[str, Known] = {
     "unrolled": _volumes(unrolled.RANGES),
     "wu2021-small": _volumes(wu2021.WEAK),
@@ -56,8 +52,8 @@ KNOWN: dict[str, Known] = {
     "wu2021-2d": wu2021.draw_plane,
     "chan2021-small": chan2021.draw,
     "chan2021": chan2021.draw,
-    "masto2025-small": _strained(masto2025.RANGES),
-    "masto2025": _strained(masto2025.RANGES),
+    "masto2025-small": masto2025.volumes,
+    "masto2025": masto2025.volumes,
 }
 
 
@@ -82,11 +78,7 @@ def measured(name: str, file: Path) -> Line:
         begin_s = time.perf_counter()
         answer = network(magnitude[0])
         seconds.append(time.perf_counter() - begin_s)
-        line = figures(answer[None], truth, magnitude)
-        if phase_of is not None:
-            weight = log_scaled(magnitude / magnitude.amax())
-            line["wca"] = float(incoherence(phase_of(magnitude), field(truth).angle(), weight))
-        lines.append(line)
+        lines.append(figures(answer[None], truth, magnitude, None if phase_of is None else phase_of(magnitude)))
     means = {key: sum(line[key] for line in lines) / len(lines) for key in lines[0]}
     return {"training": network.contract.training, "ms": 1e3 * median(seconds), **means}
 
@@ -106,8 +98,8 @@ def phase_network(file: Path) -> Callable[[Tensor], Tensor] | None:
     return phase_of
 
 
-def figures(answer: Tensor, truth: Tensor, magnitude: Tensor) -> Line:
-    """Of one crystal ``(1, ...)``."""
+def figures(answer: Tensor, truth: Tensor, magnitude: Tensor, phase: Tensor | None = None) -> Line:
+    """Of one crystal ``(1, ...)``, and of the ``phase`` of its diffraction where that is the answer."""
     n_axes = truth.ndim - 1
     is_padded = answer.shape != magnitude.shape
     whole, wanted = (pad_to_double(one, n_axes) if is_padded else one for one in (answer, truth))
@@ -126,7 +118,9 @@ def figures(answer: Tensor, truth: Tensor, magnitude: Tensor) -> Line:
         "chi2_phase": _within_half(turns[0] - turns[1]).square().sum() / turns[1].square().sum(),
         "mae_amplitude": (amplitude[0] - amplitude[1]).abs().mean(),
         "mae_phase_turns": _within_half(turns[0] - turns[1]).abs().mean(),
-        "wca": incoherence(fields[0].angle(), fields[1].angle(), log_scaled(magnitude / magnitude.amax())),
+        "wca": incoherence(
+            fields[0].angle() if phase is None else phase, fields[1].angle(), log_scaled(magnitude / magnitude.amax())
+        ),
     }
     line = {key: float(value) for key, value in found.items()}
     relative = [math.sqrt(line[key]) for key in ("chi2_amplitude", "chi2_phase")]

@@ -16,8 +16,7 @@ from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.window import window_of
-from cdi_stream.live.chain import starting_point
-from cdi_stream.live.correct import to_lab
+from cdi_stream.live.chain import lab_volume, starting_point
 from cdi_stream.live.infer import infer
 from cdi_stream.live.polish import PolishSettings, measurement, polish
 from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
@@ -67,10 +66,6 @@ def followed(name: str, source: str, way: str = "") -> Line:
     return {"network": name + way, "source": source, "agreement": agreed, "refinement": schedule, **numbers}
 
 
-def _on_lab_grid(volume: PreparedVolume, network: Network) -> LabVolume:
-    return to_lab(volume, network.contract.input_shape[0], network.contract.oversampling)
-
-
 def _by_blocks(volume: PreparedVolume, network: Network) -> LabVolume:
     """The middle of the magnitudes, half as many along each axis; they stay in the detector's coordinates."""
     shape = network.contract.input_shape
@@ -86,7 +81,7 @@ def _by_blocks(volume: PreparedVolume, network: Network) -> LabVolume:
     )
 
 
-WAYS: dict[str, Callable[[PreparedVolume, Network], LabVolume]] = {"": _on_lab_grid, " by blocks": _by_blocks}
+WAYS: dict[str, Callable[[PreparedVolume, Network], LabVolume]] = {"": lab_volume, " by blocks": _by_blocks}
 """How a network is fed."""
 
 
