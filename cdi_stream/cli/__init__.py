@@ -39,6 +39,7 @@ for command in (
     tools.geometry,
     tools.export,
     tools.train,
+    tools.calibrate,
     tools.atoms,
 ):
     app.command()(command)

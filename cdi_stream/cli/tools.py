@@ -1,4 +1,4 @@
-"""Commands that look at things or make them: ``geometry``, ``plugins``, ``check``, ``export``, ``train``."""
+"""Commands that look at things or make them, from ``geometry`` to ``train`` and ``calibrate``."""
 
 from __future__ import annotations
 
@@ -77,6 +77,20 @@ def train(
         console.print(line, highlight=False)
 
     run(name, out, minutes=minutes, steps=steps, seed=seed, device=device, is_resumed=resume, report=report)
+
+
+def calibrate(
+    network: Annotated[Path, typer.Argument(help="Network file, of ours or of others; it is written anew.")],
+    count: Annotated[int, typer.Option(help="Crystals to try it on.", min=20)] = 300,
+    device: DeviceOption = Device.CPU,
+    as_json: JsonOption = False,
+) -> None:
+    """Find out from which agreement of its answers on a network may be relied on, and write that into its file."""
+    from cdi_stream.training.calibration import calibrate as run
+
+    require(device)
+    limit = run(network, count, device).sure_above
+    show({"file": str(network.resolve()), "sure_above": "never" if limit is None and not as_json else limit}, as_json)
 
 
 def atoms(

@@ -1,7 +1,8 @@
 """A network asked again about mirror images of what it saw: other starts, and how far its answer is to be trusted.
 
 The mirror image of a crystal has the mirror image of its diffraction, but no network here is built to know that.  Where
-its answers agree all the same they are seldom wrong together.
+its answers agree all the same they are seldom wrong together; from which agreement on, its contract says, as
+`cdi_stream.training.calibration` finds it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from torch import Tensor
 
 from cdi_stream.fourier import mirrored
 from cdi_stream.networks.losses import overlaps
+from cdi_stream.networks.torchscript import Network
 
-SURE = 0.9
-"""Agreement above which a network's answer has an overlap of 0.93 with the truth, in nine of ten of 0.87 and more."""
 VIEWS = tuple(chain.from_iterable(combinations((-3, -2, -1), k) for k in range(4)))
 """Axes along which each is mirrored; the first is as measured."""
 
@@ -26,9 +26,10 @@ def mirrored_answers(network: Callable[[Tensor], Tensor], magnitude: Tensor, n: 
     return torch.stack([mirrored(network(mirrored(magnitude, axes)), axes) for axes in VIEWS[:n]])
 
 
-def is_sure(network: Callable[[Tensor], Tensor], magnitude: Tensor) -> bool:
-    """Whether a network answers to the mirror images of a volume alike."""
-    return agreement(mirrored_answers(network, magnitude)) > SURE
+def is_sure(network: Network, magnitude: Tensor) -> bool:
+    """Whether a network answers to the mirror images of a volume as much alike as its contract asks for; else never."""
+    limit = network.contract.sure_above
+    return limit is not None and agreement(mirrored_answers(network, magnitude)) > limit
 
 
 def agreement(answers: Tensor) -> float:

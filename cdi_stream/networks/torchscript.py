@@ -17,12 +17,17 @@ from torch import Tensor, nn
 
 from cdi_stream.errors import NetworkFileError
 from cdi_stream.fourier import FOURIER_SIGN
+from cdi_stream.networks.cuda_graph import Pass, Recorded
 
 CONTRACT_FILE = "cdi_stream.json"
 
 
 class NetworkContract(BaseModel):
-    """What a network expects and returns, written into its file."""
+    """What a network expects and returns, written into its file.
+
+    ``sure_above``, which ``cdi-stream calibrate`` finds: how far its answers to mirror images of a volume have to agree
+    for its crystal to be relied on; without it, it never is.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,16 +42,19 @@ class NetworkContract(BaseModel):
     fourier_sign: int
     weights_sha256: str
     training: str
+    sure_above: float | None = None
 
 
 class Network:
-    """A loaded network: magnitudes ``input_shape`` in, complex crystal ``output_shape`` out."""
+    """A loaded network: magnitudes ``input_shape`` in, complex crystal ``output_shape`` out; on a GPU as a graph."""
 
     def __init__(self, script: torch.jit.ScriptModule, contract: NetworkContract, sha256: str, device: str) -> None:
         self.contract = contract
         self.sha256 = sha256
         self.device = device
         self._script = script
+        is_on_gpu = torch.device(device).type == "cuda"
+        self._pass_of_one: Pass = Recorded(script, contract.input_shape, device) if is_on_gpu else script
 
     @property
     def lab_shape(self) -> tuple[int, int, int]:
@@ -67,12 +75,22 @@ class Network:
     @torch.inference_mode()
     def __call__(self, magnitude: Tensor) -> Tensor:
         """Return the complex crystal of one volume of magnitudes (maximum 1)."""
-        if tuple(magnitude.shape) != self.contract.input_shape:
-            raise NetworkFileError(
-                f"network {self.contract.name}: expected {self.contract.input_shape}, got {tuple(magnitude.shape)}"
-            )
-        amplitude, phase = self._script(magnitude.to(self.device)[None])
+        self._require(magnitude.shape)
+        amplitude, phase = self._pass_of_one(magnitude.to(self.device)[None])
         return torch.polar(amplitude[0].float(), phase[0].float())
+
+    @torch.inference_mode()
+    def batch(self, magnitudes: Tensor) -> Tensor:
+        """Return the complex crystals of several volumes ``(batch, *input_shape)`` in one pass."""
+        self._require(magnitudes.shape[1:])
+        amplitude, phase = self._script(magnitudes.to(self.device))
+        return torch.polar(amplitude.float(), phase.float())
+
+    def _require(self, shape: torch.Size) -> None:
+        if tuple(shape) != self.contract.input_shape:
+            raise NetworkFileError(
+                f"network {self.contract.name}: expected {self.contract.input_shape}, got {tuple(shape)}"
+            )
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -93,6 +111,15 @@ def export(network: nn.Module, contract: NetworkContract, path: Path) -> None:
     """Write a network in evaluation mode with its contract, its weights at half precision, see `rounded`."""
     script = torch.jit.script(copy.deepcopy(network).cpu().eval().half())
     torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: contract.model_dump_json(indent=1)})
+
+
+def rewrite_contract(path: Path, contract: NetworkContract) -> None:
+    """Put another contract into a file, its weights as they are; the file is replaced whole."""
+    part = path.with_name(path.name + ".part")
+    torch.jit.save(
+        torch.jit.load(str(path)), str(part), _extra_files={CONTRACT_FILE: contract.model_dump_json(indent=1)}
+    )
+    part.replace(path)
 
 
 class Trainable(nn.Module):

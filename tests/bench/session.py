@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ def parser(program: str, doc: str | None, out: Path) -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so many")
     made.add_argument("--only", metavar="NAME,...", default="", help="some of the experiments")
     made.add_argument("--out", type=Path, default=out, help=f"file of the lines, {out} by default")
+    made.add_argument("--share", metavar="K/N", default="1/1", help="every N-th case from the K-th on: one core's of N")
     made.add_argument("--table", action="store_true", help="only show what is in the file")
     return made
 
@@ -27,10 +29,12 @@ def run(asked: argparse.Namespace, every: dict[str, Experiment]) -> list[Line]:
     if unknown := set(wanted) - set(every):
         raise SystemExit(f"--only: expected some of {', '.join(every)}, got {', '.join(sorted(unknown))}")
     chosen = {name: every[name] for name in every if name in wanted}
+    share, of = (int(number) for number in asked.share.split("/"))
     end_s = time.monotonic() + 60 * asked.minutes
     if not asked.table:
         for experiment in chosen.values():
-            measure(experiment.cases(), asked.out, lambda: time.monotonic() > end_s)
+            cases = islice(experiment.cases(), share - 1, None, of)
+            measure(cases, asked.out, lambda: time.monotonic() > end_s)
     lines = list(lines_of(asked.out).values())
     _show(chosen, lines)
     return lines

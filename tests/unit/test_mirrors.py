@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -46,12 +48,21 @@ def test_agreement_is_1_of_one_crystal_whatever_the_data_cannot_tell_and_less_of
     assert agreement(truth) < 0.8
 
 
-def test_a_network_is_sure_where_its_answers_to_mirror_images_are_alike(truth):
+def test_a_network_is_sure_where_its_answers_to_mirror_images_are_as_alike_as_its_contract_asks(truth):
     magnitude = to_reciprocal(truth[0]).abs()
 
     def knows_mirrors(seen):
         return mirrored(truth[0], next(view for view in VIEWS if torch.equal(mirrored(seen, view), magnitude)))
 
     others = iter(truth.repeat(2, 1, 1, 1))
-    assert is_sure(knows_mirrors, magnitude)
-    assert not is_sure(lambda seen: next(others), magnitude)
+    assert is_sure(_network(knows_mirrors, 0.9), magnitude)
+    assert not is_sure(_network(lambda seen: next(others), 0.9), magnitude)
+    assert not is_sure(_network(lambda seen: pytest.fail("nobody needs its answers"), None), magnitude)
+
+
+def _network(answer, sure_above):
+    class Answering:
+        contract = SimpleNamespace(sure_above=sure_above)
+        __call__ = staticmethod(answer)
+
+    return Answering()

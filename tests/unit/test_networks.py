@@ -11,6 +11,7 @@ from torch import nn
 from cdi_stream.networks import wu2021
 from cdi_stream.networks.blocks import Fold, compressed
 from cdi_stream.networks.chan2021 import Chan2021
+from cdi_stream.networks.cuda_graph import Recorded
 from cdi_stream.networks.masto2025 import Masto2025
 from cdi_stream.networks.unrolled import Unrolled
 
@@ -122,3 +123,15 @@ def test_folding_keeps_every_voxel_once():
 def test_compression_keeps_the_ends_and_lifts_the_fringes():
     seen = compressed(torch.tensor([0.0, 0.01, 1.0]))
     assert seen.tolist() == pytest.approx([0.0, math.log(4) / math.log(301), 1.0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU with CUDA here")
+def test_a_recorded_pass_answers_as_the_pass_itself():
+    torch.manual_seed(1)
+    network = Unrolled(rounds=2, cycles=2, widths=(4, 6, 8)).eval().cuda()
+    with torch.inference_mode():
+        recorded = Recorded(network, (64, 64, 64), "cuda")
+        for volume in torch.rand(3, 1, 64, 64, 64):
+            expected = [part.clone() for part in network(volume.cuda())]
+            for part, wanted in zip(recorded(volume), expected, strict=True):
+                torch.testing.assert_close(part, wanted, rtol=1e-4, atol=1e-4)

@@ -7,7 +7,8 @@ import torch
 from cdi_stream.errors import NetworkFileError
 from cdi_stream.fourier import twin
 from cdi_stream.networks import losses
-from cdi_stream.networks.torchscript import export, load, rounded, weights_sha256
+from cdi_stream.networks.packaged import network_file, packaged
+from cdi_stream.networks.torchscript import export, load, load_trainable, rounded, weights_sha256
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.training import chan2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
@@ -103,6 +104,23 @@ def test_an_exported_network_answers_as_the_original_and_names_its_weights(tmp_p
     assert loaded.contract.weights_sha256 == weights_sha256(network)
     with pytest.raises(NetworkFileError, match=r"\(64, 64, 64\), got \(8, 8, 8\)"):
         loaded(torch.zeros(8, 8, 8))
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_packaged_networks_answer_alike_in_python_and_in_torchscript_alone_and_in_a_batch(name):
+    """As served, `unrolled` is another: rounding errors grow over 90 cycles, until they choose another answer."""
+    task, file = TASKS[name], network_file(name)
+    script, served = load_trainable(file), load(file)
+    network = task.exported(task.network())
+    network.load_state_dict(script.script.state_dict())
+    magnitudes = torch.rand((2, *task.input_shape), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        expected, found = (torch.polar(*(part.float() for part in one(magnitudes))) for one in (network.eval(), script))
+    answers = {"script": found, "served in a batch": served.batch(magnitudes), "served": served(magnitudes[0])[None]}
+    for way, answer in answers.items():
+        if not (name == "unrolled" and way.startswith("served")):
+            assert (answer - expected[: len(answer)]).abs().max() < 1e-5 * expected.abs().max(), way
+        assert answer.shape[1:] == task.output_shape
 
 
 def test_files_without_our_contract_are_refused(tmp_path):

@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from cdi_stream.fourier import to_reciprocal
 from cdi_stream.networks.losses import chi2, incoherence, pad_to_double, pearson
 from cdi_stream.networks.masto2025 import FieldPhase, log_scaled
-from cdi_stream.networks.packaged import packaged
+from cdi_stream.networks.packaged import network_file, packaged
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.phasing.align import align
 from cdi_stream.training import chan2021, masto2025, unrolled, wu2021
@@ -34,6 +34,7 @@ from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import measure
 from cdi_stream.training.run import TASKS
 from cdi_stream.training.trainer import HELD_OUT_SEED
+from tests.bench.networks import gold
 from tests.bench.networks.baselines import Known, written
 from tests.bench.record import Case, Line, plain_table
 
@@ -58,29 +59,42 @@ KNOWN: dict[str, Known] = {
 
 
 def cases() -> Iterator[Case]:
-    """Every packaged network, and both baselines on what it was trained for."""
-    for name, file in packaged().items():
-        yield Case(key=f"papers/{name}/network", measure=partial(measured, name, file))
-        for kind in ("nearest", "mean"):
-            yield Case(key=f"papers/{name}/{kind}", measure=partial(_baseline, kind, name))
+    """Every packaged network, and both baselines on what it was trained for; those of Chan et al. on gold, too."""
+    for name in packaged():
+        for kind in ("network", "nearest", "mean"):
+            yield Case(key=f"papers/{name}/{kind}", measure=partial(_on_its_own, kind, name))
+            if name.startswith("chan2021"):
+                yield Case(key=f"papers/{name}/{kind}, gold", measure=partial(_on_gold, kind, name))
 
 
-def _baseline(kind: str, name: str) -> Line:
-    return measured(name, written(kind, TASKS[name], KNOWN[name], FOLDER))
+def _on_its_own(kind: str, name: str) -> Line:
+    def held_out(k: int) -> tuple[Tensor, Tensor]:
+        return KNOWN[name](1, Generator().manual_seed(HELD_OUT_SEED + 1000 + k))
+
+    return measured(_file(kind, name), held_out, N_CRYSTALS)
 
 
-def measured(name: str, file: Path) -> Line:
-    """Means over held-out crystals of what the papers report, and the median time of a pass."""
+def _on_gold(kind: str, name: str) -> Line:
+    gold.gold(0)
+    return measured(_file(kind, name), gold.hardly_oversampled, gold.count())
+
+
+def _file(kind: str, name: str) -> Path:
+    return network_file(name) if kind == "network" else written(kind, TASKS[name], KNOWN[name], FOLDER)
+
+
+def measured(file: Path, held_out: Callable[[int], tuple[Tensor, Tensor]], n: int) -> Line:
+    """Means over ``n`` held-out crystals of what the papers report, and the median time of a pass."""
     network, lines, seconds = load(file), [], []
     phase_of = phase_network(file)
-    for k in range(N_CRYSTALS):
-        magnitude, truth = KNOWN[name](1, Generator().manual_seed(HELD_OUT_SEED + 1000 + k))
+    for k in range(n):
+        magnitude, truth = held_out(k)
         begin_s = time.perf_counter()
         answer = network(magnitude[0])
         seconds.append(time.perf_counter() - begin_s)
         lines.append(figures(answer[None], truth, magnitude, None if phase_of is None else phase_of(magnitude)))
     means = {key: sum(line[key] for line in lines) / len(lines) for key in lines[0]}
-    return {"training": network.contract.training, "ms": 1e3 * median(seconds), **means}
+    return {"training": network.contract.training, "crystals": n, "ms": 1e3 * median(seconds), **means}
 
 
 def phase_network(file: Path) -> Callable[[Tensor], Tensor] | None:

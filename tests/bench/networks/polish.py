@@ -8,7 +8,6 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-import h5py
 import numpy as np
 from rich.table import Table
 
@@ -21,9 +20,10 @@ from cdi_stream.training.run import TASKS
 from tests.bench.crystals import Case as Crystal
 from tests.bench.crystals import Complex, crystal, measured
 from tests.bench.networks.baselines import written
+from tests.bench.networks.gold import gold
 from tests.bench.networks.papers import FOLDER, KNOWN
 from tests.bench.phasing.shared_crystals import RIGHT, distance
-from tests.bench.record import Case, Line, SkippedError, median, plain_table
+from tests.bench.record import Case, Line, median, plain_table
 
 N_CRYSTALS = 50
 FIRST = 300_000
@@ -33,8 +33,6 @@ NETWORK_CYCLES = 100
 """Cycles at 64^3 that a network's forward pass and the way to its grid and back take the time of."""
 LONGER = RECIPE.replace("60*RAAR", f"{60 + NETWORK_CYCLES}*RAAR")
 BASELINES = ("nearest", "mean")
-ATOMS = Path("bench-results/atoms.h5")
-"""Made by ``cdi-stream atoms --out bench-results/atoms.h5 --count 50 --seed 7``."""
 
 
 def _strained(phase_pi: int, k: int) -> tuple[Crystal, Complex]:
@@ -44,13 +42,7 @@ def _strained(phase_pi: int, k: int) -> tuple[Crystal, Complex]:
 
 
 def _atomistic(k: int) -> tuple[Crystal, Complex]:
-    if not ATOMS.is_file():
-        raise SkippedError(f"{ATOMS} is not there: cdi-stream atoms makes it")
-    with h5py.File(ATOMS) as file:
-        if k >= len(file["crystal"]):
-            raise SkippedError(f"{ATOMS} holds {len(file['crystal'])} crystals")
-        truth = np.pad(file["crystal"][k], 16)
-    return Crystal(seed=FIRST + k, kind="atomistic", phase_pi=float("nan")), truth
+    return Crystal(seed=FIRST + k, kind="atomistic", phase_pi=float("nan")), np.pad(gold(k), 16)
 
 
 SAMPLES: dict[str, Callable[[int], tuple[Crystal, Complex]]] = {

@@ -21,18 +21,20 @@ from cdi_stream.live.infer import infer
 from cdi_stream.live.polish import PolishSettings, measurement, polish
 from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
 from cdi_stream.networks.block_dct import downsampled
-from cdi_stream.networks.mirrors import SURE, agreement, mirrored_answers
-from cdi_stream.networks.packaged import network_file
+from cdi_stream.networks.mirrors import agreement, is_sure, mirrored_answers
+from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.networks.torchscript import Network, load
 from cdi_stream.phase import in_counts, prepared
 from cdi_stream.phasing.quality import misfit
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.refine.methods import MethodSettings, refine
+from tests.bench.networks import pictures
 from tests.bench.phasing.real import SOURCES
 from tests.bench.record import Case, Line, plain_table
 
 SIZE = 128
-BUDGET_S = 60.0
+REFINEMENT = MethodSettings(recipe="", network_file=DEFAULT_NETWORK, network_steps=1, network_recipe="", budget_s=60.0)
+PICTURES = Path("bench-results/pictures")
 
 
 def cases(networks: Sequence[str]) -> Iterator[Case]:
@@ -45,25 +47,29 @@ def cases(networks: Sequence[str]) -> Iterator[Case]:
 
 def followed(name: str, source: str, way: str = "") -> Line:
     """Chi2 and r_p of each step on the measured voxels, and how far answers to mirror images agree."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = in_counts(read_intensities(SOURCES[source](Path(folder))))
-    volume = prepared(window_of(found, (SIZE,) * 3).take(found))
-    network = load(network_file(name))
+    volume, network = _measured(source), load(network_file(name))
     lab = WAYS[way](volume, network)
-    agreed = agreement(mirrored_answers(network, torch.from_numpy(lab.magnitude.copy())))
+    magnitude = torch.from_numpy(lab.magnitude.copy())
+    agreed = agreement(mirrored_answers(network, magnitude))
     start = starting_point(infer(lab, network), volume, "cpu")
-    start = replace(start, ask_sure=lambda: agreed > SURE)
+    start = replace(start, ask_sure=partial(is_sure, network, magnitude))
     default = PolishConfig()
     polished = polish(volume, start, PolishSettings(budget_s=default.budget_s, most_voxels=default.most_voxels))
-    settings = MethodSettings(
-        recipe="", network_file=network_file(name), network_steps=1, network_recipe="", budget_s=BUDGET_S
-    )
-    refined, schedule = refine("auto", PhasedVolume(crystal=polished, volume=volume), settings)
+    refined, schedule = refine("auto", PhasedVolume(crystal=polished, volume=volume), REFINEMENT)
+    found = {"polish": polished, "refined": refined}
     first = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
     answered = misfit(first.result[0], measurement(volume))
-    steps = {"network": answered, "polish": polished.scalars, "refined": refined.scalars}
+    drawn = {"network": start.density, **{key: torch.from_numpy(np.array(one.density)) for key, one in found.items()}}
+    pictures.draw(PICTURES / f"{name}{way} {source}.png", f"{name}{way}: {source}", drawn)
+    steps = {"network": answered, **{key: one.scalars for key, one in found.items()}}
     numbers = {f"{key}_{step}": scalars[key] for step, scalars in steps.items() for key in ("chi2", "r_p")}
     return {"network": name + way, "source": source, "agreement": agreed, "refinement": schedule, **numbers}
+
+
+def _measured(source: str) -> PreparedVolume:
+    with tempfile.TemporaryDirectory() as folder:
+        counts = in_counts(read_intensities(SOURCES[source](Path(folder))))
+    return prepared(window_of(counts, (SIZE,) * 3).take(counts))
 
 
 def _by_blocks(volume: PreparedVolume, network: Network) -> LabVolume:
