@@ -81,7 +81,7 @@ def train(
 
 def calibrate(
     network: Annotated[Path, typer.Argument(help="Network file, of ours or of others; it is written anew.")],
-    count: Annotated[int, typer.Option(help="Crystals to try it on.", min=20)] = 300,
+    count: Annotated[int, typer.Option(help="Crystals to try it on.", min=100)] = 400,
     device: DeviceOption = Device.CPU,
     as_json: JsonOption = False,
 ) -> None:
@@ -89,8 +89,8 @@ def calibrate(
     from cdi_stream.training.calibration import calibrate as run
 
     require(device)
-    limit = run(network, count, device).sure_above
-    show({"file": str(network.resolve()), "sure_above": "never" if limit is None and not as_json else limit}, as_json)
+    limit = run(network, count, device).sure_from
+    show({"file": str(network.resolve()), "sure_from": "never" if limit is None and not as_json else limit}, as_json)
 
 
 def atoms(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ _WARM_UP_PASSES = 3
 class Recorded:
     """A pass on volumes of one shape, ``(1, ...)``, as a CUDA graph.
 
-    The pass has to be the same work whatever the volume holds.  Answers lie in memory that the next pass writes over.
+    The pass has to be the same work whatever the volume holds.  Threads take turns: all passes share their memory.
     """
 
+    @torch.no_grad()
     def __init__(self, forward: Pass, shape: tuple[int, ...], device: str) -> None:
+        self._turn = Lock()
         self._volume = torch.zeros((1, *shape), device=device)
         _warm_up(forward, self._volume)
         self._graph = torch.cuda.CUDAGraph()
@@ -26,9 +29,11 @@ class Recorded:
 
     def __call__(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Answer to a volume of this shape, from wherever it lies."""
-        self._volume.copy_(volume)
-        self._graph.replay()
-        return self._answer
+        with self._turn:
+            self._volume.copy_(volume)
+            self._graph.replay()
+            amplitude, phase = self._answer
+            return amplitude.clone(), phase.clone()
 
 
 def _warm_up(forward: Pass, volume: Tensor) -> None:

@@ -28,12 +28,12 @@ def mirrored_answers(network: Callable[[Tensor], Tensor], magnitude: Tensor, n: 
 
 def is_sure(network: Network, magnitude: Tensor) -> bool:
     """Whether a network answers to the mirror images of a volume as much alike as its contract asks for; else never."""
-    limit = network.contract.sure_above
-    return limit is not None and agreement(mirrored_answers(network, magnitude)) > limit
+    limit = network.contract.sure_from
+    return limit is not None and agreement(mirrored_answers(network, magnitude)) >= limit
 
 
 def agreement(answers: Tensor) -> float:
     """Mean overlap of each two answers, in [0, 1], wherever they lie and twin or not."""
     pairs = list(combinations(range(len(answers)), 2))
     first, second = (answers[list(side)] for side in zip(*pairs, strict=True))
-    return float(overlaps(first, second)[0].mean())
+    return min(1.0, float(overlaps(first, second)[0].mean()))

@@ -10,6 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Literal
+from zipfile import ZipFile
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,13 +24,13 @@ CONTRACT_FILE = "cdi_stream.json"
 
 
 class NetworkContract(BaseModel):
-    """What a network expects and returns, written into its file.
+    """What a network expects and returns, written into its file; what else a file says there is not read.
 
-    ``sure_above``, which ``cdi-stream calibrate`` finds: how far its answers to mirror images of a volume have to agree
+    ``sure_from``, which ``cdi-stream calibrate`` finds: how far its answers to mirror images of a volume have to agree
     for its crystal to be relied on; without it, it never is.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str
     version: str
@@ -42,7 +43,7 @@ class NetworkContract(BaseModel):
     fourier_sign: int
     weights_sha256: str
     training: str
-    sure_above: float | None = None
+    sure_from: float | None = None
 
 
 class Network:
@@ -110,16 +111,29 @@ def rounded(network: nn.Module) -> nn.Module:
 def export(network: nn.Module, contract: NetworkContract, path: Path) -> None:
     """Write a network in evaluation mode with its contract, its weights at half precision, see `rounded`."""
     script = torch.jit.script(copy.deepcopy(network).cpu().eval().half())
-    torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: contract.model_dump_json(indent=1)})
+    torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: _written(contract)})
 
 
-def rewrite_contract(path: Path, contract: NetworkContract) -> None:
-    """Put another contract into a file, its weights as they are; the file is replaced whole."""
+def rewrite_contract(path: Path, contract: NetworkContract, sha256: str) -> None:
+    """Put another contract into a file, weights and other texts in it as they are; the file is replaced whole.
+
+    Raises
+    ------
+    NetworkFileError
+        If the file is no longer the one with this ``sha256``.
+    """
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise NetworkFileError(f"{path}: expected the file as it was read, got another one: do it again")
+    with ZipFile(path) as archive:
+        texts = {name.partition("/extra/")[2]: "" for name in archive.namelist() if "/extra/" in name}
+    script = torch.jit.load(str(path), map_location="cpu", _extra_files=texts)
     part = path.with_name(path.name + ".part")
-    torch.jit.save(
-        torch.jit.load(str(path)), str(part), _extra_files={CONTRACT_FILE: contract.model_dump_json(indent=1)}
-    )
+    torch.jit.save(script, str(part), _extra_files={**texts, CONTRACT_FILE: _written(contract)})
     part.replace(path)
+
+
+def _written(contract: NetworkContract) -> str:
+    return contract.model_dump_json(indent=1, exclude_none=True)
 
 
 class Trainable(nn.Module):

@@ -18,7 +18,12 @@ def parser(program: str, doc: str | None, out: Path) -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so many")
     made.add_argument("--only", metavar="NAME,...", default="", help="some of the experiments")
     made.add_argument("--out", type=Path, default=out, help=f"file of the lines, {out} by default")
-    made.add_argument("--share", metavar="K/N", default="1/1", help="every N-th case from the K-th on: one core's of N")
+    made.add_argument(
+        "--share",
+        metavar="K/N",
+        default="1/1",
+        help="every N-th case from the K-th on, into a file of its own: where no case has a time limit",
+    )
     made.add_argument("--table", action="store_true", help="only show what is in the file")
     return made
 

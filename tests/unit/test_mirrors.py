@@ -60,9 +60,9 @@ def test_a_network_is_sure_where_its_answers_to_mirror_images_are_as_alike_as_it
     assert not is_sure(_network(lambda seen: pytest.fail("nobody needs its answers"), None), magnitude)
 
 
-def _network(answer, sure_above):
+def _network(answer, sure_from):
     class Answering:
-        contract = SimpleNamespace(sure_above=sure_above)
+        contract = SimpleNamespace(sure_from=sure_from)
         __call__ = staticmethod(answer)
 
     return Answering()

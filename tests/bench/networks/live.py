@@ -41,11 +41,16 @@ LARGE = "+others"
 """After a network's name: as volumes go that are too large for a search."""
 
 
-def cases(networks: Sequence[str]) -> Iterator[Case]:
-    """Every crystal, by random starts alone, with these networks, and as large volumes go."""
+def starts(networks: Sequence[str]) -> Sequence[str]:
+    """Random starts alone, with these networks, and as large volumes go."""
+    return ("random", *networks, *(name + LARGE for name in networks))
+
+
+def cases(starts: Sequence[str]) -> Iterator[Case]:
+    """Every crystal, by each of these."""
     for k in range(N_CRYSTALS):
         for sample in SAMPLES:
-            for start in ("random", *networks, *(name + LARGE for name in networks)):
+            for start in starts:
                 yield Case(key=f"live/{start}/{sample}/{k}", measure=partial(searched, start, sample, k))
 
 

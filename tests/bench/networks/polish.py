@@ -51,11 +51,16 @@ SAMPLES: dict[str, Callable[[int], tuple[Crystal, Complex]]] = {
 }
 
 
-def cases(networks: Sequence[str]) -> Iterator[Case]:
-    """Every crystal of every kind, from random starts, both baselines and these networks."""
+def starts(networks: Sequence[str]) -> Sequence[str]:
+    """Random phases, these networks, and both baselines."""
+    return ("random", *networks, *BASELINES)
+
+
+def cases(starts: Sequence[str]) -> Iterator[Case]:
+    """Every crystal of every kind, from each of these."""
     for k in range(N_CRYSTALS):
         for sample in SAMPLES:
-            for start in ("random", *networks, *BASELINES):
+            for start in starts:
                 yield Case(key=f"polish/{start}/{sample}/{k}", measure=partial(polished, start, sample, k))
 
 
