@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdi_stream.live.correct import centre_of_mass
 from cdi_stream.live.describe import box_vox
 from cdi_stream.phasing.align import align
 
@@ -17,8 +18,8 @@ LEVEL = 0.3
 
 
 def draw(out: Path, title: str, steps: dict[str, Tensor]) -> None:
-    """Amplitude and phase in two central slices of each, laid on the last over shift, twin and global phase."""
-    last = list(steps.values())[-1]
+    """Amplitude and phase in two slices through the middle of each, laid on the last over shift, twin and phase."""
+    last = _centred(list(steps.values())[-1])
     figure = Figure(figsize=(3.2 * len(steps), 11), layout="constrained")
     axes = figure.subplots(4, len(steps), squeeze=False)
     reach = int(0.65 * box_vox(last.abs().numpy()).max()) + 1
@@ -35,6 +36,13 @@ def draw(out: Path, title: str, steps: dict[str, Tensor]) -> None:
     figure.suptitle(f"{title}; phase within {steepest:.1f} rad")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=90)
+
+
+def _centred(crystal: Tensor) -> Tensor:
+    """Its centre of mass at the origin, to a voxel."""
+    centre = centre_of_mass(crystal.numpy())
+    shifts = [n // 2 - round(at) for n, at in zip(crystal.shape, centre.tolist(), strict=True)]
+    return crystal.roll(shifts, (0, 1, 2))
 
 
 def _turned(crystal: NDArray[np.complex64]) -> NDArray[np.complex64]:
