@@ -30,6 +30,14 @@ def convolution(n_in: int, n_out: int, kernel: tuple[int, ...], dilation: int = 
     return made
 
 
+def begun(layer: nn.Module, slope: float) -> nn.Module:
+    """A layer with weights that keep the variance of what comes through a rectifier of this slope before it."""
+    nn.init.kaiming_normal_(layer.weight, a=slope)  # type: ignore[arg-type]
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
 def block(n_in: int, n_out: int, n_axes: int = 3) -> nn.Sequential:
     """Convolution of 3 voxels an axis, then one an axis of 3 along it alone, each normalised and rectified."""
     separable = [tuple(3 if k == axis else 1 for k in range(n_axes)) for axis in range(n_axes)]

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from cdi_stream.networks.blocks import Fold, Unfold, compressed
+from cdi_stream.networks.blocks import Fold, Unfold, begun, compressed
 
 DROPOUT = 0.1
 LEAK = 0.1
@@ -64,9 +64,9 @@ def _pair(n_in: int, n_out: int, dropout: float) -> list[nn.Module]:
     """Two convolutions, each rectified and, where nothing is dropped out, normalised."""
     layers: list[nn.Module] = []
     for n in (n_in, n_out):
-        convolution = nn.Conv3d(n, n_out, 3, padding=1)
-        nn.init.kaiming_normal_(convolution.weight)
-        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-        even = [nn.Dropout(dropout)] if dropout > 0 else []
-        layers += [convolution, *([] if even else [nn.BatchNorm3d(n_out)]), nn.LeakyReLU(LEAK), *even]
+        layers.append(begun(nn.Conv3d(n, n_out, 3, padding=1), slope=0.0))
+        if dropout > 0:
+            layers += [nn.LeakyReLU(LEAK), nn.Dropout(dropout)]
+        else:
+            layers += [nn.BatchNorm3d(n_out), nn.LeakyReLU(LEAK)]
     return layers

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cdi_stream.networks.blocks import Fold, Unfold, compressed, convolution
+from cdi_stream.networks.blocks import Fold, Unfold, begun, compressed, convolution
 
 SLOPE = 0.2
 RATES = ((4, 2, 1), (3, 2, 1))
@@ -95,7 +95,8 @@ class Dilated(nn.Module):
         super().__init__()
         share = n_out // len(rates)
         self.parts = nn.ModuleList(
-            nn.Sequential(_begun(convolution(n_in, share, (3, 3, 3), rate)), nn.LeakyReLU(SLOPE)) for rate in rates
+            nn.Sequential(begun(convolution(n_in, share, (3, 3, 3), rate), SLOPE), nn.LeakyReLU(SLOPE))
+            for rate in rates
         )
         self.mixed = _plain(n_in + share * len(rates), n_out)
 
@@ -115,12 +116,4 @@ def _upwards(n_in: int) -> nn.ConvTranspose3d:
 
 
 def _plain(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(_begun(nn.Conv3d(n_in, n_out, 3, padding=1)), nn.LeakyReLU(SLOPE))
-
-
-def _begun(layer: nn.Module, slope: float = SLOPE) -> nn.Module:
-    """Weights that keep the variance of what comes through a rectifier of this slope."""
-    nn.init.kaiming_normal_(layer.weight, a=slope)  # type: ignore[arg-type]
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
+    return nn.Sequential(begun(nn.Conv3d(n_in, n_out, 3, padding=1), SLOPE), nn.LeakyReLU(SLOPE))
