@@ -78,6 +78,13 @@ def test_memory_that_is_not_in_rows_is_refused_rather_than_copied():
         rescale(field, torch.ones(6, 4))
 
 
+def test_nothing_is_compiled_at_a_call():
+    """First calls come from threads, where numba's tables may change while they are read."""
+    field, factor = torch.zeros(1, 8, dtype=torch.complex64), torch.ones(1, 8, dtype=torch.float64)
+    with pytest.raises(TypeError, match="No matching definition"):
+        multiply(field, factor)
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_it_is_the_same():
     rng = np.random.default_rng(1)
