@@ -65,6 +65,10 @@ def train(
     minutes: Annotated[float, typer.Option(help="Longest time to train for.", min=0.01)] = 20.0,
     steps: Annotated[int | None, typer.Option(help="Length of the plan; else what the minutes allow.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated crystals.", min=0)] = 1,
+    crystals: Annotated[
+        Path | None,
+        typer.Option(help="Train on the crystals of this file, see atoms, rather than on simulated shapes."),
+    ] = None,
     device: DeviceOption = Device.CPU,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped, here or elsewhere.")] = False,
 ) -> None:
@@ -76,7 +80,17 @@ def train(
     def report(line: str) -> None:
         console.print(line, highlight=False)
 
-    run(name, out, minutes=minutes, steps=steps, seed=seed, device=device, is_resumed=resume, report=report)
+    run(
+        name,
+        out,
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        device=device,
+        is_resumed=resume,
+        report=report,
+        crystals=crystals,
+    )
 
 
 def calibrate(
@@ -99,6 +113,6 @@ def atoms(
     seed: Annotated[int, typer.Option(help="Seed of the crystals.", min=0)] = 1,
 ) -> None:
     """Simulate gold crystals atom by atom, relaxed with LAMMPS; it goes on where it stopped."""
-    from cdi_stream.training.atoms import write_set
+    from cdi_stream.training.atom_sets import write_set
 
     write_set(out, count, seed)

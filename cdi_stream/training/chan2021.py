@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from cdi_stream.fourier import twin
 from cdi_stream.networks.chan2021 import Chan2021, small
-from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.crystals import CrystalRanges, drawn_from
 from cdi_stream.training.diffraction import Array, field, measure, scaled
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
@@ -28,9 +28,9 @@ RANGES = CrystalRanges(
 )
 
 
-def draw(batch: int, generator: Generator) -> Draw:
+def seen(crystal: Tensor, generator: Generator) -> Draw:
     """Magnitudes and crystals ``(batch, 32, 32, 32)``: oversampled by 1.2 to 2 only."""
-    return measure(crystals(batch, N_VOXELS, RANGES, generator), generator, array=Array.SAME)
+    return measure(crystal, generator, array=Array.SAME)
 
 
 def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
@@ -63,7 +63,8 @@ def _errors(amplitude: Tensor, phase: Tensor, truth: Tensor) -> tuple[Tensor, Te
 TASK = Task(
     name="chan2021",
     network=Chan2021,
-    draw=draw,
+    crystals=drawn_from(RANGES, N_VOXELS),
+    seen=seen,
     loss=loss,
     plan=Plan(
         stages=(

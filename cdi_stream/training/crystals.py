@@ -7,6 +7,7 @@ Arrays are ``(batch, n, n, n)`` in lab axes [z, y, x], the crystal's centre at v
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,11 @@ class CrystalRanges:
     fields: tuple[str, ...] = ("correlated",)
 
 
+def drawn_from(ranges: CrystalRanges, n: int) -> Callable[[int, Generator], Tensor]:
+    """What draws such crystals of n voxels along an axis by their number and a generator."""
+    return lambda batch, generator: crystals(batch, n, ranges, generator)
+
+
 def crystals(batch: int, n: int, ranges: CrystalRanges, generator: Generator) -> Tensor:
     """Draw complex crystals ``(batch, n, n, n)``: amplitude 1 inside, soft border, zero mean phase.
 
@@ -52,18 +58,24 @@ def crystals(batch: int, n: int, ranges: CrystalRanges, generator: Generator) ->
 
 def _rotate_and_centre(amplitude: Tensor, rotation: Tensor, longest: Tensor) -> Tensor:
     """Rotate about the centre of mass, bring that to voxel n//2 and the longest lab extent to ``longest``."""
-    batch, n, position = amplitude.shape[0], amplitude.shape[-1], positions(amplitude.shape[-1], amplitude.device)
+    batch, position = amplitude.shape[0], positions(amplitude.shape[-1], amplitude.device)
     mass = amplitude.reshape(batch, -1, 1)
     centre = (mass * position).sum(1) / mass.sum(1)
     turned = (position - centre[:, None, :]) @ rotation.transpose(1, 2)
     reach = torch.where(mass > 0.5, turned.abs(), 0.0).amax((1, 2))
-    shrink = 2 * reach / longest[:, 0]
-    source = shrink[:, None, None] * position @ rotation + centre[:, None, :]
+    return resampled(amplitude[:, None], rotation, 2 * reach / longest[:, 0], centre)[:, 0]
+
+
+def resampled(volumes: Tensor, rotation: Tensor, shrink: Tensor, centre: Tensor) -> Tensor:
+    """Volumes ``(batch, channels, n, n, n)`` turned, and so many times smaller, about a ``centre`` that goes to n//2.
+
+    ``centre`` ``(batch, 3)`` is in voxels from n//2; ``rotation`` is ``(batch, 3, 3)``, ``shrink`` ``(batch,)``.
+    """
+    n = volumes.shape[-1]
+    source = shrink[:, None, None] * positions(n, volumes.device) @ rotation + centre[:, None, :]
     grid = (2 * (source + n // 2) + 1) / n - 1
-    grid = grid.flip(-1).reshape(batch, n, n, n, 3)
-    return torch.nn.functional.grid_sample(
-        amplitude[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )[:, 0]
+    grid = grid.flip(-1).reshape(-1, n, n, n, 3)
+    return torch.nn.functional.grid_sample(volumes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _scale_inside(phase: Tensor, amplitude: Tensor, wanted_range: Tensor) -> Tensor:

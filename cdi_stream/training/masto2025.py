@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 from torch import Generator, Tensor, nn
 
 from cdi_stream.networks import losses
 from cdi_stream.networks.masto2025 import FieldPhase, Masto2025, log_scaled, small
-from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.crystals import CrystalRanges, drawn_from
 from cdi_stream.training.diffraction import field, measure
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
@@ -29,18 +28,15 @@ ALL = replace(RANGES, phase_range_rad=(0.0, 5 * math.pi))
 """With the weakly strained ones, from which a small network learns the rest."""
 
 
-def volumes(batch: int, generator: Generator, ranges: CrystalRanges = RANGES) -> tuple[Tensor, Tensor]:
+def volumes(crystal: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Magnitudes ``(batch, 64, 64, 64)`` and crystals ``(batch, 32, 32, 32)``."""
-    return measure(crystals(batch, N_VOXELS // 2, ranges, generator), generator, PHOTONS)
+    return measure(crystal, generator, PHOTONS)
 
 
-def draw(batch: int, generator: Generator, ranges: CrystalRanges = RANGES) -> Draw:
+def seen(crystal: Tensor, generator: Generator) -> Draw:
     """Magnitudes, and phases [rad] of the field, ``(batch, 64, 64, 64)``."""
-    magnitude, crystal = volumes(batch, generator, ranges)
+    magnitude, crystal = volumes(crystal, generator)
     return magnitude, field(crystal).angle()
-
-
-draw_all = partial(draw, ranges=ALL)
 
 
 def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
@@ -52,7 +48,8 @@ def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
 TASK = Task(
     name="masto2025",
     network=Masto2025,
-    draw=draw,
+    crystals=drawn_from(RANGES, N_VOXELS // 2),
+    seen=seen,
     loss=loss,
     plan=Plan(stages=(Stage(steps=60_000, optimizer="adam", rate=1e-4),)),
     input_shape=(N_VOXELS,) * 3,
@@ -65,6 +62,6 @@ SMALL = replace(
     TASK,
     name="masto2025-small",
     network=small,
-    draw=draw_all,
+    crystals=drawn_from(ALL, N_VOXELS // 2),
     plan=Plan(stages=(Stage(steps=20_000, rate=1.5e-3),), batch=8),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from cdi_stream.errors import ConfigError
 from cdi_stream.networks.torchscript import NetworkContract, export, rounded
 from cdi_stream.training import chan2021, checkpoint, masto2025, unrolled, wu2021
+from cdi_stream.training.atom_sets import AtomSet, on_set
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Progress, Training, step_s
 
@@ -45,20 +46,24 @@ def train(
     device: str,
     is_resumed: bool,
     report: Report,
+    crystals: Path | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Training:
     """Train the network of this name for at most ``minutes`` and export it to ``out``.
 
     Beside it go the curve, ``.curve.jsonl``, the card, ``.card.json``, and what a resumed training needs,
-    ``.checkpoint``.  Without ``steps`` the plan is made as long as the minutes allow.
+    ``.checkpoint``.  Without ``steps`` the plan is made as long as the minutes allow; with a file of ``crystals`` those
+    are trained on, see `AtomSet`.
 
     Raises
     ------
     ConfigError
-        If there is no such network, or a checkpoint is there that nobody asked to go on from, or none is.
+        If there is no such network or no such crystals, or a checkpoint is there that nobody asked to go on from, or
+        none is, or one of other crystals.
     """
     begin_s = clock()
-    training = _begun(_task(name), _folder(out), minutes, steps, seed, device, is_resumed)
+    task = _task(name) if crystals is None else on_set(_task(name), AtomSet.read(crystals))
+    training = _begun(task, _folder(out), minutes, steps, seed, device, is_resumed)
     report(f"{name}: {training.plan.steps} steps on {device}, from step {training.step}")
     training.run(
         lambda progress: report(_line(progress)),
@@ -84,7 +89,8 @@ def export_training(folder: Path, out: Path) -> None:
     if there is None:
         raise ConfigError(f"expected a training's checkpoint in {folder}, found none")
     state = checkpoint.load(there)
-    _exported(Training.resumed(_task(state["task"]), state, device="cpu"), out)
+    task = replace(_task(state["task"]), data=state["data"])
+    _exported(Training.resumed(task, state, device="cpu"), out)
 
 
 def _exported(training: Training, out: Path) -> None:
@@ -101,7 +107,7 @@ def card(training: Training, contract: NetworkContract) -> dict[str, Any]:
     return {
         "network": contract.model_dump(),
         "weights": sum(weight.numel() for weight in training.network.parameters()),
-        "data": "crystals simulated as they were needed, each step from a seed of its own",
+        "data": f"crystals {training.task.data}",
         "plan": training.plan.model_dump(),
         "seed": training.seed,
         "steps": training.step,
@@ -117,7 +123,7 @@ def described(training: Training) -> str:
     """One sentence on how a network came to be."""
     held_out = f"{training.curve[-1].validation_loss:.3f}" if training.curve else "not yet known"
     return (
-        f"{training.step} of {training.plan.steps} steps of {training.plan.batch} simulated crystals in "
+        f"{training.step} of {training.plan.steps} steps of {training.plan.batch} crystals, {training.task.data}; "
         f"{training.minutes:.1f} minutes on {training.device}, seed {training.seed}; held-out loss {held_out}"
     )
 
@@ -141,6 +147,8 @@ def _begun(
         state = checkpoint.load(there)
         if state["task"] != task.name:
             raise ConfigError(f"--resume: expected a checkpoint of {task.name}, got one of {state['task']} in {there}")
+        if state["data"] != task.data:
+            raise ConfigError(f"--resume: expected crystals {state['data']}, got {task.data}; name them by --crystals")
         return Training.resumed(task, state, device=device)
     n_steps = steps or max(1, int(PLANNED * 60 * minutes / step_s(task, task.plan, device)))
     return Training(task, task.plan.lasting(n_steps), seed=seed, device=device)

@@ -12,20 +12,24 @@ from cdi_stream.networks.torchscript import NetworkContract, weights_sha256
 from cdi_stream.training.plan import Plan, Stage
 
 Draw = tuple[Tensor, ...]
+Crystals = Callable[[int, Generator], Tensor]
+"""Draws a batch of complex crystals; the generator's device is theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One network's training.
 
-    ``draw`` simulates a batch: what the network sees, and what it should answer; the generator's device is theirs.
-    ``loss`` is of a batch in either mode of the network, its terms weighed by the stage.  ``exported`` makes of it what
-    answers amplitude and phase of the crystal; `contract` says what is written into its file.
+    ``seen`` makes of crystals what the network sees of them, and what it should answer.  ``held_out`` crystals, where
+    they are not drawn like ``crystals``, are those it is judged by.  ``loss`` is of a batch in either mode of the
+    network, its terms weighed by the stage.  ``exported`` makes of it what answers amplitude and phase of the crystal;
+    `contract` says what is written into its file.  ``data`` says where the crystals come from.
     """
 
     name: str
     network: Callable[[], nn.Module]
-    draw: Callable[[int, Generator], Draw]
+    crystals: Crystals
+    seen: Callable[[Tensor, Generator], Draw]
     loss: Callable[[nn.Module, Draw, Stage], Tensor]
     plan: Plan
     input_shape: tuple[int, ...]
@@ -33,6 +37,16 @@ class Task:
     oversampling: float
     phase_range_rad: float
     exported: Callable[[nn.Module], nn.Module] = nn.Module.eval
+    held_out: Crystals | None = None
+    data: str = "simulated as they were needed, each step from a seed of its own"
+
+    def draw(self, batch: int, generator: Generator) -> Draw:
+        """A batch to learn from: what the network sees, and what it should answer."""
+        return self.seen(self.crystals(batch, generator), generator)
+
+    def draw_held_out(self, batch: int, generator: Generator) -> Draw:
+        """A batch to be judged by."""
+        return self.seen((self.held_out or self.crystals)(batch, generator), generator)
 
     def contract(self, network: nn.Module, training: str) -> NetworkContract:
         """Contract of a trained network, with one sentence on its training."""

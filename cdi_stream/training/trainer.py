@@ -64,6 +64,7 @@ class Training:
         is_new_stage = self.is_done or self.plan.at(self.step)[1] == 0
         return {
             "task": self.task.name,
+            "data": self.task.data,
             "plan": self.plan.model_dump_json(),
             "seed": self.seed,
             "step": self.step,
@@ -145,7 +146,7 @@ def validate(task: Task, network: nn.Module, plan: Plan, device: str) -> float:
     network.eval()
     total = 0.0
     for index in range(HELD_OUT_BATCHES):
-        drawn = task.draw(plan.batch, Generator().manual_seed(HELD_OUT_SEED + index))
+        drawn = task.draw_held_out(plan.batch, Generator().manual_seed(HELD_OUT_SEED + index))
         total += task.loss(network, tuple(tensor.to(device) for tensor in drawn), plan.stages[-1]).item()
     network.train(was_training)
     return total / HELD_OUT_BATCHES

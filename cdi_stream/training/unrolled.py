@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from cdi_stream.fourier import to_crystal
 from cdi_stream.networks import losses
 from cdi_stream.networks.unrolled import Unrolled
-from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.crystals import CrystalRanges, drawn_from
 from cdi_stream.training.diffraction import Array, field, measure
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
@@ -25,13 +25,12 @@ RANGES = CrystalRanges(
 )
 
 
-def draw(batch: int, generator: Generator) -> Draw:
+def seen(crystal: Tensor, generator: Generator) -> Draw:
     """Magnitudes ``(batch, 64, 64, 64)``, crystals ``(batch, 32, 32, 32)`` on the coarse grid, phases of the starts.
 
     Only the middle of the diffraction is simulated, the network looks at no more.
     """
-    drawn = crystals(batch, N_COARSE, RANGES, generator)
-    magnitude, crystal = measure(drawn, generator, (1e5, 1e8), Array.MIDDLE)
+    magnitude, crystal = measure(crystal, generator, (1e5, 1e8), Array.MIDDLE)
     turn = 2 * math.pi * torch.rand(magnitude.shape, generator=generator, device=generator.device)
     return losses.pad_to_double(magnitude), to_crystal(field(crystal, Array.MIDDLE)), turn
 
@@ -48,7 +47,8 @@ def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
 TASK = Task(
     name="unrolled",
     network=Unrolled,
-    draw=draw,
+    crystals=drawn_from(RANGES, N_COARSE),
+    seen=seen,
     loss=loss,
     plan=Plan(stages=(Stage(steps=20_000, rate=2e-3),)),
     input_shape=(N_VOXELS,) * 3,

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from cdi_stream.networks import losses
 from cdi_stream.networks.wu2021 import plane, small, whole
-from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.crystals import CrystalRanges, drawn_from
 from cdi_stream.training.diffraction import measure, scaled
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
@@ -26,14 +26,9 @@ WEAK, STRONG = CrystalRanges(), CrystalRanges(phase_range_rad=(0.0, 2 * math.pi)
 SUPERELLIPSOIDS = CrystalRanges(shapes=("superellipsoid",), phase_range_rad=(0.0, 2 * math.pi))
 
 
-def draw(batch: int, generator: Generator, ranges: CrystalRanges = WEAK) -> Draw:
-    """Magnitudes ``(batch, 64, 64, 64)`` and crystals ``(batch, 32, 32, 32)``."""
-    return measure(crystals(batch, N_VOXELS // 2, ranges, generator), generator)
-
-
-def draw_plane(batch: int, generator: Generator) -> Draw:
+def seen_plane(crystal: Tensor, generator: Generator) -> Draw:
     """Central slices of the diffraction, ``(batch, 64, 64)``, and the projections ``(batch, 32, 32)`` they are of."""
-    projection = crystals(batch, N_VOXELS // 2, SUPERELLIPSOIDS, generator).sum(1)
+    projection = crystal.sum(1)
     projection = torch.polar(scaled(projection.abs()), projection.angle())
     return measure(projection, generator)
 
@@ -62,7 +57,8 @@ _SWAPPED = Plan(
 SMALL = Task(
     name="wu2021-small",
     network=lambda: _laid_out(small()),
-    draw=draw,
+    crystals=drawn_from(WEAK, N_VOXELS // 2),
+    seen=measure,
     loss=loss,
     plan=Plan(stages=(Stage(steps=20_000),)),
     input_shape=(N_VOXELS,) * 3,
@@ -73,7 +69,8 @@ SMALL = Task(
 WHOLE = Task(
     name="wu2021",
     network=lambda: _laid_out(whole()),
-    draw=lambda batch, generator: draw(batch, generator, SUPERELLIPSOIDS),
+    crystals=drawn_from(SUPERELLIPSOIDS, N_VOXELS // 2),
+    seen=measure,
     loss=loss,
     plan=_SWAPPED,
     input_shape=(N_VOXELS,) * 3,
@@ -84,7 +81,8 @@ WHOLE = Task(
 PLANE = Task(
     name="wu2021-2d",
     network=plane,
-    draw=draw_plane,
+    crystals=drawn_from(SUPERELLIPSOIDS, N_VOXELS // 2),
+    seen=seen_plane,
     loss=loss,
     plan=Plan(stages=(Stage(steps=40_000, optimizer="sgd", rate=0.01, fall="geometric", last=0.95**20),), batch=32),
     input_shape=(N_VOXELS,) * 2,

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.training import atoms
+from cdi_stream.training.atom_sets import write_set
 
 HALF_A = 16.0
 
@@ -76,12 +77,12 @@ def test_the_potential_holds_gold_together_and_takes_strain_out(rng):
 def test_a_set_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(atoms, "HALF_BLOCK_A", (9.0, 11.0))
     whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
-    atoms.write_set(whole, 2, seed=1)
+    write_set(whole, 2, seed=1)
     for count in (1, 2):
-        atoms.write_set(parts, count, seed=1)
+        write_set(parts, count, seed=1)
     with h5py.File(whole) as first, h5py.File(parts) as second:
         assert first["crystal"].shape == (2, 32, 32, 32)
         assert np.array_equal(first["crystal"][:], second["crystal"][:])
         assert not np.array_equal(first["crystal"][0], first["crystal"][1])
     with pytest.raises(ConfigError, match="seed 1"):
-        atoms.write_set(whole, 3, seed=2)
+        write_set(whole, 3, seed=2)

@@ -12,13 +12,13 @@ from cdi_stream.networks.torchscript import export, load, load_trainable, rounde
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.training import chan2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
-from cdi_stream.training.diffraction import Array, counted, field, measure
+from cdi_stream.training.diffraction import counted, field, measure
 from cdi_stream.training.fields import FIELDS
 from cdi_stream.training.plan import Stage
 from cdi_stream.training.run import TASKS
 from cdi_stream.training.shapes import SHAPES, positions, random_rotations
 from cdi_stream.training.trainer import HELD_OUT_SEED, seed_of
-from cdi_stream.training.wu2021 import SMALL, draw
+from cdi_stream.training.wu2021 import SMALL
 
 RANGES = CrystalRanges(longest_vox=(9.0, 13.0))
 LOPSIDED = CrystalRanges(longest_vox=(16.0, 20.0), phase_range_rad=(3.0, 4.0), shapes=("polyhedron",))
@@ -95,7 +95,7 @@ def test_an_exported_network_answers_as_the_original_and_names_its_weights(tmp_p
     path = tmp_path / "network.pt"
     export(network, SMALL.contract(network, "none"), path)
     loaded = load(path)
-    magnitude, _ = draw(1, torch.Generator().manual_seed(3))
+    magnitude, _ = SMALL.draw(1, torch.Generator().manual_seed(3))
     with torch.no_grad():
         amplitude, phase = network(magnitude)
     answer = loaded(magnitude[0])
@@ -194,7 +194,7 @@ def test_incoherence_is_blind_to_sign_offset_and_wraps_and_0_at_best(generator):
 
 def test_an_amplitude_below_zero_is_drawn_where_the_diffraction_says(generator):
     """As it is while it is trained; the derivative of `torch.polar` takes amplitudes for positive."""
-    magnitude, truth = chan2021.draw(1, generator)
+    magnitude, truth = chan2021.TASK.draw(1, generator)
     stage = Stage(steps=1, terms=(0.0, 0.0, 1.0))
     amplitude, phase = (truth.abs() - 0.3).double().requires_grad_(), torch.full_like(truth.abs(), 0.4).double()
 
@@ -209,7 +209,7 @@ def test_an_amplitude_below_zero_is_drawn_where_the_diffraction_says(generator):
 
 
 def test_a_shape_of_the_truth_with_a_phase_of_the_twin_is_no_answer(generator):
-    magnitude, truth = chan2021.measure(chan2021.crystals(1, 32, LOPSIDED, generator), generator, array=Array.SAME)
+    magnitude, truth = chan2021.seen(crystals(1, 32, LOPSIDED, generator), generator)
 
     def loss(shape, phase, terms):
         answer = shape.abs(), phase.angle()
@@ -222,7 +222,7 @@ def test_a_shape_of_the_truth_with_a_phase_of_the_twin_is_no_answer(generator):
 
 
 def test_the_diffraction_is_that_of_the_crystal_not_of_what_was_seen_of_it(generator):
-    magnitude, truth = chan2021.draw(2, generator)
+    magnitude, truth = chan2021.TASK.draw(2, generator)
     answer, stage = (truth.abs(), truth.angle()), Stage(steps=1, terms=(0.0, 0.0, 1.0))
     assert chan2021.loss(lambda _: answer, (0 * magnitude, truth), stage) < 1e-4
 

@@ -20,7 +20,7 @@ from cdi_stream.errors import CdiStreamError, ConfigError, NetworkFileError
 from cdi_stream.networks.torchscript import load
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.training import checkpoint, run, wu2021
-from cdi_stream.training.crystals import CrystalRanges, crystals
+from cdi_stream.training.crystals import CrystalRanges, drawn_from
 from cdi_stream.training.diffraction import measure
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Task
@@ -53,7 +53,8 @@ class WithDropout(nn.Module):
 TINY = Task(
     name="tiny",
     network=WithDropout,
-    draw=lambda batch, generator: measure(crystals(batch, 16, RANGES, generator), generator),
+    crystals=drawn_from(RANGES, 16),
+    seen=measure,
     loss=wu2021.loss,
     plan=PLAN,
     input_shape=(32, 32, 32),

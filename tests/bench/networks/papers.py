@@ -29,7 +29,7 @@ from cdi_stream.networks.masto2025 import FieldPhase, log_scaled
 from cdi_stream.networks.packaged import network_file, packaged
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.phasing.align import align
-from cdi_stream.training import chan2021, masto2025, unrolled, wu2021
+from cdi_stream.training import masto2025, unrolled, wu2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import measure
 from cdi_stream.training.run import TASKS
@@ -42,19 +42,19 @@ N_CRYSTALS = 200
 FOLDER = Path("bench-results/baselines")
 
 
-def _volumes(ranges: CrystalRanges) -> Known:
-    return lambda batch, generator: measure(crystals(batch, wu2021.N_VOXELS // 2, ranges, generator), generator)
+def _volumes(ranges: CrystalRanges, measured: Callable[[Tensor, Generator], tuple[Tensor, Tensor]] = measure) -> Known:
+    return lambda batch, generator: measured(crystals(batch, wu2021.N_VOXELS // 2, ranges, generator), generator)
 
 
 KNOWN: dict[str, Known] = {
     "unrolled": _volumes(unrolled.RANGES),
     "wu2021-small": _volumes(wu2021.WEAK),
     "wu2021": _volumes(wu2021.SUPERELLIPSOIDS),
-    "wu2021-2d": wu2021.draw_plane,
-    "chan2021-small": chan2021.draw,
-    "chan2021": chan2021.draw,
-    "masto2025-small": masto2025.volumes,
-    "masto2025": masto2025.volumes,
+    "wu2021-2d": TASKS["wu2021-2d"].draw,
+    "chan2021-small": TASKS["chan2021-small"].draw,
+    "chan2021": TASKS["chan2021"].draw,
+    "masto2025-small": _volumes(masto2025.RANGES, masto2025.volumes),
+    "masto2025": _volumes(masto2025.RANGES, masto2025.volumes),
 }
 
 
