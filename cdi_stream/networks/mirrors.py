@@ -28,8 +28,8 @@ def mirrored_answers(network: Callable[[Tensor], Tensor], magnitude: Tensor, n: 
 
 def is_sure(network: Network, magnitude: Tensor) -> bool:
     """Whether a network answers to the mirror images of a volume as much alike as its contract asks for; else never."""
-    limit = network.contract.sure_from
-    return limit is not None and agreement(mirrored_answers(network, magnitude)) >= limit
+    contract = network.contract
+    return contract.sure_from is not None and contract.is_sure(agreement(mirrored_answers(network, magnitude)))
 
 
 def agreement(answers: Tensor) -> float:

@@ -45,6 +45,10 @@ class NetworkContract(BaseModel):
     training: str
     sure_from: float | None = None
 
+    def is_sure(self, agreement: float) -> bool:
+        """Whether answers that agree so far may be relied on."""
+        return self.sure_from is not None and agreement >= self.sure_from
+
 
 class Network:
     """A loaded network: magnitudes ``input_shape`` in, complex crystal ``output_shape`` out; on a GPU as a graph."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from cdi_stream.fourier import mirrored, to_reciprocal, twin
 from cdi_stream.networks.mirrors import VIEWS, agreement, is_sure, mirrored_answers
+from cdi_stream.networks.torchscript import NetworkContract
 from cdi_stream.training.crystals import CrystalRanges, crystals
 
 RANGES = CrystalRanges(longest_vox=(9.0, 13.0), phase_range_rad=(3.0, 6.0))
@@ -62,7 +61,7 @@ def test_a_network_is_sure_where_its_answers_to_mirror_images_are_as_alike_as_it
 
 def _network(answer, sure_from):
     class Answering:
-        contract = SimpleNamespace(sure_from=sure_from)
+        contract = NetworkContract.model_construct(sure_from=sure_from)
         __call__ = staticmethod(answer)
 
     return Answering()

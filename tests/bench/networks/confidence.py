@@ -5,7 +5,6 @@ On other crystals than those that a network's limit was found on.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -34,7 +33,7 @@ def measured(name: str) -> Line:
     network = load(network_file(name))
     tried = trials(network, N_CRYSTALS, FIRST_SEED + 10_000)
     lists = {"agreement": [one.agreement for one in tried], "overlap": [one.overlap for one in tried]}
-    return {**lists, "sure_from": network.contract.sure_from}
+    return {**lists, "sure": [network.contract.is_sure(one.agreement) for one in tried]}
 
 
 def table(lines: list[Line]) -> Table:
@@ -51,7 +50,7 @@ def table(lines: list[Line]) -> Table:
     result = plain_table("Do answers that agree lie near the truth?", *columns)
     for line in lines:
         agreed, overlap = np.array(line["agreement"]), np.array(line["overlap"])
-        sure = overlap[agreed >= (line["sure_from"] or math.inf)]
+        sure = overlap[np.array(line["sure"])]
         counted = f"{len(sure)}: {(sure >= RELIABLE_OVERLAP).sum()}"
         rank = f"{spearmanr(agreed, overlap).statistic:.2f}"
         for low, high in pairwise(EDGES):

@@ -21,7 +21,7 @@ from cdi_stream.live.infer import infer
 from cdi_stream.live.polish import PolishSettings, measurement, polish
 from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
 from cdi_stream.networks.block_dct import downsampled
-from cdi_stream.networks.mirrors import agreement, is_sure, mirrored_answers
+from cdi_stream.networks.mirrors import agreement, mirrored_answers
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.networks.torchscript import Network, load
 from cdi_stream.phase import in_counts, prepared
@@ -52,7 +52,7 @@ def followed(name: str, source: str, way: str = "") -> Line:
     magnitude = torch.from_numpy(lab.magnitude.copy())
     agreed = agreement(mirrored_answers(network, magnitude))
     start = starting_point(infer(lab, network), volume, "cpu")
-    start = replace(start, ask_sure=partial(is_sure, network, magnitude))
+    start = replace(start, ask_sure=lambda: network.contract.is_sure(agreed))
     default = PolishConfig()
     polished = polish(volume, start, PolishSettings(budget_s=default.budget_s, most_voxels=default.most_voxels))
     refined, schedule = refine("auto", PhasedVolume(crystal=polished, volume=volume), REFINEMENT)
