@@ -23,6 +23,7 @@ from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
 
 N_VOXELS = 32
+GAP_SHARE = 0.3
 RANGES = CrystalRanges(
     longest_vox=(16.0, 26.0), phase_range_rad=(0.0, 2 * math.pi), unstrained_share=0.1, shapes=("polyhedron",)
 )
@@ -30,7 +31,7 @@ RANGES = CrystalRanges(
 
 def seen(crystal: Tensor, generator: Generator) -> Draw:
     """Magnitudes and crystals ``(batch, 32, 32, 32)``: oversampled by 1.2 to 2 only."""
-    return measure(crystal, generator, array=Array.SAME)
+    return measure(crystal, generator, array=Array.SAME, gap_share=GAP_SHARE)
 
 
 def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Generator, Tensor
 
 from cdi_stream.fourier import FOURIER_SIGN, to_reciprocal
 from cdi_stream.networks.losses import pad_to_double
+from cdi_stream.training.drawing import uniform
+from cdi_stream.training.shapes import positions
 
 Photons = tuple[float, float]
 
@@ -27,10 +29,19 @@ class Array(Enum):
 
 
 def measure(
-    crystal: Tensor, generator: Generator, photons: Photons = (1e5, 1e8), array: Array = Array.DOUBLE
+    crystal: Tensor,
+    generator: Generator,
+    photons: Photons = (1e5, 1e8),
+    array: Array = Array.DOUBLE,
+    gap_share: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Measured magnitudes of crystals, see `counted`, scaled to a maximum of 1, and the crystals."""
+    """Measured magnitudes of crystals, see `counted`, scaled to a maximum of 1, and the crystals.
+
+    ``gap_share`` of them fell on a detector with a gap.
+    """
     counts, crystal = counted(crystal, generator, photons, array)
+    if gap_share:
+        counts = counts * _gaps(counts.shape[0], counts.ndim - 1, counts.shape[-1], gap_share, generator)
     return scaled(counts.sqrt()), crystal
 
 
@@ -101,11 +112,20 @@ def _brightest(intensity: Tensor) -> Tensor:
 
 def _measured_window(batch: int, n_axes: int, n: int, n_seen: int, generator: Generator) -> Tensor:
     """1 inside a random parallelepiped about the origin: a skew volume seen on an orthogonal grid."""
-    device = generator.device
-    axis = torch.arange(n_seen, dtype=torch.float32, device=device) - n_seen // 2
-    position = torch.stack(torch.meshgrid(*[axis] * n_axes, indexing="ij"), -1).reshape(-1, n_axes)
+    device, position = generator.device, positions(n_seen, generator.device, n_axes)
     random = torch.randn(batch, n_axes, n_axes, generator=generator, device=device)
     skew = torch.eye(n_axes, device=device) + 0.4 * random
     reach = n / 2 * (0.75 + 0.75 * torch.rand(batch, n_axes, 1, generator=generator, device=device))
     inside = ((skew @ position.T).abs() <= reach).all(1)
     return inside.reshape(batch, *(n_seen,) * n_axes).float()
+
+
+def _gaps(batch: int, n_axes: int, n: int, share: float, generator: Generator) -> Tensor:
+    """0 in a slab of random direction, one to three voxels thick, off the peak: a gap between two detector modules."""
+    device = generator.device
+    normal = torch.nn.functional.normalize(torch.randn(batch, n_axes, generator=generator, device=device), dim=1)
+    distance = uniform((batch, 1), (3.0, n / 4), generator)
+    half_width = uniform((batch, 1), (0.5, 1.5), generator)
+    half_width = half_width * (uniform((batch, 1), (0.0, 1.0), generator) < share)
+    outside = (normal @ positions(n, device, n_axes).T - distance).abs() >= half_width
+    return outside.reshape(batch, *(n,) * n_axes).float()

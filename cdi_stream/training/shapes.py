@@ -10,10 +10,10 @@ from torch import Generator, Tensor
 from cdi_stream.training.drawing import Draws, uniform
 
 
-def positions(n: int, device: torch.device) -> Tensor:
-    """Voxels ``(n**3, 3)`` of an array with its origin at n//2."""
+def positions(n: int, device: torch.device, n_axes: int = 3) -> Tensor:
+    """Voxels ``(n**n_axes, n_axes)`` of an array with its origin at n//2."""
     axis = torch.arange(n, dtype=torch.float32, device=device) - n // 2
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+    return torch.stack(torch.meshgrid(*[axis] * n_axes, indexing="ij"), dim=-1).reshape(-1, n_axes)
 
 
 def random_rotations(batch: int, generator: Generator) -> Tensor:

@@ -72,6 +72,23 @@ def test_the_measured_peak_lies_at_the_origin_and_fits_the_crystal_it_comes_with
         assert np.corrcoef(a, b)[0, 1] > 0.99
 
 
+def test_a_detector_gap_is_a_slab_off_the_peak_and_the_rest_is_as_it_was():
+    seeds = [torch.Generator().manual_seed(5) for _ in range(2)]
+    plain, gapped = (
+        measure(crystals(20, 16, RANGES, seed), seed, photons=(1e9, 2e9), gap_share=share)[0]
+        for seed, share in zip(seeds, (0.0, 0.5), strict=True)
+    )
+    lost = (gapped == 0) & (plain > 0)
+    share = lost.flatten(1).float().mean(1)
+    assert 4 <= (share > 0).sum() <= 16
+    assert share.max() < 0.12
+    assert not lost[:, 15:18, 15:18, 15:18].any()
+    assert torch.equal(torch.where(lost, plain, gapped), plain)
+    voxels = lost[int(share.argmax())].nonzero().float()
+    thickness = torch.linalg.svdvals(voxels - voxels.mean(0))[-1] / len(voxels) ** 0.5
+    assert thickness < 1, "rms distance from a plane [voxels]"
+
+
 def test_the_loss_cannot_tell_a_crystal_from_its_twin_and_knows_a_flip(generator):
     truth = crystals(4, 16, RANGES, generator)
     same = losses.supervised(truth.abs(), truth.angle(), truth)
