@@ -1,7 +1,7 @@
 """A crystal from a single start, and what others say of it: random starts on a coarse grid, which cost little.
 
-Where they found another crystal, theirs goes to the finest grid too, and is taken if those that neither of the two came
-from agree better with it, and it explains the data no worse.
+A few first; where these do not agree with it, more.  Where they found another crystal, theirs goes to the finest grid
+too, and is taken if those that neither of the two came from agree better with it, and it explains the data no worse.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from cdi_stream.phasing.level import Level, Search, each_refined, level_of, refi
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsened, coarsest, resampled
 from cdi_stream.phasing.quality import AGREEING, misfit, size_of
-from cdi_stream.phasing.ranking import scored
+from cdi_stream.phasing.ranking import Candidates, scored
 from cdi_stream.phasing.schedules import final_recipes, settling_recipe
 from cdi_stream.phasing.support import Limits
 from cdi_stream.phasing.workers import one_thread_each
 
-EXPLORING = 0.4
-"""Share of the budget that random starts may take at most."""
+EXPLORING, MORE = 0.4, 0.7
+"""Share of the budget by which a few random starts are done at the latest, and by which more are."""
 NOT_WORSE = 1.1
 """Score of the crystal that is taken instead over that of the one there was, at most: starts may agree on nothing."""
 
@@ -46,16 +46,18 @@ def compared(data: Measurement, start: Batch, recipe: str, seed: int, how: Explo
     ``agreement`` is the mean correlation of the others with what is taken, ``cycles`` are those of all together.
     """
     search, level = Search(deadline), level_of(data)
-    others = _others_of(data, seed, how, search)
+    few = replace(how, starts_a_round=how.starts_a_round // 2, most_rounds=how.least_rounds)
+    others = _others_of(data, seed, few, search, EXPLORING)
     found = refined(level, start, recipe, deadline, Limits())
     search.add(found, starts=1)
     agreed = others.agreement_with(found.result[0], search)
+    if agreed < AGREEING and not deadline.is_over(MORE):
+        others = _others_of(data, seed, how, search, MORE, others)
+        agreed = others.agreement_with(found.result[0], search)
     if agreed < AGREEING and not deadline.is_over():
-        again = refined(*others.begun_on(level), deadline)
-        search.add(again)
-        agreed_then = others.agreement_with(again.result[0], search)
-        if agreed_then > agreed and _score(again, data) < NOT_WORSE * _score(found, data):
-            found, agreed = again, agreed_then
+        theirs, agreed_then = others.finished(level, search)
+        if agreed_then > agreed and _score(theirs, data) < NOT_WORSE * _score(found, data):
+            found, agreed = theirs, agreed_then
     crystal, support = found.result[0], found.support[0]
     numbers = {"agreement": agreed, "starts": search.starts, "cycles": search.cycles}
     cut = {"is_cut": float(deadline.is_over())}
@@ -65,18 +67,21 @@ def compared(data: Measurement, start: Batch, recipe: str, seed: int, how: Explo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Others:
-    """The best of random starts on the coarsest grid, and those next to it, settled there."""
+    """Random starts on the coarsest grid, the best first, and those next to it, settled there."""
 
     level: Level
-    best: Batch
+    pool: Candidates
+    next_round: int
     settled: Tensor
 
-    def begun_on(self, finer: Level) -> tuple[Level, Batch, str]:
-        """The best as a start on a finer grid, not to become much larger there, and the schedule that it goes by."""
-        level = replace(finer, found_share=float(self.best.support.float().mean()))
-        crystal = resampled(self.best.crystal, tuple(finer.data.magnitude.shape))
+    def finished(self, finer: Level, search: Search) -> tuple[Batch, float]:
+        """The best on a finer grid, not to become much larger there, and how far those next to it agree then."""
+        level = replace(finer, found_share=float(self.pool.support[:1].float().mean()))
+        crystal = resampled(self.pool.crystal[:1], tuple(finer.data.magnitude.shape))
         start = Batch(crystal=crystal, support=support_of(crystal, level))
-        return level, start, final_recipes(level.extent_vox)[-1]
+        found = refined(level, start, final_recipes(level.extent_vox)[-1], search.deadline)
+        search.add(found)
+        return found, self.agreement_with(found.result[0], search)
 
     def agreement_with(self, crystal: Tensor, search: Search) -> float:
         """Mean correlation of those next to the best with a crystal of any grid, settled as they are; NaN of none."""
@@ -90,14 +95,18 @@ def _score(batch: Batch, data: Measurement) -> float:
     return float(scored(data, batch).score[0])
 
 
-def _others_of(data: Measurement, seed: int, how: Exploration, search: Search) -> _Others:
-    level = level_of(coarsened(data, coarsest(data)))
-    part = Search(search.deadline.part(EXPLORING))
+def _others_of(
+    data: Measurement, seed: int, how: Exploration, search: Search, share: float, before: _Others | None = None
+) -> _Others:
+    """Explore until that share of the budget, with what was found before in the same pool."""
+    level = level_of(coarsened(data, coarsest(data))) if before is None else before.level
+    part, first = Search(search.deadline.part(share)), 0 if before is None else before.next_round
     with one_thread_each():
-        pool, _ = explored(level, seed, replace(how, share=1.0), 0, part)
+        pool, next_round = explored(level, seed, replace(how, share=1.0), first, part)
+    pool = pool.joined(None if before is None else before.pool).best(how.pool)
     search.starts, search.cycles = search.starts + part.starts, search.cycles + part.cycles
-    best = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
-    return _Others(level=level, best=best, settled=_settled(level, pool.crystal[1 : 1 + how.agreeing], search))
+    settled = _settled(level, pool.crystal[1 : 1 + how.agreeing], search)
+    return _Others(level=level, pool=pool, next_round=next_round, settled=settled)
 
 
 def _settled(level: Level, crystals: Tensor, search: Search) -> Tensor:

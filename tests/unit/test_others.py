@@ -29,7 +29,7 @@ def test_what_others_agree_with_stays():
     _, truth = case_of(CASE)
     found = run(truth, 30)
     assert found.scalars["agreement"] > AGREEING
-    assert found.scalars["starts"] == 17
+    assert found.scalars["starts"] == 9, "a few are enough to agree"
     assert found.scalars["is_cut"] == 0
     assert bool((found.support == (truth.abs() > 0.3)).all()), "the support of its own start"
     assert judge(found.scalars).grade == "good"
@@ -42,6 +42,7 @@ def test_where_others_know_better_theirs_is_taken():
         found = run(wrong, 2)
         assert error(found.crystal, truth) < 0.1
         assert found.scalars["agreement"] > AGREEING
+        assert found.scalars["starts"] >= 25, "more were asked"
 
 
 def test_where_others_know_no_better_the_crystal_stays_and_is_doubted(monkeypatch):
