@@ -21,7 +21,7 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsened, coarsest, resampled
 from cdi_stream.phasing.quality import AGREEING, misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, scored
-from cdi_stream.phasing.schedules import final_recipes, settling_recipe
+from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settling_recipe
 from cdi_stream.phasing.support import Limits
 from cdi_stream.phasing.workers import one_thread_each
 
@@ -71,7 +71,6 @@ class _Others:
 
     level: Level
     pool: Candidates
-    next_round: int
     settled: Tensor
 
     def finished(self, finer: Level, search: Search) -> tuple[Batch, float]:
@@ -98,15 +97,15 @@ def _score(batch: Batch, data: Measurement) -> float:
 def _others_of(
     data: Measurement, seed: int, how: Exploration, search: Search, share: float, before: _Others | None = None
 ) -> _Others:
-    """Explore until that share of the budget, with what was found before in the same pool."""
+    """Explore until that share of the budget; with what was found before in one pool, and by the same variants."""
     level = level_of(coarsened(data, coarsest(data))) if before is None else before.level
-    part, first = Search(search.deadline.part(share)), 0 if before is None else before.next_round
+    part, first = Search(search.deadline.part(share)), 0 if before is None else len(VARIANTS)
     with one_thread_each():
-        pool, next_round = explored(level, seed, replace(how, share=1.0), first, part)
+        pool, _ = explored(level, seed, replace(how, share=1.0), first, part)
     pool = pool.joined(None if before is None else before.pool).best(how.pool)
     search.starts, search.cycles = search.starts + part.starts, search.cycles + part.cycles
     settled = _settled(level, pool.crystal[1 : 1 + how.agreeing], search)
-    return _Others(level=level, pool=pool, next_round=next_round, settled=settled)
+    return _Others(level=level, pool=pool, settled=settled)
 
 
 def _settled(level: Level, crystals: Tensor, search: Search) -> Tensor:
