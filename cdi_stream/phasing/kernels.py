@@ -1,29 +1,23 @@
 """Elementwise work of a cycle, each in one pass over memory and in place.
 
-On the CPU a pass is compiled by numba; complex values must be read and written whole, or the loop is not
-vectorised and takes eight times as long.  Elsewhere plain torch does the same.
-
-All is compiled, or read from the cache, when this is imported, for both precisions: first calls come from several
-threads at once, and what numba does at a first call without signatures is not safe then.
+On the CPU a pass is compiled by numba, for both precisions; complex values must be read and written whole, or the loop
+is not vectorised and takes eight times as long.  Elsewhere plain torch does the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import boolean, complex64, complex128, float32, float64, void
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdi_stream.compiled import compiled
+
 Array = NDArray[Any]
-_compiled = partial(
-    numba.njit, cache=True, fastmath={"contract", "arcp", "nsz", "reassoc", "afn"}, nogil=True, error_model="numpy"
-)
 _PRECISIONS = ((complex64, float32), (complex128, float64))
 
 
@@ -73,7 +67,7 @@ def _tiny(real: Tensor) -> Any:
     return np.sqrt(torch.finfo(real.dtype).tiny).astype(str(real.dtype).removeprefix("torch."))
 
 
-@_compiled([void(c[:, ::1], f[::1], f) for c, f in _PRECISIONS])
+@compiled([void(c[:, ::1], f[::1], f) for c, f in _PRECISIONS])
 def _rescale(fields: Array, target: Array, tiny: float) -> None:  # pragma: no cover - compiled
     one = target.dtype.type(1)
     for row in range(fields.shape[0]):
@@ -84,7 +78,7 @@ def _rescale(fields: Array, target: Array, tiny: float) -> None:  # pragma: no c
             field[i] = value * (factor if wanted >= 0 else one)
 
 
-@_compiled([void(c[:, ::1], f[:, ::1]) for c, f in _PRECISIONS])
+@compiled([void(c[:, ::1], f[:, ::1]) for c, f in _PRECISIONS])
 def _multiply(fields: Array, factors: Array) -> None:  # pragma: no cover - compiled
     for row in range(fields.shape[0]):
         field, factor = fields[row], factors[row]
@@ -92,7 +86,7 @@ def _multiply(fields: Array, factors: Array) -> None:  # pragma: no cover - comp
             field[i] = field[i] * factor[i]
 
 
-@_compiled([void(c[:, ::1], c[:, ::1], boolean[:, ::1], f, f, f, f) for c, f in _PRECISIONS])
+@compiled([void(c[:, ::1], c[:, ::1], boolean[:, ::1], f, f, f, f) for c, f in _PRECISIONS])
 def _mix(  # pragma: no cover - compiled
     crystals: Array, projections: Array, supports: Array, a: float, b: float, c: float, d: float
 ) -> None:
