@@ -69,6 +69,9 @@ def train(
         Path | None,
         typer.Option(help="Train on the crystals of this file, see atoms, rather than on simulated shapes."),
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of this network file: the last stage alone.")
+    ] = None,
     device: DeviceOption = Device.CPU,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped, here or elsewhere.")] = False,
 ) -> None:
@@ -90,6 +93,7 @@ def train(
         is_resumed=resume,
         report=report,
         crystals=crystals,
+        start=start,
     )
 
 

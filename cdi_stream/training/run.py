@@ -15,6 +15,7 @@ from cdi_stream.errors import ConfigError
 from cdi_stream.networks.torchscript import NetworkContract, export, rounded
 from cdi_stream.training import chan2021, checkpoint, masto2025, unrolled, wu2021
 from cdi_stream.training.atom_sets import AtomSet, on_set
+from cdi_stream.training.fine_tuning import begun_from
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Progress, Training, step_s
 
@@ -47,22 +48,26 @@ def train(
     is_resumed: bool,
     report: Report,
     crystals: Path | None = None,
+    start: Path | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Training:
     """Train the network of this name for at most ``minutes`` and export it to ``out``.
 
     Beside it go the curve, ``.curve.jsonl``, the card, ``.card.json``, and what a resumed training needs,
     ``.checkpoint``.  Without ``steps`` the plan is made as long as the minutes allow; with a file of ``crystals`` those
-    are trained on, see `AtomSet`.
+    are trained on, see `AtomSet`; ``start`` is a network file whose weights it begins with.
 
     Raises
     ------
     ConfigError
         If there is no such network or no such crystals, or a checkpoint is there that nobody asked to go on from, or
-        none is, or one of other crystals.
+        none is, or one of other crystals or another beginning.
+    NetworkFileError
+        If ``start`` is no network of this name.
     """
     begin_s = clock()
     task = _task(name) if crystals is None else on_set(_task(name), AtomSet.read(crystals))
+    task = task if start is None else begun_from(task, start)
     training = _begun(task, _folder(out), minutes, steps, seed, device, is_resumed)
     report(f"{name}: {training.plan.steps} steps on {device}, from step {training.step}")
     training.run(
@@ -148,7 +153,9 @@ def _begun(
         if state["task"] != task.name:
             raise ConfigError(f"--resume: expected a checkpoint of {task.name}, got one of {state['task']} in {there}")
         if state["data"] != task.data:
-            raise ConfigError(f"--resume: expected crystals {state['data']}, got {task.data}; name them by --crystals")
+            raise ConfigError(
+                f"--resume: expected crystals {state['data']}, got {task.data}; say --crystals, --from as before"
+            )
         return Training.resumed(task, state, device=device)
     n_steps = steps or max(1, int(PLANNED * 60 * minutes / step_s(task, task.plan, device)))
     return Training(task, task.plan.lasting(n_steps), seed=seed, device=device)

@@ -122,7 +122,9 @@ def test_a_training_says_what_it_was_of_and_goes_on_with_nothing_else(file, tmp_
     card = json.loads(out.with_suffix(".card.json").read_text())
     assert card["data"] == f"crystals {AtomSet.read(file).described}"
     assert "made of 10 of gold" in card["network"]["training"]
-    with pytest.raises(ConfigError, match=r"expected crystals made of 10 of gold .*, got simulated .*--crystals"):
+    with pytest.raises(
+        ConfigError, match=r"expected crystals made of 10 of gold .*, got simulated .*--crystals, --from"
+    ):
         trained(None, is_resumed=True)
     again = tmp_path / "again.pt"
     run.export_training(out.with_suffix(".checkpoint"), again)

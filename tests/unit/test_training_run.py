@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from cdi_stream.errors import CdiStreamError, ConfigError, NetworkFileError
-from cdi_stream.networks.torchscript import load
+from cdi_stream.networks.packaged import network_file
+from cdi_stream.networks.torchscript import load, weights_sha256
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.training import checkpoint, run, wu2021
 from cdi_stream.training.crystals import CrystalRanges, drawn_from
 from cdi_stream.training.diffraction import measure
+from cdi_stream.training.fine_tuning import begun_from
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Training, step_s, validate
@@ -173,6 +175,17 @@ def test_weights_that_a_stage_does_not_name_stay(one_thread):
         training.advance()
     moved = {name for name, value in training.network.named_parameters() if not torch.equal(value, before[name])}
     assert any(name.startswith("network.phase") for name in moved)
+
+
+@pytest.mark.parametrize("name", ["chan2021-small", "masto2025-small"])
+def test_a_training_begins_with_the_weights_of_a_file_and_its_last_stage(tmp_path, name):
+    task = run.TASKS[name]
+    begun = begun_from(task, network_file(name))
+    assert begun.plan.stages == task.plan.stages[-1:]
+    assert weights_sha256(begun.network()) == load(network_file(name)).contract.weights_sha256
+    assert begun.data.startswith(f"{task.data}, begun with other weights (sha256 ")
+    with pytest.raises(NetworkFileError, match=f"expected weights of {name}, got others"):
+        begun_from(task, network_file("wu2021-2d")).network()
 
 
 def test_a_network_learns(one_thread):
