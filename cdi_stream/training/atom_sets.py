@@ -29,6 +29,8 @@ SCALES: Final = (0.9, 1.15)
 UNSTRAINED_SHARE: Final = 0.5
 """As Chan et al. (2021): each crystal with its strain, and without."""
 HELD_OUT_SHARE: Final = 0.1
+MOST_CRYSTALS: Final = 10_000
+"""Of a set, which is held in memory: 5 GB."""
 
 _SHAPES = {
     "crystal": ((N_VOXELS,) * 3, np.complex64),
@@ -88,10 +90,10 @@ class AtomSet:
             with h5py.File(file) as stored:
                 for name, (shape, dtype) in _SHAPES.items():
                     found = stored[name]
-                    if found.shape[1:] != shape or found.dtype != dtype or not len(found):
+                    if found.shape[1:] != shape or found.dtype != dtype or not 0 < len(found) <= MOST_CRYSTALS:
                         raise ConfigError(
-                            f"{file}, {name}: expected crystals {shape} of {np.dtype(dtype)}, got {found.shape} of "
-                            f"{found.dtype}; cdi-stream atoms makes them"
+                            f"{file}, {name}: expected 1 to {MOST_CRYSTALS} crystals {shape} of {np.dtype(dtype)}, got "
+                            f"{found.shape} of {found.dtype}; cdi-stream atoms makes them"
                         )
                 density, displacement_a = (torch.from_numpy(stored[name][:]) for name in ("density", "displacement_a"))
         except (OSError, KeyError) as error:

@@ -93,6 +93,12 @@ def test_what_was_written_is_read(file):
     assert read.part(0, 0.5).displacement_a.shape[0] == 5
 
 
+def test_a_set_that_no_memory_could_hold_is_refused(file, monkeypatch):
+    monkeypatch.setattr(atom_sets, "MOST_CRYSTALS", 9)
+    with pytest.raises(ConfigError, match=r"expected 1 to 9 crystals .*, got \(10, 32, 32, 32\)"):
+        AtomSet.read(file)
+
+
 @pytest.mark.parametrize("broken", ["no file", "no HDF5", "other shape", "no density", "empty"])
 def test_what_is_no_set_is_refused_by_name(tmp_path, broken):
     file = tmp_path / "set.h5"
