@@ -13,6 +13,7 @@ have not been fitted to.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -42,10 +43,10 @@ SAFELY = 0.9
 class AutoSettings:
     """How much is explored, how many reach the finest grid, and how often all of it may be done again.
 
-    ``ways`` are the schedules of the finest grid for a crystal's extent [voxels]; the one is kept that foresees the
-    held-out voxels best.  Crystals known beforehand go the same ways; with a ``known_recipe`` they go by that first, in
-    the supports that they have, and no support may then be much larger than theirs.  ``is_thorough``: then refine the
-    winner in many more ways; ``is_exact``: and further if the data are without noise.
+    ``ways`` are the schedules of the finest grid for a crystal's extent [voxels]; the one is kept whose crystal is even
+    and foresees the held-out voxels.  Crystals known beforehand go the same ways; with a ``known_recipe`` they go by
+    that first, in the supports that they have, and no support may then be much larger than theirs.  ``is_thorough``:
+    then refine the winner in many more ways; ``is_exact``: and further if the data are without noise.
     """
 
     exploration: Exploration = field(default_factory=Exploration)
@@ -147,7 +148,7 @@ class _Auto:
         crystals = forgetting(crystals, self._held, self._data.n_axes)
         texts = self._settings.ways(level.extent_vox)
         tried = [(self._ranked(climbed(level, crystals, text, self._search)), text) for text in texts]
-        pool, text = min(tried, key=lambda one: self._unseen(one[0]))
+        pool, text = min(tried, key=lambda one: self._implausibility(one[0]))
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
         if self._settings.is_thorough:
             pool, more = closed(level, pool, self._data, self._held, self._search, pace_s)
@@ -162,9 +163,14 @@ class _Auto:
         start = replace(known, crystal=forgetting(known.result, self._held, self._data.n_axes))
         return each_refined(level, [(start, self._settings.known_recipe)], self._search)[0].crystal
 
-    def _unseen(self, pool: Candidates) -> float:
-        """How badly the first foresees the held-out voxels."""
-        return free_llk(pool.crystal[0], self._data, self._held)[0]
+    def _implausibility(self, pool: Candidates) -> float:
+        """How badly the first foresees the held-out voxels, times how uneven it is, if it can be told.
+
+        Voxels at the surface are so many in small crystals that a loose and a tight support may foresee equally well:
+        then the even one is right, as crystals of one material are.
+        """
+        uneven = unevenness(pool.crystal[0], pool.support[0])
+        return free_llk(pool.crystal[0], self._data, self._held)[0] * (1.0 if math.isnan(uneven) else uneven)
 
     def _ranked(self, pool: Candidates) -> Candidates:
         return ranked(pool, self._data, self._held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cdi_stream.live import polish
 from cdi_stream.live.chain import reconstruct
 from sim_beamline.cases import CASES, simulated_scan
 from sim_beamline.compare import nmse, nmse_forbidden, truth_on_grid
@@ -35,6 +36,17 @@ def test_reconstruction_equals_the_simulated_crystal_in_the_lab(name, network):
     assert nmse_forbidden(truth, reconstruction.crystal.density) > 0.15, "a flip or a conjugation would pass as well"
     assert reconstruction.verdict.grade == "good", reconstruction.verdict.reasons
     assert inference.crystal.density.shape == (64, 64, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["inner_circle", "energy"])
+def test_crystals_of_few_voxels_are_found_whatever_the_seed_of_the_search(name, seed, network, monkeypatch):
+    monkeypatch.setattr(polish, "SEED", seed)
+    scan = recorded_scan(name)
+    *_, reconstruction = reconstruct(curve_of(scan), network, settings_for(scan))
+    assert nmse(truth_like(name, reconstruction.crystal), reconstruction.crystal.density) <= 0.1
+    assert reconstruction.verdict.grade == "good", reconstruction.verdict.reasons
 
 
 def test_the_comparison_refuses_flips_and_conjugations():

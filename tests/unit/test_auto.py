@@ -20,7 +20,7 @@ from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.level import Search, level_of
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import judge
+from cdi_stream.phasing.quality import judge, unevenness
 from cdi_stream.phasing.ranking import Candidates, held_out, scalars_of
 from cdi_stream.phasing.schedules import final_recipes, loose_and_tight
 from cdi_stream.phasing.starts import start_from
@@ -153,6 +153,22 @@ def test_of_two_ways_on_the_finest_grid_the_one_is_kept_that_foresees_the_held_o
     assert error(tight.crystal, truth) < 0.1 < error(loose.crystal, truth)
     assert "sigma=0.50]" in tight.effort.recipe
     assert [len(final_recipes(extent)) for extent in (12.9, 13.1)] == [2, 1]
+
+
+def test_of_two_ways_that_foresee_them_about_as_well_the_one_is_kept_whose_crystal_is_even():
+    data, truth = case_of(Case(seed=70_002, kind="superellipsoid", phase_pi=4, n=32))
+    both, loose, tight = (
+        solve(data, 1, Deadline(60), replace(QUICK, ways=ways, is_thorough=False))
+        for ways in (
+            loose_and_tight,
+            lambda extent: loose_and_tight(extent)[:1],
+            lambda extent: loose_and_tight(extent)[1:],
+        )
+    )
+    assert loose.free_llk < tight.free_llk < 1.1 * loose.free_llk
+    assert unevenness(tight.crystal, tight.support) < 0.9 * unevenness(loose.crystal, loose.support)
+    assert error(tight.crystal, truth) < 0.1 < error(loose.crystal, truth)
+    assert torch.equal(both.crystal, tight.crystal)
 
 
 def test_a_crystal_that_explains_the_data_far_below_noise_is_not_closed_in_other_ways():
