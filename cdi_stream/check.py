@@ -88,7 +88,7 @@ def _needed(beamline: Beamline, config: Config) -> str:
 
 def _network(config: Config) -> str:
     network = load_network(config.network.file, config.device)
-    return f"{network.contract.name} {network.contract.version}, {network.contract.input_shape}, on {config.device}"
+    return f"{network.contract.name} {network.contract.version}, {network.lab_shape}, on {config.device}"
 
 
 def _images(config: Config) -> str:

@@ -147,7 +147,7 @@ class NetworkConfig(_Section):
 
 
 class PolishConfig(_Section):
-    """How the network's crystal is polished: by a short search that begins from it, too, or by a recipe if given.
+    """How the network's crystal is polished: by a short search, in which it competes if sure, or by a recipe if given.
 
     ``budget_s`` is the most that it may take; volumes of more than ``most_voxels`` voxels are not searched, but go from
     the network's crystal and are compared with others.

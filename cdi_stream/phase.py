@@ -45,6 +45,7 @@ class Request:
     method: str
     settings: MethodSettings
     deadline: Deadline
+    scan: int | None = None
     device: str = "cpu"
     out: Path | None = None
 
@@ -59,7 +60,7 @@ def phase_file(request: Request) -> dict[str, Any]:
     """
     if request.out is not None:
         require_writable(request.out)
-    found = in_counts(read_intensities(request.file, request.mask))
+    found = in_counts(read_intensities(request.file, request.mask, request.scan))
     window = window_of(found, (MAX_WINDOW[found.counts.ndim],) * found.counts.ndim)
     volume = window.take(found, request.device)
     notes = (*found.notes, *_left_out(found, volume))

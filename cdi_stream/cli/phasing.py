@@ -32,15 +32,24 @@ class Method(StrEnum):
 
 def phase(
     file: Annotated[
-        Path, typer.Argument(help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, or our own scan file.")
+        Path,
+        typer.Argument(
+            help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, our own scan file, or a folder of 34-ID-C."
+        ),
     ],
     method: Annotated[Method, typer.Option(help="auto is the one we stand behind.")] = Method.AUTO,
     recipe: Annotated[str, typer.Option(help="Recipe, or the name of one.")] = "wu2021-2d",
-    starts: Annotated[int, typer.Option(help="Random starts of a recipe.", min=1, max=10_000)] = 1,
+    starts: Annotated[
+        int,
+        typer.Option(
+            help="Random starts of recipe; answers to mirror images, eight at most, of hybrid.", min=1, max=10_000
+        ),
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the random starts.", min=0, max=2**32 - 1)] = 1,
     budget: Annotated[
         float, typer.Option(help="Seconds of wall time, for the whole command.", min=1.0, max=1e6)
     ] = 60.0,
+    scan: Annotated[int | None, typer.Option(help="Which scan of a file or folder that holds several.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
     device: DeviceOption = Device.CPU,
     out: Annotated[Path | None, typer.Option(help="File to write the object to, npz.")] = None,
@@ -66,7 +75,16 @@ def phase(
         budget_s=budget,
     )
     deadline = Deadline(budget, begin_s=BEGIN_S)
-    request = Request(file=file, mask=mask, method=method, settings=settings, deadline=deadline, device=device, out=out)
+    request = Request(
+        file=file,
+        mask=mask,
+        method=method,
+        settings=settings,
+        deadline=deadline,
+        scan=scan,
+        device=device,
+        out=out,
+    )
     result = phase_file(request)
     show(result, as_json)
     if result["verdict"] == "failed":

@@ -32,11 +32,13 @@ def worker(
     from cdi_stream.refine.worker import WorkerSettings, run_worker
 
     settings = read_config(config)
-    documents = settings.documents
+    documents, directory = settings.documents, settings.publish.directory.resolve()
+    if not directory.is_dir():
+        raise InputError(f"{directory} does not exist: no service with this configuration runs in this folder")
     stopping = StopSignal()
     run_worker(
         WorkerSettings(
-            directory=settings.publish.directory.resolve(),
+            directory=directory,
             subscribe=documents.subscribe,
             prefix=documents.prefix,
             serializer=documents.serializer,

@@ -61,8 +61,16 @@ def export(
 
 def train(
     out: Annotated[Path, typer.Option("--out", help="Network file to write.")],
-    name: Annotated[str, typer.Argument(help="Which network.")] = DEFAULT,
-    minutes: Annotated[float, typer.Option(help="Longest time to train for.", min=0.01)] = 20.0,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Which network: unrolled, wu2021, wu2021-small, wu2021-2d, chan2021, chan2021-small, masto2025 "
+            "or masto2025-small."
+        ),
+    ] = DEFAULT,
+    minutes: Annotated[
+        float, typer.Option(help="Longest time to train for, with --steps and --resume too.", min=0.01)
+    ] = 20.0,
     steps: Annotated[int | None, typer.Option(help="Length of the plan; else what the minutes allow.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated crystals.", min=0)] = 1,
     crystals: Annotated[
@@ -70,12 +78,14 @@ def train(
         typer.Option(help="Train on the crystals of this file, see atoms, rather than on simulated shapes."),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", help="Begin with the weights of this network file: the last stage alone.")
+        str | None,
+        typer.Option("--from", help="Begin with the weights of a network, file or name: the last stage alone."),
     ] = None,
     device: DeviceOption = Device.CPU,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped, here or elsewhere.")] = False,
 ) -> None:
     """Train a network on simulated crystals and export it."""
+    from cdi_stream.networks.packaged import network_file
     from cdi_stream.training.run import train as run
 
     require(device)
@@ -93,7 +103,7 @@ def train(
         is_resumed=resume,
         report=report,
         crystals=crystals,
-        start=start,
+        start=None if start is None else network_file(start),
     )
 
 

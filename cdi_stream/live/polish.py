@@ -24,15 +24,16 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge, misfit, size_of
 from cdi_stream.phasing.ranking import scalars_of
 from cdi_stream.phasing.recipe import Recipe
-from cdi_stream.phasing.schedules import loose_and_tight
+from cdi_stream.phasing.schedules import FEW_VOX, loose_and_tight, loose_end
 from cdi_stream.phasing.starts import start_from
 
-FROM_NETWORK = (
+_SEARCHING = (
     "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.5]+50*HIO"
     "+FLAT[every=5,low=0.5,high=1.2]+60*HIO+60*RAAR+20*ER"
-    "+FLAT[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
 )
 """From the network's crystal; even amplitudes keep strain from being taken for a hole, while it searches."""
+FROM_NETWORK = f"{_SEARCHING}+FLAT[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
+"""The same with a tight end, for whatever size."""
 SHORT = AutoSettings(
     exploration=Exploration(starts_a_round=8, least_rounds=2, most_rounds=6, pool=12, agreeing=3),
     finalists=2,
@@ -44,6 +45,11 @@ SHORT = AutoSettings(
 """The search beside it: what two cores do in three seconds at 64^3."""
 SEED = 5
 """Of its random starts: another than that of the refinements, which would repeat them otherwise."""
+
+
+def of_large(extent_vox: float) -> str:
+    """From the network's crystal in a large volume: of many voxels it has a loose end, which cuts off no strain."""
+    return FROM_NETWORK if extent_vox < FEW_VOX else f"{_SEARCHING}+{loose_end(extent_vox)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +82,7 @@ def measurement(volume: PreparedVolume, device: str = "cpu") -> Measurement:
 class PolishSettings:
     """Time that it may take at most, turns waited for not counted; or the recipe that is run instead.
 
-    Volumes of more than ``most_voxels`` go by `FROM_NETWORK` from the network's crystal, and if others found another on
+    Volumes of more than ``most_voxels`` go by `of_large` from the network's crystal, and if others found another on
     a coarse grid, from theirs too; what agrees better with them is taken.
     """
 
@@ -102,7 +108,7 @@ def polish(
     if settings.recipe is not None:
         crystal, support, scalars = _run(settings.recipe, data, batch, wait_turn)
     elif data.magnitude.numel() > settings.most_voxels:
-        found = compared(data, batch, FROM_NETWORK, SEED, SHORT.exploration, deadline)
+        found = compared(data, batch, of_large, SEED, SHORT.exploration, deadline)
         crystal, support, scalars = found.crystal, found.support, found.scalars
     else:
         known = batch if start.ask_sure() else None

@@ -17,9 +17,7 @@ RELAXATION: Final[float] = 0.87
 def reached(density: Tensor, support: Tensor, measured: Tensor, cycles: int, relaxation: float = RELAXATION) -> Tensor:
     """What so many cycles reach, as the measurement explains it, the centre of its mass brought to the origin."""
     kept, taken = _paired(support, 0.0, relaxation), _paired(support, 1.0, 1 - 2 * relaxation)
-    for _ in range(
-        cycles
-    ):  # products of real numbers: a choice by support and one of complex numbers are dear on a CPU
+    for _ in range(cycles):  # by products of real numbers: choices and complex products are dear on a CPU
         explained = torch.view_as_real(torch.fft.fftn(_with(measured, density), dim=[1, 2, 3], norm="ortho"))
         density = torch.view_as_complex(torch.addcmul(taken * explained, kept, torch.view_as_real(density)))
     field = _with(measured, torch.where(support, density, torch.zeros_like(density)))

@@ -72,7 +72,8 @@ class Network:
         """
         if len(self.contract.input_shape) != 3:
             raise NetworkFileError(
-                f"network {self.contract.name}: expected one for volumes, got one for {self.contract.input_shape}"
+                f"network {self.contract.name}: expected one for volumes, got one for {self.contract.input_shape}; "
+                "take another network file"
             )
         first, second, third = self.contract.input_shape
         return first, second, third

@@ -49,13 +49,14 @@ def _pools(
     pool, n_threads, deadline = None, callers(), search.deadline
     n_starts = min(how.starts_a_round, max(2, MOST_VOXELS // level.data.magnitude.numel()))
     until = 1 - (1 - how.share) * max(deadline.left_s, 0.0) / max(deadline.budget_s, 1e-9)
-    for index in range(first_round, first_round + how.most_rounds, n_threads):
-        rounds = range(index, index + n_threads)
+    end = first_round + how.most_rounds
+    for index in range(first_round, end, n_threads):
+        rounds = range(index, min(index + n_threads, end))
         for found, batch in side_by_side(lambda k: _round(level, seed, k, n_starts, deadline), rounds):
             search.add(batch, starts=len(batch))
             pool = found.joined(pool).best(how.pool)
         assert pool is not None
-        yield pool, index + n_threads
+        yield pool, rounds.stop
         if deadline.is_over(until):
             return
 

@@ -1,12 +1,13 @@
 """A crystal from a single start, and what others say of it: random starts on a coarse grid, which cost little.
 
-A few first; where these do not agree with it, more.  Where they found another crystal, theirs goes to the finest grid
+A few first; while these do not agree with it, more.  Where they found another crystal, theirs goes to the finest grid
 too, and is taken if those that neither of the two came from agree better with it, and it explains the data no worse.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,8 +26,11 @@ from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settling_recip
 from cdi_stream.phasing.support import Limits
 from cdi_stream.phasing.workers import one_thread_each
 
+Recipes = Callable[[float], str]
 EXPLORING, MORE = 0.4, 0.7
 """Share of the budget by which a few random starts are done at the latest, and by which more are."""
+AGAIN = 3
+"""How often more are tried while they do not agree, always by the variants that the first went by: those find most."""
 NOT_WORSE = 1.1
 """Score of the crystal that is taken instead over that of the one there was, at most: starts may agree on nothing."""
 
@@ -40,20 +44,25 @@ class Compared:
     scalars: dict[str, float]
 
 
-def compared(data: Measurement, start: Batch, recipe: str, seed: int, how: Exploration, deadline: Deadline) -> Compared:
-    """Run a recipe from one start, and from the best random one if others disagree; all within the deadline.
+def compared(
+    data: Measurement, start: Batch, recipe: Recipes, seed: int, how: Exploration, deadline: Deadline
+) -> Compared:
+    """Run the recipe for the crystal's extent [voxels] from a start, and from the best random one if others disagree.
 
+    All within the deadline.
     ``agreement`` is the mean correlation of the others with what is taken, ``cycles`` are those of all together.
     """
     search, level = Search(deadline), level_of(data)
-    few = replace(how, starts_a_round=how.starts_a_round // 2, most_rounds=how.least_rounds)
+    more = replace(how, most_rounds=how.least_rounds)
+    few = replace(more, starts_a_round=how.starts_a_round // 2)
     others = _others_of(data, seed, few, search, EXPLORING)
-    found = refined(level, start, recipe, deadline, Limits())
+    found = refined(level, start, recipe(level.extent_vox), deadline, Limits())
     search.add(found, starts=1)
     agreed = others.agreement_with(found.result[0], search)
-    if agreed < AGREEING and not deadline.is_over(MORE):
-        others = _others_of(data, seed, how, search, MORE, others)
-        agreed = others.agreement_with(found.result[0], search)
+    for turn in range(1, AGAIN + 1):
+        if agreed < AGREEING and not deadline.is_over(MORE):
+            others = _others_of(data, seed, more, search, MORE, turn, others)
+            agreed = others.agreement_with(found.result[0], search)
     if agreed < AGREEING and not deadline.is_over():
         theirs, agreed_then = others.finished(level, search)
         if agreed_then > agreed and _score(theirs, data) < NOT_WORSE * _score(found, data):
@@ -95,11 +104,17 @@ def _score(batch: Batch, data: Measurement) -> float:
 
 
 def _others_of(
-    data: Measurement, seed: int, how: Exploration, search: Search, share: float, before: _Others | None = None
+    data: Measurement,
+    seed: int,
+    how: Exploration,
+    search: Search,
+    share: float,
+    turn: int = 0,
+    before: _Others | None = None,
 ) -> _Others:
-    """Explore until that share of the budget; with what was found before in one pool, and by the same variants."""
+    """Explore until that share of the budget; with what was found ``before`` in one pool, by the same variants."""
     level = level_of(coarsened(data, coarsest(data))) if before is None else before.level
-    part, first = Search(search.deadline.part(share)), 0 if before is None else len(VARIANTS)
+    part, first = Search(search.deadline.part(share)), turn * len(VARIANTS)
     with one_thread_each():
         pool, _ = explored(level, seed, replace(how, share=1.0), first, part)
     pool = pool.joined(None if before is None else before.pool).best(how.pool)

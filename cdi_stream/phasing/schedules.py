@@ -56,6 +56,11 @@ def loose_and_tight(extent: float) -> tuple[str, str]:
     )
 
 
+def loose_end(extent: float) -> str:
+    """End of a schedule on the finest level, for a crystal that was found in too tight a support."""
+    return f"{_wrap(0.2, extent)}+{_EVEN}+40*ER+FLAT[off]+30*ER"
+
+
 def settling_recipe(extent: float) -> str:
     """What makes crystals of different origin alike, if they are, without making others of them."""
     return f"{_wrap(0.25, extent)}+20*ER"

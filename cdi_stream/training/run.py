@@ -60,12 +60,13 @@ def train(
     Raises
     ------
     ConfigError
-        If there is no such network or no such crystals, or a checkpoint is there that nobody asked to go on from, or
-        none is, or one of other crystals or another beginning.
+        If ``out`` is no .pt, there is no such network or no such crystals, or a checkpoint is there that nobody asked
+        to go on from, or none is, or one of other crystals or another beginning.
     NetworkFileError
         If ``start`` is no network of this name.
     """
     begin_s = clock()
+    _require_pt(out)
     task = _task(name) if crystals is None else on_set(_task(name), AtomSet.read(crystals))
     task = task if start is None else begun_from(task, start)
     training = _begun(task, _folder(out), minutes, steps, seed, device, is_resumed)
@@ -79,6 +80,7 @@ def train(
     if not training.is_done:  # else it has been
         _saved(training, out)
     _exported(training, out)
+    report(_end(training, out))
     return training
 
 
@@ -88,17 +90,26 @@ def export_training(folder: Path, out: Path) -> None:
     Raises
     ------
     ConfigError
-        If there is no checkpoint.
+        If there is no checkpoint, or ``out`` is no .pt.
     """
+    _require_pt(out)
     there = checkpoint.newest(folder)
     if there is None:
         raise ConfigError(f"expected a training's checkpoint in {folder}, found none")
     state = checkpoint.load(there)
     task = replace(_task(state["task"]), data=state["data"])
-    _exported(Training.resumed(task, state, device="cpu"), out)
+    training = Training.resumed(task, state, device="cpu")
+    training.device = state["device"]  # that it was trained on, for its card
+    _exported(training, out)
+
+
+def _require_pt(out: Path) -> None:
+    if out.suffix != ".pt":
+        raise ConfigError(f"{out}: expected a network file that ends in .pt, by which others know it")
 
 
 def _exported(training: Training, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
     network = rounded(training.network.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
     contract = training.task.contract(network, described(training))
     export(training.task.exported(network), contract, out)
@@ -131,6 +142,12 @@ def described(training: Training) -> str:
         f"{training.step} of {training.plan.steps} steps of {training.plan.batch} crystals, {training.task.data}; "
         f"{training.minutes:.1f} minutes on {training.device}, seed {training.seed}; held-out loss {held_out}"
     )
+
+
+def _end(training: Training, out: Path) -> str:
+    """What there is now, and what to do if the time ended it before its plan."""
+    done = f"{out} written after step {training.step} of {training.plan.steps}"
+    return done if training.is_done else f"{done}: the time is over; go on with --resume and more --minutes"
 
 
 def _task(name: str) -> Task:

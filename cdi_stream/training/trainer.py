@@ -69,6 +69,7 @@ class Training:
             "seed": self.seed,
             "step": self.step,
             "minutes": self.minutes,
+            "device": self.device,
             "mean": self._mean,
             "curve": [asdict(line) for line in self.curve],
             "network": self.network.state_dict(),

@@ -138,6 +138,10 @@ def test_bad_input_is_told_with_its_remedy(tmp_path, monkeypatch, arguments, mes
 
 
 def test_the_queue_is_told_to_be_empty_where_there_is_none(tmp_path):
-    done = run("queue", "list", "--config", str(config_file(tmp_path)))
+    config = config_file(tmp_path)
+    done = run("queue", "list", "--config", str(config))
     assert done.returncode == 2
     assert "has queued a refinement yet" in " ".join(done.stderr.split())
+    done = run("worker", "--config", str(config))
+    assert done.returncode == 2
+    assert "runs in this folder" in " ".join(done.stderr.split())

@@ -17,6 +17,7 @@ from cdi_stream import cli
 from cdi_stream.cli import phasing
 from tests.bench.crystals import Case, crystal, measured
 from tests.system.test_cli import last_line, run
+from tests.unit.test_intensities import scan, write_series
 
 CASE = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
 QUICK = "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.7]+80*HIO+20*ER"
@@ -209,6 +210,20 @@ def test_files_and_masks_that_cannot_be_read_are_refused(tmp_path, here):
         code, _, message = here(*arguments)
         assert code == 2
         assert words in message
+
+
+def test_one_of_several_scans_is_phased(tmp_path, here):
+    first, second = scan().frames, scan().frames[:, ::-1]
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        write_series(file, (first, second))
+    quick = ("--method", "recipe", "--recipe", "5*ER", "--out", tmp_path / "object.npz")
+    code, line, _ = here(tmp_path / "scan.h5", "--scan", 1, *quick)
+    alone = here(saved(tmp_path / "second.npy", second), *quick)[1]
+    assert code in (0, 3)
+    assert line["chi2"] == pytest.approx(alone["chi2"], rel=0.1)
+    code, _, message = here(tmp_path / "scan.h5", "--scan", 7, *quick)
+    assert code == 2
+    assert "7" in message
 
 
 def test_bad_usage_ends_at_once(tmp_path, here):

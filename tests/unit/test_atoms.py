@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
+
 import h5py
 import numpy as np
 import pytest
@@ -86,3 +88,17 @@ def test_a_set_goes_on_where_it_stopped(tmp_path, monkeypatch):
         assert not np.array_equal(first["crystal"][0], first["crystal"][1])
     with pytest.raises(ConfigError, match="seed 1"):
         write_set(whole, 3, seed=2)
+
+
+def test_what_a_set_lacks_is_told(tmp_path, monkeypatch):
+    (tmp_path / "text.h5").write_text("hello")
+    for file in (tmp_path / "text.h5", tmp_path / "nowhere" / "gold.h5"):
+        with pytest.raises(ConfigError, match="expected an HDF5 file of crystals"):
+            write_set(file, 1, seed=1)
+
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(atoms, "version", absent)
+    with pytest.raises(ConfigError, match=r"install cdi-stream\[training\]"):
+        write_set(tmp_path / "gold.h5", 1, seed=1)

@@ -16,7 +16,7 @@ from cdi_stream.phasing.align import align
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.closing import closed
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.explore import Exploration
+from cdi_stream.phasing.explore import Exploration, explored
 from cdi_stream.phasing.level import Search, level_of
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
@@ -91,6 +91,18 @@ def test_strained_crystals_are_found_and_what_is_called_good_is_right(kind):
         errors.append(error(found.crystal, truth))
         assert errors[-1] < 0.1 or judge(scalars_of(found, data)).grade != "good"
     assert sum(one < 0.15 for one in errors) >= 4
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_no_more_is_explored_than_asked_for_however_many_threads_there_are(n_threads):
+    data, _ = case_of(SMALL)
+    how, search, before = replace(FEW, least_rounds=2, most_rounds=2), Search(Deadline(60)), torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        pool, following = explored(level_of(data), 1, how, 4, search)
+    finally:
+        torch.set_num_threads(before)
+    assert (search.starts, following, len(pool)) == (8, 6, 6)
 
 
 def test_the_same_seed_gives_the_same_crystal_and_says_what_it_does():

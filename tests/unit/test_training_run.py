@@ -116,14 +116,16 @@ def test_a_loss_without_gradients_is_not_trained_for_hours(tmp_path):
         Training(replace(TINY, loss=broken), TINY.plan, seed=1, device="cpu").run(print, lambda training: None)
 
 
-def test_stopped_for_want_of_time_it_is_exported_and_goes_on(whole, tmp_path):
+def test_stopped_for_want_of_time_it_is_exported_and_goes_on(whole, tmp_path, capsys):
     out = tmp_path / "network.pt"
     ticks = iter(range(10_000))
     first = trained(out, minutes=0.2, clock=lambda: float(next(ticks)))
     assert 3 < first.step < 21
+    assert f"after step {first.step} of 21: the time is over" in capsys.readouterr().out
     assert out.is_file()
     second = trained(out, is_resumed=True)
     assert second.step == 21
+    assert capsys.readouterr().out.endswith("written after step 21 of 21\n")
     assert [line[2] for line in losses_of(out)] == pytest.approx([line[2] for line in losses_of(whole)])
     assert "21 of 21 steps" in run.described(second)
     card = json.loads(out.with_suffix(".card.json").read_text())
@@ -161,6 +163,17 @@ def test_a_checkpoint_is_exported_by_itself(whole, tmp_path):
     assert first == again
     with pytest.raises(ConfigError, match="found none"):
         run.export_training(tmp_path, tmp_path / "no.pt")
+    with pytest.raises(ConfigError, match=r"ends in \.pt"):
+        run.export_training(whole.with_suffix(".checkpoint"), tmp_path / "no.cxi")
+
+
+def test_an_exported_checkpoint_says_on_what_it_was_trained(whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(run.TASKS, "tiny", TINY)
+    there = checkpoint.load(checkpoint.newest(whole.with_suffix(".checkpoint")))
+    checkpoint.save(tmp_path / "elsewhere", there["step"], {**there, "device": "cuda"})
+    run.export_training(tmp_path / "elsewhere", tmp_path / "new" / "again.pt")
+    assert "minutes on cuda" in load(tmp_path / "new" / "again.pt").contract.training
+    assert json.loads((tmp_path / "new" / "again.card.json").read_text())["device"] == "cuda"
 
 
 def test_weights_that_a_stage_does_not_name_stay(one_thread):
