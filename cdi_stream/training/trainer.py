@@ -69,7 +69,7 @@ class Training:
             "seed": self.seed,
             "step": self.step,
             "minutes": self.minutes,
-            "device": self.device,
+            "device": str(self.device),  # the command line has a kind of its own
             "mean": self._mean,
             "curve": [asdict(line) for line in self.curve],
             "network": self.network.state_dict(),

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from cdi_stream.cli.device import Device
 from cdi_stream.errors import CdiStreamError, ConfigError, NetworkFileError
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load, weights_sha256
@@ -72,10 +73,11 @@ def losses_of(out: Path) -> list[tuple[float, float, float]]:
 
 
 def trained(out: Path, *, steps: int = 21, is_resumed: bool = False, minutes: float = 10.0, clock=time.monotonic):
+    """As the command does it."""
     run.TASKS["tiny"] = TINY
     try:
         return run.train(
-            "tiny", out, minutes=minutes, steps=steps, seed=3, device="cpu", is_resumed=is_resumed,
+            "tiny", out, minutes=minutes, steps=steps, seed=3, device=Device.CPU, is_resumed=is_resumed,
             report=lambda line: print(line, flush=True), clock=clock,
         )  # fmt: skip
     finally:
