@@ -59,9 +59,9 @@ def compared(
     found = refined(level, start, recipe(level.extent_vox), deadline, Limits())
     search.add(found, starts=1)
     agreed = others.agreement_with(found.result[0], search)
-    for turn in range(1, AGAIN + 1):
+    for _ in range(AGAIN):
         if agreed < AGREEING and not deadline.is_over(MORE):
-            others = _others_of(data, seed, more, search, MORE, turn, others)
+            others = _others_of(data, seed, more, search, MORE, others)
             agreed = others.agreement_with(found.result[0], search)
     if agreed < AGREEING and not deadline.is_over():
         theirs, agreed_then = others.finished(level, search)
@@ -76,11 +76,15 @@ def compared(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Others:
-    """Random starts on the coarsest grid, the best first, and those next to it, settled there."""
+    """Random starts on the coarsest grid, the best first, and those next to it, settled there.
+
+    ``first_round`` is where the last of them began.
+    """
 
     level: Level
     pool: Candidates
     settled: Tensor
+    first_round: int
 
     def finished(self, finer: Level, search: Search) -> tuple[Batch, float]:
         """The best on a finer grid, not to become much larger there, and how far those next to it agree then."""
@@ -104,23 +108,17 @@ def _score(batch: Batch, data: Measurement) -> float:
 
 
 def _others_of(
-    data: Measurement,
-    seed: int,
-    how: Exploration,
-    search: Search,
-    share: float,
-    turn: int = 0,
-    before: _Others | None = None,
+    data: Measurement, seed: int, how: Exploration, search: Search, share: float, before: _Others | None = None
 ) -> _Others:
     """Explore until that share of the budget; with what was found ``before`` in one pool, by the same variants."""
     level = level_of(coarsened(data, coarsest(data))) if before is None else before.level
-    part, first = Search(search.deadline.part(share)), turn * len(VARIANTS)
+    part, first = Search(search.deadline.part(share)), 0 if before is None else before.first_round + len(VARIANTS)
     with one_thread_each():
         pool, _ = explored(level, seed, replace(how, share=1.0), first, part)
     pool = pool.joined(None if before is None else before.pool).best(how.pool)
     search.starts, search.cycles = search.starts + part.starts, search.cycles + part.cycles
     settled = _settled(level, pool.crystal[1 : 1 + how.agreeing], search)
-    return _Others(level=level, pool=pool, settled=settled)
+    return _Others(level=level, pool=pool, settled=settled, first_round=first)
 
 
 def _settled(level: Level, crystals: Tensor, search: Search) -> Tensor:

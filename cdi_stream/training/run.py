@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cdi_stream.errors import ConfigError
+from cdi_stream.intensities.objects import require_writable
 from cdi_stream.networks.torchscript import NetworkContract, export, rounded
 from cdi_stream.training import chan2021, checkpoint, masto2025, unrolled, wu2021
 from cdi_stream.training.atom_sets import AtomSet, on_set
@@ -60,13 +61,13 @@ def train(
     Raises
     ------
     ConfigError
-        If ``out`` is no .pt, there is no such network or no such crystals, or a checkpoint is there that nobody asked
-        to go on from, or none is, or one of other crystals or another beginning.
+        If ``out`` is no .pt or cannot be written, there is no such network or no such crystals, or a checkpoint is
+        there that nobody asked to go on from, or none is, or one of other crystals or another beginning.
     NetworkFileError
         If ``start`` is no network of this name.
     """
     begin_s = clock()
-    _require_pt(out)
+    _require_network_file(out)
     task = _task(name) if crystals is None else on_set(_task(name), AtomSet.read(crystals))
     task = task if start is None else begun_from(task, start)
     training = _begun(task, _folder(out), minutes, steps, seed, device, is_resumed)
@@ -90,9 +91,9 @@ def export_training(folder: Path, out: Path) -> None:
     Raises
     ------
     ConfigError
-        If there is no checkpoint, or ``out`` is no .pt.
+        If there is no checkpoint, or ``out`` is no .pt or cannot be written.
     """
-    _require_pt(out)
+    _require_network_file(out)
     there = checkpoint.newest(folder)
     if there is None:
         raise ConfigError(f"expected a training's checkpoint in {folder}, found none")
@@ -103,13 +104,13 @@ def export_training(folder: Path, out: Path) -> None:
     _exported(training, out)
 
 
-def _require_pt(out: Path) -> None:
+def _require_network_file(out: Path) -> None:
     if out.suffix != ".pt":
         raise ConfigError(f"{out}: expected a network file that ends in .pt, by which others know it")
+    require_writable(out)
 
 
 def _exported(training: Training, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     network = rounded(training.network.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
     contract = training.task.contract(network, described(training))
     export(training.task.exported(network), contract, out)
@@ -179,7 +180,6 @@ def _begun(
 
 
 def _saved(training: Training, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(_folder(out), training.step, training.state())
     _write_curve(training, out)
 
