@@ -90,10 +90,18 @@ class FrameAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What is known of the Bluesky run that a curve belongs to; ``is_heard`` is false if nothing is."""
+    """What is known of the Bluesky run that a curve belongs to; ``is_heard`` is false if nothing is.
+
+    ``sample``, ``plan_name`` and ``motors`` are those of the run's start document, ``metadata`` further keys of it
+    that our own start document copies.
+    """
 
     uid: str
     scan_id: int | None = None
+    sample: str | None = None
+    plan_name: str | None = None
+    motors: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     data_groups: tuple[str, ...] = ()
     readings: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
