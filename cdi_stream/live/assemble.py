@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cdi_stream.errors import WireError
+from cdi_stream.live.account import account_of, doubt_of_theft
 from cdi_stream.live.claim import Claim, read_claim
 from cdi_stream.live.incoming import Incoming, SavedSeries
 from cdi_stream.live.join import Join, RunMatch, find_run, join
@@ -28,7 +29,6 @@ from cdi_stream.messages import (
     Box,
     CurveProgress,
     DetectorFrame,
-    FrameAccount,
     RockingCurve,
     RunContext,
     SeriesEnd,
@@ -214,7 +214,7 @@ class Assembler:
             series=curve.series.id,
             run=self._context(curve, run),
             curve_index=self._index(curve, run),
-            account=_account(curve.series, np.arange(max(curve.n_announced, curve.series.n_slots))),
+            account=account_of(curve.series, np.arange(max(curve.n_announced, curve.series.n_slots))),
         )
 
     # --- beginning ------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ class Assembler:
         curve_index = self._index(curve, run)
         self._save(curve)
         self._close(curve)
-        doubts += self._lost(curve, run, bool(has_frame.all())) + stolen(series)
+        doubts += self._lost(curve, run, bool(has_frame.all())) + doubt_of_theft(series)
         monitor = joined.scanned.get(self._settings.monitor or "")
         if self._settings.monitor and (monitor is None or not np.all(monitor > 0)):
             doubts += (f"monitor {self._settings.monitor!r} is missing or not above zero: it is not used",)
@@ -418,7 +418,7 @@ class Assembler:
             scanned=joined.scanned,
             monitor=monitor,
             exposure_s=series.exposures_s(joined.slots),
-            account=_account(series, joined.slots),
+            account=account_of(series, joined.slots),
             doubts=doubts + joined.doubts,
             notes=joined.notes,
             complete_s=series.last_frame_s,
@@ -489,29 +489,3 @@ def _run_uid(curve: _OpenCurve, run: RunRecord | None) -> str:
     if run is not None:
         return run.uid
     return curve.claim.run_uid or f"series-{curve.series.id}-{int(curve.series.wall_s)}"
-
-
-def stolen(series: Series) -> tuple[str, ...]:
-    """Return the doubt about a series of which only every n-th frame came: a second PULL takes the others."""
-    steps = np.diff(series.image_ids)
-    step = int(np.median(steps)) if len(steps) > 3 else 1
-    if step < 2 or np.mean(steps == step) < 0.8:
-        return ()
-    return (
-        f"only every {step}. frame came: another PULL socket on the detector takes the others; put 'cdi-stream tee' "
-        'between, or use socket = "sub"',
-    )
-
-
-def _account(series: Series, image_ids: np.ndarray) -> FrameAccount:
-    """Return the account by place in the scan; a frame that a later event superseded counts as a duplicate."""
-    has = np.isin(image_ids, series.image_ids)
-    extra = series.n_received - int(np.isin(series.image_ids, image_ids).sum())
-    return FrameAccount(
-        expected=len(image_ids),
-        received=int(has.sum()),
-        missing=tuple(int(i) for i in np.flatnonzero(~has)),
-        duplicate=series.duplicate + extra,
-        late=series.late,
-        bad=series.bad,
-    )
