@@ -15,8 +15,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from cdi_stream import feed
-from cdi_stream.dashboard.app import is_loopback, make_app, run_dashboard
-from cdi_stream.dashboard.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, QUEUE_LENGTH, Client, Hub
+from cdi_stream.dashboard.app import make_app, run_dashboard, server_config
+from cdi_stream.dashboard.client import QUEUE_LENGTH, Client
+from cdi_stream.dashboard.gate import is_loopback
+from cdi_stream.dashboard.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, Hub
 from cdi_stream.errors import ConfigError, WireError
 from tests.system.browser import frame, progress, result, source, state
 
@@ -41,7 +43,7 @@ def read(data):
 
 @contextlib.asynccontextmanager
 async def served(endpoint, token=None):
-    config = uvicorn.Config(make_app(endpoint, token), port=0, log_level="critical", access_log=False)
+    config = server_config(make_app(endpoint, token), "127.0.0.1", 0)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
