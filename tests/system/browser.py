@@ -25,7 +25,9 @@ from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext
 from cdi_stream.processes import start_child
 
 SHAPE = (48, 64, 56)
-RAW, RUN = "5d0c41f2-raw", "99aa-run"
+RUN = "99aa-run"
+RAW = RunContext(uid="5d0c41f2-raw", scan_id=54, sample="Au 3", plan_name="rocking_curve", motors=("theta",))
+NEXT = RunContext(uid="6e1d52a3-raw", scan_id=55, sample="Au 3", plan_name="rocking_curve", motors=("theta",))
 DASHBOARD = """
 import sys
 from cdi_stream.dashboard.app import run_dashboard
@@ -146,11 +148,19 @@ def browser(directory: Path, width: int = 1600, height: int = 1000) -> Iterator[
 # --- what the service would say ----------------------------------------------------------------------------
 
 
-def progress(n_sent: int, missing: tuple[int, ...] = (), expected: int = 40, curve: int = 3, **kwargs: bool) -> Any:
+def progress(
+    n_sent: int,
+    missing: tuple[int, ...] = (),
+    expected: int = 40,
+    curve: int = 3,
+    run: RunContext = RAW,
+    *,
+    is_over: bool = False,
+) -> feed.FeedMessage:
     lacking = tuple(sorted({*missing, *range(n_sent, expected)}))
     account = FrameAccount(expected=expected, received=expected - len(lacking), missing=lacking, duplicate=1)
-    one = CurveProgress(series="12", run=RunContext(uid=RAW), curve_index=curve, account=account)
-    return feed.progress_message(one, **kwargs)
+    one = CurveProgress(series="12", run=run, curve_index=curve, account=account)
+    return feed.progress_message(one, is_over=is_over)
 
 
 def frame(image_id: int, bright: tuple[int, int], shape: tuple[int, int] = (120, 200)) -> feed.FeedMessage:
@@ -189,29 +199,37 @@ SCALARS = {
 
 
 def result(
-    stage: str, verdict: str = "good", reasons: tuple[str, ...] = (), curve: int = 3, **scalars: float
+    stage: str,
+    verdict: str = "good",
+    reasons: tuple[str, ...] = (),
+    curve: int = 3,
+    run: RunContext = RAW,
+    fields: dict[str, Any] | None = None,
+    **scalars: float,
 ) -> feed.FeedMessage:
-    """A result; a failed one has neither pictures nor numbers."""
+    """A result; a failed one has neither pictures nor numbers.  ``fields`` are further entries of its header."""
     is_failed = verdict == "failed"
     return feed.result_message(
         stage=stage,
-        raw_uid=RAW,
+        run=run,
         run_uid=RUN,
         curve_index=curve,
         crystal=None if is_failed else crystal(),
         verdict=verdict,
         reasons=reasons,
         scalars={} if is_failed else SCALARS | scalars,
+        **({"published": True, "problem": None} | (fields or {})),
     )
 
 
 def state(malformed: int = 0, **fields: Any) -> feed.FeedMessage:
     header = {
         "kind": "state",
-        "queue": {"queued": 4, "running": 1, "done": 117, "failed": 0},
-        "refinement": {"run": RAW[:8], "curve": 2},
+        "queue": {"ready": 4, "leased": 1, "computed": 0, "done": 117, "failed": 0},
+        "refinement": {"method": "auto", "raw_uid": RAW.uid, "scan_id": RAW.scan_id, "curve_index": 2},
         "counters": {"messages": 8123, "malformed": malformed, "stale": 2},
         "waiting": 0,
         "lag_s": 0.42,
+        "alarms": [],
     }
     return header | fields, {}
