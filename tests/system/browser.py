@@ -20,6 +20,7 @@ import zmq
 
 from cdi_stream import feed
 from cdi_stream.affine import AffineMap, lab_grid
+from cdi_stream.dashboard.history import FILE_NAME
 from cdi_stream.live.tiled_server import free_port
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext, Verdict
 from cdi_stream.processes import start_child
@@ -30,8 +31,9 @@ RAW = RunContext(uid="5d0c41f2-raw", scan_id=54, sample="Au 3", plan_name="rocki
 NEXT = RunContext(uid="6e1d52a3-raw", scan_id=55, sample="Au 3", plan_name="rocking_curve", motors=("theta",))
 DASHBOARD = """
 import sys
+from pathlib import Path
 from cdi_stream.dashboard.app import run_dashboard
-run_dashboard(sys.argv[1], "127.0.0.1", int(sys.argv[2]), sys.argv[3] or None)
+run_dashboard(sys.argv[1], "127.0.0.1", int(sys.argv[2]), sys.argv[3] or None, Path(sys.argv[4]))
 """
 FLAGS = [
     "--headless=new",
@@ -80,10 +82,12 @@ def source() -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def dashboard(directory: Path, endpoint: str, port: int = 0, token: str = "") -> Iterator[str]:
-    """The dashboard in a process of its own; yields its address."""
+def dashboard(
+    directory: Path, endpoint: str, port: int = 0, token: str = "", *, is_killed: bool = False
+) -> Iterator[str]:
+    """The dashboard in a process of its own; yields its address.  ``is_killed`` ends it by SIGKILL."""
     port = port or free_port()
-    command = [sys.executable, "-W", "error", "-c", DASHBOARD, endpoint, str(port), token]
+    command = [sys.executable, "-W", "error", "-c", DASHBOARD, endpoint, str(port), token, str(directory / FILE_NAME)]
     log = directory / "dashboard.log"
     with log.open("wb") as out:
         process = start_child(command, out)
@@ -93,7 +97,7 @@ def dashboard(directory: Path, endpoint: str, port: int = 0, token: str = "") ->
         assert process.poll() is None, log.read_text()
         yield uri
     finally:
-        process.terminate()
+        (process.kill if is_killed else process.terminate)()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

@@ -160,7 +160,15 @@ def memory_mib(pid):
 def test_an_endless_header_costs_no_memory_and_needs_no_token_to_be_refused(tmp_path, begin):
     port = free_port()
     with source() as service, (tmp_path / "log").open("wb") as log:
-        command = [sys.executable, "-c", DASHBOARD, service.endpoint, str(port), "s3cret"]
+        command = [
+            sys.executable,
+            "-c",
+            DASHBOARD,
+            service.endpoint,
+            str(port),
+            "s3cret",
+            str(tmp_path / "history.json"),
+        ]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             wait_until(lambda: process.poll() is not None or is_up(f"http://127.0.0.1:{port}"), 30)
