@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,7 @@ from cdi_stream.dashboard.connection import MAX_HEADER_BYTES, Connection
 from cdi_stream.dashboard.gate import Gate, is_loopback
 from cdi_stream.dashboard.history import Keeper, restored
 from cdi_stream.dashboard.hub import Hub, listen, subscribe
-from cdi_stream.errors import ConfigError
+from cdi_stream.errors import ConfigError, EndpointError
 
 TRY_AGAIN_LATER = 1013
 """Close code of a web socket whose place was given to another browser."""
@@ -50,6 +51,8 @@ def run_dashboard(feed: str, host: str, port: int, token: str | None, history: P
     ------
     ConfigError
         If ``feed`` is no 0MQ address, or ``host`` can be reached from elsewhere and there is no token.
+    EndpointError
+        If the page cannot be served at ``host`` and ``port``.
     """
     if not token and not is_loopback(host):
         raise ConfigError(
@@ -57,8 +60,21 @@ def run_dashboard(feed: str, host: str, port: int, token: str | None, history: P
         )
     with zmq.Context() as context:
         subscribe(context, feed).close()
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(server_config(make_app(feed, token, history), host, port)).run()
+    config = server_config(make_app(feed, token, history), host, port)
+    with bound(host, port) as place, contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[place])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address; raises `EndpointError` if it cannot."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise EndpointError(
+            f"dashboard: the page cannot be served at {host}:{port}: {error.strerror or error}; "
+            "if another program is there, choose another port with --port or dashboard.port"
+        ) from error
 
 
 def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
@@ -140,18 +156,18 @@ def _add_health(app: FastAPI, hub: Hub) -> None:
 
 def _add_feed(app: FastAPI, hub: Hub) -> None:
     @app.websocket("/feed")
-    async def feed(socket: WebSocket) -> None:
-        await socket.accept()
-        with hub.client(socket.client.host if socket.client else "") as client:
-            await _serve(socket, client)
+    async def feed(browser: WebSocket) -> None:
+        await browser.accept()
+        with hub.client(browser.client.host if browser.client else "") as client:
+            await _serve(browser, client)
         if client.displaced.is_set():
             with contextlib.suppress(WebSocketDisconnect):
-                await socket.close(TRY_AGAIN_LATER, "another browser took this place")
+                await browser.close(TRY_AGAIN_LATER, "another browser took this place")
 
 
-async def _serve(socket: WebSocket, client: Client) -> None:
+async def _serve(browser: WebSocket, client: Client) -> None:
     """Send until the browser has gone, or has lost its place."""
-    bodies = (_hear(socket), _send(socket, client), client.displaced.wait())
+    bodies = (_hear(browser), _send(browser, client), client.displaced.wait())
     tasks = [asyncio.create_task(body) for body in bodies]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -161,11 +177,11 @@ async def _serve(socket: WebSocket, client: Client) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _hear(socket: WebSocket) -> None:
-    while (await socket.receive())["type"] != "websocket.disconnect":
+async def _hear(browser: WebSocket) -> None:
+    while (await browser.receive())["type"] != "websocket.disconnect":
         pass
 
 
-async def _send(socket: WebSocket, client: Client) -> None:
+async def _send(browser: WebSocket, client: Client) -> None:
     while True:
-        await socket.send_bytes(await client.get())
+        await browser.send_bytes(await client.get())

@@ -15,11 +15,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from cdi_stream import feed
-from cdi_stream.dashboard.app import make_app, run_dashboard, server_config
+from cdi_stream.dashboard.app import bound, make_app, run_dashboard, server_config
 from cdi_stream.dashboard.client import QUEUE_LENGTH, Client
 from cdi_stream.dashboard.gate import is_loopback
 from cdi_stream.dashboard.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, Hub
-from cdi_stream.errors import ConfigError, WireError
+from cdi_stream.errors import ConfigError, EndpointError, WireError
 from tests.system.browser import frame, progress, result, source, state
 
 PAGE = files("cdi_stream.dashboard") / "page"
@@ -339,3 +339,12 @@ def test_other_machines_are_served_with_a_token_only(host):
 def test_a_feed_that_is_no_address_is_refused_before_anything_is_served():
     with pytest.raises(ConfigError, match="expected an address such as tcp://"):
         run_dashboard("beamline", "127.0.0.1", 0, None)
+
+
+def test_a_port_that_is_taken_is_an_error_with_the_remedy():
+    with bound("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(EndpointError, match=rf"cannot be served at 127\.0\.0\.1:{port}: .* choose another port"):
+            run_dashboard("tcp://127.0.0.1:5570", "127.0.0.1", port, None)
+    with pytest.raises(EndpointError, match=r"cannot be served at nowhere\.invalid:80"):
+        bound("nowhere.invalid", 80)

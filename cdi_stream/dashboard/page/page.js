@@ -283,7 +283,7 @@ function lastLine() {
 }
 
 function showPlace() {
-  const header = page.progress ?? ofNewest().at(-1)?.header;
+  const header = isPending() ? page.progress : ofNewest().at(-1)?.header;
   const run = runOf(header);
   const entries = [["scan", header ? nameOf(header).replace(/^scan /, "") : "–"], ["sample", plain(run.sample)],
     ["motor", plain(run.motors)], ["run", String(header?.raw_uid ?? "–").slice(0, 8)]];

@@ -50,8 +50,15 @@ export function setTone(id, tone, text) {
 export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 export const number = (value, digits = 3) => (isNumber(value) ? String(Number(value.toPrecision(digits))) : "–");
 export const count = (value) => (isNumber(value) ? value.toLocaleString("en").replaceAll(",", "\u202f") : "–");
-export const clock = (epochS) => (isNumber(epochS) ? new Date(1000 * epochS).toLocaleTimeString("en-GB") : "–");
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+// Time of day; of another day with its date.
+export function clock(epochS) {
+  if (!isNumber(epochS)) return "–";
+  const then = new Date(1000 * epochS);
+  if (then.toDateString() === new Date().toDateString()) return then.toLocaleTimeString("en-GB");
+  return then.toLocaleString("en-GB", {day: "numeric", month: "short", hour: "2-digit", minute: "2-digit"});
+}
 
 export function seconds(value) {
   if (!isNumber(value)) return "–";
