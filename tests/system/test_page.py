@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -346,7 +347,7 @@ def test_while_nothing_is_measured_the_page_says_since_when(tmp_path):
         service.send(state(lag_s=2.5, waiting=1))
         page.wait_for("#place", "behind the detector\n2.5 s")
         service.send(state(lag_s=None))
-        page.wait_for("#place", "idle since\nits start")
+        page.wait_for("#place", "idle since\nthe service's start")
         page.check_quiet()
 
 
@@ -472,6 +473,14 @@ def test_the_page_reads_well_on_a_phone_and_by_daylight(tmp_path):
             )
         ]
         assert tops == sorted(tops), "the verdict comes before the pictures"
+        long = replace(NEXT, sample="gold_on_sapphire_" * 20, motors=("sample_stage_rocking_circle",) * 8)
+        service.send(progress(30, (4, 5, 22), curve=4, run=long))
+        service.send(result("reconstruction", "failed", ("no_room_for_a_break_" * 30,), curve=4, run=long))
+        page.wait_for("#badge", "FAILED")
+        page.check_fits()
+        page.resize(1400, 900)
+        page.check_fits()
+        page.shoot("long names")
         before = page.pixels("strip")[0, 4]
         page.prefer("dark")
         wait_until(lambda: tuple(page.pixels("strip")[0, 4]) != tuple(before), 5, "another colour")

@@ -133,6 +133,35 @@ def test_a_request_that_trickles_in_is_cut_in_spite_of_its_bytes(monkeypatch):
     run(scenario)
 
 
+def test_browsers_that_send_a_flood_or_a_bomb_hold_nobody_up():
+    async def scenario(service, host):
+        async with connect(f"ws://{host}/feed") as operator, connect(f"ws://{host}/feed") as bomb:
+            await operator.recv()
+            await bomb.send(b"\0" * (64 * MIB))  # 64 KiB when compressed
+            with pytest.raises(ConnectionClosed, match="1009"):
+                await endless_read(bomb)
+            async with connect(f"ws://{host}/feed", close_timeout=0.1) as flood:
+                task = asyncio.create_task(endless_write(flood))
+                for n in range(20):
+                    service.send(state(n))
+                    header, _ = read(await asyncio.wait_for(operator.recv(), 5))
+                    assert header["counters"]["malformed"] == n
+                assert not task.done()
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def endless_read(browser):
+        while True:
+            await browser.recv()
+
+    async def endless_write(browser):
+        while True:
+            await browser.send(b"a" * 1000)
+            await asyncio.sleep(0)  # server and browsers share this loop
+
+    run(scenario)
+
+
 def test_of_too_many_waiting_connections_the_oldest_goes(monkeypatch):
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 8)
 

@@ -222,7 +222,7 @@ function lag() {
   const {lag_s: lagS, time_s: timeS, waiting} = page.state ?? {};
   if (isStale() || page.state === null) return ["lag", "–"];
   if (isMeasuring() || waiting > 0) return ["lag", seconds(lagS), "", "behind the detector"];
-  return ["idle", isNumber(lagS) ? clock(timeS - lagS) : "its start", "", "idle since"];
+  return ["idle", isNumber(lagS) ? clock(timeS - lagS) : "the service's start", "", "idle since"];
 }
 
 function lamp() {
