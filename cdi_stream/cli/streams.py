@@ -125,6 +125,7 @@ def dashboard(
     """Serve the operators' page."""
     from cdi_stream.config import DashboardConfig, read_config
     from cdi_stream.dashboard.app import run_dashboard
+    from cdi_stream.dashboard.history import FILE_NAME
 
     settings = None if config is None else read_config(config)
     endpoint = feed or (settings.feed.endpoint if settings is not None else None)
@@ -133,4 +134,7 @@ def dashboard(
     page = DashboardConfig() if settings is None else settings.dashboard
     place = (host or page.host, port or page.port)
     console.print(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
-    run_dashboard(endpoint, *place, page.token)
+    history = None if settings is None else settings.publish.directory / FILE_NAME
+    if history is None:
+        console.print("without --config the last results are kept in memory, and a restart forgets them")
+    run_dashboard(endpoint, *place, page.token, history)

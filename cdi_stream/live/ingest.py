@@ -86,6 +86,7 @@ class Ingest:
         self._stop_heard_s: dict[str, float] = {}
         self._preview_s = 0.0
         self._frame_s = 0.0
+        self._unshown: DetectorFrame | None = None
 
     def run(
         self,
@@ -104,6 +105,7 @@ class Ingest:
                 self._take_documents()
             if self._receiver.socket in events:
                 self._take_frames()
+            self._show_newest()
             self._receiver.revive(time.monotonic())
             for curve in self._assembler.poll():
                 self._pass_on(curve, put)
@@ -136,8 +138,15 @@ class Ingest:
             self._malformed_s = time.monotonic()
 
     def _show(self, frame: DetectorFrame) -> None:
-        self.newest_frame_s = now = time.monotonic()
-        if self._announcer.is_on and now >= self._frame_s:
+        self.newest_frame_s = time.monotonic()
+        self._unshown = frame if self._announcer.is_on else None
+        self._show_newest()
+
+    def _show_newest(self) -> None:
+        """Show the newest frame as soon as the rate allows it: the last frame of a series too, which none follows."""
+        frame, now = self._unshown, time.monotonic()
+        if frame is not None and now >= self._frame_s:
+            self._unshown = None
             self._announcer.tell(frame_message(frame.series or "unnamed", frame.image_id, frame.pixels))
             spent_s = time.monotonic() - now  # of large frames fewer are shown: no more than a twentieth of the time
             self._frame_s = now + max(self._settings.frame_every_s, 20 * spent_s)

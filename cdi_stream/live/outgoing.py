@@ -119,7 +119,7 @@ class Outgoing:
         self._announcer.tell(
             result_message(
                 stage=result.stream,
-                raw_uid=context.uid,
+                run=context,
                 run_uid=publisher.uid,
                 curve_index=result.curve_index,
                 crystal=result.crystal,
