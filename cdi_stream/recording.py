@@ -34,7 +34,10 @@ SUM_TOLERANCE = 1e-7
 
 _ARRAYS = ("pixel_mask", "white_field", "times_s", "frame_sums")
 _MAX_SPREAD = 4
-"""Most places per received frame that a series may span; a frame number beyond is not believed."""
+"""Most points per received frame that a series may span; frame numbers that lie further apart are not believed."""
+
+_FEW_POINTS = 1000
+"""Number of points that any series may span."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +185,7 @@ def read_scan(path: Path, number: int | None = None) -> RecordedScan:
                 missing=missing,
                 frame_files=tuple(map(str, header.get("frame_files", ()))),
                 notes=tuple(header["notes"]),
-                doubts=tuple(map(str, header.get("doubts", ()))),
+                doubts=(*map(str, header.get("doubts", ())), *_unreceived(file, group, len(missing))),
                 **{key: group[key][()] for key in _ARRAYS if key in group},
             )
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -201,6 +204,18 @@ def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Gro
         listed = ", ".join(map(str, sorted(found))) or "none"
         raise RecordingError(f"{path}: expected --scan with one of the recorded series {listed}, got {number}")
     return found[number], found[number][f"cdi_stream/series_{number}"]
+
+
+def _unreceived(file: h5py.File, group: h5py.Group, n_missing: int) -> tuple[str, ...]:
+    """Say so when a series had more frames than were received, beside those that are missing in between."""
+    index = group.name.rpartition("series_")[2]
+    if "accounting" not in file["entry/cdi_stream"] or not index.isdigit():
+        return ()
+    account = json.loads(file["entry/cdi_stream/accounting"].asstr()[()])[int(index)]
+    expected, received = int(account["expected"]), int(account["received"])
+    if expected - received <= n_missing:
+        return ()
+    return (f"the scan is incomplete: {received} of {expected} frames were received when it was recorded",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +262,7 @@ def _order_of(entry: h5py.Group, group: h5py.Group, path: Path) -> _Order:
     if not len(ids):
         return _Order(places=mine, ranks=ranks)
     points = ids[ranks] - ids.min()
-    if points[-1] > _MAX_SPREAD * len(points):
+    if points[-1] >= max(_FEW_POINTS, _MAX_SPREAD * len(points)):
         raise RecordingError(
             f"{path}: expected frames close to one another, got {len(points)} frames with numbers {ids.min()} to "
             f"{ids.max()}: record the scan again"

@@ -38,8 +38,8 @@ AXES = ("frame", "row", "col")
 def scan_intensities(scan: RecordedScan) -> Intensities:
     """Mark and place the frames ``(n_frames, rows, cols)`` of a scan; all of them, not cropped.
 
-    Marked are missing frames, gaps, hot and masked pixels, saturated and isolated voxels, and alien grains.  Where the geometry is
-    unknown there is no map, and a note says why.
+    Marked are missing frames, gaps, hot and masked pixels, saturated and isolated voxels, and alien grains.  Where
+    the geometry is unknown there is no map, and a note says why.
 
     Raises
     ------

@@ -116,6 +116,25 @@ class TestMissingFrames:
         assert scan.missing == (19,)
         np.testing.assert_array_equal(scan.frames[:19], FRAMES[:19])
 
+    def test_sums_find_the_numbering_although_its_first_frame_is_lost(self, tmp_path):
+        scan = read_recorded(spec_folder(tmp_path, first=137, skip=(0, 4)), 54)
+        assert scan.missing == (0, 4)
+        assert scan.doubts == ()
+
+    def test_without_sums_a_numbering_with_gaps_is_doubted(self, tmp_path):
+        scan = read_recorded(spec_folder(tmp_path, SpecEntry(labels=("Theta", "Monitor")), first=137, skip=(0,)), 54)
+        assert "frame 138 is taken to be the first" in scan.doubts[0]
+
+    def test_few_sums_that_agree_by_chance_shift_nothing(self, tmp_path):
+        class Constant(SpecEntry):
+            def rows(self):
+                rows = super().rows()
+                return [row | {"ImageTot": rows[12]["ImageTot"] if k == 11 else "1"} for k, row in enumerate(rows)]
+
+        scan = read_recorded(spec_folder(tmp_path, Constant(), skip=(0,)), 54)
+        assert scan.missing == (0,)
+        assert "19 of 19 frames have another sum" in scan.doubts[0]
+
     def test_without_sums_the_numbers_in_the_names_are_believed(self, tmp_path):
         entry = SpecEntry(labels=("Theta", "Monitor"))
         scan = read_recorded(spec_folder(tmp_path, entry, skip=(0, 9)), 54)

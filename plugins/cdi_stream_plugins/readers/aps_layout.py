@@ -130,8 +130,8 @@ def _choice(path: Path, number: int, pairs: list[tuple[Path, Path]], *, is_unlik
     folders, specs = sorted({folder for _, folder in pairs}), sorted({spec for spec, _ in pairs})
     told = "none that is named after the SPEC file and its detector (#UIMDET)" if is_unlike else f"{len(pairs)}"
     return (
-        f"{path}: expected one folder of images of scan {number}, got {told}: images lie in {_listed(folders)}; the scan "
-        f"stands in {_listed(specs)}. Give the image folder, or the SPEC file, as PATH"
+        f"{path}: expected one folder of images of scan {number}, got {told}: images lie in {_listed(folders)}; "
+        f"the scan stands in {_listed(specs)}. Give the image folder, or the SPEC file, as PATH"
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from numpy.typing import NDArray
 
 from cdi_stream.errors import RecordingError
 from cdi_stream.intensities.limits import require_few
-from cdi_stream.recording import RecordedScan, counts_of_frames, do_sums_agree
+from cdi_stream.recording import RecordedScan, counts_of_frames
 from cdi_stream_plugins.readers.aps_layout import ScanPlace, scan_place, spec_files
+from cdi_stream_plugins.readers.aps_maps import detector_maps
+from cdi_stream_plugins.readers.aps_rows import Placement, place_frames
 from cdi_stream_plugins.readers.spec import SpecScan
-from cdi_stream_plugins.readers.tiff_frames import as_counts, numbered_frames, read_frames, read_image
+from cdi_stream_plugins.readers.tiff_frames import as_counts, numbered_frames, read_frames
 
 PIXEL_SIZE_M = 55e-6
 """Timepix (34idcTIM1, 34idcTIM2)."""
@@ -40,17 +41,6 @@ _MNEMONICS = {"th": "Theta", "chi": "Chi", "phi": "Phi", "del": "Delta", "gam": 
 _STEP_SCAN = re.compile(r"[ad]\d?scan|lup")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Placement:
-    """Which SPEC entry describes the frames, and the frame number of its first row."""
-
-    entry: SpecScan
-    first: int
-    n_agreeing: int
-    n_placed: int
-    recorded: NDArray[np.float64] | None
-
-
 class ApsSpecTiffReader:
     """Reader of group ``cdi_stream.reader``; see the module's docstring for the layout."""
 
@@ -65,8 +55,10 @@ class ApsSpecTiffReader:
         numbers = np.array(sorted(files))
         raw = read_frames([files[number] for number in numbers])
         counts, limit = as_counts(raw, [files[number] for number in numbers])
-        sums = np.nansum(raw, axis=(1, 2), dtype=np.float64)
-        return _Assembly(place, _placement(place, numbers, sums), files, numbers, sums, counts).scan(limit, notes)
+        sums: NDArray[np.float64] = np.asarray(np.nansum(raw, axis=(1, 2), dtype=np.float64))
+        return _Assembly(place, place_frames(place.entries, numbers, sums), files, numbers, sums, counts).scan(
+            limit, notes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ class _Assembly:
     """Parts of one scan; ``counts`` holds the files' frames in the order of ``numbers``, ``sums`` those as read."""
 
     place: ScanPlace
-    placement: _Placement
+    placement: Placement
     files: Mapping[int, Path]
     numbers: NDArray[np.int64]
     sums: NDArray[np.float64]
@@ -92,9 +84,9 @@ class _Assembly:
         monitor, more = _monitor(entry)
         motors, detector_doubts = entry.motors(_MOTORS), _detector_doubts(entry)
         scanned = _scanned(entry)
-        good, white = _detector_maps(entry, frames.shape[1:])
+        good, white = detector_maps(entry, frames.shape[1:])
         told = (*self.place.notes, *notes, *more, *self._numbering())
-        recorded, problem = _optional(entry, "ImageTot")
+        recorded, problem = entry.optional("ImageTot")
         told += () if recorded is not None else (f"frames cannot be checked against the scan's sums: {problem}",)
         return RecordedScan(
             name=f"{entry.file.stem}_S{entry.number:04d}",
@@ -108,7 +100,7 @@ class _Assembly:
             detector=_header(entry, self.counts, limit),
             pixel_mask=good,
             white_field=white,
-            times_s=_optional(entry, "Epoch")[0],
+            times_s=entry.optional("Epoch")[0],
             frame_sums=self._frame_sums(rows, has_row, frames),
             notes=told,
             doubts=(*self._doubts(has_row), *detector_doubts),
@@ -132,7 +124,7 @@ class _Assembly:
         """What the frames' sums do not settle: names, surplus frames, doubled entries, and an aborted scan."""
         entry, placed = self.placement.entry, self.placement
         doubts = _aborted(entry)
-        if placed.recorded is not None and placed.n_agreeing == placed.n_placed:
+        if placed.is_certain:
             return doubts
         doubts += self.place.doubts
         if len(self.place.entries) > 1:
@@ -140,6 +132,8 @@ class _Assembly:
             doubts += (
                 f"scan {entry.number} stands in {entry.file} at lines {lines}: that at line {entry.line} is used",
             )
+        if placed.first and placed.n_placed < len(entry.rows):
+            doubts += (f"frame {placed.first} is taken to be the first of {entry.place}: no sums tell whether it is",)
         if not has_row.all():
             extra = self.files[int(self.numbers[~has_row][0])]
             doubts += (
@@ -147,34 +141,6 @@ class _Assembly:
                 f"out, the first is {extra}",
             )
         return doubts
-
-
-def _placement(place: ScanPlace, numbers: NDArray[np.int64], sums: NDArray[np.float64]) -> _Placement:
-    """Find the entry and the numbering (from 0, from 1, or going on from an earlier scan) that fit the frames best.
-
-    Agreement of the frames' sums with ImageTot counts most, then how many frames have a row; of equals, the entry
-    that stands last and the numbering from 0.
-    """
-    entries = [entry for entry in reversed(place.entries) if entry.rows]
-    if not entries:
-        entry = place.entries[-1]
-        raise RecordingError(f"{entry.place} has no points: it was aborted at once. Give another --scan")
-    tried = [_tried(e, first, numbers, sums) for e, first in product(entries, (0, 1, int(numbers[0])))]
-    best = max(tried, key=lambda found: (found.n_agreeing, found.n_placed))
-    if best.n_placed == 0:
-        raise RecordingError(
-            f"{place.folder}: expected frames of the {len(best.entry.rows)} points of {best.entry.place}, got frame "
-            f"numbers {numbers[0]} to {numbers[-1]}"
-        )
-    return best
-
-
-def _tried(entry: SpecScan, first: int, numbers: NDArray[np.int64], sums: NDArray[np.float64]) -> _Placement:
-    rows = numbers - first
-    has_row = (rows >= 0) & (rows < len(entry.rows))
-    recorded, _ = _optional(entry, "ImageTot")
-    n_agreeing = 0 if recorded is None else int(do_sums_agree(sums[has_row], recorded[rows[has_row]]).sum())
-    return _Placement(entry=entry, first=first, n_agreeing=n_agreeing, n_placed=int(has_row.sum()), recorded=recorded)
 
 
 def _scanned(entry: SpecScan) -> dict[str, NDArray[np.float64]]:
@@ -192,18 +158,10 @@ def _scanned(entry: SpecScan) -> dict[str, NDArray[np.float64]]:
 
 
 def _monitor(entry: SpecScan) -> tuple[dict[str, NDArray[np.float64]], tuple[str, ...]]:
-    track, problem = _optional(entry, "Monitor")
+    track, problem = entry.optional("Monitor")
     if track is None:
         return {}, (f"the beam is taken to be constant, since the monitor cannot be read: {problem}",)
     return {"Monitor": track}, ()
-
-
-def _optional(entry: SpecScan, name: str) -> tuple[NDArray[np.float64] | None, str]:
-    """Read a column that a scan can do without; None, and why, where it cannot be read."""
-    try:
-        return entry.column(name), ""
-    except RecordingError as error:
-        return None, str(error)
 
 
 def _aborted(entry: SpecScan) -> tuple[str, ...]:
@@ -236,33 +194,6 @@ def _header(entry: SpecScan, counts: NDArray[Any], limit: float | None) -> dict[
     limits = [limit] if limit is not None else []
     limits += [float(READOUT_COUNTS)] if largest <= READOUT_COUNTS else []
     return header | ({"saturation_counts": min(limits)} if limits else {})
-
-
-def _detector_maps(
-    entry: SpecScan, shape: tuple[int, ...]
-) -> tuple[NDArray[np.bool_] | None, NDArray[np.float32] | None]:
-    """Good pixels (dark <= 1) and white field beside the SPEC file, cut to the scan's region of interest."""
-    dark, white = entry.file.parent / "dark.tif", entry.file.parent / "whitefield.tif"
-    good = _cut(dark, entry, shape) <= 1 if dark.exists() else None
-    field = _cut(white, entry, shape).astype(np.float32) if white.exists() else None
-    return good, field
-
-
-def _cut(file: Path, entry: SpecScan, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Pixels of an image of the whole detector, or of the same region, that the frames show."""
-    image = read_image(file)
-    if image.shape == shape:
-        return image
-    texts = [word for text in entry.texts("#UIMR5")[:1] for word in text.split()[:4]]
-    col, n_cols, row, n_rows = map(int, texts) if len(texts) == 4 and all(map(str.isdigit, texts)) else (0, 0, 0, 0)
-    region = image[row : row + n_rows, col : col + n_cols] if image.ndim == 2 else image
-    if (n_rows, n_cols) != shape or region.shape != shape:
-        raise RecordingError(
-            f"{file}: expected an image of {shape} pixels like the frames, or one that holds their region (#UIMR5 "
-            f"{' '.join(texts) or 'missing'}: column, width, row, height), got {image.shape}: move it away, or take that "
-            "of this detector"
-        )
-    return region
 
 
 def _head(spec: Path) -> str:

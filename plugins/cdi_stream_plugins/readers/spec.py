@@ -90,6 +90,13 @@ class SpecScan:
             values.append(self._number(words[labels.index(name)], line, f"column {name!r}"))
         return np.array(values, dtype=np.float64)
 
+    def optional(self, name: str) -> tuple[NDArray[np.float64] | None, str]:
+        """Read a column that a scan can do without; None, and why, where it cannot be read."""
+        try:
+            return self.column(name), ""
+        except RecordingError as error:
+            return None, str(error)
+
     def motors(self, wanted: Iterable[str]) -> dict[str, float]:
         """Positions of motors before the scan, by name, as far as they are recorded.
 

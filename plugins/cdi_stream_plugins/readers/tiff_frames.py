@@ -75,8 +75,8 @@ def read_frames(files: Sequence[Path]) -> NDArray[Any]:
     odd = next((k for k, kind in enumerate(kinds) if kind != (shape, dtype)), None)
     if odd is not None:
         raise RecordingError(
-            f"{files[odd]}: expected {dtype} {shape} like most frames of the scan, got {kinds[odd][1]} {kinds[odd][0]}: "
-            "move the files of another measurement away"
+            f"{files[odd]}: expected {dtype} {shape} like most frames of the scan, got {kinds[odd][1]} "
+            f"{kinds[odd][0]}: move the files of another measurement away"
         )
     if len(shape) != 2 or np.dtype(dtype).kind not in "iuf":
         raise RecordingError(f"{files[0]}: expected one grey image of counts, got {dtype} {shape}")
@@ -144,6 +144,6 @@ def _kind(file: Path) -> tuple[tuple[int, ...], str]:
 def _broken(file: Path, error: Exception) -> RecordingError:
     size = file.stat().st_size if file.exists() else 0
     return RecordingError(
-        f"{file}: expected a TIFF image, got {size} bytes that are none ({error}): copy the file again, or move it away "
-        "to go on without this frame"
+        f"{file}: expected a TIFF image, got {size} bytes that are none ({error}): copy the file again, or move it "
+        "away to go on without this frame"
     )
