@@ -139,7 +139,7 @@ class TestMissingFrames:
         entry = SpecEntry(labels=("Theta", "Monitor"))
         scan = read_recorded(spec_folder(tmp_path, entry, skip=(0, 9)), 54)
         assert scan.missing == (0, 9)
-        assert "cannot be checked against the scan's sums" in scan.notes[0]
+        assert "no column ImageTot: frames are not checked" in scan.notes[0]
 
 
 class TestSums:
@@ -406,6 +406,22 @@ class TestDamage:
         scan = read_recorded(spec_folder(tmp_path, SpecEntry(labels=("Theta", "Epoch", "ImageTot"))), 54)
         assert list(scan.scanned) == ["Theta"]
         assert "the beam is taken to be constant" in scan.notes[0]
+
+    @pytest.mark.parametrize(
+        ("column", "use"), [(4, "the beam is taken to be constant"), (2, "frames are not checked")]
+    )
+    def test_a_text_in_a_counter_is_doubted_with_its_line(self, tmp_path, column, use):
+        path = spec_folder(tmp_path) / "Sample-1a.spec"
+
+        def spoil(row):
+            words = row.split()
+            words[column] = "off"
+            return " ".join(words)
+
+        line = change_row(path, 4, spoil)
+        (doubt,) = read_recorded(path, 54).doubts
+        assert doubt.startswith(use)
+        assert f"Sample-1a.spec:{line}: expected a number for column {LABELS[column]!r}, got 'off'" in doubt
 
     def test_spectra_between_the_rows_are_passed_over(self, tmp_path):
         path = spec_folder(tmp_path) / "Sample-1a.spec"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,12 @@ _HEAD = 200_000
 _UNITS = {"Energy": "keV", "camdist": "mm"}
 _MOTORS = ("Theta", "Chi", "Phi", "Delta", "Gamma", "Energy", "camdist")
 _MNEMONICS = {"th": "Theta", "chi": "Chi", "phi": "Phi", "del": "Delta", "gam": "Gamma", "en": "Energy"}
+_USES = {
+    "Monitor": "the beam is taken to be constant",
+    "ImageTot": "frames are not checked against the sums of their counts",
+}
+"""Columns that a scan can do without, and what follows where one is lacking."""
+
 _STEP_SCAN = re.compile(r"[ad]\d?scan|lup")
 
 
@@ -56,9 +62,9 @@ class ApsSpecTiffReader:
         raw = read_frames([files[number] for number in numbers])
         counts, limit = as_counts(raw, [files[number] for number in numbers])
         sums: NDArray[np.float64] = np.asarray(np.nansum(raw, axis=(1, 2), dtype=np.float64))
-        return _Assembly(place, place_frames(place.entries, numbers, sums), files, numbers, sums, counts).scan(
-            limit, notes
-        )
+        placement = place_frames(place.entries, numbers, sums)
+        place = replace(place, notes=place.notes + notes)
+        return _Assembly(place, placement, files, numbers, sums, counts).scan(limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,39 +78,39 @@ class _Assembly:
     sums: NDArray[np.float64]
     counts: NDArray[Any]
 
-    def scan(self, limit: float | None, notes: tuple[str, ...]) -> RecordedScan:
-        """Put frames, motors and counters together."""
-        entry, n_rows = self.placement.entry, len(self.placement.entry.rows)
-        rows = self.numbers - self.placement.first
+    def scan(self, limit: float | None) -> RecordedScan:
+        """Put frames, motors and counters together; ``limit`` is the largest count that the files' type can hold."""
+        entry, n_rows, first = self.placement.entry, len(self.placement.entry.rows), self.placement.first
+        rows = self.numbers - first
         has_row = (rows >= 0) & (rows < n_rows)
-        shape = (n_rows, *self.counts.shape[1:])
-        require_few(shape, entry.place)
-        frames = np.zeros(shape, dtype=self.counts.dtype)
-        frames[rows[has_row]] = self.counts[has_row]
-        monitor, more = _monitor(entry)
-        motors, detector_doubts = entry.motors(_MOTORS), _detector_doubts(entry)
-        scanned = _scanned(entry)
+        frames = self._frames(rows, has_row)
+        scanned, (monitor, _) = _scanned(entry), entry.optional("Monitor")
         good, white = detector_maps(entry, frames.shape[1:])
-        told = (*self.place.notes, *notes, *more, *self._numbering())
-        recorded, problem = entry.optional("ImageTot")
-        told += () if recorded is not None else (f"frames cannot be checked against the scan's sums: {problem}",)
         return RecordedScan(
             name=f"{entry.file.stem}_S{entry.number:04d}",
             frames=frames,
             missing=tuple(sorted(set(range(n_rows)) - set(rows.tolist()))),
-            frame_files=tuple(str(self.files.get(k + self.placement.first, "")) for k in range(n_rows)),
+            frame_files=tuple(str(self.files.get(k + first, "")) for k in range(n_rows)),
             beamline="aps_34idc",
-            scanned=scanned | monitor,
-            baseline={name: value for name, value in motors.items() if name not in scanned},
+            scanned=scanned if monitor is None else scanned | {"Monitor": monitor},
+            baseline={name: value for name, value in entry.motors(_MOTORS).items() if name not in scanned},
             units={**dict.fromkeys(_MOTORS, "deg"), **_UNITS},
             detector=_header(entry, self.counts, limit),
             pixel_mask=good,
             white_field=white,
             times_s=entry.optional("Epoch")[0],
             frame_sums=self._frame_sums(rows, has_row, frames),
-            notes=told,
-            doubts=(*self._doubts(has_row), *detector_doubts),
+            notes=(*self.place.notes, *self._numbering(), *_lacking_columns(entry)),
+            doubts=(*_aborted(entry), *self._doubts(has_row), *_damaged_columns(entry), *_detector_doubts(entry)),
         )
+
+    def _frames(self, rows: NDArray[np.int64], has_row: NDArray[np.bool_]) -> NDArray[Any]:
+        """Frames by row; zeros where a row has none."""
+        shape = (len(self.placement.entry.rows), *self.counts.shape[1:])
+        require_few(shape, self.placement.entry.place)
+        frames = np.zeros(shape, dtype=self.counts.dtype)
+        frames[rows[has_row]] = self.counts[has_row]
+        return frames
 
     def _frame_sums(
         self, rows: NDArray[np.int64], has_row: NDArray[np.bool_], frames: NDArray[Any]
@@ -121,12 +127,10 @@ class _Assembly:
         return (f"frames are numbered from {first}: file {first} is the scan's first row",) if first else ()
 
     def _doubts(self, has_row: NDArray[np.bool_]) -> tuple[str, ...]:
-        """What the frames' sums do not settle: names, surplus frames, doubled entries, and an aborted scan."""
-        entry, placed = self.placement.entry, self.placement
-        doubts = _aborted(entry)
+        """What the frames' sums do not settle: names, doubled entries, numbering, and surplus frames."""
+        entry, placed, doubts = self.placement.entry, self.placement, self.place.doubts
         if placed.is_certain:
-            return doubts
-        doubts += self.place.doubts
+            return ()
         if len(self.place.entries) > 1:
             lines = ", ".join(str(other.line) for other in self.place.entries)
             doubts += (
@@ -157,11 +161,14 @@ def _scanned(entry: SpecScan) -> dict[str, NDArray[np.float64]]:
     return {name: entry.column(name) for name in names}
 
 
-def _monitor(entry: SpecScan) -> tuple[dict[str, NDArray[np.float64]], tuple[str, ...]]:
-    track, problem = entry.optional("Monitor")
-    if track is None:
-        return {}, (f"the beam is taken to be constant, since the monitor cannot be read: {problem}",)
-    return {"Monitor": track}, ()
+def _lacking_columns(entry: SpecScan) -> tuple[str, ...]:
+    labels = entry.labels()
+    return tuple(f"{entry.place} has no column {name}: {use}" for name, use in _USES.items() if name not in labels)
+
+
+def _damaged_columns(entry: SpecScan) -> tuple[str, ...]:
+    problems = {name: entry.optional(name)[1] for name in _USES if name in entry.labels()}
+    return tuple(f"{_USES[name]}: {problem}" for name, problem in problems.items() if problem)
 
 
 def _aborted(entry: SpecScan) -> tuple[str, ...]:
