@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 from cdi_stream import registry
-from cdi_stream.errors import RecordingError
+from cdi_stream.errors import PluginError, RecordingError
 from cdi_stream.protocols import Reader
 from cdi_stream.recording import RecordedScan, sum_doubts
 
@@ -14,7 +15,7 @@ _GROUP = "cdi_stream.reader"
 
 
 def readers_of(path: Path) -> dict[str, Reader]:
-    """Installed readers that understand a file or folder, by name.
+    """Installed readers that understand a file or folder, by name; readers that cannot be imported are left out.
 
     Raises
     ------
@@ -23,7 +24,10 @@ def readers_of(path: Path) -> dict[str, Reader]:
     """
     if not path.exists():
         raise RecordingError(f"{path} does not exist")
-    readers = {name: registry.load(_GROUP, name)() for name in registry.names(_GROUP)}
+    readers: dict[str, Reader] = {}
+    for name in registry.names(_GROUP):
+        with contextlib.suppress(PluginError):  # the command 'plugins' tells why it cannot be imported
+            readers[name] = registry.load(_GROUP, name)()
     return {name: reader for name, reader in readers.items() if reader.can_read(path)}
 
 

@@ -109,7 +109,7 @@ class TestMissingFrames:
         scan = read_recorded(spec_folder(tmp_path, first=first), 54)
         np.testing.assert_array_equal(scan.frames, FRAMES)
         assert scan.missing == ()
-        assert scan.notes == (f"frames are numbered from {first}: file {first} is the scan's first row",)
+        assert scan.notes == (f"frame numbers do not begin at 0: row k of the scan is file number k +{first}",)
 
     def test_sums_tell_a_lost_first_frame_from_a_numbering_from_one(self, tmp_path):
         scan = read_recorded(spec_folder(tmp_path, first=1, skip=(19,)), 54)
@@ -119,6 +119,22 @@ class TestMissingFrames:
     def test_sums_find_the_numbering_although_its_first_frame_is_lost(self, tmp_path):
         scan = read_recorded(spec_folder(tmp_path, first=137, skip=(0, 4)), 54)
         assert scan.missing == (0, 4)
+        assert scan.doubts == ()
+
+    def test_sums_tell_that_the_first_frame_was_lost_before_it_had_a_number(self, tmp_path):
+        root = spec_folder(tmp_path, skip=(0,))
+        for k in range(1, N_FRAMES):
+            image(root, k).rename(image(root, k - 1))
+        scan = read_recorded(root, 54)
+        assert scan.missing == (0,)
+        np.testing.assert_array_equal(scan.frames[1:], FRAMES[1:])
+        assert scan.doubts == ()
+
+    def test_a_scan_repeated_into_the_same_folder(self, tmp_path):
+        write_spec(tmp_path, head(), SpecEntry(frames=OTHER), SpecEntry())
+        write_images(tmp_path / NAME, np.concatenate([OTHER, FRAMES]))
+        scan = read_recorded(tmp_path, 54)
+        np.testing.assert_array_equal(scan.frames, FRAMES)
         assert scan.doubts == ()
 
     def test_without_sums_a_numbering_with_gaps_is_doubted(self, tmp_path):
@@ -376,6 +392,7 @@ class TestDamage:
         scan = read_recorded(root, 54)
         np.testing.assert_array_equal(scan.frames, FRAMES)
         assert scan.doubts == ()
+        assert f"1 frames have no row among the 20 of {root / 'Sample-1a.spec'}" in scan.notes[0]
 
     def test_a_frame_more_than_rows_is_doubted_where_no_sums_are(self, tmp_path):
         root = spec_folder(tmp_path, SpecEntry(labels=("Theta", "Monitor")))

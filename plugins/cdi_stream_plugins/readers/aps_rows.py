@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ class Placement:
 def place_frames(entries: Sequence[SpecScan], numbers: NDArray[np.int64], sums: NDArray[np.float64]) -> Placement:
     """Find the entry of one scan number, and the numbering, that fit the frames best.
 
-    Frames are numbered from 0, from 1, or go on from an earlier scan.  Of equals, the entry that stands last in the
-    file, and the numbering from 0.
+    Frames are numbered from 0, from 1, from the first that is there, or in the one way that all sums agree with.  Of
+    equals, the entry that stands last in the file, and the numbering from 0.
 
     Parameters
     ----------
@@ -62,11 +63,31 @@ def place_frames(entries: Sequence[SpecScan], numbers: NDArray[np.int64], sums: 
 
 
 def _placements(entry: SpecScan, numbers: NDArray[np.int64], sums: NDArray[np.float64]) -> Iterator[Placement]:
+    """Frames by each usual numbering, and by an unusual one if the sums of all frames agree with it."""
     recorded, _ = entry.optional("ImageTot")
-    n_rows, lowest = len(entry.rows), int(numbers[0])
-    elsewhere = () if recorded is None else range(max(0, int(numbers[-1]) - n_rows + 1), lowest)
-    for first in (0, 1, lowest, *elsewhere):
-        rows = numbers - first
-        has_row = (rows >= 0) & (rows < n_rows)
-        n_agreeing = 0 if recorded is None else int(do_sums_agree(sums[has_row], recorded[rows[has_row]]).sum())
-        yield Placement(entry=entry, first=first, n_placed=int(has_row.sum()), n_agreeing=n_agreeing, recorded=recorded)
+    yield from (_placed(entry, first, numbers, sums, recorded) for first in (0, 1, int(numbers[0])))
+    if recorded is not None:
+        unusual = _placed(entry, _numbering_by_sums(numbers, sums, recorded), numbers, sums, recorded)
+        if unusual.is_certain:
+            yield unusual
+
+
+def _placed(
+    entry: SpecScan,
+    first: int,
+    numbers: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    recorded: NDArray[np.float64] | None,
+) -> Placement:
+    rows = numbers - first
+    has_row = (rows >= 0) & (rows < len(entry.rows))
+    n_agreeing = 0 if recorded is None else int(do_sums_agree(sums[has_row], recorded[rows[has_row]]).sum())
+    return Placement(entry=entry, first=first, n_placed=int(has_row.sum()), n_agreeing=n_agreeing, recorded=recorded)
+
+
+def _numbering_by_sums(numbers: NDArray[np.int64], sums: NDArray[np.float64], recorded: NDArray[np.float64]) -> int:
+    """Frame number of the first row with which most sums agree; below zero where the first frames are lost."""
+    votes: Counter[int] = Counter()
+    for number, total in zip(numbers.tolist(), sums, strict=True):
+        votes.update((number - np.flatnonzero(do_sums_agree(total, recorded))).tolist())
+    return votes.most_common(1)[0][0] if votes else 0

@@ -86,6 +86,7 @@ class _Assembly:
         frames = self._frames(rows, has_row)
         scanned, (monitor, _) = _scanned(entry), entry.optional("Monitor")
         good, white = detector_maps(entry, frames.shape[1:])
+        choices, is_sure = self._choices(has_row), self.placement.is_certain
         return RecordedScan(
             name=f"{entry.file.stem}_S{entry.number:04d}",
             frames=frames,
@@ -100,8 +101,13 @@ class _Assembly:
             white_field=white,
             times_s=entry.optional("Epoch")[0],
             frame_sums=self._frame_sums(rows, has_row, frames),
-            notes=(*self.place.notes, *self._numbering(), *_lacking_columns(entry)),
-            doubts=(*_aborted(entry), *self._doubts(has_row), *_damaged_columns(entry), *_detector_doubts(entry)),
+            notes=(*self.place.notes, *self._numbering(), *(choices if is_sure else ()), *_lacking_columns(entry)),
+            doubts=(
+                *_aborted(entry),
+                *(() if is_sure else choices),
+                *_damaged_columns(entry),
+                *_detector_doubts(entry),
+            ),
         )
 
     def _frames(self, rows: NDArray[np.int64], has_row: NDArray[np.bool_]) -> NDArray[Any]:
@@ -124,27 +130,23 @@ class _Assembly:
 
     def _numbering(self) -> tuple[str, ...]:
         first = self.placement.first
-        return (f"frames are numbered from {first}: file {first} is the scan's first row",) if first else ()
+        return (f"frame numbers do not begin at 0: row k of the scan is file number k {first:+d}",) if first else ()
 
-    def _doubts(self, has_row: NDArray[np.bool_]) -> tuple[str, ...]:
-        """What the frames' sums do not settle: names, doubled entries, numbering, and surplus frames."""
-        entry, placed, doubts = self.placement.entry, self.placement, self.place.doubts
-        if placed.is_certain:
-            return ()
+    def _choices(self, has_row: NDArray[np.bool_]) -> tuple[str, ...]:
+        """What was chosen, and is doubtful unless all sums agree: names, doubled entries, numbering, surplus frames."""
+        entry, placed, told = self.placement.entry, self.placement, self.place.doubts
         if len(self.place.entries) > 1:
             lines = ", ".join(str(other.line) for other in self.place.entries)
-            doubts += (
-                f"scan {entry.number} stands in {entry.file} at lines {lines}: that at line {entry.line} is used",
-            )
+            told += (f"scan {entry.number} stands in {entry.file} at lines {lines}: that at line {entry.line} is used",)
         if placed.first and placed.n_placed < len(entry.rows):
-            doubts += (f"frame {placed.first} is taken to be the first of {entry.place}: no sums tell whether it is",)
+            told += (f"frame {placed.first} is taken to be the first of {entry.place}",)
         if not has_row.all():
             extra = self.files[int(self.numbers[~has_row][0])]
-            doubts += (
+            told += (
                 f"{int((~has_row).sum())} frames have no row among the {len(entry.rows)} of {entry.place} and are left "
                 f"out, the first is {extra}",
             )
-        return doubts
+        return told
 
 
 def _scanned(entry: SpecScan) -> dict[str, NDArray[np.float64]]:
