@@ -117,8 +117,9 @@ def scan_header(scan: RecordedScan) -> dict[str, Any]:
 
 def counts_of_frames(frames: NDArray[Any]) -> NDArray[np.int64]:
     """Sum each of ``(n_frames, rows, cols)``; gaps (the data type's maximum, values below zero) are left out."""
-    gap = np.iinfo(frames.dtype).max
-    return np.array([frame[(frame >= 0) & (frame < gap)].sum(dtype=np.int64) for frame in frames], dtype=np.int64)
+    gap = np.iinfo(frames.dtype).max if frames.dtype.kind in "iu" else np.inf
+    sums = [frame[(frame >= 0) & (frame < gap)].sum(dtype=np.float64) for frame in frames]  # exact up to 2^53
+    return np.rint(np.array(sums, dtype=np.float64)).astype(np.int64)
 
 
 def do_sums_agree(measured: NDArray[Any], recorded: NDArray[Any]) -> NDArray[np.bool_]:
@@ -127,9 +128,19 @@ def do_sums_agree(measured: NDArray[Any], recorded: NDArray[Any]) -> NDArray[np.
 
 
 def sum_doubts(scan: RecordedScan) -> tuple[str, ...]:
-    """Hold the frames that are there against the sums on record; name the first that differs, file and both sums."""
+    """Hold the frames that are there against the sums on record; name the first that differs, file and both sums.
+
+    Raises
+    ------
+    RecordingError
+        If there is not one sum a frame.
+    """
     if scan.frame_sums is None:
         return ()
+    if scan.frame_sums.shape != (len(scan.frames),):
+        raise RecordingError(
+            f"{scan.name}: expected a sum for each of {len(scan.frames)} frames, got shape {scan.frame_sums.shape}"
+        )
     sums = counts_of_frames(scan.frames)
     wrong = np.flatnonzero(~do_sums_agree(sums, scan.frame_sums) & scan.has_frame)
     if not len(wrong):

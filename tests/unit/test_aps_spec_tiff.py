@@ -226,7 +226,7 @@ class TestWhichFiles:
         write_spec(root, head("Align"), SpecEntry(number=3), name="Align.spec")
         scan = read_recorded(root, 54)
         np.testing.assert_array_equal(scan.frames, FRAMES)
-        assert "Sample-1a.spec is read" in scan.notes[0]
+        assert scan.notes == (f"{root / 'Sample-1a.spec'} is read; there is also {root / 'Align.spec'}",)
 
     def test_the_name_that_the_file_was_begun_with_counts_too(self, tmp_path):
         root = spec_folder(tmp_path)

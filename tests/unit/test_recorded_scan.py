@@ -60,6 +60,20 @@ def test_frames_are_held_against_the_sums_on_record(path):
     assert second.startswith("4 of 4 frames have another sum")
 
 
+@pytest.mark.parametrize("frames", [FRAMES.astype(np.float32), FRAMES.astype(np.int32)])
+def test_frames_of_every_type_are_held_against_their_sums(path, frames):
+    write_scan(replace(SCAN, frames=frames), path)
+    assert read_recorded(path, None).doubts == ()
+    write_scan(replace(SCAN, frames=frames + 1), path)
+    assert "4 of 4 frames have another sum" in read_recorded(path, None).doubts[0]
+
+
+def test_sums_of_another_number_of_frames_are_refused(path):
+    write_scan(replace(SCAN, frame_sums=np.arange(3)), path)
+    with pytest.raises(RecordingError, match=r"a sum for each of 4 frames, got shape \(3,\)"):
+        read_recorded(path, None)
+
+
 def test_of_two_readers_the_one_that_reads_is_told(path, install):
     install("zz_generous", GENEROUS)
     assert list(readers_of(path)) == ["cdi_stream", "zz_generous"]

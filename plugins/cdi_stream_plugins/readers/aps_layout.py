@@ -70,8 +70,11 @@ def scan_place(path: Path, scan: int | None) -> ScanPlace:
     if len(likely) != 1:
         raise RecordingError(_choice(path, number, likely or pairs, is_unlike=not likely))
     (spec, folder), *_ = likely
-    others = [other for other in specs if other != spec]
-    notes = (f"{spec.name} is read; {_listed(others)} lies beside it",) if others else ()
+    notes = tuple(
+        f"{used} is read; there is also {_listed([other for other in known if other != used])}"
+        for used, known in ((spec, specs), (folder, mine))
+        if len(known) > 1
+    )
     return ScanPlace(entries=_named(entries[spec], spec, folder), folder=folder, notes=notes, doubts=doubts)
 
 

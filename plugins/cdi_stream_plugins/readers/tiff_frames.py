@@ -79,7 +79,9 @@ def read_frames(files: Sequence[Path]) -> NDArray[Any]:
             f"{kinds[odd][0]}: move the files of another measurement away"
         )
     if len(shape) != 2 or np.dtype(dtype).kind not in "iuf":
-        raise RecordingError(f"{files[0]}: expected one grey image of counts, got {dtype} {shape}")
+        raise RecordingError(
+            f"{files[0]}: expected one grey image of counts, got {dtype} {shape}: give one file a frame"
+        )
     require_few((len(files), *shape), str(files[0].parent))
     frames = np.empty((len(files), *shape), dtype=dtype)
     for place, file in zip(frames, files, strict=True):
