@@ -54,12 +54,18 @@ class DetectorConfig(_Section):
 
 
 class DocumentsConfig(_Section):
-    """The Bluesky bus: ``subscribe`` is the proxy's out address, ``publish`` its in address."""
+    """The Bluesky bus: ``subscribe`` is the proxy's out address, ``publish`` its in address.
+
+    ``series_readings`` and ``image_readings`` are ends of the data keys by which events name a detector's series and
+    its images.
+    """
 
     subscribe: str
     publish: str
     prefix: str = ""
     serializer: Literal["msgpack", "json", "pickle"] = "msgpack"
+    series_readings: tuple[str, ...] = ("series_id", "series", "sequence_id")
+    image_readings: tuple[str, ...] = ("image_id", "frame_id", "unique_id")
 
     @field_validator("subscribe", "publish")
     @classmethod
@@ -117,7 +123,13 @@ class GeometryConfig(_Section):
 
 
 class AssembleConfig(_Section):
-    """How long to wait for what [s]; ``monitor`` names the events' monitor counter."""
+    """How long to wait for what [s]; ``monitor`` names the events' monitor counter.
+
+    ``directory`` holds frames and documents of scans under way, so that a restarted service goes on with them; it is
+    ``incoming`` in the results folder unless it is named, and belongs on a fast local disk.
+    """
+
+    directory: Path | None = None
 
     late_grace_s: Positive = 0.5
     reading_timeout_s: Positive = 10.0
@@ -159,12 +171,18 @@ class PolishConfig(_Section):
 
 
 class PublishConfig(_Section):
-    """Where results go; ``tiled`` is a server's address, ``local`` to start one with a SQLite catalog, or ``none``."""
+    """Where results go; ``tiled`` is a server's address, ``local`` to start one with a SQLite catalog, or ``none``.
+
+    ``tiled_port`` and ``tiled_api_key`` are those of the server; of one of our own, those of the last start are kept
+    where they are not given.  ``copied_keys`` are further keys of the raw start document that our own one copies.
+    """
 
     directory: Path = Path("cdi-stream-results")
     lab_shape: tuple[int, int, int] = (96, 96, 96)
     tiled: str | None = "local"
+    tiled_port: int | None = Field(default=None, gt=0, le=65535)
     tiled_api_key: str | None = None
+    copied_keys: tuple[str, ...] = ()
     json_lines: Path | None = None
     preview_every_s: Positive = 1.0
     max_waiting_bytes: int = Field(default=4 << 30, gt=0)
@@ -228,7 +246,7 @@ class Config(_Section):
         """Hash of what decides a result, files by their content; addresses and folders do not."""
         deciding: Any = {
             "geometry": True,
-            "assemble": True,
+            "assemble": {"late_grace_s", "reading_timeout_s", "idle_timeout_s", "monitor"},
             "prepare": True,
             "polish": True,
             "detector": {"format", "channel", "roi", "saturation_counts"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +21,19 @@ def serve(config: NeededConfig) -> None:
 
     settings = read_config(config)
     stopping = StopSignal()
-    settings.publish.directory.mkdir(parents=True, exist_ok=True)
     ready = settings.publish.directory / "ready"
-    ready.unlink(missing_ok=True)
     with running_service(settings, config) as service:
         ready.touch()
         console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
         while not stopping.is_set() and not service.wait(0.2):
             pass
         ready.unlink(missing_ok=True)
-        console.print("stopping: curves under way are finished or named as interrupted")
+        console.print("stopping: curves at work are finished, the others are left for the next start")
+    left = {name: n for name, n in service.left.items() if n}
+    if left:
+        console.print(f"left for the next start: {', '.join(f'{n} {name}' for name, n in left.items())}")
+    if not service.has_ended:
+        os._exit(0 if service.failure is None else 1)  # a thread that waits for a server must not hold the exit up
     if service.failure is not None:
         raise CdiStreamError(f"the service died: {service.failure!r}")
 
