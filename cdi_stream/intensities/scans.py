@@ -99,7 +99,7 @@ def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
     counts = frames if frames.dtype.kind == "u" else np.where(frames < 0, sentinel, frames)
     monitor: Any = next((track for name, track in scan.scanned.items() if name.lower() == "monitor"), None)
     header: dict[str, Any] = {key: float(scan.detector[key]) for key in DETECTOR_HEADER if key in scan.detector}
-    is_dark = monitor is not None and not np.all(monitor > 0)
+    is_dark = monitor is not None and not np.all(monitor[scan.has_frame] > 0)
     missing = tuple(np.flatnonzero(~scan.has_frame).tolist())
     curve = RockingCurve(
         series=SeriesStart(

@@ -528,7 +528,9 @@ class TestScans:
         frames = scan().frames.copy()
         frames[:, 2, 2] = 500
         frames[[4, 11]] = 0
-        write_scan(scan(frames, missing=(4, 11), doubts=("the files were renumbered",)), tmp_path / "scan.h5")
+        scanned = scan().scanned | {"Monitor": np.where(np.arange(20) == 4, 0.0, 100.0)}
+        doubts = ("the files were renumbered",)
+        write_scan(scan(frames, scanned=scanned, missing=(4, 11), doubts=doubts), tmp_path / "scan.h5")
         found = read_intensities(tmp_path / "scan.h5")
         has_frame = ~np.isin(np.arange(20), (4, 11))
         np.testing.assert_array_equal(found.valid_pixels.any(axis=(1, 2)), has_frame)
