@@ -40,7 +40,11 @@ class Reader(Protocol):
         ...
 
     def read(self, path: Path, scan: int | None) -> RecordedScan:
-        """Read one scan; raises `RecordingError` with the remedy."""
+        """Read one scan, with all points of its motors; raises `RecordingError` with the remedy.
+
+        Points whose frame is lost are named in ``missing``.  Where the facility has recorded the counts of each frame,
+        ``frame_sums`` holds them: whoever calls compares.
+        """
         ...
 
 
