@@ -92,7 +92,9 @@ def test_a_folder_that_cannot_be_is_a_message(tmp_path):
         Spool(tmp_path / "file")
 
 
-@pytest.mark.parametrize("content", [b"", b"no database at all, but long enough for a page" * 100, b"SQLite format 3\0"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no database at all, but long enough for a page" * 100, b"SQLite format 3\0"]
+)
 def test_a_file_that_is_no_spool_is_set_aside(tmp_path, content):
     (tmp_path / SPOOL).write_bytes(content)
     spool = Spool(tmp_path)
