@@ -104,7 +104,7 @@ class Outgoing:
                 publisher.preview(progress)
                 self._emit(publisher.uid)
             except Exception:
-                self._composed.clear()
+                self._drop_half()
                 logger.exception("run %s: a preview cannot be published", progress.run.uid[:8])
 
     def result(self, context: RunContext, result: Result) -> str | None:
@@ -164,7 +164,7 @@ class Outgoing:
         try:
             published = publisher.result(result)
         except Exception as error:
-            self._composed.clear()
+            self._drop_half()
             logger.exception("run %s: the %s cannot be published", context.uid[:8], result.stream)
             return f"not published: {error!r:.200}"
         self._emit(publisher.uid, key)
@@ -188,7 +188,7 @@ class Outgoing:
             logger.exception("run %s: arrays cannot be published", one.context.uid[:8])
             problem = None  # to try again would not help
         if problem is not None:
-            self._composed.clear()
+            self._drop_half()
             return False
         self._emit(publisher.uid)
         return True
@@ -211,6 +211,10 @@ class Outgoing:
                 context, self._provenance, self._shapes, self._directory, self._compose, identity
             )
         return self._publishers[context.uid]
+
+    def _drop_half(self) -> None:
+        """Drop the documents of an event that could not be composed to its end; what its run needs is kept."""
+        self._composed = [(name, doc) for name, doc in self._composed if name in ("start", "descriptor")]
 
     def _compose(self, name: str, doc: Mapping[str, Any]) -> None:
         self._composed.append((name, doc))
