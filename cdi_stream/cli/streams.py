@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -17,12 +17,12 @@ from cdi_stream.errors import CdiStreamError, InputError
 def serve(config: NeededConfig) -> None:
     """Run the live service until it is told to stop (Ctrl-C)."""
     from cdi_stream.config import read_config
-    from cdi_stream.live.serve import running_service
+    from cdi_stream.live.sockets import open_sockets
 
     settings = read_config(config)
     stopping = StopSignal()
     ready = settings.publish.directory / "ready"
-    with running_service(settings, config) as service:
+    with open_sockets(settings) as sockets, _service(settings, config, sockets) as service:
         ready.touch()
         console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
         while not stopping.is_set() and not service.wait(0.2):
@@ -36,6 +36,13 @@ def serve(config: NeededConfig) -> None:
         os._exit(0 if service.failure is None else 1)  # a thread that waits for a server must not hold the exit up
     if service.failure is not None:
         raise CdiStreamError(f"the service died: {service.failure!r}")
+
+
+def _service(settings: Any, config: Path, sockets: Any) -> Any:
+    """Load torch and all that is heavy when the sockets are open: documents that come meanwhile wait there."""
+    from cdi_stream.live.serve import running_service
+
+    return running_service(settings, config, sockets)
 
 
 def record(

@@ -427,6 +427,8 @@ class Assembler:
     def _lost(self, curve: _OpenCurve, run: RunRecord | None, is_whole: bool) -> tuple[str, ...]:
         """Return doubts about documents and messages that did not come, or came and could not be used."""
         doubts: tuple[str, ...] = ()
+        if run is not None and not run.is_start_heard:
+            doubts += ("the start document of the run was not heard: was it sent before its listeners were connected?",)
         if run is not None and (lost := run.missing_events()):
             doubts += (f"{lost} documents of the run were lost on the bus",)
         n_orphans = self.book.orphans.total() - curve.n_orphans

@@ -129,8 +129,8 @@ class Incoming:
         for path in self._runs.glob("*.documents"):
             try:
                 with path.open("rb") as file:
-                    entries = msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=MAX_DOCUMENTS_BYTES)
-                    found += [(str(name), dict(doc), float(heard_s)) for name, doc, heard_s in entries]
+                    for name, doc, heard_s in msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=1 << 30):
+                        found.append((str(name), dict(doc), float(heard_s)))
             except (ValueError, TypeError, msgpack.UnpackException) as error:
                 logger.warning("%s breaks off: %s; the documents before are used", path, error)
         return iter(sorted(found, key=lambda entry: entry[2]))

@@ -57,7 +57,8 @@ class RunRecord:
     """Documents of one run as far as they have come; an event replaces an earlier one of its number.
 
     ``heard_s`` and ``stop_heard_s`` are times of receipt [s since the epoch, this machine's clock].  ``n_external``
-    counts its documents that name data elsewhere (StreamDatum, Datum).
+    counts its documents that name data elsewhere (StreamDatum, Datum).  A run whose start document was lost, as a
+    publisher's first document easily is, is known by its descriptors.
     """
 
     uid: str
@@ -68,6 +69,7 @@ class RunRecord:
     events: dict[str, dict[int, Event]] = field(default_factory=dict)
     descriptors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     n_external: int = 0
+    is_start_heard: bool = True
 
     @property
     def units(self) -> dict[str, str]:
@@ -171,7 +173,7 @@ class RunBook:
             case "start":
                 return self._start(doc, heard_s)
             case "descriptor":
-                return self._descriptor(doc)
+                return self._descriptor(doc, heard_s)
             case "event":
                 return self._event(doc, heard_s)
             case "event_page":
@@ -186,16 +188,23 @@ class RunBook:
     def _start(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
         if "original_run_uid" in doc or doc.get("analysis_stage") in ("reconstruction", "refinement", "arrays"):
             return None
-        if doc["uid"] not in self.runs:  # a start that is sent again changes nothing
+        record = self.runs.get(doc["uid"])
+        if record is None:
             self._note_lag(doc, heard_s)
             self.runs[doc["uid"]] = RunRecord(uid=doc["uid"], start=dict(doc), heard_s=heard_s)
             self._forget_old()
+        elif not record.is_start_heard:  # it was overtaken; one that is only sent again changes nothing
+            record.start, record.is_start_heard = dict(doc), True
         return str(doc["uid"])
 
-    def _descriptor(self, doc: Mapping[str, Any]) -> str | None:
-        record = self._record(doc["run_start"], "descriptor")
-        if record is None:
-            return None
+    def _descriptor(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        if doc["run_start"] not in self.runs:
+            if _is_ours(doc):
+                return None
+            uid = str(doc["run_start"])
+            self.runs[uid] = RunRecord(uid=uid, start={"uid": uid}, heard_s=heard_s, is_start_heard=False)
+            self._forget_old()
+        record = self.runs[doc["run_start"]]
         name = doc.get("name", "primary")
         kept = {key: doc[key] if isinstance(doc.get(key), Mapping) else {} for key in ("data_keys", "configuration")}
         record.descriptors[doc["uid"]] = kept
@@ -272,6 +281,15 @@ class RunBook:
             self._run_of_descriptor.pop(descriptor, None)
         named = {series: [other for other in uids if other != uid] for series, uids in self._runs_of_series.items()}
         self._runs_of_series = {series: uids for series, uids in named.items() if uids}
+
+
+def _is_ours(descriptor: Mapping[str, Any]) -> bool:
+    """Whether a descriptor is of a run of ours, by the sources of its data."""
+    keys = descriptor.get("data_keys")
+    sources = (
+        [key.get("source") for key in keys.values() if isinstance(key, Mapping)] if isinstance(keys, Mapping) else []
+    )
+    return any(isinstance(source, str) and source.startswith("cdi_stream:") for source in sources)
 
 
 def _densest(ordered: NDArray[np.float64]) -> float:

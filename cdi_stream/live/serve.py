@@ -33,6 +33,7 @@ from cdi_stream.live.publish import Provenance
 from cdi_stream.live.readings import ReadingNames
 from cdi_stream.live.receive import Receiver
 from cdi_stream.live.series import SeriesLimits
+from cdi_stream.live.sockets import Sockets
 from cdi_stream.live.spool import Spool
 from cdi_stream.live.tiled_server import local_tiled
 from cdi_stream.networks.torchscript import Network
@@ -45,10 +46,11 @@ from cdi_stream.registry import load
 
 
 @contextlib.contextmanager
-def running_service(config: Config, config_file: Path) -> Iterator[Service]:
+def running_service(config: Config, config_file: Path, sockets: Sockets) -> Iterator[Service]:
     """Start the service of a configuration; stop it on the way out.
 
-    ``config_file`` is where the configuration was read from: the worker process reads it too.
+    ``config_file`` is where the configuration was read from: the worker process reads it too.  ``sockets`` were opened
+    before, so that nothing is lost while the network is loaded.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def running_service(config: Config, config_file: Path) -> Iterator[Service]:
     chain = chain_settings(config)
     warm_up(network, chain)
     with contextlib.ExitStack() as stack:
-        service = Service(_parts(config, config_file, network, chain, stack))
+        service = Service(_parts(config, config_file, network, chain, sockets, stack))
         service.start()
         try:
             yield service
@@ -68,26 +70,24 @@ def running_service(config: Config, config_file: Path) -> Iterator[Service]:
             service.stop()
 
 
-def _parts(config: Config, config_file: Path, network: Network, chain: ChainSettings, stack: ExitStack) -> Parts:
-    """Open what the service needs; ``stack`` closes the sockets and servers after it."""
+def _parts(
+    config: Config, config_file: Path, network: Network, chain: ChainSettings, sockets: Sockets, stack: ExitStack
+) -> Parts:
+    """Open what the service needs; ``stack`` closes sockets and servers after it."""
     directory = config.publish.directory.resolve()
     alarms = Alarms()
     archives = _archives(config, stack, alarms)
     spool = Spool(directory, tuple(name for name, _ in archives), alarms)
-    context = stack.enter_context(zmq.Context())
-    receiver = _receiver(config, context)
+    receiver = _receiver(config, sockets)
     stack.callback(receiver.close)
-    documents, witness = (bus.listen(context, config.documents.subscribe) for _ in range(2))
-    stack.callback(documents.close, 0)
-    stack.callback(witness.close, 0)
-    delivery = BusDelivery(spool, bus_sink_of(config, is_immediate=True), _heard(witness, config), alarms)
+    delivery = BusDelivery(spool, bus_sink_of(config, is_immediate=True), _heard(sockets.witness, config), alarms)
     provenance = _provenance(config, chain, network)
     announcer = Announcer(config.feed.endpoint)
     incoming = Incoming((config.assemble.directory or directory / "incoming").resolve())
     shapes = {"inference": network.lab_shape, "reconstruction": chain.lab_shape}
     assembler = Assembler(_assemble_settings(config, chain), time.monotonic, time.time, incoming)
     return Parts(
-        ingest=Ingest(_ingest_settings(config), receiver, documents, assembler, announcer, alarms),
+        ingest=Ingest(_ingest_settings(config), receiver, sockets.documents, assembler, announcer, alarms),
         assembler=assembler,
         network=network,
         chain=chain,
@@ -197,10 +197,15 @@ def _backlog(config: Config, config_file: Path, provenance: Provenance, director
     )
 
 
-def _receiver(config: Config, context: zmq.Context[zmq.Socket[bytes]]) -> Receiver:
+def _receiver(config: Config, sockets: Sockets) -> Receiver:
     detector = config.detector
     decoder = decoder_of(detector)
-    return Receiver(socket_of(detector, context), decoder, detector.max_queue_bytes, is_bound=detector.bind)
+    return Receiver(
+        sockets.detector or socket_of(detector, sockets.context),
+        decoder,
+        detector.max_queue_bytes,
+        is_bound=detector.bind,
+    )
 
 
 def _assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings:

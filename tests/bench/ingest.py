@@ -93,7 +93,7 @@ def ours(socket: zmq.Socket, folder: Path) -> int:
 
 
 def measure(n_rounds: int = 4, folder: Path | None = None) -> dict[str, float]:
-    """Frames per second of both, best of ``n_rounds``, and their ratio; frames lie in ``folder``, a temporary one if none."""
+    """Frames per second of both, best of ``n_rounds``, and their ratio; frames lie in ``folder``."""
     with tempfile.TemporaryDirectory() as temporary:
         return _measured(n_rounds, folder or Path(temporary))
 

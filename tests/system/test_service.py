@@ -14,9 +14,9 @@ import zmq
 
 from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler, AssembleSettings
-from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.delivery import BusDelivery
 from cdi_stream.live.incoming import Incoming
+from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
 from cdi_stream.live.publish import Provenance

@@ -260,11 +260,34 @@ def test_readings_that_come_as_stream_datum_are_named():
     assert curve.account.received == N
 
 
-def test_a_start_document_that_was_lost_is_named():
+def test_a_run_whose_start_document_was_lost_is_known_by_its_descriptors():
     rig = Rig()
-    rig.feed(begin(), *(frame(k) for k in range(N)), descriptor(), *all_events(), SeriesEnd(series=1), run_stop(N))
+    rig.feed(begin(user_data={"run_uid": "run"}), *(frame(k) for k in range(N)), descriptor(), *all_events())
     (curve,) = rig.settle()
-    assert any("9 documents came of runs whose start was not heard" in doubt for doubt in curve.doubts)
+    assert (curve.run.uid, curve.account.missing) == ("run", ())
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert any("the start document of the run was not heard" in doubt for doubt in curve.doubts)
+
+
+def test_a_start_document_that_was_overtaken_is_taken():
+    rig = Rig()
+    rig.feed(begin(user_data={"run_uid": "run"}), descriptor(), run_start(sample="gold"), *all_events())
+    rig.feed(*(frame(k) for k in range(N)))
+    assert (rig.curves[0].run.sample, rig.curves[0].doubts) == ("gold", ())
+
+
+def test_documents_of_which_beginning_and_description_were_lost_are_named():
+    rig = Rig()
+    rig.feed(begin(), *(frame(k) for k in range(N)), *all_events(), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert any("8 documents came of runs whose start was not heard" in doubt for doubt in curve.doubts)
+
+
+def test_our_own_descriptors_begin_no_run():
+    rig = Rig()
+    ours = {"uid": "d", "run_start": "ours", "data_keys": {"inference_chi2": {"source": "cdi_stream:chi2"}}}
+    rig.feed(("descriptor", ours))
+    assert rig.assembler.book.runs == {}
 
 
 # --- what frames and documents hold (1, 13, 20, 33, 48, 51) -------------------------------------------------------

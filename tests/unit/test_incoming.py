@@ -151,7 +151,7 @@ def test_a_series_that_no_disk_has_room_for_says_so(folder, monkeypatch):
     monkeypatch.setattr(frame_store, "KEEP_FREE_BYTES", 1 << 60)
     first = rig(folder)
     first.feed(run_start(), descriptor(), begin(user_data="run"))
-    with pytest.raises(WireError, match="no room for .* free disk space"):
+    with pytest.raises(WireError, match=r"no room for .* free disk space"):
         first.feed(frame(0))
 
 

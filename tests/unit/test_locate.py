@@ -1,4 +1,4 @@
-"""Where frames lie: readings that are lost, units of all spellings, motors that nobody knows, scans that do not move."""
+"""Where frames lie: lost readings, units of all spellings, unknown motors, scans that do not move."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_reading_lost_at_many_frames_fails_by_name_and_frame():
 
 
 def test_a_scan_that_moves_an_unknown_motor_names_it():
-    with pytest.raises(CurveError, match="span no volume.*moved theta_fine, no motor of a circle"):
+    with pytest.raises(CurveError, match=r"span no volume.*moved theta_fine, no motor of a circle"):
         located(None, readings={"theta": 0.3}, motors=("theta_fine",), theta_fine=ANGLES)
 
 
@@ -51,7 +51,7 @@ def test_a_count_in_which_nothing_moves_says_so():
 
 def test_encoder_noise_is_no_movement():
     rng = np.random.default_rng(0)
-    with pytest.raises(CurveError, match="span no volume.*theta moved, but on the whole not"):
+    with pytest.raises(CurveError, match=r"span no volume.*theta moved, but on the whole not"):
         located(0.3 + 1e-5 * rng.normal(size=32))
 
 

@@ -1,0 +1,103 @@
+"""Kill the service at random moments of many scans, and account for every frame, document and run.
+
+``python -m tests.system.killing --scans 30 --kills 100 --out DIR`` plays scans one after the other in real time, while
+the service is killed with SIGKILL at random moments and started again at once.  It prints one JSON object: how many
+scans were reconstructed whole, how many frames were missing, and documents that a foreign listener heard twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sim_beamline.scan import recorded_scan
+from tests.system.beamline import TestBeamline, beamline
+
+KINDS = ("start", "descriptor", "event", "stream_resource", "stream_datum", "stop")
+
+
+def campaign(directory: Path, n_scans: int, n_kills: int, seed: int, speed: str) -> dict[str, Any]:
+    """Run the campaign; kills fall at random moments between the first scan's beginning and the last one's end."""
+    rng = random.Random(seed)
+    with beamline(directory, recorded_scan("plain")) as line:
+        line.start_service()
+        line.start_detector()
+        n_killed = 0
+        plan = None
+        n_begun = 0
+        while n_begun < n_scans or (plan is not None and plan.poll() is None):
+            if (plan is None or plan.poll() is not None) and n_begun < n_scans:
+                plan = line.start_plan(speed=speed)
+                n_begun += 1
+            pause_s = rng.uniform(0.2, 6.0)
+            time.sleep(pause_s)
+            if n_killed < n_kills:
+                line.children.kill("service")
+                n_killed += 1
+                line.start_service()
+        line.wait_until(lambda: len(reconstructed(line)) >= n_scans, 300)
+        time.sleep(3)
+        return summary(line, n_scans, n_killed)
+
+
+def reconstructed(line: TestBeamline) -> dict[str, list[dict[str, Any]]]:
+    """Reconstruction events by the uid of the raw run."""
+    found = line.documents()
+    starts = {d["uid"]: d["original_run_uid"] for k, d in found if k == "start" and "original_run_uid" in d}
+    raw_of = {
+        d["uid"]: starts[d["run_start"]]
+        for k, d in found
+        if k == "descriptor" and d["name"] == "reconstruction" and d["run_start"] in starts
+    }
+    events: dict[str, list[dict[str, Any]]] = {}
+    for kind, doc in found:
+        if kind == "event" and doc["descriptor"] in raw_of:
+            events.setdefault(raw_of[doc["descriptor"]], []).append(doc["data"])
+    return events
+
+
+def summary(line: TestBeamline, n_scans: int, n_killed: int) -> dict[str, Any]:
+    """Account for scans, frames and documents."""
+    found = line.documents()
+    events = reconstructed(line)
+    uids = Counter((kind, doc["uid"]) for kind, doc in found if kind in KINDS)
+    ours = {doc["uid"] for kind, doc in found if kind == "start" and "original_run_uid" in doc}
+    stopped = {doc["run_start"] for kind, doc in found if kind == "stop"}
+    firsts = [data[0] for data in events.values()]
+    return {
+        "scans": n_scans,
+        "kills": n_killed,
+        "reconstructed": len(events),
+        "reconstructed_twice": sum(
+            len({d["reconstruction_curve_index"] for d in data}) < len(data) for data in events.values()
+        ),
+        "whole": sum(data["reconstruction_frames_missing"] == 0 for data in firsts),
+        "frames_missing": sum(data["reconstruction_frames_missing"] for data in firsts),
+        "frames_expected": sum(data["reconstruction_frames_expected"] for data in firsts),
+        "verdicts": dict(Counter(data["reconstruction_verdict"] for data in firsts)),
+        "reasons": dict(Counter(r.split(":")[0] for d in firsts for r in d["reconstruction_reasons"].split(" | "))),
+        "documents_heard_twice": sum(n > 1 for n in uids.values()),
+        "runs_left_open": len(ours - stopped),
+    }
+
+
+def main() -> None:
+    """Read the options, run, print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.system.killing")
+    parser.add_argument("--scans", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--speed", default="3")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(campaign(options.out, options.scans, options.kills, options.seed, options.speed)))
+
+
+if __name__ == "__main__":
+    main()
