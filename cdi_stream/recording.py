@@ -53,6 +53,8 @@ class RecordedScan:
         When each frame was taken, for playing at the recorded pace.
     truth
         Description of the simulated crystal, if it is one.
+    run_uid
+        Uid of the Bluesky run that was recorded, where it is known.
     """
 
     name: str
@@ -67,6 +69,7 @@ class RecordedScan:
     times_s: NDArray[np.float64] | None = None
     frame_sums: NDArray[np.int64] | None = None
     truth: Mapping[str, Any] | None = None
+    run_uid: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -80,6 +83,7 @@ def scan_header(scan: RecordedScan) -> dict[str, Any]:
         "units": dict(scan.units),
         "detector": dict(scan.detector),
         "truth": scan.truth,
+        "run_uid": scan.run_uid,
         "scanned": list(scan.scanned),
         "notes": list(scan.notes),
     }
@@ -123,6 +127,7 @@ def read_scan(path: Path, number: int | None = None) -> RecordedScan:
                 units=header["units"],
                 detector=header["detector"],
                 truth=header["truth"],
+                run_uid=header.get("run_uid"),
                 notes=tuple(header["notes"]),
                 **{key: group[key][()] for key in _ARRAYS if key in group},
             )
