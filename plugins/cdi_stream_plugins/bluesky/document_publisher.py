@@ -101,7 +101,11 @@ class DocumentPublisher(Publisher):
         self._logged: set[str] = set()
         self._last: tuple[str, Any] | None = None
         write = writer(serializer, self._replaced)
-        super().__init__(address, prefix=prefix, serializer=write, curve_config=curve_config)
+        try:
+            super().__init__(address, prefix=prefix, serializer=write, curve_config=curve_config)
+        except zmq.ZMQError as error:
+            self.close()
+            raise EndpointError(f"document bus {address!r}: {error}; expected host:port of the proxy") from error
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
