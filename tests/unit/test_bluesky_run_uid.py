@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import threading
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -297,6 +298,50 @@ def test_the_field_may_lie_in_a_part_and_the_staging_be_of_the_whole(engine, mot
     assert whole.det.user_data.get() == uids(engine)[1]
     engine(with_run_uid(bp.count([whole]), whole, field="det.user_data"))
     assert whole.det.user_data.get() == uids(engine)[2]
+
+
+class SlowToArm(Detector):
+    """Its staging returns a status that is done later, as of devices of ophyd-async."""
+
+    def stage(self):
+        super().stage()
+        self.armed = DeviceStatus(self)
+        threading.Timer(0.1, self.armed.set_finished).start()
+        return self.armed
+
+    def trigger(self):
+        self.was_armed = self.armed.done
+        return super().trigger()
+
+
+@pytest.mark.parametrize("plan", [STOCK["scan"], lambda det, motor: rocking_curve(det, motor, -1, 1, 3)])
+def test_a_staging_that_takes_time_is_waited_for(engine, motor, plan):
+    detector = SlowToArm(name="slow")
+    engine(with_run_uid(plan(detector, motor), detector))
+    assert detector.was_armed
+    assert detector.exposures == uids(engine) * 3
+
+
+def test_parts_that_are_staged_by_themselves_wait_too(engine):
+    whole = Whole(name="eiger")
+    order: list[str] = []
+    engine.msg_hook = lambda message: order.append(f"{message.command} {getattr(message.obj, 'name', '')}".strip())
+
+    def by_parts():
+        for part in (whole.cam, whole.det):
+            yield from bps.stage(part)
+        for _ in range(2):
+            yield from bps.open_run()
+            yield from bps.close_run()
+        for part in (whole.det, whole.cam):
+            yield from bps.unstage(part)
+
+    engine(with_run_uid(by_parts(), whole))
+    arm = ["set eiger_cam_header_appendix", "wait", "stage eiger_cam", "stage eiger_det"]
+    disarm = ["unstage eiger_det", "unstage eiger_cam"]
+    one_run = ["open_run", *arm, "close_run"]
+    assert order == [*one_run, "open_run", *disarm, *arm, "close_run", *disarm]
+    assert whole.cam.header_appendix.get() == uids(engine)[1]
 
 
 def test_a_detector_without_the_field_is_named_before_the_plan_runs(motor):

@@ -89,13 +89,16 @@ def _answered(plan: Any, answer: Callable[[Msg], Plan]) -> Plan:
 
 
 class _Armed:
-    """Where one detector stands in a plan: staging that waits, open runs by key, and the run it was armed for."""
+    """Where one detector stands in a plan: stagings that wait, open runs by key, and the run it was armed for.
+
+    The detector may be staged in several pieces: itself, parts of it, a device that it is part of.
+    """
 
     def __init__(self, detector: Any, write: Callable[[str], Plan]) -> None:
         self._detector = detector
         self._write = write
-        self._staged: Any = None
-        self._waiting: Any = None
+        self._staged: list[Any] = []
+        self._waiting: list[Any] = []
         self._is_changed = False
         self._uid: str | None = None
         self._runs: dict[Any, str] = {}
@@ -114,52 +117,66 @@ class _Armed:
     def _open_run(self, message: Msg) -> Plan:
         uid = yield message
         self._runs[message.run] = uid
-        if self._waiting is not None:
-            yield from self._stage(self._waiting, uid)
-        elif self._staged is not None and self._uid not in self._runs.values():
+        if self._waiting:
+            yield from self._stage_waiting(uid)
+        elif self._staged and self._uid not in self._runs.values():
             yield from self._rearm(uid)
         return uid
 
     def _of_detector(self, message: Msg) -> Plan:
         uid = self._runs.get(message.run)
-        if message.command == "stage":
-            if uid is None:
-                self._waiting = message.obj
-                return []
-            return (yield from self._stage(message.obj, uid))
-        if message.command == "unstage":
-            return (yield from self._unstage(message))
-        if self._waiting is not None:
-            yield from self._stage(self._waiting, uid)
+        match message.command:
+            case "stage":
+                return (yield from self._stage(message, uid))
+            case "unstage":
+                return (yield from self._unstage(message))
+        yield from self._stage_waiting(uid)
         if message.command in _BEGINNING and uid is not None and uid != self._uid:
             yield from self._rearm(uid)
         self._is_changed |= message.command in _CHANGING
         return (yield message)
 
-    def _stage(self, device: Any, uid: str | None) -> Plan:
-        """Write the uid of a run, if one is open, and stage; returns the response to the staging."""
-        if uid is not None:
+    def _stage(self, message: Msg, uid: str | None) -> Plan:
+        """Stage in an open run; without one wait, and answer as a device that has staged nothing."""
+        if uid is None:
+            self._waiting.append(message.obj)
+            return []
+        if not self._staged:
             yield from self._tell(uid)
-        self._waiting, self._staged, self._is_changed = None, device, False
-        return (yield from bps.stage(device, group=f"stage {id(self)}", wait=True))
+        self._staged.append(message.obj)
+        self._is_changed = False
+        return (yield message)
+
+    def _stage_waiting(self, uid: str | None) -> Plan:
+        """Stage what waits; the uid, if a run is open, is written before."""
+        if self._waiting and uid is not None:
+            yield from self._tell(uid)
+        while self._waiting:
+            device = self._waiting.pop(0)
+            self._staged.append(device)
+            self._is_changed = False
+            yield from bps.stage(device, group=f"stage {id(self)}", wait=True)
 
     def _unstage(self, message: Msg) -> Plan:
-        if self._waiting is not None:
-            self._waiting = None
+        if any(device is message.obj for device in self._waiting):
+            self._waiting = [device for device in self._waiting if device is not message.obj]
             return []
-        self._staged = self._uid = None
+        self._staged = [device for device in self._staged if device is not message.obj]
+        if not self._staged:
+            self._uid = None
         return (yield message)
 
     def _rearm(self, uid: str) -> Plan:
         """Begin a new series for a run, in a detector that was staged for another one or for none."""
-        device = self._staged
-        if device is None or self._is_changed:
-            if device is not None:
-                logger.warning("%s was set after it was staged: not staged again for run %s", device.name, uid)
+        if self._is_changed and self._staged:
+            logger.warning("%s was set after it was staged: not staged again for run %s", self._detector.name, uid)
+        if self._is_changed or not self._staged:
             yield from self._tell(uid)
             return
-        yield from bps.unstage(device, group=f"unstage {id(self)}", wait=True)
-        yield from self._stage(device, uid)
+        self._waiting, self._staged = self._staged, []
+        for device in reversed(self._waiting):
+            yield from bps.unstage(device, group=f"unstage {id(self)}", wait=True)
+        yield from self._stage_waiting(uid)
 
     def _tell(self, uid: str) -> Plan:
         index = self._n_curves.get(uid, 0)
