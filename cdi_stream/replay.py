@@ -18,7 +18,7 @@ import zmq
 
 from cdi_stream import bus
 from cdi_stream.config import Config, read_config
-from cdi_stream.errors import EndpointError, InputError
+from cdi_stream.errors import EndpointError, InputError, ServiceError
 from cdi_stream.files.atomic import atomic_write
 from cdi_stream.live.tiled_server import free_port
 from cdi_stream.processes import Processes, processes
@@ -27,6 +27,10 @@ from cdi_stream.replay_config import example_config, own_config
 from cdi_stream.replay_results import Progress, follow, summary
 
 READY_TIMEOUT_S = 120.0
+"""Longest time from the start of the replay's own service until it is ready [s]."""
+
+CONNECT_TIMEOUT_S = 10
+"""Longest time that a running service takes to connect to a detector that appears [s]; it tries each second."""
 
 
 @contextlib.contextmanager
@@ -95,7 +99,7 @@ def replay(
     InputError
         If an endpoint to play to is in use, or the configuration is wrong.
     ServiceError
-        If a process dies or no result comes in time.
+        If a process dies, no service runs, or no result comes in time.
     """
     scan = read_scan(scan_file)
     directory.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,8 @@ def replay(
         config_file = _write_config(scan, directory, config_file, is_refining)
     assert config_file is not None
     config = read_config(config_file)
-    _require_free_detector(config)
+    if is_service_running:
+        _require_listening_service(config)
     with processes(directory) as children, zmq.Context() as context:
         _start_proxy(children, config)
         listener = bus.listen(context, config.documents.subscribe)
@@ -130,19 +135,33 @@ def _write_config(scan: RecordedScan, directory: Path, given: Path | None, is_re
     return path
 
 
-def _require_free_detector(config: Config) -> None:
-    """Refuse a detector endpoint that the simulated detector cannot have; raises `EndpointError`."""
-    endpoint = config.detector.endpoint
-    if config.detector.bind:
-        return
-    with zmq.Context() as context, context.socket(zmq.PUSH) as probe:
+def _require_listening_service(config: Config) -> None:
+    """Take the detector's place for a moment and wait until the service connects.
+
+    Raises
+    ------
+    EndpointError
+        If the detector's place is taken, or is not on this machine.
+    ServiceError
+        If no service connects.
+    """
+    endpoint, is_pull = config.detector.endpoint, config.detector.socket == "pull"
+    with zmq.Context() as context, context.socket(zmq.PUSH if is_pull else zmq.XPUB) as probe:
+        probe.setsockopt(zmq.LINGER, 0)
+        probe.setsockopt(zmq.IMMEDIATE, 1)
         try:
-            probe.bind(endpoint)
+            (probe.connect if config.detector.bind else probe.bind)(endpoint)
         except zmq.ZMQError as error:
             raise EndpointError(
                 f"detector.endpoint {endpoint}: the simulated detector cannot take its place ({error}); "
                 "stop the detector or replay that has it, or use a configuration with a free endpoint of this machine"
             ) from error
+        # A PUSH socket can send, and an XPUB socket has a subscription to read, when a receiver is there.
+        if not probe.poll(CONNECT_TIMEOUT_S * 1000, zmq.POLLOUT if is_pull else zmq.POLLIN):
+            raise ServiceError(
+                f"no service takes frames from detector.endpoint {endpoint} (waited {CONNECT_TIMEOUT_S} s): start "
+                "'cdi-stream serve' with this configuration first, or leave --beamline-only out"
+            )
 
 
 def _start_proxy(children: Processes, config: Config) -> None:

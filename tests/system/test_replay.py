@@ -70,11 +70,11 @@ def test_a_simulated_run_says_so(tmp_path):
     assert origin(read_scan(tmp_path / "scan.h5")) == {"simulated": True}
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """The command was refused with one sentence that holds the words."""
-    assert done.returncode == 2, done.stderr
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:
+    """The command ended with one sentence that holds the words."""
+    assert done.returncode == code, done.stderr
     message = " ".join(done.stderr.split())
-    assert message.startswith("error: "), message
+    assert message.startswith("error: " if code == 2 else "failed: "), message
     assert "Traceback" not in message
     joined = message.replace(" ", "")
     for word in words:
@@ -135,11 +135,23 @@ def test_endpoints_that_cannot_be_played_to_are_refused(scan, scan_file, tmp_pat
     assert_one_line(run("replay", str(scan_file), *options), "192.0.2.1", "of this machine")
 
 
+@pytest.mark.parametrize("socket", ["pull", "sub"])
+def test_without_a_service_nothing_is_played(scan, scan_file, tmp_path, socket):
+    config = Path(config_with(scan, tmp_path, f"tcp://127.0.0.1:{free_port()}"))
+    config.write_text(config.read_text().replace("[detector]\n", f'[detector]\nsocket = "{socket}"\n'))
+    out = tmp_path / "out"
+    done = run("replay", str(scan_file), "--beamline-only", "--config", str(config), "--out", str(out))
+    assert_one_line(done, "no service takes frames", "cdi-stream serve", code=1)
+    assert not list(out.glob("*.log")), "no process of the beamline was started"
+
+
 def test_half_a_document_proxy_is_refused(scan, scan_file, tmp_path):
-    config = config_with(scan, tmp_path, f"tcp://127.0.0.1:{free_port()}")
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    config = config_with(scan, tmp_path, endpoint)
     in_address = next(line.split('"')[1] for line in Path(config).read_text().splitlines() if "publish =" in line)
-    with zmq.Context() as context, context.socket(zmq.SUB) as other:
+    with zmq.Context() as context, context.socket(zmq.SUB) as other, context.socket(zmq.PULL) as service:
         other.bind(in_address)
+        service.connect(endpoint)
         done = run("replay", str(scan_file), "--beamline-only", "--config", config, "--out", str(tmp_path / "out"))
     assert_one_line(done, "document proxy", in_address)
 
