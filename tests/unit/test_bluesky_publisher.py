@@ -241,6 +241,33 @@ def test_large_arrays_in_events_are_sent_with_one_warning(listener, send, caplog
     assert caplog.text.count("arrays in events: 'image'") == 1
 
 
+def test_an_event_without_data_is_sent_as_it_is(listener, send):
+    send("event", {"uid": "x"})
+    send("stop", {"uid": "y", "data": 3})
+    assert listener.until_stop() == [("event", {"uid": "x"}), ("stop", {"uid": "y", "data": 3})]
+
+
+def test_a_large_list_of_lists_of_unequal_length_is_sent(listener, send):
+    send("event_page", {"uid": ["x"], "data": {"ragged": [[1], [2, 3]]}})
+    send("stop", {"uid": "y"})
+    assert listener.until_stop()[0][1]["data"] == {"ragged": [[1], [2, 3]]}
+
+
+def test_ipv6_addresses_are_reached():
+    with zmq.Context() as context, context.socket(zmq.SUB) as proxy:
+        proxy.setsockopt(zmq.IPV6, 1)
+        proxy.setsockopt(zmq.SUBSCRIBE, b"")
+        try:
+            port = proxy.bind_to_random_port("tcp://[::1]")
+        except zmq.ZMQError:
+            pytest.skip("this machine has no IPv6")
+        with contextlib.closing(publisher(f"[::1]:{port}")) as send:
+            assert not proxy.poll(500)  # meanwhile the subscription is told
+            send("start", {"uid": "x"})
+            assert proxy.poll(3000)
+            assert bus.unpack(proxy.recv(), b"", bus.reader("msgpack")) == ("start", {"uid": "x"})
+
+
 def test_closing_does_not_wait_for_a_proxy_that_is_gone():
     send = publisher(("127.0.0.1", free_port()))
     engine_with(send)(empty_run())

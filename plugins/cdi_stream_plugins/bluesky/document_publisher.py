@@ -24,6 +24,10 @@ LINGER_MS = 2000
 """How long `close` waits for documents that are still to be sent [ms]; 0MQ itself waits for ever."""
 
 
+MAX_WAITING = 100_000
+"""Documents that wait for a slow proxy; further ones are lost.  0MQ itself keeps 1000, the points of a fast scan."""
+
+
 class ClientCurve(Protocol):
     """Keys of CurveZMQ, as `bluesky.callbacks.zmq.ClientCurve` holds them."""
 
@@ -106,7 +110,15 @@ class DocumentPublisher(Publisher):
         except zmq.ZMQError as error:
             self.close()
             raise EndpointError(f"document bus {address!r}: {error}; expected host:port of the proxy") from error
+        self._set_options()
+
+    def _set_options(self) -> None:
+        """Options that bluesky does not set; they hold for connections that begin after."""
+        self._socket.disconnect(self.address)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.setsockopt(zmq.SNDHWM, MAX_WAITING)
+        self._socket.setsockopt(zmq.IPV6, 1)
+        self._socket.connect(self.address)
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Send one document; nothing raises."""
@@ -143,6 +155,15 @@ class DocumentPublisher(Publisher):
 
 def _large_arrays(name: str, doc: Mapping[str, Any]) -> Iterator[str]:
     """Keys of readings in an event that hold a large array."""
-    if name in ("event", "event_page"):
-        data = doc["data"].items()
-        yield from (key for key, value in data if isinstance(value, np.ndarray | list) and np.size(value) > LARGE_ARRAY)
+    data = doc.get("data") if name in ("event", "event_page") else None
+    for key, value in data.items() if isinstance(data, Mapping) else ():
+        reading = value[0] if name == "event_page" and isinstance(value, list) and value else value
+        if _n_numbers(reading) > LARGE_ARRAY:
+            yield key
+
+
+def _n_numbers(value: Any) -> int:
+    """About how many numbers an array, or lists within lists, hold."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    return len(value) * _n_numbers(value[0]) if isinstance(value, list) and value else 1
