@@ -113,11 +113,9 @@ def replay(
         _start_proxy(children, config)
         listener = bus.listen(context, config.documents.subscribe)
         if not is_service_running:
-            children.start("service", "cdi_stream", "serve", "--config", str(config_file))
-            children.wait_for_file(config.publish.directory / "ready", READY_TIMEOUT_S)
-        _start_beamline(
-            children, scan_file, config, ("--speed", speed, "--curves", str(n_curves), "--pause", str(pause_s))
-        )
+            _start_service(children, config, config_file)
+        pace = ("--speed", speed, "--curves", str(n_curves), "--pause", str(pause_s))
+        _start_beamline(children, scan_file, config, pace)
         heard = follow(listener, config, children, scan.name, n_curves, report)
         listener.close(0)
     return [summary(heard, index, scan) for index in range(n_curves)]
@@ -175,6 +173,12 @@ def _start_proxy(children: Processes, config: Config) -> None:
         )
     if not listening:
         children.start("proxy", "sim_beamline", "proxy", "--documents-in", ends[0], "--documents-out", ends[1])
+
+
+def _start_service(children: Processes, config: Config, config_file: Path) -> None:
+    """Start the replay's own service and wait until it is ready."""
+    children.start("service", "cdi_stream", "serve", "--config", str(config_file))
+    children.wait_for_file(config.publish.directory / "ready", READY_TIMEOUT_S)
 
 
 def _has_listener(endpoint: str) -> bool:
