@@ -55,7 +55,7 @@ def results_folder(directory: Path) -> Iterator[Path]:
             raise InputError(f"--out {directory}: another replay writes there; give each its own folder") from error
         if (directory / "ready").exists():
             raise InputError(
-                f"--out {directory}: a service writes there (its file 'ready' is there): give the replay another folder, "
+                f"--out {directory}: a service writes there (its file 'ready' is there): give another folder, "
                 "or delete the file if no service runs"
             )
         yield directory
