@@ -9,38 +9,27 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
-import numpy as np
 import zmq
 
 from cdi_stream.errors import ConfigError, EndpointError, WireError
+from cdi_stream.plain import Report, to_plain
 
 logger = logging.getLogger(__name__)
 
 SERIALIZERS = ("msgpack", "json", "pickle")
 
 
-def to_plain(value: Any) -> Any:
-    """Replace numpy scalars and arrays by numbers and lists, tuples by lists, all the way down."""
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def writer(serializer: str) -> Callable[[Any], bytes]:
-    """Return the function that turns a document into bytes."""
+def writer(serializer: str, report: Report = lambda _: None) -> Callable[[Any], bytes]:
+    """Return the function that turns a document into bytes; ``report`` hears of values replaced by their text."""
     match serializer:
         case "msgpack":
-            return lambda doc: msgpack.packb(to_plain(doc))
+            return lambda doc: msgpack.packb(to_plain(doc, report))
         case "json":
-            return lambda doc: json.dumps(to_plain(doc)).encode()
+            return lambda doc: json.dumps(to_plain(doc, report)).encode()
         case "pickle":
             return pickle.dumps
     raise ConfigError(f"expected a serializer out of {', '.join(SERIALIZERS)}, got {serializer!r}")

@@ -72,6 +72,8 @@ class RecordedScan:
         File of each frame, where each is a file of its own; empty text where there is none.
     notes, doubts
         What is only told, and what makes a result doubtful.
+    run_uid
+        Uid of the Bluesky run that was recorded, where it is known.
     """
 
     name: str
@@ -88,6 +90,7 @@ class RecordedScan:
     truth: Mapping[str, Any] | None = None
     missing: tuple[int, ...] = ()
     frame_files: tuple[str, ...] = ()
+    run_uid: str | None = None
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -107,6 +110,7 @@ def scan_header(scan: RecordedScan) -> dict[str, Any]:
         "units": dict(scan.units),
         "detector": dict(scan.detector),
         "truth": scan.truth,
+        "run_uid": scan.run_uid,
         "scanned": list(scan.scanned),
         "missing": list(scan.missing),
         "frame_files": list(scan.frame_files),
@@ -195,6 +199,7 @@ def read_scan(path: Path, number: int | None = None) -> RecordedScan:
                 truth=header["truth"],
                 missing=missing,
                 frame_files=tuple(map(str, header.get("frame_files", ()))),
+                run_uid=header.get("run_uid"),
                 notes=tuple(header["notes"]),
                 doubts=(*map(str, header.get("doubts", ())), *_unreceived(file, group, len(missing))),
                 **{key: group[key][()] for key in _ARRAYS if key in group},

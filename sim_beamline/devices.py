@@ -26,7 +26,8 @@ class Axis(SynAxis):
 class DetectorClient:
     """A detector in another process: staging arms it, unstaging disarms, each trigger takes one frame.
 
-    ``user_data`` travels in the stream's start message; ``point`` chooses the recorded frame to play.
+    ``user_data`` travels in the stream's start message; ``point`` is the recorded frame that the next trigger plays:
+    each goes on by one, from 0 when the detector is staged, unless a plan sets it.
     """
 
     def __init__(self, *, name: str, control_endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -43,6 +44,7 @@ class DetectorClient:
 
     def stage(self) -> list[Any]:
         """Arm a new series."""
+        self.point = 0
         self._last = self._ask({"command": "arm", "user_data": self.user_data, "n_images": self.n_images})
         return [self]
 
@@ -54,6 +56,7 @@ class DetectorClient:
     def trigger(self) -> DeviceStatus:
         """Take one frame."""
         self._last = self._ask({"command": "trigger", "point": self.point})
+        self.point += 1
         status = DeviceStatus(self)
         status.set_finished()
         return status

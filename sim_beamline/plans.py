@@ -42,6 +42,7 @@ def rocking_curves(
         "detectors": [detector.name],
         "num_points": n_points * n_curves,
         "sample": scan.name,
+        **origin(scan),
     }
     uid = yield from bps.open_run(metadata)
     yield from bps.trigger_and_read(still, name="baseline")
@@ -60,6 +61,14 @@ def rocking_curves(
         if index + 1 < n_curves:
             yield from bps.sleep(pause_s)
     yield from bps.close_run()
+
+
+def origin(scan: RecordedScan) -> dict[str, Any]:
+    """Marks of a played run in its start document: ``simulated``, or ``replay_of`` with the uid where it is known."""
+    if scan.truth is not None:
+        return {"simulated": True}
+    known = {} if scan.run_uid is None else {"replay_of_uid": scan.run_uid}
+    return {"replay_of": scan.name, **known}
 
 
 def _pace(scan: RecordedScan, point: int, speed: float | None) -> Iterator[Any]:

@@ -18,9 +18,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for results and logs; a temporary one if none.")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw the crystal into this PNG.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Configuration of the service, in TOML.")]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Configuration in TOML: geometry, network and other settings, not its endpoints and folders.",
+    ),
+]
 NeededConfig = Annotated[Path, typer.Option("--config", help="Configuration of the service, in TOML.")]
 SpeedOption = Annotated[str, typer.Option("--speed", help="Pace: 1 as recorded, 10, or max.")]
-RunningOption = Annotated[bool, typer.Option("--beamline-only", help="Play to a service that runs already.")]
+RunningOption = Annotated[
+    bool, typer.Option("--beamline-only", help="Play to a service that runs already, at the endpoints of --config.")
+]
 
 
 def show(result: dict[str, Any], as_json: bool) -> None:

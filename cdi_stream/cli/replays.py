@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cdi_stream.cli.output import (
-    ConfigOption,
     JsonOption,
     OutOption,
     PlotOption,
     RunningOption,
+    SettingsOption,
     SpeedOption,
     console,
     show,
@@ -28,19 +28,21 @@ def demo(
     speed: SpeedOption = "max",
     out: OutOption = None,
     plot: PlotOption = None,
-    config: ConfigOption = None,
+    config: SettingsOption = None,
     curves: Annotated[int, typer.Option(help="Rocking curves in the run.", min=1)] = 1,
     beamline_only: RunningOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a scan and play it through the whole system; compare the crystal with the truth."""
     from cdi_stream.processes import run_module
+    from cdi_stream.replay import results_folder
 
-    directory = _directory(out)
-    with console.status("computing the diffraction of the simulated crystal (kept for the next time)"):
-        run_module("sim_beamline", "simulate", "--case", case, "--out", str(directory / "scan.h5"))
-    summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, curves)
-    _finish([_compared(summary, case) for summary in summaries], plot, as_json)
+    _require_usable(speed, config, beamline_only, plot)
+    with results_folder(_folder(out)) as directory:
+        with console.status("computing the diffraction of the simulated crystal (kept for the next time)"):
+            run_module("sim_beamline", "simulate", "--case", case, "--out", str(directory / "scan.h5"))
+        summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, curves)
+        _finish([_compared(summary, case) for summary in summaries], plot, as_json)
 
 
 def replay(
@@ -51,24 +53,26 @@ def replay(
     speed: SpeedOption = "max",
     out: OutOption = None,
     plot: PlotOption = None,
-    config: ConfigOption = None,
+    config: SettingsOption = None,
     beamline_only: RunningOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Play a recorded scan through a simulated beamline and the live service."""
     from cdi_stream.files.recorded_scan import read_recorded
     from cdi_stream.recording import write_scan
+    from cdi_stream.replay import results_folder
 
+    _require_usable(speed, config, beamline_only, plot)
     recorded = read_recorded(scan, number)
     for word, texts in (("note", recorded.notes), ("doubt", recorded.doubts)):
         for text in texts:
             console.print(f"[yellow]{word}:[/yellow] {escape(text)}", highlight=False)
-    directory = _directory(out)
-    write_scan(recorded, directory / "scan.h5")
-    summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, 1)
-    if recorded.truth is not None:
-        summaries = [_compared(summary, str(recorded.truth["case"])) for summary in summaries]
-    _finish(summaries, plot, as_json)
+    with results_folder(_folder(out)) as directory:
+        write_scan(recorded, directory / "scan.h5")
+        summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, 1)
+        if recorded.truth is not None:
+            summaries = [_compared(summary, str(recorded.truth["case"])) for summary in summaries]
+        _finish(summaries, plot, as_json)
 
 
 def play(
@@ -89,10 +93,21 @@ def play(
     show(play_log(log, endpoint, kind=socket, bind=not connect, speed=_factor(speed)), as_json)  # type: ignore[arg-type]
 
 
-def _directory(out: Path | None) -> Path:
-    directory = out or Path(tempfile.mkdtemp(prefix="cdi-stream-"))
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory.resolve()
+def _require_usable(speed: str, config: Path | None, beamline_only: bool, plot: Path | None) -> None:
+    """Refuse before any work what would fail after it; raises `InputError`."""
+    from cdi_stream.config import read_config
+
+    _factor(speed)
+    if beamline_only and config is None:
+        raise InputError("--beamline-only needs --config, the configuration of the service that runs")
+    if config is not None:
+        read_config(config)
+    if plot is not None and not plot.resolve().parent.is_dir():
+        raise InputError(f"--plot {plot}: expected a file in a folder that exists; {plot.resolve().parent} does not")
+
+
+def _folder(out: Path | None) -> Path:
+    return out or Path(tempfile.mkdtemp(prefix="cdi-stream-"))
 
 
 def _play(
@@ -102,9 +117,6 @@ def _play(
     from cdi_stream.replay import Progress as Heard
     from cdi_stream.replay import replay as play
 
-    _factor(speed)
-    if beamline_only and config is None:
-        raise InputError("--beamline-only needs --config, the configuration of the service that runs")
     n_points = len(read_scan(scan_file).frames) * curves
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:

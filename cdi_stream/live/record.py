@@ -211,6 +211,7 @@ class Recorder:
             baseline={name: value for name, value in readings.items() if name in own and name not in scanned},
             units={} if run is None else run.units,
             detector={key: value for key in DETECTOR_HEADER if (value := getattr(start, key)) is not None},
+            run_uid=None if run is None else run.uid,
             notes=joined.doubts,
         )
 

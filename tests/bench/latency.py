@@ -37,6 +37,7 @@ def measure(
             is_service_running=False,
             n_curves=n_curves,
             pause_s=pause_s,
+            is_refining=refine,
         )
     found: dict[str, list[float]] = {}
     for summary in summaries:

@@ -45,7 +45,7 @@ class TestBeamline:
             text.replace("[refine]\nmethods = []\n", refine_toml or "[refine]\nmethods = []\n") + extra_toml
         )
         self.config: Config = read_config(self.config_file)
-        self._control = f"tcp://127.0.0.1:{free_port()}"
+        self.control = f"tcp://127.0.0.1:{free_port()}"
         self._listener_log = directory / "listener.log"
 
     def start_bus(self) -> None:
@@ -73,14 +73,14 @@ class TestBeamline:
     def start_detector(self) -> None:
         endpoint = self.config.detector.endpoint
         self.children.start(
-            "detector", "sim_beamline", "detector", "--scan", str(self.scan_file), "--control", self._control,
+            "detector", "sim_beamline", "detector", "--scan", str(self.scan_file), "--control", self.control,
             "--data", endpoint,
         )  # fmt: skip
 
     def start_plan(self, n_curves: int = 1, speed: str = "max") -> subprocess.Popen[bytes]:
         documents = self.config.documents.publish
         return self.children.start(
-            "plan", "sim_beamline", "plan", "--scan", str(self.scan_file), "--control", self._control,
+            "plan", "sim_beamline", "plan", "--scan", str(self.scan_file), "--control", self.control,
             "--documents", documents, "--curves", str(n_curves), "--speed", speed,
         )  # fmt: skip
 

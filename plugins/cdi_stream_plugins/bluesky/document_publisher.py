@@ -1,0 +1,169 @@
+"""Documents of a RunEngine to the 0MQ bus, whatever they hold, without an exception into the plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import zmq
+from bluesky.callbacks.zmq import Publisher
+
+from cdi_stream.bus import writer
+from cdi_stream.errors import EndpointError
+
+logger = logging.getLogger(__name__)
+
+LARGE_ARRAY = 10_000
+"""Numbers in one reading from which on a warning tells that arrays travel in events: ten of 32 x 32 pixels.  A frame of
+4.5 million pixels takes 0.13 s of the RunEngine's time (measured on one x86 core)."""
+
+LINGER_MS = 2000
+"""How long `close` waits for documents that are still to be sent [ms]; 0MQ itself waits for ever."""
+
+
+MAX_WAITING = 100_000
+"""Documents that wait for a slow proxy; further ones are lost.  0MQ itself keeps 1000, the points of a fast scan."""
+
+
+class ClientCurve(Protocol):
+    """Keys of CurveZMQ, as `bluesky.callbacks.zmq.ClientCurve` holds them."""
+
+    secret_path: Path
+    server_public_key: Path
+
+
+def publisher(
+    address: str | tuple[str, int],
+    serializer: str = "msgpack",
+    *,
+    prefix: str | bytes = b"",
+    curve_config: ClientCurve | None = None,
+) -> DocumentPublisher:
+    """Return a publisher for ``RE.subscribe`` that sends documents to a proxy, and takes whatever bluesky yields.
+
+    Parameters
+    ----------
+    address
+        In address of the proxy, ``"host:port"`` or as `bluesky.callbacks.zmq.Publisher` takes it.
+    serializer
+        ``"msgpack"`` or ``"json"``: what ``documents.serializer`` in the service's configuration says.
+    prefix
+        What ``documents.prefix`` says; without blanks.
+    curve_config
+        Keys for a proxy that asks for CurveZMQ (`bluesky.callbacks.zmq.ClientCurve`).
+
+    Raises
+    ------
+    ConfigError
+        If the serializer is unknown.
+    EndpointError
+        If the address cannot be one.
+
+    Examples
+    --------
+    >>> RE.subscribe(publisher("127.0.0.1:5577"))  # doctest: +SKIP
+    """
+    prefix = prefix.encode() if isinstance(prefix, str) else prefix
+    try:
+        return DocumentPublisher(address, serializer, prefix=prefix, curve_config=curve_config)
+    except zmq.ZMQError as error:
+        raise EndpointError(
+            f"document bus {address!r}: {error}; expected host:port of the proxy's in address"
+        ) from error
+
+
+class DocumentPublisher(Publisher):
+    """A `bluesky.callbacks.zmq.Publisher` that never raises into the plan.
+
+    A value that msgpack and JSON do not know becomes the plain value nearest to it, see `cdi_stream.plain.to_plain`:
+    complex numbers become maps of ``real`` and ``imag``.  A value of an unknown type is replaced by its text, and the
+    document is sent: angles and names are of use without it, and an experiment is worth more than one value.  A
+    document that cannot be sent at all is dropped, as nothing can be done about it in a plan.  Both are counted, and
+    each reason is logged once.
+
+    A publisher that is subscribed twice sends each document once.  Two publishers at one address send it twice, which
+    the service bears.
+
+    Attributes
+    ----------
+    n_sent, n_replaced, n_dropped, n_repeated
+        Documents sent, values replaced by their text, documents dropped, and documents that came again.
+    """
+
+    def __init__(
+        self,
+        address: str | tuple[str, int],
+        serializer: str = "msgpack",
+        *,
+        prefix: bytes = b"",
+        curve_config: Any = None,
+    ) -> None:
+        self.n_sent = self.n_replaced = self.n_dropped = self.n_repeated = 0
+        self._logged: set[str] = set()
+        self._last: tuple[str, Any] | None = None
+        write = writer(serializer, self._replaced)
+        try:
+            super().__init__(address, prefix=prefix, serializer=write, curve_config=curve_config)
+        except zmq.ZMQError as error:
+            self.close()
+            raise EndpointError(f"document bus {address!r}: {error}; expected host:port of the proxy") from error
+        self._set_options()
+
+    def _set_options(self) -> None:
+        """Options that bluesky does not set; they hold for connections that begin after."""
+        self._socket.disconnect(self.address)
+        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.setsockopt(zmq.SNDHWM, MAX_WAITING)
+        self._socket.setsockopt(zmq.IPV6, 1)
+        self._socket.connect(self.address)
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Send one document; nothing raises."""
+        try:
+            self._send(str(name), doc)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the plan goes on
+            self.n_dropped += 1
+            self._warn_once(f"a document is not sent ({type(error).__name__}: {error})")
+
+    def _send(self, name: str, doc: Mapping[str, Any]) -> None:
+        identity = (name, doc.get("uid", doc.get("datum_id")))
+        if identity[1] is not None and identity == self._last:
+            self.n_repeated += 1
+            self._warn_once("this publisher is subscribed more than once: each document is sent once")
+            return
+        for key in _large_arrays(name, doc):
+            self._warn_once(
+                f"arrays in events: {key!r} has more than {LARGE_ARRAY} numbers; they are sent, but images "
+                "belong into files that documents name, and frames come by the detector's stream"
+            )
+        self._socket.send(b" ".join((self._prefix, name.encode(), self._serializer(doc))))
+        self._last = identity
+        self.n_sent += 1
+
+    def _replaced(self, report: str) -> None:
+        self.n_replaced += 1
+        self._warn_once(report)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            logger.warning("publisher to %s: %s", self.address, message)
+
+
+def _large_arrays(name: str, doc: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of readings in an event that hold a large array."""
+    data = doc.get("data") if name in ("event", "event_page") else None
+    for key, value in data.items() if isinstance(data, Mapping) else ():
+        reading = value[0] if name == "event_page" and isinstance(value, list) and value else value
+        if _n_numbers(reading) > LARGE_ARRAY:
+            yield key
+
+
+def _n_numbers(value: Any) -> int:
+    """About how many numbers an array, or lists within lists, hold."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    return len(value) * _n_numbers(value[0]) if isinstance(value, list) and value else 1

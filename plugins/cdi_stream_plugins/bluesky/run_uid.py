@@ -1,0 +1,228 @@
+"""A preprocessor that gives a run's uid to the detector before it is armed: its frames are joined to the run by id."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import operator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import bluesky.plan_stubs as bps
+from bluesky.utils import Msg, ensure_generator
+
+from cdi_stream.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Plan = Generator[Msg, Any, Any]
+
+FIELDS = ("user_data", "header_appendix", "cam.user_data", "cam.header_appendix")
+"""Where the uid is written if no field is named: the first of these signals or attributes that the detector has."""
+
+_BEGINNING = ("trigger", "prepare", "kickoff")
+"""Messages that begin an exposure."""
+
+_CHANGING = ("set", "configure")
+"""Messages whose effect another staging might undo."""
+
+
+def with_run_uid(plan: Any, detector: Any, field: str | None = None) -> Plan:
+    """Return a plan whose runs are known to the detector: their uid travels with the frames.
+
+    Stock plans (``scan``, ``rel_scan``, ``list_scan``, ``count``) stage their devices before the run is open, when its
+    uid is not known.  Here the staging of ``detector`` waits until the run is open; then the uid is written into the
+    detector's field, and the detector is staged.  Everything else of the plan is left as it is.
+
+    - A plan with several runs in one staging: the detector is unstaged and staged again for each, so that each
+      has its own series of frames; unless the plan has set something of the detector since it was staged, which that
+      might undo.
+    - Several stagings in one run: the field names the curve's place in the run too.
+    - Nested runs: the uid is that of the run with the key (`bluesky.preprocessors.set_run_key_wrapper`) of the
+      message that triggers the detector.
+    - A plan that uses the detector while no run is open finds it staged.
+    - A plan without the detector is not changed.
+
+    Parameters
+    ----------
+    plan
+        Any plan.
+    detector
+        Device that has the field, itself or one of its parts.  It may be staged through the device that it is part of.
+    field
+        Signal or attribute of the detector that its stream sends in front of the frames (SIMPLON:
+        ``header_appendix``), dotted for parts: ``"cam.header_appendix"``.  By default the first of `FIELDS` that is
+        there.  It takes text: the uid, 36 characters; for further curves of a run JSON of at most 80 characters.
+
+    Raises
+    ------
+    InputError
+        If the detector has no such field.
+
+    Examples
+    --------
+    >>> RE(with_run_uid(bp.scan([eiger], theta, -1, 1, 201), eiger))  # doctest: +SKIP
+    >>> RE.preprocessors.append(functools.partial(with_run_uid, detector=eiger))  # doctest: +SKIP
+    """
+    write = _writer(detector, field)
+    return _answered(plan, _Armed(detector, write).answer)
+
+
+def _answered(plan: Any, answer: Callable[[Msg], Plan]) -> Plan:
+    """Run a plan whose messages are each replaced by a plan; what that returns or raises goes back to the first."""
+    plan = ensure_generator(plan)
+    step = functools.partial(next, plan)
+    while True:
+        try:
+            message = step()
+        except StopIteration as end:
+            return end.value
+        try:
+            step = functools.partial(plan.send, (yield from answer(message)))
+        except GeneratorExit:
+            plan.close()
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the plan's to handle
+            step = functools.partial(plan.throw, error)
+
+
+class _Armed:
+    """Where one detector stands in a plan: stagings that wait, open runs by key, and the run it was armed for.
+
+    The detector may be staged in several pieces: itself, parts of it, a device that it is part of.
+    """
+
+    def __init__(self, detector: Any, write: Callable[[str], Plan]) -> None:
+        self._detector = detector
+        self._write = write
+        self._staged: list[Any] = []
+        self._waiting: list[Any] = []
+        self._is_changed = False
+        self._uid: str | None = None
+        self._runs: dict[Any, str] = {}
+        self._n_curves: dict[str, int] = {}
+
+    def answer(self, message: Msg) -> Plan:
+        """Replace one message of the plan; returns the response to it."""
+        if message.command == "open_run":
+            return (yield from self._open_run(message))
+        if message.command == "close_run":
+            self._runs.pop(message.run, None)
+        elif any(_are_of_one(device, self._detector) for device in _devices(message)):
+            return (yield from self._of_detector(message))
+        return (yield message)
+
+    def _open_run(self, message: Msg) -> Plan:
+        uid = yield message
+        self._runs[message.run] = uid
+        if self._waiting:
+            yield from self._stage_waiting(uid)
+        elif self._staged and self._uid not in self._runs.values():
+            yield from self._rearm(uid)
+        return uid
+
+    def _of_detector(self, message: Msg) -> Plan:
+        uid = self._runs.get(message.run)
+        match message.command:
+            case "stage":
+                return (yield from self._stage(message, uid))
+            case "unstage":
+                return (yield from self._unstage(message))
+        yield from self._stage_waiting(uid)
+        if message.command in _BEGINNING and uid is not None and uid != self._uid:
+            yield from self._rearm(uid)
+        self._is_changed |= message.command in _CHANGING
+        return (yield message)
+
+    def _stage(self, message: Msg, uid: str | None) -> Plan:
+        """Stage in an open run; without one wait, and answer as a device that has staged nothing."""
+        if uid is None:
+            self._waiting.append(message.obj)
+            return []
+        if not self._staged:
+            yield from self._tell(uid)
+        self._staged.append(message.obj)
+        self._is_changed = False
+        return (yield message)
+
+    def _stage_waiting(self, uid: str | None) -> Plan:
+        """Stage what waits; the uid, if a run is open, is written before."""
+        if self._waiting and uid is not None:
+            yield from self._tell(uid)
+        while self._waiting:
+            device = self._waiting.pop(0)
+            self._staged.append(device)
+            self._is_changed = False
+            yield from bps.stage(device, group=f"stage {id(self)}", wait=True)
+
+    def _unstage(self, message: Msg) -> Plan:
+        if any(device is message.obj for device in self._waiting):
+            self._waiting = [device for device in self._waiting if device is not message.obj]
+            return []
+        self._staged = [device for device in self._staged if device is not message.obj]
+        if not self._staged:
+            self._uid = None
+        return (yield message)
+
+    def _rearm(self, uid: str) -> Plan:
+        """Begin a new series for a run, in a detector that was staged for another one or for none."""
+        if self._is_changed and self._staged:
+            logger.warning("%s was set after it was staged: not staged again for run %s", self._detector.name, uid)
+        if self._is_changed or not self._staged:
+            yield from self._tell(uid)
+            return
+        self._waiting, self._staged = self._staged, []
+        for device in reversed(self._waiting):
+            yield from bps.unstage(device, group=f"unstage {id(self)}", wait=True)
+        yield from self._stage_waiting(uid)
+
+    def _tell(self, uid: str) -> Plan:
+        index = self._n_curves.get(uid, 0)
+        self._n_curves[uid], self._uid = index + 1, uid
+        yield from self._write(uid if not index else json.dumps({"run_uid": uid, "curve_index": index}))
+
+
+def _devices(message: Msg) -> tuple[Any, ...]:
+    """Devices that a message is for."""
+    return message.args if message.command == "declare_stream" else (message.obj,)
+
+
+def _are_of_one(obj: Any, detector: Any) -> bool:
+    """Whether a device is the detector, a part of it, or a device that it is part of."""
+    return any(one is detector for one in _with_parents(obj)) or any(one is obj for one in _with_parents(detector))
+
+
+def _with_parents(device: Any) -> Iterator[Any]:
+    while device is not None:
+        yield device
+        device = getattr(device, "parent", None)
+
+
+def _writer(detector: Any, field: str | None) -> Callable[[str], Plan]:
+    """Return the plan that writes a text into the detector's field, a signal or an attribute."""
+    owner, name = _place(detector, FIELDS if field is None else (field,))
+
+    def write(text: str) -> Plan:
+        if hasattr(getattr(owner, name), "set"):
+            yield from bps.abs_set(getattr(owner, name), text, wait=True)
+        else:
+            setattr(owner, name, text)
+
+    return write
+
+
+def _place(detector: Any, fields: tuple[str, ...]) -> tuple[Any, str]:
+    """Return the part of the detector that has the first field that is there, and the field's name in it."""
+    for field in fields:
+        part, _, name = field.rpartition(".")
+        with contextlib.suppress(AttributeError):
+            owner = operator.attrgetter(part)(detector) if part else detector
+            getattr(owner, name)
+            return owner, name
+    raise InputError(
+        f"detector {getattr(detector, 'name', detector)!r}: expected a signal or attribute {' or '.join(fields)} to "
+        "write the run's uid into, found none; name the one that its stream sends ('header_appendix' of SIMPLON), as "
+        "in field='cam.header_appendix'"
+    )
