@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,19 @@ import torch
 from torch import Tensor
 
 from cdi_stream.affine import AffineMap
-from cdi_stream.fourier import from_fourier_order, to_fourier_order, to_reciprocal
+from cdi_stream.fourier import from_fourier_order, to_reciprocal
 from cdi_stream.intensities.objects import lab_object, require_writable, write_object
 from cdi_stream.intensities.read import read_intensities
-from cdi_stream.intensities.volume import Intensities
+from cdi_stream.intensities.volume import Bools, Intensities, in_counts
 from cdi_stream.intensities.window import WorkingVolume, window_of
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.messages import PreparedVolume, read_only
 from cdi_stream.phasing.autocorrelation import oversampling, weights
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.measures import chi2, poisson_llk, r_p
-from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge
 from cdi_stream.phasing.ranking import scalars_of
 from cdi_stream.refine.methods import METHODS, MethodSettings, Problem
-
-LEAST_TOTAL = 1e6
-"""Counts in all of a pattern that is given in units of its own."""
 
 MAX_WINDOW = {2: 2048, 3: 160}
 """Longest axis [voxels] that is phased, by the number of axes; what lies beyond is cropped about the peak."""
@@ -48,6 +45,7 @@ class Request:
     scan: int | None = None
     device: str = "cpu"
     out: Path | None = None
+    cleans: bool = True
 
 
 def phase_file(request: Request) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def phase_file(request: Request) -> dict[str, Any]:
     """
     if request.out is not None:
         require_writable(request.out)
-    found = in_counts(read_intensities(request.file, request.mask, request.scan))
+    found = in_counts(read_intensities(request.file, request.mask, request.scan, cleans=request.cleans))
     window = window_of(found, (MAX_WINDOW[found.counts.ndim],) * found.counts.ndim)
     volume = window.take(found, request.device)
     notes = (*found.notes, *_left_out(found, volume))
@@ -108,33 +106,25 @@ def _left_out(found: Intensities, volume: WorkingVolume) -> tuple[str, ...]:
     )
 
 
-def in_counts(found: Intensities) -> Intensities:
-    """Scale intensities in units of their own, such as of their maximum, where they would pass for very few photons."""
-    total = float(found.counts[found.valid_pixels].sum(dtype=np.float64))
-    if total >= LEAST_TOTAL or np.array_equal(found.counts, np.rint(found.counts)):
-        return found
-    return replace(found, counts=read_only((found.counts * (LEAST_TOTAL / total)).astype(np.float32)))
-
-
 def _reserve_s(deadline: Deadline, found: Intensities) -> float:
     """Time to keep for the way back and the file: as long as reading took where the file is large, half at most."""
     is_large = found.counts.size > 1_000_000
     return min(0.5 * deadline.budget_s, 1.2 + 0.05 * deadline.budget_s + (deadline.passed_s if is_large else 0.0))
 
 
-def measurement_of(volume: WorkingVolume) -> Measurement:
-    """Measured magnitudes in Fourier order, with the expected scale as the model's gain."""
-    return Measurement(
-        magnitude=to_fourier_order(volume.counts).sqrt().contiguous(),
-        gain=to_fourier_order(volume.expected_scale).sqrt().contiguous(),
-        valid=to_fourier_order(volume.valid_pixels).contiguous(),
-    )
-
-
 def _misfit_of_file(density: Tensor, found: Intensities) -> dict[str, float]:
-    """Misfit of an object over all valid voxels of its file, with one fitted scale."""
+    """Misfit of an object over all voxels that its file takes for valid, with one fitted scale.
+
+    ``chi2_cleaned`` is over those that cleaning left; it is what the object was made to explain.
+    """
+    cleaned = _misfit(density, found, found.valid_pixels)
+    whole = cleaned if found.blemishes is None else _misfit(density, found, found.own_valid_pixels)
+    return {**whole, "chi2_cleaned": cleaned["chi2"]}
+
+
+def _misfit(density: Tensor, found: Intensities, valid_pixels: Bools) -> dict[str, float]:
     counts = torch.from_numpy(found.counts.astype(np.float32)).to(density.device)
-    valid = torch.from_numpy(np.array(found.valid_pixels)).to(density.device)
+    valid = torch.from_numpy(np.array(valid_pixels)).to(density.device)
     gain = 1.0 if found.expected_scale is None else torch.from_numpy(np.sqrt(found.expected_scale)).to(density.device)
     model, counts = (gain * to_reciprocal(density, density.ndim).abs())[valid], counts[valid]
     expected = model.square().double()

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import IntensitiesError
+from cdi_stream.intensities.cleaning import cleaned
 from cdi_stream.intensities.hdf5_files import read_cxi, read_cxi_mask
 from cdi_stream.intensities.limits import UNREADABLE
+from cdi_stream.intensities.masks import masked
 from cdi_stream.intensities.numpy_files import read_npy, read_npy_mask, read_npz, read_npz_mask
 from cdi_stream.intensities.scan_files import read_facility_scan, read_own_scan
-from cdi_stream.intensities.volume import Intensities, cleaned, masked, require_signal
+from cdi_stream.intensities.volume import Intensities, counted, require_signal, unsaturated
 from cdi_stream.intensities.window import peak_of
 
 _MASKS: dict[str, Callable[[Path], NDArray[np.bool_]]] = {
@@ -25,7 +27,9 @@ _MASKS: dict[str, Callable[[Path], NDArray[np.bool_]]] = {
 }
 
 
-def read_intensities(path: Path, mask_path: Path | None = None, scan: int | None = None) -> Intensities:
+def read_intensities(
+    path: Path, mask_path: Path | None = None, scan: int | None = None, *, cleans: bool = True
+) -> Intensities:
     """Read npy, npz (``data``, optional ``mask``), CXI, a scan of ours, or one that an installed reader knows.
 
     Parameters
@@ -36,6 +40,8 @@ def read_intensities(path: Path, mask_path: Path | None = None, scan: int | None
         Further mask as npy, npz or CXI, of the file's shape or 2D for all frames; true or 1 = use, in CXI 0 = good.
     scan
         Which scan of several; without it, the first.
+    cleans
+        Whether hot voxels and islands of other grains are masked.
 
     Raises
     ------
@@ -54,8 +60,11 @@ def read_intensities(path: Path, mask_path: Path | None = None, scan: int | None
         ) from error
     if mask_path is not None:
         found = masked(found, read_mask(mask_path), str(mask_path))
-    if kind in _MASKS:
-        found = cleaned(found)
+    is_plain = kind in _MASKS
+    found = counted(found) if is_plain else found
+    require_signal(found)
+    found = cleaned(found) if cleans else found
+    found = unsaturated(found) if is_plain else replace(found, blemishes=None)  # a scan's own mask includes them
     require_signal(found)
     return replace(found, notes=found.notes + _order_note(found))
 

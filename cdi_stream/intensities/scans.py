@@ -14,20 +14,10 @@ from cdi_stream.errors import CdiStreamError, IntensitiesError, RecordingError
 from cdi_stream.geometry import Beamline
 from cdi_stream.intensities.limits import require_intensities
 from cdi_stream.intensities.volume import Intensities
+from cdi_stream.inversion.blemishes import is_saturated, no_count_from
+from cdi_stream.inversion.window import brightest_voxel
 from cdi_stream.live.locate import FixedGeometry, locate
-from cdi_stream.live.prepare import (
-    DetectorKnowledge,
-    PrepareSettings,
-    brightest_voxel,
-    crop_window,
-    cut,
-    detector_map,
-    expected_scale,
-    far_islands,
-    good_pixels,
-    is_saturated,
-    isolated_voxels,
-)
+from cdi_stream.live.prepare import DetectorKnowledge, detector_map, expected_scale, pixels_to_use
 from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart, read_only
 from cdi_stream.recording import DETECTOR_HEADER, RecordedScan
 
@@ -38,8 +28,8 @@ AXES = ("frame", "row", "col")
 def scan_intensities(scan: RecordedScan) -> Intensities:
     """Mark and place the frames ``(n_frames, rows, cols)`` of a scan; all of them, not cropped.
 
-    Marked are gaps, hot and masked pixels, saturated and isolated voxels, and alien grains.  Where the geometry is
-    unknown there is no map, and a note says why.
+    Marked are gaps, hot and masked pixels, and saturated voxels.  Where the geometry is unknown there is no map, and a
+    note says why.
 
     Raises
     ------
@@ -50,25 +40,24 @@ def scan_intensities(scan: RecordedScan) -> Intensities:
     curve, doubts = _curve_of(scan)
     known = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
     top, bottom = curve.counts.max(axis=0), curve.counts.min(axis=0)
-    good = good_pixels(curve, known, top, bottom)
-    peak = brightest_voxel(curve, np.where(good & (top < curve.sentinel), top, 0))
+    good = pixels_to_use(curve, known, top, bottom)
+    peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
     valid = np.broadcast_to(good, curve.counts.shape).copy()
     saturated = is_saturated(curve.counts, curve.sentinel, known.saturation_counts) & valid
     valid &= ~saturated
     if saturated.any():
         doubts += (f"{int(saturated.sum())} voxels are at the detector's limit (the peak is saturated): masked",)
-    aliens = _aliens(curve, valid, peak)
     affine, more_doubts, notes = _placed(scan, curve, peak)
     by_frame, by_pixel = expected_scale(curve, known)
     return Intensities(
         counts=read_only(curve.counts),
-        valid_pixels=read_only(valid & ~aliens),
+        valid_pixels=read_only(valid),
         expected_scale=read_only(by_frame[:, None, None] * by_pixel),
         affine=affine,
         axes=AXES,
         source=scan.name,
         is_periodic=False,
-        notes=(*scan.notes, *notes, *_told(int((~good).sum()), int(aliens.sum()))),
+        notes=(*scan.notes, *notes, *_told(int((~good).sum()))),
         doubts=(*doubts, *more_doubts),
     )
 
@@ -117,16 +106,6 @@ def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
     return curve, ("the monitor is not above zero in every frame: it is not used",) if is_dark else ()
 
 
-def _aliens(curve: RockingCurve, valid: Bools, peak: tuple[int, int, int]) -> Bools:
-    """Isolated voxels, and islands without a mate opposite the peak."""
-    shape: Any = curve.counts.shape
-    isolated = isolated_voxels(curve.counts, valid)
-    start, size = crop_window(shape, peak, PrepareSettings(max_shape=shape, min_shape=1))
-    islands = far_islands(cut(curve.counts, start, size)[0], cut(valid & ~isolated, start, size)[0])
-    back: Any = tuple(-s for s in start)
-    return valid & (isolated | cut(islands, back, shape)[0])
-
-
 def _placed(
     scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int]
 ) -> tuple[AffineMap | None, tuple[str, ...], tuple[str, ...]]:
@@ -148,7 +127,5 @@ def _beamline_of(scan: RecordedScan) -> Beamline:
     return InlineBeamline.model_validate(dict(scan.beamline)).beamline()
 
 
-def _told(n_bad: int, n_alien: int) -> tuple[str, ...]:
-    told = {f"{n_bad} pixels are masked (gaps, hot or known to be bad)": n_bad}
-    told |= {f"{n_alien} voxels are masked as isolated or of other grains": n_alien}
-    return tuple(text for text, n in told.items() if n)
+def _told(n_bad: int) -> tuple[str, ...]:
+    return (f"{n_bad} pixels are masked (gaps, hot or known to be bad)",) if n_bad else ()

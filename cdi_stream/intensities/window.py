@@ -16,7 +16,7 @@ from torch import Tensor
 from cdi_stream.affine import AffineMap
 from cdi_stream.fourier import to_crystal, to_reciprocal
 from cdi_stream.intensities.volume import Intensities
-from cdi_stream.live.prepare import fast_length
+from cdi_stream.inversion.window import fast_length
 from cdi_stream.phasing.autocorrelation import weights
 
 Shape = tuple[int, ...]

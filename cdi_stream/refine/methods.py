@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.fourier import to_fourier_order
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.live.chain import lab_volume, starting_point
 from cdi_stream.live.infer import crystal_of
-from cdi_stream.live.polish import Start, crystal_from, measurement
+from cdi_stream.live.polish import Start, crystal_from
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume
 from cdi_stream.networks.mirrors import VIEWS, mirrored_answers
 from cdi_stream.networks.torchscript import load, load_trainable
@@ -191,7 +192,7 @@ def refine(
         affine=volume.affine,
     )
     problem = Problem(
-        data=measurement(volume),
+        data=measurement_of(volume),
         settings=settings,
         deadline=Deadline(settings.budget_s, time.process_time, wait_turn=wait_turn),  # being held up costs nothing
         volume=volume,
