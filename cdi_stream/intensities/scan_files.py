@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -11,12 +12,12 @@ from cdi_stream import registry
 from cdi_stream.errors import IntensitiesError
 from cdi_stream.intensities.hdf5_files import dataset_of
 from cdi_stream.intensities.limits import require_intensities
-from cdi_stream.intensities.scans import scan_intensities
+from cdi_stream.intensities.scans import Placement, scan_intensities
 from cdi_stream.intensities.volume import Intensities
 from cdi_stream.recording import read_scan
 
 
-def read_own_scan(path: Path, number: int | None = None) -> Intensities:
+def read_own_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
     """Read a scan in the project's own HDF5 file; the first of several unless ``number`` names another.
 
     Raises
@@ -35,14 +36,14 @@ def read_own_scan(path: Path, number: int | None = None) -> Intensities:
                 require_intensities(frames.shape, frames.dtype, f"{path}: /{entry}/data/data")
         numbers = _series_in(file)
     chosen = min(numbers) if number is None and numbers else number
-    found = scan_intensities(read_scan(path, chosen))
+    found = scan_intensities(read_scan(path, chosen), placement)
     if number is None and len(numbers) > 1:
         listed = ", ".join(map(str, numbers))
         found = replace(found, notes=(*found.notes, f"series {chosen} is taken, the first of {listed}"))
     return found
 
 
-def read_facility_scan(path: Path, number: int | None = None) -> Intensities:
+def read_facility_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
     """Read a scan of a facility by the installed readers.
 
     Raises
@@ -50,13 +51,23 @@ def read_facility_scan(path: Path, number: int | None = None) -> Intensities:
     IntensitiesError, RecordingError
         If no reader understands it, or its frames cannot be phased.
     """
-    for name in registry.names("cdi_stream.reader"):
-        reader = registry.load("cdi_stream.reader", name)()
-        if reader.can_read(path):
-            return scan_intensities(reader.read(path, number))
-    raise IntensitiesError(
-        f"{path}: expected intensities as npy, npz, CXI or a recorded scan, got none of them: save the array as npy"
-    )
+    reader = _reader_of(path)
+    if reader is None:
+        raise IntensitiesError(
+            f"{path}: expected intensities as npy, npz, CXI or a recorded scan, or as TIFF, got none of them: "
+            "save the array as npy"
+        )
+    return scan_intensities(reader.read(path, number), placement)
+
+
+def is_facility_scan(path: Path) -> bool:
+    """Whether an installed reader understands the file or folder."""
+    return _reader_of(path) is not None
+
+
+def _reader_of(path: Path) -> Any:
+    readers = (registry.load("cdi_stream.reader", name)() for name in registry.names("cdi_stream.reader"))
+    return next((reader for reader in readers if reader.can_read(path)), None)
 
 
 def _series_in(file: h5py.File) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,19 @@ Bools = NDArray[np.bool_]
 AXES = ("frame", "row", "col")
 
 
-def scan_intensities(scan: RecordedScan) -> Intensities:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Beamline and fixed numbers, as a configuration gives them, by which the frames of a scan are placed."""
+
+    beamline: Beamline
+    fixed: FixedGeometry
+
+
+def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> Intensities:
     """Mark and place the frames ``(n_frames, rows, cols)`` of a scan; all of them, not cropped.
 
     Marked are gaps, hot and masked pixels, and saturated voxels.  Where the geometry is unknown there is no map, and a
-    note says why.
+    note says why.  A ``placement`` takes the place of the scan's own beamline, and must fit.
 
     Raises
     ------
@@ -47,7 +56,7 @@ def scan_intensities(scan: RecordedScan) -> Intensities:
     valid &= ~saturated
     if saturated.any():
         doubts += (f"{int(saturated.sum())} voxels are at the detector's limit (the peak is saturated): masked",)
-    affine, more_doubts, notes = _placed(scan, curve, peak)
+    affine, more_doubts, notes = _placed(scan, curve, peak, placement)
     by_frame, by_pixel = expected_scale(curve, known)
     return Intensities(
         counts=read_only(curve.counts),
@@ -107,14 +116,17 @@ def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
 
 
 def _placed(
-    scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int]
+    scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int], given: Placement | None
 ) -> tuple[AffineMap | None, tuple[str, ...], tuple[str, ...]]:
     """Map of the whole array, tangent at the peak; doubts and notes about it."""
     shape: Any = curve.counts.shape
     try:
-        geometry, doubts, notes = locate(curve, _beamline_of(scan), FixedGeometry())
+        beamline, fixed = (_beamline_of(scan), FixedGeometry()) if given is None else (given.beamline, given.fixed)
+        geometry, doubts, notes = locate(curve, beamline, fixed)
         return detector_map(geometry, peak, (1, 1, 1)).window([-p for p in peak], shape), doubts, notes
     except (CdiStreamError, ValueError, TypeError) as error:
+        if given is not None:
+            raise RecordingError(f"{scan.name}: the geometry of --config does not fit: {error}") from error
         return None, (), (f"the geometry is unknown, so there is no object in lab axes: {error}",)
 
 
