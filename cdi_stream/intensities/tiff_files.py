@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import struct
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cdi_stream.errors import IntensitiesError
-from cdi_stream.intensities.limits import require_intensities
+from cdi_stream.intensities.limits import UNREADABLE, require_intensities
 
 MAX_FRAMES = 20_000
 """Most pages or files that are looked at."""
@@ -124,25 +129,67 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        return page.shape, page.dtype or np.dtype("V1")
+    with _opened(path) as file:
+        return file.pages[0].shape, _dtype(file.pages[0])
+
+
+def _dtype(page: Any) -> np.dtype[Any]:
+    return page.dtype or np.dtype("V1")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a TIFF file; whatever its reader raises on broken ones is an `IntensitiesError`."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            yield file
+    except (*UNREADABLE, IndexError, AttributeError, ArithmeticError, AssertionError, struct.error) as error:
+        raise IntensitiesError(f"{path}: expected TIFF, got a file that breaks: {error!r}; copy it again") from error
 
 
 def _pages_of(path: Path, is_one: bool = False) -> NDArray[Any]:
     """All pages as ``(n, rows, cols)``, or one as ``(rows, cols)``, after a look at every header."""
-    with tifffile.TiffFile(path) as file:
-        n_pages = len(file.pages)
-        if n_pages > (1 if is_one else MAX_FRAMES):
-            most = "one page" if is_one else f"at most {MAX_FRAMES} pages"
-            raise IntensitiesError(f"{path}: expected {most}, got {n_pages}: cut out one scan")
+    n_pages = _count_pages(path)
+    if is_one and n_pages > 1:
+        raise IntensitiesError(f"{path}: expected one page, got {n_pages}: give the file alone, or one image a file")
+    with _opened(path) as file:
         first: Any = file.pages[0]
-        shape, dtype = (first.shape if n_pages == 1 else (n_pages, *first.shape)), first.dtype or np.dtype("V1")
+        shape = first.shape if n_pages == 1 else (n_pages, *first.shape)
         if not is_one:
-            require_intensities(shape, dtype, str(path))
+            require_intensities(shape, _dtype(first), str(path))
         for page in file.pages:
             _require_plain(page, first, path)
+        if file.series[0].size != math.prod(shape) or len(file.pages) != n_pages:
+            raise IntensitiesError(
+                f"{path}: expected a header for every page, got {n_pages} for {file.series[0].shape} pixels: "
+                "save the frames as plain TIFF or npy"
+            )
         return np.stack([page.asarray() for page in file.pages]).reshape(shape)
+
+
+def _count_pages(path: Path) -> int:
+    """Follow the chain of headers to its end: a stack that was cut short must not pass for a shorter one."""
+    n_pages = 0
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        is_big = head[2:4] in (b"+\0", b"\0+")
+        number, counter, entry_bytes = ("Q", "Q", 20) if is_big else ("I", "H", 12)
+        try:
+            (offset,) = struct.unpack_from(order + number, head, 8 if is_big else 4)
+            while offset:
+                n_pages += 1
+                if n_pages > MAX_FRAMES:
+                    raise IntensitiesError(f"{path}: expected at most {MAX_FRAMES} pages, got more: cut out one scan")
+                file.seek(offset)
+                (n_entries,) = struct.unpack(order + counter, file.read(struct.calcsize(counter)))
+                file.seek(entry_bytes * n_entries, os.SEEK_CUR)
+                (offset,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
+        except (struct.error, OSError, OverflowError, ValueError) as error:
+            raise IntensitiesError(
+                f"{path}: expected the header of page {n_pages}, got the file's end: it is cut short, copy it again"
+            ) from error
+    return n_pages
 
 
 def _require_plain(page: Any, first: Any, path: Path) -> None:

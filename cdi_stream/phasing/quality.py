@@ -133,7 +133,7 @@ def _why_alone(n_starts: int) -> str:
     """Why there is no other crystal to compare with."""
     if n_starts < 2:
         return "a single start: there is no other to compare with"
-    return f"only one of {n_starts} starts was brought to the full grid in time, so none compares: give a larger budget"
+    return f"only one of {n_starts} starts was carried to its end: there is no other to compare with; give more time"
 
 
 NOISY = 0.018

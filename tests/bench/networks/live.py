@@ -18,6 +18,7 @@ import torch
 from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import from_fourier_order
 from cdi_stream.intensities.read import read_intensities
+from cdi_stream.intensities.volume import in_counts
 from cdi_stream.intensities.window import Window, window_of
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.live.chain import lab_volume, starting_point
@@ -27,7 +28,6 @@ from cdi_stream.messages import PreparedVolume
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load
-from cdi_stream.intensities.volume import in_counts
 from cdi_stream.phase import prepared
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline

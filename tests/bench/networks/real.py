@@ -15,6 +15,7 @@ from rich.table import Table
 from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.intensities.read import read_intensities
+from cdi_stream.intensities.volume import in_counts
 from cdi_stream.intensities.window import window_of
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.live.chain import lab_volume, starting_point
@@ -25,7 +26,6 @@ from cdi_stream.networks.block_dct import downsampled
 from cdi_stream.networks.mirrors import agreement, mirrored_answers
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.networks.torchscript import Network, load
-from cdi_stream.intensities.volume import in_counts
 from cdi_stream.phase import prepared
 from cdi_stream.phasing.quality import misfit
 from cdi_stream.phasing.starts import start_from
