@@ -190,16 +190,17 @@ def test_a_hot_voxel_changes_nothing_and_is_told(tmp_path, here, name):
     """Without cleaning the crystal is lost; NMSE is 0.93 with one hot voxel far off."""
     places = {
         "far": [(3, 20, 9)],
-        "next to the peak": [(13, 12, 12)],
+        "next to the peak": [(17, 16, 16)],
         "row": [(slice(None), 5, 7)],
     }[name]
-    data, hot = counts(), np.zeros(SHAPE, dtype=bool)
+    case = replace(CASE, n=32)
+    data, hot = counts(case), np.zeros((32,) * 3, dtype=bool)
     for place in places:
         hot[place] = True
     out = tmp_path / "o.npz"
-    code, shown, _ = here(saved(tmp_path / "a.npy", np.where(hot, 1e7, data)), "--out", out, "--budget", 6)
+    code, shown, _ = here(saved(tmp_path / "a.npy", np.where(hot, 1e7, data)), "--out", out, "--budget", 8)
     assert code == 0
-    assert far(crystal(CASE), out) < 0.1
+    assert far(crystal(case), out) < 0.1
     assert shown["chi2_cleaned"] < 0.03 < 0.5 < shown["chi2"]
     check_object(out, shown, np.where(hot, 1e7, data))
     first = tuple(np.argwhere(hot)[0].tolist())
@@ -315,7 +316,7 @@ def test_people_get_a_table_with_units_and_few_digits(tmp_path, capsys, monkeypa
     assert re.fullmatch(r"chi2 0\.\d{1,6} misfit to the measured magnitudes, as a share", rows["chi2"])
     assert re.match(r"voxel_size [\d.]+ x [\d.]+ x [\d.]+ nm ", rows["voxel_size"])
     assert re.match(r"seconds [\d.]+ s ", rows["seconds"])
-    assert rows["file"].endswith("scan_object.npz")
+    assert "scan_object.npz" in "".join(lines[-3:]).replace(" ", "")
     assert "chi2_cleaned" not in rows  # nothing was masked
 
 
