@@ -239,23 +239,27 @@ def _misfit_of_file(density: Tensor, found: Intensities) -> dict[str, float]:
 
     ``chi2_cleaned`` and ``r_p_cleaned`` are over those that cleaning left, which the object was made to explain.
     """
-    cleaned = _misfit(density, found, found.valid_pixels)
-    whole = cleaned if found.blemishes is None else _misfit(density, found, found.own_valid_pixels)
-    return {**whole, **{f"{name}_cleaned": cleaned[name] for name in ("chi2", "r_p")}}
-
-
-def _misfit(density: Tensor, found: Intensities, valid_pixels: Bools) -> dict[str, float]:
     counts = torch.from_numpy(found.counts.astype(np.float32)).to(density.device)
-    valid = torch.from_numpy(np.array(valid_pixels)).to(density.device)
     gain = 1.0 if found.expected_scale is None else torch.from_numpy(np.sqrt(found.expected_scale)).to(density.device)
-    model, counts = (gain * to_reciprocal(density, density.ndim).abs())[valid], counts[valid]
-    expected = model.square().double()
-    expected = expected * counts.double().sum() / expected.sum().clamp_min(1e-30)
-    return {
-        "chi2": float(chi2(model, counts.sqrt())),
-        "r_p": float(r_p(model, counts.sqrt())),
-        "free_llk": float(poisson_llk(expected, counts)),
+    model = gain * to_reciprocal(density, density.ndim).abs()
+    whole = _misfit(model, counts, found.own_valid_pixels)
+    is_cleaned = found.blemishes is not None and bool(found.blemishes.any())
+    cleaned = _misfit(model, counts, found.valid_pixels) if is_cleaned else whole
+    return {**whole, "free_llk": _llk(model, counts, found.own_valid_pixels)} | {
+        f"{name}_cleaned": value for name, value in cleaned.items()
     }
+
+
+def _misfit(model: Tensor, counts: Tensor, valid_pixels: Bools) -> dict[str, float]:
+    valid = torch.from_numpy(np.array(valid_pixels)).to(model.device)
+    model, magnitude = model[valid], counts[valid].sqrt()
+    return {"chi2": float(chi2(model, magnitude)), "r_p": float(r_p(model, magnitude))}
+
+
+def _llk(model: Tensor, counts: Tensor, valid_pixels: Bools) -> float:
+    valid = torch.from_numpy(np.array(valid_pixels)).to(model.device)
+    expected, counts = model[valid].square().double(), counts[valid]
+    return float(poisson_llk(expected * (counts.double().sum() / expected.sum().clamp_min(1e-30)), counts))
 
 
 def _asked_for(volume: WorkingVolume, request: Request) -> PreparedVolume | None:

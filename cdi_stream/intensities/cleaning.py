@@ -23,9 +23,9 @@ def cleaned(found: Intensities) -> Intensities:
     blemishes = find_blemishes(found.counts, found.valid_pixels, photon=photon_of(found), wraps=found.is_periodic)
     told = (_told(blemishes.hot, "hot"), _told(blemishes.alien, "alien (of another grain)"))
     doubts = found.doubts
-    if blemishes.is_peak_alone:
+    if blemishes.lone_peak is not None:
         doubts += (
-            f"the peak at {blemishes.peak} is a single voxel, far brighter than all around it, and is kept: "
+            f"the peak at {blemishes.lone_peak} is a single voxel, far brighter than all around it, and is kept: "
             "mask it if it is a hot voxel",
         )
     return replace(

@@ -8,7 +8,8 @@ import numpy as np
 
 from cdi_stream.errors import IntensitiesError
 from cdi_stream.intensities.volume import Bools, Intensities, counted, photon_of
-from cdi_stream.inversion.blemishes import find_blemishes
+from cdi_stream.inversion.blemishes import brightest_of
+from cdi_stream.inversion.hot import hot_voxels
 from cdi_stream.messages import read_only
 
 FEW_COUNTS, HALF = 0.1, 0.5
@@ -69,9 +70,9 @@ def _seen(found: Intensities, mask: Bools) -> tuple[tuple[int, ...] | None, floa
     except IntensitiesError:  # many voxels are below zero: only the mask tells which
         plain = counted(replace(found, valid_pixels=found.valid_pixels & (found.counts >= 0)))
     counts, valid = plain.counts, plain.valid_pixels
-    hot = find_blemishes(counts, valid, photon=photon_of(plain), wraps=found.is_periodic)
-    share = _share(plain, mask, valid & ~hot.hot)
-    return (None if mask[hot.peak] else hot.peak), share
+    hot = hot_voxels(counts, valid, photon=photon_of(plain), wraps=found.is_periodic)
+    peak = hot.lone_peak or brightest_of(counts, valid & ~hot.voxels, found.is_periodic)
+    return (None if mask[peak] else peak), _share(plain, mask, valid & ~hot.voxels)
 
 
 def _share(found: Intensities, mask: Bools, valid: Bools) -> float:

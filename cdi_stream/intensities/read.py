@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cdi_stream.errors import IntensitiesError
 from cdi_stream.intensities.cleaning import cleaned
 from cdi_stream.intensities.hdf5_files import read_cxi, read_cxi_mask
-from cdi_stream.intensities.limits import UNREADABLE
+from cdi_stream.intensities.limits import UNREADABLE, Shape
 from cdi_stream.intensities.masks import masked
 from cdi_stream.intensities.numpy_files import read_npy, read_npy_mask, read_npz, read_npz_mask
 from cdi_stream.intensities.scan_files import is_facility_scan, read_facility_scan, read_own_scan
@@ -82,7 +82,8 @@ def read_intensities(
     found = cleaned(found) if cleans else found
     found = unsaturated(found) if is_plain else replace(found, blemishes=None)  # a scan's own mask includes them
     require_signal(found)
-    return replace(found, notes=found.notes + _order_note(found))
+    peak = peak_of(found)
+    return replace(found, peak=peak, notes=found.notes + _order_note(peak, found.counts.shape))
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -125,9 +126,9 @@ def _kind_of(path: Path) -> str | None:
         raise IntensitiesError(f"{path} cannot be opened: {error}") from error
 
 
-def _order_note(found: Intensities) -> tuple[str, ...]:
+def _order_note(peak: Shape, shape: Shape) -> tuple[str, ...]:
     """Whether the peak lies where programs put it that leave an array in the order of its transform."""
-    is_corner = all(min(p, n - p) <= 1 for p, n in zip(peak_of(found), found.counts.shape, strict=True))
+    is_corner = all(min(p, n - p) <= 1 for p, n in zip(peak, shape, strict=True))
     return ("the peak lies at voxel 0: the origin is taken to be at N//2 all the same",) if is_corner else ()
 
 

@@ -56,6 +56,8 @@ class Intensities:
         Name of the file or scan.
     is_periodic
         Whether the array may be rolled, as one given by itself; beyond a detector's edge nothing was measured.
+    peak
+        Voxel of the peak, where it is known already.
     blemishes
         Voxels that cleaning took out of ``valid_pixels``, though the file itself takes them for valid; None if cleaning
         was not asked for.
@@ -70,6 +72,7 @@ class Intensities:
     expected_scale: NDArray[np.float32] | None = None
     affine: AffineMap | None = None
     is_periodic: bool = True
+    peak: tuple[int, ...] | None = None
     blemishes: Bools | None = None
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()

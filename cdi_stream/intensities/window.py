@@ -116,7 +116,10 @@ def window_of(found: Intensities, max_shape: Shape | None = None) -> Window:
         for n, limit in zip(found.counts.shape, limits, strict=True)
     ]
     return Window(
-        file_shape=found.counts.shape, shape=tuple(lengths), peak=peak_of(found), is_periodic=found.is_periodic
+        file_shape=found.counts.shape,
+        shape=tuple(lengths),
+        peak=peak_of(found) if found.peak is None else found.peak,
+        is_periodic=found.is_periodic,
     )
 
 

@@ -38,16 +38,13 @@ class Blemishes:
         Single voxels, lines and planes far brighter than their neighbourhood.
     alien
         Islands of counts apart from the peak's, with nothing opposite the peak: other grains.
-    peak
-        Voxel of the Bragg peak.
-    is_peak_alone
-        Whether the peak is a single voxel that stands out as a hot one would; it is never among ``hot``.
+    lone_peak
+        Voxel of the Bragg peak if it stands out as a hot voxel would; it is never among ``hot``.
     """
 
     hot: Bools
     alien: Bools
-    peak: Index
-    is_peak_alone: bool
+    lone_peak: Index | None
 
     @property
     def voxels(self) -> Bools:
@@ -73,23 +70,32 @@ def find_blemishes(
     """
     hot = hot_voxels(counts, valid, photon=photon, wraps=wraps)
     rest = valid & ~hot.voxels
-    if peak is None:
-        values = np.where(rest, counts.astype(np.float32), np.float32(-1))
-        peak = hot.lone_peak or centre_of(values, np.zeros_like(rest), wraps)
+    peak = hot.lone_peak if peak is None else peak
     return Blemishes(
         hot=hot.voxels,
         alien=rest & alien_islands(counts, rest, peak, photon=photon, wraps=wraps),
-        peak=peak,
-        is_peak_alone=hot.lone_peak is not None,
+        lone_peak=hot.lone_peak,
     )
 
 
-def alien_islands(counts: Counts, valid: Bools, peak: Index, *, photon: float = 1.0, wraps: bool = False) -> Bools:
+def brightest_of(counts: Counts, valid: Bools, wraps: bool = False) -> Index:
+    """Voxel of the peak of a pattern without hot voxels."""
+    values = np.where(valid, counts.astype(np.float32), np.float32(-1))
+    return centre_of(values, np.zeros_like(valid), wraps)
+
+
+def alien_islands(
+    counts: Counts, valid: Bools, peak: Index | None = None, *, photon: float = 1.0, wraps: bool = False
+) -> Bools:
     """Return which voxels belong to islands of counts apart from the peak's and without a mate opposite it.
 
-    Diffraction of one crystal is connected through its streaks, or has a partner at -q of like strength.
+    Diffraction of one crystal is connected through its streaks, or has a partner at -q of like strength.  Without a
+    ``peak`` it is looked for; other parameters as in `find_blemishes`.
     """
+    if _bright_blocks(counts, valid, photon)[2] < 2:
+        return np.zeros(counts.shape, dtype=bool)
     shape = counts.shape
+    peak = brightest_of(counts, valid, wraps) if peak is None else peak
     start = tuple(p - n // 2 for p, n in zip(peak, shape, strict=True))
     if not any(start):
         return _islands(counts, valid, photon)
@@ -101,12 +107,17 @@ def alien_islands(counts: Counts, valid: Bools, peak: Index, *, photon: float = 
     return cut(found, tuple(-s for s in start), shape)[0]
 
 
+def _bright_blocks(counts: Counts, valid: Bools, photon: float) -> tuple[NDArray[np.float32], NDArray[np.int32], int]:
+    """Photons of every block, the islands of bright blocks by number, and how many islands there are."""
+    blocks = _block_means(np.where(valid, counts, 0), BLOCK) * np.float32(BLOCK**counts.ndim / photon)
+    bright = blocks > max(ISLAND_PHOTONS / 4, 8 * float(np.median(blocks)))
+    labels, n_labels = ndimage.label(bright, structure=np.ones((3,) * counts.ndim))
+    return blocks, labels, n_labels
+
+
 def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
     """Alien islands of a pattern whose peak is at the origin voxel."""
-    n_axes = counts.ndim
-    blocks = _block_means(np.where(valid, counts, 0), BLOCK) * (BLOCK**n_axes / photon)
-    bright = blocks > max(ISLAND_PHOTONS / 4, 8 * float(np.median(blocks)))
-    labels, n_labels = ndimage.label(bright, structure=np.ones((3,) * n_axes))
+    blocks, labels, n_labels = _bright_blocks(counts, valid, photon)
     if n_labels < 2:
         return np.zeros(counts.shape, dtype=bool)
     sums = ndimage.sum_labels(blocks, labels, np.arange(n_labels + 1))
@@ -115,7 +126,7 @@ def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
     alien = (sums > ISLAND_PHOTONS) & (mate < MATE * sums) & (mate_seen > 0.5)
     alien[[0, int(np.argmax(sums[1:])) + 1]] = False
     flagged = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
-    for axis in range(n_axes):
+    for axis in range(counts.ndim):
         flagged = flagged.repeat(BLOCK, axis)
     return flagged[tuple(slice(n) for n in counts.shape)]
 
