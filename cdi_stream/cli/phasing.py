@@ -40,39 +40,45 @@ class Method(StrEnum):
     HYBRID = "hybrid"
 
 
+FileArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, TIFF (one file, or a folder of numbered ones), "
+        "our own scan file, or a folder of 34-ID-C."
+    ),
+]
+StartsOption = Annotated[
+    int,
+    typer.Option(
+        help="Random starts of recipe; answers to mirror images, eight at most, of hybrid.", min=1, max=10_000
+    ),
+]
+CleaningOption = Annotated[
+    bool, typer.Option("--cleaning/--no-cleaning", help="Mask hot voxels and islands of other grains.")
+]
+GeometryOption = Annotated[
+    Path | None, typer.Option(help="Configuration of the service, in TOML: its geometry places a scan's frames.")
+]
+ObjectOption = Annotated[
+    Path | None,
+    typer.Option(help="File for the object, npz.  [default: NAME_object.npz in this folder, never an old one]"),
+]
+BudgetOption = Annotated[float, typer.Option(help="Seconds of wall time, for the whole command.", min=1.0, max=1e6)]
+
+
 def phase(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, TIFF (one file, or a folder of numbered ones), "
-            "our own scan file, or a folder of 34-ID-C."
-        ),
-    ],
+    file: FileArgument,
     method: Annotated[Method, typer.Option(help="auto is the one we stand behind.")] = Method.AUTO,
     recipe: Annotated[str, typer.Option(help="Recipe, or the name of one.")] = "wu2021-2d",
-    starts: Annotated[
-        int,
-        typer.Option(
-            help="Random starts of recipe; answers to mirror images, eight at most, of hybrid.", min=1, max=10_000
-        ),
-    ] = 1,
+    starts: StartsOption = 1,
     seed: Annotated[int, typer.Option(help="Seed of the random starts.", min=0, max=2**32 - 1)] = 1,
-    budget: Annotated[
-        float, typer.Option(help="Seconds of wall time, for the whole command.", min=1.0, max=1e6)
-    ] = 60.0,
+    budget: BudgetOption = 60.0,
     scan: Annotated[int | None, typer.Option(help="Which scan of a file or folder that holds several.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
-    cleaning: Annotated[
-        bool, typer.Option("--cleaning/--no-cleaning", help="Mask hot voxels and islands of other grains.")
-    ] = True,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration of the service, in TOML: its geometry places a scan's frames.")
-    ] = None,
+    cleaning: CleaningOption = True,
+    config: GeometryOption = None,
     device: DeviceOption = Device.CPU,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File for the object, npz.  [default: NAME_object.npz in this folder, never an old one]"),
-    ] = None,
+    out: ObjectOption = None,
     plot: PlotOption = None,
     network: Annotated[str, typer.Option(help="Network file, or the name of a packaged one.")] = DEFAULT,
     as_json: JsonOption = False,
