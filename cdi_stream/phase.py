@@ -225,13 +225,15 @@ def _left_out(found: Intensities, volume: WorkingVolume) -> tuple[str, ...]:
 
 
 def _reserve_s(request: Request, found: Intensities) -> float:
-    """Time to keep for the way back, the file and the picture: half of all at most.
+    """Time to keep for the way back, the file and the picture: half of all at most, 0.7 with a picture.
 
     Of large files the way back takes as long as reading did.
     """
     budget_s, is_large = request.deadline.budget_s, found.counts.size > 1_000_000
     wanted_s = 1.2 + 0.05 * budget_s + (request.deadline.passed_s if is_large else 0.0)
-    return min(0.5 * budget_s, wanted_s + (DRAWING_S if request.plot is not None else 0.0))
+    if request.plot is None:
+        return min(0.5 * budget_s, wanted_s)
+    return min(0.7 * budget_s, wanted_s + DRAWING_S)
 
 
 def _misfit_of_file(density: Tensor, found: Intensities) -> dict[str, float]:
