@@ -116,7 +116,10 @@ def _bright_blocks(counts: Counts, valid: Bools, photon: float) -> tuple[NDArray
 
 
 def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
-    """Alien islands of a pattern whose peak is at the origin voxel."""
+    """Alien islands of a pattern whose peak is at the origin voxel.
+
+    None where they are larger than the island of the brightest: that may be a hot spot, and one of them the peak's.
+    """
     blocks, labels, n_labels = _bright_blocks(counts, valid, photon)
     if n_labels < 2:
         return np.zeros(counts.shape, dtype=bool)
@@ -124,7 +127,11 @@ def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
     mate = ndimage.sum_labels(np.flip(blocks), labels, np.arange(n_labels + 1))
     mate_seen = ndimage.mean(np.flip(_block_means(valid, BLOCK)), labels, np.arange(n_labels + 1))
     alien = (sums > ISLAND_PHOTONS) & (mate < MATE * sums) & (mate_seen > 0.5)
-    alien[[0, int(np.argmax(sums[1:])) + 1]] = False
+    main = int(np.argmax(sums[1:])) + 1
+    alien[[0, main]] = False
+    sizes = np.bincount(labels.ravel(), minlength=n_labels + 1)
+    if sizes[alien].sum() > sizes[main]:
+        return np.zeros(counts.shape, dtype=bool)
     flagged = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
     for axis in range(counts.ndim):
         flagged = flagged.repeat(BLOCK, axis)

@@ -150,6 +150,12 @@ def test_an_island_beside_an_off_centre_peak_of_a_detector_is_alien():
     assert not found[11, 13, 15]
 
 
+def test_beside_a_hot_spot_that_is_not_told_the_peak_is_no_alien():
+    counts = np.random.default_rng(1).poisson(ideal(32, 3, 3.0)).astype(float)
+    counts[4:6, 4:6, 4] = HOT
+    assert not find_blemishes(counts, everywhere(counts), wraps=True).voxels[16, 16, 16]
+
+
 @pytest.mark.parametrize(("largest", "ends"), [(2**32 - 1, 2), (2**16 - 1, 2), (255, 1)])
 def test_the_end_of_the_data_type_is_no_count(largest, ends):
     counts = np.array([0, 100, largest - 2, largest - 1, largest], dtype=np.uint64)
