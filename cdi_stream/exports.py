@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cdi_stream.affine import AffineMap, Floats
 from cdi_stream.errors import ConfigError, RecordingError
+from cdi_stream.files.atomic import atomic_write
 
 _AXES = ("z", "y", "x")
 _MAP = ("coordinates", "fourier_sign", "handedness", "q0_lab_inv_m", "bq_lab_inv_m", "sample_to_lab")
@@ -67,10 +68,8 @@ def export_result(source: Path, target: Path) -> None:
             "choose .cxi for silx, PyNX or cdiutils, .vti for ParaView"
         )
     result = _read(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    write(result, part)
-    part.replace(target)
+    with atomic_write(target) as part:
+        write(result, part)
 
 
 def _read(source: Path) -> _Result:

@@ -65,6 +65,13 @@ def test_nothing_below_imports_the_composition():
             assert not imported & composition, name
 
 
+def test_what_live_curves_scans_and_files_share_lies_below_them():
+    above = ("cdi_stream.live", "cdi_stream.intensities", "cdi_stream.refine", "cdi_stream.cli")
+    for name, imported in GRAPH.items():
+        if name.startswith("cdi_stream.inversion"):
+            assert not [other for other in imported if other.startswith(above)], name
+
+
 def test_the_simulated_beamline_uses_only_the_neutral_parts_of_the_core():
     allowed = {"cdi_stream", "cdi_stream.recording", "cdi_stream.bus", "cdi_stream.errors"}
     for name, imported in GRAPH.items():

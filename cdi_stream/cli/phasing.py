@@ -5,19 +5,29 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cdi_stream.cli.device import Device, DeviceOption, require
-from cdi_stream.cli.output import JsonOption, show
+from cdi_stream.cli.output import JsonOption, PlotOption, budget_bar, show
 from cdi_stream.networks.packaged import DEFAULT
+
+if TYPE_CHECKING:
+    from cdi_stream.intensities.scans import Placement
 
 BEGIN_S = time.monotonic() - time.process_time()
 """When the command was started: its imports, all the work until here, count in the budget."""
 
 NETWORK_RECIPE = "SW[every=10,after=0,threshold=0.2,relative=rms,sigma=1.0]+SUPPORT[border]+100*RAAR+50*ER"
 """What follows the network's refinement."""
+
+ORDER = (
+    "verdict", "reasons", "chi2_cleaned", "chi2_floor", "r_p_cleaned", "chi2", "r_p", "agreement", "unevenness",
+    "support_fraction", "support_over_box", "size_lab_nm", "voxel_size_nm", "voxel_size_lab_nm", "resolution_m",
+    "resolution_vox", "method", "starts", "cycles", "ms_per_cycle", "seconds", "file",
+)  # fmt: skip
+"""What people are shown, in this order; the rest is in the JSON."""
 
 
 class Method(StrEnum):
@@ -30,29 +40,46 @@ class Method(StrEnum):
     HYBRID = "hybrid"
 
 
+FileArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, TIFF (one file, or a folder of numbered ones), "
+        "our own scan file, or a folder of 34-ID-C."
+    ),
+]
+StartsOption = Annotated[
+    int,
+    typer.Option(
+        help="Random starts of recipe; answers to mirror images, eight at most, of hybrid.", min=1, max=10_000
+    ),
+]
+CleaningOption = Annotated[
+    bool, typer.Option("--cleaning/--no-cleaning", help="Mask hot voxels and islands of other grains.")
+]
+GeometryOption = Annotated[
+    Path | None, typer.Option(help="Configuration of the service, in TOML: its geometry places a scan's frames.")
+]
+ObjectOption = Annotated[
+    Path | None,
+    typer.Option(help="File for the object, npz.  [default: NAME_object.npz in this folder, never an old one]"),
+]
+BudgetOption = Annotated[float, typer.Option(help="Seconds of wall time, for the whole command.", min=1.0, max=1e6)]
+
+
 def phase(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, our own scan file, or a folder of 34-ID-C."
-        ),
-    ],
+    file: FileArgument,
     method: Annotated[Method, typer.Option(help="auto is the one we stand behind.")] = Method.AUTO,
     recipe: Annotated[str, typer.Option(help="Recipe, or the name of one.")] = "wu2021-2d",
-    starts: Annotated[
-        int,
-        typer.Option(
-            help="Random starts of recipe; answers to mirror images, eight at most, of hybrid.", min=1, max=10_000
-        ),
-    ] = 1,
+    starts: StartsOption = 1,
     seed: Annotated[int, typer.Option(help="Seed of the random starts.", min=0, max=2**32 - 1)] = 1,
-    budget: Annotated[
-        float, typer.Option(help="Seconds of wall time, for the whole command.", min=1.0, max=1e6)
-    ] = 60.0,
+    budget: BudgetOption = 60.0,
     scan: Annotated[int | None, typer.Option(help="Which scan of a file or folder that holds several.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
+    cleaning: CleaningOption = True,
+    config: GeometryOption = None,
     device: DeviceOption = Device.CPU,
-    out: Annotated[Path | None, typer.Option(help="File to write the object to, npz.")] = None,
+    out: ObjectOption = None,
+    plot: PlotOption = None,
     network: Annotated[str, typer.Option(help="Network file, or the name of a packaged one.")] = DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,17 +102,34 @@ def phase(
         budget_s=budget,
     )
     deadline = Deadline(budget, begin_s=BEGIN_S)
-    request = Request(
-        file=file,
-        mask=mask,
-        method=method,
-        settings=settings,
-        deadline=deadline,
-        scan=scan,
-        device=device,
-        out=out,
-    )
-    result = phase_file(request)
-    show(result, as_json)
+    with budget_bar(lambda: deadline.passed_s, budget) as report:
+        request = Request(
+            file=file,
+            mask=mask,
+            method=method,
+            settings=settings,
+            deadline=deadline,
+            scan=scan,
+            device=device,
+            out=out,
+            plot=plot,
+            cleans=cleaning,
+            placement=None if config is None else _placement(config),
+            report=report,
+        )
+        result = phase_file(request)
+    is_cleaned = result["chi2"] != result["chi2_cleaned"]
+    show(result, as_json, [name for name in ORDER if is_cleaned or not name.endswith("_cleaned")])
     if result["verdict"] == "failed":
         raise typer.Exit(3)
+
+
+def _placement(config: Path) -> Placement:
+    """Geometry that a configuration gives."""
+    from cdi_stream.config import read_config
+    from cdi_stream.intensities.scans import Placement
+    from cdi_stream.live.locate import FixedGeometry
+
+    geometry = read_config(config).geometry
+    fixed = FixedGeometry(**geometry.model_dump(exclude={"beamline", "inline"}))
+    return Placement(beamline=geometry.value(), fixed=fixed)

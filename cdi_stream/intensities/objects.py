@@ -7,9 +7,8 @@ the geometry is known ``object_lab`` and ``support_lab`` lie on a lab grid [z, y
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from cdi_stream.affine import AffineMap, Shape
 from cdi_stream.errors import ConfigError
+from cdi_stream.files.atomic import atomic_write
 from cdi_stream.fourier import FOURIER_SIGN
 from cdi_stream.live.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to
 
@@ -49,8 +49,8 @@ def lab_object(crystal: Tensor, support: Tensor, affine: AffineMap, shape: Shape
     )
 
 
-def require_writable(path: Path) -> None:
-    """Find out before the work whether the file can be written after it.
+def require_writable(path: Path, option: str = "--out") -> None:
+    """Find out before the work whether the file of an option can be written after it.
 
     Raises
     ------
@@ -63,9 +63,9 @@ def require_writable(path: Path) -> None:
             pass
         path.with_name(path.name + ".part").unlink()
     except OSError as error:
-        raise ConfigError(f"--out {path}: cannot be written: {error}; choose another place") from error
+        raise ConfigError(f"{option} {path}: cannot be written: {error}; choose another place") from error
     if path.is_dir():
-        raise ConfigError(f"--out {path}: expected a file's name, got a folder; choose another place")
+        raise ConfigError(f"{option} {path}: expected a file's name, got a folder; choose another place")
 
 
 def write_object(path: Path, density: Tensor, support: Tensor, lab: LabObject | None = None) -> None:
@@ -85,19 +85,23 @@ def write_object(path: Path, density: Tensor, support: Tensor, lab: LabObject | 
         raise ValueError(f"object {density.shape} and support {support.shape} differ in shape")
     if lab is not None:
         arrays |= {"object_lab": lab.density.astype(np.complex64), "support_lab": lab.support, **_map(lab.affine)}
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
         raise ConfigError(f"--out {path}: cannot be written: {error}; choose another place") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+
+
+def require_npz(path: Path) -> None:
+    """Raise `ConfigError` if a name promises another format than the one that is written."""
+    if path.suffix != ".npz":
+        raise ConfigError(f"--out {path}: expected a name that ends in .npz, got {path.suffix or 'no suffix'!r}")
+
+
+def free_name(folder: Path, stem: str) -> Path:
+    """Name for an object in a folder that no file has: ``STEM_object.npz``, ``STEM_object.1.npz`` and so on."""
+    names = (f"{stem}_object{dot}.npz" for dot in chain([""], (f".{k}" for k in count(1))))
+    return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
 def _map(affine: AffineMap) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from cdi_stream.errors import IntensitiesError
 from cdi_stream.files.recorded_scan import read_recorded, readers_of
 from cdi_stream.intensities.hdf5_files import dataset_of
 from cdi_stream.intensities.limits import require_intensities
-from cdi_stream.intensities.scans import scan_intensities
+from cdi_stream.intensities.scans import Placement, scan_intensities
 from cdi_stream.intensities.volume import Intensities
 
 
-def read_own_scan(path: Path, number: int | None = None) -> Intensities:
+def read_own_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
     """Read a scan in the project's own HDF5 file; the first of several unless ``number`` names another.
 
     Raises
@@ -34,14 +34,14 @@ def read_own_scan(path: Path, number: int | None = None) -> Intensities:
                 require_intensities(frames.shape, frames.dtype, f"{path}: /{entry}/data/data")
         numbers = _series_in(file)
     chosen = min(numbers) if number is None and numbers else number
-    found = scan_intensities(read_recorded(path, chosen))
+    found = scan_intensities(read_recorded(path, chosen), placement)
     if number is None and len(numbers) > 1:
         listed = ", ".join(map(str, numbers))
         found = replace(found, notes=(*found.notes, f"series {chosen} is taken, the first of {listed}"))
     return found
 
 
-def read_facility_scan(path: Path, number: int | None = None) -> Intensities:
+def read_facility_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
     """Read a scan of a facility by the installed readers.
 
     Raises
@@ -49,11 +49,17 @@ def read_facility_scan(path: Path, number: int | None = None) -> Intensities:
     IntensitiesError, RecordingError
         If no reader understands it, or its frames cannot be phased.
     """
-    if not readers_of(path):
+    if not is_facility_scan(path):
         raise IntensitiesError(
-            f"{path}: expected intensities as npy, npz, CXI or a recorded scan, got none of them: save the array as npy"
+            f"{path}: expected intensities as npy, npz, CXI or a recorded scan, or as TIFF, got none of them: "
+            "save the array as npy"
         )
-    return scan_intensities(read_recorded(path, number))
+    return scan_intensities(read_recorded(path, number), placement)
+
+
+def is_facility_scan(path: Path) -> bool:
+    """Whether an installed reader understands the file or folder."""
+    return bool(readers_of(path))
 
 
 def _series_in(file: h5py.File) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,10 @@ from cdi_stream.errors import CdiStreamError, IntensitiesError, RecordingError
 from cdi_stream.geometry import Beamline
 from cdi_stream.intensities.limits import require_intensities
 from cdi_stream.intensities.volume import Intensities
+from cdi_stream.inversion.blemishes import is_saturated, no_count_from
+from cdi_stream.inversion.window import brightest_voxel
 from cdi_stream.live.locate import FixedGeometry, locate
-from cdi_stream.live.prepare import (
-    DetectorKnowledge,
-    PrepareSettings,
-    brightest_voxel,
-    crop_window,
-    cut,
-    detector_map,
-    expected_scale,
-    far_islands,
-    good_pixels,
-    is_saturated,
-    isolated_voxels,
-)
+from cdi_stream.live.prepare import DetectorKnowledge, detector_map, expected_scale, pixels_to_use
 from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart, read_only
 from cdi_stream.recording import DETECTOR_HEADER, RecordedScan
 
@@ -35,11 +26,19 @@ Bools = NDArray[np.bool_]
 AXES = ("frame", "row", "col")
 
 
-def scan_intensities(scan: RecordedScan) -> Intensities:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Beamline and fixed numbers, as a configuration gives them, by which the frames of a scan are placed."""
+
+    beamline: Beamline
+    fixed: FixedGeometry
+
+
+def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> Intensities:
     """Mark and place the frames ``(n_frames, rows, cols)`` of a scan; all of them, not cropped.
 
-    Marked are missing frames, gaps, hot and masked pixels, saturated and isolated voxels, and alien grains.  Where
-    the geometry is unknown there is no map, and a note says why.
+    Marked are missing frames, gaps, hot and masked pixels, and saturated voxels.  Where the geometry is unknown there
+    is no map, and a note says why.  A ``placement`` takes the place of the scan's own beamline, and must fit.
 
     Raises
     ------
@@ -51,25 +50,24 @@ def scan_intensities(scan: RecordedScan) -> Intensities:
     known = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
     came = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
     top, bottom = came.max(axis=0), came.min(axis=0)
-    good = good_pixels(curve, known, top, bottom)
-    peak = brightest_voxel(curve, np.where(good & (top < curve.sentinel), top, 0))
+    good = pixels_to_use(curve, known, top, bottom)
+    peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
     valid = good & curve.has_frame[:, None, None]
     saturated = is_saturated(curve.counts, curve.sentinel, known.saturation_counts) & valid
     valid &= ~saturated
     if saturated.any():
         doubts += (f"{int(saturated.sum())} voxels are at the detector's limit (the peak is saturated): masked",)
-    aliens = _aliens(curve, valid, peak)
-    affine, more_doubts, notes = _placed(scan, curve, peak)
+    affine, more_doubts, notes = _placed(scan, curve, peak, placement)
     by_frame, by_pixel = expected_scale(curve, known)
     return Intensities(
         counts=read_only(curve.counts),
-        valid_pixels=read_only(valid & ~aliens),
+        valid_pixels=read_only(valid),
         expected_scale=read_only(by_frame[:, None, None] * by_pixel),
         affine=affine,
         axes=AXES,
         source=scan.name,
         is_periodic=False,
-        notes=(*scan.notes, *notes, *_told(int((~good).sum()), int(aliens.sum()))),
+        notes=(*scan.notes, *notes, *_told(int((~good).sum()))),
         doubts=(*doubts, *more_doubts),
     )
 
@@ -130,25 +128,18 @@ def _lacks(missing: tuple[int, ...], n: int) -> tuple[str, ...]:
     return (f"incomplete: {len(missing)} of {n} frames missing ({named}): they are left out",)
 
 
-def _aliens(curve: RockingCurve, valid: Bools, peak: tuple[int, int, int]) -> Bools:
-    """Isolated voxels, and islands without a mate opposite the peak."""
-    shape: Any = curve.counts.shape
-    isolated = isolated_voxels(curve.counts, valid)
-    start, size = crop_window(shape, peak, PrepareSettings(max_shape=shape, min_shape=1))
-    islands = far_islands(cut(curve.counts, start, size)[0], cut(valid & ~isolated, start, size)[0])
-    back: Any = tuple(-s for s in start)
-    return valid & (isolated | cut(islands, back, shape)[0])
-
-
 def _placed(
-    scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int]
+    scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int], given: Placement | None
 ) -> tuple[AffineMap | None, tuple[str, ...], tuple[str, ...]]:
     """Map of the whole array, tangent at the peak; doubts and notes about it."""
     shape: Any = curve.counts.shape
     try:
-        geometry, doubts, notes = locate(curve, _beamline_of(scan), FixedGeometry())
+        beamline, fixed = (_beamline_of(scan), FixedGeometry()) if given is None else (given.beamline, given.fixed)
+        geometry, doubts, notes = locate(curve, beamline, fixed)
         return detector_map(geometry, peak, (1, 1, 1)).window([-p for p in peak], shape), doubts, notes
     except (CdiStreamError, ValueError, TypeError) as error:
+        if given is not None:
+            raise RecordingError(f"{scan.name}: the geometry of --config does not fit: {error}") from error
         return None, (), (f"the geometry is unknown, so there is no object in lab axes: {error}",)
 
 
@@ -161,7 +152,5 @@ def _beamline_of(scan: RecordedScan) -> Beamline:
     return InlineBeamline.model_validate(dict(scan.beamline)).beamline()
 
 
-def _told(n_bad: int, n_alien: int) -> tuple[str, ...]:
-    told = {f"{n_bad} pixels are masked (gaps, hot or known to be bad)": n_bad}
-    told |= {f"{n_alien} voxels are masked as isolated or of other grains": n_alien}
-    return tuple(text for text, n in told.items() if n)
+def _told(n_bad: int) -> tuple[str, ...]:
+    return (f"{n_bad} pixels are masked (gaps, hot or known to be bad)",) if n_bad else ()

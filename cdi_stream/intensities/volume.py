@@ -5,7 +5,6 @@ No count is changed but those that are none (NaN, infinity, below zero): they be
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +14,14 @@ from scipy import ndimage
 
 from cdi_stream.affine import AffineMap
 from cdi_stream.errors import IntensitiesError
+from cdi_stream.inversion.blemishes import no_count_from
 from cdi_stream.messages import read_only
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[Any]
+
+LEAST_TOTAL = 1e6
+"""Photons in all of a pattern that is given in units of its own."""
 
 MIN_LIT = 8
 """Fewest voxels above zero that can be called a pattern."""
@@ -53,6 +56,11 @@ class Intensities:
         Name of the file or scan.
     is_periodic
         Whether the array may be rolled, as one given by itself; beyond a detector's edge nothing was measured.
+    peak
+        Voxel of the peak, where it is known already.
+    blemishes
+        Voxels that cleaning took out of ``valid_pixels``, though the file itself takes them for valid; None if cleaning
+        was not asked for.
     notes, doubts
         What is only told, and what makes a verdict doubtful.
     """
@@ -64,52 +72,71 @@ class Intensities:
     expected_scale: NDArray[np.float32] | None = None
     affine: AffineMap | None = None
     is_periodic: bool = True
+    peak: tuple[int, ...] | None = None
+    blemishes: Bools | None = None
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
-
-def masked(found: Intensities, mask: Bools, where: str) -> Intensities:
-    """Take voxels out where ``mask`` is false; a 2D mask holds for every frame of a volume.
-
-    Raises
-    ------
-    IntensitiesError
-        If the shapes do not fit.
-    """
-    shape = found.counts.shape
-    if mask.shape not in (shape, shape[1:]):
-        frames = f" or {shape[1:]}" if len(shape) == 3 else ""
-        raise IntensitiesError(f"{where}: expected a mask of shape {shape}{frames}, got {mask.shape}")
-    valid, lit = found.valid_pixels & mask, (found.counts > 0) & found.valid_pixels
-    n_lit, n_left = int(lit.sum()), int((lit & mask).sum())
-    doubt = f"the mask leaves {n_left} of {n_lit} lit voxels: true or 1 must mean use (in CXI: 0)"
-    doubts = (doubt,) if 0 < n_left < 0.1 * n_lit else ()
-    return replace(found, valid_pixels=read_only(valid), doubts=found.doubts + doubts)
+    @property
+    def own_valid_pixels(self) -> Bools:
+        """Valid voxels as they were before cleaning."""
+        return self.valid_pixels if self.blemishes is None else self.valid_pixels | self.blemishes
 
 
-def cleaned(found: Intensities) -> Intensities:
-    """Mask what is no count, and what is saturated, saying so.
+def counted(found: Intensities) -> Intensities:
+    """Mask what is no count: not finite, below zero, or at the end of the data type; say so.
 
     Raises
     ------
     IntensitiesError
         If a hundredth of the voxels or more lies below zero.
     """
-    counts, valid = _native(found.counts), found.valid_pixels.copy()
+    counts, valid = _native(found.counts), found.valid_pixels
     _require_counts(counts, valid & np.isfinite(counts), found.source)
-    notes, doubts = found.notes, found.doubts
-    for judge in (_not_finite, _negative, _at_the_limit, _plateau):
-        voxels, text, is_doubt = judge(counts, valid)
-        if voxels.any():
-            valid &= ~voxels
-            said = (f"{int(voxels.sum())} voxels {text}: they are masked",)
-            notes, doubts = (notes, doubts + said) if is_doubt else (notes + said, doubts)
+    found = replace(found, counts=counts)
+    for judge in (_not_finite, _negative, _at_the_limit):
+        found = _without(found, *judge(counts, found.valid_pixels))
     if counts.dtype.kind != "u":
         counts = np.where(counts >= 0, counts, counts.dtype.type(0))  # NaN is not >= 0
         counts[~np.isfinite(counts)] = 0
+    notes = found.notes
     if counts.dtype.kind == "f" and not np.array_equal(counts, np.rint(counts)):
         notes += ("the values are no whole numbers: they are taken as intensities in units of their own",)
-    return replace(found, counts=read_only(counts), valid_pixels=read_only(valid), notes=notes, doubts=doubts)
+    return replace(found, counts=read_only(counts), notes=notes)
+
+
+def unsaturated(found: Intensities) -> Intensities:
+    """Mask a clipped peak and doubt it; what is hot must have been masked before."""
+    return _without(found, *_plateau(found.counts, found.valid_pixels))
+
+
+def _without(found: Intensities, voxels: Bools, text: str, is_doubt: bool) -> Intensities:
+    """Mask voxels and say why."""
+    if not voxels.any():
+        return found
+    told = (f"{int(voxels.sum())} voxels {text}: they are masked",)
+    return replace(
+        found,
+        valid_pixels=read_only(found.valid_pixels & ~voxels),
+        notes=found.notes if is_doubt else found.notes + told,
+        doubts=found.doubts + told if is_doubt else found.doubts,
+    )
+
+
+def photon_of(found: Intensities) -> float:
+    """What one photon adds to the intensities: 1 for counts; else as if all of them together were `LEAST_TOTAL`.
+
+    Intensities in units of their own, such as of their maximum, would pass for very few photons.
+    """
+    total = float(found.counts[found.valid_pixels].sum(dtype=np.float64))
+    is_counts = total >= LEAST_TOTAL or np.array_equal(found.counts, np.rint(found.counts))
+    return 1.0 if is_counts else total / LEAST_TOTAL
+
+
+def in_counts(found: Intensities) -> Intensities:
+    """Scale intensities in units of their own to photons, see `photon_of`; counts stay as they are."""
+    photon = photon_of(found)
+    return found if photon == 1 else replace(found, counts=read_only((found.counts / photon).astype(np.float32)))
 
 
 def require_signal(found: Intensities) -> None:
@@ -140,9 +167,6 @@ def _require_counts(counts: Counts, valid: Bools, source: str) -> None:
         )
 
 
-_Judge = Callable[[Counts, Bools], tuple[Bools, str, bool]]
-
-
 def _native(counts: Counts) -> Counts:
     """Bring counts to this machine's byte order, floats to float32."""
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is masked as such
@@ -158,15 +182,19 @@ def _negative(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:
 
 
 def _at_the_limit(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:
-    """Voxels at the data type's maximum: gaps where whole pixels or 32 bits are, else a saturated peak."""
-    if counts.dtype.kind == "f":
-        return np.zeros_like(valid), "", False
-    limit = np.iinfo(counts.dtype).max
-    voxels = valid & (counts == limit)
-    at_limit = counts == limit
+    """Voxels at the end of the data type: gaps where whole pixels or 32 bits are, else a saturated peak.
+
+    The end of 32 bits is that in wider types too, to which files are often converted.
+    """
+    if counts.dtype.itemsize > 4 or counts.dtype.kind == "f":
+        ends = np.array([2**32 - 2, 2**32 - 1], dtype=counts.dtype)
+        return valid & np.isin(counts, ends), f"are at {2**32 - 1} or one below (detector gaps)", False
+    largest = np.iinfo(counts.dtype).max
+    at_limit = counts >= no_count_from(largest)
+    voxels = valid & at_limit
     is_gap = counts.dtype.itemsize > 2 or (counts.ndim == 3 and not (voxels & ~at_limit.all(axis=0)).any())
     what = "detector gaps" if is_gap else "the peak is saturated"
-    return voxels, f"are at {limit}, the largest {counts.dtype} ({what})", not is_gap
+    return voxels, f"are at {largest}, the largest {counts.dtype}, or one below ({what})", not is_gap
 
 
 def _plateau(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from cdi_stream.affine import AffineMap
 from cdi_stream.fourier import to_crystal, to_reciprocal
 from cdi_stream.intensities.volume import Intensities
-from cdi_stream.live.prepare import fast_length
+from cdi_stream.inversion.window import fast_length
 from cdi_stream.phasing.autocorrelation import weights
 
 Shape = tuple[int, ...]
@@ -116,7 +116,10 @@ def window_of(found: Intensities, max_shape: Shape | None = None) -> Window:
         for n, limit in zip(found.counts.shape, limits, strict=True)
     ]
     return Window(
-        file_shape=found.counts.shape, shape=tuple(lengths), peak=peak_of(found), is_periodic=found.is_periodic
+        file_shape=found.counts.shape,
+        shape=tuple(lengths),
+        peak=peak_of(found) if found.peak is None else found.peak,
+        is_periodic=found.is_periodic,
     )
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from cdi_stream.affine import AffineMap
 from cdi_stream.fourier import from_fourier_order, to_fourier_order
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
@@ -65,19 +64,6 @@ class Start:
     ask_sure: Callable[[], bool] = lambda: False
 
 
-def measurement(volume: PreparedVolume, device: str = "cpu") -> Measurement:
-    """Measured magnitudes in Fourier order, with the expected scale as the model's gain."""
-
-    def order(array: np.ndarray) -> Tensor:
-        return to_fourier_order(torch.from_numpy(np.array(array)).to(device)).contiguous()
-
-    return Measurement(
-        magnitude=order(volume.counts.astype(np.float32)).sqrt(),
-        gain=order(volume.expected_scale).sqrt(),
-        valid=order(volume.valid_pixels),
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolishSettings:
     """Time that it may take at most, turns waited for not counted; or the recipe that is run instead.
@@ -101,7 +87,7 @@ def polish(
 
     ``wait_turn`` is called at every cycle and may hold it up.
     """
-    data = measurement(volume, str(start.density.device))
+    data = measurement_of(volume, str(start.density.device))
     batch = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
     deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
     if settings.recipe is not None:

@@ -7,17 +7,16 @@ beside the data.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cdi_stream.affine import AffineMap, Shape
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry import CurveGeometry, linear_map, require_volume
-from cdi_stream.interpolate import neighbourhood_sum
+from cdi_stream.inversion.blemishes import find_blemishes, good_pixels, is_saturated, no_count_from
+from cdi_stream.inversion.window import brightest_voxel, crop_window, cut
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
 from cdi_stream.phasing.autocorrelation import TAIL, island, lengths_vox, weights
 
@@ -54,17 +53,17 @@ def prepare(
         If the volume is empty, saturated or too small to invert.
     """
     top, bottom = _extremes(curve)
-    good = good_pixels(curve, known, top, bottom)
-    peak = brightest_voxel(curve, np.where(good & (top < curve.sentinel), top, 0))
-    start, shape = crop_window(curve.counts.shape, peak, settings)
+    good = pixels_to_use(curve, known, top, bottom)
+    peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
+    start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, settings.min_shape)
     counts, in_scan = cut(curve.counts, start, shape)
     valid = in_scan & cut(np.broadcast_to(good, curve.counts.shape), start, shape)[0]
     valid &= cut(np.broadcast_to(curve.has_frame[:, None, None], curve.counts.shape), start, shape)[0]
     saturated = is_saturated(counts, curve.sentinel, known.saturation_counts) & valid
     _require_signal(counts, valid, saturated, settings)
     valid &= ~saturated
-    aliens = isolated_voxels(counts, valid) | far_islands(counts, valid)
-    valid &= ~aliens
+    blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape)).voxels
+    valid &= ~blemishes
     affine = detector_map(geometry, start, shape)
     scale = _scale_in_window(curve, known, start, shape)
     extent, oversampling = crystal_extent(counts, valid, scale, affine, settings.autocorrelation_threshold)
@@ -76,7 +75,7 @@ def prepare(
         crystal_extent_m=extent,
         oversampling=oversampling,
         n_bad=int((~good).sum()),
-        n_alien=int(aliens.sum()),
+        n_alien=int(blemishes.sum()),
     )
 
 
@@ -88,74 +87,20 @@ def _extremes(curve: RockingCurve) -> tuple[NDArray[np.uint32], NDArray[np.uint3
     return frames.max(axis=0), frames.min(axis=0)
 
 
-def good_pixels(
+def pixels_to_use(
     curve: RockingCurve, known: DetectorKnowledge, top: NDArray[np.uint32], bottom: NDArray[np.uint32]
 ) -> Bools:
     """Pixels ``(rows, cols)`` to use: not masked by wire or dark, not a gap, not hot.
 
-    A pixel at the data type's maximum in every frame is masked by the detector; one that never falls
-    below a fifth of its own maximum, nor below ten counts, is hot: a Bragg peak always passes.
+    ``top`` and ``bottom`` are the largest and smallest count of every pixel.
     """
-    good = bottom < curve.sentinel
-    good &= ~((bottom >= 10) & (bottom > 0.2 * top))
+    good = good_pixels(top, bottom, curve.sentinel)
     for mask in (curve.series.pixel_mask, known.good_pixels):
         if mask is not None:
             good &= mask
     if known.white_field is not None:
         good &= known.white_field > 0
     return good
-
-
-def brightest_voxel(curve: RockingCurve, top: NDArray[np.uint32]) -> tuple[int, int, int]:
-    """Index of the peak: brightest pixel whose neighbours are bright too, in its brightest frame.
-
-    ``top`` is the largest count of every pixel, 0 where a pixel must not be used.
-    """
-    row, col = np.unravel_index(np.argmax(ndimage.median_filter(top, size=3)), top.shape)
-    rows, cols = slice(max(row - 1, 0), row + 2), slice(max(col - 1, 0), col + 2)
-    patch = curve.counts[:, rows, cols] * (top[rows, cols] > 0)
-    frame = int(np.argmax(patch.sum(axis=(1, 2), dtype=np.int64)))
-    return frame, int(row), int(col)
-
-
-def crop_window(shape: tuple[int, ...], peak: tuple[int, int, int], settings: PrepareSettings) -> tuple[Shape, Shape]:
-    """First voxel and shape of a window with the peak at its origin voxel; it may reach over the edge."""
-    size = tuple(fast_length(min(n, limit)) for n, limit in zip(shape, settings.max_shape, strict=True))
-    if min(size) < settings.min_shape:
-        raise CurveError(
-            f"volume too small: expected at least {settings.min_shape} voxels along each axis, got {tuple(shape)}; "
-            "take more frames or a larger region of interest"
-        )
-    start = tuple(int(p - n // 2) for p, n in zip(peak, size, strict=True))
-    return (start[0], start[1], start[2]), (size[0], size[1], size[2])
-
-
-def fast_length(n: int) -> int:
-    """Largest even length up to ``n`` with no prime factor above 7."""
-    for length in range(n - n % 2, 1, -2):
-        rest = length
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-    return n
-
-
-def cut(array: NDArray[Any], start: Shape, shape: Shape) -> tuple[NDArray[Any], Bools]:
-    """Copy a window; outside of the array it is zero.  Also returns where the array was."""
-    result, inside = np.zeros(shape, dtype=array.dtype), np.zeros(shape, dtype=bool)
-    source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, shape, array.shape, strict=True))
-    target = tuple(slice(a.start - s, a.stop - s) for a, s in zip(source, start, strict=True))
-    result[target] = array[source]
-    inside[target] = True
-    return result, inside
-
-
-def is_saturated(counts: NDArray[np.uint32], sentinel: int, saturation_counts: float | None) -> Bools:
-    """Voxels at the data type's maximum or at the detector's saturation value."""
-    limit = sentinel if saturation_counts is None else min(sentinel, saturation_counts)
-    return counts >= limit
 
 
 def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, settings: PrepareSettings) -> None:
@@ -170,42 +115,6 @@ def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, 
             f"empty: expected at least {settings.min_counts} counts about the peak, got {total}; "
             "check shutter, alignment and region of interest"
         )
-
-
-def isolated_voxels(counts: NDArray[np.uint32], valid: Bools) -> Bools:
-    """Bright voxels whose 26 neighbours hold less than a fifth of their counts.
-
-    An oversampled peak cannot do that: its fringes are wider than a voxel.
-    """
-    clean = torch.from_numpy(np.where(valid, counts, 0).astype(np.float32))
-    around = neighbourhood_sum(clean) - clean
-    return ((clean >= 30) & (around < 0.2 * clean)).numpy()
-
-
-def far_islands(counts: NDArray[np.uint32], valid: Bools, block: int = 4, min_counts: int = 200) -> Bools:
-    """Islands of counts apart from the peak's and without a mate opposite the origin: alien grains.
-
-    Diffraction of one crystal is connected through its streaks or has a partner at -q of like strength.
-    """
-    blocks = _block_means(np.where(valid, counts, 0), block) * block**3
-    bright = blocks > max(min_counts / 4, 8 * float(np.median(blocks)))
-    labels, n_labels = ndimage.label(bright, structure=np.ones((3, 3, 3)))
-    if n_labels < 2:
-        return np.zeros(counts.shape, dtype=bool)
-    sums = ndimage.sum_labels(blocks, labels, np.arange(n_labels + 1))
-    mate = ndimage.sum_labels(blocks[::-1, ::-1, ::-1], labels, np.arange(n_labels + 1))
-    mate_seen = ndimage.mean(_block_means(valid, block)[::-1, ::-1, ::-1], labels, np.arange(n_labels + 1))
-    alien = (sums > min_counts) & (mate < 0.02 * sums) & (mate_seen > 0.5)
-    alien[[0, int(np.argmax(sums[1:])) + 1]] = False
-    flagged = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
-    full = flagged.repeat(block, 0).repeat(block, 1).repeat(block, 2)
-    return full[: counts.shape[0], : counts.shape[1], : counts.shape[2]]
-
-
-def _block_means(volume: NDArray[Any], block: int) -> NDArray[np.float32]:
-    """Mean over cubes of ``block`` voxels; the last along an axis may be smaller."""
-    values = torch.from_numpy(volume.astype(np.float32))
-    return torch.nn.functional.avg_pool3d(values[None, None], block, ceil_mode=True)[0, 0].numpy()
 
 
 def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape, shape: Shape) -> NDArray[np.float32]:

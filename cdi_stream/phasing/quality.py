@@ -117,7 +117,7 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
             outside > OUTSIDE,
             f"the support is {outside:.1f} times the box that the counts say the crystal lies in",
         ),
-        ("agreement" in s and math.isnan(agreement), "a single start: there is no other to compare with"),
+        ("agreement" in s and math.isnan(agreement), _why_alone(int(s.get("starts", 1)))),
         (s.get("is_cut", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
         (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.3f} < {AGREEING}"),
         (
@@ -127,6 +127,13 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
         ("unevenness" in s and math.isnan(uneven), "the support is too thin to say whether the amplitude is even"),
         (uneven > UNEVEN, f"the amplitude is uneven inside: {uneven:.2f} of its mean, more than {UNEVEN}"),
     )
+
+
+def _why_alone(n_starts: int) -> str:
+    """Why there is no other crystal to compare with."""
+    if n_starts < 2:
+        return "a single start: there is no other to compare with"
+    return f"only one of {n_starts} starts was carried to its end: there is no other to compare with; give more time"
 
 
 NOISY = 0.018

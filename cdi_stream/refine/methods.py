@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.fourier import to_fourier_order
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.live.chain import lab_volume, starting_point
 from cdi_stream.live.infer import crystal_of
-from cdi_stream.live.polish import Start, crystal_from, measurement
+from cdi_stream.live.polish import Start, crystal_from
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume
 from cdi_stream.networks.mirrors import VIEWS, mirrored_answers
 from cdi_stream.networks.torchscript import load, load_trainable
@@ -71,6 +72,7 @@ class Problem:
     """What is to be phased: a measurement in Fourier order, and in how much time.
 
     ``volume`` is the same with its geometry, for a network to look at; ``start`` one crystal to go on from.
+    ``report`` is told what is being done.
     """
 
     data: Measurement
@@ -78,6 +80,7 @@ class Problem:
     deadline: Deadline
     volume: PreparedVolume | None = None
     start: Batch | None = None
+    report: Callable[[str], None] = lambda line: None
 
     @property
     def device(self) -> str:
@@ -87,7 +90,7 @@ class Problem:
 
 def by_auto(problem: Problem) -> Solution:
     """What is stood behind: many coarse starts, see `cdi_stream.phasing.auto`."""
-    return solve(problem.data, problem.settings.seed, problem.deadline, known=problem.start)
+    return solve(problem.data, problem.settings.seed, problem.deadline, report=problem.report, known=problem.start)
 
 
 def by_recipe(problem: Problem) -> Solution:
@@ -108,7 +111,8 @@ def by_object(problem: Problem) -> Solution:
     if problem.start is not None:
         start = _forgetful(problem.start, held, seen.n_axes)
     else:
-        found = solve(problem.data, problem.settings.seed, problem.deadline.part(0.6), AutoSettings(is_exact=False))
+        searching, settings = problem.deadline.part(0.6), AutoSettings(is_exact=False)
+        found = solve(problem.data, problem.settings.seed, searching, settings, problem.report)
         start = start_from(found.finalists[0], found.support)  # as it was before it saw the held-out voxels
         others, is_cut = found.finalists[1:], found.is_cut
         search = replace(found.effort, recipe=f"{found.effort.recipe}, then {search.recipe}")
@@ -191,7 +195,7 @@ def refine(
         affine=volume.affine,
     )
     problem = Problem(
-        data=measurement(volume),
+        data=measurement_of(volume),
         settings=settings,
         deadline=Deadline(settings.budget_s, time.process_time, wait_turn=wait_turn),  # being held up costs nothing
         volume=volume,

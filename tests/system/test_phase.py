@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
 from cdi_stream import cli
 from cdi_stream.cli import phasing
+from cdi_stream.phasing.align import align
+from cdi_stream.recording import write_scan
 from tests.bench.crystals import Case, crystal, measured
 from tests.system.test_cli import last_line, run
+from tests.unit.test_blemishes import ideal
 from tests.unit.test_intensities import scan, write_series
 
 CASE = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
@@ -49,10 +55,14 @@ def phase(*arguments: object, code: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture
-def here(monkeypatch, capsys):
-    """Run the command in this process, which saves its start: exit code, last line, message."""
+def here(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, which saves its start: exit code, last line, message.
+
+    The object goes to the test's own folder where no place is named.
+    """
 
     def command(*arguments: object) -> tuple[int, dict[str, Any], str]:
+        monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(phasing, "BEGIN_S", time.monotonic())
         monkeypatch.setattr("sys.argv", ["cdi-stream", "phase", *map(str, arguments), "--json"])
         with pytest.raises(SystemExit) as end:
@@ -166,6 +176,157 @@ def test_units_change_nothing(tmp_path, here):
 
 
 SHAPE = (24, 24, 24)
+QUICKLY = ("--method", "recipe", "--recipe", QUICK)
+
+
+def far(truth: np.ndarray, out: Path) -> float:
+    """How far the object of a file is from the crystal, as NMSE."""
+    with np.load(out, allow_pickle=False) as file:
+        return 1 - align(torch.from_numpy(truth), torch.from_numpy(file["object"])).correlation ** 2
+
+
+@pytest.mark.parametrize("name", ["far", "next to the peak", "row"])
+def test_a_hot_voxel_changes_nothing_and_is_told(tmp_path, here, name):
+    """Without cleaning the crystal is lost; NMSE is 0.93 with one hot voxel far off."""
+    places = {
+        "far": [(3, 20, 9)],
+        "next to the peak": [(17, 16, 16)],
+        "row": [(slice(None), 5, 7)],
+    }[name]
+    case = replace(CASE, n=32)
+    data, hot = counts(case), np.zeros((32,) * 3, dtype=bool)
+    for place in places:
+        hot[place] = True
+    out = tmp_path / "o.npz"
+    code, shown, _ = here(saved(tmp_path / "a.npy", np.where(hot, 1e7, data)), "--out", out, "--budget", 8)
+    assert code == 0
+    assert far(crystal(case), out) < 0.1
+    assert shown["chi2_cleaned"] < 0.03 < 0.5 < shown["chi2"]
+    check_object(out, shown, np.where(hot, 1e7, data))
+    first = tuple(np.argwhere(hot)[0].tolist())
+    assert f"cleaning masked {hot.sum()} hot voxel" in shown["reasons"][-1]
+    assert f"at {first}" in shown["reasons"][-1]
+
+
+def test_cleaning_can_be_switched_off(tmp_path, here):
+    data = counts()
+    data[3, 20, 9] = 1e7
+    _, shown, _ = here(saved(tmp_path / "a.npy", data), "--no-cleaning", *QUICKLY)
+    assert shown["chi2_cleaned"] == shown["chi2"]
+    assert shown["r_p"] < 0.9
+    assert not [reason for reason in shown["reasons"] if "hot" in reason]
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 24), (40, 40)])
+@pytest.mark.parametrize("oversampling", [1.2, 2.0])
+def test_the_peak_of_ideal_and_barely_oversampled_patterns_stays(tmp_path, here, shape, oversampling):
+    data = ideal(shape[0], len(shape), oversampling, "octahedron", 0.5)
+    _, shown, _ = here(saved(tmp_path / "a.npy", data), *QUICKLY)
+    assert shown["chi2_cleaned"] == shown["chi2"]
+    assert not [reason for reason in shown["reasons"] if "masked" in reason]
+
+
+def test_a_mask_of_the_other_convention_is_refused(tmp_path, here):
+    bad = np.zeros(SHAPE, dtype=np.uint8)
+    bad[:, 3] = 1
+    file = saved(tmp_path / "a.npy", counts())
+    code, _, message = here(file, "--mask", saved(tmp_path / "m.npy", bad), *QUICKLY)
+    assert code == 2
+    assert "the mask removes the peak at (1" in message
+    assert "it looks inverted (1 = bad?)" in message
+    assert here(file, "--mask", saved(tmp_path / "m.npy", 1 - bad), *QUICKLY)[0] == 0
+
+
+def test_the_object_is_kept_in_this_folder_and_never_overwritten(tmp_path, here):
+    (tmp_path / "raw").mkdir()
+    file = saved(tmp_path / "raw" / "gold.npy", counts())
+    files = [Path(here(file, *QUICKLY)[1]["file"]) for _ in range(3)]
+    assert files == [tmp_path / f"gold_object{dot}.npz" for dot in ("", ".1", ".2")]
+    assert len({one.stat().st_ino for one in files}) == 3
+    assert [one.name for one in (tmp_path / "raw").iterdir()] == ["gold.npy"]
+
+
+@pytest.mark.parametrize("name", ["x.h5", "x.npy", "x.cxi", "x"])
+def test_another_format_than_is_written_is_refused(tmp_path, here, name):
+    code, _, message = here(saved(tmp_path / "a.npy", counts()), "--out", tmp_path / name, *QUICKLY)
+    assert code == 2
+    assert "expected a name that ends in .npz" in message
+    assert not (tmp_path / name).exists()
+
+
+def test_a_scan_or_a_geometry_is_refused_where_there_is_none(tmp_path, here):
+    file = saved(tmp_path / "a.npy", counts())
+    code, _, message = here(file, "--scan", 3, *QUICKLY)
+    assert (code, "expected a file or folder of scans" in message) == (2, True)
+    code, _, message = here(file, "--config", configured(tmp_path), *QUICKLY)
+    assert (code, "which has none" in message) == (2, True)
+
+
+def configured(folder: Path) -> Path:
+    """A configuration whose beamline is 34-ID-C, with a detector twice as far."""
+    path = folder / "beamline.toml"
+    path.write_text(
+        '[detector]\nendpoint = "tcp://127.0.0.1:1"\n[documents]\nsubscribe = "127.0.0.1:2"\n'
+        'publish = "127.0.0.1:3"\n[geometry]\nbeamline = "aps_34idc"\ndistance_m = 1.0\n'
+    )
+    return path
+
+
+def test_a_configuration_places_the_frames_of_a_scan(tmp_path, here):
+    write_scan(scan(), tmp_path / "scan.h5")
+    own, given = (here(tmp_path / "scan.h5", *QUICKLY, *more)[1] for more in ((), ("--config", configured(tmp_path))))
+    pair = [np.array(shown["voxel_size_nm"]) for shown in (own, given)]
+    np.testing.assert_allclose(
+        pair[1][1:] / pair[0][1:], 2.0, rtol=0.02
+    )  # rows and columns; the scan's angle is as it was
+    assert given["voxel_size_lab_nm"] > own["voxel_size_lab_nm"]
+    assert len(given["size_lab_nm"]) == 3
+    (tmp_path / "beamline.toml").write_text(configured(tmp_path).read_text().replace("aps_34idc", "esrf_id01"))
+    code, _, message = here(tmp_path / "scan.h5", "--config", tmp_path / "beamline.toml", *QUICKLY)
+    assert code == 2
+    assert "the geometry of --config does not fit" in message
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (24, 24), "scan"])
+def test_a_picture_is_drawn(tmp_path, here, shape):
+    file, picture = tmp_path / "scan.h5", tmp_path / "a.png"
+    if shape == "scan":
+        write_scan(scan(), file)
+    else:
+        file = saved(tmp_path / "a.npy", counts() if len(shape) == 3 else counts()[12])
+    here(file, "--plot", picture, *QUICKLY)
+    image = matplotlib.image.imread(picture)
+    assert image.shape[0] > 600
+    assert image.std() > 0.1
+    code, _, message = here(file, "--plot", tmp_path / "a.npy" / "a.png", *QUICKLY)
+    if shape != "scan":
+        assert (code, "--plot" in message) == (2, True)
+
+
+def test_people_get_a_table_with_units_and_few_digits(tmp_path, capsys, monkeypatch):
+    write_scan(scan(), tmp_path / "scan.h5")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(phasing, "BEGIN_S", time.monotonic())
+    monkeypatch.setattr("sys.argv", ["cdi-stream", "phase", "scan.h5", *QUICKLY])
+    with pytest.raises(SystemExit):
+        cli.main()
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    rows = {line.split()[0]: line for line in lines if line}
+    assert re.fullmatch(r"chi2 0\.\d{1,6} misfit to the measured magnitudes, as a share", rows["chi2"])
+    assert re.match(r"voxel_size [\d.]+ x [\d.]+ x [\d.]+ nm ", rows["voxel_size"])
+    assert re.match(r"seconds [\d.]+ s ", rows["seconds"])
+    assert "scan_object.npz" in "".join(lines[-3:]).replace(" ", "")
+    assert "chi2_cleaned" not in rows  # nothing was masked
+
+
+def test_one_of_many_starts_is_not_called_a_single_one(tmp_path, here):
+    data = counts(Case(seed=3, kind="polyhedron", phase_pi=3, n=64))
+    _, shown, _ = here(saved(tmp_path / "a.npy", data), "--budget", 3)
+    assert shown["starts"] > 1
+    assert not [reason for reason in shown["reasons"] if "a single start" in reason]
+
+
 RNG = np.random.default_rng(7)
 LIT = np.zeros(SHAPE)
 LIT[12, 12, 12] = 1e4

@@ -10,9 +10,9 @@ import torch
 
 from cdi_stream.fourier import to_crystal, to_fourier_order, to_reciprocal, twin
 from cdi_stream.intensities.window import WorkingVolume
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.live.chain import starting_point
 from cdi_stream.live.infer import crystal_of
-from cdi_stream.live.polish import measurement
 from cdi_stream.networks.masto2025 import Masto2025
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import export, load, rounded
@@ -92,7 +92,7 @@ def test_a_volume_fed_by_blocks_keeps_its_places():
     lab = _by_blocks(volume, SimpleNamespace(contract=contract))
     start = starting_point(crystal_of(middle, lab), volume, "cpu")
     found = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
-    assert misfit(found.result[0], measurement(volume))["chi2"] < 0.02
+    assert misfit(found.result[0], measurement_of(volume))["chi2"] < 0.02
 
 
 def test_what_is_known_is_found_again(known):

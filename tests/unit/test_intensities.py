@@ -138,11 +138,15 @@ class TestMaskFile:
         with pytest.raises(IntensitiesError, match=re.escape(f"{SHAPE} or {SHAPE[1:]}, got {shape}")):
             read_intensities(data, saved(tmp_path / "m.npy", np.ones(shape, dtype=bool)))
 
-    def test_an_inverted_mask_is_suspected(self, tmp_path):
+    def test_a_mask_that_makes_sense_only_when_inverted_is_refused(self, tmp_path):
         bad = np.zeros(SHAPE, dtype=bool)
         bad[:, 9, 8:10] = True
-        found = read_intensities(saved(tmp_path / "a.npy", pattern()), saved(tmp_path / "m.npy", bad))
-        assert "true or 1 must mean use" in found.doubts[0]
+        data, mask = saved(tmp_path / "a.npy", pattern()), saved(tmp_path / "m.npy", bad)
+        with pytest.raises(
+            IntensitiesError, match=r"removes the peak at \(7, 9, 10\).*looks inverted.*invert the mask"
+        ):
+            read_intensities(data, mask)
+        assert read_intensities(data, saved(tmp_path / "m.npy", ~bad)).doubts == ()
 
     def test_nothing_that_could_be_a_mask(self, tmp_path):
         (tmp_path / "m.txt").write_text("1 1 1")
@@ -221,6 +225,123 @@ class TestBlemishes:
     def test_no_whole_numbers_are_told(self, tmp_path):
         found = read_intensities(saved(tmp_path / "a.npy", pattern() / 50_000.0))
         assert "no whole numbers" in found.notes[0]
+
+
+def box_pattern(shape=(24, 24, 24), length=8, total=1e7):
+    """Counts of a box crystal, a third of the array long."""
+    density = torch.zeros(shape, dtype=torch.complex64)
+    density[tuple(slice(n // 2 - length // 2, n // 2 + length // 2) for n in shape)] = 1
+    intensity = to_reciprocal(density, len(shape)).abs().square().double().numpy()
+    return np.random.default_rng(0).poisson(intensity * (total / intensity.sum())).astype(np.uint32)
+
+
+class TestCleaning:
+    @pytest.mark.parametrize("shape", [(24, 24, 24), (32, 32)])
+    @pytest.mark.parametrize("kind", ["npy", "npz", "cxi", "float"])
+    def test_a_hot_voxel_of_any_plain_file_is_masked_and_told(self, tmp_path, kind, shape):
+        counts, place = box_pattern(shape), (3, 17, 5)[: len(shape)]
+        counts[place] = 10**7
+        path = tmp_path / f"a.{kind}"
+        if kind == "npz":
+            np.savez(path, data=counts)
+        elif kind == "cxi":
+            cxi(path, counts)
+        else:
+            path = saved(tmp_path / "a.npy", counts if kind == "npy" else counts / box_pattern(shape).max())
+        found = read_intensities(path)
+        assert np.argwhere(~found.valid_pixels).tolist() == [list(place)]
+        np.testing.assert_array_equal(found.blemishes, ~found.valid_pixels)
+        assert found.own_valid_pixels.all()
+        assert f"cleaning masked 1 hot voxel at {place}; --no-cleaning keeps them" in found.notes
+        assert found.doubts == ()
+
+    def test_it_can_be_switched_off(self, tmp_path):
+        counts = box_pattern()
+        counts[3, 17, 5] = 10**7
+        found = read_intensities(saved(tmp_path / "a.npy", counts), cleans=False)
+        assert found.valid_pixels.all()
+        assert (found.blemishes, found.notes, found.doubts) == (None, (), ())
+
+    def test_the_first_places_of_many_are_told(self, tmp_path):
+        counts = box_pattern()
+        counts[:, 5, 5] = 10**6
+        found = read_intensities(saved(tmp_path / "a.npy", counts))
+        assert found.notes == (
+            "cleaning masked 24 hot voxels at (0, 5, 5), (1, 5, 5), (2, 5, 5), ...; --no-cleaning keeps them",
+        )
+        assert found.doubts == ()  # the row is no clipped peak
+
+    def test_a_peak_of_one_voxel_is_kept_and_doubted(self, tmp_path):
+        found = read_intensities(saved(tmp_path / "a.npy", box_pattern(length=20)))
+        assert found.valid_pixels[12, 12, 12]
+        assert "the peak at (12, 12, 12) is a single voxel" in found.doubts[0]
+
+    def test_an_island_of_another_grain_is_masked(self, tmp_path):
+        counts = box_pattern((40, 40, 40), 6, 1e5)
+        counts[3:7, 3:7, 28:32] += 100
+        found = read_intensities(saved(tmp_path / "a.npy", counts))
+        assert not found.valid_pixels[4:6, 4:6, 29:31].any()
+        assert found.valid_pixels[20, 20, 20]
+        assert "alien (of another grain) voxels at" in found.notes[0]
+
+    def test_a_scans_own_mask_includes_its_blemishes(self, tmp_path):
+        frames = scan().frames.astype(np.uint32)
+        frames[4, 20, 25] = 10**6
+        write_scan(scan(frames), tmp_path / "scan.h5")
+        found = read_intensities(tmp_path / "scan.h5")
+        assert not found.own_valid_pixels[4, 20, 25]
+        assert read_intensities(tmp_path / "scan.h5", cleans=False).valid_pixels[4, 20, 25]
+
+    @pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.uint64, np.float32, np.float64])
+    @pytest.mark.parametrize("end", [2**32 - 1, 2**32 - 2])
+    def test_the_ends_of_32_bits_are_gaps_in_any_type(self, tmp_path, dtype, end):
+        counts = box_pattern().astype(dtype)
+        counts[:, 3, 3:6] = end
+        found = read_intensities(saved(tmp_path / "a.npy", counts), cleans=False)
+        assert np.argwhere(~found.valid_pixels).shape == (24 * 3, 3)
+        assert "detector gaps" in found.notes[0]
+        assert found.doubts == ()
+
+
+class TestMaskOfTheOtherConvention:
+    def inverted(self, tmp_path, kind, bad):
+        """A file whose mask has 1 (in CXI: 0) where voxels are bad."""
+        if kind == "npz":
+            np.savez(tmp_path / "a.npz", data=box_pattern(), mask=bad)
+            return tmp_path / "a.npz", None
+        if kind == "cxi":
+            return cxi(tmp_path / "a.cxi", box_pattern(), np.broadcast_to(~bad, (24,) * 3).astype(np.uint8)), None
+        return saved(tmp_path / "a.npy", box_pattern()), saved(tmp_path / "m.npy", bad)
+
+    @pytest.mark.parametrize("kind", ["npy", "npz", "cxi"])
+    def test_it_is_refused_when_only_the_inverse_makes_sense(self, tmp_path, kind):
+        bad = np.zeros((24,) * 3, dtype=bool)
+        bad[:, 3:5] = True
+        with pytest.raises(
+            IntensitiesError, match=r"removes the peak at \(12, 12, 12\) and leaves 0\.\d%.*looks inverted"
+        ):
+            read_intensities(*self.inverted(tmp_path, kind, bad))
+
+    def test_gaps_and_hot_voxels_under_the_mask_are_not_taken_for_the_peak(self, tmp_path):
+        counts, use = box_pattern(), np.ones((24,) * 3, dtype=bool)
+        counts[:, 5], counts[2, 2, 2] = 2**32 - 1, 10**9
+        use[:, 5], use[2, 2, 2] = False, False
+        found = read_intensities(saved(tmp_path / "a.npy", counts), saved(tmp_path / "m.npy", use))
+        assert found.doubts == ()
+        with pytest.raises(IntensitiesError, match="looks inverted"):
+            read_intensities(tmp_path / "a.npy", saved(tmp_path / "m.npy", ~use))
+
+    def test_a_beam_stop_is_doubted_and_not_refused(self, tmp_path):
+        use = np.ones((24,) * 3, dtype=bool)
+        use[9:16, 9:16, 9:16] = False
+        found = read_intensities(saved(tmp_path / "a.npy", box_pattern()), saved(tmp_path / "m.npy", use))
+        assert "the mask removes the peak at (12, 12, 12)" in found.doubts[0]
+
+    def test_a_mask_that_keeps_the_peak_alone_is_taken(self, tmp_path):
+        use = np.zeros((24,) * 3, dtype=bool)
+        use[6:19, 6:19, 6:19] = True
+        found = read_intensities(saved(tmp_path / "a.npy", box_pattern()), saved(tmp_path / "m.npy", use))
+        assert not [doubt for doubt in found.doubts if "inverted" in doubt]
 
 
 class TestNothingToPhase:

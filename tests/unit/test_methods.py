@@ -15,9 +15,9 @@ import torch
 from cdi_stream.affine import AffineMap
 from cdi_stream.errors import ConfigError, NetworkFileError
 from cdi_stream.fourier import from_fourier_order
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
-from cdi_stream.phase import measurement_of
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import zmq
-from cdi_stream.live.journal import Journal
 
 from cdi_stream.live.assemble import Assembler, AssembleSettings
 from cdi_stream.live.ingest import Ingest, IngestSettings
@@ -33,7 +32,7 @@ class Told:
 
 
 @pytest.fixture
-def detector_and_told(tmp_path):
+def detector_and_told():
     """A detector's socket, and what an ingest that reads it tells."""
     told, is_stopped = Told(), threading.Event()
     with zmq.Context() as context, ExitStack() as stack:
@@ -44,9 +43,7 @@ def detector_and_told(tmp_path):
         stack.callback(receiver.close)
         settings = IngestSettings(prefix="", serializer="msgpack", preview_every_s=60, frame_every_s=EVERY_S)
         assembler = Assembler(AssembleSettings(), time.monotonic, time.time)
-        journal = Journal(tmp_path / "journal.json")
-        stack.callback(journal.close)
-        ingest = Ingest(settings, receiver, documents, assembler, journal, told)
+        ingest = Ingest(settings, receiver, documents, assembler, told)
         body = (is_stopped.is_set, lambda work: None, lambda: True, tuple)
         thread = threading.Thread(target=ingest.run, args=body)
         thread.start()

@@ -87,7 +87,7 @@ def test_without_others_there_is_nothing_to_compare_with():
         data, start_from(truth, truth.abs() > 0.3), lambda extent: FIXED.format(10), 1, alone, Deadline(60)
     )
     assert math.isnan(found.scalars["agreement"])
-    assert any("a single start" in reason for reason in judge(found.scalars).reasons)
+    assert any("only one of" in reason for reason in judge(found.scalars).reasons)
 
 
 def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):

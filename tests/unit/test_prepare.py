@@ -7,16 +7,7 @@ import pytest
 
 from cdi_stream.errors import CurveError
 from cdi_stream.live.locate import FixedGeometry, locate
-from cdi_stream.live.prepare import (
-    DetectorKnowledge,
-    PrepareSettings,
-    crop_window,
-    cut,
-    far_islands,
-    fast_length,
-    isolated_voxels,
-    prepare,
-)
+from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart
 from cdi_stream_plugins.beamlines.aps_34idc import APS_34IDC
 
@@ -122,38 +113,20 @@ def test_what_cannot_be_inverted_is_refused_with_its_reason(counts, word):
         prepared(counts)
 
 
-def test_a_lone_bright_voxel_is_alien_and_a_peak_is_not():
+def test_lone_voxels_and_islands_without_a_mate_are_marked_and_the_peak_is_not():
     counts = blob()
     counts[3, 35, 40] = 500
-    found = isolated_voxels(counts, np.ones(SHAPE, dtype=bool))
-    assert list(map(tuple, np.argwhere(found))) == [(3, 35, 40)]
+    counts[4:8, 6:10, 4:8] = 60
+    volume = prepared(counts)
+    start = [p - n // 2 for p, n in zip(PEAK, volume.counts.shape, strict=True)]
 
+    def is_valid(*place):
+        return volume.valid_pixels[tuple(p - s for p, s in zip(place, start, strict=True))]
 
-def test_an_island_without_a_mate_is_alien_and_a_pair_is_not():
-    counts = blob()
-    centred = np.roll(counts, [n // 2 - p for n, p in zip(SHAPE, PEAK, strict=True)], (0, 1, 2))
-    centred[2:6, 2:6, 2:6] = 60
-    found = far_islands(centred, np.ones(SHAPE, dtype=bool))
-    assert found[3, 3, 3]
-    assert not found[16, 20, 24]
-    paired = centred.copy()
-    paired[26:31, 34:39, 42:47] = 60
-    assert not far_islands(paired, np.ones(SHAPE, dtype=bool)).any()
-
-
-def test_cut_pads_with_zeros_and_says_where_the_data_were():
-    array = np.arange(24).reshape(2, 3, 4)
-    window, inside = cut(array, (-1, 1, 2), (3, 3, 3))
-    assert window[1, 0, 0] == array[0, 1, 2]
-    assert inside.sum() == 2 * 2 * 2
-    assert not window[~inside].any()
-
-
-def test_windows_are_fast_and_centred():
-    assert [fast_length(n) for n in (256, 201, 104, 88, 17, 16)] == [256, 200, 100, 84, 16, 16]
-    start, shape = crop_window((201, 256, 256), (99, 126, 127), PrepareSettings())
-    assert shape == (128, 128, 128)
-    assert start == (99 - 64, 126 - 64, 127 - 64)
+    assert volume.n_alien >= 64 + 1
+    assert not is_valid(3, 35, 40)
+    assert not is_valid(5, 8, 6)
+    assert is_valid(*PEAK)
 
 
 def test_every_missing_reading_is_named_with_its_remedy():

@@ -99,6 +99,7 @@ def test_an_empty_crystal_has_failed():
         ({"agreement": 0.971}, "good", None),
         ({"agreement": 0.969}, "doubtful", "mean correlation 0.969 < 0.97"),
         ({"agreement": math.nan}, "doubtful", "a single start"),
+        ({"agreement": math.nan, "starts": 32}, "doubtful", "only one of 32 starts"),
         ({"unevenness": 0.27}, "doubtful", "uneven inside: 0.27"),
         ({"is_cut": 1.0}, "doubtful", "the time ran out"),
         ({"r_p": 0.969}, "doubtful", "r_p 0.969 < 0.97"),

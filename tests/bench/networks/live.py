@@ -18,15 +18,17 @@ import torch
 from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import from_fourier_order
 from cdi_stream.intensities.read import read_intensities
+from cdi_stream.intensities.volume import in_counts
 from cdi_stream.intensities.window import Window, window_of
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.live.chain import lab_volume, starting_point
 from cdi_stream.live.infer import infer
-from cdi_stream.live.polish import SEED, SHORT, PolishSettings, measurement, polish
+from cdi_stream.live.polish import SEED, SHORT, PolishSettings, polish
 from cdi_stream.messages import PreparedVolume
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load
-from cdi_stream.phase import in_counts, prepared
+from cdi_stream.phase import prepared
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.quality import judge
@@ -61,7 +63,7 @@ def searched(start: str, sample: str, k: int) -> Line:
     network = None if start == "random" else load(network_file(start.removesuffix(LARGE)))
     begin_s = time.perf_counter()
     if network is None:
-        data = measurement(volume)
+        data = measurement_of(volume)
         found = solve(data, SEED, Deadline(DEFAULT.budget_s), SHORT)
         density, scalars = from_fourier_order(found.crystal), scalars_of(found, data)
         grade = judge(scalars).grade

@@ -15,16 +15,18 @@ from rich.table import Table
 from cdi_stream.config import PolishConfig
 from cdi_stream.fourier import to_fourier_order
 from cdi_stream.intensities.read import read_intensities
+from cdi_stream.intensities.volume import in_counts
 from cdi_stream.intensities.window import window_of
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.live.chain import lab_volume, starting_point
 from cdi_stream.live.infer import infer
-from cdi_stream.live.polish import PolishSettings, measurement, polish
+from cdi_stream.live.polish import PolishSettings, polish
 from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
 from cdi_stream.networks.block_dct import downsampled
 from cdi_stream.networks.mirrors import agreement, mirrored_answers
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.networks.torchscript import Network, load
-from cdi_stream.phase import in_counts, prepared
+from cdi_stream.phase import prepared
 from cdi_stream.phasing.quality import misfit
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.refine.methods import MethodSettings, refine
@@ -58,7 +60,7 @@ def followed(name: str, source: str, way: str = "") -> Line:
     refined, schedule = refine("auto", PhasedVolume(crystal=polished, volume=volume), REFINEMENT)
     found = {"polish": polished, "refined": refined}
     first = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
-    answered = misfit(first.result[0], measurement(volume))
+    answered = misfit(first.result[0], measurement_of(volume))
     drawn = {"network": start.density, **{key: torch.from_numpy(np.array(one.density)) for key, one in found.items()}}
     pictures.draw(PICTURES / f"{name}{way} {source}.png", f"{name}{way}: {source}", drawn)
     steps = {"network": answered, **{key: one.scalars for key, one in found.items()}}

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from cdi_stream.intensities.read import read_intensities
 from cdi_stream.intensities.window import window_of
-from cdi_stream.phase import MAX_WINDOW, measurement_of
+from cdi_stream.inversion.measurement import measurement_of
+from cdi_stream.phase import MAX_WINDOW
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import finished

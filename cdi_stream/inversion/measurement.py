@@ -1,0 +1,58 @@
+"""What phase retrieval is given of a volume of counts: magnitudes, gain and valid voxels, in Fourier order."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdi_stream.fourier import to_fourier_order
+from cdi_stream.phasing.projections import Measurement
+
+Array = Tensor | NDArray[Any]
+
+
+class CountsVolume(Protocol):
+    """Counts with what may be trusted of them; arrays or tensors of one shape, origin at N//2."""
+
+    @property
+    def counts(self) -> Array:
+        """Raw counts."""
+        ...
+
+    @property
+    def valid_pixels(self) -> Array:
+        """True = use."""
+        ...
+
+    @property
+    def expected_scale(self) -> Array:
+        """What multiplies the modelled intensity of each voxel."""
+        ...
+
+
+def measurement_of(volume: CountsVolume, device: str | None = None) -> Measurement:
+    """Measured magnitudes in Fourier order, with the square root of the expected scale as the model's gain.
+
+    Parameters
+    ----------
+    volume
+        Counts, 2D or 3D.
+    device
+        Where to compute; None leaves tensors where they are, and arrays on the CPU.
+    """
+    return Measurement(
+        magnitude=_ordered(volume.counts, torch.float32, device).sqrt(),
+        gain=_ordered(volume.expected_scale, torch.float32, device).sqrt(),
+        valid=_ordered(volume.valid_pixels, torch.bool, device),
+    )
+
+
+def _ordered(array: Array, dtype: torch.dtype, device: str | None) -> Tensor:
+    """A copy in Fourier order."""
+    if not isinstance(array, Tensor):
+        array = torch.from_numpy(np.array(array, dtype=bool if dtype == torch.bool else np.float32))
+    return to_fourier_order(array.to(device=device, dtype=dtype)).contiguous()

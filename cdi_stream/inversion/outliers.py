@@ -1,0 +1,77 @@
+"""Outliers: values far above those around them, as hot pixels and cosmic rays give and no oversampled pattern does.
+
+Arrays have one to three axes.  Values below zero are not known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import boolean, float32, int64, void
+from numpy.typing import NDArray
+
+from cdi_stream.compiled import compiled
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+FACTOR = 10.0
+"""How many times brighter than its neighbourhood an outlier is.  Voxels of ideal patterns of compact crystals at an
+oversampling of 1.5 and more stay below."""
+
+COMPANIONS = 2
+"""Most voxels of the neighbourhood that may be as bright: a cosmic ray or a leaking pixel hits up to three."""
+
+REACH = {1: 4, 2: 4, 3: 2}
+"""How far the neighbourhood of a voxel reaches along each axis [voxels], by the number of axes."""
+
+
+def outliers(values: Floats, floor: float, *, wraps: bool = False) -> Bools:
+    """Return which values are at least ``floor`` and `FACTOR` times brighter than their neighbourhood.
+
+    Up to `COMPANIONS` of the neighbourhood may be as bright.  A value of whose neighbourhood more than half is unknown
+    is no outlier, since nobody can tell.
+
+    Parameters
+    ----------
+    values
+        One to three axes, float32; below zero where not known.
+    floor
+        Least value of an outlier, in units of ``values``.
+    wraps
+        Whether the array goes on at its other end; else there is nothing beyond its edges.
+    """
+    n_axes, shape = values.ndim, values.shape
+    reach = (0,) * (3 - n_axes) + tuple(min(REACH[n_axes], (n - 1) // 2) for n in shape)
+    volume = np.ascontiguousarray(values).reshape((1,) * (3 - n_axes) + shape)
+    found = np.zeros(volume.shape, dtype=bool)
+    _mark(volume, np.float32(max(floor, 1e-30)), np.array(reach), wraps, found)
+    return found.reshape(shape)
+
+
+@compiled([boolean(float32[:, :, ::1], int64, int64, int64, int64[::1], boolean)])
+def _stands_out(values: Any, i: Any, j: Any, k: Any, reach: Any, wraps: Any) -> Any:  # pragma: no cover - compiled
+    n0, n1, n2 = values.shape
+    value, n_bright, n_seen, n_unknown = values[i, j, k], 0, 0, 0
+    for a in range(i - reach[0], i + reach[0] + 1):
+        for b in range(j - reach[1], j + reach[1] + 1):
+            for c in range(k - reach[2], k + reach[2] + 1):
+                is_inside = 0 <= a < n0 and 0 <= b < n1 and 0 <= c < n2
+                if (wraps or is_inside) and not (a == i and b == j and c == k):
+                    other = values[a % n0, b % n1, c % n2]
+                    n_seen += 1
+                    n_unknown += other < 0
+                    n_bright += other * FACTOR > value
+                    if n_bright > COMPANIONS:
+                        return False
+    return 2 * n_unknown <= n_seen
+
+
+@compiled([void(float32[:, :, ::1], float32, int64[::1], boolean, boolean[:, :, ::1])])
+def _mark(values: Any, floor: Any, reach: Any, wraps: Any, found: Any) -> None:  # pragma: no cover - compiled
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            for k in range(values.shape[2]):
+                if values[i, j, k] >= floor:
+                    found[i, j, k] = _stands_out(values, i, j, k, reach, wraps)

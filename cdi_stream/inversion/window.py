@@ -1,0 +1,68 @@
+"""Windows of an array: where the peak is, how much about it is taken, and lengths that transform fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cdi_stream.affine import Shape
+from cdi_stream.errors import CurveError
+
+Bools = NDArray[np.bool_]
+Index = tuple[int, ...]
+
+
+def brightest_voxel(counts: NDArray[Any], top: NDArray[Any]) -> Shape:
+    """Index of the peak of frames ``(n_frames, rows, cols)``: brightest pixel with bright neighbours, brightest frame.
+
+    ``top`` ``(rows, cols)`` is the largest count of every pixel, 0 where a pixel must not be used.
+    """
+    row, col = np.unravel_index(np.argmax(ndimage.median_filter(top, size=3)), top.shape)
+    rows, cols = slice(max(row - 1, 0), row + 2), slice(max(col - 1, 0), col + 2)
+    patch = counts[:, rows, cols] * (top[rows, cols] > 0)
+    frame = int(np.argmax(patch.sum(axis=(1, 2), dtype=np.int64)))
+    return frame, int(row), int(col)
+
+
+def crop_window(shape: Sequence[int], peak: Shape, max_shape: Shape, min_length: int = 1) -> tuple[Shape, Shape]:
+    """First voxel and shape of a window with the peak at its origin voxel; it may reach over the edge.
+
+    Raises
+    ------
+    CurveError
+        If an axis has fewer than ``min_length`` voxels.
+    """
+    size = tuple(fast_length(min(n, limit)) for n, limit in zip(shape, max_shape, strict=True))
+    if min(size) < min_length:
+        raise CurveError(
+            f"volume too small: expected at least {min_length} voxels along each axis, got {tuple(shape)}; "
+            "take more frames or a larger region of interest"
+        )
+    start = tuple(int(p - n // 2) for p, n in zip(peak, size, strict=True))
+    return (start[0], start[1], start[2]), (size[0], size[1], size[2])
+
+
+def fast_length(n: int) -> int:
+    """Largest even length up to ``n`` with no prime factor above 7."""
+    for length in range(n - n % 2, 1, -2):
+        rest = length
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+    return n
+
+
+def cut(array: NDArray[Any], start: Index, shape: Index) -> tuple[NDArray[Any], Bools]:
+    """Copy a window; outside of the array it is zero.  Also returns where the array was."""
+    result, inside = np.zeros(shape, dtype=array.dtype), np.zeros(shape, dtype=bool)
+    source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, shape, array.shape, strict=True))
+    target = tuple(slice(a.start - s, a.stop - s) for a, s in zip(source, start, strict=True))
+    result[target] = array[source]
+    inside[target] = True
+    return result, inside
