@@ -16,6 +16,7 @@ from cdi_stream.config import Config, read_image
 from cdi_stream.errors import CdiStreamError, ConfigError, ServiceError
 from cdi_stream.geometry import Beamline
 from cdi_stream.networks.torchscript import load as load_network
+from cdi_stream.networks.trial import require_answer
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.registry import load
 
@@ -87,6 +88,7 @@ def _needed(beamline: Beamline, config: Config) -> str:
 
 
 def _network(config: Config) -> str:
+    require_answer(config.network.file, config.device)
     network = load_network(config.network.file, config.device)
     return f"{network.contract.name} {network.contract.version}, {network.lab_shape}, on {config.device}"
 

@@ -17,8 +17,10 @@ def serve(config: NeededConfig) -> None:
     """Run the live service until it is told to stop (Ctrl-C)."""
     from cdi_stream.config import read_config
     from cdi_stream.live.serve import running_service
+    from cdi_stream.networks.trial import require_answer
 
     settings = read_config(config)
+    require_answer(settings.network.file, settings.device)
     stopping = StopSignal()
     settings.publish.directory.mkdir(parents=True, exist_ok=True)
     ready = settings.publish.directory / "ready"
