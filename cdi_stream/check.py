@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import zmq
 
-from cdi_stream.config import Config, read_image
+from cdi_stream.config import Config, prepare_folder, read_image
 from cdi_stream.errors import CdiStreamError, ConfigError, ServiceError
 from cdi_stream.geometry import Beamline
 from cdi_stream.networks.torchscript import load as load_network
@@ -71,8 +71,6 @@ def _geometry(config: Config) -> str:
     """Circles of the beamline, and what must still come with the documents or the wire."""
     beamline, geometry = config.geometry.value(), config.geometry
     circles = [circle.name for circle in beamline.sample_circles + beamline.detector_circles]
-    if unknown := [name for name in geometry.circles_deg if name not in circles]:
-        raise ConfigError(f"geometry.circles_deg: {beamline.name} has no circle {', '.join(unknown)}; it has {circles}")
     numbers = ("distance_m", "pixel_row_m", "pixel_col_m", "beam_row", "beam_col", "photon_energy_ev")
     from_wire = [name for name in numbers if getattr(geometry, name) is None]
     return (
@@ -110,11 +108,7 @@ def _recipes(config: Config) -> str:
 
 
 def _folder(config: Config) -> str:
-    directory = config.publish.directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    probe = directory / ".probe"
-    probe.write_bytes(b"")
-    probe.unlink()
+    directory = prepare_folder(config.publish.directory)
     if is_network_folder(directory):
         raise ConfigError(f"{directory} lies on a network: the queue's database needs a local disk")
     return str(directory)

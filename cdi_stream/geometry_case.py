@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cdi_stream.config import describe_error
+from cdi_stream.config_values import describe_error
 from cdi_stream.errors import GeometryError, InputError
 from cdi_stream.geometry import (
     HC_EV_M,

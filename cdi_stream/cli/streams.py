@@ -15,15 +15,14 @@ from cdi_stream.errors import CdiStreamError, InputError
 
 def serve(config: NeededConfig) -> None:
     """Run the live service until it is told to stop (Ctrl-C)."""
-    from cdi_stream.config import read_config
+    from cdi_stream.config import prepare_folder, read_config
     from cdi_stream.live.serve import running_service
     from cdi_stream.networks.trial import require_answer
 
     settings = read_config(config)
     require_answer(settings.network.file, settings.device)
     stopping = StopSignal()
-    settings.publish.directory.mkdir(parents=True, exist_ok=True)
-    ready = settings.publish.directory / "ready"
+    ready = prepare_folder(settings.publish.directory) / "ready"
     ready.unlink(missing_ok=True)
     with running_service(settings, config) as service:
         ready.touch()
@@ -56,22 +55,15 @@ def record(
     as_json: JsonOption = False,
 ) -> None:
     """Record a detector's frames, each once, in the data type of the wire."""
-    from cdi_stream.config import DetectorConfig, DocumentsConfig, describe_error
+    from cdi_stream.config import BusConfig, DetectorConfig
+    from cdi_stream.config_values import describe_error
     from cdi_stream.live.capture import CaptureSettings, capture
 
     for path in (out, raw):
         _keep_old(path)
     try:
         detector = DetectorConfig(endpoint=endpoint, format=wire, socket=socket, bind=bind, channel=channel)  # type: ignore[arg-type]
-        bus = (
-            None
-            if documents is None
-            else DocumentsConfig(
-                subscribe=documents,
-                publish=documents,
-                serializer=serializer,  # type: ignore[arg-type]
-            )
-        )
+        bus = None if documents is None else BusConfig(subscribe=documents, serializer=serializer)  # type: ignore[arg-type]
     except ValidationError as error:
         raise InputError("record:\n" + "\n".join(describe_error(e) for e in error.errors())) from error
     if socket == "pull" and not bind:

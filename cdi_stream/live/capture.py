@@ -13,7 +13,7 @@ from typing import Any
 import zmq
 
 from cdi_stream import bus
-from cdi_stream.config import DetectorConfig, DocumentsConfig
+from cdi_stream.config import BusConfig, DetectorConfig
 from cdi_stream.errors import ConfigError, WireError
 from cdi_stream.live.detector import decoder_of, socket_of
 from cdi_stream.live.receive import Receiver
@@ -37,7 +37,7 @@ class CaptureSettings:
     detector: DetectorConfig
     out: Path
     raw: Path | None = None
-    documents: DocumentsConfig | None = None
+    documents: BusConfig | None = None
     beamline: str | None = None
     n_series: int = 1
     timeout_s: float | None = None

@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from cdi_stream.errors import NetworkFileError
+from cdi_stream.errors import ConfigError, NetworkFileError
 from cdi_stream.files.atomic import atomic_write
 from cdi_stream.fourier import FOURIER_SIGN
 from cdi_stream.networks import archive
@@ -195,6 +195,8 @@ def load(path: Path, device: str = "cpu") -> Network:
     NetworkFileError
         If there is no such file, no contract, another Fourier sign than ours, more in its code than a network needs,
         or an answer that is not what the contract says.
+    ConfigError
+        If ``device`` is not there.
     """
     script, contract, sha256 = _read(path, device)
     try:
@@ -217,6 +219,8 @@ def load(path: Path, device: str = "cpu") -> Network:
 
 def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContract, str]:
     """Script, contract and sha256 of a file; nothing of it runs before its code is checked."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: expected a GPU with CUDA, got none that torch can use; take 'cpu'")
     data = _bytes_of(path)
     inside = archive.members(data, str(path))
     if f"extra/{CONTRACT_FILE}" not in inside:
