@@ -337,8 +337,8 @@ class FeedConfig(_Section):
         endpoint = info.data.get("endpoint")
         if endpoint is not None and not is_allowed and not addresses.parse(endpoint).is_loopback:
             raise ValueError(
-                f"expected feed.endpoint on this machine, such as tcp://127.0.0.1:5580, got {endpoint!r}: nothing guards "
-                "the feed; set allow_other_machines = true if everybody on the network may watch"
+                f"expected feed.endpoint on this machine, as tcp://127.0.0.1:5580, got {endpoint!r}: nothing "
+                "guards the feed; set allow_other_machines = true if everybody on the network may watch"
             )
         return is_allowed
 
