@@ -28,6 +28,9 @@ DETECTOR_HEADER = (
 )
 """What a detector may say of itself; names as in `RecordedScan.detector`."""
 
+FRAME = "frame"
+"""Stands for the motor where none is known: the number of each frame in its series."""
+
 _ARRAYS = ("pixel_mask", "white_field", "times_s", "frame_sums")
 
 
@@ -118,7 +121,7 @@ def read_scan(path: Path, number: int | None = None) -> RecordedScan:
                 name=header["name"],
                 frames=entry["data/data"][()][places],
                 beamline=header["beamline"],
-                scanned={motor: group[f"scanned/{motor}"][()][ranks] for motor in header["scanned"]},
+                scanned={motor: _track(entry, group, motor, places, ranks) for motor in header["scanned"]},
                 baseline=header["baseline"],
                 units=header["units"],
                 detector=header["detector"],
@@ -142,6 +145,13 @@ def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Gro
         listed = ", ".join(map(str, sorted(found))) or "none"
         raise RecordingError(f"{path}: expected --scan with one of the recorded series {listed}, got {number}")
     return found[number], found[number][f"cdi_stream/series_{number}"]
+
+
+def _track(entry: h5py.Group, group: h5py.Group, motor: str, places: Any, ranks: Any) -> NDArray[np.float64]:
+    """A motor at each frame; frame numbers where a recording was cut off before its motors were written."""
+    if motor == FRAME and f"scanned/{FRAME}" not in group:
+        return entry["data/frame_id"][()][places].astype(float)
+    return group[f"scanned/{motor}"][()][ranks]
 
 
 def _order_of(entry: h5py.Group, group: h5py.Group) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 
 from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, StopSignal, console, show
 from cdi_stream.errors import CdiStreamError, InputError
@@ -74,10 +75,19 @@ def record(
     )
     stopping = StopSignal()
     with console.status(f"waiting for frames from {endpoint}") as status:
-        counts = capture(settings, stopping.is_set, lambda n: status.update(f"{n} frames"))
+        counts = capture(settings, stopping.is_set, lambda n: status.update(f"{n} frames"), _say)
+    if "stopped" in counts:
+        console.print(f"[red]stopped:[/red] {escape(counts['stopped'])}", highlight=False)
+        console.print(
+            f"{counts['received']} frames until then are in {escape(str(out))}, which is whole", highlight=False
+        )
     show(counts | {"file": str(out.resolve())}, as_json)
-    if counts["missing"] or not counts["received"]:
+    if counts["missing"] or not counts["received"] or "stopped" in counts:
         raise typer.Exit(3)
+
+
+def _say(line: str) -> None:
+    console.print(escape(line), highlight=False)
 
 
 def _keep_old(path: Path | None) -> None:
