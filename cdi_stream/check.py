@@ -16,7 +16,8 @@ from cdi_stream import bus
 from cdi_stream.addresses import Address, parse
 from cdi_stream.config import Config, prepare_folder, read_image
 from cdi_stream.errors import CdiStreamError, ConfigError, EndpointError, ServiceError
-from cdi_stream.geometry import Beamline
+from cdi_stream.geometry import Beamline, readings_of
+from cdi_stream.geometry_report import Place, in_words, missing, report
 from cdi_stream.live.announce import Announcer
 from cdi_stream.live.receive import open_socket
 from cdi_stream.networks.torchscript import load as load_network
@@ -74,13 +75,25 @@ def _decoder(config: Config) -> str:
 def _geometry(config: Config) -> str:
     """Circles of the beamline, and what must still come with the documents or the wire."""
     beamline, geometry = config.geometry.value(), config.geometry
+    readings = readings_of(beamline)
     circles = [circle.name for circle in beamline.sample_circles + beamline.detector_circles]
     numbers = ("distance_m", "pixel_row_m", "pixel_col_m", "beam_row", "beam_col", "photon_energy_ev")
     from_wire = [name for name in numbers if getattr(geometry, name) is None]
     return (
         f"{beamline.name}; circles {', '.join(circles)}; the run's documents must bring {_needed(beamline, config)}; "
-        f"documents or the detector's header must bring {', '.join(from_wire) or 'nothing more'}"
+        f"documents or the detector's header must bring {', '.join(from_wire) or 'nothing more'}; "
+        f"read are energy as {' or '.join(readings['energy'])}, distance as {' or '.join(readings['distance'])}; "
+        f"{_numbers(config)}"
     )
+
+
+def _numbers(config: Config) -> str:
+    """2 theta, |Q|, d and the voxel's steps, where the configuration alone tells them."""
+    place = Place(shape=config.prepare.max_shape)
+    if missing(config.geometry, place):
+        return "2 theta, |Q| and d: see 'cdi-stream geometry CONFIG --angle ...'"
+    words = in_words(report(config.geometry, place))
+    return "; ".join(f"{name} {words[name]}" for name in ("2 theta", "|Q|", "d", "step of q"))
 
 
 def _needed(beamline: Beamline, config: Config) -> str:

@@ -34,6 +34,11 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     Console().print(table, highlight=False)
 
 
+def print_lines(lines: list[str]) -> None:
+    """Print lines as they are: a sketch keeps its columns."""
+    print("\n".join(lines) + "\n")
+
+
 class StopSignal:
     """Becomes true at Ctrl-C or SIGTERM, so that a command ends in good order.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,12 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
+from cdi_stream import registry
 from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, StopSignal, console, show
 from cdi_stream.errors import CdiStreamError, InputError
+
+TELL_EVERY_S = 10.0
+"""How often `serve` tells that no message has ever come [s]."""
 
 
 def serve(config: NeededConfig) -> None:
@@ -28,12 +33,30 @@ def serve(config: NeededConfig) -> None:
     with running_service(settings, config) as service:
         ready.touch()
         console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
+        silence = Silence(settings.detector.endpoint, time.monotonic())
         while not stopping.is_set() and not service.wait(0.2):
-            pass
+            silence.look(service.counters()["messages"], time.monotonic())
         ready.unlink(missing_ok=True)
         console.print("stopping: curves under way are finished or named as interrupted")
     if service.failure is not None:
         raise CdiStreamError(f"the service died: {service.failure!r}")
+
+
+class Silence:
+    """Says now and then that the detector has sent nothing yet; quiet once a message came."""
+
+    def __init__(self, endpoint: str, now_s: float) -> None:
+        self._endpoint = endpoint
+        self._begin_s = self._told_s = now_s
+
+    def look(self, n_messages: int, now_s: float) -> None:
+        """Take the number of messages so far."""
+        if not n_messages and now_s - self._told_s >= TELL_EVERY_S:
+            self._told_s = now_s
+            _say(
+                f"no message from {self._endpoint} for {now_s - self._begin_s:.0f} s, so none at all: is the "
+                "detector's stream on? 'cdi-stream check' tells whether it can be reached"
+            )
 
 
 def record(
@@ -60,13 +83,15 @@ def record(
     from cdi_stream.config_values import describe_error
     from cdi_stream.live.capture import CaptureSettings, capture
 
-    for path in (out, raw):
-        _keep_old(path)
+    if beamline is not None:
+        registry.load("cdi_stream.beamline", beamline)  # a wrong name is refused now, not at the first replay
     try:
         detector = DetectorConfig(endpoint=endpoint, format=wire, socket=socket, bind=bind, channel=channel)  # type: ignore[arg-type]
         bus = None if documents is None else BusConfig(subscribe=documents, serializer=serializer)  # type: ignore[arg-type]
     except ValidationError as error:
         raise InputError("record:\n" + "\n".join(describe_error(e) for e in error.errors())) from error
+    for path in (out, raw):
+        _keep_old(path)
     if socket == "pull" and not bind:
         console.print("[yellow]note:[/yellow] a PULL takes frames away from any other puller, such as a file writer;")
         console.print("      'cdi-stream tee' gives to both")

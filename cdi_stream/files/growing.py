@@ -34,7 +34,6 @@ class GrowingFile:
         cache.incr_mode = cache.flash_incr_mode = cache.decr_mode = 0
         self.root.id.set_mdc_config(cache)
         self.reserve(0)
-        self.flush()
 
     def reserve(self, n_bytes: int) -> None:
         """Take space for ``n_bytes`` more, and the margin.

@@ -107,7 +107,9 @@ class _Silence:
     """How long no message has come; says so every `TELL_EVERY_S`."""
 
     def __init__(self, detector: DetectorConfig, receiver: Receiver, tell: Callable[[str], None]) -> None:
-        self._place = f"{detector.endpoint} ({detector.socket.upper()}, {'bound' if detector.bind else 'connected'})"
+        self._place = (
+            f"{detector.endpoint} ({detector.socket.upper()}, {'bound here' if detector.bind else 'connecting there'})"
+        )
         self._receiver = receiver
         self._tell = tell
         self._n_messages = 0

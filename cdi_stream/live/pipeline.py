@@ -118,6 +118,10 @@ class Service:
         """Wait; true once the service has failed or was stopped."""
         return self._stopping.wait(timeout_s)
 
+    def counters(self) -> dict[str, int]:
+        """Messages since the start: all, malformed, and those of nobody's series."""
+        return self._parts.ingest.counters()
+
     def _guard(self, body: Callable[[], None], tell_next: Callable[[], None]) -> None:
         """Run a thread's body; at its end, however it came, the next thread is told to finish too."""
         try:

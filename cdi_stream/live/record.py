@@ -65,6 +65,8 @@ class Recorder:
         self._n_series = n_series
         self._growing = GrowingFile(path)
         self._file = self._growing.root
+        self._file.create_group("entry/cdi_stream")
+        self._growing.flush()
         self._series: list[_Recorded] = []
         self._n_written: dict[str, int] = {}
 
@@ -170,6 +172,8 @@ class Recorder:
             if is_first:
                 self._describe_start(one)
             self._write(one, frame, receive_time_ns)
+            if is_first:
+                self.flush()
 
     def _is_next(self, one: _Recorded, image_id: int) -> bool:
         """Whether a frame of no series is another scan's: the count begins anew, or another run has begun."""
@@ -273,7 +277,7 @@ def _own(names: tuple[str, ...]) -> set[str]:
 
 def _create(file: h5py.File, entry: str, pixels: NDArray[Any]) -> None:
     """Make an entry that silx shows as a stack of images."""
-    root = file.create_group(entry)
+    root = file.require_group(entry)
     root.attrs["NX_class"], root.attrs["default"] = "NXentry", "data"
     group = root.create_group("data")
     group.attrs["NX_class"], group.attrs["signal"] = "NXdata", "data"

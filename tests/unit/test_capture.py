@@ -342,7 +342,7 @@ def test_what_is_awaited_is_told_while_nothing_comes(rig, monkeypatch):
     rig.begin(endpoint, timeout_s=1.0, tell=told.append)
     rig.counts()
     assert 2 <= len(told) <= 4
-    assert f"no message from {endpoint} (PULL, connected) for 0 s; so far 0 messages" in told[0]
+    assert f"no message from {endpoint} (PULL, connecting there) for 0 s; so far 0 messages" in told[0]
     assert "is the detector's stream on" in told[0]
 
 
