@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tomllib
 from pathlib import Path
@@ -101,6 +102,9 @@ class DetectorConfig(_Section):
             )
         return roi
 
+
+MAX_IMAGE_PIXELS = 1_000_000_000
+"""Largest image of bad pixels or a white field; sixty times a detector of 16 million pixels."""
 
 MAX_SIDE = 1_000_000
 """Most rows or columns of a detector."""
@@ -452,12 +456,34 @@ def prepare_folder(directory: Path) -> Path:
 
 
 def read_image(path: Path) -> NDArray[np.generic]:
-    """Read a detector image from npy or tif; raises `ConfigError`."""
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        import tifffile
+    """Read a detector image ``(rows, cols)`` from npy or tif.
 
-        return tifffile.imread(path)
+    Raises
+    ------
+    ConfigError
+        If the file holds no image, or one above `MAX_IMAGE_PIXELS`.
+    """
+    try:
+        image = _npy(path) if path.suffix == ".npy" else _tif(path)
     except (OSError, EOFError, ValueError) as error:
         raise ConfigError(f"{path}: expected an image as npy or tif: {error}") from error
+    if image.ndim != 2 or image.dtype.kind not in "biuf":
+        raise ConfigError(f"{path}: expected an image of rows and columns, got {image.shape} of {image.dtype}")
+    return image
+
+
+def _npy(path: Path) -> NDArray[np.generic]:
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # takes no memory for what a header claims
+    if mapped.size > MAX_IMAGE_PIXELS:
+        raise ValueError(f"{mapped.shape} are more than {MAX_IMAGE_PIXELS} pixels")
+    return np.array(mapped)
+
+
+def _tif(path: Path) -> NDArray[np.generic]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        if math.prod(page.shape) > MAX_IMAGE_PIXELS:
+            raise ValueError(f"{page.shape} are more than {MAX_IMAGE_PIXELS} pixels")
+        return np.asarray(page.asarray())

@@ -90,8 +90,8 @@ def readings_of(beamline: Beamline) -> dict[str, list[str]]:
     circles = beamline.sample_circles + beamline.detector_circles
     return {
         "circles": ["/".join((circle.name, *circle.motors)) for circle in circles],
-        "energy": [f"{name} [{unit}]" for name, unit in beamline.energy_readings],
-        "distance": [f"{name} [{unit}]" for name, unit in beamline.distance_readings],
+        "energy": [f"{name} ({unit})" for name, unit in beamline.energy_readings],
+        "distance": [f"{name} ({unit})" for name, unit in beamline.distance_readings],
     }
 
 

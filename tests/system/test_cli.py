@@ -120,8 +120,8 @@ def test_check_names_every_problem_with_its_remedy(tmp_path):
 def test_plugins_are_listed():
     found = last_line(run("plugins", "--json"))
     assert set(found["decoder"]) >= {"array1", "dectris1", "dectris2"}
-    assert found["readings"]["aps_34idc"]["energy"] == ["energy [eV]", "Energy [keV]"]
-    assert found["readings"]["aps_34idc"]["distance"] == ["detector_distance [m]", "camdist [mm]"]
+    assert found["readings"]["aps_34idc"]["energy"] == ["energy (eV)", "Energy (keV)"]
+    assert found["readings"]["aps_34idc"]["distance"] == ["detector_distance (m)", "camdist (mm)"]
     assert "theta/Theta/th" in found["readings"]["aps_34idc"]["circles"]
 
 

@@ -364,6 +364,21 @@ def test_a_file_that_is_no_image_is_refused(tmp_path, name, content):
         read_image(tmp_path / name)
 
 
+def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path):
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((3, 4))) | {"shape": (900_000, 1000)}
+    with (tmp_path / "lying.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ConfigError, match=r"lying.npy: expected an image as npy or tif: .*greater than file size"):
+        read_image(tmp_path / "lying.npy")
+
+
+@pytest.mark.parametrize("image", [np.zeros((2, 3, 4)), np.zeros(5), np.array([["a"]]), np.zeros((2, 2), complex)])
+def test_what_is_no_picture_is_refused(tmp_path, image):
+    np.save(tmp_path / "image.npy", image)
+    with pytest.raises(ConfigError, match="expected an image of rows and columns, got"):
+        read_image(tmp_path / "image.npy")
+
+
 def test_recipes_carry_their_support_updates(tmp_path):
     config = read(tmp_path, MINIMAL)
     of_border = ShrinkWrap(every=10, after=0, threshold=0.2, relative="max", sigma_vox=1.0)

@@ -94,6 +94,12 @@ class AnswersOnce(nn.Module):
         return magnitude
 
 
+class Hungry(nn.Module):
+    def forward(self, magnitude):
+        much = torch.ones([1_000_000, 1_000_000])
+        return magnitude + much.sum(), magnitude
+
+
 class Waits(nn.Module):
     def forward(self, magnitude):
         while bool(magnitude.sum() >= 0):
@@ -290,6 +296,11 @@ def test_a_network_whose_steps_depend_on_what_is_measured_is_refused(tmp_path):
 def test_a_network_that_never_answers_is_refused_within_the_limit(tmp_path):
     with pytest.raises(NetworkFileError, match="expected an answer within 15 s, got none"):
         require_answer(saved(Endless(), tmp_path / "endless.pt"), limit_s=15.0)
+
+
+def test_a_network_that_fills_the_memory_is_refused(tmp_path):
+    with pytest.raises(NetworkFileError, match="memory"):
+        require_answer(saved(Hungry(), tmp_path / "hungry.pt"))
 
 
 def test_the_trial_passes_on_why_a_file_is_refused(tmp_path):
