@@ -161,7 +161,15 @@ def _documents(config: Config) -> str:
             address = getattr(config.documents, key)
             with bus.listen(context, address) as probe:
                 _reach(probe, address, f"documents.{key}", "start bluesky-0MQ-proxy")
-    return f"proxy answers at {config.documents.subscribe} and {config.documents.publish}"
+    return f"proxy answers at {config.documents.subscribe} and {config.documents.publish}{_trust(config)}"
+
+
+def _trust(config: Config) -> str:
+    """What to say of pickled documents from elsewhere."""
+    documents = config.documents
+    if documents.serializer != "pickle" or parse(documents.subscribe).is_loopback:
+        return ""
+    return "; pickle from another machine runs whatever its sender likes: take msgpack if you can"
 
 
 def _tiled(config: Config) -> str:

@@ -46,6 +46,13 @@ class Place:
     distance_m: float | None = None
     pixel_m: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be; raises `InputError`."""
+        numbers = (*self.angles_deg.values(), *(self.scan or ("", 0.0))[1:], *self.shape)
+        positive = [n for n in (self.photon_energy_ev, self.distance_m, self.pixel_m) if n is not None]
+        if not np.isfinite([*numbers, *positive]).all() or min((*positive, *self.shape)) <= 0:
+            raise InputError(f"expected finite numbers, and energy, distance, pixel and shape above 0, got {self}")
+
 
 def report(geometry: GeometryConfig, place: Place) -> dict[str, Any]:
     """Return 2 theta, Q, d and the steps of a voxel for one place of a diffractometer.

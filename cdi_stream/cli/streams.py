@@ -83,6 +83,8 @@ def record(
     from cdi_stream.config_values import describe_error
     from cdi_stream.live.capture import CaptureSettings, capture
 
+    if timeout is not None and not timeout > 0:
+        raise InputError(f"--timeout: expected seconds above 0, got {timeout}")
     if beamline is not None:
         registry.load("cdi_stream.beamline", beamline)  # a wrong name is refused now, not at the first replay
     try:
@@ -145,7 +147,7 @@ def dashboard(
         str | None, typer.Option(help="The service's feed, tcp://host:port, instead of a configuration.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to serve at; another than loopback needs a token.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to serve at.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to serve at; 0 takes a free one.", min=0, max=65535)] = None,
 ) -> None:
     """Serve the operators' page."""
     from cdi_stream.config import DashboardConfig, read_config
@@ -156,6 +158,6 @@ def dashboard(
     if endpoint is None:
         raise InputError("dashboard: expected --feed, or --config of a service with feed.endpoint set")
     page = DashboardConfig() if settings is None else settings.dashboard
-    place = (host or page.host, port or page.port)
+    place = (host or page.host, page.port if port is None else port)
     console.print(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
     run_dashboard(endpoint, *place, page.token)

@@ -89,6 +89,14 @@ def test_circles_that_are_not_there_are_refused(geometry):
             report(geometry, place)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"photon_energy_ev": math.nan}, {"pixel_m": 0.0}, {"scan": ("eta", math.inf)}, {"shape": (0, 1, 1)}]
+)
+def test_numbers_that_cannot_be_are_refused(wrong):
+    with pytest.raises(InputError, match="expected finite numbers"):
+        Place(**({"shape": SHAPE} | wrong))
+
+
 def test_a_scan_of_the_arm_alone_is_no_volume(geometry):
     with pytest.raises(GeometryError, match="one plane"):
         report(geometry, Place(shape=SHAPE, scan=("delta", 0.01)))
