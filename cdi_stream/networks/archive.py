@@ -29,13 +29,13 @@ MAX_CODE_BYTES = 4 << 20
 
 _MEMBER = re.compile(
     r"version|byteorder|\.format_version|\.storage_alignment|\.data/(version|serialization_id)|data\.pkl|constants\.pkl"
-    r"|(data|constants)/\d+|extra/.+|code/__torch__(/\w+)*\.py(\.debug_pkl)?"
+    r"|(data|constants)/\d+|extra/.+|traced_inputs(\.pkl|/\d+)|code/__torch__(/\w+)*\.py(\.debug_pkl)?"
 )
 _PICKLED = re.compile(
     r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage"
     r"|torch\.jit\._pickle (build_(int|tensor|double|bool|complex)list|restore_type_tag)"
 )
-_TEXT = re.compile(r'"([^"\\]|\\[\\"nt])*"')
+_TEXT = re.compile(r'"([^"\\]|\\[\\"\'nt])*"')
 _REMEDY = "take networks only from people whom you would let run a program here"
 
 
@@ -59,7 +59,7 @@ def members(data: bytes, source: str) -> dict[str, bytes]:
         ) from error
     if len(inside) < len(entries) or len({entry.filename.partition("/")[0] for entry in entries}) != 1:
         raise NetworkFileError(f"{source}: expected one folder with one member of each name in the archive, got more")
-    if "data.pkl" not in inside or "version" not in inside:
+    if "data.pkl" not in inside or not {"version", ".data/version"} & inside.keys():
         raise NetworkFileError(f"{source}: expected TorchScript (torch.jit.save), got an archive without data.pkl")
     return inside
 
@@ -106,7 +106,12 @@ def checked(inside: Mapping[str, bytes], source: str, is_operator: Callable[[str
             f"{source}: refused, nothing in it was run: expected only what a network needs to compute, got "
             f"{', '.join(sorted(found)[:12])}{', ...' if len(found) > 12 else ''}; {_REMEDY}"
         )
-    return packed({name: text for name, text in inside.items() if not name.endswith(".debug_pkl")})
+    return packed({name: text for name, text in inside.items() if _is_needed(name)})
+
+
+def _is_needed(name: str) -> bool:
+    """Whether torch needs a member to run the network: places in the source and examples of inputs are left out."""
+    return not name.endswith(".debug_pkl") and not name.startswith("traced_inputs")
 
 
 def packed(inside: Mapping[str, bytes]) -> bytes:

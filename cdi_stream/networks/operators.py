@@ -4,7 +4,8 @@ A TorchScript file holds code in Python's syntax, whose operators include some t
 (``torch.from_file``, ``torch.save``).  `forbidden` reads the code as a syntax tree, without running it, and names
 whatever is not known to be harmless: operators off the list, statements that a network does not need (``while``,
 ``import``), methods that run while the file is loaded (``__setstate__``), and changes of the network's own
-attributes.  No operator on the list turns the values of a tensor into a number or a shape.
+attributes.  No operator on the list makes a shape of the values of a tensor, and only ``Bool``, ``Float`` and ``Int``
+make a number of them: these are looked at again when the file is loaded.
 """
 
 from __future__ import annotations
@@ -13,31 +14,35 @@ import ast
 from collections.abc import Callable, Iterator, Set
 
 _TORCH = """
-__and__ __contains__ __getitem__ __is__ __isnot__ __not__ __or__ __xor__ append extend format len list
+__and__ __contains__ __derive_index __getitem__ __is__ __isnot__ __not__ __or__ __range_length __xor__ append extend
+format len list
 
-abs add add_ addcdiv addcmul amax amin angle argmax argmin atan2 ceil clamp clamp_max clamp_min complex conj
-cos cosh cumsum deg2rad diff div div_ eq erf exp exp_ expm1 floor floor_divide floordiv fmod frac ge gt hypot imag
-isfinite isinf isnan le lerp log log10 log1p log2 logical_and logical_not logical_or logical_xor logsumexp lt max
-maximum mean median min minimum mul mul_ ne neg norm polar pow prod real reciprocal remainder round rsqrt sgn sign
-sin sinc sinh sqrt square std sub sub_ sum tan tanh tanh_ true_divide trunc var var_mean view_as_complex
-view_as_real where
+abs add add_ addcdiv addcmul amax amin angle argmax argmin atan2 ceil clamp clamp_ clamp_max clamp_max_ clamp_min
+clamp_min_ complex conj cos cosh cumsum deg2rad diff div div_ eq erf exp exp_ expm1 floor floor_divide floordiv fmod
+frac ge gt hypot imag isfinite isinf isnan le lerp log log10 log1p log2 logical_and logical_not logical_or logical_xor
+logsumexp lt max maximum mean median min minimum mul mul_ ne neg norm polar pow prod real reciprocal remainder round
+rsqrt sgn sign sin sinc sinh sqrt square std sub sub_ sum tan tanh tanh_ true_divide trunc var var_mean
+view_as_complex view_as_real where
 
 broadcast_tensors cat chunk clone contiguous copy_ detach diagonal dim empty_like expand expand_as eye fill_ flatten
-flip full full_like gather index_select linspace meshgrid movedim narrow new_full new_ones new_zeros numel ones
-ones_like pad permute pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape roll select size slice split
+flip full full_like gather index_put_ index_select linspace meshgrid movedim narrow new_full new_ones new_zeros numel
+ones ones_like pad permute pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape roll select size slice split
 split_with_sizes squeeze stack swapaxes t tensor_split tile to transpose tril triu type_as unbind unflatten unfold
 unsqueeze view view_as zero_ zeros zeros_like arange
 
 fft_fft fft_fft2 fft_fftfreq fft_fftn fft_fftshift fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_irfft fft_irfft2
 fft_irfftn fft_rfft fft_rfft2 fft_rfftfreq fft_rfftn
 
-_convolution adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-adaptive_max_pool3d addmm alpha_dropout avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bmm celu constant_pad_nd
-conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d dot dropout dropout_ einsum elu elu_
-feature_dropout feature_dropout_ gelu glu group_norm hardsigmoid hardswish hardtanh hardtanh_ instance_norm
-layer_norm leaky_relu leaky_relu_ linear log_sigmoid log_softmax matmul max_pool1d max_pool2d max_pool3d mish mm
-outer prelu relu relu6 relu_ scaled_dot_product_attention selu sigmoid sigmoid_ silu silu_ softmax softplus
-softshrink threshold
+Bool Float Int all any is_autocast_enabled is_complex is_floating_point is_grad_enabled masked_fill masked_fill_
+squeeze_ unsqueeze_ warn
+
+_convolution _native_multi_head_attention adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d addmm alpha_dropout avg_pool1d avg_pool2d avg_pool3d
+baddbmm batch_norm bmm celu constant_pad_nd conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+dot dropout dropout_ einsum elu elu_ feature_dropout feature_dropout_ gelu glu group_norm hardsigmoid hardswish
+hardtanh hardtanh_ instance_norm layer_norm leaky_relu leaky_relu_ linear log_sigmoid log_softmax matmul max_pool1d
+max_pool2d max_pool3d mish mm outer prelu relu relu6 relu_ scaled_dot_product_attention selu sigmoid sigmoid_ silu
+silu_ softmax softplus softshrink threshold
 
 _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa _upsample_nearest_exact1d
 _upsample_nearest_exact2d _upsample_nearest_exact3d grid_sampler grid_sampler_2d grid_sampler_3d reflection_pad1d
@@ -48,7 +53,13 @@ OPERATORS = frozenset(_TORCH.split())
 """Names after ``torch.`` that compute from their arguments alone: no file, device, process, clock or random number
 but that of a dropout, which does nothing in evaluation mode."""
 
-_PRIM = frozenset({"RaiseException", "device", "dtype", "max", "min", "is_cuda", "TupleIndex", "TupleUnpack"})
+_ATTRIBUTES = frozenset({"embedding", "gru", "items", "keys", "lstm", "values"})
+"""Operators off the list that do no harm, whose names parts of a network like to have."""
+
+_PRIM = frozenset(
+    {"NumToTensor", "RaiseException", "TupleIndex", "TupleUnpack", "device", "dtype", "is_cpu", "is_cuda", "is_nested"}
+    | {"layout", "max", "min", "requires_grad", "type"}
+)
 _DOTTED = {f"torch.{name}" for name in OPERATORS} | {f"ops.prim.{name}" for name in _PRIM}
 _FUNCTIONS = frozenset({"annotate", "float", "getattr", "int", "range", "unchecked_cast", "uninitialized"})
 _TYPES = frozenset(
@@ -153,7 +164,7 @@ def _in_call(node: ast.Call, is_operator: Callable[[str], bool]) -> Iterator[str
 
 def _is_harmless(attribute: str, is_operator: Callable[[str], bool]) -> bool:
     """Whether an attribute, called or not, can mean no operator off the list, whatever it is taken from."""
-    return attribute in OPERATORS or not (attribute.startswith("__") or is_operator(attribute))
+    return attribute in OPERATORS | _ATTRIBUTES or not (attribute.startswith("__") or is_operator(attribute))
 
 
 def _in_names(tree: ast.Module) -> Iterator[str]:

@@ -36,6 +36,9 @@ MAX_WEIGHTS = 500_000_000
 _READ_VALUES = ("Int", "Float", "Bool", "Complex", "item", "IntImplicit", "FloatImplicit", "ScalarImplicit")
 """Operators that turn the value of a tensor into a number."""
 
+_SIZES = {"prim::NumToTensor", "prim::Constant"}
+_ARITHMETIC = {f"aten::{name}" for name in ("add", "div", "floor_divide", "mul", "remainder", "sub")}
+
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -269,11 +272,22 @@ def _require_bounds(script: torch.jit.ScriptModule, path: Path) -> None:
     graph = script.inlined_graph
     for name in _READ_VALUES:
         for node in graph.findAllNodes(f"aten::{name}"):  # type: ignore[attr-defined]
-            if any(value.type().kind() == "TensorType" for value in node.inputs()):
+            if any(map(_is_measured, node.inputs())):
                 raise NetworkFileError(
                     f"{path}: expected a network whose steps depend on the shape of its input alone, got {name} of a "
                     "tensor, as in 'if x.max() > 0' or x.item(): write it with torch.where or torch.clamp"
                 )
+
+
+def _is_measured(value: torch._C.Value) -> bool:
+    """Whether a tensor may depend on what is measured; sizes, which traces reckon with as tensors, do not."""
+    if value.type().kind() != "TensorType":
+        return False
+    users = {use.user.kind() for use in value.uses()}
+    kind = value.node().kind()
+    if not users <= _ARITHMETIC | {f"aten::{name}" for name in _READ_VALUES} or kind not in _SIZES | _ARITHMETIC:
+        return True  # used by something that may write into it, or made of anything else
+    return kind in _ARITHMETIC and any(map(_is_measured, value.node().inputs()))
 
 
 def _last_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
 from cdi_stream.errors import NetworkFileError
@@ -44,6 +45,35 @@ class Small(nn.Module):
     def forward(self, magnitude):
         both = self.conv(magnitude[:, None])
         return torch.sigmoid(both[:, 0]), both[:, 1]
+
+
+class Many(nn.Module):
+    """A foreign network of the parts that are in use: norms, attention, transposed convolutions, Fourier transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.AvgPool3d(2))
+        self.norm, self.linear = nn.LayerNorm(8), nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up, self.inorm, self.act = nn.ConvTranspose3d(8, 4, 2, stride=2), nn.InstanceNorm3d(4), nn.PReLU()
+        self.blocks = nn.ModuleList([nn.Conv3d(4, 4, 3, padding=1, padding_mode="circular") for _ in range(2)])
+        self.heads = nn.ModuleDict({"amplitude": nn.Conv3d(4, 1, 1), "phase": nn.Conv3d(4, 1, 1)})
+        self.drop, self.elu = nn.Dropout3d(0.1), nn.ELU()
+
+    def forward(self, magnitude):
+        volume = self.down(torch.log1p(magnitude[:, None] * 300))
+        b, c, d, h, w = volume.shape
+        tokens = self.norm(volume.flatten(2).transpose(1, 2))
+        tokens = tokens + self.linear(F.gelu(tokens)) + self.attention(tokens, tokens, tokens)[0]
+        tokens = tokens + torch.einsum("bij,bkj->bik", tokens, tokens) @ tokens
+        volume = self.act(self.inorm(self.up(tokens.transpose(1, 2).reshape(b, c, d, h, w))))
+        for block in self.blocks:
+            volume = volume + self.drop(self.elu(block(volume)))
+        volume = F.max_pool3d(F.interpolate(volume, scale_factor=2.0, mode="trilinear"), 2)
+        volume = F.pad(volume, (1, 1, 1, 1, 1, 1))[:, :, 1:-1, 1:-1, 1:-1].clamp(-5, 5).roll(1, -1)
+        volume = torch.fft.ifftn(torch.fft.fftn(volume, dim=(-3, -2, -1)), dim=(-3, -2, -1)).real
+        volume = torch.where(volume > 0, volume, volume * 0.5)
+        return torch.sigmoid(self.heads["amplitude"](volume))[:, 0], self.heads["phase"](volume)[:, 0]
 
 
 class WritesWhenRun(Small):
@@ -141,6 +171,22 @@ def test_a_fresh_network_passes_and_answers(small):
     assert answer.shape == (8, 8, 8)
     assert answer.abs().max() < 1
     require_answer(small)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("way", ["scripted", "traced"])
+def test_a_foreign_network_of_common_parts_passes(tmp_path, way):
+    network = Many().eval()
+    made = (
+        torch.jit.script(network)
+        if way == "scripted"
+        else torch.jit.trace(network, torch.rand(1, 8, 8, 8), check_trace=False)
+    )
+    torch.jit.save(made, str(tmp_path / "many.pt"), _extra_files={CONTRACT_FILE: CONTRACT.model_dump_json()})
+    volume = torch.rand(8, 8, 8)
+    with torch.inference_mode():
+        expected = torch.polar(*network(volume[None]))[0]
+    torch.testing.assert_close(load(tmp_path / "many.pt")(volume), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +337,16 @@ def test_a_network_whose_steps_depend_on_what_is_measured_is_refused(tmp_path):
         load(saved(ReadsValues(), tmp_path / "reads.pt"))
     with pytest.raises(NetworkFileError, match="while"):
         load(saved(Waits(), tmp_path / "waits.pt"))
+
+
+def test_a_size_in_disguise_that_is_written_over_is_refused(small):
+    hidden = """    n = ops.prim.NumToTensor(3)
+    _9 = torch.copy_(n, torch.sum(magnitude))
+    magnitude = torch.mul(magnitude, torch.Int(n))
+    conv = self.conv
+"""
+    with pytest.raises(NetworkFileError, match="got Int of a tensor"):
+        load(changed(small, "    conv = self.conv\n", hidden))
 
 
 def test_a_network_that_never_answers_is_refused_within_the_limit(tmp_path):
