@@ -75,8 +75,9 @@ def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple
     try:
         doc = read(parts[2])
     except Exception as error:
+        how = "pickled, as a bare bluesky Publisher sends it" if parts[2][:1] == b"\x80" else "not in our serializer"
         raise WireError(
-            f"document on the bus cannot be read: {error}; do both ends use the same serializer?"
+            f"document on the bus cannot be read ({error!s:.80}): it seems to be {how}; do both ends use the same one?"
         ) from error
     if not isinstance(doc, dict):
         raise WireError(f"expected a document on the bus, got {type(doc).__name__}")
@@ -100,16 +101,24 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
     return socket
 
 
+def _logged(error: WireError) -> None:
+    logger.warning("document dropped: %s", error)
+
+
 def received(
-    socket: zmq.Socket[bytes], prefix: str, read: Callable[[bytes], Any], timeout_ms: int = 0
+    socket: zmq.Socket[bytes],
+    prefix: str,
+    read: Callable[[bytes], Any],
+    timeout_ms: int = 0,
+    on_unusable: Callable[[WireError], None] = _logged,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the documents that wait, or come within the time; what is none is logged and dropped."""
+    """Yield the documents that wait, or come within the time; ``on_unusable`` is told of what is no document."""
     while socket.poll(timeout_ms):
         timeout_ms = 0
         try:
             unpacked = unpack(socket.recv(), prefix.encode(), read)
         except WireError as error:
-            logger.warning("document dropped: %s", error)
+            on_unusable(error)
             continue
         if unpacked is not None:
             yield unpacked

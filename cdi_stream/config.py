@@ -117,11 +117,17 @@ def _plugin(group: str, name: str) -> str:
 
 
 class BusConfig(_Section):
-    """How to listen to Bluesky's documents: ``subscribe`` is the proxy's out address."""
+    """How to listen to Bluesky's documents: ``subscribe`` is the proxy's out address.
+
+    ``series_readings`` and ``image_readings`` are ends of the data keys by which events name a detector's series and
+    its images.
+    """
 
     subscribe: BusPeer
     prefix: Prefix = ""
     serializer: Literal["msgpack", "json", "pickle"] = "msgpack"
+    series_readings: tuple[Name, ...] = ("series_id", "series", "sequence_id")
+    image_readings: tuple[Name, ...] = ("image_id", "frame_id", "unique_id")
 
 
 class DocumentsConfig(BusConfig):
@@ -249,7 +255,13 @@ def _circles(beamline: Beamline) -> tuple[Circle, ...]:
 
 
 class AssembleConfig(_Section):
-    """How long to wait for what [s]; ``monitor`` names the events' monitor counter."""
+    """How long to wait for what [s]; ``monitor`` names the events' monitor counter.
+
+    ``directory`` holds frames and documents of scans under way, so that a restarted service goes on with them; it is
+    ``incoming`` in the results folder unless it is named, and belongs on a fast local disk.
+    """
+
+    directory: PossibleFolder | None = None
 
     late_grace_s: Seconds = 0.5
     reading_timeout_s: Seconds = 10.0
@@ -291,12 +303,18 @@ class PolishConfig(_Section):
 
 
 class PublishConfig(_Section):
-    """Where results go; ``tiled`` is a server's address, ``local`` to start one with a SQLite catalog, or ``none``."""
+    """Where results go; ``tiled`` is a server's address, ``local`` to start one with a SQLite catalog, or ``none``.
+
+    ``tiled_port`` and ``tiled_api_key`` are those of the server; of one of our own, those of the last start are kept
+    where they are not given.  ``copied_keys`` are further keys of the raw start document that our own one copies.
+    """
 
     directory: PossibleFolder = Path("cdi-stream-results")
     lab_shape: tuple[VolumeAxis, VolumeAxis, VolumeAxis] = (96, 96, 96)
     tiled: TiledServer | None = "local"
+    tiled_port: Annotated[int, within(1, 65535, "as a port")] | None = None
     tiled_api_key: Name | None = None
+    copied_keys: tuple[Name, ...] = ()
     json_lines: PossibleFile | None = None
     preview_every_s: Seconds = 1.0
     max_waiting_bytes: Bytes = 4 << 30
@@ -401,7 +419,7 @@ class Config(_Section):
         """Hash of what decides a result, files by their content; addresses and folders do not."""
         deciding: Any = {
             "geometry": True,
-            "assemble": True,
+            "assemble": {"late_grace_s", "reading_timeout_s", "idle_timeout_s", "monitor"},
             "prepare": True,
             "polish": True,
             "detector": {"format", "channel", "roi", "saturation_counts"},

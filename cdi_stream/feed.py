@@ -2,16 +2,22 @@
 
 A message is a header, JSON, and arrays of bytes behind it.  Every header has ``schema``, ``service`` (new with
 each start of the service, so that a reader knows when counters begin anew), ``seq`` (rising by one) and
-``time_s`` (epoch).  Four kinds:
+``time_s`` (epoch).  Messages of a curve name it by its *place*: ``raw_uid, scan_id, sample, plan_name, motors`` of
+the run (null, or an empty list, where the run does not tell) and ``curve_index`` in it.  Four kinds:
 
-``progress``  a curve while it is measured, and once when it is over (``is_over``): ``raw_uid, curve_index, series``,
+``progress``  a curve while it is measured, and once when it is over (``is_over``): its place, ``series``,
               ``expected, received, missing, awaited, duplicate, late, bad``, and ``strip``, one letter for each frame
               or bin of frames: ``#`` there, ``x`` missing, ``.`` awaited
 ``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts``; array ``frame``
-``result``    a crystal: ``stage`` (inference, reconstruction, refinement), ``raw_uid, run_uid, curve_index, verdict,
-              reasons``, ``scalars`` by name; arrays ``amplitude_z, phase_z`` and so on for y and x
-``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, a text, or null),
-              ``counters`` (cumulative), ``waiting`` (curves in the queues), ``lag_s`` (now minus the newest frame)
+``result``    a crystal: its place, ``stage`` (inference, reconstruction, refinement), ``run_uid``, ``verdict`` (good,
+              doubtful, failed; preliminary for an inference), ``reasons``, ``scalars`` by name, ``published`` (false
+              while the arrays are not on disk and the bus) and ``problem`` (why, or null), for a refinement ``method``
+              and ``recipe``; arrays ``amplitude_z, phase_z`` and so on for y and x
+``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, or null),
+              ``counters`` (cumulative), ``waiting`` (curves in the queues), ``lag_s`` (now minus the newest frame),
+              ``alarms``: what is wrong now, each with ``key, text, since_s`` (epoch)
+
+A service that sends nothing has stopped, or cannot be reached: its last ``state`` grows old.
 
 Images are ``uint8``.  A frame runs from 0 to 255 on a logarithmic scale, log(1 + counts) over its maximum.  A slice
 of the amplitude runs from 0 to the crystal's maximum; one of the phase is 0 outside the support, and 1 to 255 for -pi
@@ -31,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import WireError
-from cdi_stream.messages import Crystal, CurveProgress, FrameAccount
+from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext
 
 SCHEMA = "cdi_stream feed 1"
 MAX_SIDE = 256
@@ -68,8 +74,8 @@ def progress_message(progress: CurveProgress, *, is_over: bool = False) -> FeedM
     account, passed = asdict(progress.account), _passed(progress.account, is_over)
     account["awaited"] = sum(index >= passed for index in progress.account.missing)
     account["missing"] = len(progress.account.missing) - account["awaited"]
-    place = {"raw_uid": progress.run.uid, "curve_index": progress.curve_index, "series": str(progress.series)}
-    header = {"kind": "progress", **place, **account, "is_over": is_over}
+    place = _place(progress.run, progress.curve_index)
+    header = {"kind": "progress", **place, "series": str(progress.series), **account, "is_over": is_over}
     return header | {"strip": strip(progress.account, is_over=is_over)}, {}
 
 
@@ -108,12 +114,22 @@ def frame_message(series: object, image_id: int, pixels: NDArray[Any]) -> FeedMe
 
 
 def result_message(
-    *, stage: str, raw_uid: str, run_uid: str, curve_index: int, crystal: Crystal | None, **fields: Any
+    *, stage: str, run: RunContext, run_uid: str, curve_index: int, crystal: Crystal | None, **fields: Any
 ) -> FeedMessage:
-    """A result with its central slices; a failed one has none.  Numbers that are not finite are left out."""
-    header = {"kind": "result", "stage": stage, "raw_uid": raw_uid, "run_uid": run_uid, "curve_index": curve_index}
+    """A result with its central slices; a failed one has none.  Numbers that are not finite are left out.
+
+    ``run`` is the raw run, ``run_uid`` names the run of ours that publishes the result, ``fields`` are further entries
+    of the header.
+    """
+    header = {"kind": "result", "stage": stage, **_place(run, curve_index), "run_uid": run_uid}
     scalars = {key: value for key, value in fields.pop("scalars", {}).items() if math.isfinite(value)}
     return header | fields | {"scalars": scalars}, {} if crystal is None else slices(crystal)
+
+
+def _place(run: RunContext, curve_index: int) -> dict[str, Any]:
+    """Which curve of which run, in the words of a beamline: scan number, sample, plan and motors."""
+    names = {"scan_id": run.scan_id, "sample": run.sample, "plan_name": run.plan_name, "motors": list(run.motors)}
+    return {"raw_uid": run.uid, **names, "curve_index": curve_index}
 
 
 def slices(crystal: Crystal) -> dict[str, Image]:

@@ -31,13 +31,14 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 class SeriesStart:
     """What a detector says before its frames; everything but the series may be absent or wrong.
 
-    ``goniometer`` maps axis names to (start, increment) in degrees.  ``pixel_mask`` is true where a pixel
-    may be used, as the wire had it, before any region of interest.
+    ``image_dtype`` is a name such as ``uint16``.  ``goniometer`` maps axis names to (start, increment) in degrees.
+    ``pixel_mask`` is true where a pixel may be used, as the wire had it, before any region of interest.
     """
 
     series: SeriesId
     n_images: int | None = None
     image_shape: tuple[int, int] | None = None
+    image_dtype: str | None = None
     roi: Box | None = None
     pixel_mask: NDArray[np.bool_] | None = None
     goniometer: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -114,8 +115,8 @@ class RockingCurve:
 
     ``counts`` is ``(n_frames, rows, cols)`` raw; rows of missing frames are zero and not in
     ``has_frame``.  ``scanned`` maps a motor (or ``energy``) to its value at each frame, in its own units.
-    ``doubts`` say how the frames were joined where that was not certain; ``complete_s`` is when the last
-    frame's message was received.
+    ``doubts`` say how the frames were joined where that was not certain, ``notes`` what is only told; ``complete_s`` is
+    when the last frame's message was received.  ``key`` names the curve, whatever the detector calls its series.
     """
 
     series: SeriesStart
@@ -130,27 +131,19 @@ class RockingCurve:
     account: FrameAccount
     doubts: tuple[str, ...]
     complete_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokenCurve:
-    """A curve that will never be complete because the service stopped in the middle of it."""
-
-    series: SeriesId
-    run: RunContext
-    curve_index: int
-    account: FrameAccount
-    reason: str
+    notes: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveProgress:
-    """How far a curve has come while it is being measured."""
+    """How far a curve has come while it is being measured; ``key`` names it, whatever the detector calls its series."""
 
     series: SeriesId
     run: RunContext
     curve_index: int
     account: FrameAccount
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,10 +175,17 @@ class LabVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """How far to trust a result: ``good``, ``doubtful`` or ``failed``, and why."""
+    """How far to trust a result, and why.
+
+    ``grade`` is ``good``, ``doubtful`` or ``failed``, of a network's first answer ``preliminary``.  It is the worse of
+    ``crystal``, what the phasing says of itself, and ``join``, whether frames, angles and run belong together; both are
+    empty where they were not judged apart.
+    """
 
     grade: str
     reasons: tuple[str, ...] = ()
+    crystal: str = ""
+    join: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,15 +40,20 @@ class Reader(Protocol):
         ...
 
     def read(self, path: Path, scan: int | None) -> RecordedScan:
-        """Read one scan; raises `RecordingError` with the remedy."""
+        """Read one scan, with all points of its motors; raises `RecordingError` with the remedy.
+
+        Points whose frame is lost are named in ``missing``.  Where the facility has recorded the counts of each frame,
+        ``frame_sums`` holds them: whoever calls compares.
+        """
         ...
 
 
 class Sink(Protocol):
     """Takes Bluesky documents, in Bluesky's own callback shape; entry points of group ``cdi_stream.sink``.
 
-    One that keeps runs may offer ``has_run(uid)``, so that no run is written twice, and ``close_run(stop)``, for a run
-    whose service was killed.
+    A sink that keeps whole runs offers ``has_run(uid)``: true if it has a run to its end; if it has a part of it, it
+    forgets that part, since the run is written once more from its beginning.  A sink that cannot be reached raises
+    `ServiceError` or `OSError`: it is tried again for as long as it takes; after any other error five times.
     """
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:

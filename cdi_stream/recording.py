@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import RecordingError
+from cdi_stream.files.atomic import atomic_write
 
 FORMAT = "cdi_stream recorded scan 1"
 
@@ -31,7 +33,15 @@ DETECTOR_HEADER = (
 FRAME = "frame"
 """Stands for the motor where none is known: the number of each frame in its series."""
 
+SUM_TOLERANCE = 1e-7
+"""Largest relative difference of two sums that count as equal: SPEC prints eight digits."""
+
 _ARRAYS = ("pixel_mask", "white_field", "times_s", "frame_sums")
+_MAX_SPREAD = 4
+"""Most points per received frame that a series may span; frame numbers that lie further apart are not believed."""
+
+_FEW_POINTS = 1000
+"""Number of points that any series may span."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +64,18 @@ class RecordedScan:
         Pixels to use ``(rows, cols)``, and relative response.
     times_s
         When each frame was taken, for playing at the recorded pace.
+    frame_sums
+        Counts of each frame on record beside the frames, such as SPEC's ImageTot; pixels at the data type's maximum
+        (gaps) left out.
     truth
         Description of the simulated crystal, if it is one.
+    missing
+        Points of the scan whose frame is lost, counted from 0.  Their place in ``frames`` holds zeros; motors and
+        ``frame_sums`` are as recorded.
+    frame_files
+        File of each frame, where each is a file of its own; empty text where there is none.
+    notes, doubts
+        What is only told, and what makes a result doubtful.
     """
 
     name: str
@@ -70,7 +90,15 @@ class RecordedScan:
     times_s: NDArray[np.float64] | None = None
     frame_sums: NDArray[np.int64] | None = None
     truth: Mapping[str, Any] | None = None
+    missing: tuple[int, ...] = ()
+    frame_files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def has_frame(self) -> NDArray[np.bool_]:
+        """Whether the frame of each point is there, ``(n_frames,)``."""
+        return ~np.isin(np.arange(len(self.frames)), self.missing)
 
 
 def scan_header(scan: RecordedScan) -> dict[str, Any]:
@@ -84,13 +112,55 @@ def scan_header(scan: RecordedScan) -> dict[str, Any]:
         "detector": dict(scan.detector),
         "truth": scan.truth,
         "scanned": list(scan.scanned),
+        "missing": list(scan.missing),
+        "frame_files": list(scan.frame_files),
         "notes": list(scan.notes),
+        "doubts": list(scan.doubts),
     }
+
+
+def counts_of_frames(frames: NDArray[Any]) -> NDArray[np.int64]:
+    """Sum each of ``(n_frames, rows, cols)``; gaps (the data type's maximum, values below zero) are left out."""
+    gap = np.iinfo(frames.dtype).max if frames.dtype.kind in "iu" else np.inf
+    sums = [frame[(frame >= 0) & (frame < gap)].sum(dtype=np.float64) for frame in frames]  # exact up to 2^53
+    return np.rint(np.array(sums, dtype=np.float64)).astype(np.int64)
+
+
+def do_sums_agree(measured: NDArray[Any], recorded: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether sums of frames agree with those on record, within the digits that a log file keeps."""
+    return np.isclose(measured, recorded, rtol=SUM_TOLERANCE, atol=0.5)
+
+
+def sum_doubts(scan: RecordedScan) -> tuple[str, ...]:
+    """Hold the frames that are there against the sums on record; name the first that differs, file and both sums.
+
+    Raises
+    ------
+    RecordingError
+        If there is not one sum a frame.
+    """
+    if scan.frame_sums is None:
+        return ()
+    if scan.frame_sums.shape != (len(scan.frames),):
+        raise RecordingError(
+            f"{scan.name}: expected a sum for each of {len(scan.frames)} frames, got shape {scan.frame_sums.shape}"
+        )
+    sums = counts_of_frames(scan.frames)
+    wrong = np.flatnonzero(~do_sums_agree(sums, scan.frame_sums) & scan.has_frame)
+    if not len(wrong):
+        return ()
+    k = int(wrong[0])
+    file = f" ({scan.frame_files[k]})" if k < len(scan.frame_files) else ""
+    return (
+        f"{len(wrong)} of {int(scan.has_frame.sum())} frames have another sum of counts than the scan has on record: "
+        f"frame {k}{file} has {sums[k]}, on record {scan.frame_sums[k]}; frames may be shifted, damaged, or another "
+        "scan's",
+    )
 
 
 def write_scan(scan: RecordedScan, path: Path) -> None:
     """Write a recorded scan; frames lie at ``/entry/data/data``, compressed by gzip."""
-    with h5py.File(path, "w") as file:
+    with atomic_write(path) as part, h5py.File(part, "w") as file:
         chunks = (1, *scan.frames.shape[1:])
         file.create_dataset("entry/data/data", data=scan.frames, chunks=chunks, compression="gzip", compression_opts=1)
         group = file.create_group("entry/cdi_stream")
@@ -116,20 +186,24 @@ def read_scan(path: Path, number: int | None = None) -> RecordedScan:
             header = json.loads(group.attrs["header"])
             if header["format"] != FORMAT:
                 raise RecordingError(f"{path}: expected format {FORMAT!r}, got {header['format']!r}")
-            places, ranks = _order_of(entry, group)
+            order = _order_of(entry, group, path)
+            missing = order.missing or tuple(map(int, header.get("missing", ())))
             return RecordedScan(
                 name=header["name"],
-                frames=entry["data/data"][()][places],
+                frames=order.frames(entry["data/data"][()]),
                 beamline=header["beamline"],
-                scanned={motor: _track(entry, group, motor, places, ranks) for motor in header["scanned"]},
+                scanned={m: order.track(_track(entry, group, m)) for m in header["scanned"]},
                 baseline=header["baseline"],
                 units=header["units"],
                 detector=header["detector"],
                 truth=header["truth"],
+                missing=missing,
+                frame_files=tuple(map(str, header.get("frame_files", ()))),
                 notes=tuple(header["notes"]),
+                doubts=(*map(str, header.get("doubts", ())), *_unreceived(file, group, len(missing))),
                 **{key: group[key][()] for key in _ARRAYS if key in group},
             )
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise RecordingError(f"{path}: expected a scan recorded by cdi-stream, got: {error}") from error
 
 
@@ -147,17 +221,74 @@ def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Gro
     return found[number], found[number][f"cdi_stream/series_{number}"]
 
 
-def _track(entry: h5py.Group, group: h5py.Group, motor: str, places: Any, ranks: Any) -> NDArray[np.float64]:
-    """A motor at each frame; frame numbers where a recording was cut off before its motors were written."""
+def _track(entry: h5py.Group, group: h5py.Group, motor: str) -> NDArray[np.float64]:
+    """A motor at each frame that was received; frame numbers where a recording was cut off before it knew motors."""
     if motor == FRAME and f"scanned/{FRAME}" not in group:
-        return entry["data/frame_id"][()][places].astype(float)
-    return group[f"scanned/{motor}"][()][ranks]
+        mine = entry["data/series_index"][()] == int(group.name.rpartition("_")[2])
+        ids = entry["data/frame_id"][()][mine].astype(float)
+        return ids - ids.min(initial=math.inf)
+    return group[f"scanned/{motor}"][()]
 
 
-def _order_of(entry: h5py.Group, group: h5py.Group) -> tuple[Any, Any]:
-    """Where the frames of a series lie in the stack, by frame id, and which of the series' frames those are."""
+def _unreceived(file: h5py.File, group: h5py.Group, n_missing: int) -> tuple[str, ...]:
+    """Say so when a series had more frames than were received, beside those that are missing in between."""
+    index = group.name.rpartition("series_")[2]
+    if "accounting" not in file["entry/cdi_stream"] or not index.isdigit():
+        return ()
+    account = json.loads(file["entry/cdi_stream/accounting"].asstr()[()])[int(index)]
+    expected, received = int(account["expected"]), int(account["received"])
+    if expected - received <= n_missing:
+        return ()
+    return (f"the scan is incomplete: {received} of {expected} frames were received when it was recorded",)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Where the frames of a scan lie in a file's stack, and at which points of the scan they were taken.
+
+    ``places`` are indices into the stack, ``ranks`` into the tracks of the motors, both in the order of the points
+    ``points``; None: the stack is the scan.
+    """
+
+    places: NDArray[np.intp] | None = None
+    ranks: NDArray[np.intp] | None = None
+    points: NDArray[np.int64] | None = None
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Points between the first and the last frame that have none."""
+        if self.points is None:
+            return ()
+        return tuple(sorted(set(range(int(self.points[-1]) + 1)) - set(self.points.tolist())))
+
+    def frames(self, stack: NDArray[Any]) -> NDArray[Any]:
+        """Frames by point; zeros where one is missing."""
+        if self.points is None or not self.missing:
+            return stack if self.places is None else stack[self.places]
+        frames = np.zeros((int(self.points[-1]) + 1, *stack.shape[1:]), dtype=stack.dtype)
+        frames[self.points] = stack[self.places]
+        return frames
+
+    def track(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Motor by point; where a frame is missing, on the straight line between its neighbours."""
+        if self.points is None or not self.missing:
+            return values if self.ranks is None else values[self.ranks]
+        return np.interp(np.arange(int(self.points[-1]) + 1), self.points, values[self.ranks])
+
+
+def _order_of(entry: h5py.Group, group: h5py.Group, path: Path) -> _Order:
+    """Order the frames of a recorded series by their numbers, from the first that came."""
     if "series_index" not in entry["data"]:
-        return slice(None), slice(None)
+        return _Order()
     mine = np.flatnonzero(entry["data/series_index"][()] == int(group.name.rpartition("_")[2]))
-    ranks = np.argsort(entry["data/frame_id"][()][mine], kind="stable")
-    return mine[ranks], ranks
+    ids = entry["data/frame_id"][()][mine].astype(np.int64)
+    ranks = np.argsort(ids, kind="stable")
+    if not len(ids):
+        return _Order(places=mine, ranks=ranks)
+    points = ids[ranks] - ids.min()
+    if points[-1] >= max(_FEW_POINTS, _MAX_SPREAD * len(points)):
+        raise RecordingError(
+            f"{path}: expected frames close to one another, got {len(points)} frames with numbers {ids.min()} to "
+            f"{ids.max()}: record the scan again"
+        )
+    return _Order(places=mine[ranks], ranks=ranks, points=points)

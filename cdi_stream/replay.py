@@ -21,7 +21,7 @@ from cdi_stream.config import Config, read_config
 from cdi_stream.errors import ServiceError
 from cdi_stream.live.tiled_server import free_port
 from cdi_stream.processes import Processes, processes
-from cdi_stream.recording import RecordedScan, read_scan
+from cdi_stream.recording import RecordedScan, do_sums_agree, read_scan
 
 READY_TIMEOUT_S = 120.0
 RESULT_TIMEOUT_S = 180.0
@@ -204,7 +204,7 @@ def _follow(
 
 
 def _summary(heard: _Heard, index: int, scan: RecordedScan) -> dict[str, Any]:
-    """The contract's last line of one curve, from the documents alone."""
+    """The contract's last line of one curve: from the documents, and from what is doubtful of the recording."""
     events = {stream: _of_curve(found, index) for stream, found in heard.events.items() if stream != "preview"}
     result = events["reconstruction"]
     latency = {stream: event["latency_s"] for stream, event in events.items()}
@@ -215,12 +215,13 @@ def _summary(heard: _Heard, index: int, scan: RecordedScan) -> dict[str, Any]:
     }
     counted = ("expected", "received", "missing", "duplicate", "late", "bad")
     frames = {name: result[f"frames_{name}"] for name in counted}
+    is_doubted = bool(scan.doubts) and result["verdict"] == "good"
     return {
         **frames,
         "chi2": result["chi2"],
         "r_p": result["r_p"],
-        "verdict": result["verdict"],
-        "reasons": [reason for reason in result["reasons"].split(" | ") if reason],
+        "verdict": "doubtful" if is_doubted else result["verdict"],
+        "reasons": [*scan.doubts, *(reason for reason in result["reasons"].split(" | ") if reason)],
         "latency_s": {**latency, **stages},
         "size_lab_nm": [result[f"size_lab_{axis}_nm"] for axis in "xyz"],
         "raw_uid": heard.raw_uid,
@@ -239,11 +240,11 @@ def _of_curve(events: list[dict[str, Any]], index: int) -> dict[str, Any]:
 
 
 def _frame_sums_match(path: Path, scan: RecordedScan) -> bool | None:
-    """Whether every frame arrived with the sum on record (SPEC's ImageTot, say); None if there is no record."""
+    """Whether every frame of the recording arrived with the sum on record, such as SPEC's ImageTot; None without."""
     if scan.frame_sums is None:
         return None
     with h5py.File(path) as file:
         if "frame_sums" not in file["entry/cdi_stream"]:
             return None
         sums = file["entry/cdi_stream/frame_sums"][()]
-    return bool(np.array_equal(sums, scan.frame_sums))
+    return sums.shape == scan.frame_sums.shape and bool(do_sums_agree(sums, scan.frame_sums)[scan.has_frame].all())

@@ -13,7 +13,9 @@ from sim_beamline import wire, wire1
 
 
 class StreamingDetector:
-    """One detector: a series begins with `arm` and ends with `disarm`; each `trigger` sends one frame.
+    """One detector: a series begins with `arm` and ends with `disarm`; each `trigger` takes one frame and sends it.
+
+    A frame that the recording lacks is taken, and counted, but lost on its way: it is never sent.
 
     ``wire_format`` is dectris2, dectris1 or array1; the last has neither series nor beginning nor end, and counts
     its frames on from series to series.
@@ -23,10 +25,11 @@ class StreamingDetector:
         self, scan: RecordedScan, data: zmq.Socket[bytes], codec: str = "bslz4", wire_format: str = "dectris2"
     ) -> None:
         self._scan = scan
+        self._has_frame = scan.has_frame
         self._data = data
         self._codec = codec
         self._format = wire_format
-        self._n_sent = 0
+        self._n_taken = 0
         self._series = int(time.time()) % 10**8
         self._image_id = 0
 
@@ -52,14 +55,15 @@ class StreamingDetector:
     def _trigger(self, point: int) -> dict[str, Any]:
         image_id = self._image_id
         self._image_id += 1
-        self._send_image(image_id, self._scan.frames[point])
-        self._n_sent += 1
+        if self._has_frame[point]:
+            self._send_image(image_id, self._scan.frames[point])
+        self._n_taken += 1
         return self._names(image_id)
 
     def _names(self, image_id: int) -> dict[str, Any]:
         """What the newest frame is called on the wire, for the run's events."""
         if self._format == "array1":
-            return {"unique_id": self._n_sent - 1}
+            return {"unique_id": self._n_taken - 1}
         return {"series_id": self._series, "image_id": image_id}
 
     def _send_start(self, user_data: Any, n_images: int) -> None:
@@ -73,7 +77,7 @@ class StreamingDetector:
 
     def _send_image(self, image_id: int, pixels: NDArray[Any]) -> None:
         if self._format == "array1":
-            self._data.send_multipart(wire1.array_parts(frame=self._n_sent, pixels=pixels, codec=self._codec))
+            self._data.send_multipart(wire1.array_parts(frame=self._n_taken, pixels=pixels, codec=self._codec))
             return
         known: dict[str, Any] = {"series": self._series, "image_id": image_id, "pixels": pixels, "codec": self._codec}
         known |= {"count_time_s": float(self._scan.detector.get("count_time_s", 0.1))}

@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cdi_stream import registry
 from cdi_stream.cli.output import (
     ConfigOption,
     JsonOption,
@@ -21,7 +20,7 @@ from cdi_stream.cli.output import (
     console,
     show,
 )
-from cdi_stream.errors import InputError, RecordingError
+from cdi_stream.errors import InputError
 
 
 def demo(
@@ -57,11 +56,13 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Play a recorded scan through a simulated beamline and the live service."""
+    from cdi_stream.files.recorded_scan import read_recorded
     from cdi_stream.recording import write_scan
 
-    recorded = _reader_of(scan).read(scan, number)
-    for note in recorded.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
+    recorded = read_recorded(scan, number)
+    for word, texts in (("note", recorded.notes), ("doubt", recorded.doubts)):
+        for text in texts:
+            console.print(f"[yellow]{word}:[/yellow] {escape(text)}", highlight=False)
     directory = _directory(out)
     write_scan(recorded, directory / "scan.h5")
     summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, 1)
@@ -86,17 +87,6 @@ def play(
     if socket not in ("push", "pub"):
         raise InputError(f"--socket: expected push or pub, got {socket!r}")
     show(play_log(log, endpoint, kind=socket, bind=not connect, speed=_factor(speed)), as_json)  # type: ignore[arg-type]
-
-
-def _reader_of(path: Path) -> Any:
-    if not path.exists():
-        raise RecordingError(f"{path} does not exist")
-    for name in registry.names("cdi_stream.reader"):
-        reader = registry.load("cdi_stream.reader", name)()
-        if reader.can_read(path):
-            return reader
-    known = ", ".join(registry.names("cdi_stream.reader"))
-    raise RecordingError(f"{path}: no reader understands it; installed are {known}")
 
 
 def _directory(out: Path | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,6 @@ def serve(config: NeededConfig) -> None:
     require_answer(settings.network.file, settings.device)
     stopping = StopSignal()
     ready = prepare_folder(settings.publish.directory) / "ready"
-    ready.unlink(missing_ok=True)
     with running_service(settings, config) as service:
         ready.touch()
         console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
@@ -37,7 +37,12 @@ def serve(config: NeededConfig) -> None:
         while not stopping.is_set() and not service.wait(0.2):
             silence.look(service.counters()["messages"], time.monotonic())
         ready.unlink(missing_ok=True)
-        console.print("stopping: curves under way are finished or named as interrupted")
+        console.print("stopping: curves at work are finished, the others are left for the next start")
+    left = {name: n for name, n in service.left.items() if n}
+    if left:
+        console.print(f"left for the next start: {', '.join(f'{n} {name}' for name, n in left.items())}")
+    if not service.has_ended:
+        os._exit(0 if service.failure is None else 1)  # a thread that waits for a server must not hold the exit up
     if service.failure is not None:
         raise CdiStreamError(f"the service died: {service.failure!r}")
 
@@ -152,6 +157,7 @@ def dashboard(
     """Serve the operators' page."""
     from cdi_stream.config import DashboardConfig, read_config
     from cdi_stream.dashboard.app import run_dashboard
+    from cdi_stream.dashboard.history import FILE_NAME
 
     settings = None if config is None else read_config(config)
     endpoint = feed or (settings.feed.endpoint if settings is not None else None)
@@ -160,4 +166,7 @@ def dashboard(
     page = DashboardConfig() if settings is None else settings.dashboard
     place = (host or page.host, page.port if port is None else port)
     console.print(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
-    run_dashboard(endpoint, *place, page.token)
+    history = None if settings is None else settings.publish.directory / FILE_NAME
+    if history is None:
+        console.print("without --config the last results are kept in memory, and a restart forgets them")
+    run_dashboard(endpoint, *place, page.token, history)

@@ -1,8 +1,7 @@
-"""Between the feed and the browsers: what came last, and a short queue for each browser."""
+"""Between the feed and the browsers: what came last, and the browsers that it is passed on to."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import struct
@@ -15,53 +14,55 @@ import zmq
 import zmq.asyncio
 
 from cdi_stream.addresses import is_ipv6
+from cdi_stream.dashboard.client import QUEUE_LENGTH, Client, first_to_go
+from cdi_stream.dashboard.history import Results
 from cdi_stream.errors import ConfigError, WireError
 from cdi_stream.feed import FeedMessage, pack, unpack
 
 logger = logging.getLogger(__name__)
 
 KEPT_RESULTS = 50
-QUEUE_LENGTH = 16
+MAX_CLIENTS = 64
+"""Number of browsers that are served at a time; a further one takes the place of an older one."""
+
 MAX_MESSAGE_BYTES = 16 << 20
 SILENT_MS = 5000
+READY_S = 5.0
+"""Age [s] of the feed above which the dashboard is not ready; the service tells its state every second."""
+
 STAGES = ("inference", "reconstruction", "refinement")
 KINDS = ("progress", "frame", "result", "state")
 
 
-class Client:
-    """What one browser has yet to be sent; when it is slow the oldest goes, results last."""
-
-    def __init__(self) -> None:
-        self.n_dropped = 0
-        self._queue: deque[tuple[str, bytes]] = deque()
-        self._has_some = asyncio.Event()
-
-    def put(self, kind: str, data: bytes) -> None:
-        """Add a message; never waits."""
-        self._queue.append((kind, data))
-        if len(self._queue) > QUEUE_LENGTH:
-            del self._queue[next((i for i, (kind, _) in enumerate(self._queue) if kind != "result"), 0)]
-            self.n_dropped += 1
-        self._has_some.set()
-
-    async def get(self) -> bytes:
-        """Wait for the next message."""
-        while not self._queue:
-            self._has_some.clear()
-            await self._has_some.wait()
-        return self._queue.popleft()[1]
-
-
 class Hub:
-    """Keeps the newest message of each kind, of results of each stage, and passes all on to the clients."""
+    """Keeps the newest message of each kind, of results of each stage, and passes all on to the clients.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Parameters
+    ----------
+    clock, wall_clock
+        Time [s] that rises steadily, and time since the epoch.
+    results
+        Results of an earlier dashboard, to begin with.
+    on_results
+        Called with the results to keep whenever a result has come.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        results: Results | None = None,
+        on_results: Callable[[Results], None] = lambda _: None,
+    ) -> None:
         self.n_malformed = 0
         self._clock = clock
+        self._on_results = on_results
         self._heard_s: float | None = None
+        self._service: object = None
         self._newest: dict[tuple[str, str], tuple[FeedMessage, float]] = {}
         self._history: deque[dict[str, Any]] = deque(maxlen=KEPT_RESULTS)
-        self._clients: set[Client] = set()
+        self._clients: dict[Client, None] = {}
+        self._restore(results or Results(), wall_clock())
 
     @property
     def n_clients(self) -> int:
@@ -72,6 +73,13 @@ class Hub:
         """Time since the last good message of the feed, None before the first."""
         return None if self._heard_s is None else self._clock() - self._heard_s
 
+    def trouble(self) -> str:
+        """What is wrong with the feed, in words; empty if a message has come within `READY_S`."""
+        age_s = self.feed_age_s()
+        if age_s is None:
+            return "no message from the service yet"
+        return f"no message from the service for {age_s:.0f} s" if age_s > READY_S else ""
+
     def take(self, parts: Sequence[bytes]) -> None:
         """Take one message of the feed; a malformed one is counted and dropped."""
         try:
@@ -81,30 +89,61 @@ class Hub:
             self.n_malformed += 1
             logger.warning("message %d of the feed that is malformed: %s", self.n_malformed, error)
             return
-        self._keep(message)
+        self._heard_s = self._clock()
+        self._note_service(message[0].get("service"))
+        self._keep(message, self._heard_s)
         for client in self._clients:
             client.put(message[0]["kind"], data)
+        if message[0]["kind"] == "result":
+            self._on_results(self._results())
 
-    def _keep(self, message: FeedMessage) -> None:
-        header, self._heard_s = message[0], self._clock()
+    def _note_service(self, service: object) -> None:
+        """Forget what an earlier start of the service was doing; its results stay."""
+        if service != self._service:
+            self._newest = {key: value for key, value in self._newest.items() if key[0] == "result"}
+            self._service = service
+
+    def _keep(self, message: FeedMessage, heard_s: float) -> None:
+        header = message[0]
         key = (header["kind"], header["stage"] if header["kind"] == "result" else "")
         self._newest.pop(key, None)  # so that the snapshot comes in order of arrival
-        self._newest[key] = message, self._heard_s
+        self._newest[key] = message, heard_s
         if header["kind"] == "result":
             self._history.append(header)
 
+    def _results(self) -> Results:
+        newest = [message for (kind, _), (message, _) in self._newest.items() if kind == "result"]
+        return Results(headers=list(self._history), newest=newest)
+
+    def _restore(self, results: Results, wall_s: float) -> None:
+        """Begin with an earlier dashboard's results, as old as their time stamps say."""
+        for message in results.newest:
+            with contextlib.suppress(WireError, ValueError):
+                to_bytes(message)
+                told_s = _checked(message)[0].get("time_s")
+                age_s = max(0.0, wall_s - told_s) if isinstance(told_s, int | float) else 0.0
+                self._keep(message, self._clock() - age_s)
+        self._history = deque(results.headers, maxlen=KEPT_RESULTS)
+
     @contextlib.contextmanager
-    def client(self) -> Iterator[Client]:
-        """A browser that gets the snapshot, with the age of each message, then what comes until the context ends."""
-        client = Client()
+    def client(self, address: str = "") -> Iterator[Client]:
+        """A browser that gets the snapshot, with the age of each message, then what comes until the context ends.
+
+        If all places are taken, another browser is displaced: one that says nothing cannot keep an operator out.
+        """
+        client = Client(address)
         client.put("history", to_bytes(({"kind": "history", "results": list(self._history)}, {})))
         for (kind, _), ((header, images), heard_s) in self._newest.items():
             client.put(kind, to_bytes((header | {"age_s": self._clock() - heard_s}, images)))
-        self._clients.add(client)
+        if len(self._clients) >= MAX_CLIENTS:
+            displaced = first_to_go(self._clients)
+            del self._clients[displaced]
+            displaced.displaced.set()
+        self._clients[client] = None
         try:
             yield client
         finally:
-            self._clients.remove(client)
+            self._clients.pop(client, None)
 
 
 def _checked(message: FeedMessage) -> FeedMessage:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, is_flushed: bool = True) -> Iterator[Path]:
     """Yield the path of a temporary file in the same folder; at the end flush it to disk and give it its name.
 
     The folder is made if it is not there.  If the block raises, the temporary file is deleted, and a file that had
@@ -19,6 +19,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     ----------
     path
         Final name of the file.
+    is_flushed
+        Whether the file must survive a power cut; without, it survives the end of the process, and costs no wait.
 
     Raises
     ------
@@ -29,14 +31,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
-        with part.open("rb") as handle:
-            os.fsync(handle.fileno())
+        if is_flushed:
+            with part.open("rb") as handle:
+                os.fsync(handle.fileno())
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-    flush_folder(path.parent)
+    if is_flushed:
+        flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:

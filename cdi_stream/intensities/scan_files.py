@@ -7,13 +7,12 @@ from pathlib import Path
 
 import h5py
 
-from cdi_stream import registry
 from cdi_stream.errors import IntensitiesError
+from cdi_stream.files.recorded_scan import read_recorded, readers_of
 from cdi_stream.intensities.hdf5_files import dataset_of
 from cdi_stream.intensities.limits import require_intensities
 from cdi_stream.intensities.scans import scan_intensities
 from cdi_stream.intensities.volume import Intensities
-from cdi_stream.recording import read_scan
 
 
 def read_own_scan(path: Path, number: int | None = None) -> Intensities:
@@ -35,7 +34,7 @@ def read_own_scan(path: Path, number: int | None = None) -> Intensities:
                 require_intensities(frames.shape, frames.dtype, f"{path}: /{entry}/data/data")
         numbers = _series_in(file)
     chosen = min(numbers) if number is None and numbers else number
-    found = scan_intensities(read_scan(path, chosen))
+    found = scan_intensities(read_recorded(path, chosen))
     if number is None and len(numbers) > 1:
         listed = ", ".join(map(str, numbers))
         found = replace(found, notes=(*found.notes, f"series {chosen} is taken, the first of {listed}"))
@@ -50,13 +49,11 @@ def read_facility_scan(path: Path, number: int | None = None) -> Intensities:
     IntensitiesError, RecordingError
         If no reader understands it, or its frames cannot be phased.
     """
-    for name in registry.names("cdi_stream.reader"):
-        reader = registry.load("cdi_stream.reader", name)()
-        if reader.can_read(path):
-            return scan_intensities(reader.read(path, number))
-    raise IntensitiesError(
-        f"{path}: expected intensities as npy, npz, CXI or a recorded scan, got none of them: save the array as npy"
-    )
+    if not readers_of(path):
+        raise IntensitiesError(
+            f"{path}: expected intensities as npy, npz, CXI or a recorded scan, got none of them: save the array as npy"
+        )
+    return scan_intensities(read_recorded(path, number))
 
 
 def _series_in(file: h5py.File) -> list[int]:

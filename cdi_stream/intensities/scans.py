@@ -38,8 +38,8 @@ AXES = ("frame", "row", "col")
 def scan_intensities(scan: RecordedScan) -> Intensities:
     """Mark and place the frames ``(n_frames, rows, cols)`` of a scan; all of them, not cropped.
 
-    Marked are gaps, hot and masked pixels, saturated and isolated voxels, and alien grains.  Where the geometry is
-    unknown there is no map, and a note says why.
+    Marked are missing frames, gaps, hot and masked pixels, saturated and isolated voxels, and alien grains.  Where
+    the geometry is unknown there is no map, and a note says why.
 
     Raises
     ------
@@ -49,10 +49,11 @@ def scan_intensities(scan: RecordedScan) -> Intensities:
     _require_fit(scan)
     curve, doubts = _curve_of(scan)
     known = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
-    top, bottom = curve.counts.max(axis=0), curve.counts.min(axis=0)
+    came = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
+    top, bottom = came.max(axis=0), came.min(axis=0)
     good = good_pixels(curve, known, top, bottom)
     peak = brightest_voxel(curve, np.where(good & (top < curve.sentinel), top, 0))
-    valid = np.broadcast_to(good, curve.counts.shape).copy()
+    valid = good & curve.has_frame[:, None, None]
     saturated = is_saturated(curve.counts, curve.sentinel, known.saturation_counts) & valid
     valid &= ~saturated
     if saturated.any():
@@ -81,6 +82,8 @@ def _require_fit(scan: RecordedScan) -> None:
         raise IntensitiesError(
             f"{scan.name}: expected frames of integers of 32 bits at most, got {frames.dtype} {frames.shape}"
         )
+    if not scan.has_frame.any():
+        raise IntensitiesError(f"{scan.name}: expected frames, got none: all {len(frames)} are missing")
     lengths = {name: np.shape(track) for name, track in scan.scanned.items()}
     wrong = {name: shape for name, shape in lengths.items() if shape != (len(frames),)}
     images = {"pixel mask": scan.pixel_mask, "white field": scan.white_field}
@@ -96,7 +99,8 @@ def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
     counts = frames if frames.dtype.kind == "u" else np.where(frames < 0, sentinel, frames)
     monitor: Any = next((track for name, track in scan.scanned.items() if name.lower() == "monitor"), None)
     header: dict[str, Any] = {key: float(scan.detector[key]) for key in DETECTOR_HEADER if key in scan.detector}
-    is_dark = monitor is not None and not np.all(monitor > 0)
+    is_dark = monitor is not None and not np.all(monitor[scan.has_frame] > 0)
+    missing = tuple(np.flatnonzero(~scan.has_frame).tolist())
     curve = RockingCurve(
         series=SeriesStart(
             series=scan.name,
@@ -107,14 +111,23 @@ def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
         curve_index=0,
         counts=counts.astype(np.uint32, copy=False),
         sentinel=sentinel,
-        has_frame=np.ones(n, dtype=bool),
+        has_frame=scan.has_frame,
         scanned=scan.scanned,
         monitor=None if is_dark else monitor,
-        account=FrameAccount(expected=n, received=n),
+        account=FrameAccount(expected=n, received=n - len(missing), missing=missing),
         doubts=(),
         complete_s=0.0,
     )
-    return curve, ("the monitor is not above zero in every frame: it is not used",) if is_dark else ()
+    doubts = (*scan.doubts, *_lacks(missing, n))
+    return curve, (*doubts, "the monitor is not above zero in every frame: it is not used") if is_dark else doubts
+
+
+def _lacks(missing: tuple[int, ...], n: int) -> tuple[str, ...]:
+    """Name the frames that are missing."""
+    if not missing:
+        return ()
+    named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    return (f"incomplete: {len(missing)} of {n} frames missing ({named}): they are left out",)
 
 
 def _aliens(curve: RockingCurve, valid: Bools, peak: tuple[int, int, int]) -> Bools:

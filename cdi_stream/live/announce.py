@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections import deque
@@ -12,6 +13,8 @@ import zmq
 from cdi_stream.addresses import is_ipv6
 from cdi_stream.errors import EndpointError
 from cdi_stream.feed import FeedMessage, pack
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING = 50
 
@@ -46,7 +49,10 @@ class Announcer:
             header, images = self._waiting.popleft()
             self._n_sent += 1
             stamped = {**header, "service": self._service, "seq": self._n_sent, "time_s": self._wall_clock()}
-            self._socket.send_multipart(pack(stamped, images), zmq.NOBLOCK)
+            try:
+                self._socket.send_multipart(pack(stamped, images), zmq.NOBLOCK)
+            except (TypeError, ValueError):
+                logger.exception("a %s message for the operators cannot be written as JSON: left out", header["kind"])
 
     def close(self) -> None:
         """Close the socket."""

@@ -21,6 +21,7 @@ from cdi_stream.live.locate import FixedGeometry, locate
 from cdi_stream.live.polish import PolishSettings, Start, polish
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.live.publish import Result
+from cdi_stream.live.verdict import combined, failed_verdict
 from cdi_stream.messages import Crystal, LabVolume, PhasedVolume, PreparedVolume, RockingCurve, Verdict, read_only
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.torchscript import Network
@@ -56,34 +57,35 @@ def reconstruct(
     is called at every cycle of the polish and may hold it up for more urgent work.
     """
     laps = _Laps(clock, curve.complete_s)
-    reasons = curve.doubts + _lacks(curve)
+    doubts, notes = curve.doubts + _lacks(curve), curve.notes
     try:
         if not curve.account.received:
             raise CurveError("no frame of this curve arrived")
-        geometry, doubts, notes = locate(curve, settings.beamline, settings.fixed)
-        reasons += doubts
+        geometry, more_doubts, more_notes = locate(curve, settings.beamline, settings.fixed)
+        doubts, notes = doubts + more_doubts, notes + more_notes
         known = _known(curve, settings.known)
         laps.mark("assemble")
         volume = prepare(curve, geometry, known, settings.prepare)
         laps.mark("prepare")
         lab = lab_volume(volume, network, settings.device)
         laps.mark("correct")
-        crystal = infer(lab, network, reasons)
+        crystal = infer(lab, network)
         laps.mark("infer")
     except (CurveError, GeometryError) as error:
+        verdict = failed_verdict(str(error), doubts, notes)
         for stream in ("inference", "reconstruction"):
-            yield failed(stream, curve, (str(error), *reasons), laps.scalars)
+            yield failed(stream, curve, verdict, laps.scalars)
         return
-    verdict = noted(crystal.verdict, notes)
+    verdict = combined(crystal.verdict, doubts, notes)
     yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
     magnitude = torch.from_numpy(np.array(lab.magnitude))
     start = replace(starting_point(crystal, volume, settings.device), ask_sure=partial(is_sure, network, magnitude))
-    polished = polish(volume, start, settings.polish, reasons, wait_turn)
+    polished = polish(volume, start, settings.polish, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
     laps.mark("polish")
-    verdict = noted(in_lab.verdict, notes)
+    verdict = combined(in_lab.verdict, doubts, notes)
     final = _result("reconstruction", curve, in_lab, verdict, {**numbers_of(in_lab, volume), **laps.scalars})
-    phased = PhasedVolume(volume=volume, crystal=polished, doubts=reasons, notes=notes)
+    phased = PhasedVolume(volume=volume, crystal=polished, doubts=doubts, notes=notes)
     yield replace(final, frame_sums=_frame_sums(curve), phased=phased)
 
 
@@ -130,11 +132,6 @@ def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:
     )
 
 
-def noted(verdict: Verdict, notes: tuple[str, ...]) -> Verdict:
-    """Add what was assumed to the reasons; it does not change the grade."""
-    return replace(verdict, reasons=verdict.reasons + notes)
-
-
 def _frame_sums(curve: RockingCurve) -> NDArray[np.int64]:
     """Counts of each frame, voxels at the data type's maximum left out: to hold against the beamline's own."""
     is_gap = curve.counts == curve.sentinel
@@ -161,9 +158,9 @@ def _known(curve: RockingCurve, known: DetectorKnowledge) -> DetectorKnowledge:
     return known
 
 
-def failed(stream: str, curve: RockingCurve, reasons: tuple[str, ...], scalars: dict[str, float]) -> Result:
+def failed(stream: str, curve: RockingCurve, verdict: Verdict, scalars: dict[str, float]) -> Result:
     """Result of a curve that gave no crystal: reasons, no picture."""
-    result = _result(stream, curve, None, Verdict(grade="failed", reasons=reasons), scalars)
+    result = _result(stream, curve, None, verdict, scalars)
     return replace(result, frame_sums=_frame_sums(curve))
 
 
@@ -193,6 +190,7 @@ def _result(
         account=curve.account,
         scalars=scalars,
         complete_s=curve.complete_s,
+        key=curve.key,
     )
 
 

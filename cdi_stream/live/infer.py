@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cdi_stream.fourier import to_fourier_order
-from cdi_stream.messages import Crystal, LabVolume, read_only
+from cdi_stream.messages import Crystal, LabVolume, Verdict, read_only
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge, misfit
@@ -20,13 +21,15 @@ SUPPORT_THRESHOLD = 0.3
 """Amplitude, relative to the largest, above which the network means crystal."""
 
 
-def infer(volume: LabVolume, network: Network, reasons: tuple[str, ...] = ()) -> Crystal:
-    """Invert a lab volume by a network."""
-    answer = network(torch.from_numpy(np.array(volume.magnitude)))
-    return crystal_of(answer, volume, (*reasons, UNPOLISHED))
+def infer(volume: LabVolume, network: Network) -> Crystal:
+    """Invert a lab volume by a network; the verdict is ``preliminary``, or ``failed`` with nothing to show."""
+    crystal = crystal_of(network(torch.from_numpy(np.array(volume.magnitude))), volume)
+    is_shown = math.isfinite(crystal.scalars["chi2"]) and bool(crystal.support.any())
+    grade = "preliminary" if is_shown else "failed"
+    return replace(crystal, verdict=Verdict(grade=grade, reasons=(UNPOLISHED,)))
 
 
-def crystal_of(answer: Tensor, volume: LabVolume, reasons: tuple[str, ...] = ()) -> Crystal:
+def crystal_of(answer: Tensor, volume: LabVolume) -> Crystal:
     """Set a network's answer into the array of its volume, with its support and misfit there."""
     magnitude = torch.from_numpy(np.array(volume.magnitude))
     pad = [p for n, m in zip(reversed(volume.affine.shape), reversed(answer.shape), strict=True) for p in _pads(n, m)]
@@ -45,7 +48,7 @@ def crystal_of(answer: Tensor, volume: LabVolume, reasons: tuple[str, ...] = ())
         support=read_only(support.numpy()),
         affine=volume.affine,
         scalars=scalars,
-        verdict=judge(scalars, reasons),
+        verdict=judge(scalars),
     )
 
 

@@ -15,16 +15,22 @@ import zmq
 from cdi_stream import bus
 from cdi_stream.errors import WireError
 from cdi_stream.feed import frame_message, progress_message
+from cdi_stream.live.alarms import Alarms, Complaints
 from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler
-from cdi_stream.live.journal import Journal
 from cdi_stream.live.receive import Receiver
-from cdi_stream.messages import BrokenCurve, CurveProgress, DetectorFrame, RockingCurve
+from cdi_stream.messages import CurveProgress, DetectorFrame, RockingCurve
 
 logger = logging.getLogger(__name__)
 
 RUN_END_S = 1.0
 """A run's stop document may overtake its last frames by this much."""
+
+ALARM_S = 600.0
+"""An alarm about messages that cannot be read stands for so long after the last of them."""
+
+AT_ONCE = 500
+"""Documents that are taken before the detector is looked at again."""
 
 _POLL_MS = 20
 
@@ -36,7 +42,7 @@ class RunStopped:
     uid: str
 
 
-Work = RockingCurve | BrokenCurve | CurveProgress | RunStopped
+Work = RockingCurve | CurveProgress | RunStopped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +67,26 @@ class Ingest:
         receiver: Receiver,
         documents: zmq.Socket[bytes],
         assembler: Assembler,
-        journal: Journal,
         announcer: Announcer,
+        alarms: Alarms | None = None,
     ) -> None:
         self.newest_frame_s: float | None = None
+        self.n_documents = 0
         self._settings = settings
         self._receiver = receiver
         self._documents = documents
         self._assembler = assembler
-        self._journal = journal
         self._announcer = announcer
+        self._alarms = alarms or Alarms()
+        self._unusable = Complaints(logger, "document")
+        self._unusable_s = self._malformed_s = -ALARM_S
         self._read = bus.reader(settings.serializer)
         self._shown: dict[str, int] = {}
         self._ended_runs: set[str] = set()
         self._stop_heard_s: dict[str, float] = {}
         self._preview_s = 0.0
         self._frame_s = 0.0
+        self._unshown: DetectorFrame | None = None
 
     def run(
         self,
@@ -85,7 +95,7 @@ class Ingest:
         has_room: Callable[[], bool],
         open_runs: Callable[[], Iterable[str]],
     ) -> None:
-        """Read until stopped; open curves are then passed on as interrupted."""
+        """Read until stopped; what is open then is left for the next start."""
         poller = zmq.Poller()
         poller.register(self._receiver.socket, zmq.POLLIN)
         poller.register(self._documents, zmq.POLLIN)
@@ -95,20 +105,27 @@ class Ingest:
                 self._take_documents()
             if self._receiver.socket in events:
                 self._take_frames()
+            self._show_newest()
             self._receiver.revive(time.monotonic())
             for curve in self._assembler.poll():
                 self._pass_on(curve, put)
             self._end_runs(open_runs(), put)
             self._report(put, has_room)
-        for broken in self._assembler.interrupt("interrupted: the service was stopped"):
-            put(broken)
+            self._alarm()
 
     def counters(self) -> dict[str, int]:
-        """Messages since the start: all, malformed, and those of nobody's series."""
+        """Return counts since the start, of messages of the detector and of documents."""
         receiver = self._receiver
-        return {"messages": receiver.n_messages, "malformed": receiver.n_malformed, "stale": self._assembler.n_stale}
+        return {
+            "messages": receiver.n_messages,
+            "malformed": receiver.n_malformed,
+            "stale": self._assembler.n_stale,
+            "documents": self.n_documents,
+            "documents_unusable": self._unusable.n,
+        }
 
     def _take_frames(self) -> None:
+        n_malformed = self._receiver.n_malformed
         for message in self._receiver.messages():
             try:
                 self._assembler.on_message(message)
@@ -116,44 +133,73 @@ class Ingest:
                 self._receiver.refuse(error)
             if isinstance(message, DetectorFrame):
                 self._show(message)
+        for _ in range(self._receiver.n_malformed - n_malformed):
+            self._assembler.on_unreadable()
+            self._malformed_s = time.monotonic()
 
     def _show(self, frame: DetectorFrame) -> None:
-        self.newest_frame_s = now = time.monotonic()
-        if self._announcer.is_on and now >= self._frame_s:
+        self.newest_frame_s = time.monotonic()
+        self._unshown = frame if self._announcer.is_on else None
+        self._show_newest()
+
+    def _show_newest(self) -> None:
+        """Show the newest frame as soon as the rate allows it: the last frame of a series too, which none follows."""
+        frame, now = self._unshown, time.monotonic()
+        if frame is not None and now >= self._frame_s:
+            self._unshown = None
             self._announcer.tell(frame_message(frame.series or "unnamed", frame.image_id, frame.pixels))
             spent_s = time.monotonic() - now  # of large frames fewer are shown: no more than a twentieth of the time
             self._frame_s = now + max(self._settings.frame_every_s, 20 * spent_s)
 
     def _take_documents(self) -> None:
-        for name, doc in bus.received(self._documents, self._settings.prefix, self._read):
+        received = bus.received(self._documents, self._settings.prefix, self._read, on_unusable=self._refuse)
+        for _, (name, doc) in zip(range(AT_ONCE), received, strict=False):
+            self.n_documents += 1
             try:
                 self._assembler.on_document(name, doc)
             except WireError as error:
-                logger.warning("document dropped: %s", error)
+                self._refuse(error)
+
+    def _refuse(self, error: WireError) -> None:
+        self._unusable.add(str(error))
+        self._unusable_s = time.monotonic()
+
+    def _alarm(self) -> None:
+        """Tell operators of documents and messages that cannot be used, as long as such have come of late."""
+        now = time.monotonic()
+        if now - self._unusable_s < ALARM_S:
+            text = f"{self._unusable.n} documents could not be used; the first: {self._unusable.first}"
+            self._alarms.set("documents", text[:400])
+        else:
+            self._alarms.clear("documents")
+        if now - self._malformed_s < ALARM_S:
+            self._alarms.set("messages", f"{self._receiver.n_malformed} messages of the detector could not be used")
+        else:
+            self._alarms.clear("messages")
 
     def _pass_on(self, curve: RockingCurve, put: Callable[[Work], None]) -> None:
         put(curve)
         progress = CurveProgress(
-            series=curve.series.series, run=curve.run, curve_index=curve.curve_index, account=curve.account
+            key=curve.key,
+            series=curve.series.series,
+            run=curve.run,
+            curve_index=curve.curve_index,
+            account=curve.account,
         )
         self._announcer.tell(progress_message(progress, is_over=True))
-        self._shown.pop(str(curve.series.series), None)
+        self._shown.pop(curve.key, None)
         if curve.run.uid in self._ended_runs or not curve.run.is_heard:
             put(RunStopped(uid=curve.run.uid))
 
     def _report(self, put: Callable[[Work], None], has_room: Callable[[], bool]) -> None:
-        """Note new curves in the journal at once, and pass previews on when they are due."""
+        """Pass previews on when they are due, or a curve is new."""
         is_due = time.monotonic() - self._preview_s >= self._settings.preview_every_s
-        if not is_due and all(str(series) in self._shown for series in self._assembler.open_runs()):
+        if not is_due:
             return
-        self._preview_s = time.monotonic() if is_due else self._preview_s
+        self._preview_s = time.monotonic()
         for one in self._assembler.progress():
-            n_shown = self._shown.get(str(one.series))
-            if n_shown is None:
-                self._shown[str(one.series)] = 0
-                self._journal.curve_began(one)
-            if is_due and (n_shown or 0) < one.account.received:
-                self._shown[str(one.series)] = one.account.received
+            if self._shown.get(one.key, 0) < one.account.received:
+                self._shown[one.key] = one.account.received
                 self._announcer.tell(progress_message(one))
                 if one.run.is_heard and has_room():
                     put(one)

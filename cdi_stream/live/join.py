@@ -1,250 +1,301 @@
 """Join a series to its run and its frames to their readings: by id, with the doubts stated.
 
-A run is found by the uid that the plan wrote into the detector's ``user_data``, else by the series id in the
-run's events, else by time.  Frames are joined to events by the image id in the event, else by the order of
-sequence numbers, never by the order of arrival.  Readings come from events of one stream, else from arrays
-in a second one, else from the goniometer of the wire.
+A run is found by the uid that the plan wrote into the detector's ``user_data``, else by the series id in the run's
+events, else by time.  Frames are joined to events by the image id in the event, else by their numbers, else by their
+times (`alignment`).  Readings come from the stream that tells most of the points (`points`), else from the goniometer
+of the wire.
+
+How many points a curve has is told by several: the claim, the run's ``num_points``, its stop document, the detector's
+header, the events and the frames.  Where they differ, none is believed in silence: the largest that is possible
+counts, so that the curve lacks the rest and says so.
 """
 
 from __future__ import annotations
 
-import json
-import numbers
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.live.runs import RunBook, RunRecord, finite, numbers_in, series_values
+from cdi_stream.live.alignment import align, is_in_time
+from cdi_stream.live.claim import Claim
+from cdi_stream.live.points import Curve, PointTable, best_table
+from cdi_stream.live.readings import finite, series_key, whole
+from cdi_stream.live.runs import RunBook, RunRecord
 from cdi_stream.live.series import Series
+from cdi_stream.live.tracks import interpolated
 
-Points = dict[int, tuple[int | None, Mapping[str, float]]]
+Ids = NDArray[np.intp]
 
-MAX_UID = 200
-_UID_KEYS = ("run_uid", "scan_uid", "bluesky_run_uid", "uid")
+OPEN_SLACK_S = 2.0
+"""A run may seem to begin so much after its first frame, or to end before it: clocks are compared by documents."""
+
+REUSE_S = 60.0
+"""Detectors begin to count anew when they restart: a series id in the events of a run that has been over for so long
+when the series begins is the id of another series."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What ``user_data`` says of the run, the curve's place in it and the number of its points.
+class RunMatch:
+    """The run of a series, and by what it was found; ``doubts`` say what speaks against it."""
 
-    ``is_named``: only a run whose events name the series will do, not one that was open at the time.
-    """
-
-    run_uid: str | None = None
-    curve_index: int | None = None
-    n_points: int | None = None
-    is_named: bool = False
+    run: RunRecord | None
+    by: Literal["uid", "series", "time", "nothing"]
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """Points of a curve in scan order: image id (-1 unknown) and readings of each.
+    """Points of a curve in scan order: slot of each frame (-1 unknown) and readings of each.
 
     ``is_settled`` is true when no further document can change the answer.
     """
 
-    run: RunRecord | None
-    image_ids: NDArray[np.intp]
+    slots: Ids
     scanned: Mapping[str, NDArray[np.float64]]
     is_settled: bool
     doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_claim(user_data: Any) -> Claim:
-    """Read ``user_data``: a run uid, or a map (plain or as JSON text) with ``run_uid`` and more."""
-    if isinstance(user_data, str):
-        try:
-            user_data = json.loads(user_data)
-        except (ValueError, RecursionError):
-            return Claim(run_uid=_uid(user_data.strip()))
-    if not isinstance(user_data, Mapping):
-        return Claim()
-    uid = next((_uid(str(user_data[key])) for key in _UID_KEYS if user_data.get(key)), None)
-    place, n_points = _count(user_data.get("curve_index")), _count(user_data.get("n_points"))
-    return Claim(run_uid=uid, curve_index=place, n_points=n_points)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Count:
+    """Number of points of a curve, what speaks against it, and what is only told."""
 
-
-def _uid(text: str) -> str | None:
-    """A uid that can be one: it becomes part of names and of documents."""
-    return text if 0 < len(text) <= MAX_UID and text.isprintable() else None
-
-
-def find_run(series: Series, claim: Claim, book: RunBook) -> tuple[RunRecord | None, tuple[str, ...]]:
-    """Find the run of a series; None while it has not been heard of."""
-    if claim.run_uid is not None:
-        return book.runs.get(claim.run_uid), ()
-    named = book.runs.get(book.run_of_series.get(series.id, ""))
-    if named is not None and _may_hold(named, series.wall_s):
-        return named, ()
-    if claim.is_named:
-        return None, ()
-    during = [run for run in book.runs.values() if _was_open(run, series.wall_s)]
-    if len(during) == 1:
-        return during[0], ("joined to the run by time: neither user_data nor the events name the series",)
-    return None, ("several runs were open at the time of the series: none is taken",) if during else ()
-
-
-def join(series: Series, claim: Claim, run: RunRecord | None, is_over: bool) -> Join:
-    """Join frames and readings as far as the documents have come; ``is_over`` ends the waiting."""
-    points, is_named = ({}, False) if run is None else _points(run, series, claim)
-    n_expected = _within(series, _n_expected(series, claim, run, len(points), is_named))
-    first = min(points) if points and is_named and claim.curve_index is None else _first_seq(points, claim, n_expected)
-    has_stopped = run is not None and run.stop is not None
-    if points and (len(points) >= n_expected or has_stopped or is_over):
-        return _from_events(series, run, points, (first, n_expected), has_stopped or is_over)
-    if run is not None and (found := _from_second_stream(series, run, n_expected)) is not None:
-        return found
-    is_settled = is_over or has_stopped or (run is None and claim.run_uid is None and bool(series.start.goniometer))
-    ids = np.arange(n_expected)
-    axes = {k: (start + step * ids).astype(np.float64) for k, (start, step) in series.start.goniometer.items()}
-    doubts = ("readings from the detector's goniometer: no events",) if axes else ("no readings for any frame",)
-    return Join(run=run, image_ids=ids, scanned=axes, is_settled=is_settled, doubts=doubts)
-
-
-def _from_events(series: Series, run: RunRecord | None, points: Points, span: tuple[int, int], is_last: bool) -> Join:
-    first, n = span
-    ordered = [points[seq] for seq in sorted(points)]
-    ids = np.array(
-        [seq - first if image_id is None else image_id for seq, (image_id, _) in sorted(points.items())], dtype=np.intp
-    )
-    keys = set.intersection(*(set(reading) for _, reading in ordered))
-    scanned = {key: np.array([reading[key] for _, reading in ordered], dtype=np.float64) for key in sorted(keys)}
+    n: int
     doubts: tuple[str, ...] = ()
-    if len(ordered) < n:
-        ids, scanned = _extrapolated(ids, scanned, np.array(sorted(points)) - first, n)
-        doubts = (f"{n - len(ordered)} of {n} events are missing: readings of their frames are interpolated",)
-    unclaimed = np.setdiff1d(series.image_ids, ids)
-    is_settled = is_last or (len(unclaimed) == 0 and len(ordered) >= n)
-    return Join(run=run, image_ids=ids, scanned=scanned, is_settled=is_settled, doubts=doubts)
+    notes: tuple[str, ...] = field(default=())
 
 
-def _extrapolated(
-    ids: NDArray[np.intp], scanned: dict[str, NDArray[np.float64]], place: NDArray[np.intp], n: int
-) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]]]:
-    """Fill points without an event: ids and readings by a straight line through the known ones."""
-    slots = np.arange(max(n, int(place[-1]) + 1))
-    degree = 1 if len(place) > 1 else 0
-    full_ids: NDArray[np.intp] = np.rint(np.polyval(np.polyfit(place, ids, degree), slots)).astype(np.intp)
-    full_ids[place] = ids
-    filled: dict[str, NDArray[np.float64]] = {}
-    for key, values in scanned.items():
-        line: NDArray[np.float64] = np.asarray(np.polyval(np.polyfit(place, values, degree), slots), dtype=np.float64)
-        line[place] = values
-        filled[key] = line
-    return full_ids, filled
+# --- which run ----------------------------------------------------------------------------------------------------
 
 
-def _from_second_stream(series: Series, run: RunRecord, n: int) -> Join | None:
-    """Readings as one array per key in an event of any stream (position capture boxes)."""
-    for event in _all_events(run):
-        arrays = {
-            key: np.asarray(value, dtype=float)
-            for key, value in event["data"].items()
-            if isinstance(value, list) and len(value) == n and all(isinstance(v, numbers.Real) for v in value)
-        }
-        if arrays and n > 1:
-            return Join(run=run, image_ids=np.arange(n), scanned=arrays, is_settled=True)
-    return None
+def find_run(series: Series, claim: Claim, book: RunBook, *, is_over: bool = False) -> RunMatch:
+    """Find the run of a series; ``is_over``: no further documents are waited for."""
+    if claim.run_uid is not None and (run := book.runs.get(claim.run_uid)) is not None:
+        return RunMatch(run=run, by="uid")
+    if claim.run_uid is not None and claim.is_firm and not is_over:
+        return RunMatch(run=None, by="nothing")
+    match = _by_series(series, book, is_over=is_over) or (None if claim.is_named else _by_time(series, book))
+    match = match or RunMatch(run=None, by="nothing")
+    if claim.run_uid is None or not claim.is_firm:
+        return match
+    instead = "no other run fits" if match.run is None else f"joined by {match.by} instead"
+    doubt = f"user_data names run {claim.run_uid:.60}, whose documents were not heard: {instead}"
+    return replace(match, doubts=(doubt, *match.doubts))
 
 
-def _first_seq(points: Points, claim: Claim, n: int) -> int:
-    """Sequence number of the curve's first point, which may itself be lost."""
-    offsets = [seq - image_id for seq, (image_id, _) in points.items() if image_id is not None]
-    if offsets:
-        return int(np.median(offsets))
-    return _seq_at(claim.curve_index or 0, n)
+def _by_series(series: Series, book: RunBook, *, is_over: bool) -> RunMatch | None:
+    """Find the run whose events name the series, whatever its clock says; two that do are told apart by receipt.
+
+    A run that was over when the series began is taken only when nothing more is waited for: the events of the right
+    one may still come.
+    """
+    named = book.that_name(series_key(series.id))
+    live = [run for run in named if run.stop_heard_s is None or run.stop_heard_s >= series.wall_s]
+    if not live and is_over:
+        live = [run for run in named if (run.stop_heard_s or 0.0) + REUSE_S >= series.wall_s]
+    if not live:
+        return None
+    during = [run for run in live if run.heard_s <= series.wall_s] or live
+    doubts = () if len(during) == 1 else (f"{len(during)} runs name series {series.id}: the newest is taken",)
+    return RunMatch(run=during[-1], by="series", doubts=doubts)
 
 
-def _seq_at(curve_index: int, n: int) -> int:
-    """Sequence number of the first point of a curve in a run of curves of ``n`` points, counted from 1."""
-    return curve_index * n + 1
+def _by_time(series: Series, book: RunBook) -> RunMatch:
+    """Find the one run that was open when the series began, times of documents brought to this machine's clock."""
+    during = [run for run in book.runs.values() if _was_open(run, series.wall_s, book.clock_offset_s)]
+    telling = [run for run in during if any(len(events) > 1 for _, events in run.streams)]
+    if len(during) > 1 and len(telling) == 1:
+        text = f"{len(during)} runs were open at the time of the series: the only one with several events is taken"
+        return RunMatch(run=telling[0], by="time", doubts=(text,))
+    if len(during) == 1:
+        return RunMatch(run=during[0], by="time")
+    text = f"{len(during)} runs were open at the time of the series, and none names it: none is taken"
+    return RunMatch(run=None, by="nothing", doubts=(text,) if during else ())
+
+
+def _was_open(run: RunRecord, wall_s: float, offset_s: float) -> bool:
+    began_s = _in_our_clock(run.start, run.heard_s, offset_s)
+    ended_s = np.inf if run.stop is None else _in_our_clock(run.stop, run.stop_heard_s or np.inf, offset_s)
+    return began_s - OPEN_SLACK_S <= wall_s <= ended_s + OPEN_SLACK_S
+
+
+def _in_our_clock(doc: Mapping[str, object], heard_s: float, offset_s: float) -> float:
+    sent_s = finite(doc.get("time"))
+    return heard_s if sent_s is None else min(heard_s, sent_s + offset_s)
+
+
+# --- which points -------------------------------------------------------------------------------------------------
+
+
+def join(
+    series: Series,
+    claim: Claim,
+    match: RunMatch,
+    *,
+    is_over: bool,
+    motors: frozenset[str] = frozenset(),
+    offset_s: float = 0.0,
+) -> Join:
+    """Join frames and readings as far as the documents have come.
+
+    Parameters
+    ----------
+    series, claim, match
+        Frames, what ``user_data`` says, and the run.
+    is_over
+        Whether no further documents are waited for.
+    motors
+        Data keys of the circles and of the energy: the readings that place frames.
+    offset_s
+        Time to add to the documents' times to have them by this machine's clock.
+    """
+    run = match.run
+    is_last = is_over or (run is not None and run.stop is not None)
+    table = None if run is None else best_table(run, _curve(series, claim, run, offset_s), motors)
+    count = _count(series, claim, run, table)
+    if table is None or (_has_several_frames_a_point(series, table, run) and is_last):
+        return _by_goniometer(series, claim, match, table, count, is_last)
+    if len(table) < count.n and not is_last:
+        return Join(slots=np.arange(count.n), scanned={}, is_settled=False)
+    return _by_table(series, match, table, count, is_last)
+
+
+def _by_table(series: Series, match: RunMatch, table: PointTable, count: _Count, is_last: bool) -> Join:
+    rows, doubts = _rows_of_places(table, count.n)
+    aligned = align(series, table, rows)
+    doubts += count.doubts + aligned.doubts
+    notes = count.notes + aligned.notes
+    if match.by == "time":
+        is_certain = not doubts and len(table) == series.n_received and is_in_time(series, table, aligned.slots)
+        text = "joined to the run by time, since neither user_data nor the events name the series"
+        doubts, notes = (doubts, (*notes, f"{text}: frames and events fit")) if is_certain else ((*doubts, text), notes)
+    unclaimed = np.setdiff1d(series.image_ids, aligned.slots)
+    return Join(
+        slots=aligned.slots,
+        scanned={key: _on_points(track, rows) for key, track in table.readings.items()},
+        is_settled=is_last or (len(unclaimed) == 0 and len(table) >= count.n),
+        doubts=doubts,
+        notes=notes,
+    )
+
+
+def _by_goniometer(
+    series: Series, claim: Claim, match: RunMatch, table: PointTable | None, count: _Count, is_last: bool
+) -> Join:
+    """Place frames by the axes of the wire's header; without them, say why there are no readings."""
+    run, n = match.run, count.n if table is None else max(count.n, series.n_slots)
+    ids = np.arange(n)
+    axes = {k: (start + step * ids).astype(np.float64) for k, (start, step) in series.start.goniometer.items()}
+    reason = "no events" if table is None else f"{series.n_slots} frames for {len(table)} events"
+    text = f"readings from the detector's goniometer: {reason}" if axes else _why_no_reading(series, run, table)
+    is_alone = run is None and claim.run_uid is None and bool(axes)
+    return Join(
+        slots=ids, scanned=axes, is_settled=is_last or is_alone, doubts=(*count.doubts, text), notes=count.notes
+    )
+
+
+def _why_no_reading(series: Series, run: RunRecord | None, table: PointTable | None) -> str:
+    if table is not None:
+        return (
+            f"{series.n_slots} frames for {len(table)} events: several frames a point need an angle each, as an array "
+            "in the event or as the detector's goniometer"
+        )
+    if run is not None and run.n_external:
+        return (
+            f"no readings for any frame: the run's {run.n_external} StreamDatum or Datum documents name data "
+            "elsewhere, which is not read; record the rocking motor in events"
+        )
+    return "no readings for any frame"
+
+
+def _has_several_frames_a_point(series: Series, table: PointTable, run: RunRecord | None) -> bool:
+    """Whether the detector took more than one frame for each event, no event being lost."""
+    n_events = None if run is None else run.counted(table.stream)
+    is_whole = n_events is None or n_events == len(table)
+    return not table.is_array and not table.has_ids and is_whole and series.n_slots >= 2 * max(len(table), 1)
+
+
+def _rows_of_places(table: PointTable, n: int) -> tuple[Ids, tuple[str, ...]]:
+    """Return the table's row of each point, -1 where its event is missing, and the doubts that this leaves."""
+    inside = (table.places >= 0) & (table.places < n)
+    rows = np.full(n, -1, dtype=np.intp)
+    rows[table.places[inside]] = np.flatnonzero(inside)
+    doubts: tuple[str, ...] = ()
+    if not inside.all():
+        odd = int(table.places[~inside][0])
+        doubts += (
+            f"{int((~inside).sum())} events are numbered beyond the {n} points of the scan (place {odd}): left out",
+        )
+    lost = int((rows < 0).sum())
+    if lost:
+        doubts += (f"{lost} of {n} events are missing: readings of their frames are interpolated",)
+    return rows, doubts
+
+
+def _on_points(track: NDArray[np.float64], rows: Ids) -> NDArray[np.float64]:
+    """Bring a reading to the points; those without an event lie on the line through their neighbours."""
+    values = np.full(len(rows), np.nan)
+    has_row = rows >= 0
+    values[has_row] = track[rows[has_row]]
+    return np.where(has_row, values, interpolated(values))
+
+
+# --- how many points ----------------------------------------------------------------------------------------------
+
+
+def _curve(series: Series, claim: Claim, run: RunRecord, offset_s: float) -> Curve:
+    frames = (claim.n_points, series.start.n_images, series.n_slots)
+    points = (*frames, whole(run.start.get("num_points")))
+    return Curve(
+        series=series_key(series.id),
+        claim=claim,
+        frame_counts=frozenset(n for n in frames if n is not None and 0 < n <= series.capacity),
+        counts=frozenset(n for n in points if n is not None and 0 < n <= series.capacity),
+        first_id=series.first_id,
+        offset_s=offset_s,
+    )
+
+
+def _count(series: Series, claim: Claim, run: RunRecord | None, table: PointTable | None) -> _Count:
+    """Return the number of points that make the curve.
+
+    As claimed; else the largest of plan, stop document, header, events and frames, as far as no further points of
+    the run can be meant.
+    """
+    n_rows = 0 if table is None else len(table)
+    announced = min(series.start.n_images or 0, 10**9)
+    if claim.n_points:
+        return _Count(n=_within(series, claim.n_points), doubts=_aborted(run, claim.n_points, n_rows))
+    if claim.curve_index is not None or (table is not None and table.has_points_of_its_own):
+        return _Count(n=_within(series, max(announced, n_rows, series.n_slots if n_rows else 0) or series.n_slots))
+    planned = 0 if run is None else whole(run.start.get("num_points")) or 0
+    counted = 0 if run is None or table is None else run.counted(table.stream) or 0
+    if table is not None and table.is_array:
+        counted = n_rows
+    told = max(planned, counted, n_rows)
+    is_whole = run is not None and run.stop is not None and not run.is_aborted and told == counted == n_rows
+    if is_whole and series.n_received > told:  # each point has its event: the other frames are of points taken again
+        return _Count(n=told)
+    if is_whole and announced > told == series.n_received:
+        text = f"the detector announced {announced} images, the run had {told} points and as many frames came"
+        if planned == told:
+            return _Count(n=told, notes=(text,))
+        return _Count(n=_within(series, announced), doubts=(text,))
+    n = _within(series, max(told, announced))
+    return _Count(n=n or series.n_slots, doubts=_aborted(run, n, n_rows))
 
 
 def _within(series: Series, n: int) -> int:
-    """What was announced, unless no detector of this size could have meant it: then what was seen."""
+    """Return what was announced, unless no detector of this size could have meant it: then what was seen."""
     return n if n <= series.capacity else series.n_slots
 
 
-def _points(run: RunRecord, series: Series, claim: Claim) -> tuple[Points, bool]:
-    """Image id (None: not recorded) and readings by sequence number, of the stream that speaks of this series.
-
-    The flag tells that the events name several series, or this one only and it is over: its points are its own.
-    """
-    streams = sorted((s for s in run.events if s != "baseline"), key=lambda s: (s != "primary", s))
-    for stream in streams:
-        events = run.events[stream]
-        named = {seq: e for seq, e in events.items() if series.id in series_values(e["data"])}
-        has_names = any(series_values(e["data"]) for e in events.values())
-        chosen = named if has_names else _share(events, series, claim)
-        points: Points = {}
-        for seq, event in chosen.items():
-            readings = _readings(event["data"])
-            if readings:
-                points[seq] = (_image_id(event["data"], series.first_id), readings)
-        if points:
-            n_series = len({name for e in events.values() for name in series_values(e["data"])})
-            has_ids = any(image_id is not None for image_id, _ in points.values())
-            return points, not has_ids and (n_series > 1 or (n_series == 1 and series.ended_s is not None))
-    return {}, False
-
-
-def _share(events: dict[int, Mapping[str, Any]], series: Series, claim: Claim) -> dict[int, Mapping[str, Any]]:
-    """Events of one curve out of several that do not name their series: by the curve's place in the run."""
-    n = claim.n_points or series.start.n_images
-    if claim.curve_index is None or not n:
-        return events
-    first = _seq_at(claim.curve_index, n)
-    return {seq: event for seq, event in events.items() if first <= seq < first + n}
-
-
-def _n_expected(series: Series, claim: Claim, run: RunRecord | None, n_points: int, is_named: bool) -> int:
-    """Points that make the curve: as claimed, as counted when the run is over, else as announced.
-
-    Where events name several series, each has its own points and those of the run are no measure.
-    """
-    if claim.n_points:
-        return claim.n_points
-    if is_named:
-        return max(series.start.n_images or 0, n_points, series.n_slots)
-    if run is not None and run.stop is not None and n_points:
-        return max(n_points, _counted(run) if len(run.events) == 1 else 0)
-    declared = None if run is None or claim.curve_index is not None else _count(run.start.get("num_points"))
-    return max(declared or series.start.n_images or 0, n_points) or series.n_slots
-
-
-def _counted(run: RunRecord) -> int:
-    return int((run.stop or {}).get("num_events", {}).get("primary", 0))
-
-
-def _all_events(run: RunRecord) -> Iterable[Mapping[str, Any]]:
-    for stream, events in run.events.items():
-        if stream != "baseline":
-            yield from events.values()
-
-
-def _image_id(data: Mapping[str, Any], first_id: int) -> int | None:
-    """Slot of the image that an event names; ``unique_id`` is areaDetector's running number."""
-    found = next((v for k, v in data.items() if k.endswith(("image_id", "frame_id", "unique_id"))), None)
-    number = finite(found)
-    return None if number is None or abs(number) > 2**53 else int(number) - first_id
-
-
-def _readings(data: Mapping[str, Any]) -> dict[str, float]:
-    return numbers_in(data)
-
-
-def _was_open(run: RunRecord, wall_s: float, slack_s: float = 2.0) -> bool:
-    end = float("inf") if run.stop is None else run.stop.get("time", float("inf"))
-    return run.start.get("time", 0) - slack_s <= wall_s <= end + slack_s
-
-
-def _may_hold(run: RunRecord, wall_s: float, slack_s: float = 60.0) -> bool:
-    """Whether a run that names a series can mean this one: detectors begin to count anew when they restart."""
-    return run.stop is None or run.stop.get("time", wall_s) + slack_s >= wall_s
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def _aborted(run: RunRecord | None, n: int, n_rows: int) -> tuple[str, ...]:
+    if run is None or not run.is_aborted:
+        return ()
+    status = str((run.stop or {}).get("exit_status"))[:20]
+    return (f"the run ended with exit_status {status!r} after {n_rows} of {n} points",)

@@ -1,113 +1,98 @@
-"""Outgoing: the runs of ours that are open, and the way of their documents to bus and archives."""
+"""Outgoing: the runs of ours that are open, and the way of their results to disk, spool and bus."""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cdi_stream.affine import Shape
 from cdi_stream.feed import result_message
+from cdi_stream.live.alarms import Alarms
 from cdi_stream.live.announce import Announcer
-from cdi_stream.live.journal import Journal
-from cdi_stream.live.publish import ExitStatus, Provenance, Result, RunPublisher, reconstruction_identity
+from cdi_stream.live.publish import (
+    ExitStatus,
+    Identity,
+    Provenance,
+    Published,
+    Result,
+    RunPublisher,
+    derived_uid,
+    reconstruction_identity,
+)
+from cdi_stream.live.spool import Item, Spool
 from cdi_stream.messages import CurveProgress, RunContext
-from cdi_stream.protocols import Sink
 
 logger = logging.getLogger(__name__)
 
-CLOSE_LEFT_RUN = "stop of a run that was left open"
+ARRAYS_WAIT_S = 60.0
+"""A run is kept open for arrays that the disk does not take for so long; later they go out in a run of their own."""
 
-Item = tuple[str, Mapping[str, Any]]
-
-
-class Archive:
-    """Writes documents to the slower sinks, from one thread; one that is down takes nothing with it."""
-
-    def __init__(self, sinks: list[Sink]) -> None:
-        self._sinks = sinks
-        self._waiting: queue.Queue[tuple[list[Item], Callable[[], None]] | None] = queue.Queue()
-
-    def put(self, *items: Item) -> None:
-        """Add documents, from any thread."""
-        self._waiting.put((list(items), lambda: None))
-
-    def put_run(self, items: list[Item], then: Callable[[], None]) -> None:
-        """Add a whole run; ``then`` is called when every sink has it, which one may from an earlier service."""
-        self._waiting.put((items, then))
-
-    def end(self) -> None:
-        """Let `run` return once everything before is written."""
-        self._waiting.put(None)
-
-    def run(self) -> None:
-        """Write until the end."""
-        while (waiting := self._waiting.get()) is not None:
-            items, then = waiting
-            try:
-                written = [_write(sink, *item) for sink in self._sinks if not _has(sink, *items[0]) for item in items]
-                if all(written):
-                    then()
-            except Exception:
-                logger.exception("an archive is in trouble; the result files are kept")
-
-    def close(self) -> None:
-        """Close the sinks."""
-        for sink in self._sinks:
-            sink.close()
+MAX_PENDING = 20
+"""Results whose arrays are kept in memory until the disk takes them; of the oldest beyond, the arrays are lost."""
 
 
-def _has(sink: Sink, name: str, doc: Mapping[str, Any]) -> bool:
-    """Whether a sink has the whole run that this document starts; one that has a part of it forgets that part."""
-    has_run = getattr(sink, "has_run", None)
-    return name == "start" and has_run is not None and bool(has_run(doc["uid"]))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pending:
+    """A result whose event is out and whose arrays are not on disk."""
+
+    context: RunContext
+    publisher: RunPublisher
+    result: Result
+    published: Published
 
 
-def _write(sink: Sink, name: str, doc: Mapping[str, Any]) -> bool:
-    try:
-        if name != CLOSE_LEFT_RUN:
-            sink(name, doc)
-        elif (close_run := getattr(sink, "close_run", None)) is not None:
-            close_run(doc)
-    except Exception:
-        logger.exception("%s refused a %s document; the result files are kept", type(sink).__name__, name)
-        return False
-    return True
+@dataclass(slots=True, kw_only=True)
+class _Closing:
+    """A run whose stop document waits for arrays."""
+
+    publisher: RunPublisher
+    exit_status: ExitStatus
+    reason: str
+    since_s: float
 
 
 class Outgoing:
-    """Safe to use from several threads; each raw run has one run of ours while it is open."""
+    """Safe to use from several threads; each raw run has one run of ours while it is open.
+
+    ``push`` is called when new documents are in the spool.  ``clock`` gives monotonic seconds.
+    """
 
     def __init__(
         self,
         provenance: Provenance,
         shapes: Mapping[str, Shape],
         directory: Path,
-        journal: Journal,
-        bus_sink: Sink,
-        archive: Archive,
+        spool: Spool,
+        push: Callable[[], None],
         announcer: Announcer,
+        alarms: Alarms | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._provenance = provenance
         self._shapes = shapes
         self._directory = directory
-        self._journal = journal
-        self._bus_sink = bus_sink
-        self._archive = archive
+        self._spool = spool
+        self._push = push
         self._announcer = announcer
+        self._alarms = alarms or Alarms()
+        self._clock = clock
         self._lock = threading.RLock()
         self._publishers: dict[str, RunPublisher] = {}
+        self._composed: list[Item] = []
+        self._pending: list[_Pending] = []
+        self._closing: list[_Closing] = []
 
     def open_runs(self) -> tuple[str, ...]:
-        """Raw runs that a run of ours is open for."""
+        """Return the raw runs that a run of ours is open for."""
         return tuple(self._publishers)
 
     def uid_for(self, context: RunContext) -> str:
-        """Uid of the run of ours for a raw run; it is opened if need be."""
+        """Return the uid of the run of ours for a raw run; it is opened if need be."""
         with self._lock:
             return self._publisher(context).uid
 
@@ -115,63 +100,127 @@ class Outgoing:
         """Publish how far a curve has come."""
         with self._lock:
             try:
-                self._publisher(progress.run).preview(progress)
+                publisher = self._publisher(progress.run)
+                publisher.preview(progress)
+                self._emit(publisher.uid)
             except Exception:
+                self._drop_half()
                 logger.exception("run %s: a preview cannot be published", progress.run.uid[:8])
 
-    def result(self, context: RunContext, result: Result) -> None:
-        """Write and publish one result; neither a full disk nor metadata that no schema allows ends the service."""
+    def result(self, context: RunContext, result: Result) -> str | None:
+        """Write and publish one result; returns what is wrong with the publication, None if nothing is.
+
+        Neither a full disk nor metadata that no schema allows ends the service.
+        """
         with self._lock:
             publisher = self._publisher(context)
-            try:
-                publisher.result(result)
-            except Exception:
-                logger.exception("run %s: the %s cannot be published", context.uid[:8], result.stream)
+            problem = self._published(context, publisher, result)
+        scalars = {**result.scalars, "latency_s": self._clock() - result.complete_s}
         self._announcer.tell(
             result_message(
                 stage=result.stream,
-                raw_uid=context.uid,
+                run=context,
                 run_uid=publisher.uid,
                 curve_index=result.curve_index,
                 crystal=result.crystal,
                 verdict=result.verdict.grade,
                 reasons=list(result.verdict.reasons),
-                scalars={**result.scalars, "latency_s": time.monotonic() - result.complete_s},
+                scalars=scalars,
+                problem=problem,
             )
         )
+        return problem
 
     def close(self, raw_uid: str, exit_status: ExitStatus = "success", reason: str = "") -> None:
-        """Publish the stop of our run for a raw one, if there is one."""
+        """Publish the stop of our run for a raw one, if there is one; it waits a while for arrays under way."""
         with self._lock:
             publisher = self._publishers.pop(raw_uid, None)
-            if publisher is not None:
-                publisher.close(exit_status, reason)
-                self._journal.run_ended(publisher.uid)
+            if publisher is None:
+                return
+            waits = exit_status == "success" and any(one.publisher is publisher for one in self._pending)
+            closing = _Closing(publisher=publisher, exit_status=exit_status, reason=reason, since_s=self._clock())
+            if waits:
+                self._closing.append(closing)
+            else:
+                self._stop(closing)
 
-    def close_left_runs(self) -> None:
-        """Tell everyone that runs whose service was killed will not go on."""
-        for uid in self._journal.left_runs:
-            stop = {
-                "uid": f"{uid}-stop",
-                "run_start": uid,
-                "time": time.time(),
-                "exit_status": "abort",
-                "reason": "the service was killed",
-                "num_events": {},
-            }
-            self._bus_sink("stop", stop)
-            self._archive.put((CLOSE_LEFT_RUN, stop))
-            self._journal.run_ended(uid)
+    def retry(self) -> None:
+        """Try to write the arrays that are not on disk; to be called now and then."""
+        with self._lock:
+            self._pending = [one for one in self._pending if not self._is_complete(one)]
+            if not self._pending:
+                self._alarms.clear("disk")
+            due = [c for c in self._closing if not self._waits(c)]
+            self._closing = [c for c in self._closing if c not in due]
+            for closing in due:
+                self._stop(closing)
+
+    def _waits(self, closing: _Closing) -> bool:
+        is_early = self._clock() - closing.since_s < ARRAYS_WAIT_S
+        return is_early and any(one.publisher is closing.publisher for one in self._pending)
+
+    def _published(self, context: RunContext, publisher: RunPublisher, result: Result) -> str | None:
+        key = result.key if result.stream == "reconstruction" and result.key else None
+        try:
+            published = publisher.result(result)
+        except Exception as error:
+            self._drop_half()
+            logger.exception("run %s: the %s cannot be published", context.uid[:8], result.stream)
+            return f"not published: {error!r:.200}"
+        self._emit(publisher.uid, key)
+        if published.problem is None:
+            return None
+        self._alarms.set("disk", f"{published.problem}: results are published without their arrays; make room")
+        logger.error("run %s: %s", context.uid[:8], published.problem)
+        self._pending.append(_Pending(context=context, publisher=publisher, result=result, published=published))
+        self._pending = self._pending[-MAX_PENDING:]
+        return published.problem
+
+    def _is_complete(self, one: _Pending) -> bool:
+        """Bring the arrays of one result to disk, in its own run if that is open, else in a run of arrays."""
+        is_open = one.publisher.is_open
+        publisher, published = (one.publisher, one.published) if is_open else self._arrays_run(one)
+        try:
+            problem = publisher.complete(one.result, published)
+            if problem is None and not is_open:
+                publisher.close()
+        except Exception:
+            logger.exception("run %s: arrays cannot be published", one.context.uid[:8])
+            problem = None  # to try again would not help
+        if problem is not None:
+            self._drop_half()
+            return False
+        self._emit(publisher.uid)
+        return True
+
+    def _arrays_run(self, one: _Pending) -> tuple[RunPublisher, Published]:
+        uid = derived_uid(one.publisher.uid, one.result.stream, str(one.published.seq_num), "arrays")
+        identity = Identity(uid=uid, stage="arrays", parents=(one.publisher.uid,))
+        publisher = RunPublisher(one.context, self._provenance, self._shapes, self._directory, self._compose, identity)
+        return publisher, replace(one.published, seq_num=1)
+
+    def _stop(self, closing: _Closing) -> None:
+        closing.publisher.close(closing.exit_status, closing.reason)
+        self._emit(closing.publisher.uid)
 
     def _publisher(self, context: RunContext) -> RunPublisher:
         if context.uid not in self._publishers:
-            attempt = self._journal.next_attempt(context.uid)
+            attempt = self._spool.next_attempt(context.uid)
             identity = reconstruction_identity(context.uid, self._provenance.config_sha256, attempt)
-            publisher = RunPublisher(context, self._provenance, self._shapes, self._directory, self._emit, identity)
-            self._journal.run_began(publisher.uid, context.uid)
-            self._publishers[context.uid] = publisher
+            self._publishers[context.uid] = RunPublisher(
+                context, self._provenance, self._shapes, self._directory, self._compose, identity
+            )
         return self._publishers[context.uid]
 
-    def _emit(self, name: str, doc: Mapping[str, Any]) -> None:
-        self._bus_sink(name, doc)
-        self._archive.put((name, doc))
+    def _drop_half(self) -> None:
+        """Drop the documents of an event that could not be composed to its end; what its run needs is kept."""
+        self._composed = [(name, doc) for name, doc in self._composed if name in ("start", "descriptor")]
+
+    def _compose(self, name: str, doc: Mapping[str, Any]) -> None:
+        self._composed.append((name, doc))
+
+    def _emit(self, run: str, curve_key: str | None = None) -> None:
+        """Hand what was composed to the spool, all at once, and let the bus have it."""
+        items, self._composed = self._composed, []
+        self._spool.put(run, items, curve_key=curve_key)
+        self._push()

@@ -2,9 +2,11 @@
 
 *Ingest* polls the detector and the document bus and feeds the assembler.  *Infer* takes curves from a queue and
 publishes the network's answer at once.  *Polish* refines them in turn, standing still between cycles while a curve
-waits for its inference, and queues the refinements.  *Archive* writes the documents to the slower sinks (Tiled).
-*Refine* keeps the worker process, *announce* feeds the operators' pages.  Previews are dropped when the queue is long;
-curves never.
+waits for its inference, and asks for the refinements.  *Bus* listens whether documents are heard, one thread an archive
+writes them to the slower sinks (Tiled).  *Refine* keeps the worker process, *announce* feeds the operators' pages.
+Previews are dropped when the queue is long; curves never.
+
+A service that stops, or is killed, leaves curves, documents and refinements on disk; the next one goes on with them.
 """
 
 from __future__ import annotations
@@ -14,17 +16,21 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from cdi_stream.live.alarms import Alarms
 from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler
 from cdi_stream.live.chain import ChainSettings, failed, reconstruct
+from cdi_stream.live.delivery import ArchiveDelivery, BusDelivery
+from cdi_stream.live.incoming import Incoming
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
-from cdi_stream.live.journal import Journal
-from cdi_stream.live.outgoing import Archive, Outgoing
+from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.publish import Result
-from cdi_stream.messages import BrokenCurve, CurveProgress, RockingCurve, Verdict
+from cdi_stream.live.spool import Spool
+from cdi_stream.live.verdict import failed_verdict
+from cdi_stream.messages import CurveProgress, RockingCurve
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.refine.backlog import Backlog
 from cdi_stream.refine.published import refinement_message
@@ -36,7 +42,15 @@ MAX_WAITING = 16
 """Previews are dropped while more than this waits; curves are never."""
 
 STATE_EVERY_S = 1.0
+
+STOP_S = 8.0
+"""Time that a service takes to stop: curves at work and documents under way are finished in it, or left."""
+
 _ANNOUNCE_S = 0.05
+
+
+class _StoppedError(Exception):
+    """The service was told to stop, and its time is up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +65,8 @@ class _Polish:
 class Parts:
     """What a service is put together from; ``backlog`` is None where nothing is refined.
 
-    Curves may wait for their turn up to ``max_waiting_bytes``; then no frames are taken until there is room.
+    ``incoming`` is the folder of what is under way, if curves are to outlive the process.  Curves may wait for their
+    turn up to ``max_waiting_bytes``; then no frames are taken until there is room.
     """
 
     ingest: Ingest
@@ -59,18 +74,22 @@ class Parts:
     network: Network
     chain: ChainSettings
     outgoing: Outgoing
-    archive: Archive
-    journal: Journal
+    spool: Spool
+    bus: BusDelivery
     announcer: Announcer
+    archives: tuple[ArchiveDelivery, ...] = ()
+    incoming: Incoming | None = None
     backlog: Backlog | None = None
+    alarms: Alarms = field(default_factory=Alarms)
     max_waiting_bytes: int = 4 << 30
 
 
 class Service:
-    """Runs until `stop`; `failure` then holds what ended it, if anything did."""
+    """Runs until `stop`; `failure` then holds what ended it, if anything did, `left` what the next start will do."""
 
     def __init__(self, parts: Parts) -> None:
         self.failure: BaseException | None = None
+        self.left: dict[str, int] = {}
         self._parts = parts
         self._work: queue.Queue[Work | None] = queue.Queue()
         self._polish_queue: queue.Queue[_Polish | RunStopped | None] = queue.Queue()
@@ -80,13 +99,17 @@ class Service:
         self._may_polish = threading.Event()
         self._may_polish.set()
         self._stopping = threading.Event()
+        self._published = threading.Event()
+        self._stop_at_s = float("inf")
         bodies: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
             "ingest": (self._ingest, lambda: self._work.put(None)),
             "infer": (self._infer, lambda: self._polish_queue.put(None)),
-            "polish": (self._polish, parts.archive.end),
-            "archive": (parts.archive.run, lambda: None),
+            "polish": (self._polish, self._published.set),
+            "bus": (self._bus, lambda: None),
             "announce": (self._announce, lambda: None),
         }
+        for archive in parts.archives:
+            bodies[archive.name] = (self._archive(archive), lambda: None)
         if parts.backlog is not None:
             bodies["refine"] = (self._refine, lambda: None)
         self._threads = [
@@ -94,32 +117,48 @@ class Service:
         ]
 
     def start(self) -> None:
-        """Start the threads, after settling what an earlier service left."""
-        self._parts.outgoing.close_left_runs()
-        for broken in self._parts.journal.broken_curves():
-            self._parts.assembler.forget(broken.series)
-            self._work.put(broken)
+        """Start the threads, after taking up what an earlier service left."""
+        n_runs = self._parts.spool.close_left_runs("the service was killed")
+        n_curves = self._parts.assembler.resume(self._parts.spool.is_published)
+        if n_runs or n_curves:
+            logger.info("of the last service: %d curves to go on with, %d runs closed", n_curves, n_runs)
         for thread in self._threads:
             thread.start()
+        self._parts.bus.push()
 
     def stop(self) -> None:
-        """End cleanly: open curves are published as interrupted, queues are drained."""
+        """End within `STOP_S`: what is at work is finished if there is time, all else is left for the next start."""
+        self._stop_at_s = time.monotonic() + STOP_S
         self._stopping.set()
         for thread in self._threads:
-            thread.join()
-        self._parts.archive.close()
-        self._parts.journal.close()
-        self._parts.announcer.close()
-        if self._parts.backlog is not None:
-            self._parts.backlog.close()
-        logger.info("since the start: %s", self._parts.ingest.counters())
+            thread.join(max(0.1, self._stop_at_s - time.monotonic()))
+        for archive in self._parts.archives:
+            archive.leave()
+        for thread in self._threads:
+            thread.join(max(0.1, self._stop_at_s + 1.0 - time.monotonic()))
+        stuck = [thread.name for thread in self._threads if thread.is_alive()]
+        documents = self._parts.spool.close()
+        self.left = {"curves": self._n_unfinished + len(self._parts.assembler.open_runs()), **documents}
+        if stuck:
+            logger.warning("still at work and left alone: %s", ", ".join(stuck))
+        else:
+            self._parts.bus.close()
+            self._parts.announcer.close()
+            if self._parts.backlog is not None:
+                self._parts.backlog.close()
+        logger.info("since the start: %s; left for the next start: %s", self._parts.ingest.counters(), self.left)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait; true once the service has failed or was stopped."""
         return self._stopping.wait(timeout_s)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether every thread has come to its end."""
+        return not any(thread.is_alive() for thread in self._threads)
+
     def counters(self) -> dict[str, int]:
-        """Messages since the start: all, malformed, and those of nobody's series."""
+        """Return counts of messages and documents since the start."""
         return self._parts.ingest.counters()
 
     def _guard(self, body: Callable[[], None], tell_next: Callable[[], None]) -> None:
@@ -130,9 +169,14 @@ class Service:
             logger.exception("thread %s died", threading.current_thread().name)
             self.failure = error
         finally:
+            self._stop_at_s = min(self._stop_at_s, time.monotonic() + STOP_S)
             self._stopping.set()
             self._may_polish.set()
             tell_next()
+
+    def _is_time_up(self) -> bool:
+        """Whether the time to finish things is over; some is kept for their documents."""
+        return time.monotonic() > self._stop_at_s - 0.25 * STOP_S
 
     def _ingest(self) -> None:
         outgoing = self._parts.outgoing
@@ -165,14 +209,13 @@ class Service:
 
     def _infer(self) -> None:
         while (work := self._work.get()) is not None:
+            if self._is_time_up():
+                continue
             match work:
                 case CurveProgress():
-                    self._parts.journal.curve_began(work)
                     self._parts.outgoing.preview(work)
                 case RockingCurve():
                     self._curve(work)
-                case BrokenCurve():
-                    self._broken(work)
                 case RunStopped():
                     self._polish_queue.put(work)
             if not any(isinstance(waiting, RockingCurve) for waiting in tuple(self._work.queue)):
@@ -185,67 +228,73 @@ class Service:
 
     def _wait_turn(self) -> None:
         self._may_polish.wait()
+        if self._is_time_up():
+            raise _StoppedError
 
     def _polish(self) -> None:
         while (work := self._polish_queue.get()) is not None:
             if isinstance(work, RunStopped):
                 self._parts.outgoing.close(work.uid)
-                continue
-            result = self._next(work.curve, work.results, "reconstruction")
-            self._queue_refinements(work.curve, result)
-            self._publish(work.curve, result)
-            self._parts.journal.curve_ended(work.curve.series.series)
-            self._count(-1, work.curve)
+            elif not self._is_time_up():
+                self._reconstruction(work)
         for uid in self._parts.outgoing.open_runs():
             self._parts.outgoing.close(uid, "abort", "the service was stopped")
+
+    def _reconstruction(self, work: _Polish) -> None:
+        """Publish the second result of a curve, then ask for its refinements: these must not hold it up."""
+        curve = work.curve
+        try:
+            result = self._next(curve, work.results, "reconstruction")
+        except _StoppedError:
+            return
+        self._publish(curve, result)
+        if self._parts.incoming is not None:
+            self._parts.incoming.discard(curve.key)
+        self._count(-1, curve)
+        if self._parts.backlog is not None:
+            self._parts.backlog.ask(result, curve.run, self._parts.outgoing.uid_for(curve.run))
 
     def _next(self, curve: RockingCurve, results: Iterator[Result], stream: str) -> Result:
         """Take the next result; a curve that breaks the stages fails, and the service goes on."""
         try:
             return next(results)
+        except _StoppedError:
+            raise
         except StopIteration:
-            return failed(stream, curve, ("no result: an earlier stage failed, see the inference",), {})
+            return failed(stream, curve, failed_verdict("no result: an earlier stage failed, see the inference"), {})
         except Exception as error:
             logger.exception("run %s curve %d: %s failed", curve.run.uid[:8], curve.curve_index, stream)
-            return failed(stream, curve, (f"our fault: {error!r}; please report it with the service's log",), {})
-
-    def _queue_refinements(self, curve: RockingCurve, result: Result) -> None:
-        """Queue before publishing, so that a reconstruction that is known has its refinement on disk."""
-        if self._parts.backlog is None:
-            return
-        try:
-            self._parts.backlog.enqueue(result, curve.run, self._parts.outgoing.uid_for(curve.run))
-        except Exception:
-            logger.exception("run %s curve %d: refinement cannot be queued", curve.run.uid[:8], curve.curve_index)
+            text = f"the {stream} ended with an error of the program: {error!r:.200}; please report it with the log"
+            return failed(stream, curve, failed_verdict(text), {})
 
     def _publish(self, curve: RockingCurve, result: Result) -> None:
-        self._parts.outgoing.result(curve.run, result)
+        problem = self._parts.outgoing.result(curve.run, result)
+        verdict = result.verdict
         logger.info(
-            "run %s curve %d %s: %s, %d of %d frames, chi2 %.4f",
+            "run %s curve %d %s: %s, %d of %d frames, chi2 %.4f%s",
             curve.run.uid[:8],
             curve.curve_index,
             result.stream,
-            result.verdict.grade,
+            verdict.grade,
             curve.account.received,
             curve.account.expected,
             result.scalars.get("chi2", float("nan")),
+            "" if verdict.grade == "good" else "; " + " | ".join(verdict.reasons),
         )
+        if problem is not None:
+            logger.error("run %s curve %d %s: %s", curve.run.uid[:8], curve.curve_index, result.stream, problem)
 
-    def _broken(self, broken: BrokenCurve) -> None:
-        result = Result(
-            stream="reconstruction",
-            curve_index=broken.curve_index,
-            series=str(broken.series),
-            crystal=None,
-            verdict=Verdict(grade="failed", reasons=(broken.reason,)),
-            account=broken.account,
-            scalars={},
-            complete_s=time.monotonic(),
-        )
-        self._parts.outgoing.result(broken.run, result)
-        self._parts.journal.curve_ended(broken.series)
-        if broken.run.uid not in self._parts.assembler.book.runs:
-            self._parts.outgoing.close(broken.run.uid, "abort", broken.reason)
+    def _bus(self) -> None:
+        """Listen until all that was published is heard, or the time to stop is over."""
+
+        def is_over() -> bool:
+            is_idle = self._published.is_set() and not self._parts.spool.waiting("bus")
+            return self._stopping.is_set() and (is_idle or time.monotonic() > self._stop_at_s)
+
+        self._parts.bus.run(is_over)
+
+    def _archive(self, archive: ArchiveDelivery) -> Callable[[], None]:
+        return lambda: archive.run(self._published.is_set)
 
     def _refine(self) -> None:
         assert self._parts.backlog is not None
@@ -254,19 +303,19 @@ class Service:
     def _hand_on(self, job: Job, documents: list[Document]) -> None:
         """Give a published refinement to the archives and to the operators."""
         assert self._parts.backlog is not None
-        self._parts.archive.put_run(list(documents), lambda: self._archived(job))
-        self._parts.announcer.tell(refinement_message(job, documents))
-
-    def _archived(self, job: Job) -> None:
-        assert self._parts.backlog is not None
+        if self._parts.archives:
+            self._parts.spool.put(job.key, documents, sinks=tuple(a.name for a in self._parts.archives))
         self._parts.backlog.archived(job)
+        self._parts.announcer.tell(refinement_message(job, documents))
 
     def _announce(self) -> None:
         told_s = 0.0
         while not self._stopping.wait(_ANNOUNCE_S):
-            if time.monotonic() - told_s >= STATE_EVERY_S and self._parts.announcer.is_on:
+            if time.monotonic() - told_s >= STATE_EVERY_S:
                 told_s = time.monotonic()
-                self._parts.announcer.tell(({"kind": "state", **self._state()}, {}))
+                self._parts.outgoing.retry()
+                if self._parts.announcer.is_on:
+                    self._parts.announcer.tell(({"kind": "state", **self._state()}, {}))
             self._parts.announcer.send()
         self._parts.announcer.send()
 
@@ -278,4 +327,5 @@ class Service:
             "counters": self._parts.ingest.counters(),
             "waiting": self._n_unfinished,
             "lag_s": None if newest_s is None else time.monotonic() - newest_s,
+            "alarms": self._parts.alarms.standing(),
         }

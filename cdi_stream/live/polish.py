@@ -95,7 +95,6 @@ def polish(
     volume: PreparedVolume,
     start: Start,
     settings: PolishSettings,
-    reasons: tuple[str, ...] = (),
     wait_turn: Callable[[], None] = lambda: None,
 ) -> Crystal:
     """Bring the crystal to what the measured voxels say; the result is in detector coordinates.
@@ -113,7 +112,7 @@ def polish(
     else:
         known = batch if start.ask_sure() else None
         crystal, support, scalars = _searched(data, known, deadline, volume.affine)
-    return crystal_from(crystal, support, start.affine, scalars, judge(scalars, reasons))
+    return crystal_from(crystal, support, start.affine, scalars, judge(scalars))
 
 
 def _searched(

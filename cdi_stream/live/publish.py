@@ -6,12 +6,14 @@ repeat after a crash is recognised.  Events are never rewritten; a volume never 
 
 from __future__ import annotations
 
+import errno
 import json
-import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,8 @@ from event_model import ComposeRunBundle, compose_run
 from numpy.typing import NDArray
 
 from cdi_stream.affine import Shape
+from cdi_stream.bus import to_plain
+from cdi_stream.files.atomic import atomic_write
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, PhasedVolume, RunContext, Verdict
 
 NAMESPACE = uuid.UUID("6f1f9a0e-6f0e-5b53-9a3e-0f5d9a1c2b77")
@@ -92,7 +96,7 @@ class Result:
     """One event's worth: a crystal in lab coordinates (None: no picture), and how it came about.
 
     ``complete_s`` is the monotonic time of the last frame's message; ``notes`` are texts by name.  ``phased`` is what
-    the result was on the measured voxels.
+    the result was on the measured voxels; ``key`` names the curve.
     """
 
     stream: str
@@ -106,6 +110,16 @@ class Result:
     frame_sums: NDArray[np.int64] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     phased: PhasedVolume | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What became of a result: ``problem`` says why its arrays are not on disk, None if they are."""
+
+    path: Path
+    seq_num: int
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,22 +166,63 @@ class RunPublisher:
         self._emit = emit
         self._run: ComposeRunBundle | None = None
         self._streams: dict[str, Any] = {}
+        self._n_events: dict[str, int] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether documents of the run may still be published."""
+        return self._run is not None
 
     def preview(self, progress: CurveProgress) -> None:
         """Publish how far a curve has come."""
         data = _account_data(progress.account, progress.curve_index) | {"series": str(progress.series)}
-        self._event("preview", data, {})
+        self._event("preview", data)
 
-    def result(self, result: Result, clock: Callable[[], float] = time.monotonic) -> Path:
-        """Write the arrays, then publish one event of ``result.stream``; returns the file."""
-        seq_num = len(self._streams.get(result.stream + " events", ())) + 1
+    def result(self, result: Result, clock: Callable[[], float] = time.monotonic) -> Published:
+        """Write the arrays, then publish one event of ``result.stream``.
+
+        Where the disk takes no arrays the event goes out with ``arrays: pending``; `complete` brings them later.
+        """
+        seq_num = self._n_events.get(result.stream, 0) + 1
         path = self._directory / f"{self.uid}_{seq_num:04d}_{result.stream}.h5"
-        arrays = _arrays(result.crystal, self._shapes[result.stream])
-        data = _result_data(result) | {"file": str(path)}
-        write_result(path, arrays, data, result.frame_sums)
+        data = _result_data(result) | {"file": str(path), "arrays": "stored"}
+        problem = self._written(path, result, data)
+        if problem is not None:
+            data["arrays"] = "pending"
         data["latency_s"] = clock() - result.complete_s
-        self._event(result.stream, data, dict.fromkeys(arrays, path))
-        return path
+        if problem is None:
+            self._name_arrays(result.stream, data, seq_num, path)
+        self._event(result.stream, data)
+        return Published(path=path, seq_num=seq_num, problem=problem)
+
+    def complete(self, result: Result, published: Published) -> str | None:
+        """Write the arrays of a result whose event is out without; returns why that cannot be done, None if it is."""
+        data = _result_data(result) | {"file": str(published.path), "arrays": "stored"}
+        problem = self._written(published.path, result, data)
+        if problem is None:
+            self._name_arrays(result.stream, data, published.seq_num, published.path)
+        return problem
+
+    def _written(self, path: Path, result: Result, data: Mapping[str, Any]) -> str | None:
+        shape = self._shapes[result.stream]
+        try:
+            write_result(path, result_file(result.crystal, shape, data, self._about(), result.frame_sums))
+        except OSError as error:
+            return f"{path.parent} takes no files: {error}"
+        return None
+
+    def _about(self) -> dict[str, Any]:
+        """What the file says of the measurement, so that it can be understood by itself."""
+        context = self._context
+        known = {
+            "raw_uid": context.uid,
+            "run_uid": self.uid,
+            "scan_id": context.scan_id,
+            "sample": context.sample,
+            "plan_name": context.plan_name,
+            "motors": ", ".join(context.motors) or None,
+        }
+        return {key: value for key, value in known.items() if value is not None}
 
     def close(self, exit_status: ExitStatus = "success", reason: str = "") -> None:
         """Publish the stop document; nothing happens if nothing was published."""
@@ -175,13 +230,12 @@ class RunPublisher:
             self._emit("stop", self._run.compose_stop(exit_status=exit_status, reason=reason))
             self._run = None
 
-    def _event(self, stream: str, data: dict[str, Any], files: Mapping[str, Path]) -> None:
+    def _name_arrays(self, stream: str, data: Mapping[str, Any], seq_num: int, path: Path) -> None:
+        """Publish where the arrays of an event lie."""
         descriptor = self._stream(stream, data)
-        seq_num = len(self._streams[stream + " events"]) + 1
-        self._streams[stream + " events"].append(seq_num)
         assert self._run is not None
         assert self._run.compose_stream_resource is not None
-        for name, path in files.items():
+        for name in _ARRAYS:
             resource = self._run.compose_stream_resource(
                 mimetype="application/x-hdf5",
                 uri=f"file://localhost{path.resolve()}",
@@ -201,6 +255,10 @@ class RunPublisher:
                 descriptor=descriptor.descriptor_doc,
             )
             self._emit("stream_datum", datum)
+
+    def _event(self, stream: str, data: dict[str, Any]) -> None:
+        descriptor = self._stream(stream, data)
+        seq_num = self._n_events[stream] = self._n_events.get(stream, 0) + 1
         now = time.time()
         uid = derived_uid(self.uid, stream, "event", str(seq_num))
         plain = {f"{stream}_{key}": value for key, value in data.items()}
@@ -219,7 +277,7 @@ class RunPublisher:
             bundle = self._run.compose_descriptor(
                 name=stream, data_keys=keys, uid=derived_uid(self.uid, stream, "descriptor")
             )
-            self._streams[stream], self._streams[stream + " events"] = bundle, []
+            self._streams[stream] = bundle
             self._emit("descriptor", bundle.descriptor_doc)
         return self._streams[stream]
 
@@ -238,44 +296,73 @@ class RunPublisher:
                 "fourier_sign": 1,
             },
         }
-        return metadata | ({} if self._context.scan_id is None else {"scan_id": self._context.scan_id})
+        context = self._context
+        told: dict[str, Any] = {"scan_id": context.scan_id, "sample": context.sample}
+        told |= {"raw_plan_name": context.plan_name, "raw_motors": list(context.motors) or None}
+        return {**metadata, **{k: v for k, v in told.items() if v is not None}, **to_plain(context.metadata)}
 
 
 _ARRAYS = {"crystal": "<c8", "support": "|u1"}
+_FREE_BYTES = 32 << 20
+"""Room on the disk that is left to journals and logs."""
 
 
-def write_result(
-    path: Path, arrays: Mapping[str, np.ndarray], data: Mapping[str, Any], frame_sums: NDArray[np.int64] | None
-) -> None:
-    """Write one file, flush it to disk, and only then give it its name.
+def write_result(path: Path, content: bytes) -> None:
+    """Write a result file whole or not at all.
 
-    ``/entry/data/crystal`` is ``(1, z, y, x)`` complex64 in lab coordinates, ``support`` likewise; numbers
-    are attributes of ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame.
+    Raises
+    ------
+    OSError
+        If the disk is full, or the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with h5py.File(part, "w") as file:
+    if shutil.disk_usage(path.parent).free < len(content) + _FREE_BYTES:
+        raise OSError(errno.ENOSPC, "no space left on the disk", str(path.parent))
+    with atomic_write(path) as part:
+        part.write_bytes(content)
+
+
+def result_file(
+    crystal: Crystal | None,
+    shape: Shape,
+    data: Mapping[str, Any],
+    about: Mapping[str, Any],
+    frame_sums: NDArray[np.int64] | None = None,
+) -> bytes:
+    """Return the content of a result file, HDF5, made in memory: a full disk must not meet the HDF5 library.
+
+    ``/entry/data/crystal`` is ``(1, z, y, x)`` complex64 in lab coordinates, ``support`` likewise, and ``x_nm, y_nm,
+    z_nm`` are their axes; of a failed result no voxel is stored, and readers see zeros.  Numbers are attributes of
+    ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame; ``about`` are attributes of ``/entry``.
+    """
+    image = BytesIO()
+    with h5py.File(image, "w") as file:
         entry = file.create_group("entry")
         entry.attrs["NX_class"], entry.attrs["default"] = "NXentry", "data"
+        entry.attrs.update(about)
         group = entry.create_group("data")
         group.attrs["NX_class"], group.attrs["signal"] = "NXdata", "crystal"
-        for name, array in arrays.items():
-            group.create_dataset(name, data=array[None], chunks=(1, *array.shape))
+        group.attrs["axes"] = ["curve", "z_nm", "y_nm", "x_nm"]
+        for name, dtype in _ARRAYS.items():
+            dataset = group.create_dataset(name, shape=(1, *shape), dtype=dtype, chunks=(1, *shape))
+            if crystal is not None:
+                dataset[0] = crystal.density if name == "crystal" else crystal.support
+        _write_axes(group, crystal, shape)
         numbers = entry.create_group("cdi_stream")
         for key, value in {**data, **json.loads(data["affine"])}.items():
             numbers.attrs[key] = value
         if frame_sums is not None:
             numbers["frame_sums"] = frame_sums
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    part.rename(path)
+    return image.getvalue()
 
 
-def _arrays(crystal: Crystal | None, shape: Shape) -> dict[str, np.ndarray]:
-    """Arrays of a result; a failed one without a crystal has zeros, to keep one entry an event."""
-    if crystal is None:
-        return {"crystal": np.zeros(shape, np.complex64), "support": np.zeros(shape, np.uint8)}
-    return {"crystal": crystal.density, "support": crystal.support.astype(np.uint8)}
+def _write_axes(group: h5py.Group, crystal: Crystal | None, shape: Shape) -> None:
+    """Write the positions of the voxels along z, y and x [nm], 0 at voxel N//2."""
+    steps = np.ones(3) if crystal is None else np.linalg.norm(crystal.affine.br, axis=0) * 1e9
+    group["curve"] = np.arange(1)
+    for name, n, step in zip(("z_nm", "y_nm", "x_nm"), shape, steps, strict=True):
+        group[name] = (np.arange(n) - n // 2) * step
+        group[name].attrs["units"] = "nm" if crystal is not None else "voxel"
 
 
 def _result_data(result: Result) -> dict[str, Any]:
@@ -286,6 +373,8 @@ def _result_data(result: Result) -> dict[str, Any]:
         **{key: float(numbers[key]) for key in known},
         **result.notes,
         "verdict": result.verdict.grade,
+        "verdict_crystal": result.verdict.crystal or result.verdict.grade,
+        "verdict_join": result.verdict.join or result.verdict.grade,
         "reasons": " | ".join(result.verdict.reasons),
         "series": result.series,
         "affine": json.dumps(_affine_data(result.crystal)),

@@ -11,6 +11,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from cdi_stream.addresses import is_ipv6
 from cdi_stream.errors import EndpointError, WireError
+from cdi_stream.live.alarms import Complaints
 from cdi_stream.messages import WireMessage
 from cdi_stream.protocols import Buffer, Decoder
 
@@ -27,9 +28,6 @@ a writer can find itself above a new limit with everything read, and wait foreve
 
 REVIVE_S = 3.0
 """0MQ tries again within a second of a lost connection, if it does at all."""
-
-MAX_LOGGED = 20
-"""Malformed messages that are logged one by one."""
 
 
 def open_socket(
@@ -81,7 +79,7 @@ class Receiver:
     ) -> None:
         self.socket = socket
         self.n_messages = 0
-        self.n_malformed = 0
+        self._refused = Complaints(logger, "message")
         self._decoder = decoder
         socket.setsockopt(zmq.RCVHWM, max(QUEUE_MESSAGES, max_queue_bytes // int(socket.getsockopt(zmq.MAXMSGSIZE))))
         self._log = log
@@ -127,8 +125,11 @@ class Receiver:
         self._monitor.close(0)
         self.socket.close(0)
 
+    @property
+    def n_malformed(self) -> int:
+        """Messages that could not be used."""
+        return self._refused.n
+
     def refuse(self, error: WireError) -> None:
-        """Count and log a message that cannot be used; of a flood only the beginning and every 1000th are logged."""
-        self.n_malformed += 1
-        if self.n_malformed <= MAX_LOGGED or self.n_malformed % 1000 == 0:
-            logger.warning("message dropped (%d so far): %s", self.n_malformed, error)
+        """Count and log a message that cannot be used; of a flood of one kind only some are logged."""
+        self._refused.add(str(error))

@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.files.growing import GrowingFile
-from cdi_stream.live.join import join, read_claim
+from cdi_stream.live.claim import read_claim
+from cdi_stream.live.join import RunMatch, join
+from cdi_stream.live.readings import series_key
 from cdi_stream.live.runs import RunBook, RunRecord
 from cdi_stream.live.series import Series, SeriesLimits
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesId, SeriesStart, WireMessage
@@ -60,7 +62,7 @@ class Recorder:
 
     def __init__(self, path: Path, beamline: str | None = None, n_series: int = 0) -> None:
         self.n_ended = 0
-        self.book = RunBook()
+        self.book = RunBook(time.time)
         self._beamline = beamline
         self._n_series = n_series
         self._growing = GrowingFile(path)
@@ -239,8 +241,9 @@ class Recorder:
 
     def _scan_of(self, one: _Recorded, slots: NDArray[np.intp]) -> RecordedScan:
         start, run = one.series.start, self._run_of(one)
-        joined = join(one.series, read_claim(start.user_data), run, is_over=True)
-        place = {int(image_id): k for k, image_id in enumerate(joined.image_ids)}
+        match = RunMatch(run=run, by="nothing" if run is None else "uid")
+        joined = join(one.series, read_claim(start.user_data), match, is_over=True)
+        place = {int(slot): k for k, slot in enumerate(joined.slots)}
         order = [place[slot] for slot in slots.tolist() if slot in place]
         moved = [] if run is None else run.start.get("motors", [])
         readings = {} if run is None else run.readings
@@ -260,7 +263,8 @@ class Recorder:
 
     def _run_of(self, one: _Recorded) -> RunRecord | None:
         claim = read_claim(one.series.start.user_data)
-        found = self.book.runs.get(claim.run_uid or one.run_uid or self.book.run_of_series.get(one.series.id, ""))
+        named = self.book.that_name(series_key(one.series.id))
+        found = self.book.runs.get(claim.run_uid or one.run_uid or (named[-1].uid if named else ""))
         return found if found is not None or len(self.book.runs) != 1 else next(iter(self.book.runs.values()))
 
 

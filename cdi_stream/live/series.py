@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import WireError
+from cdi_stream.live.frame_store import FrameStore, MemoryStore
 from cdi_stream.messages import DetectorFrame, SeriesId, SeriesStart
+
+SETTLED = 3
+"""Frames of one layout after which a frame of another is bad at once; before, the majority decides."""
+
+HEADER_VOTES = 2
+"""Frames that a header's word on the layout is worth: it is written once for all frames, but some headers lie."""
+
+GROW_BYTES = 64 << 20
+"""Room that a series is given at a time: what a header announces may never come."""
+
+Layout = tuple[tuple[int, int], str]
+"""Shape of the image and name of its data type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +37,20 @@ class SeriesLimits:
 class Series:
     """Frames of one series, slot by image id; the volume grows when the header promised too few.
 
-    Times are monotonic seconds; ``wall_s`` is the epoch time of the first message.  Slots count from ``first_id``,
-    which is above 0 for streams that number frames across series.
+    Times named ``_s`` are monotonic seconds; ``wall_s`` is the time of the first message, and a frame's
+    ``received_s`` that of its receipt, both in seconds since the epoch.  Slots count from ``first_id``, which is above
+    0 for streams that number frames across series.
     """
 
-    def __init__(self, start: SeriesStart, limits: SeriesLimits, now_s: float, wall_s: float) -> None:
+    def __init__(
+        self,
+        start: SeriesStart,
+        limits: SeriesLimits,
+        now_s: float,
+        wall_s: float,
+        store: FrameStore | None = None,
+        has_room: Callable[[int], bool] = lambda _: True,
+    ) -> None:
         self.start = start
         self.wall_s = wall_s
         self.last_s = now_s
@@ -35,17 +58,23 @@ class Series:
         self.first_id = 0
         self.ended_s: float | None = None
         self.duplicate = self.late = self.bad = 0
-        self.sentinel = 2**32 - 1
+        self.layout: Layout | None = None
+        self._to_wall_s = wall_s - now_s
         self._limits = limits
-        self._volume: NDArray[np.uint32] | None = None
-        self._has = np.zeros(0, dtype=bool)
-        self._exposure_s = np.zeros(0)
+        self._store: FrameStore = store or MemoryStore()
+        self._has_room = has_room
         self._n_received = 0
+        self._odd: dict[Layout, list[tuple[DetectorFrame, float]]] = {}
 
     @property
     def id(self) -> SeriesId:
         """The detector's own name of the series."""
         return self.start.series
+
+    @property
+    def sentinel(self) -> int:
+        """Largest value of the frames' data type, which marks gaps."""
+        return 2**32 - 1 if self.layout is None else int(np.iinfo(self.layout[1]).max)
 
     @property
     def n_received(self) -> int:
@@ -58,15 +87,20 @@ class Series:
         return int(self.image_ids[-1]) + 1 if self._n_received else 0
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of the frames' volume."""
+        return self._store.volume.nbytes if self._n_received else 0
+
+    @property
     def capacity(self) -> int:
         """Images of this size that the limits allow."""
-        n_bytes = 4 if self._volume is None else 4 * int(np.prod(self._volume.shape[1:]))
+        n_bytes = 4 * int(np.prod(self._store.volume.shape[1:]))
         return min(self._limits.max_images, self._limits.max_bytes // max(n_bytes, 1))
 
     @property
     def image_ids(self) -> NDArray[np.intp]:
         """Ids of the frames received, ascending."""
-        return np.flatnonzero(self._has)
+        return np.flatnonzero(self._store.account["has"])
 
     def add(self, frame: DetectorFrame, now_s: float) -> None:
         """Copy a frame into its slot; a repeat only counts, a misfit counts as bad.
@@ -77,27 +111,13 @@ class Series:
             If the frame does not fit the series.
         """
         self.last_s = now_s
-        slot, pixels = frame.image_id - self.first_id, frame.pixels
         try:
-            self._check(slot, pixels)
+            self._check(frame.image_id - self.first_id, frame.pixels)
+            if self._fits(frame, now_s):
+                self._put(frame, now_s)
         except WireError:
             self.bad += 1
             raise
-        if slot >= len(self._has):
-            self._grow(slot + 1, 4 * pixels.size)
-        if self._has[slot]:
-            self.duplicate += 1
-            return
-        if self._volume is None:
-            self._allocate(pixels)
-        assert self._volume is not None
-        # Signed detectors mark gaps by values below zero, unsigned ones by the largest.
-        self._volume[slot] = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
-        self._exposure_s[slot] = np.nan if frame.exposure_s is None else frame.exposure_s
-        self._has[slot] = True
-        self._n_received += 1
-        self.late += self.ended_s is not None
-        self.last_frame_s = now_s
 
     def end(self, now_s: float) -> None:
         """Note the end of the series; a second one changes nothing."""
@@ -111,24 +131,42 @@ class Series:
         The volume is handed over without a copy when the order is that of the slots; without any frame it is
         one pixel wide.
         """
-        if self._volume is None:
-            return np.zeros((len(image_ids), 1, 1), np.uint32), np.zeros(len(image_ids), bool)
-        n = len(image_ids)
-        if n <= len(self._volume) and np.array_equal(image_ids, np.arange(n)):
-            return self._volume[:n], self._has[:n].copy()
-        known = (image_ids >= 0) & (image_ids < len(self._has))
+        volume, n = self._store.volume, len(image_ids)
+        if not self._n_received:
+            return np.zeros((n, 1, 1), np.uint32), np.zeros(n, bool)
+        has = self._store.account["has"].astype(bool)
+        if n <= len(volume) and np.array_equal(image_ids, np.arange(n)):
+            return volume[:n], has[:n]
+        known = (image_ids >= 0) & (image_ids < len(has))
         present = np.zeros(n, dtype=bool)
-        present[known] = self._has[image_ids[known]]
-        volume = np.zeros((n, *self._volume.shape[1:]), np.uint32)
-        volume[present] = self._volume[image_ids[present]]
-        return volume, present
+        present[known] = has[image_ids[known]]
+        taken = np.zeros((n, *volume.shape[1:]), np.uint32)
+        taken[present] = volume[image_ids[present]]
+        return taken, present
 
     def exposures_s(self, image_ids: NDArray[np.intp]) -> NDArray[np.float64] | None:
         """Exposure of each frame asked for, NaN where there is none; None if the wire tells nothing."""
-        known = np.isin(image_ids, self.image_ids)
-        exposures = np.full(len(image_ids), np.nan)
-        exposures[known] = self._exposure_s[image_ids[known]]
+        exposures = self._of_frames("exposure_s", image_ids)
         return exposures if np.isfinite(exposures).any() else None
+
+    def received_s(self, image_ids: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Time of receipt of each frame asked for [s since the epoch], NaN where there is none."""
+        return self._of_frames("received_s", image_ids)
+
+    def restore(self, shape: tuple[int, int], dtype: str) -> None:
+        """Count the frames that an earlier process left in the store."""
+        self.layout = (shape, dtype)
+        self._n_received = int(self._store.account["has"].sum())
+
+    def discard(self) -> None:
+        """Give the frames' place back."""
+        self._store.discard()
+
+    def _of_frames(self, name: str, image_ids: NDArray[np.intp]) -> NDArray[np.float64]:
+        known = np.isin(image_ids, self.image_ids)
+        values = np.full(len(image_ids), np.nan)
+        values[known] = self._store.account[name][image_ids[known]]
+        return values
 
     def _check(self, slot: int, pixels: NDArray[Any]) -> None:
         where = f"series {self.id}, frame {slot}"
@@ -136,23 +174,78 @@ class Series:
             raise WireError(f"series {self.id}: expected integers of 32 bits at most, got {pixels.dtype}")
         if pixels.ndim != 2 or 0 in pixels.shape:
             raise WireError(f"{where}: expected an image, got {pixels.shape}")
-        if self._volume is not None and pixels.shape != self._volume.shape[1:]:
-            raise WireError(f"{where}: expected {self._volume.shape[1:]} pixels as before, got {pixels.shape}")
         if not 0 <= slot < self._limits.max_images or (slot + 1) * pixels.size * 4 > self._limits.max_bytes:
             raise WireError(f"{where} is beyond the limits of a series")
 
-    def _allocate(self, pixels: NDArray[Any]) -> None:
-        self.sentinel = int(np.iinfo(pixels.dtype).max)
-        self._volume = np.zeros((len(self._has), *pixels.shape), dtype=np.uint32)
+    def _fits(self, frame: DetectorFrame, now_s: float) -> bool:
+        """Whether a frame has the layout of the series; of the first few frames the majority decides which that is.
 
-    def _grow(self, n_images: int, bytes_per_image: int) -> None:
-        """Make room for ``n_images``: as announced at first, then by doubling, never beyond the limits."""
-        largest = min(self._limits.max_images, self._limits.max_bytes // bytes_per_image)
-        target = min(max(n_images, self.start.n_images or 0, 2 * len(self._has)), largest)
-        if self._volume is not None:
-            volume = np.zeros((target, *self._volume.shape[1:]), dtype=np.uint32)
-            volume[: len(self._volume)] = self._volume
-            self._volume = volume
-        more = target - len(self._has)
-        self._has = np.concatenate((self._has, np.zeros(more, dtype=bool)))
-        self._exposure_s = np.concatenate((self._exposure_s, np.full(more, np.nan)))
+        Frames of another layout are kept until that is settled: then they are bad, or the ones before them are.
+        """
+        layout: Layout = (frame.pixels.shape, frame.pixels.dtype.newbyteorder("=").name)  # type: ignore[assignment]
+        if self.layout in (None, layout):
+            self.layout = layout
+            return True
+        assert self.layout is not None
+        (shape, dtype), (got_shape, got_dtype) = self.layout, layout
+        texts = (f"{shape} pixels as before, got {got_shape}", f"{dtype} as before, got {got_dtype}")
+        error = WireError(f"series {self.id}, frame {frame.image_id}: expected {texts[shape == got_shape]}")
+        odd = self._odd.setdefault(layout, [])
+        if self._n_received >= SETTLED or len(self._odd) > SETTLED or len(odd) >= SETTLED:
+            raise error
+        odd.append((_copy(frame), now_s))
+        if len(odd) + self._bonus(layout) <= self._n_received + self._bonus(self.layout):
+            raise error
+        self._change_to(layout)
+        return False
+
+    def _bonus(self, layout: Layout) -> int:
+        """Votes of the header for a layout."""
+        header = self.start
+        cut = None if header.roi is None else (header.roi[1] - header.roi[0], header.roi[3] - header.roi[2])
+        told = (cut or header.image_shape, header.image_dtype)
+        is_told = told[0] == layout[0] and told[1] in (None, layout[1])
+        return HEADER_VOTES if is_told else 0
+
+    def _change_to(self, layout: Layout) -> None:
+        """Take the frames of another layout instead: those before were bad, and these are not."""
+        frames = self._odd.pop(layout)
+        self.bad += self._n_received - (len(frames) - 1)  # each of these but the newest was counted as bad
+        self._store.clear()
+        self._n_received, self.layout = 0, layout
+        for frame, now_s in frames:
+            self._put(frame, now_s)
+
+    def _put(self, frame: DetectorFrame, now_s: float) -> None:
+        slot, pixels = frame.image_id - self.first_id, frame.pixels
+        if slot >= len(self._store.account):
+            self._grow(slot + 1, pixels.shape)  # type: ignore[arg-type]
+        record = self._store.account[slot]
+        if record["has"]:
+            self.duplicate += 1
+            return
+        # Signed detectors mark gaps by values below zero, unsigned ones by the largest.
+        self._store.volume[slot] = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
+        record["exposure_s"] = np.nan if frame.exposure_s is None else frame.exposure_s
+        record["received_s"] = now_s + self._to_wall_s
+        record["has"] = 1  # last: the frame counts when it is all there
+        self._n_received += 1
+        self.late += self.ended_s is not None
+        self.last_frame_s = now_s
+
+    def _grow(self, n_images: int, shape: tuple[int, int]) -> None:
+        """Make room for ``n_images``, and for as many of those announced as `GROW_BYTES` hold, or twice as many."""
+        n_bytes = 4 * shape[0] * shape[1]
+        largest = min(self._limits.max_images, self._limits.max_bytes // n_bytes)
+        announced = min(self.start.n_images or 0, GROW_BYTES // n_bytes)
+        target = min(max(n_images, announced, 2 * len(self._store.account)), largest)
+        if not self._has_room(n_bytes * target - self._store.volume.nbytes):
+            raise WireError(f"series {self.id}: no room for more frames beside those of the other open series")
+        self._store.grow(target, shape)
+
+
+def _copy(frame: DetectorFrame) -> DetectorFrame:
+    """Copy a frame, whose memory may belong to the wire message."""
+    return DetectorFrame(
+        series=frame.series, image_id=frame.image_id, pixels=frame.pixels.copy(), exposure_s=frame.exposure_s
+    )

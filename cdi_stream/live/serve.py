@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,20 +16,24 @@ import zmq
 
 from cdi_stream import bus
 from cdi_stream.config import Config, read_image
+from cdi_stream.live.alarms import Alarms
 from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler, AssembleSettings
 from cdi_stream.live.chain import ChainSettings, warm_up
+from cdi_stream.live.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.live.detector import decoder_of, socket_of
+from cdi_stream.live.incoming import Incoming
 from cdi_stream.live.ingest import Ingest, IngestSettings
-from cdi_stream.live.journal import Journal
 from cdi_stream.live.locate import FixedGeometry
-from cdi_stream.live.outgoing import Archive, Outgoing
+from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
 from cdi_stream.live.polish import PolishSettings
 from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings
 from cdi_stream.live.publish import Provenance
+from cdi_stream.live.readings import ReadingNames
 from cdi_stream.live.receive import Receiver
 from cdi_stream.live.series import SeriesLimits
+from cdi_stream.live.spool import Spool
 from cdi_stream.live.tiled_server import local_tiled
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
@@ -65,30 +71,48 @@ def running_service(config: Config, config_file: Path) -> Iterator[Service]:
 def _parts(config: Config, config_file: Path, network: Network, chain: ChainSettings, stack: ExitStack) -> Parts:
     """Open what the service needs; ``stack`` closes the sockets and servers after it."""
     directory = config.publish.directory.resolve()
+    alarms = Alarms()
+    archives = _archives(config, stack, alarms)
+    spool = Spool(directory, tuple(name for name, _ in archives), alarms)
     context = stack.enter_context(zmq.Context())
     receiver = _receiver(config, context)
     stack.callback(receiver.close)
-    documents = bus.listen(context, config.documents.subscribe)
+    documents, witness = (bus.listen(context, config.documents.subscribe) for _ in range(2))
     stack.callback(documents.close, 0)
-    bus_sink = bus_sink_of(config)
-    stack.callback(bus_sink.close)
+    stack.callback(witness.close, 0)
+    delivery = BusDelivery(spool, bus_sink_of(config, is_immediate=True), _heard(witness, config), alarms)
     provenance = _provenance(config, chain, network)
-    journal, announcer = Journal(directory / "journal.json"), Announcer(config.feed.endpoint)
-    archive = Archive(_archives(config, stack))
+    announcer = Announcer(config.feed.endpoint)
+    incoming = Incoming((config.assemble.directory or directory / "incoming").resolve())
     shapes = {"inference": network.lab_shape, "reconstruction": chain.lab_shape}
-    assembler = Assembler(_assemble_settings(config), time.monotonic, time.time)
+    assembler = Assembler(_assemble_settings(config, chain), time.monotonic, time.time, incoming)
     return Parts(
-        ingest=Ingest(_ingest_settings(config), receiver, documents, assembler, journal, announcer),
+        ingest=Ingest(_ingest_settings(config), receiver, documents, assembler, announcer, alarms),
         assembler=assembler,
         network=network,
         chain=chain,
-        outgoing=Outgoing(provenance, shapes, directory, journal, bus_sink, archive, announcer),
-        archive=archive,
-        journal=journal,
+        outgoing=Outgoing(provenance, shapes, directory, spool, delivery.push, announcer, alarms),
+        spool=spool,
+        bus=delivery,
+        archives=tuple(ArchiveDelivery(name, spool, make, alarms) for name, make in archives),
         announcer=announcer,
+        incoming=incoming,
         backlog=_backlog(config, config_file, provenance, directory) if config.refine.methods else None,
+        alarms=alarms,
         max_waiting_bytes=config.publish.max_waiting_bytes,
     )
+
+
+def _heard(socket: zmq.Socket[bytes], config: Config) -> Callable[[int], Iterator[str]]:
+    """Return the function that yields the uids of documents that come on the bus within a time [ms]."""
+    read = bus.reader(config.documents.serializer)
+
+    def heard(timeout_ms: int) -> Iterator[str]:
+        for _, doc in bus.received(socket, config.documents.prefix, read, timeout_ms, on_unusable=lambda _: None):
+            if isinstance(uid := doc.get("uid"), str):
+                yield uid
+
+    return heard
 
 
 def bus_sink_of(config: Config, *, is_immediate: bool = False) -> Sink:
@@ -179,18 +203,47 @@ def _receiver(config: Config, context: zmq.Context[zmq.Socket[bytes]]) -> Receiv
     return Receiver(socket_of(detector, context), decoder, detector.max_queue_bytes, is_bound=detector.bind)
 
 
-def _assemble_settings(config: Config) -> AssembleSettings:
+def _assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings:
+    assemble, beamline, names = config.assemble, chain.beamline, config.documents
     limits = SeriesLimits(max_images=config.detector.max_images, max_bytes=config.detector.max_series_bytes)
-    return AssembleSettings(limits=limits, roi=config.detector.roi, **config.assemble.model_dump())
+    circles = beamline.sample_circles + beamline.detector_circles
+    motors = {name for circle in circles for name in (circle.name, *circle.motors)}
+    return AssembleSettings(
+        late_grace_s=assemble.late_grace_s,
+        reading_timeout_s=assemble.reading_timeout_s,
+        idle_timeout_s=assemble.idle_timeout_s,
+        monitor=assemble.monitor,
+        limits=limits,
+        max_total_bytes=min(2 * config.detector.max_series_bytes, memory_bytes() // 4),
+        roi=config.detector.roi,
+        motors=frozenset(motors | {name for name, _ in beamline.energy_readings}),
+        names=ReadingNames(series=names.series_readings, image=names.image_readings),
+        copied_keys=config.publish.copied_keys,
+    )
 
 
-def _archives(config: Config, stack: ExitStack) -> list[Sink]:
-    sinks: list[Sink] = []
-    if config.publish.json_lines is not None:
-        sinks.append(load("cdi_stream.sink", "json_lines")(path=config.publish.json_lines))
-    if config.publish.tiled == "local":
-        uri, api_key = stack.enter_context(local_tiled(config.publish.directory.resolve()))
-        sinks.append(load("cdi_stream.sink", "tiled")(uri=uri, api_key=api_key))
-    elif config.publish.tiled is not None:
-        sinks.append(load("cdi_stream.sink", "tiled")(uri=config.publish.tiled, api_key=config.publish.tiled_api_key))
-    return sinks
+def memory_bytes() -> int:
+    """Return the size of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _archives(config: Config, stack: ExitStack, alarms: Alarms) -> list[tuple[str, Callable[[], Sink]]]:
+    """Return the slower sinks by name, each with the function that opens it."""
+    publish = config.publish
+    found: list[tuple[str, Callable[[], Sink]]] = []
+    if publish.json_lines is not None:
+        found.append(("json_lines", partial(load("cdi_stream.sink", "json_lines"), path=publish.json_lines)))
+    if publish.tiled is None:
+        return found
+    make = load("cdi_stream.sink", "tiled")
+    if publish.tiled != "local":
+        return [*found, ("tiled", partial(make, uri=publish.tiled, api_key=publish.tiled_api_key))]
+    directory = publish.directory.resolve()
+    server = stack.enter_context(local_tiled(directory, publish.tiled_port, publish.tiled_api_key, alarms))
+
+    def make_local() -> Sink:
+        server.require_answer()
+        sink: Sink = make(uri=server.uri, api_key=server.api_key)
+        return sink
+
+    return [*found, ("tiled", make_local)]

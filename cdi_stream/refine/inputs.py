@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from cdi_stream.affine import AffineMap
 from cdi_stream.errors import RecordingError
+from cdi_stream.files.atomic import atomic_write
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict, read_only
 
 INPUTS = "jobs"
@@ -24,10 +24,8 @@ _CRYSTAL = ("density", "support")
 
 def write_input(path: Path, phased: PhasedVolume) -> None:
     """Write volume and crystal; the file has its name only when it is whole and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     volume, crystal = phased.volume, phased.crystal
-    with h5py.File(part, "w") as file:
+    with atomic_write(path) as part, h5py.File(part, "w") as file:
         for names, holder in ((_VOLUME, volume), (_CRYSTAL, crystal)):
             for name in names:
                 file.create_dataset(name, data=getattr(holder, name), compression="lzf")
@@ -39,12 +37,6 @@ def write_input(path: Path, phased: PhasedVolume) -> None:
         file.attrs["n_bad"], file.attrs["n_alien"] = volume.n_bad, volume.n_alien
         for key, value in crystal.scalars.items():
             file.attrs[f"scalar {key}"] = value
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)  # the name must be on disk before the job that speaks of it
-    os.fsync(folder)
-    os.close(folder)
 
 
 def read_input(path: Path) -> PhasedVolume:

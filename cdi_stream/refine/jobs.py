@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from cdi_stream.affine import Shape
 from cdi_stream.bus import to_plain
-from cdi_stream.live.chain import crystal_in_lab, noted, numbers_of
+from cdi_stream.live.chain import crystal_in_lab, numbers_of
 from cdi_stream.live.publish import Identity, Provenance, Result, RunPublisher, derived_uid
+from cdi_stream.live.verdict import combined
 from cdi_stream.messages import FrameAccount, PhasedVolume, RunContext
 from cdi_stream.refine.methods import MethodSettings, refine
 from cdi_stream.refine.queue import Document
@@ -31,6 +32,10 @@ class JobSpec(BaseModel):
     curve_index: int
     series: str
     scan_id: int | None
+    sample: str | None = None
+    plan_name: str | None = None
+    motors: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
     data_groups: tuple[str, ...]
     account: dict[str, Any]
     doubts: tuple[str, ...]
@@ -69,6 +74,10 @@ def spec_of(
         curve_index=result.curve_index,
         series=result.series,
         scan_id=run.scan_id,
+        sample=run.sample,
+        plan_name=run.plan_name,
+        motors=run.motors,
+        metadata=to_plain(run.metadata),
         data_groups=run.data_groups,
         account=asdict(result.account),
         doubts=result.phased.doubts,
@@ -90,7 +99,7 @@ def refined(
 ) -> Result:
     """Do the work of a job; the result is in lab coordinates."""
     begin_s = clock()
-    refined_crystal, schedule = refine(method, replace(phased, doubts=spec.doubts), spec.settings, wait_turn)
+    refined_crystal, schedule = refine(method, replace(phased, doubts=()), spec.settings, wait_turn)
     crystal = crystal_in_lab(refined_crystal, spec.lab_shape)
     scalars = numbers_of(crystal, phased.volume)
     scalars |= {"start_chi2": spec.start_chi2, "start_r_p": spec.start_r_p, "seconds": clock() - begin_s}
@@ -99,7 +108,7 @@ def refined(
         curve_index=spec.curve_index,
         series=spec.series,
         crystal=crystal,
-        verdict=noted(crystal.verdict, spec.notes),
+        verdict=combined(crystal.verdict, spec.doubts, spec.notes),
         account=FrameAccount(**(spec.account | {"missing": tuple(spec.account["missing"])})),
         scalars=scalars,
         complete_s=begin_s,
@@ -112,7 +121,15 @@ def documents_of(spec: JobSpec, method: str, result: Result, directory: Path) ->
     found: list[Document] = []
     identity = Identity(uid=spec.key(method), stage=STREAM, parents=(spec.reconstruction_uid,))
     publisher = RunPublisher(
-        RunContext(uid=spec.raw_uid, scan_id=spec.scan_id, data_groups=spec.data_groups),
+        RunContext(
+            uid=spec.raw_uid,
+            scan_id=spec.scan_id,
+            sample=spec.sample,
+            plan_name=spec.plan_name,
+            motors=spec.motors,
+            metadata=spec.metadata,
+            data_groups=spec.data_groups,
+        ),
         Provenance(**spec.provenance),
         {STREAM: spec.lab_shape},
         directory,

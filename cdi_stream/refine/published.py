@@ -9,7 +9,7 @@ import numpy as np
 
 from cdi_stream.affine import AffineMap
 from cdi_stream.feed import FeedMessage, result_message
-from cdi_stream.messages import Crystal, Verdict
+from cdi_stream.messages import Crystal, RunContext, Verdict
 from cdi_stream.refine.jobs import STREAM
 from cdi_stream.refine.queue import Document, Job
 
@@ -21,12 +21,14 @@ def refinement_message(job: Job, documents: list[Document]) -> FeedMessage:
     reasons = [reason for reason in plain["reasons"].split(" | ") if reason]
     return result_message(
         stage=STREAM,
-        raw_uid=job.spec["raw_uid"],
+        run=RunContext(uid=job.spec["raw_uid"], scan_id=job.spec["scan_id"]),
         run_uid=job.key,
         curve_index=job.spec["curve_index"],
         crystal=_crystal(Path(plain["file"]), Verdict(grade=plain["verdict"], reasons=tuple(reasons))),
         verdict=plain["verdict"],
-        reasons=[f"{plain['method']}: {plain['recipe']}", *reasons],
+        reasons=reasons,
+        method=plain["method"],
+        recipe=plain["recipe"],
         scalars={key: value for key, value in plain.items() if isinstance(value, float)},
     )
 

@@ -23,6 +23,7 @@ VERSION = 1
 QUEUE = "queue.sqlite3"
 """Name of the file, beside the results."""
 
+PATIENCE_S = 30.0
 _WAL_TRIES, _WAL_AGAIN_S = 100, 0.01
 
 STATES = ("ready", "leased", "computed", "done", "failed", "cancelled")
@@ -69,13 +70,14 @@ class Job:
 class Queue:
     """One connection to the queue; each thread and each process opens its own.
 
-    ``now`` gives seconds since the epoch, which several processes share.
+    ``now`` gives seconds since the epoch, which several processes share.  Whoever holds the file locked is waited for
+    for ``patience_s``.
     """
 
-    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, now: Callable[[], float] = time.time, patience_s: float = PATIENCE_S) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._now = now
-        self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA synchronous = FULL")
         if self._db.execute("PRAGMA user_version").fetchone()[0] != VERSION:

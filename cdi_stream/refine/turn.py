@@ -18,6 +18,11 @@ _LOOK_AGAIN_S = 0.005
 _TRIES, _TRY_AGAIN_S = 10, 0.0005
 
 
+def sign_of_life(directory: Path, pid: int) -> Path:
+    """Return the file that a worker touches as long as it gets on; its time tells one that hangs."""
+    return directory / f"worker-{pid}.alive"
+
+
 class Stopped(Exception):  # noqa: N818 - no error, but the end of the work
     """A worker was told to stop in the middle of a job."""
 

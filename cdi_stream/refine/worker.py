@@ -20,12 +20,12 @@ from cdi_stream.refine.inputs import INPUTS, read_input
 from cdi_stream.refine.jobs import JobSpec, documents_of, refined
 from cdi_stream.refine.outbox import Outbox, Witness
 from cdi_stream.refine.queue import QUEUE, Job, Queue
-from cdi_stream.refine.turn import Stopped, Turn, grave, slot
+from cdi_stream.refine.turn import Stopped, Turn, grave, sign_of_life, slot
 
 logger = logging.getLogger(__name__)
 
 LEASE_S = 120.0
-MAX_ATTEMPTS = 10
+MAX_ATTEMPTS = 3
 """A job that took so many workers with it is not given to another."""
 
 REST_S = 60.0
@@ -59,9 +59,12 @@ class Worker:
         self._is_stopped = is_stopped
         self._renewed_s = 0.0
         self._rest_until_s = 0.0
+        self._signed_s = 0.0
+        self._sign = sign_of_life(directory, os.getpid())
 
     def step(self) -> bool:
         """Send what is computed, then do one job; False if there was none."""
+        self._live()
         self._bury_the_dead()
         self._outbox.send(self._owner, self._is_stopped)
         is_resting = self._is_stopped() or time.monotonic() < self._rest_until_s
@@ -85,7 +88,10 @@ class Worker:
 
     def _do(self, job: Job) -> None:
         if job.attempts > MAX_ATTEMPTS:
-            raise CdiStreamError(f"{MAX_ATTEMPTS} workers died over this job: is there enough memory?")
+            raise CdiStreamError(
+                f"set aside: {MAX_ATTEMPTS} workers died or hung over this job; is there enough memory? see "
+                "worker.log, then 'cdi-stream queue retry'"
+            )
         self._renewed_s = time.monotonic()
         spec = JobSpec.model_validate(job.spec)
         phased = read_input(self._directory / INPUTS / job.input)
@@ -106,7 +112,19 @@ class Worker:
         """Wait for one's turn before each step, keeping the lease alive; a lost lease ends the work."""
         self._turn.wait(lambda: self._renew(job))
 
+    def _live(self) -> None:
+        """Give a sign of life, once a second."""
+        if time.monotonic() - self._signed_s > 1.0:
+            self._signed_s = time.monotonic()
+            with contextlib.suppress(OSError):
+                self._sign.touch()
+
+    def close(self) -> None:
+        """Take the sign of life away."""
+        self._sign.unlink(missing_ok=True)
+
     def _renew(self, job: Job) -> None:
+        self._live()
         if time.monotonic() - self._renewed_s > _RENEW_S:
             self._renewed_s = time.monotonic()
             if not self._queue.renew(job, self._owner, LEASE_S):
@@ -152,7 +170,9 @@ def _open(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool]) 
         queue.take_over(owner, owner)  # what the last worker of this slot left
         witness = Witness(socket, queue, settings.prefix, bus.reader(settings.serializer))
         outbox = Outbox(queue, sink, witness, lambda job: clean_up(queue, job, settings.directory))
-        yield Worker(settings.directory, owner, queue, outbox, turn, is_stopped), witness
+        worker = Worker(settings.directory, owner, queue, outbox, turn, is_stopped)
+        stack.callback(worker.close)
+        yield worker, witness
 
 
 def clean_up(queue: Queue, job: Job, directory: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import zmq
 from dectris.compression import decompress
 
 from cdi_stream.live.assemble import Assembler, AssembleSettings
+from cdi_stream.live.incoming import Incoming
 from cdi_stream.live.receive import Receiver, open_socket
 from cdi_stream.live.tiled_server import free_port
 from cdi_stream.messages import RockingCurve, SeriesEnd
@@ -69,10 +73,12 @@ def bare(socket: zmq.Socket) -> int:
     return N_FRAMES
 
 
-def ours(socket: zmq.Socket) -> int:
-    """The service's own receiver and assembler."""
+def ours(socket: zmq.Socket, folder: Path) -> int:
+    """The service's own receiver and assembler, frames in files that outlive the process."""
     receiver = Receiver(socket, Dectris2Decoder())
-    assembler = Assembler(AssembleSettings(late_grace_s=1e-9, reading_timeout_s=1e-9), time.monotonic, time.time)
+    settings = AssembleSettings(late_grace_s=1e-9, reading_timeout_s=1e-9)
+    incoming = Incoming(folder)
+    assembler = Assembler(settings, time.monotonic, time.time, incoming)
     curves: list[RockingCurve] = []
     is_over = False
     while not (curves and is_over):
@@ -82,16 +88,22 @@ def ours(socket: zmq.Socket) -> int:
             assembler.on_message(message)
             is_over |= isinstance(message, SeriesEnd)
         curves += assembler.poll()
+    incoming.discard(curves[0].key)
     return curves[0].account.received
 
 
-def measure(n_rounds: int = 4) -> dict[str, float]:
-    """Frames per second of both, best of ``n_rounds``, and their ratio."""
+def measure(n_rounds: int = 4, folder: Path | None = None) -> dict[str, float]:
+    """Frames per second of both, best of ``n_rounds``, and their ratio; frames lie in ``folder``, a temporary one if none."""
+    with tempfile.TemporaryDirectory() as temporary:
+        return _measured(n_rounds, folder or Path(temporary))
+
+
+def _measured(n_rounds: int, folder: Path) -> dict[str, float]:
     port = free_port()
     sender = multiprocessing.get_context("spawn").Process(target=send, args=(port, 2 * n_rounds), daemon=True)
     sender.start()
     rates: dict[str, list[float]] = {"bare": [], "ours": []}
-    ways: dict[str, Callable[[zmq.Socket], int]] = {"bare": bare, "ours": ours}
+    ways: dict[str, Callable[[zmq.Socket], int]] = {"bare": bare, "ours": partial(ours, folder=folder)}
     with zmq.Context() as context, context.socket(zmq.REQ) as control:
         control.setsockopt(zmq.LINGER, 0)
         control.connect(f"tcp://127.0.0.1:{port + 1}")

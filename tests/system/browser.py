@@ -20,16 +20,20 @@ import zmq
 
 from cdi_stream import feed
 from cdi_stream.affine import AffineMap, lab_grid
+from cdi_stream.dashboard.history import FILE_NAME
 from cdi_stream.live.tiled_server import free_port
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext, Verdict
 from cdi_stream.processes import start_child
 
 SHAPE = (48, 64, 56)
-RAW, RUN = "5d0c41f2-raw", "99aa-run"
+RUN = "99aa-run"
+RAW = RunContext(uid="5d0c41f2-raw", scan_id=54, sample="Au 3", plan_name="rocking_curve", motors=("theta",))
+NEXT = RunContext(uid="6e1d52a3-raw", scan_id=55, sample="Au 3", plan_name="rocking_curve", motors=("theta",))
 DASHBOARD = """
 import sys
+from pathlib import Path
 from cdi_stream.dashboard.app import run_dashboard
-run_dashboard(sys.argv[1], "127.0.0.1", int(sys.argv[2]), sys.argv[3] or None)
+run_dashboard(sys.argv[1], "127.0.0.1", int(sys.argv[2]), sys.argv[3] or None, Path(sys.argv[4]))
 """
 FLAGS = [
     "--headless=new",
@@ -78,10 +82,12 @@ def source() -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def dashboard(directory: Path, endpoint: str, port: int = 0, token: str = "") -> Iterator[str]:
-    """The dashboard in a process of its own; yields its address."""
+def dashboard(
+    directory: Path, endpoint: str, port: int = 0, token: str = "", *, is_killed: bool = False
+) -> Iterator[str]:
+    """The dashboard in a process of its own; yields its address.  ``is_killed`` ends it by SIGKILL."""
     port = port or free_port()
-    command = [sys.executable, "-W", "error", "-c", DASHBOARD, endpoint, str(port), token]
+    command = [sys.executable, "-W", "error", "-c", DASHBOARD, endpoint, str(port), token, str(directory / FILE_NAME)]
     log = directory / "dashboard.log"
     with log.open("wb") as out:
         process = start_child(command, out)
@@ -91,7 +97,7 @@ def dashboard(directory: Path, endpoint: str, port: int = 0, token: str = "") ->
         assert process.poll() is None, log.read_text()
         yield uri
     finally:
-        process.terminate()
+        (process.kill if is_killed else process.terminate)()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
@@ -146,11 +152,19 @@ def browser(directory: Path, width: int = 1600, height: int = 1000) -> Iterator[
 # --- what the service would say ----------------------------------------------------------------------------
 
 
-def progress(n_sent: int, missing: tuple[int, ...] = (), expected: int = 40, curve: int = 3, **kwargs: bool) -> Any:
+def progress(
+    n_sent: int,
+    missing: tuple[int, ...] = (),
+    expected: int = 40,
+    curve: int = 3,
+    run: RunContext = RAW,
+    *,
+    is_over: bool = False,
+) -> feed.FeedMessage:
     lacking = tuple(sorted({*missing, *range(n_sent, expected)}))
     account = FrameAccount(expected=expected, received=expected - len(lacking), missing=lacking, duplicate=1)
-    one = CurveProgress(series="12", run=RunContext(uid=RAW), curve_index=curve, account=account)
-    return feed.progress_message(one, **kwargs)
+    one = CurveProgress(series="12", run=run, curve_index=curve, account=account)
+    return feed.progress_message(one, is_over=is_over)
 
 
 def frame(image_id: int, bright: tuple[int, int], shape: tuple[int, int] = (120, 200)) -> feed.FeedMessage:
@@ -189,29 +203,37 @@ SCALARS = {
 
 
 def result(
-    stage: str, verdict: str = "good", reasons: tuple[str, ...] = (), curve: int = 3, **scalars: float
+    stage: str,
+    verdict: str = "good",
+    reasons: tuple[str, ...] = (),
+    curve: int = 3,
+    run: RunContext = RAW,
+    fields: dict[str, Any] | None = None,
+    **scalars: float,
 ) -> feed.FeedMessage:
-    """A result; a failed one has neither pictures nor numbers."""
+    """A result; a failed one has neither pictures nor numbers.  ``fields`` are further entries of its header."""
     is_failed = verdict == "failed"
     return feed.result_message(
         stage=stage,
-        raw_uid=RAW,
+        run=run,
         run_uid=RUN,
         curve_index=curve,
         crystal=None if is_failed else crystal(),
         verdict=verdict,
         reasons=reasons,
         scalars={} if is_failed else SCALARS | scalars,
+        **({"published": True, "problem": None} | (fields or {})),
     )
 
 
 def state(malformed: int = 0, **fields: Any) -> feed.FeedMessage:
     header = {
         "kind": "state",
-        "queue": {"queued": 4, "running": 1, "done": 117, "failed": 0},
-        "refinement": {"run": RAW[:8], "curve": 2},
+        "queue": {"ready": 4, "leased": 1, "computed": 0, "done": 117, "failed": 0},
+        "refinement": {"method": "auto", "raw_uid": RAW.uid, "scan_id": RAW.scan_id, "curve_index": 2},
         "counters": {"messages": 8123, "malformed": malformed, "stale": 2},
         "waiting": 0,
         "lag_s": 0.42,
+        "alarms": [],
     }
     return header | fields, {}

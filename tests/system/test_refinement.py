@@ -140,9 +140,10 @@ def enqueue_many(directory: Path, line: TestBeamline, scan: Any, network: Any, n
         prefix="",
         serializer=documents.serializer,
     )
-    with contextlib.closing(Backlog(settings)) as backlog:
+    with contextlib.closing(Backlog(settings)) as backlog, contextlib.closing(Queue(directory / QUEUE)) as queue:
         for index in range(n):
-            backlog.enqueue(result, RunContext(uid=f"raw-{index}"), f"reconstruction-{index}")
+            backlog.ask(result, RunContext(uid=f"raw-{index}"), f"reconstruction-{index}")
+        backlog.enqueue_requests(queue)
 
 
 def children_of(process: subprocess.Popen[bytes]) -> list[int]:

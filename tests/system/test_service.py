@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import time
 from collections import Counter
 
@@ -13,11 +15,13 @@ import zmq
 from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler, AssembleSettings
 from cdi_stream.live.ingest import Ingest, IngestSettings
-from cdi_stream.live.journal import Journal
-from cdi_stream.live.outgoing import Archive, Outgoing
+from cdi_stream.live.delivery import BusDelivery
+from cdi_stream.live.incoming import Incoming
+from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
 from cdi_stream.live.publish import Provenance
 from cdi_stream.live.receive import Receiver, open_socket
+from cdi_stream.live.spool import Spool
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 from sim_beamline import wire
 from sim_beamline.scan import recorded_scan
@@ -27,13 +31,21 @@ PROVENANCE = Provenance(version="0", config_sha256="c", network_name="n", networ
 
 
 class Collector:
-    """A sink that keeps what it gets."""
+    """A sink that keeps what it gets, and the bus behind it: what is sent is heard."""
 
     def __init__(self):
         self.documents = []
+        self._unheard = queue.Queue()
 
     def __call__(self, name, doc):
         self.documents.append((name, doc))
+        self._unheard.put(doc["uid"])
+
+    def heard(self, timeout_ms):
+        with contextlib.suppress(queue.Empty):
+            yield self._unheard.get(timeout=timeout_ms / 1000)
+            while True:
+                yield self._unheard.get_nowait()
 
     def close(self):
         pass
@@ -57,22 +69,25 @@ class Rig:
         self.documents.setsockopt(zmq.SUBSCRIBE, b"")
         self.documents.connect(f"tcp://127.0.0.1:{docs_port}")
         self.sink = Collector()
-        self.assembler = Assembler(AssembleSettings(reading_timeout_s=1.0), time.monotonic, time.time)
-        self.journal = Journal(directory / "journal.json")
-        announcer, archive = Announcer(None), Archive([])
+        incoming = Incoming(directory / "incoming")
+        waits = AssembleSettings(reading_timeout_s=1.0)
+        self.assembler = Assembler(waits, time.monotonic, time.time, incoming)
+        spool, announcer = Spool(directory), Announcer(None)
+        delivery = BusDelivery(spool, self.sink, self.sink.heard)
         settings = IngestSettings(prefix="", serializer="msgpack", preview_every_s=0.05, frame_every_s=1.0)
         self.receiver = Receiver(self.detector, Dectris2Decoder())
         chain = chain or settings_for(scan, polish={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
         shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
-        outgoing = Outgoing(PROVENANCE, shapes, directory, self.journal, self.sink, archive, announcer)
+        outgoing = Outgoing(PROVENANCE, shapes, directory, spool, delivery.push, announcer)
         parts = Parts(
-            ingest=Ingest(settings, self.receiver, self.documents, self.assembler, self.journal, announcer),
+            ingest=Ingest(settings, self.receiver, self.documents, self.assembler, announcer),
             assembler=self.assembler,
             network=network,
             chain=chain,
             outgoing=outgoing,
-            archive=archive,
-            journal=self.journal,
+            spool=spool,
+            bus=delivery,
+            incoming=incoming,
             announcer=announcer,
             **options,
         )
@@ -107,18 +122,24 @@ class Rig:
 
     def curve(self, uid, series, index=0, frames=None):
         frames = self.scan.frames if frames is None else frames
-        claim = {"run_uid": uid, "curve_index": index, "n_points": len(frames)}
+        self.begin(uid, series, index, len(frames))
+        self.frames(series, frames)
+        self.data.send(wire.end_message(series=series))
+
+    def begin(self, uid, series, index=0, n_frames=48):
+        claim = {"run_uid": uid, "curve_index": index, "n_points": n_frames}
         self.data.send(
             wire.start_message(
-                series=series, n_images=len(frames), shape=frames.shape[1:], header=self.scan.detector,
+                series=series, n_images=n_frames, shape=self.scan.frames.shape[1:], header=self.scan.detector,
                 mask=self.scan.pixel_mask, user_data=claim, dtype="uint32",
             )
         )  # fmt: skip
+
+    def frames(self, series, frames, first_id=0):
         for k, pixels in enumerate(frames):
             self.data.send(
-                wire.image_message(series=series, image_id=k, pixels=pixels, count_time_s=0.1, codec="bslz4")
+                wire.image_message(series=series, image_id=first_id + k, pixels=pixels, count_time_s=0.1, codec="bslz4")
             )
-        self.data.send(wire.end_message(series=series))
 
     def wait_for(self, condition, timeout_s=60):
         end = time.monotonic() + timeout_s
@@ -226,19 +247,25 @@ def test_a_run_never_heard_of_is_closed_after_its_curve(make):
     assert "no reading" in result["reconstruction_reasons"]
 
 
-def test_stopping_in_mid_curve_says_so_and_a_restart_goes_on_with_new_uids(make, tmp_path):
+def test_a_service_that_stops_in_mid_curve_leaves_it_to_the_next(make):
     first = make()
     first.open_run("raw")
-    first.curve("raw", 1, frames=first.scan.frames)
-    first.wait_for(lambda: first.assembler.progress())
+    first.events("raw")
+    half = first.scan.frames[:20]
+    first.begin("raw", 1, n_frames=len(first.scan.frames))
+    first.frames(1, half)
+    first.wait_for(lambda: first.assembler.progress() and first.assembler.progress()[0].account.received == 20)
     first.close()
-    (broken,) = first.results()
-    assert broken["reconstruction_reasons"].startswith("interrupted")
+    assert first.results() == []
+    assert first.service.left["curves"] == 1
     second = make()
-    second.open_run("raw")
-    second.events("raw")
-    second.curve("raw", 2)
+    assert second.assembler.progress()[0].account.received == 20
+    second.frames(1, first.scan.frames[20:], first_id=20)
+    second.data.send(wire.end_message(series=1))
     second.wait_for(lambda: second.results())
+    (result,) = second.results()
+    assert result["reconstruction_frames_received"] == len(first.scan.frames)
+    assert result["reconstruction_verdict"] != "failed"
     assert not {d["uid"] for d in first.sink.of("start")} & {d["uid"] for d in second.sink.of("start")}
 
 

@@ -94,6 +94,15 @@ def test_what_was_told_is_not_changed_by_the_stamp(announcer):
     assert header == {"kind": "state", "k": 1}
 
 
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}])
+def test_a_message_that_is_no_json_is_left_out_and_ends_nothing(announcer, onlooker, caplog, value):
+    for k in (1, value, 3):
+        announcer.tell(message(k))
+    announcer.send()
+    assert [header["k"] for header, _ in heard(onlooker, 2)] == [1, 3]
+    assert "a state message for the operators cannot be written as JSON" in caplog.text
+
+
 def test_nobody_listens_and_nobody_waits(announcer):
     begin_s = time.monotonic()
     for k in range(500):

@@ -8,83 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi_stream.errors import WireError
-from cdi_stream.live.assemble import Assembler, AssembleSettings
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart
-
-N = 7
-
-
-class Clock:
-    """Time that stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-class Rig:
-    """An assembler with its clock; feeds messages and documents and collects the curves."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.assembler = Assembler(AssembleSettings(), self.clock, lambda: 1e9 + self.clock())
-        self.curves = []
-
-    def feed(self, *items) -> None:
-        for item in items:
-            self.clock.now_s += 0.001
-            if isinstance(item, tuple):
-                self.assembler.on_document(*item)
-            else:
-                self.assembler.on_message(item)
-            self.curves += self.assembler.poll()
-
-    def settle(self, seconds: float = 300.0) -> list:
-        for _ in range(30):
-            self.clock.now_s += seconds / 30
-            self.curves += self.assembler.poll()
-        return self.curves
-
-
-def picture(image_id: int) -> np.ndarray:
-    return np.full((3, 5), image_id + 1, dtype=np.uint16)
-
-
-def begin(series=1, user_data=None, n_images=N, **header) -> SeriesStart:
-    return SeriesStart(series=series, n_images=n_images, user_data=user_data, **header)
-
-
-def frame(image_id: int, series=1) -> DetectorFrame:
-    return DetectorFrame(series=series, image_id=image_id, pixels=picture(image_id))
-
-
-def run_start(uid="run", **metadata):
-    return ("start", {"uid": uid, "time": 1e9 + 99, "scan_id": 7, **metadata})
-
-
-def descriptor(run="run", uid="primary", name="primary", units=None):
-    keys = {"theta": {"units": "deg"} if units is None else {}}
-    return ("descriptor", {"uid": uid, "run_start": run, "name": name, "data_keys": keys, "configuration": {}})
-
-
-def event(seq_num, image_id=None, theta=None, series=None, desc="primary", **more):
-    data = {"theta": 0.1 * seq_num if theta is None else theta, **more}
-    if image_id is not None:
-        data["det_image_id"] = image_id
-    if series is not None:
-        data["det_series_id"] = series
-    return ("event", {"descriptor": desc, "seq_num": seq_num, "time": 0.0, "data": data})
-
-
-def run_stop(n, uid="run"):
-    return ("stop", {"run_start": uid, "time": 1e9 + 500, "num_events": {"primary": n}})
-
-
-def all_events(**keywords):
-    return [event(k + 1, image_id=k, **keywords) for k in range(N)]
-
+from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, picture, run_start, run_stop
 
 orders = st.permutations([frame(k) for k in range(N)] + [SeriesEnd(series=1)])
 
@@ -266,15 +191,6 @@ def test_a_frame_of_another_shape_is_bad_and_refused():
     (curve,) = rig.settle()
     assert curve.account.bad == 1
     assert curve.account.missing == ()
-
-
-def test_stopping_names_the_open_curves():
-    rig = Rig()
-    rig.feed(run_start(), descriptor(), begin(user_data="run"), frame(0), frame(1))
-    (broken,) = rig.assembler.interrupt("interrupted: test")
-    assert broken.run.uid == "run"
-    assert broken.account.received == 2
-    assert rig.settle() == []
 
 
 @pytest.mark.parametrize("lost", [1, 3, 6, 7])
@@ -486,16 +402,6 @@ def test_a_second_start_before_any_frame_replaces_the_first():
     assert curve.run.uid == "run"
     assert curve.account.expected == N
     assert curve.doubts == ()
-
-
-def test_a_forgotten_series_is_dropped():
-    rig = Rig()
-    rig.assembler.forget(5)
-    rig.feed(run_start(), descriptor(), *(frame(k, 5) for k in range(3)), *all_events(series=5), SeriesEnd(series=5))
-    assert rig.settle() == []
-    assert rig.assembler.n_stale == 3
-    rig.feed(begin(5, "run"), *(frame(k, 5) for k in range(N)))
-    assert [curve.account.received for curve in rig.settle()] == [N]
 
 
 # --- frames of no series -----------------------------------------------------------------------------------------

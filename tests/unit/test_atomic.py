@@ -19,7 +19,6 @@ def test_a_failure_leaves_the_old_file_and_no_temporary_one(tmp_path):
     path = tmp_path / "result.json"
     path.write_text("old")
     with pytest.raises(RuntimeError), atomic_write(path) as part:
-        part.write_text("half of it")
-        raise RuntimeError
+        raise RuntimeError(part.write_text("half of it"))
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]

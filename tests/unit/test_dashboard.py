@@ -15,9 +15,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from cdi_stream import feed
-from cdi_stream.dashboard.app import is_loopback, make_app, run_dashboard
-from cdi_stream.dashboard.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, QUEUE_LENGTH, Client, Hub
-from cdi_stream.errors import ConfigError, WireError
+from cdi_stream.dashboard.app import bound, make_app, run_dashboard, server_config
+from cdi_stream.dashboard.client import QUEUE_LENGTH, Client
+from cdi_stream.dashboard.gate import is_loopback
+from cdi_stream.dashboard.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, Hub
+from cdi_stream.errors import ConfigError, EndpointError, WireError
 from tests.system.browser import frame, progress, result, source, state
 
 PAGE = files("cdi_stream.dashboard") / "page"
@@ -41,7 +43,7 @@ def read(data):
 
 @contextlib.asynccontextmanager
 async def served(endpoint, token=None):
-    config = uvicorn.Config(make_app(endpoint, token), port=0, log_level="critical", access_log=False)
+    config = server_config(make_app(endpoint, token), "127.0.0.1", 0)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
@@ -283,7 +285,7 @@ def test_every_request_needs_the_token_and_the_page_carries_it_on():
             links = re.findall(r'(?:href|src)="(.*?)"', page)
             script = (await client.get(f"http://{host}/page.js?{query}")).text
             links += re.findall(r'"\./(.*?)"', script)
-            assert len(links) == 5
+            assert {link.split("?")[0] for link in links} == {file.name for file in PAGE.iterdir()} - {"index.html"}
             assert all(link.endswith(f"?{query}") for link in links)
             assert {(await client.get(f"http://{host}/{link}")).status_code for link in links} == {200}
         assert await status(host, f"/healthz?{query}", Host="beamline.example") == 200
@@ -337,3 +339,12 @@ def test_other_machines_are_served_with_a_token_only(host):
 def test_a_feed_that_is_no_address_is_refused_before_anything_is_served():
     with pytest.raises(ConfigError, match="expected an address such as tcp://"):
         run_dashboard("beamline", "127.0.0.1", 0, None)
+
+
+def test_a_port_that_is_taken_is_an_error_with_the_remedy():
+    with bound("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(EndpointError, match=rf"cannot be served at 127\.0\.0\.1:{port}: .* choose another port"):
+            run_dashboard("tcp://127.0.0.1:5570", "127.0.0.1", port, None)
+    with pytest.raises(EndpointError, match=r"cannot be served at nowhere\.invalid:80"):
+        bound("nowhere.invalid", 80)

@@ -67,7 +67,7 @@ def result_file(directory, picture):
         complete_s=0.0,
         frame_sums=np.arange(5),
     )
-    return publisher.result(result)
+    return publisher.result(result).path
 
 
 @pytest.fixture

@@ -524,6 +524,27 @@ class TestScans:
         np.testing.assert_array_equal(~found.valid_pixels[9, 13, 10:16], frames[9, 13, 10:16] >= 40_000)
         assert "detector's limit" in found.doubts[0]
 
+    def test_missing_frames_are_left_out_and_told(self, tmp_path):
+        frames = scan().frames.copy()
+        frames[:, 2, 2] = 500
+        frames[[4, 11]] = 0
+        scanned = scan().scanned | {"Monitor": np.where(np.arange(20) == 4, 0.0, 100.0)}
+        doubts = ("the files were renumbered",)
+        write_scan(scan(frames, scanned=scanned, missing=(4, 11), doubts=doubts), tmp_path / "scan.h5")
+        found = read_intensities(tmp_path / "scan.h5")
+        has_frame = ~np.isin(np.arange(20), (4, 11))
+        np.testing.assert_array_equal(found.valid_pixels.any(axis=(1, 2)), has_frame)
+        assert not found.valid_pixels[:, 2, 2].any()  # hot in every frame that came
+        incomplete = "incomplete: 2 of 20 frames missing (4, 11): they are left out"
+        assert found.doubts == ("the files were renumbered", incomplete)
+        write_scan(scan(), tmp_path / "whole.h5")
+        np.testing.assert_array_equal(found.affine.bq, read_intensities(tmp_path / "whole.h5").affine.bq)
+
+    def test_a_scan_without_any_frame_is_refused(self, tmp_path):
+        write_scan(scan(missing=tuple(range(20))), tmp_path / "scan.h5")
+        with pytest.raises(IntensitiesError, match="all 20 are missing"):
+            read_intensities(tmp_path / "scan.h5")
+
     def test_signed_frames_mark_gaps_below_zero(self, tmp_path):
         frames = scan().frames.astype(np.int32)
         frames[:, 1] = -1

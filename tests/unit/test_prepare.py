@@ -165,15 +165,12 @@ def test_every_missing_reading_is_named_with_its_remedy():
         locate(curve(blob(), run=RunContext(uid="run", readings=without_energy)), APS_34IDC, FixedGeometry())
 
 
-def test_units_of_the_documents_are_honoured_and_foreign_ones_refused():
+def test_units_of_the_documents_are_honoured():
     geometry, doubts, notes = locate(curve(blob()), APS_34IDC, FixedGeometry())
     assert geometry.detector.distance_m == pytest.approx(0.5)
     np.testing.assert_allclose(geometry.positions.photon_energy_ev, 9000.0)
     np.testing.assert_allclose(geometry.positions.sample_rad[3], np.deg2rad([0.33, 90, -5]))
     assert doubts == notes == ()
-    odd = RunContext(uid="run", readings=READINGS, units=UNITS | {"energy": "Ry"})
-    with pytest.raises(CurveError, match="Ry"):
-        locate(curve(blob(), run=odd), APS_34IDC, FixedGeometry())
 
 
 def test_an_uneven_scan_is_doubted():

@@ -84,7 +84,7 @@ def test_documents_are_valid_and_in_order(published):
 
 def test_arrays_lie_in_closed_files_that_the_documents_name(published):
     publisher, found = published
-    path = publisher.result(result("reconstruction"))
+    path = publisher.result(result("reconstruction")).path
     resources = {doc["data_key"]: doc for name, doc in found if name == "stream_resource"}
     resource = resources["reconstruction_crystal"]
     assert resource["uri"] == f"file://localhost{path}"
@@ -110,7 +110,7 @@ def test_a_second_curve_continues_the_stream(published):
 
 def test_a_failed_curve_has_a_verdict_with_reasons_and_no_picture(published):
     publisher, found = published
-    path = publisher.result(result("reconstruction", with_crystal=False))
+    path = publisher.result(result("reconstruction", with_crystal=False)).path
     (event,) = [doc for name, doc in found if name == "event"]
     assert event["data"]["reconstruction_verdict"] == "failed"
     assert event["data"]["reconstruction_reasons"] == "empty: no counts"

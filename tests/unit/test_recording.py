@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import h5py
 import numpy as np
 import pytest
 
 from cdi_stream.errors import RecordingError
-from cdi_stream.recording import FORMAT, RecordedScan, read_scan, write_scan
+from cdi_stream.recording import (
+    FORMAT,
+    RecordedScan,
+    counts_of_frames,
+    read_scan,
+    scan_header,
+    sum_doubts,
+    write_scan,
+)
 
 FRAMES = np.random.default_rng(0).poisson(3, (4, 5, 7)).astype(np.uint16)
 MINIMAL = RecordedScan(
@@ -34,7 +42,10 @@ FULL = RecordedScan(
     times_s=np.arange(4) * 0.5,
     frame_sums=FRAMES.sum(axis=(1, 2)).astype(np.int64),
     truth={"size_m": 4e-7, "facets": [1, 2], "none": None},
+    missing=(1, 3),
+    frame_files=("a_0.tif", "", "a_2.tif", ""),
     notes=("made up", "twice"),
+    doubts=("frames may be shifted",),
 )
 
 
@@ -61,6 +72,53 @@ def test_frames_lie_where_other_programs_look_for_them(tmp_path):
     write_scan(MINIMAL, tmp_path / "scan.h5")
     with h5py.File(tmp_path / "scan.h5") as file:
         np.testing.assert_array_equal(file["entry/data/data"][2], FRAMES[2])
+
+
+def test_missing_frames_are_told_by_frame():
+    np.testing.assert_array_equal(FULL.has_frame, [True, False, True, False])
+    assert MINIMAL.has_frame.all()
+
+
+def test_sums_on_record_are_held_against_the_frames_that_are_there():
+    assert sum_doubts(FULL) == ()
+    frames = FULL.frames.copy()
+    frames[1:] += 1  # frames 1 and 3 are missing, whatever stands in their place
+    (doubt,) = sum_doubts(replace(FULL, frames=frames))
+    total = int(FULL.frames[2].sum())
+    assert doubt.startswith("1 of 2 frames have another sum")
+    assert f"frame 2 (a_2.tif) has {total + 35}, on record {total}" in doubt
+
+
+def test_gaps_are_left_out_of_sums():
+    signed = FRAMES.astype(np.int32)
+    signed[0, 0, 0] = -1
+    unsigned = FRAMES.copy()
+    unsigned[0, 0, 0] = 65535
+    expected = FRAMES.sum(axis=(1, 2), dtype=np.int64) - [FRAMES[0, 0, 0], 0, 0, 0]
+    for frames in (signed, unsigned):
+        np.testing.assert_array_equal(counts_of_frames(frames), expected)
+
+
+def test_a_file_written_before_frames_could_be_missing_has_all(tmp_path):
+    write_scan(MINIMAL, tmp_path / "scan.h5")
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        attributes = file["entry/cdi_stream"].attrs
+        header = json.loads(attributes["header"])
+        attributes["header"] = json.dumps({k: v for k, v in header.items() if k not in ("missing", "doubts")})
+    assert_same(read_scan(tmp_path / "scan.h5"), MINIMAL)
+
+
+def test_frame_numbers_that_cannot_be_are_refused(tmp_path):
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["entry/data/data"] = FRAMES
+        file["entry/data/frame_id"] = [0, 1, 2, 2**40]
+        file["entry/data/series_index"] = [0, 0, 0, 0]
+        group = file.create_group("entry/cdi_stream/series_0")
+        group.attrs["header"] = json.dumps(scan_header(MINIMAL))
+        for motor, values in MINIMAL.scanned.items():
+            group[f"scanned/{motor}"] = values
+    with pytest.raises(RecordingError, match=r"got 4 frames with numbers 0 to 1099511627776"):
+        read_scan(tmp_path / "scan.h5")
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,21 @@ export function paint(canvas, {shape: [rows, cols], data}, colours, isUpward) {
   canvas.hidden = false;
 }
 
+// Frames as a strip that needs no colour to be read: there low, missing high and striped, awaited a line.
+const ROWS = 9;
+const MARKS = {"#": (row) => (row >= 3 ? 1 : 0), x: (row) => (row % 3 < 2 ? 2 : 0), ".": (row) => (row === ROWS - 1 ? 3 : 0)};
+
+function colourOf(name) {
+  const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+}
+
+export function paintStrip(canvas, strip) {
+  const marks = Array.from(strip || ".", (letter) => MARKS[letter] ?? MARKS["."]);
+  const data = Uint8Array.from({length: ROWS * marks.length}, (_, i) => marks[i % marks.length](Math.floor(i / marks.length)));
+  paint(canvas, {shape: [ROWS, marks.length], data}, ["--strip", "--there", "--missing", "--awaited"].map(colourOf), false);
+}
+
 export function paintLegend(id, colours, first) {
   const data = Uint8Array.from({length: 256 - first}, (_, i) => i + first);
   paint(byId(id), {shape: [1, data.length], data}, colours, false);
@@ -82,10 +97,9 @@ export function slice(kind, axis, image, half, voxelM) {
   canvas.style.left = `${50 - (50 * ((cols >> 1) + 0.5)) / half}%`;
   canvas.style.top = `${50 - (50 * (rows - (rows >> 1) - 0.5)) / half}%`;
   const box = element("div", "", {class: "box"});
-  box.append(canvas, element("span", `${up} ↑`, {class: "axis up"}), element("span", `${across} →`, {class: "axis across"}),
-    element("span", `${kind} [${up}, ${across}]`, {class: "axis name"}));
+  box.append(canvas, element("span", `${up} ↑`, {class: "axis up"}), element("span", `${across} →`, {class: "axis across"}));
   if (voxelM > 0) box.append(scaleBar(2e9 * half * voxelM));
   const figure = element("figure");
-  figure.append(box, element("figcaption", view));
+  figure.append(box, element("figcaption", `${kind} [${up}, ${across}], ${view}`));
   return figure;
 }

@@ -9,26 +9,56 @@ export function element(name, text = "", attributes = {}) {
   return made;
 }
 
-// Replace the content of a <dl> by [name, value, tone] entries.
+// What is unchanged is left alone, so that a reader keeps the selection and the focus.
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+// Show one child for each key: those that are there stay the same elements, and with them the focus.
+export function setChildren(parent, keys, make) {
+  const old = new Map(Array.from(parent.children, (child) => [child.dataset.name, child]));
+  const children = keys.map((key) => old.get(key) ?? make());
+  for (const child of old.values()) if (!children.includes(child)) child.remove();
+  children.forEach((child, i) => {
+    child.dataset.name = keys[i];
+    if (parent.children[i] !== child) parent.insertBefore(child, parent.children[i] ?? null);
+  });
+  return children;
+}
+
+function entry() {
+  const made = element("div");
+  made.append(element("dt"), element("dd"));
+  return made;
+}
+
+// Show [name, value, tone, label] entries in a <dl>; the label is the name if there is none.
 export function setList(id, entries) {
-  byId(id).replaceChildren(...entries.map(([name, value, tone = ""]) => {
-    const entry = element("div", "", {"data-name": name, "data-tone": tone});
-    entry.append(element("dt", name), element("dd", value));
-    return entry;
-  }));
+  setChildren(byId(id), entries.map(([name]) => name), entry).forEach((child, i) => {
+    const [name, value, tone = "", label = name] = entries[i];
+    child.dataset.tone = tone;
+    setText(child.firstChild, label);
+    setText(child.lastChild, value);
+  });
 }
 
 export function setTone(id, tone, text) {
   byId(id).dataset.tone = tone;
-  byId(id).textContent = text;
+  setText(byId(id), text);
 }
 
 export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 export const number = (value, digits = 3) => (isNumber(value) ? String(Number(value.toPrecision(digits))) : "–");
 export const count = (value) => (isNumber(value) ? value.toLocaleString("en").replaceAll(",", "\u202f") : "–");
-export const run = (uid) => String(uid ?? "–").slice(0, 8);
-export const keyOf = (header) => `${header.raw_uid} ${header.curve_index}`;
-export const clock = (epochS) => (isNumber(epochS) ? new Date(1000 * epochS).toLocaleTimeString("en-GB") : "–");
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+// Time of day; of another day with its date.
+export function clock(epochS) {
+  if (!isNumber(epochS)) return "–";
+  const then = new Date(1000 * epochS);
+  if (then.toDateString() === new Date().toDateString()) return then.toLocaleTimeString("en-GB");
+  return then.toLocaleString("en-GB", {day: "numeric", month: "short", hour: "2-digit", minute: "2-digit"});
+}
 
 export function seconds(value) {
   if (!isNumber(value)) return "–";
@@ -38,7 +68,7 @@ export function seconds(value) {
 
 export function plain(value) {
   if (value === null || value === undefined || value === "") return "–";
-  if (Array.isArray(value)) return value.map(plain).join(", ");
+  if (Array.isArray(value)) return value.length ? value.map(plain).join(", ") : "–";
   if (typeof value === "object") return Object.entries(value).map(([k, v]) => `${k} ${plain(v)}`).join(", ");
   return isNumber(value) && !Number.isInteger(value) ? number(value) : String(value);
 }

@@ -73,6 +73,7 @@ class Dectris1Decoder:
             series=series,
             n_images=_n_images(values),
             image_shape=fields.image_shape(rows, cols, self._max_pixels),
+            image_dtype=fields.image_dtype(f"uint{fields.count(values.get('bit_depth_image'))}"),
             roi=self._roi,
             pixel_mask=mask,
             goniometer=fields.goniometer(

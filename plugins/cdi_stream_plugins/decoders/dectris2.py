@@ -72,6 +72,7 @@ class Dectris2Decoder:
             series=_series(item),
             n_images=fields.count(item.get("number_of_images")) or None,
             image_shape=fields.image_shape(item.get("image_size_y"), item.get("image_size_x"), self._max_pixels),
+            image_dtype=fields.image_dtype(item.get("image_dtype")),
             roi=self._roi,
             pixel_mask=None if mask is None else mask == 0,
             goniometer=_goniometer(item.get("goniometer")),

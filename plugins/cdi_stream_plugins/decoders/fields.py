@@ -46,6 +46,12 @@ def image_shape(rows: Any, cols: Any, max_pixels: int) -> tuple[int, int] | None
     return (rows, cols) if rows and cols and rows * cols <= max_pixels else None
 
 
+def image_dtype(value: Any) -> str | None:
+    """Return the name of a data type of whole numbers as numpy spells it, or None."""
+    name = value.strip("<>=|").lower() if isinstance(value, str) else ""
+    return name if name in {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32)} else None
+
+
 def series_id(value: Any, key: str) -> int | str:
     """Return the name of a series, a number or a short line; raises `WireError` if it is none."""
     if isinstance(value, str) and len(value) <= MAX_NAME and value.isprintable():

@@ -1,36 +1,50 @@
 """APS 34-ID-C scans: motors and counters from a SPEC file, frames from TIFF files.
 
-``PATH`` is the SPEC file or a folder that holds one; frames lie in a folder whose name ends in the scan
-number (``..._S0054``), in the order of the number at the end of their names.
+``PATH`` is the SPEC file, a folder with one, the folder of the scan's images, or the detector's folder; `aps_layout`
+tells which files belong to a scan.  The number at the end of a file's name says which row of the scan it is; rows
+without a file are missing frames.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from cdi_stream.errors import RecordingError
-from cdi_stream.recording import RecordedScan
+from cdi_stream.intensities.limits import require_few
+from cdi_stream.recording import RecordedScan, counts_of_frames
+from cdi_stream_plugins.readers.aps_layout import ScanPlace, scan_place, spec_files
+from cdi_stream_plugins.readers.aps_maps import detector_maps
+from cdi_stream_plugins.readers.aps_rows import Placement, place_frames
+from cdi_stream_plugins.readers.spec import SpecScan
+from cdi_stream_plugins.readers.tiff_frames import as_counts, numbered_frames, read_frames
 
 PIXEL_SIZE_M = 55e-6
 """Timepix (34idcTIM1, 34idcTIM2)."""
 
+READOUT_COUNTS = 11_810
+"""Largest count of a Timepix pixel in one readout, the end of its 14-bit counter.
+
+Images may be sums of readouts: the limit holds only where no voxel of the scan lies above it.
+"""
+
+_HEAD = 200_000
 _UNITS = {"Energy": "keV", "camdist": "mm"}
 _MOTORS = ("Theta", "Chi", "Phi", "Delta", "Gamma", "Energy", "camdist")
+_MNEMONICS = {"th": "Theta", "chi": "Chi", "phi": "Phi", "del": "Delta", "gam": "Gamma", "en": "Energy"}
+_USES = {
+    "Monitor": "the beam is taken to be constant",
+    "ImageTot": "frames are not checked against the sums of their counts",
+}
+"""Columns that a scan can do without, and what follows where one is lacking."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SpecScan:
-    command: str
-    motors: dict[str, float]
-    columns: dict[str, NDArray[np.float64]]
-    region: tuple[int, int, int, int] | None
+_STEP_SCAN = re.compile(r"[ad]\d?scan|lup")
 
 
 class ApsSpecTiffReader:
@@ -38,122 +52,159 @@ class ApsSpecTiffReader:
 
     def can_read(self, path: Path) -> bool:
         """Whether there is a SPEC file that speaks of 34-ID-C's detectors."""
-        spec = _spec_file(path)
-        return spec is not None and "34idc" in spec.read_text(errors="replace")[:20_000]
+        return any("34idc" in _head(spec) for spec in spec_files(path))
 
     def read(self, path: Path, scan: int | None) -> RecordedScan:
-        """Read one scan; the frames' sums are held against the SPEC column ImageTot by whoever plays it."""
-        spec = _spec_file(path)
-        if spec is None:
-            raise RecordingError(f"{path}: expected a SPEC file or a folder with one")
-        folder, number = _frame_folder(spec.parent, scan)
-        try:
-            return self._assembled(spec, folder, number)
-        except (KeyError, ValueError, StopIteration, IndexError) as error:
-            raise RecordingError(
-                f"{spec}: scan {number} cannot be read with its frames in {folder}: {error!r}"
-            ) from error
+        """Read one scan: every row of the SPEC file, with its frame where there is one."""
+        place = scan_place(path, scan)
+        files, notes = numbered_frames(place.folder)
+        numbers = np.array(sorted(files))
+        raw = read_frames([files[number] for number in numbers])
+        counts, limit = as_counts(raw, [files[number] for number in numbers])
+        sums: NDArray[np.float64] = np.asarray(np.nansum(raw, axis=(1, 2), dtype=np.float64))
+        placement = place_frames(place.entries, numbers, sums)
+        place = replace(place, notes=place.notes + notes)
+        return _Assembly(place, placement, files, numbers, sums, counts).scan(limit)
 
-    def _assembled(self, spec: Path, folder: Path, number: int) -> RecordedScan:
-        entry = _read_spec_scan(spec, number)
-        frames = _read_frames(folder)
-        rocking = entry.command.split()[1]
-        motor = {"th": "Theta", "phi": "Phi", "chi": "Chi"}.get(rocking, rocking)
-        n = len(frames)
-        if any(len(column) < n for column in entry.columns.values()):
-            raise RecordingError(f"{spec}: scan {number} has fewer points than its {n} frames in {folder}")
-        scanned = {motor: entry.columns[motor][:n], "Monitor": entry.columns["Monitor"][:n]}
-        baseline = {name: entry.motors[name] for name in _MOTORS if name in entry.motors and name != motor}
-        good, white = _detector_maps(spec.parent, entry.region, frames.shape[1:])
+
+@dataclass(frozen=True, slots=True)
+class _Assembly:
+    """Parts of one scan; ``counts`` holds the files' frames in the order of ``numbers``, ``sums`` those as read."""
+
+    place: ScanPlace
+    placement: Placement
+    files: Mapping[int, Path]
+    numbers: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    counts: NDArray[Any]
+
+    def scan(self, limit: float | None) -> RecordedScan:
+        """Put frames, motors and counters together; ``limit`` is the largest count that the files' type can hold."""
+        entry, n_rows, first = self.placement.entry, len(self.placement.entry.rows), self.placement.first
+        rows = self.numbers - first
+        has_row = (rows >= 0) & (rows < n_rows)
+        frames = self._frames(rows, has_row)
+        scanned, (monitor, _) = _scanned(entry), entry.optional("Monitor")
+        good, white = detector_maps(entry, frames.shape[1:])
+        choices, is_sure = self._choices(has_row), self.placement.is_certain
         return RecordedScan(
-            name=f"{spec.stem}_S{number:04d}",
+            name=f"{entry.file.stem}_S{entry.number:04d}",
             frames=frames,
+            missing=tuple(sorted(set(range(n_rows)) - set(rows.tolist()))),
+            frame_files=tuple(str(self.files.get(k + first, "")) for k in range(n_rows)),
             beamline="aps_34idc",
-            scanned=scanned,
-            baseline=baseline,
+            scanned=scanned if monitor is None else scanned | {"Monitor": monitor},
+            baseline={name: value for name, value in entry.motors(_MOTORS).items() if name not in scanned},
             units={**dict.fromkeys(_MOTORS, "deg"), **_UNITS},
-            detector=_header(entry.command),
+            detector=_header(entry, self.counts, limit),
             pixel_mask=good,
             white_field=white,
-            times_s=entry.columns["Epoch"][:n],
-            frame_sums=entry.columns["ImageTot"][:n].astype(np.int64),
+            times_s=entry.optional("Epoch")[0],
+            frame_sums=self._frame_sums(rows, has_row, frames),
+            notes=(*self.place.notes, *self._numbering(), *(choices if is_sure else ()), *_lacking_columns(entry)),
+            doubts=(
+                *_aborted(entry),
+                *(() if is_sure else choices),
+                *_damaged_columns(entry),
+                *_detector_doubts(entry),
+            ),
         )
 
+    def _frames(self, rows: NDArray[np.int64], has_row: NDArray[np.bool_]) -> NDArray[Any]:
+        """Frames by row; zeros where a row has none."""
+        shape = (len(self.placement.entry.rows), *self.counts.shape[1:])
+        require_few(shape, self.placement.entry.place)
+        frames = np.zeros(shape, dtype=self.counts.dtype)
+        frames[rows[has_row]] = self.counts[has_row]
+        return frames
 
-def _spec_file(path: Path) -> Path | None:
-    if path.is_file():
-        return path if path.suffix == ".spec" else None
-    return next(iter(sorted(path.rglob("*.spec"))), None) if path.is_dir() else None
+    def _frame_sums(
+        self, rows: NDArray[np.int64], has_row: NDArray[np.bool_], frames: NDArray[Any]
+    ) -> NDArray[np.int64] | None:
+        """ImageTot of each row, without what gaps of the detector add to it."""
+        if self.placement.recorded is None:
+            return None
+        in_gaps = -counts_of_frames(frames).astype(np.float64)
+        in_gaps[rows[has_row]] += self.sums[has_row]
+        return np.rint(self.placement.recorded - in_gaps).astype(np.int64)
+
+    def _numbering(self) -> tuple[str, ...]:
+        first = self.placement.first
+        return (f"frame numbers do not begin at 0: row k of the scan is file number k {first:+d}",) if first else ()
+
+    def _choices(self, has_row: NDArray[np.bool_]) -> tuple[str, ...]:
+        """What was chosen, and is doubtful unless all sums agree: names, doubled entries, numbering, surplus frames."""
+        entry, placed, told = self.placement.entry, self.placement, self.place.doubts
+        if len(self.place.entries) > 1:
+            lines = ", ".join(str(other.line) for other in self.place.entries)
+            told += (f"scan {entry.number} stands in {entry.file} at lines {lines}: that at line {entry.line} is used",)
+        if placed.first and placed.n_placed < len(entry.rows):
+            told += (f"frame {placed.first} is taken to be the first of {entry.place}",)
+        if not has_row.all():
+            extra = self.files[int(self.numbers[~has_row][0])]
+            told += (
+                f"{int((~has_row).sum())} frames have no row among the {len(entry.rows)} of {entry.place} and are left "
+                f"out, the first is {extra}",
+            )
+        return told
 
 
-def _frame_folder(root: Path, scan: int | None) -> tuple[Path, int]:
-    folders = {int(m[1]): p for p in root.rglob("*_S*") if p.is_dir() and (m := re.search(r"_S0*(\d+)$", p.name))}
-    if scan is None and len(folders) == 1:
-        scan = next(iter(folders))
-    if scan not in folders:
-        known = ", ".join(map(str, sorted(folders))) or "none"
-        raise RecordingError(f"{root}: expected --scan to name a scan with frames, got {scan}; there are: {known}")
-    return folders[scan], scan
+def _scanned(entry: SpecScan) -> dict[str, NDArray[np.float64]]:
+    """Tracks of the motor that the command moves, and of all others that have a column."""
+    labels, words = entry.labels(), (*entry.command, "", "")
+    known = (entry.motor_of(words[1]), _MNEMONICS.get(words[1]), words[1])
+    moved = next((name for name in known if name in labels), None)
+    if moved is None:
+        raise RecordingError(
+            f"{entry.place} ({' '.join(entry.command)}): expected a scan of a motor that has a column, got "
+            f"{words[1]!r}; columns are: {', '.join(labels)}"
+        )
+    names = [moved, *(name for name in _MOTORS if name in labels and name != moved)]
+    return {name: entry.column(name) for name in names}
 
 
-def _read_frames(folder: Path) -> NDArray[np.uint32]:
-    files = sorted(folder.glob("*.tif"), key=lambda p: int(re.search(r"(\d+)$", p.stem)[1]))  # type: ignore[index]
-    frames = np.stack([tifffile.imread(file) for file in files])
-    if frames.min() < 0:
-        raise RecordingError(f"{folder}: expected counts, got values below zero")
-    return frames.astype(np.uint32)
+def _lacking_columns(entry: SpecScan) -> tuple[str, ...]:
+    labels = entry.labels()
+    return tuple(f"{entry.place} has no column {name}: {use}" for name, use in _USES.items() if name not in labels)
 
 
-def _read_spec_scan(spec: Path, number: int) -> _SpecScan:
-    """Read motors and columns of one scan; motor names come from the file's head (#O lines)."""
-    with spec.open(errors="replace") as lines:
-        names, scan_lines = _split_scan(lines, number)
-    if not scan_lines:
-        raise RecordingError(f"{spec}: there is no scan {number}")
-    values = [float(v) for line in scan_lines if line.startswith("#P") for v in line.split()[1:]]
-    labels = next(re.split(r"\s{2,}", line[3:].strip()) for line in scan_lines if line.startswith("#L "))
-    rows = [line.split() for line in scan_lines if line.strip() and not line.startswith("#")]
-    table = np.array(rows, dtype=float).reshape(len(rows), -1)
-    region = next((line.split()[1:5] for line in scan_lines if line.startswith("#UIMR5")), None)
-    return _SpecScan(
-        command=re.sub(r"^#S \d+\s+", "", scan_lines[0]).strip(),
-        motors=dict(zip(names, values, strict=False)),
-        columns={label: table[:, k] for k, label in enumerate(labels)},
-        region=None if region is None else tuple(map(int, region)),  # type: ignore[arg-type]
+def _damaged_columns(entry: SpecScan) -> tuple[str, ...]:
+    problems = {name: entry.optional(name)[1] for name in _USES if name in entry.labels()}
+    return tuple(f"{_USES[name]}: {problem}" for name, problem in problems.items() if problem)
+
+
+def _aborted(entry: SpecScan) -> tuple[str, ...]:
+    """Say so when a scan has fewer points than its command asked for."""
+    words = entry.command
+    if not words or not _STEP_SCAN.fullmatch(words[0]) or len(words) < 6 or not words[-2].isdigit():
+        return ()
+    n_planned, n_rows = int(words[-2]) + 1, len(entry.rows)
+    if n_rows >= n_planned:
+        return ()
+    return (f"the scan is incomplete: {n_rows} of {n_planned} points, it was aborted ({entry.place})",)
+
+
+def _detector_doubts(entry: SpecScan) -> tuple[str, ...]:
+    names = [text.strip(": ") for text in entry.texts("#UIMDET")]
+    if not names or names[-1].startswith("34idcTIM"):
+        return ()
+    return (
+        f"detector {names[-1]!r} is unknown: the pixel size of the Timepix, {1e6 * PIXEL_SIZE_M:.0f} um, is assumed",
     )
 
 
-def _split_scan(lines: Iterable[str], number: int) -> tuple[list[str], list[str]]:
-    """Motor names that held at the scan, and its lines; of scans with the same number, the last."""
-    names: list[str] = []
-    scan_names: list[str] = []
-    scan_lines: list[str] = []
-    is_inside = False
-    for line in lines:
-        if line.startswith("#O"):
-            names = [] if line.startswith("#O0") else names
-            names = names + re.split(r"\s{2,}", line.split(maxsplit=1)[1].strip())
-        if line.startswith(("#S ", "#F ")):
-            is_inside = line.startswith("#S ") and line.split()[1] == str(number)
-            if is_inside:
-                scan_names, scan_lines = names, []
-        if is_inside:
-            scan_lines.append(line)
-    return scan_names, scan_lines
+def _header(entry: SpecScan, counts: NDArray[Any], limit: float | None) -> dict[str, float]:
+    """What the detector would say of itself, with the smallest limit of counts that is known."""
+    header = {"pixel_row_m": PIXEL_SIZE_M, "pixel_col_m": PIXEL_SIZE_M}
+    seconds = entry.texts("#T")[:1]
+    if seconds and re.fullmatch(r"[\d.]+", seconds[0].split()[0]):
+        header["count_time_s"] = float(seconds[0].split()[0])
+    largest = int(counts[counts < np.iinfo(counts.dtype).max].max(initial=0))
+    limits = [limit] if limit is not None else []
+    limits += [float(READOUT_COUNTS)] if largest <= READOUT_COUNTS else []
+    return header | ({"saturation_counts": min(limits)} if limits else {})
 
 
-def _header(command: str) -> dict[str, float]:
-    seconds = float(command.split()[-1])
-    return {"pixel_row_m": PIXEL_SIZE_M, "pixel_col_m": PIXEL_SIZE_M, "count_time_s": seconds}
-
-
-def _detector_maps(
-    root: Path, region: tuple[int, int, int, int] | None, shape: tuple[int, ...]
-) -> tuple[NDArray[np.bool_] | None, NDArray[np.float32] | None]:
-    """Good pixels (dark <= 1) and white field beside the SPEC file, cut to the scan's region of interest."""
-    col, _, row, _ = region or (0, shape[1], 0, shape[0])
-    window = (slice(row, row + shape[0]), slice(col, col + shape[1]))
-    dark, white = root / "dark.tif", root / "whitefield.tif"
-    good = tifffile.imread(dark)[window] <= 1 if dark.exists() else None
-    field = tifffile.imread(white)[window].astype(np.float32) if white.exists() else None
-    return good, field
+def _head(spec: Path) -> str:
+    with spec.open(errors="replace") as file:
+        return file.read(_HEAD)

@@ -1,0 +1,84 @@
+"""Gate: who may read the page, and the headers that every answer carries."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine and can be reached from no other."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Gate:
+    """Refuses requests that come from elsewhere or without the token, and adds the headers to what it lets through.
+
+    Without a token the host that the browser asked for must be this machine, lest a foreign page whose name was
+    made to mean 127.0.0.1 reads the feed.  A web socket must be opened by a page of ours.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 403 or pass the request on."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+        elif reason := self._refusal(HTTPConnection(scope)):
+            await PlainTextResponse(f"{reason}\n", 403, HEADERS)(scope, receive, send)
+        else:
+            await self._app(scope, receive, _with_headers(send))
+
+    def _refusal(self, request: HTTPConnection) -> str:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if (
+            request.scope["type"] == "websocket"
+            and origin is not None
+            and _split(origin).netloc.lower() != host.lower()
+        ):
+            return "expected an Origin equal to the Host"
+        if self._token:
+            given = request.query_params.get("token", "")
+            is_right = hmac.compare_digest(given.encode(), self._token.encode())
+            return "" if is_right else "expected ?token=... with the token of this dashboard"
+        return (
+            ""
+            if is_loopback(_split(f"//{host}").hostname or "")
+            else "expected a loopback Host; start the dashboard with a token to serve it elsewhere"
+        )
+
+
+def _split(url: str) -> SplitResult:
+    """Parts of an address that a browser sent; all empty if it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            added = [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
+            message = {**message, "headers": [*message["headers"], *added]}
+        await send(message)
+
+    return sending

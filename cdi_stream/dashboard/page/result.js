@@ -1,0 +1,92 @@
+// The crystal with its verdict and numbers, and the last results.
+
+import {keyOf, nameOf, runOf} from "./curves.js?QUERY";
+import {reach, slice} from "./draw.js?QUERY";
+import {STAGES, isPending, page, publicationOf, shown, signed, toneOf} from "./model.js?QUERY";
+import {byId, clock, element, isNumber, number, plain, seconds, setChildren, setList, setText, setTone, size}
+  from "./text.js?QUERY";
+
+function stageButton() {
+  const made = element("button");
+  made.onclick = () => { page.pinned = made.dataset.stage; showResult(); };
+  return made;
+}
+
+function showStages() {
+  const now = shown();
+  setChildren(byId("stages"), STAGES, stageButton).forEach((button, i) => {
+    const stage = STAGES[i];
+    const found = page.results.get(stage);
+    button.dataset.stage = stage;
+    button.disabled = !found;
+    button.setAttribute("aria-pressed", found !== undefined && found === now);
+    setText(button, found && keyOf(found.header) !== page.newest ? `${stage} (of ${nameOf(found.header)})` : stage);
+  });
+}
+
+function showSlices(result) {
+  const names = ["amplitude", "phase"].flatMap((kind) => ["z", "y", "x"].map((axis) => [kind, axis]));
+  const images = result?.images ?? {};
+  const found = names.filter(([kind, axis]) => images[`${kind}_${axis}`]);
+  const half = found.length ? reach(found.map(([kind, axis]) => images[`${kind}_${axis}`])) : 0;
+  const reason = result ? `no crystal: the ${result.header.stage} of ${nameOf(result.header)} ${
+    result.header.verdict === "failed" ? "failed" : "came without pictures"}` : "no result yet";
+  const voxelM = result?.header.scalars?.voxel_size_m;
+  byId("slices").replaceChildren(...(found.length
+    ? found.map(([kind, axis]) => slice(kind, axis, images[`${kind}_${axis}`], half, voxelM))
+    : [element("p", reason, {class: "empty"})]));
+}
+
+const LABELS = {support_fraction: "support fraction", strain_low: "strain, 1st percentile", strain_high: "strain, 99th"};
+
+function numbersOf(header) {
+  const scalars = header.scalars ?? {};
+  const latencies = Object.entries(scalars).filter(([name]) => /^latency_.+_s$/.test(name));
+  const floor = isNumber(scalars.chi2_floor) ? ` (noise floor ${number(scalars.chi2_floor)})` : "";
+  return [
+    ["chi2", number(scalars.chi2), floor],
+    ["r_p", number(scalars.r_p, 4)],
+    ["size x × y × z", size(scalars), " nm"],
+    ["voxel", number(1e9 * scalars.voxel_size_m), " nm"],
+    ...Object.entries(LABELS).map(([name, label]) => [label, number(scalars[name])]),
+    ["latency", seconds(scalars.latency_s)],
+    ...latencies.map(([name, value]) => [`· ${name.slice(8, -2)}`, seconds(value)]),
+    ["method", plain(header.method)],
+    ["recipe", plain(header.recipe)],
+  ].filter(([, value]) => value !== "–").map(([name, value, unit = ""]) => [name, value + unit]);
+}
+
+// While a curve is measured the verdict is an earlier one's: say so, lest it is taken for its own.
+export function showPast() {
+  const isPast = isPending() && page.newest !== null;
+  byId("verdict").dataset.past = isPast;
+  setText(byId("past"), isPast ? `of an earlier curve: ${nameOf(page.progress)} ${
+    page.progress.is_over ? "awaits its result" : "is being measured"}` : "");
+}
+
+export function showResult() {
+  const result = shown();
+  const {header} = result ?? {};
+  showStages();
+  showSlices(result);
+  const of = header ? `${nameOf(header)}, ${plain(header.stage)}` : "";
+  setText(byId("shown"), header ? `${of}, run ${String(header.raw_uid).slice(0, 8)}` : "");
+  setText(byId("judged"), header ? `${of}, ${clock(header.time_s)}` : "");
+  setTone("badge", header ? toneOf(header) : "idle", header ? signed(header) : "no result yet");
+  setText(byId("publication"), header ? publicationOf(header) : "");
+  const reasons = Array.isArray(header?.reasons) ? header.reasons : [];
+  byId("reasons").replaceChildren(...reasons.map((reason) => element("li", plain(reason))));
+  setList("numbers", header ? numbersOf(header) : []);
+}
+
+export function showHistory() {
+  byId("rows").replaceChildren(...page.history.map((h) => {
+    const row = element("tr", "", {"data-tone": toneOf(h)});
+    const [s, run, reasons] = [h.scalars ?? {}, runOf(h), [publicationOf(h), ...(h.reasons ?? [])].filter(Boolean)];
+    const texts = [clock(h.time_s), nameOf(h).replace(/^scan /, ""), signed(h), plain(h.stage)];
+    const more = [plain(run.sample), plain(run.motors), number(s.chi2), number(s.r_p, 4), size(s), seconds(s.latency_s)];
+    row.append(...texts.map((text) => element("td", text)), ...more.map((text) => element("td", text, {class: "more"})),
+      element("td", plain(reasons), {title: plain(reasons)}));
+    return row;
+  }));
+}

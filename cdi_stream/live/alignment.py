@@ -1,0 +1,157 @@
+"""Which frame belongs to which point of the scan: by id, else by number, else by time; never by order of arrival.
+
+A detector numbers its images one after the other.  As long as there are as many images as points, the number is the
+point.  Where there are not, as after a pause in which a point was measured twice, numbers alone leave open where the
+additional frame lies; then the times of receipt of frames and the times of events decide, if they can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.live.points import NO_IMAGE, PointTable
+from cdi_stream.live.series import Series
+
+Ids = NDArray[np.intp]
+Times = NDArray[np.float64]
+
+FITS = 0.3
+"""Largest distance of a frame from its event, in spacings of the frames, at which the next frame is ruled out."""
+
+IN_TIME_S = 1.0
+"""Frames and events of one point lie no further apart than this, or than half a spacing, in a scan joined by time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alignment:
+    """Slot of each point's frame, and how sure that is."""
+
+    slots: Ids
+    doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def align(series: Series, table: PointTable, slots_by_place: Ids) -> Alignment:
+    """Find the frame of each point.
+
+    Parameters
+    ----------
+    series
+        Frames that came.
+    table
+        Points, one a row; those whose events were lost are missing.
+    slots_by_place
+        For each point of the curve the row of the table, -1 where its event was lost; its length is the number of
+        points.
+    """
+    if table.has_ids:
+        return _by_id(series, table, slots_by_place)
+    return _by_number(series, table, slots_by_place)
+
+
+def is_in_time(series: Series, table: PointTable, slots: Ids) -> bool:
+    """Whether every frame was received about the time of its event, but for a constant."""
+    received = series.received_s(slots)
+    if len(table) != len(slots) or not np.isfinite(received - table.times_s).all():
+        return False
+    apart = received - table.times_s
+    spacing = float(np.median(np.diff(table.times_s))) if len(slots) > 1 else 0.0
+    return bool(np.abs(apart - np.median(apart)).max() <= max(IN_TIME_S, 0.5 * spacing))
+
+
+def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
+    """Take the images that the events name; points without a name lie on the line through the others."""
+    is_named = table.slots > NO_IMAGE
+    shift, notes = _shift_of(table.slots[is_named], series.image_ids)
+    points = np.arange(len(rows))
+    known = (rows >= 0) & is_named[rows]
+    slots = np.full(len(rows), -1, dtype=np.intp)
+    slots[known] = table.slots[rows[known]] + shift
+    if not known.all() and known.any():
+        guess = np.rint(np.interp(points, points[known], slots[known])) if known.sum() > 1 else points
+        beyond = np.maximum(points - points[known][-1], 0) - np.maximum(points[known][0] - points, 0)
+        slots = np.where(known, slots, np.asarray(guess, dtype=np.intp) + beyond)
+    return Alignment(slots=slots.astype(np.intp), notes=notes)
+
+
+def _shift_of(asked: Ids, there: Ids) -> tuple[int, tuple[str, ...]]:
+    """Return how far the events count images differently, if a shift by one fits every frame and no shift does not."""
+    most = min(len(asked), len(there))
+    overlaps = {shift: len(np.intersect1d(asked + shift, there)) for shift in (0, -1, 1)}
+    if overlaps[0] < most and len(asked) == len(there):
+        for shift in (-1, 1):
+            if overlaps[shift] == most:
+                return shift, (
+                    "the events count images from another number than the detector: both fit shifted by one",
+                )
+    return 0, ()
+
+
+def _by_number(series: Series, table: PointTable, rows: Ids) -> Alignment:
+    n, there = len(rows), series.image_ids
+    base = 1 if len(there) and there[-1] == n and there[0] == 1 else 0
+    slots = base + np.arange(n)
+    if not len(there) or there[-1] == slots[-1]:  # the last frame is there: the others are known by their numbers
+        return Alignment(slots=slots)
+    if there[-1] < slots[-1] and len(there) == there[-1] + 1 and series.ended_s is None:
+        return Alignment(slots=slots)  # the rest may still come
+    found = _by_time(series, table, rows, slots)
+    if found is not None:
+        text = f"{len(there)} frames for {n} points: joined by their times, which leave no other way"
+        return Alignment(slots=found, notes=(text,))
+    return Alignment(
+        slots=slots,
+        doubts=(
+            f"{len(there)} frames came for {n} points, and the events name no images: frames may lie at wrong angles; "
+            "record the detector's image_id in the events",
+        ),
+    )
+
+
+def _by_time(series: Series, table: PointTable, rows: Ids, slots: Ids) -> Ids | None:
+    """Return the slot of each point by the times of frames and events; None where these leave it open."""
+    there = series.image_ids
+    known = np.flatnonzero(rows >= 0)
+    frames, events = series.received_s(there), table.times_s[rows[known]]
+    if len(known) < 3 or len(there) < 3 or not np.isfinite(np.concatenate((frames, events))).all():
+        return None
+    if len(frames) >= len(events):
+        pairs = unique_match(events, frames)
+        if pairs is None:
+            return None
+        result = slots.copy()
+        result[:] = -1
+        result[known] = there[pairs]
+        return result
+    pairs = unique_match(frames, events)
+    if pairs is None:
+        return None
+    result = np.full(len(slots), -1, dtype=np.intp)
+    result[known[pairs]] = there
+    return result
+
+
+def unique_match(few: Times, many: Times) -> Ids | None:
+    """Match each of a few times to one of many, in order; None unless exactly one constant between them fits.
+
+    A constant fits if every time of ``few`` has a partner within `FITS` spacings, and if it is itself less than half a
+    spacing: the two clocks have been set against each other before.
+    """
+    spacing = float(np.min(np.diff(np.sort(many)))) if len(many) > 1 else 0.0
+    if spacing <= 0 or np.any(np.diff(few) <= 0) or np.any(np.diff(many) <= 0):
+        return None
+    found: dict[tuple[int, ...], Ids] = {}
+    for shift in range(len(many) - len(few) + 1):
+        constant = float(np.median(many[shift : shift + len(few)] - few))
+        for offset in {constant, constant - spacing, constant + spacing} if len(few) else ():
+            right = np.clip(np.searchsorted(many, few + offset), 1, len(many) - 1)
+            nearest = np.where(
+                np.abs(many[right - 1] - few - offset) < np.abs(many[right] - few - offset), right - 1, right
+            )
+            apart = np.abs(many[nearest] - few - offset)
+            if np.all(np.diff(nearest) > 0) and apart.max() < FITS * spacing and abs(offset) < 0.5 * spacing:
+                found[tuple(nearest)] = nearest.astype(np.intp)
+    return next(iter(found.values())) if len(found) == 1 else None

@@ -1,0 +1,169 @@
+"""Curves and documents that are under way, kept in files so that a service that is killed can go on with them.
+
+``curves/KEY`` holds the frames of one series (`frame_store`) and ``series.msgpack``, which describes it; it is deleted
+when the curve's reconstruction is out.  ``runs/NAME.documents`` holds the documents of one run as they were heard; it
+is deleted when the run is forgotten.  Nothing here waits for the disk: files survive the process, not a power cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from cdi_stream.bus import to_plain
+from cdi_stream.files.atomic import atomic_write
+from cdi_stream.live.frame_store import FileStore
+from cdi_stream.messages import SeriesStart
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "series.msgpack"
+MASK = "pixel_mask.npy"
+MAX_DOCUMENTS_BYTES = 256 << 20
+"""Documents of one run beyond this are not kept; a scan of 10 000 points takes a few MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedSeries:
+    """Description of one series beside its frames; ``layout`` is the shape and data type of its images.
+
+    ``run_uid`` is the run that was open at its beginning, where the wire knows no series.
+    """
+
+    key: str
+    start: SeriesStart
+    wall_s: float
+    first_id: int = 0
+    n_announced: int = 0
+    layout: tuple[tuple[int, int], str] | None = None
+    is_headless: bool = False
+    run_uid: str | None = None
+    curve_index: int | None = None
+    is_ended: bool = False
+    duplicate: int = 0
+    late: int = 0
+    bad: int = 0
+    doubts: tuple[str, ...] = ()
+
+
+class Incoming:
+    """The folder of what is under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._curves, self._runs = folder / "curves", folder / "runs"
+        for part in (self._curves, self._runs):
+            part.mkdir(parents=True, exist_ok=True)
+
+    def new_key(self, series: object, wall_s: float) -> str:
+        """Return a name for a series that no other has, whatever the detector calls it."""
+        name = re.sub(r"[^A-Za-z0-9]+", "_", str(series))[:40]
+        base = f"{int(1e3 * wall_s)}-{name}"
+        names = (base if n == 0 else f"{base}-{n}" for n in range(10_000))
+        return next(key for key in names if not (self._curves / key).exists())
+
+    def store(self, key: str) -> FileStore:
+        """Return the place for the frames of a series."""
+        return FileStore(self._curves / key)
+
+    def save(self, saved: SavedSeries) -> None:
+        """Write the description of a series; without room on the disk it is only logged."""
+        folder = self._curves / saved.key
+        start = {f.name: getattr(saved.start, f.name) for f in fields(SeriesStart) if f.name != "pixel_mask"}
+        plain = _fields_but_start(saved) | {"start": start}
+        try:
+            if saved.start.pixel_mask is not None and not (folder / MASK).exists():
+                with atomic_write(folder / MASK, is_flushed=False) as part, part.open("wb") as file:
+                    np.save(file, saved.start.pixel_mask)
+            with atomic_write(folder / DESCRIPTION, is_flushed=False) as part:
+                part.write_bytes(msgpack.packb(to_plain(plain), default=str))
+        except OSError as error:
+            logger.warning("series %s cannot be kept for a restart: %s", saved.start.series, error)
+
+    def left(self) -> list[tuple[SavedSeries, FileStore]]:
+        """Return the series that an earlier process left, oldest first; what cannot be read is put aside."""
+        found = []
+        for folder in sorted(self._curves.iterdir()):
+            if not (folder / DESCRIPTION).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            try:
+                saved = _read(folder)
+                store = FileStore(folder)
+                if saved.layout is not None:
+                    store.reopen(saved.layout[0])
+                found.append((saved, store))
+            except (OSError, ValueError, TypeError, KeyError, msgpack.UnpackException):
+                aside = self.folder / f"{folder.name}.broken"
+                folder.rename(aside)
+                logger.exception("%s cannot be read; it is kept as %s", folder, aside)
+        return found
+
+    def discard(self, key: str) -> None:
+        """Delete a series, whose curve is spoken for; safe from any thread."""
+        shutil.rmtree(self._curves / key, ignore_errors=True)
+
+    def keep_document(self, run_uid: str, name: str, doc: Mapping[str, Any], heard_s: float) -> None:
+        """Add a document of a run; without room on the disk it is only logged."""
+        path = self._log(run_uid)
+        try:
+            if path.exists() and path.stat().st_size > MAX_DOCUMENTS_BYTES:
+                return
+            with path.open("ab") as file:
+                file.write(msgpack.packb([name, to_plain(dict(doc)), heard_s], default=str))
+        except (OSError, ValueError, TypeError, OverflowError) as error:
+            logger.warning("a document of run %s cannot be kept for a restart: %s", run_uid[:8], error)
+
+    def documents(self) -> Iterator[tuple[str, dict[str, Any], float]]:
+        """Yield the documents that an earlier process kept, in the order in which they were heard."""
+        found: list[tuple[str, dict[str, Any], float]] = []
+        for path in self._runs.glob("*.documents"):
+            try:
+                with path.open("rb") as file:
+                    entries = msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=MAX_DOCUMENTS_BYTES)
+                    found += [(str(name), dict(doc), float(heard_s)) for name, doc, heard_s in entries]
+            except (ValueError, TypeError, msgpack.UnpackException) as error:
+                logger.warning("%s breaks off: %s; the documents before are used", path, error)
+        return iter(sorted(found, key=lambda entry: entry[2]))
+
+    def forget_runs(self, known: set[str]) -> None:
+        """Delete the documents of all runs but the known ones."""
+        kept = {self._log(uid) for uid in known}
+        for path in self._runs.glob("*.documents"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def _log(self, run_uid: str) -> Path:
+        return self._runs / f"{hashlib.sha256(run_uid.encode(errors='replace')).hexdigest()[:32]}.documents"
+
+
+def _fields_but_start(saved: SavedSeries) -> dict[str, Any]:
+    """Return the fields of a description but the start message."""
+    return {f.name: getattr(saved, f.name) for f in fields(SavedSeries) if f.name != "start"}
+
+
+def _read(folder: Path) -> SavedSeries:
+    plain = msgpack.unpackb((folder / DESCRIPTION).read_bytes(), strict_map_key=False)
+    start = dict(plain.pop("start"))
+    for name in ("image_shape", "roi"):
+        start[name] = None if start[name] is None else tuple(start[name])
+    start["goniometer"] = {axis: tuple(values) for axis, values in start["goniometer"].items()}
+    if (folder / MASK).exists():
+        start["pixel_mask"] = np.load(folder / MASK, allow_pickle=False)
+    layout = plain.pop("layout")
+    doubts = tuple(plain.pop("doubts"))
+    return SavedSeries(
+        start=SeriesStart(**start),
+        layout=None if layout is None else (tuple(layout[0]), str(layout[1])),  # type: ignore[arg-type]
+        doubts=doubts,
+        **(plain | {"key": folder.name}),
+    )

@@ -1,0 +1,151 @@
+"""Frames of a scan as TIFF files, one a frame; the number at the end of a file's name says which frame it is."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cdi_stream.errors import RecordingError
+from cdi_stream.intensities.limits import UNREADABLE, require_few
+
+MAX_NEGATIVE = 0.01
+"""Largest share of voxels below zero, gaps of the detector left out, that is taken for blemishes."""
+
+_SUFFIXES = (".tif", ".tiff")
+_BROKEN = (*UNREADABLE, IndexError, struct.error)
+
+
+def tiff_files(folder: Path) -> list[Path]:
+    """List the TIFF files of a folder by name; hidden ones, such as the ``._*`` of macOS, are left out."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+
+
+def numbered_frames(folder: Path) -> tuple[dict[int, Path], tuple[str, ...]]:
+    """Find the file of each frame number, and say which TIFF files are left out.
+
+    Where files are named after the folder (``NAME/NAME_00017.tif``), only those are frames.
+
+    Raises
+    ------
+    RecordingError
+        If there is none, or a number comes twice.
+    """
+    files = tiff_files(folder)
+    own = [file for file in files if re.fullmatch(rf"{re.escape(folder.name)}_?\d+", file.stem)]
+    frames: dict[int, Path] = {}
+    for file in own or [file for file in files if re.search(r"\d$", file.stem)]:
+        number = int(re.findall(r"\d+$", file.stem)[0])
+        if number in frames:
+            raise RecordingError(
+                f"{folder}: expected one file of frame {number}, got {frames[number].name} and {file.name}: "
+                "move one of them away"
+            )
+        frames[number] = file
+    if not frames:
+        raise RecordingError(
+            f"{folder}: expected frames as {folder.name}_00000.tif and so on, got {len(files)} TIFF files without a "
+            "frame number at the end of their names"
+        )
+    others = [file.name for file in files if file not in frames.values()]
+    named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+    note = f"{len(others)} TIFF files are no frames of {folder.name}, by their names, and left out: {named}"
+    return frames, (note,) if others else ()
+
+
+def read_frames(files: Sequence[Path]) -> NDArray[Any]:
+    """Read images of one shape and type as ``(n_files, rows, cols)``, in the files' data type.
+
+    Raises
+    ------
+    RecordingError
+        If a file is broken, or has another shape or type than most.
+    IntensitiesError
+        If there are too many voxels.
+    """
+    kinds = [_kind(file) for file in files]
+    (shape, dtype), _ = Counter(kinds).most_common(1)[0]
+    odd = next((k for k, kind in enumerate(kinds) if kind != (shape, dtype)), None)
+    if odd is not None:
+        raise RecordingError(
+            f"{files[odd]}: expected {dtype} {shape} like most frames of the scan, got {kinds[odd][1]} "
+            f"{kinds[odd][0]}: move the files of another measurement away"
+        )
+    if len(shape) != 2 or np.dtype(dtype).kind not in "iuf":
+        raise RecordingError(
+            f"{files[0]}: expected one grey image of counts, got {dtype} {shape}: give one file a frame"
+        )
+    require_few((len(files), *shape), str(files[0].parent))
+    frames = np.empty((len(files), *shape), dtype=dtype)
+    for place, file in zip(frames, files, strict=True):
+        place[...] = read_image(file)
+    return frames
+
+
+def as_counts(frames: NDArray[Any], files: Sequence[Path]) -> tuple[NDArray[Any], float | None]:
+    """Turn frames into unsigned integers of the same width, and tell the largest value that their type could hold.
+
+    Unsigned frames are returned as they are, and None, since their type says the limit itself.  Values below zero
+    and NaN are gaps: they become the type's maximum.  Numbers of 64 bits and floats become uint32.
+
+    Raises
+    ------
+    RecordingError
+        If values are no counts: fractions, too large, or below zero at many places that are no gaps.
+    """
+    is_small = frames.dtype.itemsize <= 4 and frames.dtype.kind in "iu"
+    if is_small and frames.dtype.kind == "u":
+        return frames, None
+    is_gap = ~(frames >= 0)
+    blemishes = is_gap & ~is_gap.all(axis=0)
+    if blemishes.mean() >= MAX_NEGATIVE:
+        raise RecordingError(
+            f"{files[0].parent}: expected raw counts, got {blemishes.mean():.1%} of the voxels below zero: give frames "
+            "from which no background was subtracted"
+        )
+    dtype = np.dtype(f"u{frames.dtype.itemsize}") if is_small else np.dtype(np.uint32)
+    limit = np.iinfo(dtype).max
+    is_odd = ~is_gap & (frames >= limit)
+    if frames.dtype.kind == "f":
+        is_odd |= ~is_gap & (frames != np.rint(frames))
+    if is_odd.any():
+        index = tuple(map(int, np.argwhere(is_odd)[0]))
+        raise RecordingError(
+            f"{files[index[0]]}: expected whole counts below {limit}, got {frames[index]} at pixel {index[1:]}: give "
+            "raw frames, not corrected ones"
+        )
+    counts = np.where(is_gap, frames.dtype.type(0), frames).astype(dtype)
+    counts[is_gap] = limit
+    return counts, float(np.iinfo(frames.dtype).max) if is_small else None
+
+
+def read_image(file: Path) -> NDArray[Any]:
+    """Read one image; raises `RecordingError` where the file is broken."""
+    try:
+        return np.asarray(tifffile.imread(file))
+    except _BROKEN as error:
+        raise _broken(file, error) from error
+
+
+def _kind(file: Path) -> tuple[tuple[int, ...], str]:
+    try:
+        with tifffile.TiffFile(file) as opened:
+            series = opened.series[0]
+            return tuple(map(int, series.shape)), np.dtype(series.dtype).newbyteorder("=").name
+    except _BROKEN as error:
+        raise _broken(file, error) from error
+
+
+def _broken(file: Path, error: Exception) -> RecordingError:
+    size = file.stat().st_size if file.exists() else 0
+    return RecordingError(
+        f"{file}: expected a TIFF image, got {size} bytes that are none ({error}): copy the file again, or move it "
+        "away to go on without this frame"
+    )

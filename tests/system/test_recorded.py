@@ -1,0 +1,59 @@
+"""Scans of a facility with something wrong, played by ``replay`` and phased by ``phase``: both say so."""
+
+from __future__ import annotations
+
+import numpy as np
+import tifffile
+
+from tests.spec_folders import SpecEntry, peak_frames, spec_folder
+from tests.system.test_cli import last_line, run
+
+
+def replayed(folder, out):
+    done = run("replay", str(folder), "--scan", "54", "--json", "--out", str(out))
+    assert done.returncode in (0, 3), done.stderr
+    return done, last_line(done)
+
+
+def phased(folder):
+    done = run("phase", str(folder), "--method", "recipe", "--recipe", "5*ER", "--budget", "10", "--json")
+    assert done.returncode in (0, 3), done.stderr
+    return last_line(done)
+
+
+def test_a_lost_and_a_changed_frame_are_told_by_both(tmp_path):
+    folder = spec_folder(tmp_path / "scan", skip=(7,))
+    image = next(folder.rglob("*_00004.tif"))
+    tifffile.imwrite(image, tifffile.imread(image) + np.int32(1))
+    done, summary = replayed(folder, tmp_path / "out")
+    assert done.returncode == 3
+    assert (summary["expected"], summary["received"], summary["missing"]) == (20, 19, 1)
+    assert summary["frame_sums_match"] is False
+    for reasons in (summary["reasons"], phased(folder)["reasons"]):
+        assert any(
+            f"1 of 19 frames have another sum of counts than the scan has on record: frame 4 ({image})" in r
+            for r in reasons
+        )
+        assert any("1 of 20 frames missing (7)" in r for r in reasons)
+    assert summary["verdict"] != "good"
+
+
+def test_a_saturated_peak_in_16_bits_is_told_by_both(tmp_path):
+    frames = peak_frames(dtype=np.uint16)
+    frames[10, 11:13, 13:15] = 65535
+    folder = spec_folder(tmp_path / "scan", SpecEntry(frames=frames))
+    _, summary = replayed(folder, tmp_path / "out")
+    assert summary["verdict"] == "failed"
+    assert "saturated: 4 voxels" in summary["reasons"][0]
+    assert any("4 voxels are at the detector's limit" in reason for reason in phased(folder)["reasons"])
+
+
+def test_two_samples_in_one_folder_are_refused_by_both(tmp_path):
+    folder = spec_folder(tmp_path)
+    spec_folder(tmp_path / "other")
+    for command in ("replay", "phase"):
+        done = run(command, str(folder), "--scan", "54")
+        assert done.returncode == 2
+        message = "".join(done.stderr.split())
+        assert "expectedonefolderofimagesofscan54" in message
+        assert f"{tmp_path}/other/AD34idcTIM2_x/Sample-1a_S0054" in message

@@ -1,0 +1,398 @@
+"""Counts that do not fit, documents that lie, clocks that are off: the right curve, or one that says what it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cdi_stream.errors import WireError
+from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart
+from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, picture, run_start, run_stop
+
+PERIOD_S = 0.4
+
+
+def measured(rig: Rig, n_events: int = N, extra_after: tuple[int, ...] = (), skew_s: float = 0.0, pause_s: float = 0.0):
+    """A step scan in real time: a frame, then its event; after some points the frame is taken twice."""
+    image_id = 0
+    for point in range(n_events):
+        for _ in range(2 if point in extra_after else 1):
+            rig.clock.now_s += PERIOD_S + (pause_s if point in extra_after and _ else 0.0)
+            rig.feed(frame(image_id))
+            image_id += 1
+        rig.clock.now_s += 0.02
+        rig.feed(event(point + 1, time=rig.wall_s() + skew_s))
+
+
+def contents(curve) -> list[int]:
+    return [int(image[0, 0]) for image in curve.counts]
+
+
+# --- frames and events differ in number (issue 17: 2, 3, 11, 29, 47) ---------------------------------------------
+
+
+def test_a_point_measured_twice_after_a_pause_is_found_by_the_times():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run", n_images=N + 1))
+    measured(rig, extra_after=(3,), pause_s=30.0)
+    rig.feed(SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert contents(curve) == [1, 2, 3, 5, 6, 7, 8]
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert curve.account.missing == ()
+    assert curve.account.duplicate == 1
+    assert curve.doubts == ()
+    assert any("8 frames for 7 points: joined by their times" in note for note in curve.notes)
+
+
+def test_a_point_measured_twice_is_doubted_where_times_leave_it_open():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run", n_images=N + 1))
+    rig.feed(*(frame(k) for k in range(N + 1)), *(event(k + 1, time=rig.wall_s()) for k in range(N)), run_stop(N))
+    (curve,) = rig.settle()
+    assert any("frames may lie at wrong angles" in doubt for doubt in curve.doubts)
+
+
+def test_a_last_frame_that_never_came_is_told_by_the_times():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"))
+    measured(rig, n_events=N - 1)
+    rig.clock.now_s += PERIOD_S
+    rig.feed(event(N, time=rig.wall_s()), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.missing == (N - 1,)
+    assert contents(curve) == [*range(1, N), 0]
+
+
+@pytest.mark.parametrize("status", ["abort", "fail"])
+def test_an_aborted_run_lacks_the_points_that_it_planned(status):
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run", n_images=None))
+    rig.feed(*(frame(k) for k in range(4)), *(event(k + 1, k) for k in range(4)), SeriesEnd(series=1))
+    rig.feed(run_stop(4, exit_status=status))
+    (curve,) = rig.settle()
+    assert curve.account.expected == N
+    assert curve.account.missing == (4, 5, 6)
+    assert any(f"exit_status '{status}' after 4 of 7 points" in doubt for doubt in curve.doubts)
+
+
+def test_fewer_points_than_the_detector_announced_are_doubted_and_missing():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"))
+    rig.feed(*(frame(k) for k in range(4)), *(event(k + 1, k) for k in range(4)), SeriesEnd(series=1), run_stop(4))
+    (curve,) = rig.settle()
+    assert curve.account.expected == N
+    assert any("announced 7 images, the run had 4 points" in doubt for doubt in curve.doubts)
+
+
+def test_a_header_that_announces_too_many_is_not_believed_against_plan_events_and_frames():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run", n_images=1000))
+    rig.feed(*(frame(k) for k in range(N)), *all_events(), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert (curve.account.expected, curve.doubts) == (N, ())
+    assert any("announced 1000" in note for note in curve.notes)
+
+
+@pytest.mark.parametrize("has_stop", [True, False])
+def test_frames_whose_events_were_lost_are_no_duplicates(has_stop):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *(frame(k) for k in range(N)))
+    rig.feed(*(event(k + 1) for k in range(N - 2)), SeriesEnd(series=1), *([run_stop(N)] if has_stop else []))
+    (curve,) = rig.settle()
+    assert (curve.account.expected, curve.account.received, curve.account.duplicate) == (N, N, 0)
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert any("2 of 7 events are missing" in doubt for doubt in curve.doubts)
+
+
+@pytest.mark.parametrize(("seq", "image"), [(0, 1), (1, 1), (0, 0), (1, 0)])
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_points_and_images_may_be_counted_from_0_or_from_1(seq, image, has_ids):
+    rig = Rig()
+    events = [event(seq + k, 0 + k if has_ids else None, theta=0.1 * k) for k in range(N)]
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *events)
+    rig.feed(*(frame(image + k) for k in range(N)), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.missing == ()
+    assert contents(curve) == [image + k + 1 for k in range(N)]
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(N))
+    assert curve.doubts == ()
+
+
+def test_several_frames_a_point_stay_in_the_account():
+    rig = Rig()
+    n = 48
+    rig.feed(run_start(num_points=2), descriptor(), begin(user_data="run", n_images=n), *(frame(k) for k in range(n)))
+    rig.feed(event(1), event(2), SeriesEnd(series=1), run_stop(2))
+    (curve,) = rig.settle()
+    assert (curve.account.expected, curve.account.received) == (n, n)
+    assert any("48 frames for 2 events" in doubt for doubt in curve.doubts)
+
+
+def test_several_frames_a_point_have_the_angles_of_arrays_in_the_events():
+    rig = Rig()
+    rig.feed(run_start(num_points=2), descriptor(), begin(user_data="run", n_images=6), *(frame(k) for k in range(6)))
+    rig.feed(event(1, angles=[0.1, 0.2, 0.3]), event(2, angles=[0.4, 0.5, 0.6]), SeriesEnd(series=1), run_stop(2))
+    (curve,) = rig.settle()
+    np.testing.assert_allclose(curve.scanned["angles"], 0.1 * np.arange(1, 7))
+    assert curve.account.received == 6
+
+
+# --- which stream, which run (8, 10, 22, 25, 41, 42) --------------------------------------------------------------
+
+
+def test_a_stream_of_a_monitor_is_not_taken_for_the_scan():
+    rig = Rig()
+    monitor = [("event", {"descriptor": "mon", "seq_num": k, "time": 0.0, "data": {"ring": 1.0 * k}}) for k in (1, 2)]
+    label = [("event", {"descriptor": "a", "seq_num": 1, "time": 0.0, "data": {"label_number": 3.0}})]
+    rig.feed(run_start(num_points=N), descriptor(uid="mon", name="monitor"), descriptor(uid="a", name="a_label"))
+    rig.feed(descriptor(name="scan"), begin(user_data="run"), *monitor, *label)
+    rig.feed(*(frame(k) for k in range(N)), *all_events(), run_stop(N))
+    (curve,) = rig.settle()
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert curve.account.received == N
+
+
+def test_arrays_of_a_position_box_win_over_a_primary_stream_without_the_motor():
+    rig = Rig()
+    angles = [0.5 * k for k in range(N)]
+    rig.feed(run_start(num_points=N), descriptor(), descriptor(uid="box", name="box"), begin(user_data="run"))
+    rig.feed(*(("event", {"descriptor": "primary", "seq_num": k + 1, "data": {"ring": 1.0}}) for k in range(N)))
+    rig.feed(("event", {"descriptor": "box", "seq_num": 1, "data": {"theta": angles}}), run_stop(N))
+    rig.feed(*(frame(k) for k in range(N)))
+    (curve,) = rig.settle()
+    np.testing.assert_allclose(curve.scanned["theta"], angles)
+
+
+@pytest.mark.parametrize("user_data", ["scan_0001.h5", {"uid": "experiment 7"}, "[1, 2]", 17, b"\x00"])
+def test_user_data_that_are_no_claim_leave_the_other_ways(user_data):
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data=user_data), *all_events(series=1))
+    rig.feed(*(frame(k) for k in range(N)))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert curve.doubts == ()
+
+
+def test_a_claim_of_a_run_that_was_never_heard_falls_back_and_says_so():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data={"run_uid": "foreign"}), *all_events(series=1))
+    rig.feed(*(frame(k) for k in range(N)), run_stop(N))
+    assert rig.curves == []
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert any("names run foreign, whose documents were not heard" in doubt for doubt in curve.doubts)
+
+
+@pytest.mark.parametrize("skew_s", [0.0, 90.0, -90.0, 4000.0])
+def test_a_join_by_time_that_fits_is_certain_whatever_the_clocks_say(skew_s):
+    rig = Rig()
+    rig.feed(("start", {"uid": "run", "time": rig.wall_s() + skew_s, "num_points": N}), descriptor(), begin())
+    measured(rig, skew_s=skew_s)
+    rig.feed(SeriesEnd(series=1), ("stop", {"run_start": "run", "time": rig.wall_s() + skew_s, "num_events": {}}))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert curve.doubts == ()
+    assert any("by time" in note for note in curve.notes)
+
+
+def test_a_name_is_a_name_whatever_the_clock_says():
+    rig = Rig()
+    rig.feed(("start", {"uid": "run", "time": rig.wall_s() - 90}), descriptor(), begin("x"))
+    rig.feed(*(frame(k, "x") for k in range(N)), *all_events(series="x"))
+    rig.feed(("stop", {"run_start": "run", "time": rig.wall_s() - 90, "num_events": {"primary": N}}))
+    (curve,) = rig.settle()
+    assert (curve.run.uid, curve.doubts) == ("run", ())
+
+
+@pytest.mark.parametrize("name", ["5", 5.0, 5])
+def test_a_series_is_named_by_number_or_text(name):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(5), *(frame(k, 5) for k in range(N)))
+    rig.feed(*(event(k + 1, k, det_sequence_id=name) for k in range(N)), run_stop(N))
+    (curve,) = rig.settle()
+    assert (curve.run.uid, curve.doubts) == ("run", ())
+
+
+def test_of_two_runs_that_name_a_series_the_one_at_its_time_is_taken():
+    rig = Rig()
+    rig.feed(run_start("old"), descriptor("old", "d-old"), *all_events(series=1, desc="d-old"))
+    rig.feed(("stop", {"run_start": "old", "time": rig.wall_s(), "num_events": {"primary": N}}))
+    rig.clock.now_s += 10
+    new = [event(k + 1, k, theta=50.0 + k, series=1, desc="d-new") for k in range(N)]
+    rig.feed(("start", {"uid": "new", "time": rig.wall_s()}), descriptor("new", "d-new"), begin(1))
+    rig.feed(*(frame(k) for k in range(N)), *new, SeriesEnd(series=1))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "new"
+
+
+def test_a_start_document_that_comes_again_wipes_nothing():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events()[:4], run_start(), descriptor())
+    rig.feed(*all_events()[4:], *(frame(k) for k in range(N)))
+    (curve,) = rig.curves
+    assert curve.doubts == ()
+
+
+def test_a_stop_document_that_comes_again_changes_nothing():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), run_stop(N), run_start(), run_stop(0))
+    assert rig.assembler.book.runs["run"].counted("primary") == N
+
+
+def test_a_run_with_an_open_series_is_not_pushed_out_by_others():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events()[:4])
+    for k in range(1100):
+        rig.assembler.on_document("start", {"uid": f"other {k}", "time": rig.wall_s()})
+    assert len(rig.assembler.book.runs) <= 1001
+    rig.feed(*all_events()[4:], *(frame(k) for k in range(N)))
+    assert [curve.run.uid for curve in rig.curves] == ["run"]
+
+
+def test_readings_that_come_as_stream_datum_are_named():
+    rig = Rig()
+    datum = {"descriptor": "primary", "indices": {"start": 0, "stop": N}, "seq_nums": {"start": 1, "stop": N + 1}}
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), ("stream_datum", datum))
+    rig.feed(*(frame(k) for k in range(N)), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert any("StreamDatum" in doubt for doubt in curve.doubts)
+    assert curve.account.received == N
+
+
+def test_a_start_document_that_was_lost_is_named():
+    rig = Rig()
+    rig.feed(begin(), *(frame(k) for k in range(N)), descriptor(), *all_events(), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert any("9 documents came of runs whose start was not heard" in doubt for doubt in curve.doubts)
+
+
+# --- what frames and documents hold (1, 13, 20, 33, 48, 51) -------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, "stuck", [], {}, True])
+def test_a_reading_lost_in_one_event_is_lost_in_that_one_only(value):
+    rig = Rig()
+    events = all_events()
+    events[3][1]["data"]["theta"] = value
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *events, *(frame(k) for k in range(N)))
+    (curve,) = rig.curves
+    assert np.isnan(curve.scanned["theta"]).tolist() == [False] * 3 + [True] + [False] * 3
+
+
+def test_a_reading_in_a_list_of_one_is_a_reading():
+    rig = Rig()
+    events = all_events()
+    events[3][1]["data"]["theta"] = [0.4]
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *events, *(frame(k) for k in range(N)))
+    np.testing.assert_allclose(rig.curves[0].scanned["theta"], 0.1 * np.arange(1, N + 1))
+
+
+def odd(image_id: int, dtype=np.uint16, shape=(3, 5)) -> DetectorFrame:
+    return DetectorFrame(series=1, image_id=image_id, pixels=np.full(shape, 9, dtype))
+
+
+@pytest.mark.parametrize("kind", [{"shape": (4, 4)}, {"dtype": np.uint32}])
+@pytest.mark.parametrize("place", [0, 3, 6])
+@pytest.mark.parametrize("header", [{}, {"image_shape": (3, 5), "image_dtype": "uint16"}])
+def test_one_odd_frame_is_bad_wherever_it_comes(kind, place, header):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run", **header), *all_events())
+    for k in range(N):
+        try:
+            rig.feed(odd(k, **kind) if k == place else frame(k))
+        except WireError as error:
+            assert "as before" in str(error)  # noqa: PT017 - which frame is refused depends on the case
+    rig.feed(SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.sentinel == 2**16 - 1
+    assert curve.account.missing == (place,)
+    assert curve.account.bad == 1
+    assert contents(curve) == [0 if k == place else k + 1 for k in range(N)]
+
+
+def test_a_header_that_lies_of_the_layout_is_outvoted():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run", image_shape=(9, 9), image_dtype="uint32"))
+    rig.feed(*all_events(), *(frame(k) for k in range(N)))
+    assert rig.curves[0].account.bad == 0
+
+
+def test_messages_that_could_not_be_read_are_told_where_frames_are_missing():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), *(frame(k) for k in range(N - 1)))
+    rig.assembler.on_unreadable()
+    rig.feed(SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert any("1 messages that could not be read came during the series" in doubt for doubt in curve.doubts)
+
+
+@pytest.mark.parametrize("seq_num", [10**7, 10**8, 2**53])
+def test_an_absurd_number_of_an_event_costs_nothing(seq_num):
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *all_events(), event(seq_num))
+    rig.feed(*(frame(k) for k in range(N)), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.expected <= N + 1
+    assert curve.account.received == N
+    assert any("left out" in doubt for doubt in curve.doubts)
+
+
+@pytest.mark.parametrize(
+    ("name", "doc"),
+    [
+        ("event_page", {"descriptor": "primary", "seq_num": [1], "data": []}),
+        ("event_page", {"descriptor": "primary", "seq_num": [1], "data": {3: 4}}),
+        ("event_page", {"descriptor": "primary", "seq_num": [{}], "data": {"theta": [1.0]}}),
+        ("event_page", {"descriptor": "primary", "seq_num": 5, "data": {}}),
+        ("event", {"descriptor": "primary", "seq_num": -1, "data": {}}),
+        ("event", {"descriptor": "primary", "seq_num": "7", "data": {}}),
+        ("event", {"descriptor": "primary", "seq_num": float("nan"), "data": {}}),
+    ],
+)
+def test_a_document_that_cannot_be_used_is_refused_and_named(name, doc):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"))
+    with pytest.raises(WireError, match=r"event(_page)? document"):
+        rig.feed((name, doc))
+    rig.feed(*all_events(), *(frame(k) for k in range(N)))
+    assert rig.curves[0].doubts == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "doc"),
+    [
+        ("descriptor", {"uid": "d", "run_start": "run", "configuration": {"det": {"data": [1]}}, "name": "primary"}),
+        ("descriptor", {"uid": "d", "run_start": "run", "configuration": {7: {"data": {3: 4}}}, "data_keys": {5: {}}}),
+        ("event", {"descriptor": "primary", "seq_num": 1.0, "data": {7: 8, None: 3}}),
+        ("event_page", {"descriptor": "primary", "seq_num": [1, 2], "data": {"theta": [0.1]}, "time": 5}),
+        ("stop", {"run_start": "run", "num_events": [1], "exit_status": 5}),
+    ],
+)
+def test_odd_fields_of_usable_documents_harm_nothing(name, doc):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), (name, doc))
+    rig.feed(*all_events(), *(frame(k) for k in range(N)), SeriesEnd(series=1), run_stop(N))
+    assert [curve.account.received for curve in rig.settle()] == [N]
+
+
+def test_an_event_page_is_as_good_as_its_events():
+    rig = Rig()
+    page = {"descriptor": "primary", "seq_num": list(range(1, N + 1)), "time": [0.0] * N}
+    page["data"] = {"theta": [0.1 * k for k in range(1, N + 1)]}
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), ("event_page", page), *(frame(k) for k in range(N)))
+    np.testing.assert_allclose(rig.curves[0].scanned["theta"], 0.1 * np.arange(1, N + 1))
+
+
+def test_all_series_together_have_a_limit():
+    rig = Rig(max_total_bytes=4 * 15 * 10)
+    rig.feed(begin(1, n_images=None), begin(2, n_images=None), SeriesStart(series=3))
+    held = 0
+    for k in range(20):
+        for series in (1, 2, 3):
+            try:
+                rig.feed(DetectorFrame(series=series, image_id=k, pixels=picture(k)))
+                held += 1
+            except WireError as error:
+                assert "no room for more frames" in str(error)  # noqa: PT017 - the limit falls where it falls
+    assert 0 < held <= 10

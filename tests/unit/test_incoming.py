@@ -1,0 +1,162 @@
+"""Curves that outlive the process: what the next one finds, and what it makes of files that are broken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cdi_stream.errors import WireError
+from cdi_stream.live import frame_store
+from cdi_stream.live.incoming import DESCRIPTION, Incoming
+from cdi_stream.messages import SeriesEnd
+from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, run_start, run_stop
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "incoming"
+
+
+def rig(folder, now_s=100.0):
+    made = Rig(Incoming(folder))
+    made.clock.now_s = now_s
+    return made
+
+
+def resumed(folder, published=()):
+    made = rig(folder, 5.0)  # the monotonic clock of another process
+    made.n = made.assembler.resume(lambda key: key in published)
+    return made
+
+
+def contents(curve):
+    return [int(image[0, 0]) for image in curve.counts]
+
+
+def test_a_curve_goes_on_with_the_frames_and_documents_that_were_there(folder):
+    first = rig(folder)
+    mask = np.ones((3, 5), dtype=bool)
+    first.feed(run_start(sample="gold"), descriptor(), begin(user_data="run", pixel_mask=mask, distance_m=0.5))
+    first.feed(*all_events()[:4], *(frame(k) for k in range(4)))
+    second = resumed(folder)
+    assert second.n == 1
+    second.feed(*all_events()[4:], *(frame(k) for k in range(4, N)))
+    (curve,) = second.curves
+    assert contents(curve) == list(range(1, N + 1))
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert (curve.run.uid, curve.run.sample, curve.doubts) == ("run", "gold", ())
+    assert curve.series.distance_m == 0.5
+    np.testing.assert_array_equal(curve.series.pixel_mask, mask)
+
+
+def test_frames_lost_while_nobody_listened_are_missing(folder):
+    first = rig(folder)
+    first.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *all_events()[:3])
+    first.feed(*(frame(k) for k in range(3)))
+    second = resumed(folder)
+    second.feed(frame(5), frame(6), SeriesEnd(series=1), *all_events()[5:], run_stop(N))
+    (curve,) = second.settle()
+    assert curve.account.missing == (3, 4)
+    assert contents(curve) == [1, 2, 3, 0, 0, 6, 7]
+    assert any("2 of 7 events are missing" in doubt for doubt in curve.doubts)
+
+
+def test_a_curve_that_was_complete_is_released_again_with_the_same_name(folder):
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), *(frame(k) for k in range(N)))
+    (released,) = first.curves
+    second = resumed(folder)
+    (curve,) = second.settle()
+    assert (curve.key, curve.curve_index, curve.account) == (released.key, 0, released.account)
+    assert contents(curve) == list(range(1, N + 1))
+
+
+def test_a_curve_whose_reconstruction_is_out_is_not_made_again(folder):
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), *(frame(k) for k in range(N)))
+    second = resumed(folder, published=[first.curves[0].key])
+    assert second.settle() == []
+    assert list((folder / "curves").iterdir()) == []
+
+
+def test_a_series_id_that_is_used_again_is_another_curve(folder):
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data={"run_uid": "run"}))
+    first.feed(*all_events(), *(frame(k) for k in range(N)))
+    first.clock.now_s += 1
+    again = [event(N + k + 1, k, theta=10.0 + k) for k in range(N)]
+    first.feed(begin(user_data={"run_uid": "run", "curve_index": 1, "n_points": N}), *again)
+    first.feed(*(frame(k) for k in range(N)))
+    keys = [curve.key for curve in first.curves]
+    assert len(set(keys)) == 2
+    second = resumed(folder, published=keys[:1])
+    (curve,) = second.settle()
+    assert (curve.key, curve.curve_index) == (keys[1], 1)
+
+
+def test_the_end_of_a_series_is_remembered(folder):
+    first = rig(folder)
+    first.feed(begin(user_data={"run_uid": "run"}), *(frame(k) for k in range(3)), SeriesEnd(series=1))
+    second = resumed(folder)
+    second.settle(12.0)
+    assert [curve.account.received for curve in second.curves] == [3]
+
+
+def test_places_in_a_run_go_on_where_they_were(folder):
+    first = rig(folder)
+    first.feed(run_start(num_points=2 * N), descriptor())
+    first.feed(begin("a"), *(frame(k, "a") for k in range(N)), SeriesEnd(series="a"))
+    first.feed(*(event(k + 1, k, series="a") for k in range(N)))
+    first.feed(begin("b"), *(frame(k, "b") for k in range(2)), event(N + 1, 0, series="b"))
+    assert [curve.curve_index for curve in first.settle(3.0)] == [0]
+    assert first.assembler.progress()[0].curve_index == 1
+    second = resumed(folder, published=[first.curves[0].key])
+    assert [one.curve_index for one in second.assembler.progress()] == [1]
+
+
+def test_frames_of_no_series_go_on_too(folder):
+    first = rig(folder)
+    first.feed(run_start(num_points=N), descriptor(), *(frame(100 + k, None) for k in range(4)))
+    second = resumed(folder)
+    second.feed(*(frame(100 + k, None) for k in range(4, N)))
+    second.feed(*(event(k + 1, unique_id=100 + k) for k in range(N)), run_stop(N))
+    (curve,) = second.settle()
+    assert curve.account.missing == ()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xc1\xc1", b"\x80", b"\x93\x01\x02\x03"])
+def test_a_description_that_cannot_be_read_is_put_aside(folder, content):
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data="run"), frame(0))
+    (description,) = (folder / "curves").glob(f"*/{DESCRIPTION}")
+    description.write_bytes(content)
+    second = resumed(folder)
+    assert second.n == 0
+    assert list(folder.glob("*.broken"))
+    second.feed(begin(2, "run"), *(frame(k, 2) for k in range(N)), *all_events())
+    assert [curve.account.received for curve in second.settle()] == [N]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_documents_that_break_off_are_used_as_far_as_they_go(folder, cut):
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), frame(0))
+    (log,) = (folder / "runs").iterdir()
+    log.write_bytes(log.read_bytes()[: len(log.read_bytes()) - cut])
+    second = resumed(folder)
+    assert len(second.assembler.book.runs["run"].events["primary"]) >= N - 1
+
+
+def test_a_series_that_no_disk_has_room_for_says_so(folder, monkeypatch):
+    monkeypatch.setattr(frame_store, "KEEP_FREE_BYTES", 1 << 60)
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data="run"))
+    with pytest.raises(WireError, match="no room for .* free disk space"):
+        first.feed(frame(0))
+
+
+def test_documents_of_forgotten_runs_are_deleted(folder):
+    first = rig(folder)
+    for k in range(60):
+        first.feed(run_start(f"run {k}"), run_stop(0, f"run {k}"))
+    assert len(list((folder / "runs").iterdir())) <= 52

@@ -1,0 +1,330 @@
+"""Documents on their way: in order, once, over restarts, and whatever the disk or a sink does."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+
+import pytest
+
+from cdi_stream.errors import ConfigError, ServiceError
+from cdi_stream.live.alarms import Alarms
+from cdi_stream.live.delivery import HEARD_WITHIN_S, ArchiveDelivery, BusDelivery
+from cdi_stream.live.spool import BUS, SPOOL, Spool
+
+
+def documents(run="ours", n_events=2, has_stop=True):
+    start = ("start", {"uid": run, "original_run_uid": f"raw of {run}"})
+    descriptor = ("descriptor", {"uid": f"{run} d", "run_start": run, "name": "inference"})
+    events = [("event", {"uid": f"{run} e{k}", "descriptor": f"{run} d", "seq_num": k}) for k in range(n_events)]
+    stop = [("stop", {"uid": f"{run} s", "run_start": run})] if has_stop else []
+    return [start, descriptor, *events, *stop]
+
+
+def names(entries):
+    return [entry.doc["uid"] for entry in entries]
+
+
+@pytest.fixture
+def opened(tmp_path):
+    spools = []
+
+    def make(*sinks, alarms=None):
+        spools.append(Spool(tmp_path, sinks, alarms))
+        return spools[-1]
+
+    yield make
+    for spool in spools:
+        with contextlib.suppress(sqlite3.ProgrammingError, OSError):  # some are closed by the test
+            spool.close()
+
+
+def test_what_was_not_delivered_is_there_after_a_restart_in_order(opened):
+    spool = opened("tiled")
+    spool.put("ours", documents(), curve_key="curve 1")
+    for entry in spool.waiting(BUS)[:2]:
+        spool.heard(BUS, entry)
+    assert spool.close() == {"bus": 3, "tiled": 5}
+    again = opened("tiled")
+    assert names(again.waiting(BUS)) == ["ours e0", "ours e1", "ours s"]
+    assert names(again.waiting("tiled")) == ["ours", "ours d", "ours e0", "ours e1", "ours s"]
+    assert again.is_published("curve 1")
+    assert not again.is_published("curve 2")
+    assert again.next_attempt("raw of ours") == 1
+
+
+def test_a_run_that_every_sink_has_is_forgotten(opened, tmp_path):
+    spool = opened("tiled")
+    spool.put("ours", documents())
+    for sink in (BUS, "tiled"):
+        for entry in spool.waiting(sink):
+            spool.heard(sink, entry)
+    spool.close()
+    with sqlite3.connect(tmp_path / SPOOL) as db:
+        for table in ("documents", "runs", "heard", "done"):
+            assert db.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,), table
+    db.close()
+
+
+def test_a_run_that_was_left_open_is_closed_with_its_counts(opened, tmp_path):
+    first = Spool(tmp_path)
+    first.put("ours", documents(n_events=3, has_stop=False))
+    first.close()
+    second = Spool(tmp_path)
+    assert second.close_left_runs("the service was killed") == 1
+    stop = second.waiting(BUS)[-1]
+    assert stop.name == "stop"
+    assert stop.doc["num_events"] == {"inference": 3}
+    assert stop.doc["exit_status"] == "abort"
+    assert second.close_left_runs("again") == 0
+    second.close()
+
+
+def test_a_second_service_on_the_folder_is_refused(opened, tmp_path):
+    opened()
+    with pytest.raises(ConfigError, match="in use by another service"):
+        Spool(tmp_path)
+
+
+def test_a_folder_that_cannot_be_is_a_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"publish\.directory .*cannot be written"):
+        Spool(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no database at all, but long enough for a page" * 100, b"SQLite format 3\0"]
+)
+def test_a_file_that_is_no_spool_is_set_aside(tmp_path, content):
+    (tmp_path / SPOOL).write_bytes(content)
+    spool = Spool(tmp_path)
+    spool.put("ours", documents())
+    assert len(spool.waiting(BUS)) == 5
+    spool.close()
+    assert bool(content) == bool(list(tmp_path.glob("*.broken")))
+
+
+def test_a_locked_file_holds_nothing_up_and_is_written_later(opened, tmp_path):
+    alarms = Alarms()
+    spool = opened(alarms=alarms)
+    holder = sqlite3.connect(tmp_path / SPOOL, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    spool.put("ours", documents(), curve_key="curve 1")
+    assert len(spool.waiting(BUS)) == 5
+    assert [alarm["key"] for alarm in alarms.standing()] == ["spool"]
+    holder.execute("ROLLBACK")
+    holder.close()
+    spool.put("other", documents("other"))
+    assert alarms.standing() == []
+    spool.close()
+    again = Spool(tmp_path)
+    assert len(again.waiting(BUS)) == 10
+    assert again.is_published("curve 1")
+    again.close()
+
+
+# --- the bus ------------------------------------------------------------------------------------------------------
+
+
+class Bus:
+    """A proxy and its listener: what is sent while it is up is heard at the next look."""
+
+    def __init__(self):
+        self.is_up = True
+        self.sent = []
+        self._new = []
+
+    def __call__(self, name, doc):
+        if self.is_up:
+            self.sent.append(doc["uid"])
+            self._new.append(doc["uid"])
+
+    def heard(self, timeout_ms):
+        new, self._new = self._new, []
+        return iter(new)
+
+    def close(self):
+        pass
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def test_documents_are_sent_at_once_and_counted_when_heard(opened):
+    spool, bus = opened(), Bus()
+    delivery = BusDelivery(spool, bus, bus.heard, clock=Clock())
+    spool.put("ours", documents())
+    delivery.push()
+    assert bus.sent == ["ours", "ours d", "ours e0", "ours e1", "ours s"]
+    assert len(spool.waiting(BUS)) == 5
+    delivery.step(0)
+    assert spool.waiting(BUS) == []
+
+
+def test_documents_sent_while_the_proxy_was_down_come_in_order_once_it_is_up(opened):
+    spool, bus, clock, alarms = opened(), Bus(), Clock(), Alarms()
+    delivery = BusDelivery(spool, bus, bus.heard, alarms, clock)
+    bus.is_up = False
+    spool.put("ours", documents())
+    delivery.push()
+    for _ in range(20):
+        clock.now_s += HEARD_WITHIN_S
+        delivery.step(0)
+    assert [alarm["key"] for alarm in alarms.standing()] == ["bus"]
+    spool.put("other", documents("other"))
+    delivery.push()
+    bus.is_up = True
+    for _ in range(60):
+        clock.now_s += 1.0
+        delivery.step(0)
+    assert bus.sent == names_of("ours") + names_of("other")
+    assert spool.waiting(BUS) == []
+    assert alarms.standing() == []
+
+
+def names_of(run):
+    return [doc["uid"] for _, doc in documents(run)]
+
+
+def test_a_sink_that_raises_stops_nothing(opened):
+    spool, bus, clock = opened(), Bus(), Clock()
+    calls = []
+
+    def breaks_once(name, doc):
+        calls.append(name)
+        if len(calls) == 1:
+            raise RuntimeError
+        bus(name, doc)
+
+    breaks_once.close = lambda: None
+    delivery = BusDelivery(spool, breaks_once, bus.heard, clock=clock)
+    spool.put("ours", documents())
+    delivery.push()
+    for _ in range(10):
+        clock.now_s += HEARD_WITHIN_S
+        delivery.step(0)
+    assert spool.waiting(BUS) == []
+
+
+# --- archives -----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Runs by uid, as a server keeps them; `error` is raised while it is set."""
+
+    def __init__(self):
+        self.runs = {}
+        self.error = None
+        self.n_opened = 0
+
+    def open(self):
+        if self.error is not None:
+            raise self.error
+        self.n_opened += 1
+        return Connection(self)
+
+
+class Connection:
+    def __init__(self, server):
+        self.server = server
+
+    def __call__(self, name, doc):
+        if self.server.error is not None:
+            raise self.server.error
+        run = doc["uid"] if name == "start" else doc.get("run_start") or doc["descriptor"].split()[0]
+        self.server.runs.setdefault(run, []).append(doc["uid"])
+
+    def has_run(self, uid):
+        if self.server.runs.get(uid, [""])[-1].endswith(" s"):
+            return True
+        self.server.runs.pop(uid, None)
+        return False
+
+    def close(self):
+        pass
+
+
+def run_archive(spool, server, on_sleep=lambda: None):
+    """Deliver until nothing waits; `on_sleep` is called at each pause."""
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        on_sleep()
+        return False
+
+    delivery = ArchiveDelivery("tiled", spool, server.open, sleep=sleep)
+    delivery.run(lambda: not spool.waiting("tiled") or len(slept) > 50)
+    return slept
+
+
+def test_an_archive_gets_every_run_whole(opened):
+    spool, server = opened("tiled"), Server()
+    for run in ("one", "two"):
+        spool.put(run, documents(run))
+    run_archive(spool, server)
+    assert server.runs == {run: names_of(run) for run in ("one", "two")}
+
+
+def test_an_archive_that_is_down_gets_everything_when_it_is_back(opened):
+    spool, server = opened("tiled"), Server()
+    server.error = ServiceError("down")
+    spool.put("one", documents("one"))
+
+    def back():
+        server.error = None
+
+    assert run_archive(spool, server, on_sleep=back) == [1.0]
+    assert server.runs == {"one": names_of("one")}
+
+
+def test_an_archive_that_fails_in_mid_run_gets_that_run_from_its_beginning(opened):
+    spool, server = opened("tiled"), Server()
+    spool.put("one", documents("one", has_stop=False))
+    run_archive(spool, server)
+    server.error = ServiceError("killed")
+    spool.put("one", documents("one")[-1:])
+
+    def back():
+        server.error = None
+
+    run_archive(spool, server, on_sleep=back)
+    assert server.runs == {"one": names_of("one")}
+
+
+def test_after_a_restart_a_run_in_mid_way_is_written_from_its_beginning(opened, tmp_path):
+    server = Server()
+    first = Spool(tmp_path, ("tiled",))
+    first.put("one", documents("one", has_stop=False))
+    run_archive(first, server)
+    first.close()
+    second = Spool(tmp_path, ("tiled",))
+    second.close_left_runs("killed")
+    run_archive(second, server)
+    assert server.runs["one"] == [*names_of("one")[:-1], "one-stop"]
+    second.close()
+
+
+def test_a_run_that_is_refused_for_itself_is_left_out_and_the_next_goes_on(opened):
+    spool, server = opened("tiled"), Server()
+    whole = Connection.__call__
+
+    def refuses(self, name, doc):
+        if doc["uid"] == "bad e0":
+            raise ValueError("schema")
+        whole(self, name, doc)
+
+    Connection.__call__ = refuses
+    try:
+        spool.put("bad", documents("bad"))
+        spool.put("good", documents("good"))
+        run_archive(spool, server)
+    finally:
+        Connection.__call__ = whole
+    assert server.runs["good"] == names_of("good")
+    assert spool.waiting("tiled") == []
