@@ -7,13 +7,18 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test test-all check bench bench-phasing bench-networks clean
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "[1/4] environment in $(VENV)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade "pip>=24" "setuptools>=77" wheel
-	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
-	touch $(STAMP)
+	@echo "[2/4] torch, the largest part: 200 MB or more, a few minutes"
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt torch==2.13.0
+	@echo "[3/4] the other dependencies and cdi-stream: a few minutes"
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[test]'
+	@touch $(STAMP)
+	@echo "[4/4] installed"
 
 demo: $(STAMP)  ## simulate a scan, play it through the whole system, draw the crystal
+	@echo "the demo simulates a scan the first time (a minute), compiles its kernels (a minute), then plays it"
 	$(BIN)/cdi-stream demo --out demo-results --plot demo-results/crystal.png
 
 test: $(STAMP)  ## the default suite

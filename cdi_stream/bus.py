@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 import zmq
 
+from cdi_stream.addresses import is_ipv6
 from cdi_stream.errors import ConfigError, EndpointError, WireError
 from cdi_stream.plain import Report, to_plain
 
@@ -76,6 +77,7 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
     """Open a socket on a proxy's out address; it queues without a limit, because documents are small and few."""
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.IPV6, is_ipv6(address))
     socket.setsockopt(zmq.SUBSCRIBE, b"")
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)  # a proxy that lost power says no farewell

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import zmq
 
-from cdi_stream.config import Config, read_image
-from cdi_stream.errors import CdiStreamError, ConfigError, ServiceError
-from cdi_stream.geometry import Beamline
+from cdi_stream import bus
+from cdi_stream.addresses import Address, parse
+from cdi_stream.config import Config, prepare_folder, read_image
+from cdi_stream.errors import CdiStreamError, ConfigError, EndpointError, ServiceError
+from cdi_stream.geometry import Beamline, readings_of
+from cdi_stream.geometry_report import Place, in_words, missing, report
+from cdi_stream.live.announce import Announcer
+from cdi_stream.live.receive import open_socket
 from cdi_stream.networks.torchscript import load as load_network
+from cdi_stream.networks.trial import require_answer
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.registry import load
 
@@ -69,15 +75,25 @@ def _decoder(config: Config) -> str:
 def _geometry(config: Config) -> str:
     """Circles of the beamline, and what must still come with the documents or the wire."""
     beamline, geometry = config.geometry.value(), config.geometry
+    readings = readings_of(beamline)
     circles = [circle.name for circle in beamline.sample_circles + beamline.detector_circles]
-    if unknown := [name for name in geometry.circles_deg if name not in circles]:
-        raise ConfigError(f"geometry.circles_deg: {beamline.name} has no circle {', '.join(unknown)}; it has {circles}")
     numbers = ("distance_m", "pixel_row_m", "pixel_col_m", "beam_row", "beam_col", "photon_energy_ev")
     from_wire = [name for name in numbers if getattr(geometry, name) is None]
     return (
         f"{beamline.name}; circles {', '.join(circles)}; the run's documents must bring {_needed(beamline, config)}; "
-        f"documents or the detector's header must bring {', '.join(from_wire) or 'nothing more'}"
+        f"documents or the detector's header must bring {', '.join(from_wire) or 'nothing more'}; "
+        f"read are energy as {' or '.join(readings['energy'])}, distance as {' or '.join(readings['distance'])}; "
+        f"{_numbers(config)}"
     )
+
+
+def _numbers(config: Config) -> str:
+    """2 theta, |Q|, d and the voxel's steps, where the configuration alone tells them."""
+    place = Place(shape=config.prepare.max_shape)
+    if missing(config.geometry, place):
+        return "2 theta, |Q| and d: see 'cdi-stream geometry CONFIG --angle ...'"
+    words = in_words(report(config.geometry, place))
+    return "; ".join(f"{name} {words[name]}" for name in ("2 theta", "|Q|", "d", "step of q"))
 
 
 def _needed(beamline: Beamline, config: Config) -> str:
@@ -87,6 +103,7 @@ def _needed(beamline: Beamline, config: Config) -> str:
 
 
 def _network(config: Config) -> str:
+    require_answer(config.network.file, config.device)
     network = load_network(config.network.file, config.device)
     return f"{network.contract.name} {network.contract.version}, {network.lab_shape}, on {config.device}"
 
@@ -108,11 +125,7 @@ def _recipes(config: Config) -> str:
 
 
 def _folder(config: Config) -> str:
-    directory = config.publish.directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    probe = directory / ".probe"
-    probe.write_bytes(b"")
-    probe.unlink()
+    directory = prepare_folder(config.publish.directory)
     if is_network_folder(directory):
         raise ConfigError(f"{directory} lies on a network: the queue's database needs a local disk")
     return str(directory)
@@ -129,19 +142,34 @@ def is_network_folder(directory: Path, mounts: Path = Path("/proc/mounts")) -> b
 
 def _detector(config: Config) -> str:
     detector = config.detector
-    if detector.bind:
-        return f"{detector.endpoint}: bound by us, the detector connects"
-    _reach(detector.endpoint, "detector.endpoint", "is the stream on, and the address right?")
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        # SUB, whatever the service opens: a PULL would take frames away from the service or the file writer
+        probe = open_socket(context, detector.endpoint, "sub", bind=detector.bind, max_message_bytes=1000)
+        stack.enter_context(probe)
+        if detector.bind:
+            return f"{detector.endpoint}: bound by us, the detector connects"
+        _reach(probe, detector.endpoint, "detector.endpoint", "is the stream on, and the address right?")
     if detector.socket == "pull":
         return f"{detector.endpoint} answers; PULL takes frames away from any other puller: see 'cdi-stream tee'"
     return f"{detector.endpoint} answers"
 
 
 def _documents(config: Config) -> str:
-    for key in ("subscribe", "publish"):
-        address = getattr(config.documents, key)
-        _reach(address, f"documents.{key}", "start bluesky-0MQ-proxy")
-    return f"proxy answers at {config.documents.subscribe} and {config.documents.publish}"
+    with zmq.Context() as context:
+        for key in ("subscribe", "publish"):
+            address = getattr(config.documents, key)
+            with bus.listen(context, address) as probe:
+                _reach(probe, address, f"documents.{key}", "start bluesky-0MQ-proxy")
+    return f"proxy answers at {config.documents.subscribe} and {config.documents.publish}{_trust(config)}"
+
+
+def _trust(config: Config) -> str:
+    """What to say of pickled documents from elsewhere."""
+    documents = config.documents
+    if documents.serializer != "pickle" or parse(documents.subscribe).is_loopback:
+        return ""
+    return "; pickle from another machine runs whatever its sender likes: take msgpack if you can"
 
 
 def _tiled(config: Config) -> str:
@@ -158,30 +186,35 @@ def _tiled(config: Config) -> str:
 def _feed(config: Config) -> str:
     if config.feed.endpoint is None:
         return "no feed for the operators' page: set feed.endpoint"
-    with zmq.Context() as context, context.socket(zmq.PUB) as probe:
-        try:
-            probe.bind(config.feed.endpoint)
-        except zmq.ZMQError as error:
-            raise ServiceError(
-                f"feed.endpoint {config.feed.endpoint}: {error}; does the service run already?"
-            ) from error
+    try:
+        Announcer(config.feed.endpoint).close()
+    except EndpointError as error:
+        raise ServiceError(f"{error}; does the service run already?") from error
     return f"{config.feed.endpoint} is free"
 
 
-def _reach(endpoint: str, key: str, remedy: str) -> None:
-    """Connect and read the greeting of 0MQ's protocol, no more: no message is taken from anybody.
+def _reach(probe: zmq.Socket[bytes], endpoint: str, key: str, remedy: str) -> None:
+    """Wait until a socket of the service has connected, then read the greeting of 0MQ's protocol.
 
     Raises `ServiceError` if nobody listens, or what listens does not speak 0MQ.
     """
-    parts = urlsplit(endpoint)
-    if parts.scheme != "tcp":
-        return
-    try:
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=REACH_S) as connection:
-            greeting = connection.recv(1)
-    except TimeoutError:
-        greeting = b""
-    except (OSError, ValueError) as error:
-        raise ServiceError(f"{key}: nobody listens at {endpoint} ({error}); {remedy}") from error
-    if greeting != ZMTP_SIGNATURE:
+    probe.disconnect(endpoint)
+    monitor = probe.get_monitor_socket(zmq.EVENT_CONNECTED)
+    probe.connect(endpoint)
+    is_connected = monitor.poll(round(REACH_S * 1000))
+    probe.disable_monitor()
+    monitor.close(0)
+    if not is_connected:
+        raise ServiceError(f"{key}: nobody listens at {endpoint}; {remedy}")
+    address = parse(endpoint)
+    if address.is_tcp and _greeting(address) != ZMTP_SIGNATURE:
         raise ServiceError(f"{key}: what listens at {endpoint} does not speak 0MQ; {remedy}")
+
+
+def _greeting(address: Address) -> bytes:
+    """First byte that a server says, empty if it says nothing in time."""
+    try:
+        with socket.create_connection((address.host, address.port or 0), timeout=REACH_S) as connection:
+            return connection.recv(1)
+    except OSError:
+        return b""

@@ -85,6 +85,16 @@ class Beamline:
     distance_readings: tuple[tuple[str, str], ...] = (("detector_distance", "m"),)
 
 
+def readings_of(beamline: Beamline) -> dict[str, list[str]]:
+    """Names under which a beamline's documents are searched, with the unit assumed where they state none."""
+    circles = beamline.sample_circles + beamline.detector_circles
+    return {
+        "circles": ["/".join((circle.name, *circle.motors)) for circle in circles],
+        "energy": [f"{name} ({unit})" for name, unit in beamline.energy_readings],
+        "distance": [f"{name} ({unit})" for name, unit in beamline.distance_readings],
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorPlacement:
     """Distance, pixel sizes and direct-beam pixel (fractional, may lie outside) at zero arm angles."""

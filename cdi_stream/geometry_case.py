@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cdi_stream.config import describe_error
+from cdi_stream.config_values import describe_error
 from cdi_stream.errors import GeometryError, InputError
 from cdi_stream.geometry import (
     HC_EV_M,
@@ -28,10 +28,19 @@ Scanned = float | tuple[float, float]
 """A fixed value, or [start, step] of the scanned one."""
 
 
+MAX_AXIS = 1_000_000
+"""Most frames, rows or columns of a case."""
+
+
+def _ends(value: Scanned, n: int) -> tuple[float, float]:
+    """First and last value of a quantity over ``n`` frames."""
+    return (value[0], value[0] + value[1] * (n - 1)) if isinstance(value, tuple) else (value, value)
+
+
 class Recipe(BaseModel):
     """One experiment; axis letters, signs and beam direction are its own."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     beam: tuple[float, float, float]
     sample_axes: list[str]
@@ -53,6 +62,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if min(self.shape) < 1 or max(self.shape) > MAX_AXIS:
+            raise ValueError(f"expected 1 to {MAX_AXIS} voxels along each axis, got {self.shape}")
         for kind, names, axes, degrees in (
             ("sample", self.sample_names, self.sample_axes, self.sample_deg),
             ("detector", self.detector_names, self.detector_axes, self.detector_deg),
@@ -64,8 +75,8 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"expected [start, step] for the scanned quantity {self.scan!r} alone, got it for {scanned}"
             )
-        if min(self.shape) < 1:
-            raise ValueError(f"expected a shape of at least one voxel, got {self.shape}")
+        if min(_ends(self.energy_eV, self.shape[0])) <= 0:
+            raise ValueError(f"expected a positive energy_eV at every frame, got {self.energy_eV}")
         return self
 
     def _quantities(self) -> dict[str, Scanned]:
@@ -83,10 +94,13 @@ def read_case(path: Path) -> tuple[str, CurveGeometry, tuple[int, int, int]]:
     try:
         case: dict[str, Any] = json.loads(path.read_text())
         recipe = Recipe.model_validate(case["recipe"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: expected {{"name": ..., "recipe": {{...}}}}, got: {error!r}') from error
     except ValidationError as error:
         raise InputError(f"{path}:\n" + "\n".join(describe_error(e) for e in error.errors())) from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f'{path}: expected a case as JSON, {{"name": ..., "recipe": {{...}}}}, or a configuration that ends in '
+            f".toml, got: {error!r}"
+        ) from error
     return str(case.get("name", path.stem)), _geometry(recipe), recipe.shape
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import zmq
 
+from cdi_stream.addresses import is_ipv6
 from cdi_stream.errors import EndpointError, ServiceError
 from cdi_stream.message_log import read_log
 
@@ -35,6 +36,7 @@ def play_log(
     with zmq.Context() as context, context.socket(zmq.PUSH if kind == "push" else zmq.PUB) as socket:
         socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         socket.setsockopt(zmq.LINGER, SEND_TIMEOUT_MS)
+        socket.setsockopt(zmq.IPV6, is_ipv6(endpoint))
         socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a listener that never comes
         try:
             (socket.bind if bind else socket.connect)(endpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ DETECTOR_HEADER = (
     "distance_m",
 )
 """What a detector may say of itself; names as in `RecordedScan.detector`."""
+
+FRAME = "frame"
+"""Stands for the motor where none is known: the number of each frame in its series."""
 
 SUM_TOLERANCE = 1e-7
 """Largest relative difference of two sums that count as equal: SPEC prints eight digits."""
@@ -192,7 +196,7 @@ def read_scan(path: Path, number: int | None = None) -> RecordedScan:
                 name=header["name"],
                 frames=order.frames(entry["data/data"][()]),
                 beamline=header["beamline"],
-                scanned={motor: order.track(group[f"scanned/{motor}"][()]) for motor in header["scanned"]},
+                scanned={m: order.track(_track(entry, group, m)) for m in header["scanned"]},
                 baseline=header["baseline"],
                 units=header["units"],
                 detector=header["detector"],
@@ -220,6 +224,15 @@ def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Gro
         listed = ", ".join(map(str, sorted(found))) or "none"
         raise RecordingError(f"{path}: expected --scan with one of the recorded series {listed}, got {number}")
     return found[number], found[number][f"cdi_stream/series_{number}"]
+
+
+def _track(entry: h5py.Group, group: h5py.Group, motor: str) -> NDArray[np.float64]:
+    """A motor at each frame that was received; frame numbers where a recording was cut off before it knew motors."""
+    if motor == FRAME and f"scanned/{FRAME}" not in group:
+        mine = entry["data/series_index"][()] == int(group.name.rpartition("_")[2])
+        ids = entry["data/frame_id"][()][mine].astype(float)
+        return ids - ids.min(initial=math.inf)
+    return group[f"scanned/{motor}"][()]
 
 
 def _unreceived(file: h5py.File, group: h5py.Group, n_missing: int) -> tuple[str, ...]:

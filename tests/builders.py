@@ -28,11 +28,14 @@ recipe = "{FROM_NETWORK}"
 """
 """A polish that takes a second, for what is not about the search."""
 
+DOCUMENTS = {"subscribe": "127.0.0.1:2", "publish": "127.0.0.1:3"}
+"""Addresses where nobody is."""
+
 
 def settings_for(scan: RecordedScan, **sections: object) -> ChainSettings:
     """Settings of the chain for a recorded scan, all defaults but the beamline."""
     geometry = {"beamline" if isinstance(scan.beamline, str) else "inline": scan.beamline}
-    base = {"detector": {"endpoint": "-"}, "documents": {"subscribe": "-", "publish": "-"}, "geometry": geometry}
+    base = {"detector": {"endpoint": "tcp://127.0.0.1:1"}, "documents": DOCUMENTS, "geometry": geometry}
     return chain_settings(Config.model_validate(base | sections))
 
 

@@ -96,7 +96,7 @@ def test_no_cycles():
 
 def test_torch_script_zmq_and_event_model_stay_in_their_places():
     homes = {
-        "torch.jit": {"cdi_stream.networks.torchscript"},
+        "torch.jit": {"cdi_stream.networks.torchscript", "cdi_stream.networks.archive"},
         "event_model": {"cdi_stream.live.publish", "cdi_stream.live.runs"},
     }
     for name, tree in MODULES.items():

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
@@ -24,6 +26,23 @@ busy, and numpy's, which spin after every small product, take half of torch's sp
 imported, which commands do."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"cdi-stream {version('cdi-stream')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    is_asked: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Live 3D imaging of nanocrystals at Bragg coherent X-ray beamlines."""
+
+
 for command in (
     replays.demo,
     replays.replay,
@@ -46,6 +65,9 @@ for command in (
 app.add_typer(refinement.queue_app, name="queue")
 
 
+_OF_THE_USER = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
 def main() -> None:
     """Run the command line; errors of ours become one message and an exit code."""
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for every request to Tiled
@@ -60,6 +82,10 @@ def main() -> None:
     except CdiStreamError as error:
         console.print(f"[red]failed:[/red] {escape(str(error))}", highlight=False)
         sys.exit(1)
+    except OSError as error:  # a file or folder that a command was given, or a full disk
+        place = "" if error.filename is None else f"{error.filename}: "
+        console.print(f"[red]failed:[/red] {escape(place)}{escape(error.strerror or str(error))}", highlight=False)
+        sys.exit(2 if isinstance(error, _OF_THE_USER) else 1)
     except KeyboardInterrupt:
         console.print("stopped")
         sys.exit(130)

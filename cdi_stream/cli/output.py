@@ -86,6 +86,11 @@ class _BudgetColumn(ProgressColumn):
         return Columns([ProgressBar(total=self._budget_s, completed=passed_s, width=30), Text(text)])
 
 
+def print_lines(lines: list[str]) -> None:
+    """Print lines as they are: a sketch keeps its columns."""
+    print("\n".join(lines) + "\n")
+
+
 class StopSignal:
     """Becomes true at Ctrl-C or SIGTERM, so that a command ends in good order.
 

@@ -34,7 +34,10 @@ def worker(
     settings = read_config(config)
     documents, directory = settings.documents, settings.publish.directory.resolve()
     if not directory.is_dir():
-        raise InputError(f"{directory} does not exist: no service with this configuration runs in this folder")
+        raise InputError(
+            f"{directory} does not exist: no service with this configuration runs in this folder; start it first, "
+            f"{_from_where(settings.publish.directory)}"
+        )
     stopping = StopSignal()
     run_worker(
         WorkerSettings(
@@ -101,11 +104,22 @@ def _queue(config: Path) -> Iterator[Any]:
     from cdi_stream.config import read_config
     from cdi_stream.refine.queue import QUEUE, Queue
 
-    path = read_config(config).publish.directory.resolve() / QUEUE
+    directory = read_config(config).publish.directory
+    path = directory.resolve() / QUEUE
     if not path.exists():
-        raise InputError(f"{path} does not exist: no service with this configuration has queued a refinement yet")
+        raise InputError(
+            f"{path} does not exist: no service with this configuration has queued a refinement yet; if one has, "
+            f"{_from_where(path.parent if directory.is_absolute() else directory)}"
+        )
     with contextlib.closing(Queue(path)) as queue:
         yield queue
+
+
+def _from_where(directory: Path) -> str:
+    """What to do about a folder that is not there."""
+    if directory.is_absolute():
+        return "or set publish.directory to the folder of the service"
+    return f"or run this command in the folder where it runs: publish.directory is {str(directory)!r}, seen from there"
 
 
 def _row(job: Any) -> dict[str, Any]:

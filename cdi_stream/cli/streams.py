@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 
+from cdi_stream import registry
 from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, StopSignal, console, show
 from cdi_stream.errors import CdiStreamError, InputError
+
+TELL_EVERY_S = 10.0
+"""How often `serve` tells that no message has ever come [s]."""
 
 
 def serve(config: NeededConfig) -> None:
     """Run the live service until it is told to stop (Ctrl-C)."""
-    from cdi_stream.config import read_config
+    from cdi_stream.config import prepare_folder, read_config
     from cdi_stream.live.sockets import open_sockets
 
     settings = read_config(config)
     stopping = StopSignal()
-    ready = settings.publish.directory / "ready"
+    ready = prepare_folder(settings.publish.directory) / "ready"
     with open_sockets(settings) as sockets, _service(settings, config, sockets) as service:
         ready.touch()
         console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
+        silence = Silence(settings.detector.endpoint, time.monotonic())
         while not stopping.is_set() and not service.wait(0.2):
-            pass
+            silence.look(service.counters()["messages"], time.monotonic())
         ready.unlink(missing_ok=True)
         console.print("stopping: curves at work are finished, the others are left for the next start")
     left = {name: n for name, n in service.left.items() if n}
@@ -41,8 +48,27 @@ def serve(config: NeededConfig) -> None:
 def _service(settings: Any, config: Path, sockets: Any) -> Any:
     """Load torch and all that is heavy when the sockets are open: documents that come meanwhile wait there."""
     from cdi_stream.live.serve import running_service
+    from cdi_stream.networks.trial import require_answer
 
+    require_answer(settings.network.file, settings.device)
     return running_service(settings, config, sockets)
+
+
+class Silence:
+    """Says now and then that the detector has sent nothing yet; quiet once a message came."""
+
+    def __init__(self, endpoint: str, now_s: float) -> None:
+        self._endpoint = endpoint
+        self._begin_s = self._told_s = now_s
+
+    def look(self, n_messages: int, now_s: float) -> None:
+        """Take the number of messages so far."""
+        if not n_messages and now_s - self._told_s >= TELL_EVERY_S:
+            self._told_s = now_s
+            _say(
+                f"no message from {self._endpoint} for {now_s - self._begin_s:.0f} s, so none at all: is the "
+                "detector's stream on? 'cdi-stream check' tells whether it can be reached"
+            )
 
 
 def record(
@@ -65,24 +91,21 @@ def record(
     as_json: JsonOption = False,
 ) -> None:
     """Record a detector's frames, each once, in the data type of the wire."""
-    from cdi_stream.config import DetectorConfig, DocumentsConfig, describe_error
+    from cdi_stream.config import BusConfig, DetectorConfig
+    from cdi_stream.config_values import describe_error
     from cdi_stream.live.capture import CaptureSettings, capture
 
-    for path in (out, raw):
-        _keep_old(path)
+    if timeout is not None and not timeout > 0:
+        raise InputError(f"--timeout: expected seconds above 0, got {timeout}")
+    if beamline is not None:
+        registry.load("cdi_stream.beamline", beamline)  # a wrong name is refused now, not at the first replay
     try:
         detector = DetectorConfig(endpoint=endpoint, format=wire, socket=socket, bind=bind, channel=channel)  # type: ignore[arg-type]
-        bus = (
-            None
-            if documents is None
-            else DocumentsConfig(
-                subscribe=documents,
-                publish=documents,
-                serializer=serializer,  # type: ignore[arg-type]
-            )
-        )
+        bus = None if documents is None else BusConfig(subscribe=documents, serializer=serializer)  # type: ignore[arg-type]
     except ValidationError as error:
         raise InputError("record:\n" + "\n".join(describe_error(e) for e in error.errors())) from error
+    for path in (out, raw):
+        _keep_old(path)
     if socket == "pull" and not bind:
         console.print("[yellow]note:[/yellow] a PULL takes frames away from any other puller, such as a file writer;")
         console.print("      'cdi-stream tee' gives to both")
@@ -91,10 +114,19 @@ def record(
     )
     stopping = StopSignal()
     with console.status(f"waiting for frames from {endpoint}") as status:
-        counts = capture(settings, stopping.is_set, lambda n: status.update(f"{n} frames"))
+        counts = capture(settings, stopping.is_set, lambda n: status.update(f"{n} frames"), _say)
+    if "stopped" in counts:
+        console.print(f"[red]stopped:[/red] {escape(counts['stopped'])}", highlight=False)
+        console.print(
+            f"{counts['received']} frames until then are in {escape(str(out))}, which is whole", highlight=False
+        )
     show(counts | {"file": str(out.resolve())}, as_json)
-    if counts["missing"] or not counts["received"]:
+    if counts["missing"] or not counts["received"] or "stopped" in counts:
         raise typer.Exit(3)
+
+
+def _say(line: str) -> None:
+    console.print(escape(line), highlight=False)
 
 
 def _keep_old(path: Path | None) -> None:
@@ -127,7 +159,7 @@ def dashboard(
         str | None, typer.Option(help="The service's feed, tcp://host:port, instead of a configuration.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to serve at; another than loopback needs a token.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to serve at.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to serve at; 0 takes a free one.", min=0, max=65535)] = None,
 ) -> None:
     """Serve the operators' page."""
     from cdi_stream.config import DashboardConfig, read_config
@@ -139,7 +171,7 @@ def dashboard(
     if endpoint is None:
         raise InputError("dashboard: expected --feed, or --config of a service with feed.endpoint set")
     page = DashboardConfig() if settings is None else settings.dashboard
-    place = (host or page.host, port or page.port)
+    place = (host or page.host, page.port if port is None else port)
     console.print(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
     history = None if settings is None else settings.publish.directory / FILE_NAME
     if history is None:

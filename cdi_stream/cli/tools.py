@@ -2,35 +2,105 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cdi_stream import registry
 from cdi_stream.cli.device import Device, DeviceOption, require
-from cdi_stream.cli.output import JsonOption, NeededConfig, console, show
+from cdi_stream.cli.output import JsonOption, NeededConfig, console, print_lines, show
+from cdi_stream.errors import InputError, PluginError
+from cdi_stream.geometry import readings_of
 from cdi_stream.networks.packaged import DEFAULT
 
 
-def geometry(case: Path, as_json: JsonOption = False) -> None:
-    """Solve a geometry case: q, B_q and B_r at the centre of the volume."""
-    from cdi_stream.geometry_case import solve_case
+def geometry(
+    case: Annotated[Path, typer.Argument(help="Geometry case in JSON, or a configuration in TOML.")],
+    angle: Annotated[
+        list[str] | None, typer.Option(help="Angle of a circle as NAME=DEGREES; again for each circle.")
+    ] = None,
+    scan: Annotated[str | None, typer.Option(help="What is scanned, as NAME=STEP in degrees, or energy=STEP.")] = None,
+    shape: Annotated[str | None, typer.Option(help="FRAMESxROWSxCOLS; prepare.max_shape if it is not said.")] = None,
+    energy: Annotated[float | None, typer.Option(help="Photon energy in eV.", min=1)] = None,
+    distance: Annotated[float | None, typer.Option(help="Detector distance in m.", min=1e-3)] = None,
+    pixel: Annotated[float | None, typer.Option(help="Pixel size in m.", min=1e-9)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell 2 theta, Q, d and the voxel of a configuration, with a sketch; or solve a geometry case."""
+    if case.suffix != ".toml":
+        from cdi_stream.geometry_case import solve_case
 
-    show(solve_case(case), as_json)
+        show(solve_case(case), as_json)
+        return
+    from cdi_stream.config import read_config
+    from cdi_stream.geometry_report import Place, in_words, report, sketch
+
+    config = read_config(case)
+    place = Place(
+        shape=config.prepare.max_shape if shape is None else _shape(shape),
+        angles_deg=dict(_pair("--angle", text) for text in angle or ()),
+        scan=None if scan is None else _pair("--scan", scan),
+        photon_energy_ev=energy,
+        distance_m=distance,
+        pixel_m=pixel,
+    )
+    lines = sketch(config.geometry.value())
+    if not as_json:
+        print_lines(lines)
+    found = report(config.geometry, place)
+    show(found | {"sketch": lines} if as_json else in_words(found), as_json)
+
+
+def _pair(option: str, text: str) -> tuple[str, float]:
+    """Read NAME=NUMBER."""
+    name, _, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not name or not math.isfinite(value):
+        raise InputError(f"{option}: expected NAME=NUMBER, such as theta=0.004, got {text!r}")
+    return name, value
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    """Read FRAMESxROWSxCOLS."""
+    if re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5}){2}", text) is None:
+        raise InputError(f"--shape: expected FRAMESxROWSxCOLS, such as 64x128x128, got {text!r}")
+    frames, rows, cols = map(int, text.split("x"))
+    return frames, rows, cols
 
 
 def plugins(as_json: JsonOption = False) -> None:
-    """List installed decoders, beamlines, readers and sinks."""
-    show({group.removeprefix("cdi_stream."): list(registry.names(group)) for group in registry.GROUPS}, as_json)
+    """List installed decoders, beamlines, readers and sinks; of beamlines also the names that they read."""
+    listed: dict[str, Any] = {
+        group.removeprefix("cdi_stream."): list(registry.names(group)) for group in registry.GROUPS
+    }
+    listed["readings"] = {name: _readings(name) for name in listed["beamline"]}
+    show(listed, as_json)
+
+
+def _readings(beamline: str) -> dict[str, list[str]] | str:
+    """Names that a beamline reads, or why its plugin is broken."""
+    try:
+        return readings_of(registry.load("cdi_stream.beamline", beamline))
+    except PluginError as error:
+        return str(error)
 
 
 def check(config: NeededConfig, as_json: JsonOption = False) -> None:
     """Check a configuration: plugins, files, endpoints, Tiled, geometry; say what is wrong and how to mend it."""
     from cdi_stream.check import check_config
     from cdi_stream.config import read_config
+    from cdi_stream.geometry_report import sketch
 
-    findings = check_config(read_config(config))
+    settings = read_config(config)
+    findings = check_config(settings)
+    if not as_json:
+        print_lines(sketch(settings.geometry.value()))
     if as_json:
         show({"ok": all(f.is_ok for f in findings), "checks": [f.as_dict() for f in findings]}, as_json)
     else:

@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from cdi_stream.addresses import is_ipv6
 from cdi_stream.dashboard.client import QUEUE_LENGTH, Client, first_to_go
 from cdi_stream.dashboard.history import Results
 from cdi_stream.errors import ConfigError, WireError
@@ -174,6 +175,7 @@ def subscribe(context: zmq.Context[Any], endpoint: str) -> Any:
         (zmq.RCVHWM, QUEUE_LENGTH),
         (zmq.RECONNECT_IVL_MAX, 2000),
         (zmq.HEARTBEAT_IVL, 5000),
+        (zmq.IPV6, is_ipv6(endpoint)),
     ):
         socket.setsockopt(option, value)
     socket.subscribe(b"")

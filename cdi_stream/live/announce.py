@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import zmq
 
+from cdi_stream.addresses import is_ipv6
 from cdi_stream.errors import EndpointError
 from cdi_stream.feed import FeedMessage, pack
 
@@ -63,6 +64,7 @@ class Announcer:
 def _bound(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.PUB)
     socket.setsockopt(zmq.SNDHWM, MAX_WAITING)
+    socket.setsockopt(zmq.IPV6, is_ipv6(endpoint))
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:

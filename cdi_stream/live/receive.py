@@ -9,6 +9,7 @@ from typing import Literal
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from cdi_stream.addresses import is_ipv6
 from cdi_stream.errors import EndpointError, WireError
 from cdi_stream.live.alarms import Complaints
 from cdi_stream.messages import WireMessage
@@ -41,6 +42,7 @@ def open_socket(
     """
     socket = context.socket(zmq.PULL if kind == "pull" else zmq.SUB)
     socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.IPV6, is_ipv6(endpoint))
     socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)

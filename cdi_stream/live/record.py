@@ -7,6 +7,7 @@ shape or type goes on in ``/entry_2`` and so on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -18,15 +19,23 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cdi_stream.files.growing import GrowingFile
 from cdi_stream.live.claim import read_claim
 from cdi_stream.live.join import RunMatch, join
 from cdi_stream.live.readings import series_key
 from cdi_stream.live.runs import RunBook, RunRecord
 from cdi_stream.live.series import Series, SeriesLimits
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesId, SeriesStart, WireMessage
-from cdi_stream.recording import DETECTOR_HEADER, RecordedScan, scan_header
+from cdi_stream.recording import DETECTOR_HEADER, FRAME, RecordedScan, scan_header
 
 NAMELESS = "unnamed"
+SPARE = 2
+"""Space for a frame, in its own bytes: one that does not compress takes a little more than it has."""
+
+DESCRIPTION_BYTES = 256
+"""Space kept for what is written of a frame at the end [bytes]: its place on up to thirty motors."""
+
+CUT_OFF = "the recording was cut off: frames of its last second may be missing, and nothing is known of the motors"
 _ONE_PIXEL = np.zeros((1, 1), dtype=np.uint8)
 _COUNTS = ("expected", "received", "missing", "duplicate", "late", "bad")
 _FRAME_NAMES = ("series_id", "series", "image_id", "frame_id", "unique_id")
@@ -56,7 +65,10 @@ class Recorder:
         self.book = RunBook(time.time)
         self._beamline = beamline
         self._n_series = n_series
-        self._file = h5py.File(path, "w")
+        self._growing = GrowingFile(path)
+        self._file = self._growing.root
+        self._file.create_group("entry/cdi_stream")
+        self._growing.flush()
         self._series: list[_Recorded] = []
         self._n_written: dict[str, int] = {}
 
@@ -85,8 +97,9 @@ class Recorder:
         return 0 < self._n_series <= self.n_ended
 
     def flush(self) -> None:
-        """Let what is written reach the disk, so that a kill loses little."""
-        self._file.flush()
+        """Let what is written reach the disk, so that a kill loses nothing older."""
+        self._cut_to_size()
+        self._growing.flush()
 
     @property
     def n_frames(self) -> int:
@@ -94,18 +107,31 @@ class Recorder:
         return sum(self._n_written.values())
 
     def close(self) -> dict[str, int]:
-        """Write accounts, and what the documents told of the motors; return the counts of all series together."""
-        for entry, n in self._n_written.items():
-            for dataset in self._file[f"{entry}/data"].values():
-                dataset.resize(n, axis=0)
+        """Write accounts, and what the documents told of the motors; return the counts of all series together.
+
+        Where the disk has no room for these, the frames alone are kept.
+        """
+        self._cut_to_size()
+        with contextlib.suppress(OSError):
+            self._growing.reserve(self.n_frames * DESCRIPTION_BYTES)
+            self._describe_all()
+        self._growing.close()
+        accounts = [self._account(one) for one in self._series]
+        return {name: sum(a[name] for a in accounts) for name in _COUNTS}
+
+    def _describe_all(self) -> None:
         for one in self._series:
             if one.entry:
                 self._describe(one)
         accounts: list[dict[str, Any]] = [{"series": one.series.id, **self._account(one)} for one in self._series]
         self._file.require_group("entry/cdi_stream")["accounting"] = json.dumps(accounts)
         self._file.attrs["default"] = "entry"
-        self._file.close()
-        return {name: sum(a[name] for a in accounts) for name in _COUNTS}
+
+    def _cut_to_size(self) -> None:
+        """Let the datasets end with the last frame: what a flush brings to disk has no place for later ones."""
+        for entry, n in self._n_written.items():
+            for dataset in self._file[f"{entry}/data"].values():
+                dataset.resize(n, axis=0)
 
     def _begin(self, start: SeriesStart, now: float) -> None:
         known = self._known(start.series)
@@ -134,6 +160,7 @@ class Recorder:
 
     def _frame(self, frame: DetectorFrame, receive_time_ns: int) -> None:
         now = receive_time_ns / 1e9
+        self._growing.reserve(SPARE * frame.pixels.nbytes + self.n_frames * DESCRIPTION_BYTES)
         one = self._known(frame.series)
         if one is None or (frame.series is None and self._is_next(one, frame.image_id)):
             self._end(one, now)
@@ -143,8 +170,12 @@ class Recorder:
         n_before = one.series.n_received
         one.series.add(DetectorFrame(series=frame.series, image_id=frame.image_id, pixels=_ONE_PIXEL), now)
         if one.series.n_received > n_before:
-            one.entry = self._entry_for(frame.pixels)
+            is_first, one.entry = not one.entry, self._entry_for(frame.pixels)
+            if is_first:
+                self._describe_start(one)
             self._write(one, frame, receive_time_ns)
+            if is_first:
+                self.flush()
 
     def _is_next(self, one: _Recorded, image_id: int) -> bool:
         """Whether a frame of no series is another scan's: the count begins anew, or another run has begun."""
@@ -184,12 +215,28 @@ class Recorder:
         data = self._file[f"{one.entry}/data"]
         ids = data["frame_id"][()][data["series_index"][()] == one.index]
         scan = self._scan_of(one, ids - one.series.first_id)
-        group = self._file.create_group(f"{one.entry}/cdi_stream/series_{one.index}")
+        group = self._file[f"{one.entry}/cdi_stream/series_{one.index}"]
         group.attrs["header"] = json.dumps(scan_header(scan))
         for motor, values in scan.scanned.items():
             group[f"scanned/{motor}"] = values
+
+    def _describe_start(self, one: _Recorded) -> None:
+        """Write what is known at the first frame, so that a recording that is killed can be read."""
+        detector = _header_of(one.series.start)
+        scan = RecordedScan(
+            name=f"series {one.series.id}",
+            frames=np.zeros((0, 0, 0)),
+            beamline=self._beamline,
+            scanned={FRAME: np.zeros(0)},
+            baseline={},
+            units={},
+            detector=detector,
+            notes=(CUT_OFF,),
+        )
+        group = self._file.create_group(f"{one.entry}/cdi_stream/series_{one.index}")
+        group.attrs["header"] = json.dumps(scan_header(scan))
         mask = one.series.start.pixel_mask
-        if mask is not None and mask.shape == data["data"].shape[1:]:
+        if mask is not None and mask.shape == self._file[f"{one.entry}/data/data"].shape[1:]:
             group["pixel_mask"] = mask
 
     def _scan_of(self, one: _Recorded, slots: NDArray[np.intp]) -> RecordedScan:
@@ -207,10 +254,10 @@ class Recorder:
             name=f"series {one.series.id}",
             frames=np.zeros((0, 0, 0)),
             beamline=self._beamline,
-            scanned=scanned or {"frame": slots.astype(float)},
+            scanned=scanned or {FRAME: slots.astype(float)},
             baseline={name: value for name, value in readings.items() if name in own and name not in scanned},
             units={} if run is None else run.units,
-            detector={key: value for key in DETECTOR_HEADER if (value := getattr(start, key)) is not None},
+            detector=_header_of(start),
             run_uid=None if run is None else run.uid,
             notes=joined.doubts,
         )
@@ -222,6 +269,11 @@ class Recorder:
         return found if found is not None or len(self.book.runs) != 1 else next(iter(self.book.runs.values()))
 
 
+def _header_of(start: SeriesStart) -> dict[str, float]:
+    """What a detector said of itself, by the names of `RecordedScan.detector`."""
+    return {key: value for key in DETECTOR_HEADER if (value := getattr(start, key)) is not None}
+
+
 def _own(names: tuple[str, ...]) -> set[str]:
     """Motors and counters, without what belongs to one of them (``theta_setpoint``) or names a frame."""
     parts = {name for name in names if any(name.startswith(f"{other}_") for other in names)}
@@ -230,7 +282,7 @@ def _own(names: tuple[str, ...]) -> set[str]:
 
 def _create(file: h5py.File, entry: str, pixels: NDArray[Any]) -> None:
     """Make an entry that silx shows as a stack of images."""
-    root = file.create_group(entry)
+    root = file.require_group(entry)
     root.attrs["NX_class"], root.attrs["default"] = "NXentry", "data"
     group = root.create_group("data")
     group.attrs["NX_class"], group.attrs["signal"] = "NXdata", "data"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import zmq
 
+from cdi_stream.addresses import is_ipv6
 from cdi_stream.errors import EndpointError
 from cdi_stream.live.receive import open_socket
 
@@ -62,6 +63,7 @@ def _bound(
 ) -> zmq.Socket[bytes]:
     socket = context.socket(kind)
     stack.callback(socket.close, 2000)
+    socket.setsockopt(zmq.IPV6, is_ipv6(endpoint))
     socket.setsockopt(zmq.SNDHWM, n_waiting)
     try:
         socket.bind(endpoint)

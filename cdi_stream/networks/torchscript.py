@@ -1,4 +1,7 @@
-"""Network files: TorchScript with its contract inside.  The only module that knows TorchScript.
+"""Network files: TorchScript with its contract inside.  The only module that runs TorchScript.
+
+A network file is code.  `load` runs it only after `cdi_stream.networks.archive` found nothing in it beyond a list of
+operators that compute; `cdi_stream.networks.trial` shows that its answer comes within a limit.
 
 torch marks TorchScript as deprecated; see deploy/decisions/0003-torchscript.md for why it stays for now.
 """
@@ -7,20 +10,36 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
+import io
+import math
 from pathlib import Path
-from typing import Literal
-from zipfile import ZipFile
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from cdi_stream.errors import NetworkFileError
+from cdi_stream.errors import ConfigError, NetworkFileError
+from cdi_stream.files.atomic import atomic_write
 from cdi_stream.fourier import FOURIER_SIGN
+from cdi_stream.networks import archive
 from cdi_stream.networks.cuda_graph import Pass, Recorded
 
 CONTRACT_FILE = "cdi_stream.json"
+MAX_VOXELS = 512**3
+"""Largest array of a network [voxels]; 512 MiB in single precision."""
+
+MAX_FILE_BYTES = 2 << 30
+MAX_WEIGHTS = 500_000_000
+"""Most numbers in a network: 2 GB in single precision, six hundred times the package's own."""
+
+_READ_VALUES = ("Int", "Float", "Bool", "Complex", "item", "IntImplicit", "FloatImplicit", "ScalarImplicit")
+"""Operators that turn the value of a tensor into a number."""
+
+_SIZES = {"prim::NumToTensor", "prim::Constant"}
+_ARITHMETIC = {f"aten::{name}" for name in ("add", "div", "floor_divide", "mul", "remainder", "sub")}
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class NetworkContract(BaseModel):
@@ -37,13 +56,20 @@ class NetworkContract(BaseModel):
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     input_scaling: Literal["magnitude, maximum 1"]
-    oversampling: float
-    phase_range_rad: float
+    oversampling: float = Field(gt=0, allow_inf_nan=False)
+    phase_range_rad: NotNegative
     coordinates: Literal["lab"]
     fourier_sign: int
     weights_sha256: str
     training: str
-    sure_from: float | None = None
+    sure_from: float | None = Field(default=None, allow_inf_nan=False)
+
+    @field_validator("input_shape", "output_shape")
+    @classmethod
+    def _within_limits(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if len(shape) not in (2, 3) or min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
+            raise ValueError(f"expected two or three axes, at most {MAX_VOXELS} voxels in all")
+        return shape
 
     def is_sure(self, agreement: float) -> bool:
         """Whether answers that agree so far may be relied on."""
@@ -127,14 +153,13 @@ def rewrite_contract(path: Path, contract: NetworkContract, sha256: str) -> None
     NetworkFileError
         If the file is no longer the one with this ``sha256``.
     """
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise NetworkFileError(f"{path}: expected the file as it was read, got another one: do it again")
-    with ZipFile(path) as archive:
-        texts = {name.partition("/extra/")[2]: "" for name in archive.namelist() if "/extra/" in name}
-    script = torch.jit.load(str(path), map_location="cpu", _extra_files=texts)
-    part = path.with_name(path.name + ".part")
-    torch.jit.save(script, str(part), _extra_files={**texts, CONTRACT_FILE: _written(contract)})
-    part.replace(path)
+    inside = archive.members(data, str(path))
+    inside[f"extra/{CONTRACT_FILE}"] = _written(contract).encode()
+    with atomic_write(path) as part:
+        part.write_bytes(archive.packed(inside))
 
 
 def _written(contract: NetworkContract) -> str:
@@ -171,25 +196,100 @@ def load(path: Path, device: str = "cpu") -> Network:
     Raises
     ------
     NetworkFileError
-        If there is no such file, no contract, or another Fourier sign than ours.
+        If there is no such file, no contract, another Fourier sign than ours, more in its code than a network needs,
+        or an answer that is not what the contract says.
+    ConfigError
+        If ``device`` is not there.
     """
-    script, contract = _read(path, device)
-    script = torch.jit.optimize_for_inference(torch.jit.freeze(script.eval()))
-    network = Network(script, contract, hashlib.sha256(path.read_bytes()).hexdigest(), device)
-    for _ in range(3):
-        network(torch.zeros(contract.input_shape))
+    script, contract, sha256 = _read(path, device)
+    try:
+        script = torch.jit.optimize_for_inference(torch.jit.freeze(script.eval()))
+        network = Network(script, contract, sha256, device)
+        for _ in range(3):
+            answer = network(torch.zeros(contract.input_shape))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # whatever its code does when it runs
+        raise NetworkFileError(
+            f"{path}: expected amplitude and phase {contract.output_shape} for magnitudes {contract.input_shape}, "
+            f"got an error: {_last_line(error)}"
+        ) from error
+    if tuple(answer.shape) != contract.output_shape:
+        raise NetworkFileError(
+            f"{path}: expected amplitude and phase {contract.output_shape} as its contract says, "
+            f"got {tuple(answer.shape)}"
+        )
     return network
 
 
-def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContract]:
-    if not path.is_file():
-        raise NetworkFileError(f"network file {path} does not exist; train one with 'cdi-stream train'")
-    extra = {CONTRACT_FILE: ""}
+def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContract, str]:
+    """Script, contract and sha256 of a file; nothing of it runs before its code is checked."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: expected a GPU with CUDA, got none that torch can use; take 'cpu'")
+    data = _bytes_of(path)
+    inside = archive.members(data, str(path))
+    if f"extra/{CONTRACT_FILE}" not in inside:
+        raise NetworkFileError(
+            f"{path}: expected TorchScript with {CONTRACT_FILE} inside, got TorchScript without it: save it with "
+            f"_extra_files={{'{CONTRACT_FILE}': ...}}, see deploy/docs/networks.md"
+        )
     try:
-        script = torch.jit.load(str(path), map_location=device, _extra_files=extra)
-        contract = NetworkContract.model_validate_json(extra[CONTRACT_FILE] or "{}")
-    except (RuntimeError, ValidationError, json.JSONDecodeError) as error:
-        raise NetworkFileError(f"{path}: expected TorchScript with {CONTRACT_FILE} inside, got: {error}") from error
+        contract = NetworkContract.model_validate_json(inside[f"extra/{CONTRACT_FILE}"])
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise NetworkFileError(
+            f"{path}: expected TorchScript with a valid {CONTRACT_FILE} inside, got {wrong}"
+        ) from error
     if contract.fourier_sign != FOURIER_SIGN:
         raise NetworkFileError(f"{path}: expected fourier_sign {FOURIER_SIGN:+d}, got {contract.fourier_sign:+d}")
-    return script.float(), contract
+    safe = archive.checked(inside, str(path), _is_operator)
+    try:
+        script = torch.jit.load(io.BytesIO(safe), map_location=device)
+    except (RuntimeError, ValueError) as error:
+        raise NetworkFileError(f"{path}: expected TorchScript that torch reads, got: {_last_line(error)}") from error
+    _require_bounds(script, path)
+    return script.float(), contract, hashlib.sha256(data).hexdigest()
+
+
+def _bytes_of(path: Path) -> bytes:
+    if not path.is_file():
+        raise NetworkFileError(f"network file {path} does not exist; train one with 'cdi-stream train'")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise NetworkFileError(f"{path}: expected at most {MAX_FILE_BYTES >> 20} MiB, got {path.stat().st_size >> 20}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NetworkFileError(f"network file {path} cannot be read: {error}") from error
+
+
+def _is_operator(name: str) -> bool:
+    return bool(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))  # noqa: SLF001 - torch has no public way
+
+
+def _require_bounds(script: torch.jit.ScriptModule, path: Path) -> None:
+    """Refuse weights that would fill the memory, and steps whose number depends on the values that are measured."""
+    n_weights = sum(tensor.numel() for tensor in (*script.parameters(), *script.buffers()))
+    if n_weights > MAX_WEIGHTS:
+        raise NetworkFileError(f"{path}: expected at most {MAX_WEIGHTS} weights, got {n_weights}")
+    graph = script.inlined_graph
+    for name in _READ_VALUES:
+        for node in graph.findAllNodes(f"aten::{name}"):  # type: ignore[attr-defined]
+            if any(map(_is_measured, node.inputs())):
+                raise NetworkFileError(
+                    f"{path}: expected a network whose steps depend on the shape of its input alone, got {name} of a "
+                    "tensor, as in 'if x.max() > 0' or x.item(): write it with torch.where or torch.clamp"
+                )
+
+
+def _is_measured(value: torch._C.Value) -> bool:
+    """Whether a tensor may depend on what is measured; sizes, which traces reckon with as tensors, do not."""
+    if value.type().kind() != "TensorType":
+        return False
+    users = {use.user.kind() for use in value.uses()}
+    kind = value.node().kind()
+    if not users <= _ARITHMETIC | {f"aten::{name}" for name in _READ_VALUES} or kind not in _SIZES | _ARITHMETIC:
+        return True  # used by something that may write into it, or made of anything else
+    return kind in _ARITHMETIC and any(map(_is_measured, value.node().inputs()))
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of torch's messages, which carry a whole trace, says what happened."""
+    return next(iter(reversed(str(error).strip().splitlines())), type(error).__name__)

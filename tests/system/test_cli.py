@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from cdi_stream.cli import streams
 
 
 def run(*arguments: str, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
@@ -117,6 +120,9 @@ def test_check_names_every_problem_with_its_remedy(tmp_path):
 def test_plugins_are_listed():
     found = last_line(run("plugins", "--json"))
     assert set(found["decoder"]) >= {"array1", "dectris1", "dectris2"}
+    assert found["readings"]["aps_34idc"]["energy"] == ["energy (eV)", "Energy (keV)"]
+    assert found["readings"]["aps_34idc"]["distance"] == ["detector_distance (m)", "camdist (mm)"]
+    assert "theta/Theta/th" in found["readings"]["aps_34idc"]["circles"]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +141,74 @@ def test_bad_input_is_told_with_its_remedy(tmp_path, monkeypatch, arguments, mes
     done = run(*arguments)
     assert done.returncode in (1, 2)
     assert message in " ".join(done.stderr.split()), done.stderr
+
+
+NO_CASE = ("expected a case as JSON", "configuration that ends in .toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("geometry", "numbers.npy"), NO_CASE),
+        (("geometry", "list.json"), NO_CASE),
+        (("geometry", "nested.json"), NO_CASE),
+        (("geometry", "."), NO_CASE),
+        (("calibrate", "gold.h5"), ("gold.h5", "zip archive, got something else")),
+        (("play", "gold.h5", "tcp://127.0.0.1:*"), ("gold.h5", "cdi_stream message log 1")),
+        (("record", "tcp://127.0.0.1:1", "--out", "x.h5", "--beamline", "TYPO"), ("TYPO", "aps_34idc, esrf_id01")),
+        (("check", "--config", "gold.h5"), ("gold.h5 is not TOML",)),
+        (("serve", "--config", "numbers.npy"), ("numbers.npy is not TOML",)),
+        (("export", "gold.h5", "/absent/folder/x.cxi"), ("gold.h5",)),
+        (("record", "tcp://127.0.0.1:1", "--out", "/absent/x.h5", "--timeout", "1"), ("/absent/x.h5",)),
+    ],
+)
+def test_a_wrong_file_is_told_in_a_few_lines(tmp_path, monkeypatch, arguments, words):
+    import h5py
+    import numpy as np
+
+    monkeypatch.chdir(tmp_path)
+    np.save("numbers.npy", np.arange(3))
+    Path("list.json").write_text("[1, 2]")
+    Path("nested.json").write_text("[" * 100_000)
+    with h5py.File("gold.h5", "w") as file:
+        file["data"] = np.arange(3)
+    done = run(*arguments)
+    assert done.returncode == 2, done.stderr
+    message = " ".join(done.stderr.split())
+    assert "Traceback" not in message
+    assert all(word in message for word in words), message
+    assert len(done.stderr.splitlines()) <= 8
+
+
+def test_the_version_is_told():
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"cdi-stream {version('cdi-stream')}\n")
+
+
+def test_the_geometry_of_a_configuration_is_told():
+    example = str(Path(__file__).parents[2] / "deploy" / "inline_beamline.toml")
+    done = run("geometry", example, "--scan", "eta=0.004", "--shape", "64x128x128", "--json")
+    found = last_line(done)
+    assert found["two_theta_deg"] == pytest.approx(34.0)
+    assert found["d_nm"] == pytest.approx(0.23559, rel=1e-4)
+    assert "  sample: mu   about y-  a positive angle turns z+ towards x-" in found["sketch"]
+    assert "34.000 deg" in run("geometry", example).stdout
+    for option, value in (("--scan", "eta"), ("--shape", "64x64"), ("--angle", "mu=nan")):
+        assert option in run("geometry", example, option, value).stderr
+
+
+def test_a_service_says_that_no_message_has_come():
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "_say", told.append)
+        silence = streams.Silence("tcp://detector:1", 100.0)
+        for now_s in (105.0, 111.0, 112.0, 121.5):
+            silence.look(0, now_s)
+        silence.look(3, 200.0)
+    assert [line.split(",")[0] for line in told] == [
+        "no message from tcp://detector:1 for 11 s",
+        "no message from tcp://detector:1 for 22 s",
+    ]
 
 
 def test_the_queue_is_told_to_be_empty_where_there_is_none(tmp_path):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.errors import ConfigError
 from cdi_stream.live import chain, polish
 from cdi_stream.live.chain import reconstruct
 from cdi_stream.messages import FrameAccount
@@ -31,7 +30,7 @@ def test_a_curve_that_cannot_be_inverted_fails_in_both_streams_with_its_reason(s
 
 
 def test_a_recipe_that_cannot_be_read_is_refused_before_the_first_curve(scan):
-    with pytest.raises(ConfigError, match=r"recipe '5\*ER\+5\*IHO': .* got '5\*IHO'"):
+    with pytest.raises(ValueError, match=r"recipe '5\*ER\+5\*IHO': .* got '5\*IHO'"):
         settings_for(scan, polish={"recipe": "5*ER+5*IHO"})
 
 

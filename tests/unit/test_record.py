@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
+import shutil
 import tracemalloc
 
 import h5py
@@ -12,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi_stream.errors import RecordingError, WireError
+from cdi_stream.files import growing
 from cdi_stream.live.record import Recorder
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart
 from cdi_stream.recording import read_scan
@@ -178,6 +182,51 @@ def test_an_absurd_image_id_is_refused_without_memory(tape, image_id):
     tape.feed(frame(1), end()).close()
     assert tape.counts == {"expected": 2, "received": 2, "missing": 0, "duplicate": 0, "late": 0, "bad": 1}
     assert_pictures(read_scan(tape.path), [0, 1])
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow beyond 8 MiB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_frames_that_were_written(small_disk, tape):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 2**16, (256, 256), dtype=np.uint16) for _ in range(100)]
+    tape.feed(begin(n_images=100))
+    with pytest.raises(OSError, match="File too large") as caught:
+        tape.feed(*(DetectorFrame(series=1, image_id=k, pixels=image) for k, image in enumerate(images)))
+    assert caught.value.errno == errno.EFBIG
+    tape.close()
+    n_written = tape.counts["received"]
+    assert 10 < n_written < 60
+    assert tape.counts["missing"] == 100 - n_written
+    np.testing.assert_array_equal(read_scan(tape.path).frames, images[:n_written])
+    assert tape.path.stat().st_size < 8 << 20
+
+
+def test_space_that_was_not_needed_is_given_back(tape):
+    tape.feed(begin(), *frames(range(N)), end())
+    assert tape.path.stat().st_size > growing.AHEAD_BYTES
+    tape.close()
+    assert tape.path.stat().st_size < 1 << 18
+
+
+def test_what_was_flushed_can_be_read_as_if_the_process_had_been_killed(tape, tmp_path):
+    tape.feed(begin(n_images=N, count_time_s=0.5), *frames(range(3)))
+    tape.recorder.flush()
+    killed = tmp_path / "killed.h5"
+    shutil.copyfile(tape.path, killed)
+    tape.feed(*frames(range(3, N)), end()).close()
+    scan = read_scan(killed)
+    assert_pictures(scan, range(3))
+    np.testing.assert_array_equal(scan.scanned["frame"], range(3))
+    assert scan.detector == {"count_time_s": 0.5}
+    assert "cut off" in scan.notes[0]
+    assert not read_scan(tape.path).notes or "cut off" not in read_scan(tape.path).notes[0]
 
 
 def test_nothing_at_all_makes_a_file_without_scans(tape):

@@ -8,6 +8,7 @@ from typing import Any
 
 import zmq
 
+from cdi_stream.addresses import is_ipv6
 from cdi_stream.bus import writer
 from cdi_stream.errors import EndpointError
 
@@ -31,8 +32,10 @@ class BusSink:
         self._socket = self._context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._socket.setsockopt(zmq.IMMEDIATE, is_immediate)
+        address = address if "://" in address else f"tcp://{address}"
+        self._socket.setsockopt(zmq.IPV6, is_ipv6(address))
         try:
-            self._socket.connect(address if "://" in address else f"tcp://{address}")
+            self._socket.connect(address)
         except zmq.ZMQError as error:
             self.close()
             raise EndpointError(f"document bus {address!r}: {error}; expected tcp://host:port") from error

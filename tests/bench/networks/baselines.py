@@ -38,7 +38,7 @@ class Nearest(nn.Module):
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Look up."""
         best = (key_of(magnitude) @ self.keys.t()).argmax(1)
-        return self.amplitude[best], self.phase[best]
+        return self.amplitude.index_select(0, best), self.phase.index_select(0, best)
 
 
 class Mean(nn.Module):
