@@ -229,7 +229,8 @@ class Assembler:
         for curve in self._open.values():
             if curve.series.ended_s is None and curve is not known:
                 curve.series.end(now)
-                curve.doubts += ("series aborted: the detector began another one",)
+                if not 0 < curve.n_announced <= curve.series.n_received:
+                    curve.doubts += ("series aborted: the detector began another one",)
                 self._save(curve)
         claim = read_claim(start.user_data)
         n = min(claim.n_points or start.n_images or 0, self._settings.limits.max_images)

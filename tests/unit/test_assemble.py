@@ -154,6 +154,14 @@ def test_an_aborted_series_is_closed_when_the_next_begins():
     assert second.account.missing == ()
 
 
+def test_a_whole_series_whose_end_was_lost_is_not_aborted_by_the_next():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(1, "run"), *(frame(k) for k in range(N)), begin(2, "other"))
+    rig.feed(*all_events())
+    (first,) = [curve for curve in rig.settle() if curve.series.series == 1]
+    assert first.doubts == ()
+
+
 def test_a_double_end_and_frames_after_it():
     rig = Rig()
     end = SeriesEnd(series=1)
