@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import queue
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import zmq
 
+from cdi_stream.live.alarms import Alarms
 from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler, AssembleSettings
 from cdi_stream.live.delivery import BusDelivery
@@ -72,6 +74,7 @@ class Rig:
         incoming = Incoming(directory / "incoming")
         waits = AssembleSettings(reading_timeout_s=1.0)
         self.assembler = Assembler(waits, time.monotonic, time.time, incoming)
+        self.alarms = Alarms()
         spool, announcer = Spool(directory), Announcer(None)
         delivery = BusDelivery(spool, self.sink, self.sink.heard)
         settings = IngestSettings(prefix="", serializer="msgpack", preview_every_s=0.05, frame_every_s=1.0)
@@ -80,7 +83,8 @@ class Rig:
         shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
         outgoing = Outgoing(PROVENANCE, shapes, directory, spool, delivery.push, announcer)
         parts = Parts(
-            ingest=Ingest(settings, self.receiver, self.documents, self.assembler, announcer),
+            ingest=Ingest(settings, self.receiver, self.documents, self.assembler, announcer, self.alarms),
+            alarms=self.alarms,
             assembler=self.assembler,
             network=network,
             chain=chain,
@@ -278,3 +282,44 @@ def test_curves_that_pile_up_hold_the_detector_and_lose_nothing(make, caplog):
     rig.wait_for(lambda: len(rig.results()) == 3)
     assert [data["reconstruction_frames_missing"] for data in rig.results()] == [0, 0, 0]
     assert "no frames are taken meanwhile" in caplog.text
+
+
+# --- floods, and what is no document ------------------------------------------------------------------------------
+
+
+def test_20_000_ends_of_nobody_s_series_hold_no_scan_up(make):
+    rig = make()
+    for series in range(20_000):
+        rig.data.send(wire.end_message(series=10**6 + series))
+    began_s = time.monotonic()
+    rig.open_run("raw")
+    rig.events("raw")
+    rig.curve("raw", 1)
+    rig.wait_for(lambda: rig.results(), 60)
+    assert rig.results()[0]["reconstruction_frames_missing"] == 0
+    assert time.monotonic() - began_s < 40
+
+
+def test_3000_messages_that_cannot_be_read_hold_no_scan_up(make):
+    rig = make()
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        rig.data.send(rng.bytes(200))
+    rig.open_run("raw")
+    rig.events("raw")
+    rig.curve("raw", 1)
+    rig.wait_for(lambda: rig.results(), 60)
+    assert rig.results()[0]["reconstruction_frames_missing"] == 0
+    assert rig.service.counters()["malformed"] == 3000
+
+
+def test_pickled_documents_are_counted_and_the_first_reason_is_an_alarm(make):
+    rig = make()
+    for _ in range(5):
+        rig.docs.send(b" ".join((b"", b"start", pickle.dumps({"uid": "raw", "time": 0.0}))))
+    rig.wait_for(lambda: rig.service.counters()["documents_unusable"] == 5)
+    rig.wait_for(lambda: rig.alarms.standing())
+    (alarm,) = rig.alarms.standing()
+    assert alarm["key"] == "documents"
+    assert "5 documents could not be used" in alarm["text"]
+    assert "pickled, as a bare bluesky Publisher sends it" in alarm["text"]

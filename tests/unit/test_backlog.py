@@ -1,0 +1,195 @@
+"""Refinements that are asked for: the live path waits for no lock and no disk, and a worker that hangs is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cdi_stream.affine import AffineMap
+from cdi_stream.live.publish import Provenance, Result
+from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, RunContext, Verdict
+from cdi_stream.refine import backlog as module
+from cdi_stream.refine.backlog import HANGS_S, REQUESTS, Backlog, BacklogSettings
+from cdi_stream.refine.methods import MethodSettings
+from cdi_stream.refine.queue import QUEUE, Queue
+from cdi_stream.refine.turn import sign_of_life
+
+SHAPE = (16, 16, 16)
+AFFINE = AffineMap(shape=SHAPE, q0=np.ones(3), bq=np.eye(3), sample_to_lab=np.eye(3), coordinates="detector")
+
+
+def result() -> Result:
+    volume = PreparedVolume(
+        counts=np.ones(SHAPE, np.uint32),
+        valid_pixels=np.ones(SHAPE, bool),
+        expected_scale=np.ones(SHAPE, np.float32),
+        affine=AFFINE,
+        crystal_extent_m=(1.0, 1.0, 1.0),
+        oversampling=(3.0, 3.0, 3.0),
+    )
+    crystal = Crystal(
+        density=np.ones(SHAPE, np.complex64),
+        support=np.ones(SHAPE, bool),
+        affine=AFFINE,
+        scalars={"chi2": 0.1, "r_p": 0.9},
+        verdict=Verdict(grade="good"),
+    )
+    return Result(
+        stream="reconstruction",
+        curve_index=0,
+        series="1",
+        crystal=crystal,
+        verdict=crystal.verdict,
+        account=FrameAccount(expected=16, received=16),
+        scalars={},
+        complete_s=0.0,
+        phased=PhasedVolume(volume=volume, crystal=crystal),
+    )
+
+
+@pytest.fixture
+def backlog(tmp_path):
+    settings = BacklogSettings(
+        methods=("recipe", "object"),
+        method_settings=MethodSettings(
+            recipe="1*ER", network_file=tmp_path / "n.pt", network_steps=1, network_recipe="1*ER"
+        ),
+        provenance=Provenance(version="0", config_sha256="c", network_name="n", network_sha256="s", beamline="b"),
+        lab_shape=SHAPE,
+        directory=tmp_path,
+        config_file=tmp_path / "none.toml",
+        subscribe="tcp://127.0.0.1:1",
+        prefix="",
+        serializer="msgpack",
+    )
+    with contextlib.closing(Backlog(settings)) as made:
+        yield made
+
+
+def jobs(directory):
+    with contextlib.closing(Queue(directory / QUEUE)) as queue:
+        return [(job.method, job.spec["raw_uid"]) for job in queue.jobs()]
+
+
+def enqueue(backlog, directory):
+    with contextlib.closing(Queue(directory / QUEUE, patience_s=0.1)) as queue:
+        backlog.enqueue_requests(queue)
+
+
+def test_a_locked_queue_holds_nobody_up_and_loses_nothing(backlog, tmp_path):
+    holder = sqlite3.connect(tmp_path / QUEUE, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    began_s = time.monotonic()
+    backlog.ask(result(), RunContext(uid="raw", sample="gold"), "reconstruction")
+    assert time.monotonic() - began_s < 2.0
+    assert len(list((tmp_path / REQUESTS).iterdir())) == 1
+    with pytest.raises(sqlite3.OperationalError):
+        enqueue(backlog, tmp_path)
+    holder.execute("ROLLBACK")
+    holder.close()
+    enqueue(backlog, tmp_path)
+    assert jobs(tmp_path) == [("recipe", "raw"), ("object", "raw")]
+    assert list((tmp_path / REQUESTS).iterdir()) == []
+    enqueue(backlog, tmp_path)
+    assert len(jobs(tmp_path)) == 2
+
+
+def test_a_full_disk_holds_nobody_up_and_the_request_is_written_later(backlog, tmp_path, monkeypatch):
+    def full(path, phased):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    whole = module.write_input
+    monkeypatch.setattr(module, "write_input", full)
+    backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
+    enqueue(backlog, tmp_path)
+    assert jobs(tmp_path) == []
+    monkeypatch.setattr(module, "write_input", whole)
+    enqueue(backlog, tmp_path)
+    assert len(jobs(tmp_path)) == 2
+
+
+def test_a_request_that_is_none_is_put_aside(backlog, tmp_path):
+    (tmp_path / REQUESTS).mkdir()
+    (tmp_path / REQUESTS / "odd.json").write_text("{}")
+    backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
+    enqueue(backlog, tmp_path)
+    assert len(jobs(tmp_path)) == 2
+    assert [path.name for path in (tmp_path / REQUESTS).iterdir()] == ["odd.broken"]
+
+
+def test_nothing_is_asked_of_a_curve_without_a_crystal(backlog, tmp_path):
+    backlog.ask(replace(result(), phased=None), RunContext(uid="raw"), "reconstruction")
+    enqueue(backlog, tmp_path)
+    assert jobs(tmp_path) == []
+
+
+# --- a worker that hangs ------------------------------------------------------------------------------------------
+
+
+LIVES = """
+import pathlib, sys, time
+sign = pathlib.Path(sys.argv[1]) / f"worker-{__import__('os').getpid()}.alive"
+while True:
+    sign.touch()
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def worker(backlog, tmp_path, monkeypatch):
+    """A worker process that gives signs of life, and the object that keeps it."""
+    kept = module._WorkerProcess(backlog._settings)
+    started = []
+
+    def start():
+        started.append(subprocess.Popen([sys.executable, "-c", LIVES, str(tmp_path)]))
+        return started[-1]
+
+    monkeypatch.setattr(kept, "_start", start)
+    monkeypatch.setattr(module, "HANGS_S", 1.0)
+    yield kept, started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition, timeout_s=20.0):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_worker_that_is_frozen_is_killed_and_replaced(worker, tmp_path):
+    kept, started = worker
+    kept.keep(True, is_held=False)
+    wait_for(lambda: sign_of_life(tmp_path, started[0].pid).exists())
+    time.sleep(1.5)
+    kept.keep(True, is_held=False)
+    assert started[0].poll() is None, "one that lives is left alone"
+    os.kill(started[0].pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    kept.keep(True, is_held=True)
+    assert started[0].poll() is None, "one that is held up may be silent"
+    kept.keep(True, is_held=False)
+    assert started[0].poll() == -signal.SIGKILL
+
+    def is_replaced():
+        kept.keep(True, is_held=False)
+        return len(started) == 2
+
+    wait_for(is_replaced)
+
+
+def test_a_worker_is_given_time_to_begin():
+    assert HANGS_S >= 60.0
