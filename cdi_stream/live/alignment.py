@@ -71,10 +71,22 @@ def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
     slots = np.full(len(rows), -1, dtype=np.intp)
     slots[known] = table.slots[rows[known]] + shift
     if not known.all() and known.any():
-        guess = np.rint(np.interp(points, points[known], slots[known])) if known.sum() > 1 else points
+        guess = np.rint(np.interp(points, points[known], slots[known]))
         beyond = np.maximum(points - points[known][-1], 0) - np.maximum(points[known][0] - points, 0)
-        slots = np.where(known, slots, np.asarray(guess, dtype=np.intp) + beyond)
-    return Alignment(slots=slots.astype(np.intp), notes=notes)
+        guess = np.asarray(guess, dtype=np.intp) + beyond
+        slots = np.where(known, slots, np.where(np.isin(guess, slots[known]), -1, guess))
+    slots, doubts = _each_once(slots.astype(np.intp))
+    return Alignment(slots=slots, doubts=doubts, notes=notes)
+
+
+def _each_once(slots: Ids) -> tuple[Ids, tuple[str, ...]]:
+    """Let each frame be that of one point, the last that names it."""
+    last = {int(slot): place for place, slot in enumerate(slots) if slot >= 0}
+    is_last = np.array([slot < 0 or last[int(slot)] == place for place, slot in enumerate(slots)], dtype=bool)
+    if is_last.all():
+        return slots, ()
+    named = ", ".join(sorted({str(slot) for slot in slots[~is_last]})[:5])
+    return np.where(is_last, slots, -1), (f"several events name image {named}: the last of them has it",)
 
 
 def _shift_of(asked: Ids, there: Ids) -> tuple[int, tuple[str, ...]]:

@@ -158,7 +158,7 @@ def join(
     table = None if run is None else best_table(run, _curve(series, claim, run, offset_s), motors)
     count = _count(series, claim, run, table)
     if table is None or (_has_several_frames_a_point(series, table, run) and is_last):
-        return _by_goniometer(series, claim, match, table, count, is_last)
+        return _by_goniometer(series, claim, match, table, count, is_last=is_last, is_over=is_over)
     if len(table) < count.n and not is_last:
         return Join(slots=np.arange(count.n), scanned={}, is_settled=False)
     return _by_table(series, match, table, count, is_last)
@@ -184,7 +184,14 @@ def _by_table(series: Series, match: RunMatch, table: PointTable, count: _Count,
 
 
 def _by_goniometer(
-    series: Series, claim: Claim, match: RunMatch, table: PointTable | None, count: _Count, is_last: bool
+    series: Series,
+    claim: Claim,
+    match: RunMatch,
+    table: PointTable | None,
+    count: _Count,
+    *,
+    is_last: bool,
+    is_over: bool,
 ) -> Join:
     """Place frames by the axes of the wire's header; without them, say why there are no readings."""
     run, n = match.run, count.n if table is None else max(count.n, series.n_slots)
@@ -193,8 +200,13 @@ def _by_goniometer(
     reason = "no events" if table is None else f"{series.n_slots} frames for {len(table)} events"
     text = f"readings from the detector's goniometer: {reason}" if axes else _why_no_reading(series, run, table)
     is_alone = run is None and claim.run_uid is None and bool(axes)
+    is_complete = n > series.n_slots or series.ended_s is not None or is_over  # without a count the end alone tells
     return Join(
-        slots=ids, scanned=axes, is_settled=is_last or is_alone, doubts=(*count.doubts, text), notes=count.notes
+        slots=ids,
+        scanned=axes,
+        is_settled=is_alone or (is_last and is_complete),
+        doubts=(*count.doubts, text),
+        notes=count.notes,
     )
 
 
@@ -267,17 +279,17 @@ def _count(series: Series, claim: Claim, run: RunRecord | None, table: PointTabl
     the run can be meant.
     """
     n_rows = 0 if table is None else len(table)
-    announced = min(series.start.n_images or 0, 10**9)
+    announced = _possible(series, series.start.n_images)
     if claim.n_points:
         return _Count(n=_within(series, claim.n_points), doubts=_aborted(run, claim.n_points, n_rows))
     if claim.curve_index is not None or (table is not None and table.has_points_of_its_own):
         return _Count(n=_within(series, max(announced, n_rows, series.n_slots if n_rows else 0) or series.n_slots))
-    planned = 0 if run is None else whole(run.start.get("num_points")) or 0
-    counted = 0 if run is None or table is None else run.counted(table.stream) or 0
+    planned = _possible(series, None if run is None else whole(run.start.get("num_points")))
+    counted = _possible(series, None if run is None or table is None else run.counted(table.stream))
     if table is not None and table.is_array:
         counted = n_rows
     told = max(planned, counted, n_rows)
-    is_whole = run is not None and run.stop is not None and not run.is_aborted and told == counted == n_rows
+    is_whole = run is not None and run.stop is not None and not run.is_aborted and 0 < told == counted == n_rows
     if is_whole and series.n_received > told:  # each point has its event: the other frames are of points taken again
         return _Count(n=told)
     if is_whole and announced > told == series.n_received:
@@ -285,8 +297,13 @@ def _count(series: Series, claim: Claim, run: RunRecord | None, table: PointTabl
         if planned == told:
             return _Count(n=told, notes=(text,))
         return _Count(n=_within(series, announced), doubts=(text,))
-    n = _within(series, max(told, announced))
-    return _Count(n=n or series.n_slots, doubts=_aborted(run, n, n_rows))
+    n = _within(series, max(told, announced)) or series.n_slots
+    return _Count(n=n, doubts=_aborted(run, n, n_rows))
+
+
+def _possible(series: Series, n: int | None) -> int:
+    """Return a number of points that was told, 0 where no detector of this size could have meant it."""
+    return n if n is not None and 0 < n <= series.capacity else 0
 
 
 def _within(series: Series, n: int) -> int:
