@@ -43,7 +43,7 @@ MAX_WAITING = 16
 
 STATE_EVERY_S = 1.0
 
-STOP_S = 8.0
+STOP_S = 7.0
 """Time that a service takes to stop: curves at work and documents under way are finished in it, or left."""
 
 _ANNOUNCE_S = 0.05

@@ -29,7 +29,7 @@ LOOK_EVERY_S = 2.0
 SILENT_S = 30.0
 """A server that does not answer for so long is started anew."""
 
-STOP_S = 3.0
+STOP_S = 1.5
 _REACH_S = 2.0
 
 
@@ -61,6 +61,7 @@ class TiledServer:
         self._directory = directory
         self._alarms = alarms
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._watch, name="tiled server", daemon=True)
 
@@ -75,8 +76,8 @@ class TiledServer:
     def stop(self) -> None:
         """End the server: politely, then not."""
         self._stopping.set()
-        self._thread.join(2 * _REACH_S)
-        self._end()
+        with self._lock:
+            self._end()
 
     def require_answer(self) -> None:
         """Raise `ServiceError` if the server does not answer now."""
@@ -97,8 +98,11 @@ class TiledServer:
                 text = "has ended" if is_dead else f"has not answered for {SILENT_S:.0f} s"
                 logger.warning("the Tiled server %s, see tiled.log: it is started again", text)
                 self._alarms.set("tiled server", f"the Tiled server {text}: it is started again")
-                self._end()
-                self._process, answered_s = self._started(), time.monotonic() + START_TIMEOUT_S
+                with self._lock:
+                    if self._stopping.is_set():
+                        return
+                    self._end()
+                    self._process, answered_s = self._started(), time.monotonic() + START_TIMEOUT_S
 
     def _started(self) -> subprocess.Popen[bytes]:
         d = self._directory
