@@ -20,6 +20,7 @@ import msgpack
 import numpy as np
 
 from cdi_stream.bus import to_plain
+from cdi_stream.files.aside import set_aside
 from cdi_stream.files.atomic import atomic_write
 from cdi_stream.live.frame_store import FileStore
 from cdi_stream.messages import SeriesStart
@@ -92,7 +93,7 @@ class Incoming:
     def left(self) -> list[tuple[SavedSeries, FileStore]]:
         """Return the series that an earlier process left, oldest first; what cannot be read is put aside."""
         found = []
-        for folder in sorted(self._curves.iterdir()):
+        for folder in sorted(f for f in self._curves.iterdir() if f.suffix != ".broken"):
             if not (folder / DESCRIPTION).exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
@@ -103,9 +104,7 @@ class Incoming:
                     store.reopen(saved.layout[0])
                 found.append((saved, store))
             except (OSError, ValueError, TypeError, KeyError, msgpack.UnpackException):
-                aside = self.folder / f"{folder.name}.broken"
-                folder.rename(aside)
-                logger.exception("%s cannot be read; it is kept as %s", folder, aside)
+                logger.exception("%s cannot be read; it is kept as %s", folder, set_aside(folder))
         return found
 
     def discard(self, key: str) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from cdi_stream.bus import to_plain
 from cdi_stream.errors import ConfigError
+from cdi_stream.files.aside import set_aside
 from cdi_stream.live.alarms import Alarms
 
 logger = logging.getLogger(__name__)
@@ -258,12 +259,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         raise ConfigError(f"{path} cannot be used: {error}; free the disk or the lock on it") from error
     except sqlite3.DatabaseError:
-        aside = path.with_suffix(f".{time.time_ns()}.broken")
-        logger.exception("%s cannot be used; it is kept as %s and a new one is begun", path, aside)
-        for suffix in ("", "-wal", "-shm"):
-            part = path.with_name(path.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
+        logger.exception("%s cannot be used; it is kept as %s and a new one is begun", path, set_aside(path))
         return _connected(path)
 
 

@@ -18,6 +18,7 @@ import zmq
 
 from cdi_stream import bus
 from cdi_stream.affine import Shape
+from cdi_stream.files.aside import set_aside
 from cdi_stream.files.atomic import atomic_write
 from cdi_stream.live.publish import Provenance, Result
 from cdi_stream.messages import PhasedVolume, RunContext
@@ -116,9 +117,7 @@ class Backlog:
             try:
                 spec = JobSpec.model_validate_json(path.read_text())
             except ValueError:
-                aside = path.with_suffix(".broken")
-                path.rename(aside)
-                logger.exception("%s is no request for a refinement; it is kept as %s", path, aside)
+                logger.exception("%s is no request for a refinement; it is kept as %s", path, set_aside(path))
                 continue
             for method in self._settings.methods:
                 queue.enqueue(spec.key(method), method, spec.model_dump(mode="json"), spec.input)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdi_stream.files.aside import set_aside
+
 logger = logging.getLogger(__name__)
 
 VERSION = 1
@@ -256,10 +258,5 @@ def open_queue(path: Path) -> Queue:
     except sqlite3.OperationalError:  # locked, or the disk is full: nothing is wrong with the file
         raise
     except sqlite3.DatabaseError:
-        aside = path.with_suffix(f".{int(time.time())}.broken")
-        logger.exception("%s cannot be used; it is kept as %s and a new queue is begun", path, aside)
-        for suffix in ("", "-wal", "-shm"):
-            part = path.with_name(path.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
+        logger.exception("%s cannot be used; it is kept as %s and a new queue is begun", path, set_aside(path))
         return Queue(path)

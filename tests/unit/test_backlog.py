@@ -124,7 +124,7 @@ def test_a_request_that_is_none_is_put_aside(backlog, tmp_path):
     backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
     enqueue(backlog, tmp_path)
     assert len(jobs(tmp_path)) == 2
-    assert [path.name for path in (tmp_path / REQUESTS).iterdir()] == ["odd.broken"]
+    assert [path.suffix for path in (tmp_path / REQUESTS).iterdir()] == [".broken"]
 
 
 def test_nothing_is_asked_of_a_curve_without_a_crystal(backlog, tmp_path):

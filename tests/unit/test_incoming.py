@@ -132,7 +132,7 @@ def test_a_description_that_cannot_be_read_is_put_aside(folder, content):
     description.write_bytes(content)
     second = resumed(folder)
     assert second.n == 0
-    assert list(folder.glob("*.broken"))
+    assert list((folder / "curves").glob("*.broken"))
     second.feed(begin(2, "run"), *(frame(k, 2) for k in range(N)), *all_events())
     assert [curve.account.received for curve in second.settle()] == [N]
 

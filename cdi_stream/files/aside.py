@@ -1,0 +1,18 @@
+"""Put a file that cannot be read aside, so that it is neither obeyed nor lost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+_SQLITE = ("", "-wal", "-shm")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder, and what SQLite keeps beside it; returns the new name, which ends in ``.broken``."""
+    aside = path.with_name(f"{path.name}.{time.time_ns()}.broken")
+    for suffix in _SQLITE:
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
