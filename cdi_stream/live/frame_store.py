@@ -18,12 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.errors import WireError
-
 ACCOUNT = np.dtype([("has", "u1"), ("exposure_s", "<f8"), ("received_s", "<f8")])
 """Record of a slot: whether its frame came, its exposure (NaN: unknown), and its receipt [s since the epoch]."""
 
-KEEP_FREE_BYTES = 256 << 20
+KEEP_FREE_BYTES = 64 << 20
 """Disk space that is left to others."""
 
 
@@ -34,7 +32,7 @@ class FrameStore(Protocol):
     account: NDArray[Any]
 
     def grow(self, n_slots: int, shape: tuple[int, int]) -> None:
-        """Make room for slots of images of a shape; raises `WireError` where there is no room."""
+        """Make room for slots of images of a shape; raises `OSError` where there is no room."""
         ...
 
     def clear(self) -> None:
@@ -70,6 +68,14 @@ class MemoryStore:
         """Nothing to give back."""
 
 
+def in_memory(store: FrameStore) -> MemoryStore:
+    """Return a store in memory with the frames of another."""
+    copy = MemoryStore()
+    if len(store.volume):
+        copy.volume, copy.account = store.volume.copy(), store.account.copy()
+    return copy
+
+
 class FileStore:
     """Frames in two files of a folder of their own; one that is there already is gone on with."""
 
@@ -93,13 +99,13 @@ class FileStore:
 
         Raises
         ------
-        WireError
+        OSError
             If the disk has no room.
         """
         n_bytes = 4 * n_slots * shape[0] * shape[1]
         more = n_bytes - self.volume.nbytes
         if more > shutil.disk_usage(self.folder).free - KEEP_FREE_BYTES:
-            raise WireError(f"no room for {more >> 20} MiB of frames in {self.folder}: free disk space")
+            raise OSError(errno.ENOSPC, f"no room for {more >> 20} MiB of frames", str(self.folder))
         _reserve(self.folder / "frames.u32", n_bytes)
         _reserve(self.folder / "account.bin", ACCOUNT.itemsize * n_slots)
         self._map(n_slots, shape)
@@ -127,7 +133,7 @@ def _reserve(path: Path, n_bytes: int) -> None:
         os.posix_fallocate(handle, 0, n_bytes)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
-            raise WireError(f"no room for {n_bytes >> 20} MiB in {path}: {error}; free disk space") from error
+            raise
         os.ftruncate(handle, n_bytes)
     finally:
         os.close(handle)

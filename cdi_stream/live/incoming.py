@@ -22,7 +22,7 @@ import numpy as np
 from cdi_stream.bus import to_plain
 from cdi_stream.files.aside import set_aside
 from cdi_stream.files.atomic import atomic_write
-from cdi_stream.live.frame_store import FileStore
+from cdi_stream.live.frame_store import FileStore, FrameStore, MemoryStore
 from cdi_stream.messages import SeriesStart
 
 logger = logging.getLogger(__name__)
@@ -72,9 +72,13 @@ class Incoming:
         names = (base if n == 0 else f"{base}-{n}" for n in range(10_000))
         return next(key for key in names if not (self._curves / key).exists())
 
-    def store(self, key: str) -> FileStore:
-        """Return the place for the frames of a series."""
-        return FileStore(self._curves / key)
+    def store(self, key: str) -> FrameStore:
+        """Return the place for the frames of a series: in memory if the disk has no room for a folder."""
+        try:
+            return FileStore(self._curves / key)
+        except OSError as error:
+            logger.warning("frames are kept in memory alone, a restart would lose them: %s", error)
+            return MemoryStore()
 
     def save(self, saved: SavedSeries) -> None:
         """Write the description of a series; without room on the disk it is only logged."""

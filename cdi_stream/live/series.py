@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import WireError
-from cdi_stream.live.frame_store import FrameStore, MemoryStore
+from cdi_stream.live.frame_store import FrameStore, MemoryStore, in_memory
 from cdi_stream.messages import DetectorFrame, SeriesId, SeriesStart
+
+logger = logging.getLogger(__name__)
 
 SETTLED = 3
 """Frames of one layout after which a frame of another is bad at once; before, the majority decides."""
@@ -241,7 +244,12 @@ class Series:
         target = min(max(n_images, announced, 2 * len(self._store.account)), largest)
         if not self._has_room(n_bytes * target - self._store.volume.nbytes):
             raise WireError(f"series {self.id}: no room for more frames beside those of the other open series")
-        self._store.grow(target, shape)
+        try:
+            self._store.grow(target, shape)
+        except OSError as error:
+            logger.warning("series %s: frames are kept in memory alone, a restart would lose them: %s", self.id, error)
+            self._store = in_memory(self._store)
+            self._store.grow(target, shape)
 
 
 def _copy(frame: DetectorFrame) -> DetectorFrame:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cdi_stream.errors import WireError
-from cdi_stream.live import frame_store
+from cdi_stream.live import frame_store, series
 from cdi_stream.live.incoming import DESCRIPTION, Incoming
 from cdi_stream.messages import SeriesEnd
 from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, run_start, run_stop
@@ -147,12 +146,16 @@ def test_documents_that_break_off_are_used_as_far_as_they_go(folder, cut):
     assert len(second.assembler.book.runs["run"].events["primary"]) >= N - 1
 
 
-def test_a_series_that_no_disk_has_room_for_says_so(folder, monkeypatch):
-    monkeypatch.setattr(frame_store, "KEEP_FREE_BYTES", 1 << 60)
+@pytest.mark.parametrize("n_before", [0, 4])
+def test_frames_that_no_disk_has_room_for_are_kept_in_memory(folder, monkeypatch, caplog, n_before):
+    monkeypatch.setattr(series, "GROW_BYTES", 4 * 60)
     first = rig(folder)
-    first.feed(run_start(), descriptor(), begin(user_data="run"))
-    with pytest.raises(WireError, match=r"no room for .* free disk space"):
-        first.feed(frame(0))
+    first.feed(run_start(), descriptor(), begin(user_data="run"), *(frame(k) for k in range(n_before)))
+    monkeypatch.setattr(frame_store, "KEEP_FREE_BYTES", 1 << 60)
+    first.feed(*(frame(k) for k in range(n_before, N)), *all_events())
+    (curve,) = first.settle()
+    assert contents(curve) == list(range(1, N + 1))
+    assert "kept in memory alone" in caplog.text
 
 
 def test_documents_of_forgotten_runs_are_deleted(folder):
