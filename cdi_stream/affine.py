@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cdi_stream.fourier import FOURIER_SIGN
+from cdi_stream.geometry import FOURIER_SIGN
 
 Floats = NDArray[np.float64]
 Shape = tuple[int, int, int]

@@ -13,9 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FOURIER_SIGN = +1
-"""Sign of the exponent on the way from the crystal to reciprocal space."""
-
 
 def to_reciprocal(crystal: Tensor, n_axes: int = 3) -> Tensor:
     """Transform crystals ``(..., *shape)`` to reciprocal space, F(q) = sum rho exp(+i q.r).

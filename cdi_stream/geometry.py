@@ -43,6 +43,9 @@ from cdi_stream.errors import GeometryError
 Vector = tuple[float, float, float]
 Floats = NDArray[np.float64]
 
+FOURIER_SIGN = +1
+"""Sign of the exponent on the way from the crystal to reciprocal space (`cdi_stream.fourier`)."""
+
 HC_EV_M = 1.2398419843320026e-6
 """Planck constant times speed of light [eV m], CODATA 2018 (exact)."""
 

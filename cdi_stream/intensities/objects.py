@@ -19,7 +19,7 @@ from torch import Tensor
 from cdi_stream.affine import AffineMap, Shape
 from cdi_stream.errors import ConfigError
 from cdi_stream.files.atomic import atomic_write
-from cdi_stream.fourier import FOURIER_SIGN
+from cdi_stream.geometry import FOURIER_SIGN
 from cdi_stream.live.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to
 
 LAB_SHAPE: Shape = (96, 96, 96)

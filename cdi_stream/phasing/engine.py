@@ -11,8 +11,9 @@ from torch import Tensor
 from cdi_stream.phasing import projections
 from cdi_stream.phasing.kernels import multiply
 from cdi_stream.phasing.projections import Measurement, Projector
+from cdi_stream.phasing.shrink_wrap import Mode, ShrinkWrap
 from cdi_stream.phasing.steps import DETWIN_CYCLES, Algorithm, Average, Cycles, Detwin, Flat, Recipe, SupportMode
-from cdi_stream.phasing.support import Limits, Mode, ShrinkWrap, halves, updated
+from cdi_stream.phasing.support import Limits, halves, updated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,8 @@ from cdi_stream.phasing.projections import (
     reciprocal,
 )
 from cdi_stream.phasing.recipe import parse_recipe
-from cdi_stream.phasing.support import Limits, ShrinkWrap, grow, threshold_support, updated
+from cdi_stream.phasing.shrink_wrap import ShrinkWrap
+from cdi_stream.phasing.support import Limits, grow, threshold_support, updated
 
 _RIM_VOX = 2
 _FEEDBACK = parse_recipe("SW[off]+300*HIO+20*ER")

@@ -16,7 +16,8 @@ from cdi_stream.phasing.pyramid import resampled
 from cdi_stream.phasing.ranking import Candidates, scored
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import sigma_for
-from cdi_stream.phasing.support import Limits, ShrinkWrap, threshold_support, updated
+from cdi_stream.phasing.shrink_wrap import ShrinkWrap
+from cdi_stream.phasing.support import Limits, threshold_support, updated
 from cdi_stream.phasing.workers import callers, side_by_side
 
 GROWTH = 1.5

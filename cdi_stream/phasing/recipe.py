@@ -13,8 +13,8 @@ import re
 from typing import Any
 
 from cdi_stream.errors import ConfigError
+from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.steps import Average, Cycles, Detwin, Flat, Recipe, Step, SupportMode
-from cdi_stream.phasing.support import ShrinkWrap
 
 MAX_CYCLES = 1_000_000
 MAX_STEPS = 100_000

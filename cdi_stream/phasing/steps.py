@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from cdi_stream.phasing.support import Mode, ShrinkWrap
+from cdi_stream.phasing.shrink_wrap import Mode, ShrinkWrap
 
 DETWIN_CYCLES = 10
 

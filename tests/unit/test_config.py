@@ -12,8 +12,8 @@ from cdi_stream.config import Config, prepare_folder, read_config, read_image
 from cdi_stream.errors import ConfigError
 from cdi_stream.networks.packaged import DEFAULT_NETWORK
 from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.steps import SupportMode
-from cdi_stream.phasing.support import ShrinkWrap
 
 MINIMAL = """
 [detector]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi_stream.affine import AffineMap
-from cdi_stream.fourier import FOURIER_SIGN, from_fourier_order, to_crystal, to_fourier_order, to_reciprocal, twin
+from cdi_stream.fourier import from_fourier_order, to_crystal, to_fourier_order, to_reciprocal, twin
+from cdi_stream.geometry import FOURIER_SIGN
 
 REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SHAPES = [(4, 6, 2), (3, 5, 7), (4, 5, 6), (1, 2, 3)]

@@ -16,7 +16,8 @@ from cdi_stream.phasing.likelihood import loss
 from cdi_stream.phasing.measures import chi2, nmse
 from cdi_stream.phasing.projections import Measurement, reciprocal
 from cdi_stream.phasing.recipe import parse_recipe
-from cdi_stream.phasing.support import ShrinkWrap, threshold_support
+from cdi_stream.phasing.shrink_wrap import ShrinkWrap
+from cdi_stream.phasing.support import threshold_support
 
 SETTINGS = [Adam(steps=30, every=10), Accelerated(steps=30), Accelerated(steps=30, shrink_wrap=ShrinkWrap(after=0))]
 N = 24

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.phasing.recipe import MAX_CYCLES, NAMED, parse_recipe
+from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.steps import Average, Cycles, Detwin, Flat, SupportMode
-from cdi_stream.phasing.support import ShrinkWrap
 
 REPEATABLE = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 ER, HIO = Cycles("ER", 2), Cycles("HIO", 3)

@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from torch import Tensor
 
+from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.support import (
     Limits,
-    ShrinkWrap,
     border_only,
     box_support,
     grow,

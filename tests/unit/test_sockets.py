@@ -1,0 +1,22 @@
+"""Sockets are there before anything heavy is loaded: a gap in which documents are lost must be short."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+OPENED = """
+import sys
+from pathlib import Path
+from cdi_stream.config import read_config
+from cdi_stream.live.sockets import open_sockets
+with open_sockets(read_config(Path("deploy/beamline.toml"))) as sockets:
+    assert sockets.detector is None, "a detector that pushes waits by itself"
+heavy = {"torch", "numba", "scipy", "skimage", "bluesky", "tiled", "matplotlib", "pint"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_a_configuration_is_read_and_sockets_are_opened_without_anything_heavy():
+    done = subprocess.run([sys.executable, "-c", OPENED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
