@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,29 +23,31 @@ KINDS = ("start", "descriptor", "event", "stream_resource", "stream_datum", "sto
 
 
 def campaign(directory: Path, n_scans: int, n_kills: int, seed: int, speed: str) -> dict[str, Any]:
-    """Run the campaign; kills fall at random moments between the first scan's beginning and the last one's end."""
+    """Run the campaign: scans go on while the service is killed at random moments and started again."""
     rng = random.Random(seed)
     with beamline(directory, recorded_scan("plain")) as line:
         line.start_service()
         line.start_detector()
+        scans = threading.Thread(target=play, args=(line, n_scans, speed))
+        scans.start()
         n_killed = 0
-        plan = None
-        n_begun = 0
-        while n_begun < n_scans or (plan is not None and plan.poll() is None):
-            if (plan is None or plan.poll() is not None) and n_begun < n_scans:
-                plan = line.start_plan(speed=speed)
-                n_begun += 1
-            pause_s = rng.uniform(0.2, 6.0)
-            time.sleep(pause_s)
-            if n_killed < n_kills:
-                line.children.kill("service")
-                n_killed += 1
-                line.start_service()
+        while scans.is_alive() and n_killed < n_kills:
+            time.sleep(rng.uniform(0.2, 3.0))
+            line.children.kill("service")
+            n_killed += 1
+            line.start_service()
+        scans.join()
         end = time.monotonic() + 60
         while len(reconstructed(line)) < n_scans and time.monotonic() < end:
             time.sleep(0.5)
         time.sleep(3)
         return summary(line, n_scans, n_killed)
+
+
+def play(line: TestBeamline, n_scans: int, speed: str) -> None:
+    """Play scans one after the other."""
+    for _ in range(n_scans):
+        line.start_plan(speed=speed).wait()
 
 
 def reconstructed(line: TestBeamline) -> dict[str, list[dict[str, Any]]]:
@@ -95,7 +98,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=30)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--speed", default="3")
+    parser.add_argument("--speed", default="0.22")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
