@@ -39,6 +39,9 @@ class BusDelivery:
     ``push`` sends what is new at once, from the thread that has put it into the spool; ``run`` is the body of a thread
     that listens.  As long as nothing has been heard since the last failure, only the first document is sent: a proxy
     that has just come up may not have its listeners yet.
+
+    While documents are heard, those that were sent are noted at once: a service that is killed in the few milliseconds
+    before it hears them does not send them once more at its next start.
     """
 
     def __init__(
@@ -57,16 +60,19 @@ class BusDelivery:
         self._lock = threading.Lock()
         self._sent_s: dict[int, float] = {}
         self._is_sure = True
+        self._is_heard = False
         self._again_s = HEARD_WITHIN_S
 
     def push(self) -> None:
         """Send what has not been sent yet."""
         with self._lock:
-            for entry in self._spool.waiting(BUS):
-                if entry.id not in self._sent_s:
-                    if not self._is_sure and self._sent_s:
-                        return
-                    self._send(entry)
+            new = [entry for entry in self._spool.waiting(BUS) if entry.id not in self._sent_s]
+            if not self._is_sure:
+                new = [] if self._sent_s else new[:1]
+            for entry in new:
+                self._send(entry)
+            if self._is_heard:
+                self._spool.sent(BUS, new)
 
     def run(self, is_stopped: Callable[[], bool]) -> None:
         """Listen, and send again what is not heard, until stopped."""
@@ -83,7 +89,7 @@ class BusDelivery:
                 self._sent_s.pop(entry.id, None)
                 self._spool.heard(BUS, entry)
             if arrived:
-                self._is_sure, self._again_s = True, HEARD_WITHIN_S
+                self._is_sure, self._is_heard, self._again_s = True, True, HEARD_WITHIN_S
                 self._alarms.clear("bus")
             left = [entry for entry in waiting if entry not in arrived]
             if left and self._clock() - self._sent_s.get(left[0].id, self._clock()) > self._again_s:
@@ -105,7 +111,7 @@ class BusDelivery:
         """Begin anew with the first document that was not heard."""
         self._alarms.set("bus", f"{len(left)} documents of ours are not heard on the bus: is the document proxy up?")
         logger.warning("%d documents of ours are not heard on the bus: is the document proxy up?", len(left))
-        self._is_sure = False
+        self._is_sure = self._is_heard = False
         self._sent_s.clear()
         self._again_s = min(2 * self._again_s, MAX_AGAIN_S)
         self._send(left[0])

@@ -158,6 +158,11 @@ class Spool:
                 changes += self._done(sink, entry.run)
             self._save(changes)
 
+    def sent(self, sink: str, entries: Iterable[Entry]) -> None:
+        """Note for the next start that a sink was given documents; they wait here until they are heard."""
+        with self.changed:
+            self._save([("INSERT OR IGNORE INTO heard VALUES (?, ?)", (entry.id, sink)) for entry in entries])
+
     def before(self, entry: Entry) -> list[Entry]:
         """Return the documents of the same run before one, as far as they are kept."""
         with self.changed:
@@ -206,17 +211,9 @@ class Spool:
 
     def _done(self, sink: str, run: str) -> list[_Change]:
         """Note that a sink has a whole run; what every sink has is deleted."""
-        mark = ("INSERT OR IGNORE INTO done VALUES (?, ?)", (run, sink))
         if any(entry.run == run for queue in self._waiting.values() for entry in queue):
-            return [mark]
-        heard = ("DELETE FROM heard WHERE id IN (SELECT id FROM documents WHERE run = ?)", (run,))
-        return [
-            mark,
-            heard,
-            ("DELETE FROM documents WHERE run = ?", (run,)),
-            ("DELETE FROM runs WHERE run = ?", (run,)),
-            ("DELETE FROM done WHERE run = ?", (run,)),
-        ]
+            return [("INSERT OR IGNORE INTO done VALUES (?, ?)", (run, sink))]
+        return _forgotten(run)
 
     def _load(self) -> None:
         """Take up what an earlier service left: documents of runs that not every sink has."""
@@ -231,6 +228,9 @@ class Spool:
             for sink in self.sinks:
                 if sink in sinks and (run, sink) not in done and (number, sink) not in heard:
                     self._waiting[sink].append(entry)
+        under_way = {entry.run for queue in self._waiting.values() for entry in queue}
+        for run in {run for run, (is_over, _) in runs.items() if is_over} - under_way:
+            self._save(_forgotten(run))
 
     def _save(self, changes: list[_Change]) -> None:
         """Write changes in one transaction; what cannot be written now is tried again with the next ones."""
@@ -250,6 +250,16 @@ class Spool:
             text = f"{self._path} cannot be written ({error}): documents are kept in memory; free the disk or the lock"
             self._alarms.set("spool", text)
             logger.warning(text)
+
+
+def _forgotten(run: str) -> list[_Change]:
+    """Return the changes that delete what every sink has."""
+    return [
+        ("DELETE FROM heard WHERE id IN (SELECT id FROM documents WHERE run = ?)", (run,)),
+        ("DELETE FROM documents WHERE run = ?", (run,)),
+        ("DELETE FROM runs WHERE run = ?", (run,)),
+        ("DELETE FROM done WHERE run = ?", (run,)),
+    ]
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -191,6 +191,36 @@ def names_of(run):
     return [doc["uid"] for _, doc in documents(run)]
 
 
+def test_what_was_sent_over_a_bus_that_is_heard_is_not_sent_again_after_a_kill(opened, tmp_path):
+    bus = Bus()
+    first = Spool(tmp_path)
+    delivery = BusDelivery(first, bus, bus.heard, clock=Clock())
+    first.put("one", documents("one"))
+    delivery.push()
+    delivery.step(0)
+    first.put("two", documents("two"))
+    delivery.push()  # killed before it hears them
+    first.close()
+    second = Spool(tmp_path)
+    assert second.waiting(BUS) == []
+    second.close()
+    with sqlite3.connect(tmp_path / SPOOL) as db:
+        assert db.execute("SELECT COUNT(*) FROM documents").fetchone() == (0,)
+    db.close()
+
+
+def test_what_was_sent_before_anything_was_heard_is_sent_again_after_a_kill(opened, tmp_path):
+    bus = Bus()
+    first = Spool(tmp_path)
+    delivery = BusDelivery(first, bus, bus.heard, clock=Clock())
+    first.put("one", documents("one"))
+    delivery.push()
+    first.close()
+    second = Spool(tmp_path)
+    assert len(second.waiting(BUS)) == 5
+    second.close()
+
+
 def test_a_sink_that_raises_stops_nothing(opened):
     spool, bus, clock = opened(), Bus(), Clock()
     calls = []
