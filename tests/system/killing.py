@@ -32,7 +32,7 @@ def campaign(directory: Path, n_scans: int, n_kills: int, seed: int, speed: str)
         scans.start()
         n_killed = 0
         while scans.is_alive() and n_killed < n_kills:
-            time.sleep(rng.uniform(0.2, 3.0))
+            time.sleep(rng.uniform(0.2, 12.0))
             line.children.kill("service")
             n_killed += 1
             line.start_service()
