@@ -25,12 +25,13 @@ class Rig:
 
     def __init__(self, incoming=None, **settings) -> None:
         self.clock = Clock()
+        self.wall_ahead_s = 0.0
         settings.setdefault("motors", frozenset({"theta"}))
         self.assembler = Assembler(AssembleSettings(**settings), self.clock, self.wall_s, incoming)
         self.curves = []
 
     def wall_s(self) -> float:
-        return 1e9 + self.clock()
+        return 1e9 + self.wall_ahead_s + self.clock()
 
     def feed(self, *items) -> None:
         for item in items:

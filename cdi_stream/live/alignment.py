@@ -21,8 +21,17 @@ Times = NDArray[np.float64]
 FITS = 0.3
 """Largest distance of a frame from its event, in spacings of the frames, at which the next frame is ruled out."""
 
+RESOLVED_S = 0.1
+"""Spacing of points above which times of receipt tell one from the next."""
+
+LATENCY_S = 0.05
+"""Delay of a frame behind its event that tells nothing."""
+
+LEAST_POINTS = 5
+"""Points below which times are not held against numbers."""
+
 IN_TIME_S = 1.0
-"""Frames and events of one point lie no further apart than this, or than half a spacing, in a scan joined by time."""
+"""Frames and events of one point of a fast scan that is joined by time lie no further apart than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +68,9 @@ def is_in_time(series: Series, table: PointTable, slots: Ids) -> bool:
         return False
     apart = received - table.times_s
     spacing = float(np.median(np.diff(table.times_s))) if len(slots) > 1 else 0.0
-    return bool(np.abs(apart - np.median(apart)).max() <= max(IN_TIME_S, 0.5 * spacing))
+    if spacing < RESOLVED_S:
+        return bool(np.abs(apart).max() <= IN_TIME_S)
+    return bool(np.abs(apart).max() <= 0.5 * spacing + LATENCY_S)
 
 
 def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
@@ -90,24 +101,23 @@ def _each_once(slots: Ids) -> tuple[Ids, tuple[str, ...]]:
 
 
 def _shift_of(asked: Ids, there: Ids) -> tuple[int, tuple[str, ...]]:
-    """Return how far the events count images differently, if a shift by one fits every frame and no shift does not."""
+    """Return how far the events count images differently, if a shift fits every frame and none does not."""
     most = min(len(asked), len(there))
-    overlaps = {shift: len(np.intersect1d(asked + shift, there)) for shift in (0, -1, 1)}
-    if overlaps[0] < most and len(asked) == len(there):
-        for shift in (-1, 1):
-            if overlaps[shift] == most:
-                return shift, (
-                    "the events count images from another number than the detector: both fit shifted by one",
-                )
+    if not most or len(asked) != len(there) or len(np.intersect1d(asked, there)) == most:
+        return 0, ()
+    shift = int(there[0] - asked.min())
+    if np.array_equal(np.sort(asked) + shift, there):
+        return shift, (f"the events count images from another number than the detector: shifted by {shift}",)
     return 0, ()
 
 
 def _by_number(series: Series, table: PointTable, rows: Ids) -> Alignment:
     n, there = len(rows), series.image_ids
-    base = 1 if len(there) and there[-1] == n and there[0] == 1 else 0
+    is_from_1 = len(there) > 0 and there[-1] == n and there[0] == 1 and series.start.n_images != n + 1
+    base = 1 if is_from_1 else 0
     slots = base + np.arange(n)
     if not len(there) or there[-1] == slots[-1]:  # the last frame is there: the others are known by their numbers
-        return Alignment(slots=slots)
+        return _held_against_times(series, table, rows, slots)
     if there[-1] < slots[-1] and len(there) == there[-1] + 1 and series.ended_s is None:
         return Alignment(slots=slots)  # the rest may still come
     found = _by_time(series, table, rows, slots)
@@ -121,6 +131,35 @@ def _by_number(series: Series, table: PointTable, rows: Ids) -> Alignment:
             "record the detector's image_id in the events",
         ),
     )
+
+
+def _held_against_times(series: Series, table: PointTable, rows: Ids, slots: Ids) -> Alignment:
+    """Doubt numbers that times contradict: a point taken again and another missed leave the counts equal."""
+    has_row = rows >= 0
+    apart = _apart(series, table.times_s[rows[has_row]], slots[has_row])
+    if apart is None:
+        return Alignment(slots=slots)
+    text = (
+        f"frames and events are as many, but lie up to {apart:.1f} steps of time apart: frames may lie at wrong angles"
+    )
+    return Alignment(slots=slots, doubts=(text,))
+
+
+def _apart(series: Series, times_s: Times, slots: Ids) -> float | None:
+    """Return how many spacings a frame lies from its event at most; None if times do not contradict the numbers.
+
+    A frame may come late, when a queue was full, but not early: one that is received half a spacing before its event,
+    against the others, is that of an earlier point.  All together lie within half a spacing of their events.
+    """
+    apart = series.received_s(slots) - times_s
+    known = np.isfinite(apart)
+    spacing = float(np.median(np.diff(times_s[known]))) if known.sum() >= LEAST_POINTS else 0.0
+    if spacing < RESOLVED_S:
+        return None
+    apart = apart[known] / spacing
+    early = float(np.median(apart) - apart.min())
+    constant = abs(float(np.median(apart)))
+    return max(early, constant) if early > 0.5 or constant > 0.5 + LATENCY_S / spacing else None
 
 
 def _by_time(series: Series, table: PointTable, rows: Ids, slots: Ids) -> Ids | None:

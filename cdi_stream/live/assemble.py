@@ -8,7 +8,7 @@ series outlives the process: the next one goes on with the frames and documents 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cdi_stream.errors import WireError
-from cdi_stream.live.account import account_of, doubt_of_theft
+from cdi_stream.live.account import account_of, doubt_of_theft, doubts_of_losses
 from cdi_stream.live.claim import Claim, read_claim
 from cdi_stream.live.incoming import Incoming, SavedSeries
 from cdi_stream.live.join import Join, RunMatch, find_run, join
@@ -117,9 +117,10 @@ class Assembler:
         self._wall_clock = wall_clock
         self._incoming = incoming
         self._open: dict[SeriesId, _OpenCurve] = {}
-        self._closed: deque[SeriesId] = deque(maxlen=1000)
+        self._closed: OrderedDict[SeriesId, float] = OrderedDict()
         self._told: deque[SeriesId | None] = deque(maxlen=1000)
         self._n_curves: dict[str, int] = {}
+        self._used: dict[str, dict[str, int]] = {}
         self._n_aborted = 0
         self._n_keys = 0
         self._known_runs: set[str] = set()
@@ -282,7 +283,9 @@ class Assembler:
         if frame.series is None:
             return self._nameless(frame, now)
         curve = self._open.get(frame.series)
-        if curve is None and frame.series not in self._closed and self.book.newest_open() is not None:
+        newest = self.book.runs.get(self.book.newest_open() or "")
+        is_new = newest is not None and self._closed.get(frame.series, -np.inf) < newest.heard_s
+        if curve is None and is_new:  # a run that began after the series of that name was over has another one
             curve = self._headless(frame.series, now, Claim(is_named=True))
             curve.doubts += (f"the start of series {frame.series} was not seen: its header is unknown",)
             self._save(curve)
@@ -340,6 +343,8 @@ class Assembler:
         except Exception:
             logger.exception("series %s cannot be assembled and is given up; please report it", curve.series.id)
             self._close(curve)
+            if self._incoming is not None:
+                self._incoming.give_up(curve.key)
             return None
 
     def _stage(self, curve: _OpenCurve, run: RunRecord | None) -> Stage:
@@ -375,6 +380,7 @@ class Assembler:
             is_over=is_over,
             motors=self._settings.motors,
             offset_s=self.book.clock_offset_s,
+            used=self._used.get(match.run.uid) if match.run is not None else None,
         )
         has_frames = bool(np.isin(joined.slots, series.image_ids).all()) and len(joined.slots) > 0
         if not is_over and not (joined.is_settled and (has_frames or self._is_ended(series))):
@@ -395,15 +401,22 @@ class Assembler:
     def _close(self, curve: _OpenCurve) -> None:
         key = next(key for key, value in self._open.items() if value is curve)
         del self._open[key]
-        self._closed.append(key)
+        self._closed[key] = self._wall_clock()
+        while len(self._closed) > 1000:
+            self._closed.popitem(last=False)
 
     def _release(self, curve: _OpenCurve, run: RunRecord | None, joined: Join, doubts: tuple[str, ...]) -> RockingCurve:
         series = curve.series
         counts, has_frame = series.take(joined.slots)
+        if run is not None and joined.used is not None:
+            self._used = {uid: used for uid, used in self._used.items() if uid in self.book.runs}
+            self._used.setdefault(run.uid, {})[joined.used[0]] = joined.used[1]
         curve_index = self._index(curve, run)
         self._save(curve)
         self._close(curve)
-        doubts += self._lost(curve, run, bool(has_frame.all())) + doubt_of_theft(series)
+        n_orphans = self.book.orphans.total() - curve.n_orphans
+        n_unreadable = 0 if has_frame.all() else curve.n_unreadable
+        doubts += doubts_of_losses(run, n_orphans, n_unreadable) + doubt_of_theft(series)
         monitor = joined.scanned.get(self._settings.monitor or "")
         if self._settings.monitor and (monitor is None or not np.all(monitor > 0)):
             doubts += (f"monitor {self._settings.monitor!r} is missing or not above zero: it is not used",)
@@ -424,23 +437,6 @@ class Assembler:
             notes=joined.notes,
             complete_s=series.last_frame_s,
         )
-
-    def _lost(self, curve: _OpenCurve, run: RunRecord | None, is_whole: bool) -> tuple[str, ...]:
-        """Return doubts about documents and messages that did not come, or came and could not be used."""
-        doubts: tuple[str, ...] = ()
-        if run is not None and not run.is_start_heard:
-            doubts += ("the start document of the run was not heard: was it sent before its listeners were connected?",)
-        if run is not None and (lost := run.missing_events()):
-            doubts += (f"{lost} documents of the run were lost on the bus",)
-        n_orphans = self.book.orphans.total() - curve.n_orphans
-        if run is None and n_orphans:
-            doubts += (
-                f"{n_orphans} documents came of runs whose start was not heard: the service must listen before the "
-                "run begins, and the start document may have been lost on the bus",
-            )
-        if curve.n_unreadable and not is_whole:
-            doubts += (f"{curve.n_unreadable} messages that could not be read came during the series",)
-        return doubts
 
     def _context(self, curve: _OpenCurve, run: RunRecord | None) -> RunContext:
         if run is None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdi_stream.live.readings import whole
+from cdi_stream.live.runs import MAX_UID
 
-MAX_UID = 200
 _UID_KEYS = ("run_uid", "scan_uid", "bluesky_run_uid")
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from cdi_stream.errors import CdiStreamError
+from cdi_stream.errors import CdiStreamError, ServiceError
 from cdi_stream.live.alarms import Alarms
 from cdi_stream.live.spool import BUS, Entry, Spool
 from cdi_stream.protocols import Sink
@@ -164,10 +164,12 @@ class ArchiveDelivery:
     def _deliver(self, entry: Entry, is_stopped: Callable[[], bool]) -> bool:
         """Write one document; False if the sink failed and the order begins anew."""
         try:
-            if self._sink is None:
-                self._sink = self._make()
+            self._sink = self._sink or self._opened()
             if self._lacks_beginning(entry):
-                self._spool.rewind(self.name, self._spool.before(entry))
+                beginning = self._spool.before(entry)
+                if not beginning:
+                    raise CdiStreamError(f"the beginning of run {entry.run} is not in the spool")
+                self._spool.rewind(self.name, beginning)
                 return False
             self._write(self._sink, entry)
         except Exception as error:  # noqa: BLE001 - whatever a sink raises, it is logged and tried again
@@ -180,6 +182,13 @@ class ArchiveDelivery:
         self._alarms.clear(self.name)
         self._spool.heard(self.name, entry)
         return True
+
+    def _opened(self) -> Sink:
+        """Open the sink; what is wrong then says nothing of the documents."""
+        try:
+            return self._make()
+        except Exception as error:
+            raise ServiceError(f"{type(error).__name__}: {error!s:.200}") from error
 
     @property
     def _has_run(self) -> Callable[[str], bool] | None:

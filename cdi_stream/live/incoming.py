@@ -7,8 +7,10 @@ is deleted when the run is forgotten.  Nothing here waits for the disk: files su
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -115,14 +117,20 @@ class Incoming:
         """Delete a series, whose curve is spoken for; safe from any thread."""
         shutil.rmtree(self._curves / key, ignore_errors=True)
 
+    def give_up(self, key: str) -> None:
+        """Put a series aside that cannot be assembled, so that it is not tried at every start."""
+        folder = self._curves / key
+        if folder.exists():
+            logger.warning("its frames are kept as %s", set_aside(folder))
+
     def keep_document(self, run_uid: str, name: str, doc: Mapping[str, Any], heard_s: float) -> None:
         """Add a document of a run; without room on the disk it is only logged."""
         path = self._log(run_uid)
         try:
-            if path.exists() and path.stat().st_size > MAX_DOCUMENTS_BYTES:
-                return
-            with path.open("ab") as file:
-                file.write(msgpack.packb([name, to_plain(dict(doc)), heard_s], default=str))
+            record = msgpack.packb([name, to_plain(dict(doc)), heard_s], default=str)
+            n_bytes = path.stat().st_size if path.exists() else 0
+            if n_bytes + len(record) <= MAX_DOCUMENTS_BYTES:
+                _append(path, record, n_bytes)
         except (OSError, ValueError, TypeError, OverflowError) as error:
             logger.warning("a document of run %s cannot be kept for a restart: %s", run_uid[:8], error)
 
@@ -147,6 +155,17 @@ class Incoming:
 
     def _log(self, run_uid: str) -> Path:
         return self._runs / f"{hashlib.sha256(run_uid.encode(errors='replace')).hexdigest()[:32]}.documents"
+
+
+def _append(path: Path, record: bytes, n_bytes: int) -> None:
+    """Add a record to a file of ``n_bytes``, whole or not at all."""
+    handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    try:
+        if os.write(handle, record) < len(record):
+            os.ftruncate(handle, n_bytes)
+            raise OSError(errno.ENOSPC, "no space left on the disk", str(path))
+    finally:
+        os.close(handle)
 
 
 def _fields_but_start(saved: SavedSeries) -> dict[str, Any]:

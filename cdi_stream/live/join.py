@@ -32,6 +32,9 @@ Ids = NDArray[np.intp]
 OPEN_SLACK_S = 2.0
 """A run may seem to begin so much after its first frame, or to end before it: clocks are compared by documents."""
 
+EVENT_SLACK_S = 5.0
+"""Events that were heard so long before the first message of a series are those of another one."""
+
 REUSE_S = 60.0
 """Detectors begin to count anew when they restart: a series id in the events of a run that has been over for so long
 when the series begins is the id of another series."""
@@ -50,12 +53,14 @@ class RunMatch:
 class Join:
     """Points of a curve in scan order: slot of each frame (-1 unknown) and readings of each.
 
-    ``is_settled`` is true when no further document can change the answer.
+    ``is_settled`` is true when no further document can change the answer.  ``used`` is the stream whose points were
+    taken and the number of the last, where the events do not name their series: they are no other curve's.
     """
 
     slots: Ids
     scanned: Mapping[str, NDArray[np.float64]]
     is_settled: bool
+    used: tuple[str, int] | None = None
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -74,12 +79,17 @@ class _Count:
 
 def find_run(series: Series, claim: Claim, book: RunBook, *, is_over: bool = False) -> RunMatch:
     """Find the run of a series; ``is_over``: no further documents are waited for."""
-    if claim.run_uid is not None and (run := book.runs.get(claim.run_uid)) is not None:
-        return RunMatch(run=run, by="uid")
-    if claim.run_uid is not None and claim.is_firm and not is_over:
+    claimed = None if claim.run_uid is None else book.runs.get(claim.run_uid)
+    if claimed is not None and (claimed.stop_heard_s or np.inf) >= series.wall_s - OPEN_SLACK_S:
+        return RunMatch(run=claimed, by="uid")
+    if claim.run_uid is not None and claimed is None and claim.is_firm and not is_over:
         return RunMatch(run=None, by="nothing")
     match = _by_series(series, book, is_over=is_over) or (None if claim.is_named else _by_time(series, book))
     match = match or RunMatch(run=None, by="nothing")
+    if claimed is not None:  # what a detector was told for an earlier scan stays there until it is told anew
+        text = f"user_data names run {claimed.uid:.60}, which was over before the series began"
+        run, by = (claimed, "uid") if match.run is None and is_over else (match.run, match.by)
+        return RunMatch(run=run, by=by, doubts=(text, *match.doubts))
     if claim.run_uid is None or not claim.is_firm:
         return match
     instead = "no other run fits" if match.run is None else f"joined by {match.by} instead"
@@ -90,24 +100,28 @@ def find_run(series: Series, claim: Claim, book: RunBook, *, is_over: bool = Fal
 def _by_series(series: Series, book: RunBook, *, is_over: bool) -> RunMatch | None:
     """Find the run whose events name the series, whatever its clock says; two that do are told apart by receipt.
 
-    A run that was over when the series began is taken only when nothing more is waited for: the events of the right
-    one may still come.
+    Events that were heard before the series' first message are those of another series of that id, unless nothing more
+    is waited for.
     """
-    named = book.that_name(series_key(series.id))
-    live = [run for run in named if run.stop_heard_s is None or run.stop_heard_s >= series.wall_s]
+    key = series_key(series.id)
+    named = book.that_name(key)
+    live = [run for run in named if run.named_s(key) >= series.wall_s - EVENT_SLACK_S]
+    doubts: tuple[str, ...] = ()
     if not live and is_over:
-        live = [run for run in named if (run.stop_heard_s or 0.0) + REUSE_S >= series.wall_s]
+        live = [run for run in named if (run.stop_heard_s or np.inf) + REUSE_S >= series.wall_s][-1:]
+        doubts = (f"the events that name series {series.id} came before its first message",) if live else ()
     if not live:
         return None
-    during = [run for run in live if run.heard_s <= series.wall_s] or live
-    doubts = () if len(during) == 1 else (f"{len(during)} runs name series {series.id}: the newest is taken",)
-    return RunMatch(run=during[-1], by="series", doubts=doubts)
+    if len(live) > 1:
+        doubts = (f"{len(live)} runs name series {series.id}: the newest is taken",)
+    return RunMatch(run=live[-1], by="series", doubts=doubts)
 
 
 def _by_time(series: Series, book: RunBook) -> RunMatch:
     """Find the one run that was open when the series began, times of documents brought to this machine's clock."""
     during = [run for run in book.runs.values() if _was_open(run, series.wall_s, book.clock_offset_s)]
-    telling = [run for run in during if any(len(events) > 1 for _, events in run.streams)]
+    since_s = series.wall_s - EVENT_SLACK_S
+    telling = [run for run in during if any(run.n_heard(stream, since_s) > 1 for stream, _ in run.streams)]
     if len(during) > 1 and len(telling) == 1:
         text = f"{len(during)} runs were open at the time of the series: the only one with several events is taken"
         return RunMatch(run=telling[0], by="time", doubts=(text,))
@@ -139,6 +153,7 @@ def join(
     is_over: bool,
     motors: frozenset[str] = frozenset(),
     offset_s: float = 0.0,
+    used: Mapping[str, int] | None = None,
 ) -> Join:
     """Join frames and readings as far as the documents have come.
 
@@ -152,10 +167,12 @@ def join(
         Data keys of the circles and of the energy: the readings that place frames.
     offset_s
         Time to add to the documents' times to have them by this machine's clock.
+    used
+        Number of the last point of each stream that an earlier curve of the run has.
     """
     run = match.run
     is_last = is_over or (run is not None and run.stop is not None)
-    table = None if run is None else best_table(run, _curve(series, claim, run, offset_s), motors)
+    table = None if run is None else best_table(run, _curve(series, claim, run, offset_s, used or {}), motors)
     count = _count(series, claim, run, table)
     if table is None or (_has_several_frames_a_point(series, table, run) and is_last):
         return _by_goniometer(series, claim, match, table, count, is_last=is_last, is_over=is_over)
@@ -178,6 +195,7 @@ def _by_table(series: Series, match: RunMatch, table: PointTable, count: _Count,
         slots=aligned.slots,
         scanned={key: _on_points(track, rows) for key, track in table.readings.items()},
         is_settled=is_last or (len(unclaimed) == 0 and len(table) >= count.n),
+        used=None if table.names_series else (table.stream, table.last_seq),
         doubts=doubts,
         notes=notes,
     )
@@ -259,7 +277,7 @@ def _on_points(track: NDArray[np.float64], rows: Ids) -> NDArray[np.float64]:
 # --- how many points ----------------------------------------------------------------------------------------------
 
 
-def _curve(series: Series, claim: Claim, run: RunRecord, offset_s: float) -> Curve:
+def _curve(series: Series, claim: Claim, run: RunRecord, offset_s: float, used: Mapping[str, int]) -> Curve:
     frames = (claim.n_points, series.start.n_images, series.n_slots)
     points = (*frames, whole(run.start.get("num_points")))
     return Curve(
@@ -269,6 +287,8 @@ def _curve(series: Series, claim: Claim, run: RunRecord, offset_s: float) -> Cur
         counts=frozenset(n for n in points if n is not None and 0 < n <= series.capacity),
         first_id=series.first_id,
         offset_s=offset_s,
+        since_s=series.wall_s - EVENT_SLACK_S,
+        used=used,
     )
 
 
@@ -283,7 +303,8 @@ def _count(series: Series, claim: Claim, run: RunRecord | None, table: PointTabl
     if claim.n_points:
         return _Count(n=_within(series, claim.n_points), doubts=_aborted(run, claim.n_points, n_rows))
     if claim.curve_index is not None or (table is not None and table.has_points_of_its_own):
-        return _Count(n=_within(series, max(announced, n_rows, series.n_slots if n_rows else 0) or series.n_slots))
+        n = _within(series, max(announced, n_rows, series.n_slots if n_rows else 0) or series.n_slots)
+        return _Count(n=n, doubts=_aborted(run, n, n_rows))
     planned = _possible(series, None if run is None else whole(run.start.get("num_points")))
     counted = _possible(series, None if run is None or table is None else run.counted(table.stream))
     if table is not None and table.is_array:

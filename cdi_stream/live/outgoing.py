@@ -59,7 +59,8 @@ class _Closing:
 class Outgoing:
     """Safe to use from several threads; each raw run has one run of ours while it is open.
 
-    ``push`` is called when new documents are in the spool.  ``clock`` gives monotonic seconds.
+    ``push`` is called when new documents are in the spool, ``done`` with the key of a curve whose reconstruction is
+    out with its arrays: nothing of it is needed any more.  ``clock`` gives monotonic seconds.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class Outgoing:
         announcer: Announcer,
         alarms: Alarms | None = None,
         clock: Callable[[], float] = time.monotonic,
+        done: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._done = done
         self._provenance = provenance
         self._shapes = shapes
         self._directory = directory
@@ -99,12 +102,13 @@ class Outgoing:
     def preview(self, progress: CurveProgress) -> None:
         """Publish how far a curve has come."""
         with self._lock:
+            publisher = self._publisher(progress.run)
             try:
-                publisher = self._publisher(progress.run)
                 publisher.preview(progress)
                 self._emit(publisher.uid)
             except Exception:
                 self._drop_half()
+                self._emit(publisher.uid)
                 logger.exception("run %s: a preview cannot be published", progress.run.uid[:8])
 
     def result(self, context: RunContext, result: Result) -> str | None:
@@ -144,6 +148,16 @@ class Outgoing:
             else:
                 self._stop(closing)
 
+    def close_all(self, reason: str) -> int:
+        """Publish the stop of every run of ours; returns how many results lack their arrays."""
+        with self._lock:
+            for raw_uid in self.open_runs():
+                self.close(raw_uid, "abort", reason)
+            for closing in self._closing:
+                self._stop(closing)
+            self._closing.clear()
+            return len(self._pending)
+
     def retry(self) -> None:
         """Try to write the arrays that are not on disk; to be called now and then."""
         with self._lock:
@@ -160,14 +174,15 @@ class Outgoing:
         return is_early and any(one.publisher is closing.publisher for one in self._pending)
 
     def _published(self, context: RunContext, publisher: RunPublisher, result: Result) -> str | None:
-        key = result.key if result.stream == "reconstruction" and result.key else None
+        key = _key_of(result)
         try:
             published = publisher.result(result)
+            self._emit(publisher.uid, key if published.problem is None else None)
         except Exception as error:
             self._drop_half()
+            self._emit(publisher.uid)
             logger.exception("run %s: the %s cannot be published", context.uid[:8], result.stream)
             return f"not published: {error!r:.200}"
-        self._emit(publisher.uid, key)
         if published.problem is None:
             return None
         self._alarms.set("disk", f"{published.problem}: results are published without their arrays; make room")
@@ -190,7 +205,7 @@ class Outgoing:
         if problem is not None:
             self._drop_half()
             return False
-        self._emit(publisher.uid)
+        self._emit(publisher.uid, _key_of(one.result))
         return True
 
     def _arrays_run(self, one: _Pending) -> tuple[RunPublisher, Published]:
@@ -224,3 +239,10 @@ class Outgoing:
         items, self._composed = self._composed, []
         self._spool.put(run, items, curve_key=curve_key)
         self._push()
+        if curve_key is not None:
+            self._done(curve_key)
+
+
+def _key_of(result: Result) -> str | None:
+    """Key of the curve that is spoken for by a result."""
+    return result.key if result.stream == "reconstruction" and result.key else None

@@ -24,7 +24,6 @@ from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler
 from cdi_stream.live.chain import ChainSettings, failed, reconstruct
 from cdi_stream.live.delivery import ArchiveDelivery, BusDelivery
-from cdi_stream.live.incoming import Incoming
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.publish import Result
@@ -65,8 +64,7 @@ class _Polish:
 class Parts:
     """What a service is put together from; ``backlog`` is None where nothing is refined.
 
-    ``incoming`` is the folder of what is under way, if curves are to outlive the process.  Curves may wait for their
-    turn up to ``max_waiting_bytes``; then no frames are taken until there is room.
+    Curves may wait for their turn up to ``max_waiting_bytes``; then no frames are taken until there is room.
     """
 
     ingest: Ingest
@@ -78,7 +76,6 @@ class Parts:
     bus: BusDelivery
     announcer: Announcer
     archives: tuple[ArchiveDelivery, ...] = ()
-    incoming: Incoming | None = None
     backlog: Backlog | None = None
     alarms: Alarms = field(default_factory=Alarms)
     max_waiting_bytes: int = 4 << 30
@@ -93,7 +90,7 @@ class Service:
         self._parts = parts
         self._work: queue.Queue[Work | None] = queue.Queue()
         self._polish_queue: queue.Queue[_Polish | RunStopped | None] = queue.Queue()
-        self._n_unfinished = 0
+        self._n_unfinished = self._n_pending = 0
         self._waiting_bytes = 0
         self._count_lock = threading.Lock()
         self._may_polish = threading.Event()
@@ -138,7 +135,8 @@ class Service:
             thread.join(max(0.1, self._stop_at_s + 1.0 - time.monotonic()))
         stuck = [thread.name for thread in self._threads if thread.is_alive()]
         documents = self._parts.spool.close()
-        self.left = {"curves": self._n_unfinished + len(self._parts.assembler.open_runs()), **documents}
+        n_curves = self._n_unfinished + self._n_pending + len(self._parts.assembler.open_runs())
+        self.left = {"curves": n_curves, **documents}
         if stuck:
             logger.warning("still at work and left alone: %s", ", ".join(stuck))
         else:
@@ -237,8 +235,7 @@ class Service:
                 self._parts.outgoing.close(work.uid)
             elif not self._is_time_up():
                 self._reconstruction(work)
-        for uid in self._parts.outgoing.open_runs():
-            self._parts.outgoing.close(uid, "abort", "the service was stopped")
+        self._n_pending = self._parts.outgoing.close_all("the service was stopped")
 
     def _reconstruction(self, work: _Polish) -> None:
         """Publish the second result of a curve, then ask for its refinements: these must not hold it up."""
@@ -248,8 +245,6 @@ class Service:
         except _StoppedError:
             return
         self._publish(curve, result)
-        if self._parts.incoming is not None:
-            self._parts.incoming.discard(curve.key)
         self._count(-1, curve)
         if self._parts.backlog is not None:
             self._parts.backlog.ask(result, curve.run, self._parts.outgoing.uid_for(curve.run))
@@ -303,8 +298,10 @@ class Service:
     def _hand_on(self, job: Job, documents: list[Document]) -> None:
         """Give a published refinement to the archives and to the operators."""
         assert self._parts.backlog is not None
-        if self._parts.archives:
-            self._parts.spool.put(job.key, documents, sinks=tuple(a.name for a in self._parts.archives))
+        key = f"refinement {job.key}"
+        if self._parts.archives and not self._parts.spool.is_published(key):
+            sinks = tuple(archive.name for archive in self._parts.archives)
+            self._parts.spool.put(job.key, documents, curve_key=key, sinks=sinks)
         self._parts.backlog.archived(job)
         self._parts.announcer.tell(refinement_message(job, documents))
 

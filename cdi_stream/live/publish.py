@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -19,13 +20,15 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
-from event_model import ComposeRunBundle, compose_run
+from event_model import ComposeRunBundle, DocumentNames, compose_run, schema_validators
 from numpy.typing import NDArray
 
 from cdi_stream.affine import Shape
 from cdi_stream.bus import to_plain
 from cdi_stream.files.atomic import atomic_write
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, PhasedVolume, RunContext, Verdict
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE = uuid.UUID("6f1f9a0e-6f0e-5b53-9a3e-0f5d9a1c2b77")
 """Root of all uids derived here."""
@@ -299,12 +302,28 @@ class RunPublisher:
         context = self._context
         told: dict[str, Any] = {"scan_id": context.scan_id, "sample": context.sample}
         told |= {"raw_plan_name": context.plan_name, "raw_motors": list(context.motors) or None}
-        return {**metadata, **{k: v for k, v in told.items() if v is not None}, **to_plain(context.metadata)}
+        metadata |= {key: value for key, value in told.items() if value is not None}
+        for key, value in to_plain(context.metadata).items():
+            if _is_allowed(metadata | {key: value}):
+                metadata[key] = value
+            else:
+                logger.warning("run %s: its %r is left out: no start document allows it", context.uid[:8], key)
+        return metadata
 
 
 _ARRAYS = {"crystal": "<c8", "support": "|u1"}
 _FREE_BYTES = 32 << 20
 """Room on the disk that is left to journals and logs."""
+
+
+def _is_allowed(metadata: Mapping[str, Any]) -> bool:
+    """Whether a start document may hold these values, and every serializer can write them."""
+    try:
+        schema_validators[DocumentNames.start].validate({"uid": "uid", "time": 0.0, **metadata})
+        json.dumps(metadata).encode()
+        return "\\ud" not in json.dumps(metadata) and "\\u0000" not in json.dumps(metadata)
+    except Exception:  # noqa: BLE001 - a validator raises errors of many kinds
+        return False
 
 
 def write_result(path: Path, content: bytes) -> None:

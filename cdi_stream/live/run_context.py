@@ -49,4 +49,6 @@ def _sample(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    return value[:200] if isinstance(value, str) and value.strip() else None
+    if not isinstance(value, str) or not value.strip():
+        return None
+    return "".join(letter if letter.isprintable() else "?" for letter in value[:200])

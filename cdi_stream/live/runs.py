@@ -23,6 +23,9 @@ MAX_STOPPED = 50
 MAX_OPEN = 1000
 """Runs without a stop document that are remembered: other programs may leave theirs open."""
 
+MAX_UID = 200
+"""Letters of a uid: it becomes part of names and of documents."""
+
 MAX_CLOCK_OFFSET_S = 86_400.0
 """A time further from this machine's clock is taken for no time at all."""
 
@@ -99,6 +102,15 @@ class RunRecord:
     def is_aborted(self) -> bool:
         """Whether the run ended otherwise than planned."""
         return self.stop is not None and self.stop.get("exit_status", "success") != "success"
+
+    def named_s(self, series: str) -> float:
+        """Return when the last event that names a series was heard [s since the epoch]; -inf if none does."""
+        events = (event for _, stream in self.streams for event in stream.values())
+        return max((event.heard_s for event in events if series in event.series), default=-np.inf)
+
+    def n_heard(self, stream: str, since_s: float) -> int:
+        """Return the number of events of a stream that were heard since a time [s since the epoch]."""
+        return sum(event.heard_s >= since_s for event in self.events.get(stream, {}).values())
 
     def counted(self, stream: str) -> int | None:
         """Return the number of events that the stop document counts in a stream; None if it counts none."""
@@ -188,6 +200,10 @@ class RunBook:
     def _start(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
         if "original_run_uid" in doc or doc.get("analysis_stage") in ("reconstruction", "refinement", "arrays"):
             return None
+        if not doc["uid"].isprintable() or not 0 < len(doc["uid"]) <= MAX_UID:
+            raise WireError(
+                f"start document: expected a uid of at most {MAX_UID} printable letters, got {doc['uid']!r:.60}"
+            )
         record = self.runs.get(doc["uid"])
         if record is None:
             self._note_lag(doc, heard_s)
@@ -199,7 +215,7 @@ class RunBook:
 
     def _descriptor(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
         if doc["run_start"] not in self.runs:
-            if _is_ours(doc):
+            if _is_ours(doc) or not doc["run_start"].isprintable() or len(doc["run_start"]) > MAX_UID:
                 return None
             uid = str(doc["run_start"])
             self.runs[uid] = RunRecord(uid=uid, start={"uid": uid}, heard_s=heard_s, is_start_heard=False)

@@ -91,12 +91,13 @@ def _parts(
         assembler=assembler,
         network=network,
         chain=chain,
-        outgoing=Outgoing(provenance, shapes, directory, spool, delivery.push, announcer, alarms),
+        outgoing=Outgoing(
+            provenance, shapes, directory, spool, delivery.push, announcer, alarms, done=incoming.discard
+        ),
         spool=spool,
         bus=delivery,
         archives=tuple(ArchiveDelivery(name, spool, make, alarms) for name, make in archives),
         announcer=announcer,
-        incoming=incoming,
         backlog=_backlog(config, config_file, provenance, directory) if config.refine.methods else None,
         alarms=alarms,
         max_waiting_bytes=config.publish.max_waiting_bytes,

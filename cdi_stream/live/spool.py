@@ -92,14 +92,14 @@ class Spool:
             self._claim = _claimed(directory / "service.lock")
         except OSError as error:
             raise ConfigError(f"publish.directory {directory}: cannot be written: {error}; choose another") from error
-        self._db = _opened(self._path)
         self._unsaved: deque[_Change] = deque()
-        self._waiting: dict[str, deque[Entry]] = {name: deque() for name in self.sinks}
-        self._attempts = dict(self._db.execute("SELECT raw_uid, n FROM attempts"))
-        self._curves = {key for (key,) in self._db.execute("SELECT key FROM curves")}
-        self._open: dict[str, list[Entry]] = {}
-        self._next_id = 1 + (self._db.execute("SELECT MAX(id) FROM documents").fetchone()[0] or 0)
-        self._load()
+        try:
+            self._take_up(_opened(self._path))
+        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise ConfigError(f"{self._path} cannot be used: {error}; free the disk or the lock on it") from error
+            logger.exception("%s cannot be read; it is kept as %s", self._path, set_aside(self._path))
+            self._take_up(_opened(self._path))
 
     def put(
         self, run: str, items: Iterable[Item], *, curve_key: str | None = None, sinks: tuple[str, ...] | None = None
@@ -215,8 +215,22 @@ class Spool:
             return [("INSERT OR IGNORE INTO done VALUES (?, ?)", (run, sink))]
         return _forgotten(run)
 
+    def _take_up(self, db: sqlite3.Connection) -> None:
+        """Begin with what an earlier service left in the file."""
+        self._db = db
+        for table in ("curves", "attempts"):  # the oldest are no longer asked for
+            db.execute(
+                f"DELETE FROM {table} WHERE rowid <= (SELECT MAX(rowid) FROM {table}) - {MAX_REMEMBERED}"  # noqa: S608 - ours
+            )
+        self._waiting: dict[str, deque[Entry]] = {name: deque() for name in self.sinks}
+        self._attempts = dict(db.execute("SELECT raw_uid, n FROM attempts"))
+        self._curves = {key for (key,) in db.execute("SELECT key FROM curves")}
+        self._open: dict[str, list[Entry]] = {}
+        self._next_id = 1 + (db.execute("SELECT MAX(id) FROM documents").fetchone()[0] or 0)
+        self._load()
+
     def _load(self) -> None:
-        """Take up what an earlier service left: documents of runs that not every sink has."""
+        """Take up the documents of runs that not every sink has."""
         heard = set(self._db.execute("SELECT id, sink FROM heard"))
         done = set(self._db.execute("SELECT run, sink FROM done"))
         runs = {run: (bool(over), json.loads(sinks)) for run, over, sinks in self._db.execute("SELECT * FROM runs")}

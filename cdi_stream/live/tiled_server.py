@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import logging
 import os
@@ -102,7 +103,11 @@ class TiledServer:
                     if self._stopping.is_set():
                         return
                     self._end()
-                    self._process, answered_s = self._started(), time.monotonic() + START_TIMEOUT_S
+                    answered_s = time.monotonic() + START_TIMEOUT_S
+                    try:
+                        self._process = self._started()
+                    except OSError as error:
+                        logger.warning("the Tiled server cannot be started: %s", error)
 
     def _started(self) -> subprocess.Popen[bytes]:
         d = self._directory
@@ -115,7 +120,7 @@ class TiledServer:
             return start_child(command, log, TILED_SINGLE_USER_API_KEY=self.api_key)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
+        with contextlib.suppress(urllib.error.URLError, OSError, ValueError, http.client.HTTPException):
             urllib.request.urlopen(f"{self.uri}/healthz", timeout=_REACH_S).close()  # noqa: S310 - our own address
             return True
         return False

@@ -394,7 +394,7 @@ def test_bad_usage_ends_at_once(tmp_path, here):
         ([good, "--method", "recipe", "--recipe", "50*ER+9*HIO[beta=a]"], "'9*HIO[beta=a]'"),
         ([flat, "--method", "network"], "use auto, recipe or object"),
         ([flat, "--method", "hybrid"], "use auto, recipe or object"),
-        ([good, "--method", "hybrid", "--network", good], "expected TorchScript"),
+        ([good, "--method", "hybrid", "--network", good], "in TorchScript"),
         ([good, "--method", "best"], "'best'"),
         ([good, "--budget", "0"], "--budget"),
         ([good, "--budget", "inf"], "--budget"),

@@ -81,7 +81,7 @@ class Rig:
         self.receiver = Receiver(self.detector, Dectris2Decoder())
         chain = chain or settings_for(scan, polish={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
         shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
-        outgoing = Outgoing(PROVENANCE, shapes, directory, spool, delivery.push, announcer)
+        outgoing = Outgoing(PROVENANCE, shapes, directory, spool, delivery.push, announcer, done=incoming.discard)
         parts = Parts(
             ingest=Ingest(settings, self.receiver, self.documents, self.assembler, announcer, self.alarms),
             alarms=self.alarms,
@@ -91,7 +91,6 @@ class Rig:
             outgoing=outgoing,
             spool=spool,
             bus=delivery,
-            incoming=incoming,
             announcer=announcer,
             **options,
         )

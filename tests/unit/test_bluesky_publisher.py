@@ -315,7 +315,7 @@ def test_nothing_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     heavy, ours = done.stdout.splitlines()
     assert heavy == "[]"
-    assert ours == str(["cdi_stream.bus", "cdi_stream.errors", "cdi_stream.plain"])
+    assert ours == str(["cdi_stream.addresses", "cdi_stream.bus", "cdi_stream.errors", "cdi_stream.plain"])
 
 
 def test_the_log_says_where_the_publisher_sends(send, caplog):

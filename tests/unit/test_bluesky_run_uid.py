@@ -18,7 +18,7 @@ from ophyd.sim import SynAxis
 from ophyd.status import DeviceStatus
 
 from cdi_stream.errors import InputError
-from cdi_stream.live.join import read_claim
+from cdi_stream.live.claim import read_claim
 from cdi_stream_plugins.bluesky import rocking_curve, with_run_uid
 
 

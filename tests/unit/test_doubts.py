@@ -419,3 +419,158 @@ def test_all_series_together_have_a_limit():
             except WireError as error:
                 assert "no room for more frames" in str(error)  # noqa: PT017 - the limit falls where it falls
     assert 0 < held <= 10
+
+
+# --- what an independent review found -----------------------------------------------------------------------------
+
+
+def stop_now(rig, uid, n=N):
+    return ("stop", {"run_start": uid, "time": rig.wall_s(), "num_events": {"primary": n}})
+
+
+def start_now(rig, uid, **more):
+    return ("start", {"uid": uid, "time": rig.wall_s(), **more})
+
+
+def test_user_data_left_over_from_an_earlier_scan_are_not_obeyed():
+    rig = Rig()
+    rig.feed(start_now(rig, "A", num_points=N), descriptor("A", "dA"), begin(1, "A"))
+    rig.feed(*(frame(k, 1) for k in range(N)), *(event(k + 1, k, desc="dA") for k in range(N)), stop_now(rig, "A"))
+    rig.clock.now_s += 300
+    rig.feed(start_now(rig, "B", num_points=N), descriptor("B", "dB"), begin(2, "A"))
+    rig.feed(*(frame(k, 2) for k in range(N)), *(event(k + 1, k, theta=9.0 + k, desc="dB") for k in range(N)))
+    *_, second = rig.settle()
+    assert second.run.uid == "B"
+    np.testing.assert_allclose(second.scanned["theta"], 9.0 + np.arange(N))
+    assert any("names run A, which was over before" in doubt for doubt in second.doubts)
+
+
+def test_a_run_that_never_stopped_keeps_no_series_id():
+    rig = Rig()
+    rig.feed(start_now(rig, "A"), descriptor("A", "dA"), begin(1), *(frame(k) for k in range(N)))
+    rig.feed(*(event(k + 1, k, series=1, desc="dA") for k in range(N)))
+    rig.clock.now_s += 600
+    rig.feed(begin(1), start_now(rig, "B"), descriptor("B", "dB"), *(frame(k) for k in range(N)))
+    rig.feed(*(event(k + 1, k, theta=50.0 + k, series=1, desc="dB") for k in range(N)))
+    *_, second = rig.settle()
+    assert second.run.uid == "B"
+    np.testing.assert_allclose(second.scanned["theta"], 50.0 + np.arange(N))
+
+
+def test_a_second_series_without_names_does_not_take_the_first_one_s_points():
+    rig = Rig()
+    rig.feed(start_now(rig, "run", num_points=2 * N), descriptor(), begin(1, "run"), *(frame(k, 1) for k in range(N)))
+    rig.feed(SeriesEnd(series=1), *(event(k + 1) for k in range(N)))
+    rig.feed(begin(2, "run"), *(frame(k, 2) for k in range(N)), SeriesEnd(series=2))
+    rig.feed(*(event(N + k + 1, theta=70.0 + k) for k in range(N)), stop_now(rig, "run", 2 * N))
+    rig.settle()
+    second = next(curve for curve in rig.curves if curve.series.series == 2)
+    assert second.doubts or np.allclose(second.scanned["theta"], 70.0 + np.arange(N))
+
+
+def measured_as(rig, ids):
+    """Points whose events follow the frames named; a point may have none, or two."""
+    for point, taken in enumerate(ids):
+        for image_id in taken:
+            rig.clock.now_s += PERIOD_S / max(len(taken), 1)
+            rig.feed(frame(image_id))
+        if not taken:
+            rig.clock.now_s += PERIOD_S
+        rig.clock.now_s += 0.02
+        rig.feed(event(point + 1, time=rig.wall_s()))
+
+
+def test_a_point_taken_twice_and_another_missed_are_seen_in_the_times():
+    rig = Rig()
+    rig.feed(start_now(rig, "run", num_points=9), descriptor(), begin(user_data="run", n_images=9))
+    measured_as(rig, [[0], [1], [2, 3], [4], [5], [], [6], [7], [8]])
+    rig.feed(SeriesEnd(series=1), stop_now(rig, "run", 9))
+    (curve,) = rig.settle()
+    assert any("steps of time apart" in doubt for doubt in curve.doubts)
+
+
+@pytest.mark.parametrize("user_data", ["run", None])
+def test_a_uniform_shift_is_seen_in_the_times(user_data):
+    rig = Rig()
+    rig.feed(start_now(rig, "run", num_points=N), descriptor(), begin(user_data=user_data), frame(0))
+    measured_as(rig, [[1], [2], [3], [4], [5], [6], []])
+    rig.feed(SeriesEnd(series=1), stop_now(rig, "run"))
+    (curve,) = rig.settle()
+    assert curve.doubts
+
+
+def test_frames_that_come_late_from_a_full_queue_are_no_shift():
+    rig = Rig()
+    rig.feed(start_now(rig, "run", num_points=9), descriptor(), begin(user_data="run", n_images=9))
+    for point in range(9):
+        rig.clock.now_s += PERIOD_S
+        if point < 3 or point > 6:
+            rig.feed(frame(point))
+        if point == 6:
+            rig.feed(*(frame(k) for k in range(3, 7)))
+        rig.feed(event(point + 1, time=rig.wall_s()))
+    rig.feed(SeriesEnd(series=1), stop_now(rig, "run", 9))
+    (curve,) = rig.settle()
+    assert curve.doubts == ()
+
+
+def test_an_aborted_run_of_a_curve_with_a_place_is_doubted():
+    rig = Rig()
+    claim = {"run_uid": "run", "curve_index": 0}
+    rig.feed(run_start(), descriptor(), begin(user_data=claim, n_images=None), *(frame(k) for k in range(4)))
+    rig.feed(*(event(k + 1, k) for k in range(4)), SeriesEnd(series=1), run_stop(4, exit_status="abort"))
+    (curve,) = rig.settle()
+    assert any("exit_status 'abort'" in doubt for doubt in curve.doubts)
+
+
+def test_two_detectors_that_name_their_series_in_the_same_events():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(1, n_images=None), *(frame(k) for k in range(4)))
+    rig.feed(*(event(k + 1, k, series=1, other_series_id=77) for k in range(4)), SeriesEnd(series=1))
+    rig.feed(run_stop(4, exit_status="abort"))
+    (curve,) = rig.settle()
+    assert curve.account.expected == N
+    assert any("exit_status 'abort'" in doubt for doubt in curve.doubts)
+
+
+def test_a_running_number_of_images_in_the_events_is_an_offset():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *(frame(k) for k in range(N)))
+    rig.feed(*(event(k + 1, unique_id=5001 + k) for k in range(N)), run_stop(N))
+    (curve,) = rig.settle()
+    assert contents(curve) == list(range(1, N + 1))
+    assert any("shifted by -5001" in note for note in curve.notes)
+
+
+def test_places_of_curves_count_by_their_own_frames_not_by_the_plan_of_all():
+    rig = Rig()
+    rig.feed(run_start(num_points=3 * N), descriptor(), *(event(k + 1) for k in range(3 * N)))
+    for index in range(3):
+        rig.feed(begin(index, {"run_uid": "run", "curve_index": index}), *(frame(k, index) for k in range(N)))
+        rig.feed(SeriesEnd(series=index))
+    for index, curve in enumerate(sorted(rig.settle(), key=lambda curve: curve.curve_index)):
+        np.testing.assert_allclose(curve.scanned["theta"], 0.1 * (index * N + np.arange(1, N + 1)))
+
+
+def test_a_series_id_used_again_whose_header_was_lost_is_taken_in_a_new_run():
+    rig = Rig()
+    rig.feed(start_now(rig, "A"), descriptor("A", "dA"), begin(1, "A"), *(frame(k) for k in range(N)))
+    rig.feed(*(event(k + 1, k, series=1, desc="dA") for k in range(N)), stop_now(rig, "A"))
+    rig.clock.now_s += 100
+    rig.feed(start_now(rig, "B"), descriptor("B", "dB"), *(frame(k) for k in range(N)))
+    rig.feed(*(event(k + 1, k, series=1, desc="dB") for k in range(N)), stop_now(rig, "B"))
+    assert [curve.run.uid for curve in rig.settle()] == ["A", "B"]
+
+
+def test_spectra_in_events_cost_nothing():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"))
+    rig.feed(*(event(k + 1, k, spectrum=[1.0] * 4096) for k in range(N)), *(frame(k) for k in range(N)))
+    assert set(rig.curves[0].scanned) >= {"theta"}
+    assert rig.curves[0].account.received == N
+
+
+@pytest.mark.parametrize("uid", ["", "\ud800", "a\x00b", "x" * 300])
+def test_a_uid_that_can_be_none_is_refused(uid):
+    with pytest.raises(WireError, match="expected a uid"):
+        Rig().feed(("start", {"uid": uid}))

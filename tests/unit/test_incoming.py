@@ -24,6 +24,7 @@ def rig(folder, now_s=100.0):
 
 def resumed(folder, published=()):
     made = rig(folder, 5.0)  # the monotonic clock of another process
+    made.wall_ahead_s = 200.0
     made.n = made.assembler.resume(lambda key: key in published)
     return made
 

@@ -120,3 +120,43 @@ def test_what_cannot_be_published_is_returned_and_harms_nothing(rig):
     assert "not published" in rig.outgoing.result(CONTEXT, odd)
     assert rig.outgoing.result(CONTEXT, result("inference")) is None
     assert len(rig.documents("event")) == 1
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"data_session": 5},
+        {"sample": {"a.b": 1}},
+        {"proposal": "\ud800"},
+        {"sample": "a\x00b"},
+        {"tiled_access_tags": {}},
+    ],
+)
+def test_metadata_that_no_document_allows_cost_no_result(rig, metadata):
+    context = replace(CONTEXT, metadata={"cycle": "2026-2", **metadata})
+    assert rig.outgoing.result(context, result("reconstruction")) is None
+    (start,) = rig.documents("start")
+    assert start["cycle"] == "2026-2"
+    assert len(rig.documents("event")) == 1
+
+
+def test_a_curve_is_spoken_for_only_when_its_arrays_are_stored(rig):
+    done = []
+    rig.outgoing._done = done.append
+    rig.is_full = True
+    rig.outgoing.result(CONTEXT, replace(result("reconstruction"), key="curve"))
+    assert done == []
+    assert not rig.spool.is_published("curve")
+    rig.is_full = False
+    rig.outgoing.retry()
+    assert done == ["curve"]
+    assert rig.spool.is_published("curve")
+
+
+def test_every_run_is_closed_at_the_end(rig):
+    rig.is_full = True
+    rig.outgoing.result(CONTEXT, result("reconstruction"))
+    rig.outgoing.close("raw")
+    rig.outgoing.result(replace(CONTEXT, uid="other"), result("inference"))
+    assert rig.outgoing.close_all("stopped") == 2
+    assert len(rig.documents("stop")) == 2

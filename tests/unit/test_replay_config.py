@@ -36,7 +36,7 @@ publish = "tcp://10.1.2.4:5577"
 prefix = "production"
 serializer = "json"
 [geometry]
-inline = {name = "a \\"quoted\\" line", sample_circles = [["mu", "x-", "motor 1"]], detector_circles = [], row_direction = "y-", col_direction = "x+"}
+inline = {name = "a \\"quoted\\" line", sample_circles = [["odd name", "x-", "motor 1"]], detector_circles = [], row_direction = "y-", col_direction = "x+"}
 circles_deg = {"odd name" = 1.5}
 distance_m = 0.85
 [assemble]

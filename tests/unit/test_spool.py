@@ -358,3 +358,33 @@ def test_a_run_that_is_refused_for_itself_is_left_out_and_the_next_goes_on(opene
         Connection.__call__ = whole
     assert server.runs["good"] == names_of("good")
     assert spool.waiting("tiled") == []
+
+
+def test_an_archive_that_cannot_be_opened_blames_no_run(opened):
+    spool, server = opened("tiled"), Server()
+    n_tries = []
+
+    def opens_late():
+        n_tries.append(1)
+        if len(n_tries) < 12:
+            raise RuntimeError("no HTTP at all")
+        return Connection(server)
+
+    server.open = opens_late
+    spool.put("one", documents("one"))
+    run_archive(spool, server)
+    assert server.runs == {"one": names_of("one")}
+
+
+def test_a_spool_that_is_damaged_inside_is_put_aside(tmp_path):
+    first = Spool(tmp_path)
+    for k in range(200):
+        first.put(f"run {k}", documents(f"run {k}", n_events=5, has_stop=False))
+    first.close()
+    content = bytearray((tmp_path / SPOOL).read_bytes())
+    content[8192:49152] = bytes(40960)
+    (tmp_path / SPOOL).write_bytes(content)
+    second = Spool(tmp_path)
+    second.put("ours", documents())
+    assert len(second.waiting(BUS)) >= 5
+    second.close()

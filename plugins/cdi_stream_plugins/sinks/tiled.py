@@ -13,6 +13,9 @@ from tiled.client import from_uri
 from cdi_stream.bus import to_plain
 from cdi_stream.errors import ServiceError
 
+_OF_THE_DOCUMENT = {400, 409, 413, 422}
+"""Answers that blame the document; a wrong key, say, blames none."""
+
 
 class TiledSink:
     """Writes runs to a Tiled server; the server must be allowed to read the folder of our HDF5 files.
@@ -51,7 +54,7 @@ class TiledSink:
         try:
             yield
         except httpx.HTTPStatusError as error:
-            if error.response.status_code < 500:
+            if error.response.status_code in _OF_THE_DOCUMENT:
                 raise
             raise ServiceError(f"Tiled at {self._uri} is in trouble: {error!s:.200}") from error
         except httpx.HTTPError as error:
