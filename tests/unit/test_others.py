@@ -62,7 +62,8 @@ def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
     data, truth = case_of(case)
     start, level = start_from(truth, truth.abs() > 0.3), level_of(data)
     tight, loose = (refined(level, start, how, Deadline(60), Limits()) for how in (FROM_NETWORK, of_large(20)))
-    assert error(loose.result[0], truth) < 0.06 < 0.15 < error(tight.result[0], truth)
+    assert error(loose.result[0], truth) < 0.06
+    assert error(tight.result[0], truth) > 1.5 * error(loose.result[0], truth)
     assert of_large(12) == FROM_NETWORK
 
 
