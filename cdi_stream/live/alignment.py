@@ -27,6 +27,10 @@ RESOLVED_S = 0.1
 LATENCY_S = 0.05
 """Delay of a frame behind its event that tells nothing."""
 
+LATE, EARLY = 0.5, 0.9
+"""Largest distance of all frames behind and before their events, in spacings: a slow counter of the same point holds
+the event up, but not beyond the next point."""
+
 LEAST_POINTS = 5
 """Points below which times are not held against numbers."""
 
@@ -70,7 +74,7 @@ def is_in_time(series: Series, table: PointTable, slots: Ids) -> bool:
     spacing = float(np.median(np.diff(table.times_s))) if len(slots) > 1 else 0.0
     if spacing < RESOLVED_S:
         return bool(np.abs(apart).max() <= IN_TIME_S)
-    return bool(np.abs(apart).max() <= 0.5 * spacing + LATENCY_S)
+    return bool(apart.max() <= LATE * spacing + LATENCY_S and apart.min() >= -EARLY * spacing)
 
 
 def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
@@ -149,7 +153,7 @@ def _apart(series: Series, times_s: Times, slots: Ids) -> float | None:
     """Return how many spacings a frame lies from its event at most; None if times do not contradict the numbers.
 
     A frame may come late, when a queue was full, but not early: one that is received half a spacing before its event,
-    against the others, is that of an earlier point.  All together lie within half a spacing of their events.
+    against the others, is that of an earlier point.  For all together see `LATE` and `EARLY`.
     """
     apart = series.received_s(slots) - times_s
     known = np.isfinite(apart)
@@ -158,8 +162,9 @@ def _apart(series: Series, times_s: Times, slots: Ids) -> float | None:
         return None
     apart = apart[known] / spacing
     early = float(np.median(apart) - apart.min())
-    constant = abs(float(np.median(apart)))
-    return max(early, constant) if early > 0.5 or constant > 0.5 + LATENCY_S / spacing else None
+    constant = float(np.median(apart))
+    is_shifted = constant > LATE + LATENCY_S / spacing or constant < -EARLY
+    return max(early, abs(constant)) if early > LATE or is_shifted else None
 
 
 def _by_time(series: Series, table: PointTable, rows: Ids, slots: Ids) -> Ids | None:

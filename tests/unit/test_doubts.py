@@ -499,6 +499,20 @@ def test_a_uniform_shift_is_seen_in_the_times(user_data):
     assert curve.doubts
 
 
+@pytest.mark.parametrize("user_data", ["run", None])
+def test_a_slow_counter_of_each_point_is_no_shift(user_data):
+    rig = Rig()
+    rig.feed(start_now(rig, "run", num_points=N), descriptor(), begin(user_data=user_data))
+    for point in range(N):
+        rig.clock.now_s += 0.2
+        rig.feed(frame(point))
+        rig.clock.now_s += 0.7
+        rig.feed(event(point + 1, time=rig.wall_s()))
+    rig.feed(SeriesEnd(series=1), stop_now(rig, "run"))
+    (curve,) = rig.settle()
+    assert curve.doubts == ()
+
+
 def test_frames_that_come_late_from_a_full_queue_are_no_shift():
     rig = Rig()
     rig.feed(start_now(rig, "run", num_points=9), descriptor(), begin(user_data="run", n_images=9))
