@@ -22,7 +22,7 @@ from tests.system.beamline import TestBeamline, beamline
 KINDS = ("start", "descriptor", "event", "stream_resource", "stream_datum", "stop")
 
 
-def campaign(directory: Path, n_scans: int, n_kills: int, seed: int, speed: str) -> dict[str, Any]:
+def campaign(directory: Path, n_scans: int, n_kills: int, seed: int, speed: str, longest_s: float) -> dict[str, Any]:
     """Run the campaign: scans go on while the service is killed at random moments and started again."""
     rng = random.Random(seed)
     with beamline(directory, recorded_scan("plain")) as line:
@@ -32,7 +32,7 @@ def campaign(directory: Path, n_scans: int, n_kills: int, seed: int, speed: str)
         scans.start()
         n_killed = 0
         while scans.is_alive() and n_killed < n_kills:
-            time.sleep(rng.uniform(0.2, 12.0))
+            time.sleep(rng.uniform(0.2, longest_s))
             line.children.kill("service")
             n_killed += 1
             line.start_service()
@@ -99,10 +99,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--speed", default="0.22")
+    parser.add_argument("--longest", type=float, default=12.0, help="longest time between start and kill [s]")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(campaign(options.out, options.scans, options.kills, options.seed, options.speed)))
+    print(json.dumps(campaign(options.out, options.scans, options.kills, options.seed, options.speed, options.longest)))
 
 
 if __name__ == "__main__":
