@@ -58,13 +58,15 @@ class DetectorFrame:
     """One image of a series, cut to the region of interest; ``pixels`` is ``(rows, cols)``, raw counts.
 
     Its memory may belong to the wire message: copy before the next message is read.  ``series`` is None where
-    the wire knows no series.
+    the wire knows no series.  ``wire`` holds those parts of the message from which the decoder makes this frame and no
+    other; a decoder may leave it empty.
     """
 
     series: SeriesId | None
     image_id: int
     pixels: NDArray[Any]
     exposure_s: float | None = None
+    wire: tuple[bytes | memoryview, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ import numpy as np
 from cdi_stream.errors import WireError
 from cdi_stream.live.account import account_of, doubt_of_theft, doubts_of_losses
 from cdi_stream.live.claim import Claim, read_claim
+from cdi_stream.live.frame_log import Decode, FrameLog
 from cdi_stream.live.incoming import Incoming, SavedSeries
 from cdi_stream.live.join import Join, RunMatch, find_run, join
 from cdi_stream.live.readings import ReadingNames
@@ -156,22 +157,18 @@ class Assembler:
         elif (curve := self._curve_of(message, now)) is None:
             self._drop_stale(message.series)
         else:
-            layout = curve.series.layout
-            try:
-                curve.series.add(message, now)
-            finally:
-                if curve.series.layout != layout:
-                    self._save(curve)
+            curve.series.add(message, now)
 
     def on_unreadable(self) -> None:
         """Note that a message came which could not be decoded: an open series may lack a frame by it."""
         for curve in self._open.values():
             curve.n_unreadable += 1
 
-    def resume(self, is_published: Callable[[str], bool]) -> int:
-        """Go on with what an earlier process left; returns how many series that are.
+    def resume(self, is_published: Callable[[str], bool], decode: Decode) -> int:
+        """Go on with the series that an earlier process left; returns their number.
 
-        ``is_published`` tells whether the reconstruction of a curve is out, by its key.
+        ``is_published`` tells whether the reconstruction of a curve is out, by its key; ``decode`` reads the parts of a
+        message of the detector.
         """
         if self._incoming is None:
             return 0
@@ -180,11 +177,11 @@ class Assembler:
                 self.book.on_document(name, doc, heard_s)
             except WireError as error:
                 logger.warning("a document that was kept cannot be used: %s", error)
-        for saved, store in self._incoming.left():
+        for saved in self._incoming.left():
             if is_published(saved.key):
                 self._incoming.discard(saved.key)
             else:
-                self._adopt(saved, store)
+                self._adopt(saved, self._incoming.frame_log(saved.key), decode)
         return len(self._open)
 
     # --- what comes out -------------------------------------------------------------------------------------------
@@ -245,8 +242,8 @@ class Assembler:
         wall_s = self._wall_clock()
         self._n_keys += 1
         key = f"{self._n_keys}" if self._incoming is None else self._incoming.new_key(start.series, wall_s)
-        store = None if self._incoming is None else self._incoming.store(key)
-        series = Series(start, self._settings.limits, now, wall_s, store, self._has_room)
+        log = None if self._incoming is None else self._incoming.frame_log(key)
+        series = Series(start, self._settings.limits, now, wall_s, log, self._has_room)
         return _OpenCurve(key=key, series=series, claim=claim, n_announced=0, n_orphans=self.book.orphans.total())
 
     def _has_room(self, n_bytes: int) -> bool:
@@ -254,14 +251,14 @@ class Assembler:
         held = sum(curve.series.n_bytes for curve in self._open.values())
         return held + n_bytes <= self._settings.max_total_bytes
 
-    def _adopt(self, saved: SavedSeries, store: Any) -> None:
+    def _adopt(self, saved: SavedSeries, log: FrameLog | None, decode: Decode) -> None:
         """Go on with a series of an earlier process."""
         now = self._clock()
-        series = Series(saved.start, self._settings.limits, now, self._wall_clock(), store, self._has_room)
+        series = Series(saved.start, self._settings.limits, now, self._wall_clock(), has_room=self._has_room)
         series.wall_s, series.first_id = saved.wall_s, saved.first_id
+        if log is not None:
+            series.restore(log, decode)
         series.duplicate, series.late, series.bad = saved.duplicate, saved.late, saved.bad
-        if saved.layout is not None:
-            series.restore(*saved.layout)
         if saved.is_ended:
             series.end(now)
         curve = _OpenCurve(
@@ -395,12 +392,14 @@ class Assembler:
         """Let go of frames that were the tail of somebody else's scan."""
         self.n_stale += curve.series.n_received
         self._close(curve)
-        curve.series.discard()
+        if self._incoming is not None:
+            self._incoming.discard(curve.key)
         logger.warning("series %s: no run names it; %d frames dropped", curve.series.id, curve.series.n_received)
 
     def _close(self, curve: _OpenCurve) -> None:
         key = next(key for key, value in self._open.items() if value is curve)
         del self._open[key]
+        curve.series.close()
         self._closed[key] = self._wall_clock()
         while len(self._closed) > 1000:
             self._closed.popitem(last=False)
@@ -470,7 +469,6 @@ class Assembler:
                 wall_s=series.wall_s,
                 first_id=series.first_id,
                 n_announced=curve.n_announced,
-                layout=series.layout,
                 is_headless=curve.is_headless,
                 run_uid=curve.run_uid,
                 curve_index=curve.curve_index,

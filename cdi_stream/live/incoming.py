@@ -1,6 +1,6 @@
 """Curves and documents that are under way, kept in files so that a service that is killed can go on with them.
 
-``curves/KEY`` holds the frames of one series (`frame_store`) and ``series.msgpack``, which describes it; it is deleted
+``curves/KEY`` holds the frames of one series (`frame_log`) and ``series.msgpack``, which describes it; it is deleted
 when the curve's reconstruction is out.  ``runs/NAME.documents`` holds the documents of one run as they were heard; it
 is deleted when the run is forgotten.  Nothing here waits for the disk: files survive the process, not a power cut.
 """
@@ -24,12 +24,13 @@ import numpy as np
 from cdi_stream.bus import to_plain
 from cdi_stream.files.aside import set_aside
 from cdi_stream.files.atomic import atomic_write
-from cdi_stream.live.frame_store import FileStore, FrameStore, MemoryStore
+from cdi_stream.live.frame_log import FrameLog
 from cdi_stream.messages import SeriesStart
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "series.msgpack"
+FRAMES = "frames.log"
 MASK = "pixel_mask.npy"
 MAX_DOCUMENTS_BYTES = 256 << 20
 """Documents of one run beyond this are not kept; a scan of 10 000 points takes a few MB."""
@@ -37,7 +38,7 @@ MAX_DOCUMENTS_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedSeries:
-    """Description of one series beside its frames; ``layout`` is the shape and data type of its images.
+    """Description of one series beside its frames.
 
     ``run_uid`` is the run that was open at its beginning, where the wire knows no series.
     """
@@ -47,7 +48,6 @@ class SavedSeries:
     wall_s: float
     first_id: int = 0
     n_announced: int = 0
-    layout: tuple[tuple[int, int], str] | None = None
     is_headless: bool = False
     run_uid: str | None = None
     curve_index: int | None = None
@@ -74,13 +74,14 @@ class Incoming:
         names = (base if n == 0 else f"{base}-{n}" for n in range(10_000))
         return next(key for key in names if not (self._curves / key).exists())
 
-    def store(self, key: str) -> FrameStore:
-        """Return the place for the frames of a series: in memory if the disk has no room for a folder."""
+    def frame_log(self, key: str) -> FrameLog | None:
+        """Return the log for the frames of a series; None if the disk has no room for a folder."""
         try:
-            return FileStore(self._curves / key)
+            (self._curves / key).mkdir(exist_ok=True)
+            return FrameLog(self._curves / key / FRAMES)
         except OSError as error:
             logger.warning("frames are kept in memory alone, a restart would lose them: %s", error)
-            return MemoryStore()
+            return None
 
     def save(self, saved: SavedSeries) -> None:
         """Write the description of a series; without room on the disk it is only logged."""
@@ -96,7 +97,7 @@ class Incoming:
         except OSError as error:
             logger.warning("series %s cannot be kept for a restart: %s", saved.start.series, error)
 
-    def left(self) -> list[tuple[SavedSeries, FileStore]]:
+    def left(self) -> list[SavedSeries]:
         """Return the series that an earlier process left, oldest first; what cannot be read is put aside."""
         found = []
         for folder in sorted(f for f in self._curves.iterdir() if f.suffix != ".broken"):
@@ -104,11 +105,7 @@ class Incoming:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             try:
-                saved = _read(folder)
-                store = FileStore(folder)
-                if saved.layout is not None:
-                    store.reopen(saved.layout[0])
-                found.append((saved, store))
+                found.append(_read(folder))
             except (OSError, ValueError, TypeError, KeyError, msgpack.UnpackException):
                 logger.exception("%s cannot be read; it is kept as %s", folder, set_aside(folder))
         return found
@@ -181,11 +178,9 @@ def _read(folder: Path) -> SavedSeries:
     start["goniometer"] = {axis: tuple(values) for axis, values in start["goniometer"].items()}
     if (folder / MASK).exists():
         start["pixel_mask"] = np.load(folder / MASK, allow_pickle=False)
-    layout = plain.pop("layout")
     doubts = tuple(plain.pop("doubts"))
     return SavedSeries(
         start=SeriesStart(**start),
-        layout=None if layout is None else (tuple(layout[0]), str(layout[1])),  # type: ignore[arg-type]
         doubts=doubts,
         **(plain | {"key": folder.name}),
     )

@@ -24,6 +24,7 @@ from cdi_stream.live.announce import Announcer
 from cdi_stream.live.assemble import Assembler
 from cdi_stream.live.chain import ChainSettings, failed, reconstruct
 from cdi_stream.live.delivery import ArchiveDelivery, BusDelivery
+from cdi_stream.live.frame_log import Decode
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.publish import Result
@@ -64,11 +65,13 @@ class _Polish:
 class Parts:
     """What a service is put together from; ``backlog`` is None where nothing is refined.
 
+    ``decode`` reads the detector's messages that an earlier service kept.
     Curves may wait for their turn up to ``max_waiting_bytes``; then no frames are taken until there is room.
     """
 
     ingest: Ingest
     assembler: Assembler
+    decode: Decode
     network: Network
     chain: ChainSettings
     outgoing: Outgoing
@@ -116,7 +119,7 @@ class Service:
     def start(self) -> None:
         """Start the threads, after taking up what an earlier service left."""
         n_runs = self._parts.spool.close_left_runs("the service was killed")
-        n_curves = self._parts.assembler.resume(self._parts.spool.is_published)
+        n_curves = self._parts.assembler.resume(self._parts.spool.is_published, self._parts.decode)
         if n_runs or n_curves:
             logger.info("of the last service: %d curves to go on with, %d runs closed", n_curves, n_runs)
         for thread in self._threads:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import WireError
-from cdi_stream.live.frame_store import FrameStore, MemoryStore, in_memory
+from cdi_stream.live.frame_log import Decode, FrameLog
 from cdi_stream.messages import DetectorFrame, SeriesId, SeriesStart
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,8 @@ SETTLED = 3
 HEADER_VOTES = 2
 """Frames that a header's word on the layout is worth: it is written once for all frames, but some headers lie."""
 
-GROW_BYTES = 64 << 20
-"""Room that a series is given at a time: what a header announces may never come."""
+ACCOUNT = np.dtype([("has", "u1"), ("exposure_s", "<f8"), ("received_s", "<f8")])
+"""Record of a slot: whether its frame came, its exposure (NaN: unknown), and its receipt [s since the epoch]."""
 
 Layout = tuple[tuple[int, int], str]
 """Shape of the image and name of its data type."""
@@ -40,6 +40,8 @@ class SeriesLimits:
 class Series:
     """Frames of one series, slot by image id; the volume grows when the header promised too few.
 
+    With a ``log`` each frame is kept on disk too; ``has_room`` tells whether memory may grow by some bytes.
+
     Times named ``_s`` are monotonic seconds; ``wall_s`` is the time of the first message, and a frame's
     ``received_s`` that of its receipt, both in seconds since the epoch.  Slots count from ``first_id``, which is above
     0 for streams that number frames across series.
@@ -51,7 +53,7 @@ class Series:
         limits: SeriesLimits,
         now_s: float,
         wall_s: float,
-        store: FrameStore | None = None,
+        log: FrameLog | None = None,
         has_room: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self.start = start
@@ -64,7 +66,9 @@ class Series:
         self.layout: Layout | None = None
         self._to_wall_s = wall_s - now_s
         self._limits = limits
-        self._store: FrameStore = store or MemoryStore()
+        self._log = log
+        self._volume: NDArray[np.uint32] = np.zeros((0, 1, 1), np.uint32)
+        self._account: NDArray[Any] = np.zeros(0, ACCOUNT)
         self._has_room = has_room
         self._n_received = 0
         self._odd: dict[Layout, list[tuple[DetectorFrame, float]]] = {}
@@ -91,19 +95,22 @@ class Series:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the frames' volume."""
-        return self._store.volume.nbytes if self._n_received else 0
+        """Bytes of the frames received; the system gives memory to a slot when its frame is copied there."""
+        return self._n_received * self._n_image_bytes
 
     @property
     def capacity(self) -> int:
         """Images of this size that the limits allow."""
-        n_bytes = 4 * int(np.prod(self._store.volume.shape[1:]))
-        return min(self._limits.max_images, self._limits.max_bytes // max(n_bytes, 1))
+        return min(self._limits.max_images, self._limits.max_bytes // max(self._n_image_bytes, 1))
+
+    @property
+    def _n_image_bytes(self) -> int:
+        return 4 * self._volume.shape[1] * self._volume.shape[2]
 
     @property
     def image_ids(self) -> NDArray[np.intp]:
         """Ids of the frames received, ascending."""
-        return np.flatnonzero(self._store.account["has"])
+        return np.flatnonzero(self._account["has"])
 
     def add(self, frame: DetectorFrame, now_s: float) -> None:
         """Copy a frame into its slot; a repeat only counts, a misfit counts as bad.
@@ -134,10 +141,10 @@ class Series:
         The volume is handed over without a copy when the order is that of the slots; without any frame it is
         one pixel wide.
         """
-        volume, n = self._store.volume, len(image_ids)
+        volume, n = self._volume, len(image_ids)
         if not self._n_received:
             return np.zeros((n, 1, 1), np.uint32), np.zeros(n, bool)
-        has = self._store.account["has"].astype(bool)
+        has = self._account["has"].astype(bool)
         if n <= len(volume) and np.array_equal(image_ids, np.arange(n)):
             return volume[:n], has[:n]
         known = (image_ids >= 0) & (image_ids < len(has))
@@ -156,19 +163,27 @@ class Series:
         """Time of receipt of each frame asked for [s since the epoch], NaN where there is none."""
         return self._of_frames("received_s", image_ids)
 
-    def restore(self, shape: tuple[int, int], dtype: str) -> None:
-        """Count the frames that an earlier process left in the store."""
-        self.layout = (shape, dtype)
-        self._n_received = int(self._store.account["has"].sum())
+    def restore(self, log: FrameLog, decode: Decode) -> None:
+        """Take up the frames that an earlier process left in ``log``, which goes on from here."""
+        last_s = self.last_s
+        for frame, received_s in log.frames(decode):
+            try:
+                self.add(frame, received_s - self._to_wall_s)
+            except WireError as error:
+                logger.warning("a frame that was kept does not fit: %s", error)
+        self.last_s = self.last_frame_s = last_s
+        self._log = log
 
-    def discard(self) -> None:
-        """Give the frames' place back."""
-        self._store.discard()
+    def close(self) -> None:
+        """Take no more frames: the log is closed."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def _of_frames(self, name: str, image_ids: NDArray[np.intp]) -> NDArray[np.float64]:
         known = np.isin(image_ids, self.image_ids)
         values = np.full(len(image_ids), np.nan)
-        values[known] = self._store.account[name][image_ids[known]]
+        values[known] = self._account[name][image_ids[known]]
         return values
 
     def _check(self, slot: int, pixels: NDArray[Any]) -> None:
@@ -214,46 +229,56 @@ class Series:
         """Take the frames of another layout instead: those before were bad, and these are not."""
         frames = self._odd.pop(layout)
         self.bad += self._n_received - (len(frames) - 1)  # each of these but the newest was counted as bad
-        self._store.clear()
+        self._volume, self._account = np.zeros((0, 1, 1), np.uint32), np.zeros(0, ACCOUNT)
+        if self._log is not None:
+            self._log.clear()
         self._n_received, self.layout = 0, layout
         for frame, now_s in frames:
             self._put(frame, now_s)
 
     def _put(self, frame: DetectorFrame, now_s: float) -> None:
         slot, pixels = frame.image_id - self.first_id, frame.pixels
-        if slot >= len(self._store.account):
+        if slot >= len(self._account):
             self._grow(slot + 1, pixels.shape)  # type: ignore[arg-type]
-        record = self._store.account[slot]
-        if record["has"]:
+        if self._account[slot]["has"]:
             self.duplicate += 1
             return
+        if not self._has_room(4 * pixels.size):
+            raise WireError(f"series {self.id}: no room for more frames beside those of the other open series")
         # Signed detectors mark gaps by values below zero, unsigned ones by the largest.
-        self._store.volume[slot] = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
-        record["exposure_s"] = np.nan if frame.exposure_s is None else frame.exposure_s
-        record["received_s"] = now_s + self._to_wall_s
-        record["has"] = 1  # last: the frame counts when it is all there
+        self._volume[slot] = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
+        received_s = now_s + self._to_wall_s
+        self._account[slot] = (1, np.nan if frame.exposure_s is None else frame.exposure_s, received_s)
+        self._keep(frame, received_s)
         self._n_received += 1
         self.late += self.ended_s is not None
         self.last_frame_s = now_s
 
-    def _grow(self, n_images: int, shape: tuple[int, int]) -> None:
-        """Make room for ``n_images``, and for as many of those announced as `GROW_BYTES` hold, or twice as many."""
-        n_bytes = 4 * shape[0] * shape[1]
-        largest = min(self._limits.max_images, self._limits.max_bytes // n_bytes)
-        announced = min(self.start.n_images or 0, GROW_BYTES // n_bytes)
-        target = min(max(n_images, announced, 2 * len(self._store.account)), largest)
-        if not self._has_room(n_bytes * target - self._store.volume.nbytes):
-            raise WireError(f"series {self.id}: no room for more frames beside those of the other open series")
+    def _keep(self, frame: DetectorFrame, received_s: float) -> None:
+        """Write a frame to the log; a disk that is full ends the log, not the series."""
+        if self._log is None:
+            return
         try:
-            self._store.grow(target, shape)
+            self._log.append(frame, received_s)
         except OSError as error:
             logger.warning("series %s: frames are kept in memory alone, a restart would lose them: %s", self.id, error)
-            self._store = in_memory(self._store)
-            self._store.grow(target, shape)
+            self.close()
+
+    def _grow(self, n_images: int, shape: tuple[int, int]) -> None:
+        """Make slots for ``n_images``, for all that are announced, or for twice as many; they take no memory yet."""
+        largest = min(self._limits.max_images, self._limits.max_bytes // (4 * shape[0] * shape[1]))
+        n_slots = min(max(n_images, self.start.n_images or 0, 2 * len(self._account)), largest)
+        try:
+            volume = np.zeros((n_slots, *shape), np.uint32)
+        except MemoryError as error:
+            raise WireError(f"series {self.id}: no memory for {n_slots} images of {shape} pixels") from error
+        account = np.zeros(n_slots, ACCOUNT)
+        n = len(self._account)
+        if n:
+            volume[:n], account[:n] = self._volume, self._account
+        self._volume, self._account = volume, account
 
 
 def _copy(frame: DetectorFrame) -> DetectorFrame:
     """Copy a frame, whose memory may belong to the wire message."""
-    return DetectorFrame(
-        series=frame.series, image_id=frame.image_id, pixels=frame.pixels.copy(), exposure_s=frame.exposure_s
-    )
+    return replace(frame, pixels=frame.pixels.copy(), wire=tuple(bytes(part) for part in frame.wire))

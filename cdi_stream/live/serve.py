@@ -89,6 +89,7 @@ def _parts(
     return Parts(
         ingest=Ingest(_ingest_settings(config), receiver, sockets.documents, assembler, announcer, alarms),
         assembler=assembler,
+        decode=decoder_of(config.detector).decode,
         network=network,
         chain=chain,
         outgoing=Outgoing(

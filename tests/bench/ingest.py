@@ -87,6 +87,7 @@ def ours(socket: zmq.Socket, folder: Path) -> int:
         for message in receiver.messages():
             assembler.on_message(message)
             is_over |= isinstance(message, SeriesEnd)
+            del message
         curves += assembler.poll()
     incoming.discard(curves[0].key)
     return curves[0].account.received

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,18 @@ class TestBeamline:
         if name == "event":
             return [doc for kind, doc in found if kind == "event" and descriptors.get(doc["descriptor"]) == stream]
         return [doc for kind, doc in found if kind == name and doc.get("run_start") in starts]
+
+    def is_in_tiled(self, uid: str) -> bool:
+        """Whether the service's own Tiled server has a run to its end; the server may be slower than the bus."""
+        server = json.loads((self.config.publish.directory / "tiled.json").read_text())
+        request = urllib.request.Request(
+            f"{server['uri']}/api/v1/metadata/{uid}", headers={"Authorization": f"Apikey {server['api_key']}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return bool(json.load(answer)["data"]["attributes"]["metadata"].get("stop"))
+        except OSError:
+            return False
 
     def wait_until(self, condition: Any, timeout_s: float = 90) -> None:
         end = time.monotonic() + timeout_s

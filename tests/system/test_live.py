@@ -31,6 +31,7 @@ def test_two_curves_in_one_run_reach_a_foreign_dispatcher_and_tiled(tmp_path, pl
         line.wait_until(lambda: line.ours("stop"))
         (start,) = line.ours("start")
         (stop,) = line.ours("stop")
+        line.wait_until(lambda: line.is_in_tiled(start["uid"]))
         raw = [doc for name, doc in line.documents() if name == "start" and "analysis_stage" not in doc]
         previews = line.ours("event", "preview")
         inferences, results = line.ours("event", "inference"), reconstructions(line)

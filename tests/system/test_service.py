@@ -90,6 +90,7 @@ class Rig:
             chain=chain,
             outgoing=outgoing,
             spool=spool,
+            decode=Dectris2Decoder().decode,
             bus=delivery,
             announcer=announcer,
             **options,

@@ -75,6 +75,15 @@ def frames_of(name: str) -> list[DetectorFrame]:
     return [found for found in decoded(name, read(name)) if isinstance(found, DetectorFrame)]
 
 
+@pytest.mark.parametrize("name", IMAGES)
+def test_each_frame_is_decoded_again_from_its_own_parts(name):
+    for frame in frames_of(name):
+        (again,) = decoded(name, [[bytes(part) for part in frame.wire]])
+        assert isinstance(again, DetectorFrame)
+        assert (again.series, again.image_id, again.exposure_s) == (frame.series, frame.image_id, frame.exposure_s)
+        np.testing.assert_array_equal(again.pixels, frame.pixels)
+
+
 # --- a decoder of its own ---------------------------------------------------------------------------------------
 
 

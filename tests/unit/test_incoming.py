@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cdi_stream.live import frame_store, series
+from cdi_stream.live import frame_log
 from cdi_stream.live.incoming import DESCRIPTION, Incoming
 from cdi_stream.messages import SeriesEnd
+from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, run_start, run_stop
 
 
@@ -25,7 +26,7 @@ def rig(folder, now_s=100.0):
 def resumed(folder, published=()):
     made = rig(folder, 5.0)  # the monotonic clock of another process
     made.wall_ahead_s = 200.0
-    made.n = made.assembler.resume(lambda key: key in published)
+    made.n = made.assembler.resume(lambda key: key in published, Dectris2Decoder().decode)
     return made
 
 
@@ -149,10 +150,10 @@ def test_documents_that_break_off_are_used_as_far_as_they_go(folder, cut):
 
 @pytest.mark.parametrize("n_before", [0, 4])
 def test_frames_that_no_disk_has_room_for_are_kept_in_memory(folder, monkeypatch, caplog, n_before):
-    monkeypatch.setattr(series, "GROW_BYTES", 4 * 60)
+    monkeypatch.setattr(frame_log, "ASK_EVERY_BYTES", 0)
     first = rig(folder)
     first.feed(run_start(), descriptor(), begin(user_data="run"), *(frame(k) for k in range(n_before)))
-    monkeypatch.setattr(frame_store, "KEEP_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(frame_log, "KEEP_FREE_BYTES", 1 << 60)
     first.feed(*(frame(k) for k in range(n_before, N)), *all_events())
     (curve,) = first.settle()
     assert contents(curve) == list(range(1, N + 1))

@@ -43,7 +43,8 @@ class Array1Decoder:
             )
         image = image_of(parts[1], _shape(header), dtype, _CODECS[codec], self._max_pixels)
         frame = fields.image_id(header.get("frame"), "frame")
-        yield DetectorFrame(series=None, image_id=frame, pixels=fields.cut(image, self._roi))
+        pixels = fields.cut(image, self._roi)
+        yield DetectorFrame(series=None, image_id=frame, pixels=pixels, wire=(parts[0], parts[1]))
 
 
 def _shape(header: Mapping[str, Any]) -> tuple[int, int]:

@@ -40,10 +40,11 @@ class CborReader:
         """Read the next item; raises `WireError` if it is malformed."""
         if depth > _MAX_DEPTH:
             raise WireError(f"CBOR nested deeper than {_MAX_DEPTH}")
-        if self._at >= self._end:
-            raise WireError(f"CBOR item of 1 bytes at {self._at} in a message of {self._end}")
-        initial = self._data[self._at]
-        self._at += 1
+        at = self._at
+        if at >= self._end:
+            raise WireError(f"CBOR item of 1 bytes at {at} in a message of {self._end}")
+        initial = self._data[at]
+        self._at = at + 1
         major, argument = initial >> 5, initial & 31
         if major == 7:
             return self._simple(argument)
@@ -51,28 +52,30 @@ class CborReader:
             argument = self._long_argument(argument)
         if major == 0:
             return argument
-        if major == 1:
-            return -1 - argument
+        if major == 3:
+            return self._text(argument)
+        if major == 2:
+            return self._take(argument)
         if major == 6:
             self._announce(1)
             return Tag(argument, self.read(depth + 1))
-        if argument > self._end - self._at:
-            raise WireError(f"CBOR item of {argument} bytes or entries at {self._at} in a message of {self._end}")
+        if major == 1:
+            return -1 - argument
         return self._sized(major, argument, depth + 1)
 
     def _sized(self, major: int, n: int, depth: int) -> Any:
-        """Byte string, text, array or map of ``n``, which has been held against what is left."""
+        """Read an array or a map of ``n`` entries, each of a byte or more."""
+        if n > self._end - self._at:
+            raise WireError(f"CBOR item of {n} bytes or entries at {self._at} in a message of {self._end}")
         if major == 4:
             self._announce(n)
             return [self.read(depth) for _ in range(n)]
-        if major == 5:
-            self._announce(2 * n)
-            return {self._key(depth): self.read(depth) for _ in range(n)}
-        content = self._take(n)
-        if major == 2:
-            return content
+        self._announce(2 * n)
+        return {self._key(depth): self.read(depth) for _ in range(n)}
+
+    def _text(self, n: int) -> str:
         try:
-            return str(content, "utf-8")
+            return str(self._take(n), "utf-8")
         except UnicodeDecodeError as error:
             raise WireError(f"CBOR text is not UTF-8: {error}") from error
 
@@ -82,12 +85,18 @@ class CborReader:
             raise WireError(f"CBOR of {self._n_items} items or more: {_MAX_ITEMS} are allowed")
 
     def _take(self, n: int) -> memoryview:
-        if n > self._end - self._at:
-            raise WireError(f"CBOR item of {n} bytes at {self._at} in a message of {self._end}")
-        self._at += n
-        return self._data[self._at - n : self._at]
+        at = self._at
+        if n > self._end - at:
+            raise WireError(f"CBOR item of {n} bytes or entries at {at} in a message of {self._end}")
+        self._at = at + n
+        return self._data[at : at + n]
 
     def _long_argument(self, info: int) -> int:
+        """Read a number of one byte or more behind the initial byte."""
+        at = self._at
+        if info == 24 and at < self._end:
+            self._at = at + 1
+            return self._data[at]
         if info > 27:
             raise WireError(f"CBOR length of kind {info} is not supported")
         return int.from_bytes(self._take(1 << (info - 24)), "big")

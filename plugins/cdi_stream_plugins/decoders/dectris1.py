@@ -45,12 +45,13 @@ class Dectris1Decoder:
         """Decode all messages in one multipart; raises `WireError` at the first that is malformed."""
         left = deque(parts)
         while left:
-            header = fields.read_json(left.popleft())
+            first = left.popleft()
+            header = fields.read_json(first)
             match fields.htype(header):
                 case "dheader-1.0":
                     yield self._start(header, _until_next(left, 1))
                 case "dimage-1.0":
-                    yield self._image(header, _until_next(left, 2))
+                    yield self._image(first, header, _until_next(left, 2))
                 case "dseries_end-1.0":
                     _until_next(left, 0)
                     yield SeriesEnd(series=fields.series_id(header.get("series"), "series"))
@@ -110,7 +111,7 @@ class Dectris1Decoder:
         except WireError:
             return None
 
-    def _image(self, header: Mapping[str, Any], rest: deque[Part]) -> DetectorFrame:
+    def _image(self, first: Part, header: Mapping[str, Any], rest: deque[Part]) -> DetectorFrame:
         if len(rest) < 2:
             raise WireError(f"image message: expected dimage_d-1.0 and pixels behind dimage-1.0, got {len(rest)} parts")
         image_id = fields.image_id(header.get("frame"), "frame")
@@ -122,6 +123,7 @@ class Dectris1Decoder:
             image_id=image_id,
             pixels=pixels,
             exposure_s=None if exposure_ns is None else exposure_ns / 1e9,
+            wire=(first, *rest),
         )
 
     def _array(self, header: Mapping[str, Any], blob: Part) -> NDArray[Any]:

@@ -34,9 +34,9 @@ class Dectris2Decoder:
         for part in parts:
             if bytes(part[:1]) == b"{":
                 raise WireError("expected a CBOR map, got JSON: set the detector to format cbor, or ours to dectris1")
-            yield self._message(CborReader(memoryview(part)).read())
+            yield self._message(CborReader(memoryview(part)).read(), part)
 
-    def _message(self, item: Any) -> WireMessage:
+    def _message(self, item: Any, part: bytes | memoryview) -> WireMessage:
         while isinstance(item, Tag) and item.number == 55799:
             item = item.value
         if not isinstance(item, dict):
@@ -45,17 +45,19 @@ class Dectris2Decoder:
             case "start":
                 return self._start(item)
             case "image":
-                return self._image(item)
+                return self._image(item, part)
             case "end":
                 return SeriesEnd(series=_series(item))
             case other:
                 raise WireError(f"expected a start, image or end message, got type {other!r:.40}")
 
-    def _image(self, item: Mapping[str, Any]) -> DetectorFrame:
+    def _image(self, item: Mapping[str, Any], part: bytes | memoryview) -> DetectorFrame:
         image_id = fields.image_id(item.get("image_id"), "image_id")
         pixels = fields.cut(read_array(self._of_channel(item.get("data")), self._max_pixels), self._roi)
-        exposure = item.get("real_time")
-        return DetectorFrame(series=_series(item), image_id=image_id, pixels=pixels, exposure_s=_ratio(exposure))
+        exposure_s = _ratio(item.get("real_time"))
+        return DetectorFrame(
+            series=_series(item), image_id=image_id, pixels=pixels, exposure_s=exposure_s, wire=(part,)
+        )
 
     def _of_channel(self, channels: Any) -> Any:
         if not isinstance(channels, dict) or not channels:

@@ -1,0 +1,116 @@
+"""Log of the frames of one series, from which a service that was killed takes them up again.
+
+A frame is kept as it came over the wire, packed, so that the log costs little time and little disk.  The file is a
+stream of msgpack values ``[received_s, plain, parts]``: time of receipt [s since the epoch], nothing and the parts of
+the wire message; or, of a decoder that does not hand the message on, a description of the pixels and the pixels.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from cdi_stream.errors import WireError
+from cdi_stream.messages import DetectorFrame, WireMessage
+
+logger = logging.getLogger(__name__)
+
+KEEP_FREE_BYTES = 64 << 20
+"""Disk space that is left to other programs [bytes]."""
+
+ASK_EVERY_BYTES = 16 << 20
+"""Bytes after which the room on the disk is asked for again; other programs fill it too."""
+
+_MAX_PART_BYTES = 2**32 - 1
+
+Decode = Callable[[Sequence[bytes | memoryview]], Iterator[WireMessage]]
+
+
+class FrameLog:
+    """Frames of one series in the file ``path``; frames that are there already are kept."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+        self._n_bytes = path.stat().st_size
+        self._n_free = 0
+        self.close = weakref.finalize(self, os.close, self._handle)
+
+    def append(self, frame: DetectorFrame, received_s: float) -> None:
+        """Write one frame, whole or not at all; the system keeps it when the process dies in the next moment.
+
+        Raises
+        ------
+        OSError
+            If the disk has no room.
+        """
+        record = _record(frame, received_s)
+        n_bytes = sum(len(piece) for piece in record)
+        self._require_room(n_bytes)
+        if os.writev(self._handle, record) < n_bytes:
+            os.ftruncate(self._handle, self._n_bytes)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._n_bytes += n_bytes
+
+    def _require_room(self, n_bytes: int) -> None:
+        """Ask the system for the room on the disk, once for several frames."""
+        if n_bytes > self._n_free:
+            space = os.fstatvfs(self._handle)
+            self._n_free = min(space.f_bavail * space.f_frsize - KEEP_FREE_BYTES, max(ASK_EVERY_BYTES, n_bytes))
+        if n_bytes > self._n_free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._n_free -= n_bytes
+
+    def frames(self, decode: Decode) -> Iterator[tuple[DetectorFrame, float]]:
+        """Yield the frames that an earlier process left, with their times of receipt; a torn end is cut off."""
+        with self._path.open("rb") as file:
+            records = msgpack.Unpacker(file, max_buffer_size=0, max_bin_len=_MAX_PART_BYTES)
+            whole = 0
+            try:
+                for received_s, plain, parts in records:
+                    whole = records.tell()
+                    yield from ((frame, float(received_s)) for frame in _frames(plain, parts, decode))
+            except (ValueError, TypeError, msgpack.UnpackException) as error:
+                logger.warning("%s breaks off after %d bytes: %s", self._path, whole, error)
+        os.ftruncate(self._handle, whole)
+        self._n_bytes = whole
+
+    def clear(self) -> None:
+        """Drop all frames."""
+        os.ftruncate(self._handle, 0)
+        self._n_bytes = 0
+
+
+def _record(frame: DetectorFrame, received_s: float) -> list[bytes | memoryview]:
+    """Return the pieces of a record; the pixels or the wire's parts are not copied."""
+    plain, parts = None, [memoryview(part).cast("B") for part in frame.wire]
+    if not parts:
+        pixels = np.ascontiguousarray(frame.pixels)
+        plain = [frame.image_id, frame.exposure_s, pixels.dtype.str, pixels.shape, frame.series]
+        parts = [memoryview(pixels.reshape(-1).view(np.uint8).data)]
+    beginning = b"\x93" + msgpack.packb(received_s) + msgpack.packb(plain) + b"\xdd" + struct.pack(">I", len(parts))
+    pieces: list[bytes | memoryview] = [beginning]
+    for part in parts:
+        pieces += [b"\xc6" + struct.pack(">I", len(part)), part]
+    return pieces
+
+
+def _frames(plain: Any, parts: list[bytes], decode: Decode) -> Iterator[DetectorFrame]:
+    if plain is not None:
+        image_id, exposure_s, dtype, shape, series = plain
+        pixels = np.frombuffer(parts[0], np.dtype(dtype)).reshape(shape)
+        yield DetectorFrame(series=series, image_id=image_id, pixels=pixels, exposure_s=exposure_s)
+        return
+    try:
+        yield from (message for message in decode(parts) if isinstance(message, DetectorFrame))
+    except WireError as error:
+        logger.warning("a frame that was kept cannot be decoded: %s", error)
