@@ -14,6 +14,11 @@ CdiStreamError            expected, received, where and remedy, in one sentence
 `-- ServiceError          a server, bus or process of ours that did not answer: exit code 1
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 
 class CdiStreamError(Exception):
     """Root of all errors raised on purpose."""
@@ -61,3 +66,19 @@ class CurveError(CdiStreamError):
 
 class ServiceError(CdiStreamError):
     """A server, bus or process did not answer."""
+
+
+def describe_error(error: Any) -> str:
+    """One line for one error of pydantic's: key, what was expected, what came."""
+    entry = dict(error)
+    where = ".".join(map(str, entry["loc"]))
+    text = entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if entry["type"] == "extra_forbidden":
+        text = "unknown key; deploy/beamline.toml explains those that there are"
+    is_told = entry["type"] in ("missing", "extra_forbidden") or isinstance(entry["input"], dict) or ", got " in text
+    return f"  {where}{': ' if where else ''}{text}" + ("" if is_told else f", got {_short(entry['input'])}")
+
+
+def _short(value: object) -> str:
+    text = str(value) if isinstance(value, Path) else repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."

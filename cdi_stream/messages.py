@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.affine import AffineMap
+from cdi_stream.geometry.affine import AffineMap
 
 SeriesId = int | str
 Box = tuple[int, int, int, int]
@@ -215,3 +215,85 @@ class PhasedVolume:
     crystal: Crystal
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedScan:
+    """Frames and motors of one rocking curve, enough to play it again.
+
+    Parameters
+    ----------
+    frames
+        Raw counts ``(n_frames, rows, cols)``, unsigned integers.
+    beamline
+        Name of the beamline plugin that understands the motors, or the beamline written out; None if unknown.
+    scanned
+        Motors recorded at every frame, ``(n_frames,)`` each; the first is the one that the plan moves.
+    baseline, units
+        Motors that stood still, and the unit of every motor by name.
+    detector
+        Header values as the detector would send them: pixel sizes, beam centre, count time and the like.
+    pixel_mask, white_field
+        Pixels to use ``(rows, cols)``, and relative response.
+    times_s
+        When each frame was taken, for playing at the recorded pace.
+    frame_sums
+        Counts of each frame on record beside the frames, such as SPEC's ImageTot; pixels at the data type's maximum
+        (gaps) left out.
+    truth
+        Description of the simulated crystal, if it is one.
+    missing
+        Points of the scan whose frame is lost, counted from 0.  Their place in ``frames`` holds zeros; motors and
+        ``frame_sums`` are as recorded.
+    frame_files
+        File of each frame, where each is a file of its own; empty text where there is none.
+    notes, doubts
+        What is only told, and what makes a result doubtful.
+    run_uid
+        Uid of the Bluesky run that was recorded, where it is known.
+    """
+
+    name: str
+    frames: NDArray[Any]
+    beamline: str | Mapping[str, Any] | None
+    scanned: Mapping[str, NDArray[np.float64]]
+    baseline: Mapping[str, float]
+    units: Mapping[str, str]
+    detector: Mapping[str, float] = field(default_factory=dict)
+    pixel_mask: NDArray[np.bool_] | None = None
+    white_field: NDArray[np.float32] | None = None
+    times_s: NDArray[np.float64] | None = None
+    frame_sums: NDArray[np.int64] | None = None
+    truth: Mapping[str, Any] | None = None
+    missing: tuple[int, ...] = ()
+    frame_files: tuple[str, ...] = ()
+    run_uid: str | None = None
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def has_frame(self) -> NDArray[np.bool_]:
+        """Whether the frame of each point is there, ``(n_frames,)``."""
+        return ~np.isin(np.arange(len(self.frames)), self.missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One event's worth: a crystal in lab coordinates (None: no picture), and how it came about.
+
+    ``complete_s`` is the monotonic time of the last frame's message; ``notes`` are texts by name.  ``phased`` is what
+    the result was on the measured voxels; ``key`` names the curve.
+    """
+
+    stream: str
+    curve_index: int
+    series: str
+    crystal: Crystal | None
+    verdict: Verdict
+    account: FrameAccount
+    scalars: Mapping[str, float]
+    complete_s: float
+    frame_sums: NDArray[np.int64] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    phased: PhasedVolume | None = None
+    key: str = ""

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cdi_stream.messages import Box, WireMessage
-from cdi_stream.recording import RecordedScan
+from cdi_stream.messages import Box, RecordedScan, WireMessage
 
 Buffer = bytes | memoryview
 

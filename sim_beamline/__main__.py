@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cdi_stream.recording import read_scan, write_scan
+from cdi_stream.files.recording import read_scan, write_scan
 from sim_beamline.cases import CASES, simulated_scan
 
 

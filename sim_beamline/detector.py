@@ -8,7 +8,7 @@ from typing import Any
 import zmq
 from numpy.typing import NDArray
 
-from cdi_stream.recording import RecordedScan
+from cdi_stream.messages import RecordedScan
 from sim_beamline import wire, wire1
 
 

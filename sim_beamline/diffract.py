@@ -1,6 +1,6 @@
 """Diffraction of the simulated crystal by a direct sum over exact momentum transfers.
 
-Deliberately slow and independent: no Fourier transform, no linear map, nothing of `cdi_stream.geometry`.
+Deliberately slow and independent: no Fourier transform, no linear map, nothing of `cdi_stream.geometry.circles`.
 Rotations come from scipy; each voxel's own q enters the sum.  The density lies on a regular grid, so the
 exponential factorises along its axes and the sum runs as matrix products, with no approximation.
 """

@@ -11,8 +11,8 @@ import zmq
 from bluesky import RunEngine
 from bluesky.callbacks.zmq import Publisher
 
-from cdi_stream.bus import writer
-from cdi_stream.recording import RecordedScan
+from cdi_stream.documents.bus import writer
+from cdi_stream.messages import RecordedScan
 from sim_beamline.devices import Axis, DetectorClient
 
 SETTLE_S = 1.0

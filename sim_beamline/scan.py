@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.recording import RecordedScan
+from cdi_stream.messages import RecordedScan
 from sim_beamline.cases import SimulatedScan, simulated_scan
 from sim_beamline.diffract import Experiment, rocking_curve
 

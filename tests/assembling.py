@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cdi_stream.live.assemble import Assembler, AssembleSettings
+from cdi_stream.assemble.assembler import Assembler, AssembleSettings
 from cdi_stream.messages import DetectorFrame, SeriesStart
 
 N = 7

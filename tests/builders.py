@@ -7,19 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from cdi_stream.config import Config
-from cdi_stream.geometry import (
-    Beamline,
-    Circle,
-    CurveGeometry,
-    DetectorPlacement,
-    Positions,
-    direction,
-)
-from cdi_stream.live.chain import ChainSettings
-from cdi_stream.live.polish import FROM_NETWORK
+from cdi_stream.geometry.circles import Beamline, Circle, CurveGeometry, DetectorPlacement, Positions, direction
+from cdi_stream.inversion.chain import ChainSettings
+from cdi_stream.inversion.phase_retrieval import FROM_NETWORK
 from cdi_stream.live.serve import chain_settings
-from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart
-from cdi_stream.recording import RecordedScan
+from cdi_stream.messages import FrameAccount, RecordedScan, RockingCurve, RunContext, SeriesStart
 from sim_beamline.diffract import Experiment
 
 ONE_START = f"""[polish]

@@ -14,7 +14,7 @@ from cdi_stream.cli.output import JsonOption, PlotOption, budget_bar, show
 from cdi_stream.networks.packaged import DEFAULT
 
 if TYPE_CHECKING:
-    from cdi_stream.intensities.scans import Placement
+    from cdi_stream.files.intensities.scans import Placement
 
 BEGIN_S = time.monotonic() - time.process_time()
 """When the command was started: its imports, all the work until here, count in the budget."""
@@ -84,11 +84,11 @@ def phase(
     as_json: JsonOption = False,
 ) -> None:
     """Phase the intensities of a file: the crystal, its misfit, and how far to trust it."""
+    from cdi_stream.interface.phase_file import Request, phase_file
+    from cdi_stream.inversion.methods import MethodSettings
     from cdi_stream.networks.packaged import network_file
-    from cdi_stream.phase import Request, phase_file
     from cdi_stream.phasing.deadline import Deadline
     from cdi_stream.phasing.recipe import parse_recipe
-    from cdi_stream.refine.methods import MethodSettings
 
     parse_recipe(recipe)  # refused now, not when the file is read
     require(device)
@@ -127,8 +127,8 @@ def phase(
 def _placement(config: Path) -> Placement:
     """Geometry that a configuration gives."""
     from cdi_stream.config import read_config
-    from cdi_stream.intensities.scans import Placement
-    from cdi_stream.live.locate import FixedGeometry
+    from cdi_stream.files.intensities.scans import Placement
+    from cdi_stream.inversion.locate import FixedGeometry
 
     geometry = read_config(config).geometry
     fixed = FixedGeometry(**geometry.model_dump(exclude={"beamline", "inline"}))

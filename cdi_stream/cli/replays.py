@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Simulate a scan and play it through the whole system; compare the crystal with the truth."""
     from cdi_stream.processes import run_module
-    from cdi_stream.replay import results_folder
+    from cdi_stream.replay.play import results_folder
 
     _require_usable(speed, config, beamline_only, plot)
     with results_folder(_folder(out)) as directory:
@@ -59,8 +59,8 @@ def replay(
 ) -> None:
     """Play a recorded scan through a simulated beamline and the live service."""
     from cdi_stream.files.recorded_scan import read_recorded
-    from cdi_stream.recording import write_scan
-    from cdi_stream.replay import results_folder
+    from cdi_stream.files.recording import write_scan
+    from cdi_stream.replay.play import results_folder
 
     _require_usable(speed, config, beamline_only, plot)
     recorded = read_recorded(scan, number)
@@ -86,7 +86,7 @@ def play(
     as_json: JsonOption = False,
 ) -> None:
     """Send the messages of a log again, byte for byte."""
-    from cdi_stream.playback import play_log
+    from cdi_stream.stream.playback import play_log
 
     if socket not in ("push", "pub"):
         raise InputError(f"--socket: expected push or pub, got {socket!r}")
@@ -113,9 +113,9 @@ def _folder(out: Path | None) -> Path:
 def _play(
     scan_file: Path, directory: Path, speed: str, config: Path | None, beamline_only: bool, curves: int
 ) -> list[dict[str, Any]]:
-    from cdi_stream.recording import read_scan
-    from cdi_stream.replay import Progress as Heard
-    from cdi_stream.replay import replay as play
+    from cdi_stream.files.recording import read_scan
+    from cdi_stream.replay.play import Progress as Heard
+    from cdi_stream.replay.play import replay as play
 
     n_points = len(read_scan(scan_file).frames) * curves
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -162,7 +162,7 @@ def _finish(summaries: list[dict[str, Any]], plot: Path | None, as_json: bool) -
     if plot is not None and summary["verdict"] == "failed":
         console.print("[yellow]note:[/yellow] there is no crystal to draw")
     elif plot is not None:
-        from cdi_stream.plot import plot_result
+        from cdi_stream.files.plot import plot_result
 
         title = f"{summary['verdict']}: chi2 {summary['chi2']:.4f}, r_p {summary['r_p']:.4f}"
         plot_result(Path(summary["file"]), plot, title)

@@ -91,9 +91,9 @@ def record(
     as_json: JsonOption = False,
 ) -> None:
     """Record a detector's frames, each once, in the data type of the wire."""
+    from cdi_stream.assemble.capture import CaptureSettings, capture
     from cdi_stream.config import BusConfig, DetectorConfig
-    from cdi_stream.config_values import describe_error
-    from cdi_stream.live.capture import CaptureSettings, capture
+    from cdi_stream.errors import describe_error
 
     if timeout is not None and not timeout > 0:
         raise InputError(f"--timeout: expected seconds above 0, got {timeout}")
@@ -146,7 +146,7 @@ def tee(
     as_json: JsonOption = False,
 ) -> None:
     """Give a detector's stream to a file writer and to onlookers, so that no frame is taken from the writer."""
-    from cdi_stream.live.tee import tee as run_tee
+    from cdi_stream.stream.tee import tee as run_tee
 
     stopping = StopSignal()
     console.print(f"{source} -> {push} (file writer), {publish} (onlookers); Ctrl-C ends")
@@ -163,8 +163,8 @@ def dashboard(
 ) -> None:
     """Serve the operators' page."""
     from cdi_stream.config import DashboardConfig, read_config
-    from cdi_stream.dashboard.app import run_dashboard
-    from cdi_stream.dashboard.history import FILE_NAME
+    from cdi_stream.operators.app import run_dashboard
+    from cdi_stream.operators.history import FILE_NAME
 
     settings = None if config is None else read_config(config)
     endpoint = feed or (settings.feed.endpoint if settings is not None else None)

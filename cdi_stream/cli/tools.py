@@ -13,7 +13,7 @@ from cdi_stream import registry
 from cdi_stream.cli.device import Device, DeviceOption, require
 from cdi_stream.cli.output import JsonOption, NeededConfig, console, print_lines, show
 from cdi_stream.errors import InputError, PluginError
-from cdi_stream.geometry import readings_of
+from cdi_stream.geometry.circles import readings_of
 from cdi_stream.networks.packaged import DEFAULT
 
 
@@ -31,12 +31,12 @@ def geometry(
 ) -> None:
     """Tell 2 theta, Q, d and the voxel of a configuration, with a sketch; or solve a geometry case."""
     if case.suffix != ".toml":
-        from cdi_stream.geometry_case import solve_case
+        from cdi_stream.geometry.case import solve_case
 
         show(solve_case(case), as_json)
         return
     from cdi_stream.config import read_config
-    from cdi_stream.geometry_report import Place, in_words, report, sketch
+    from cdi_stream.config.geometry_report import Place, in_words, report, sketch
 
     config = read_config(case)
     place = Place(
@@ -93,9 +93,9 @@ def _readings(beamline: str) -> dict[str, list[str]] | str:
 
 def check(config: NeededConfig, as_json: JsonOption = False) -> None:
     """Check a configuration: plugins, files, endpoints, Tiled, geometry; say what is wrong and how to mend it."""
-    from cdi_stream.check import check_config
     from cdi_stream.config import read_config
-    from cdi_stream.geometry_report import sketch
+    from cdi_stream.config.geometry_report import sketch
+    from cdi_stream.live.check import check_config
 
     settings = read_config(config)
     findings = check_config(settings)
@@ -123,7 +123,7 @@ def export(
 
         export_training(source, target)
     else:
-        from cdi_stream.exports import export_result
+        from cdi_stream.files.exports import export_result
 
         export_result(source, target)
     show({"file": str(target.resolve())}, as_json)

@@ -1,1 +1,1 @@
-"""Files on disk: how they are written so that a reader never finds half of one."""
+"""Everything that is read from or written to disk by name: scans, intensities, results, exports, plots."""

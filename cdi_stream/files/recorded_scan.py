@@ -8,8 +8,9 @@ from pathlib import Path
 
 from cdi_stream import registry
 from cdi_stream.errors import PluginError, RecordingError
+from cdi_stream.files.recording import sum_doubts
+from cdi_stream.messages import RecordedScan
 from cdi_stream.protocols import Reader
-from cdi_stream.recording import RecordedScan, sum_doubts
 
 _GROUP = "cdi_stream.reader"
 

@@ -1,1 +1,1 @@
-"""From measured counts to a crystal: what live curves, recorded scans and plain files have in common."""
+"""One rocking curve becomes one crystal: locate, prepare, correct, infer, retrieve the phase, describe."""

@@ -11,7 +11,7 @@ import numpy as np
 from numba import boolean, float32, int64, void
 from numpy.typing import NDArray
 
-from cdi_stream.compiled import compiled
+from cdi_stream.numerics.compiled import compiled
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdi_stream.affine import Shape
 from cdi_stream.errors import CurveError
+from cdi_stream.geometry.affine import Shape
 
 Bools = NDArray[np.bool_]
 Index = tuple[int, ...]

@@ -1,1 +1,1 @@
-"""The live path: one module a stage, and the pipeline around them."""
+"""The running service: it takes frames and documents in and sends reconstructions out."""

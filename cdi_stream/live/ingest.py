@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import zmq
 
-from cdi_stream import bus
+from cdi_stream.alarms import Alarms, Complaints
+from cdi_stream.assemble.assembler import Assembler
+from cdi_stream.documents import bus
 from cdi_stream.errors import WireError
-from cdi_stream.feed import frame_message, progress_message
-from cdi_stream.live.alarms import Alarms, Complaints
-from cdi_stream.live.announce import Announcer
-from cdi_stream.live.assemble import Assembler
-from cdi_stream.live.receive import Receiver
 from cdi_stream.messages import CurveProgress, DetectorFrame, RockingCurve
+from cdi_stream.operators.announce import Announcer
+from cdi_stream.operators.feed import frame_message, progress_message
+from cdi_stream.stream.receive import Receiver
 
 logger = logging.getLogger(__name__)
 

@@ -10,22 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cdi_stream.affine import Shape
-from cdi_stream.feed import result_message
-from cdi_stream.live.alarms import Alarms
-from cdi_stream.live.announce import Announcer
-from cdi_stream.live.publish import (
+from cdi_stream.alarms import Alarms
+from cdi_stream.documents.publish import (
     ExitStatus,
     Identity,
     Provenance,
     Published,
-    Result,
     RunPublisher,
     derived_uid,
     reconstruction_identity,
 )
-from cdi_stream.live.spool import Item, Spool
-from cdi_stream.messages import CurveProgress, RunContext
+from cdi_stream.documents.spool import Item, Spool
+from cdi_stream.geometry.affine import Shape
+from cdi_stream.messages import CurveProgress, Result, RunContext
+from cdi_stream.operators.announce import Announcer
+from cdi_stream.operators.feed import result_message
 
 logger = logging.getLogger(__name__)
 

@@ -19,22 +19,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdi_stream.live.alarms import Alarms
-from cdi_stream.live.announce import Announcer
-from cdi_stream.live.assemble import Assembler
-from cdi_stream.live.chain import ChainSettings, failed, reconstruct
-from cdi_stream.live.delivery import ArchiveDelivery, BusDelivery
-from cdi_stream.live.frame_log import Decode
+from cdi_stream.alarms import Alarms
+from cdi_stream.assemble.assembler import Assembler
+from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
+from cdi_stream.documents.spool import Spool
+from cdi_stream.inversion.chain import ChainSettings, failed, reconstruct
+from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
-from cdi_stream.live.publish import Result
-from cdi_stream.live.spool import Spool
-from cdi_stream.live.verdict import failed_verdict
-from cdi_stream.messages import CurveProgress, RockingCurve
+from cdi_stream.live.refinements import refinement_message
+from cdi_stream.messages import CurveProgress, Result, RockingCurve
 from cdi_stream.networks.torchscript import Network
+from cdi_stream.operators.announce import Announcer
 from cdi_stream.refine.backlog import Backlog
-from cdi_stream.refine.published import refinement_message
 from cdi_stream.refine.queue import Document, Job
+from cdi_stream.stream.frame_log import Decode
 
 logger = logging.getLogger(__name__)
 

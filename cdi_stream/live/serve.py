@@ -14,35 +14,35 @@ from pathlib import Path
 import torch
 import zmq
 
-from cdi_stream import bus
+from cdi_stream.alarms import Alarms
+from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.config import Config, read_image
-from cdi_stream.live.alarms import Alarms
-from cdi_stream.live.announce import Announcer
-from cdi_stream.live.assemble import Assembler, AssembleSettings
-from cdi_stream.live.chain import ChainSettings, warm_up
-from cdi_stream.live.delivery import ArchiveDelivery, BusDelivery
-from cdi_stream.live.detector import decoder_of, socket_of
-from cdi_stream.live.incoming import Incoming
+from cdi_stream.documents import bus
+from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
+from cdi_stream.documents.publish import Provenance
+from cdi_stream.documents.readings import ReadingNames
+from cdi_stream.documents.spool import Spool
+from cdi_stream.documents.tiled_server import local_tiled
+from cdi_stream.inversion.chain import ChainSettings, warm_up
+from cdi_stream.inversion.locate import FixedGeometry
+from cdi_stream.inversion.methods import MethodSettings
+from cdi_stream.inversion.phase_retrieval import PolishSettings
+from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings
 from cdi_stream.live.ingest import Ingest, IngestSettings
-from cdi_stream.live.locate import FixedGeometry
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
-from cdi_stream.live.polish import PolishSettings
-from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings
-from cdi_stream.live.publish import Provenance
-from cdi_stream.live.readings import ReadingNames
-from cdi_stream.live.receive import Receiver
-from cdi_stream.live.series import SeriesLimits
 from cdi_stream.live.sockets import Sockets
-from cdi_stream.live.spool import Spool
-from cdi_stream.live.tiled_server import local_tiled
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
+from cdi_stream.operators.announce import Announcer
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.backlog import Backlog, BacklogSettings
-from cdi_stream.refine.methods import MethodSettings
 from cdi_stream.registry import load
+from cdi_stream.stream.detector import decoder_of, socket_of
+from cdi_stream.stream.receive import Receiver
+from cdi_stream.stream.series import SeriesLimits
 
 
 @contextlib.contextmanager

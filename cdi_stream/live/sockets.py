@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import zmq
 
-from cdi_stream import bus
 from cdi_stream.config import Config
-from cdi_stream.live.detector import socket_of
+from cdi_stream.documents import bus
+from cdi_stream.stream.detector import socket_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

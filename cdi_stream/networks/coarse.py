@@ -1,7 +1,7 @@
 """Projections on a coarse grid, in what TorchScript understands: no objects, the axes written out.
 
 Arrays are ``(batch, m, m, m)`` with the origin at voxel 0, unless it says otherwise; the transform has the sign of
-`cdi_stream.fourier`.
+`cdi_stream.numerics.fourier`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cdi_stream.fourier import to_reciprocal, twin
+from cdi_stream.numerics.fourier import to_reciprocal, twin
 
 
 def pad_to_double(crystal: Tensor, n_axes: int = 3) -> Tensor:

@@ -13,9 +13,9 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
-from cdi_stream.fourier import mirrored
 from cdi_stream.networks.losses import overlaps
 from cdi_stream.networks.torchscript import Network
+from cdi_stream.numerics.fourier import mirrored
 
 VIEWS = tuple(chain.from_iterable(combinations((-3, -2, -1), k) for k in range(4)))
 """Axes along which each is mirrored; the first is as measured."""

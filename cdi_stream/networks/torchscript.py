@@ -19,9 +19,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
+from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import ConfigError, NetworkFileError
-from cdi_stream.files.atomic import atomic_write
-from cdi_stream.geometry import FOURIER_SIGN
+from cdi_stream.geometry.circles import FOURIER_SIGN
 from cdi_stream.networks import archive
 from cdi_stream.networks.cuda_graph import Pass, Recorded
 

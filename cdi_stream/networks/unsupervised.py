@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cdi_stream.fourier import to_reciprocal
 from cdi_stream.networks.losses import chi2, pad_to_double, pearson
+from cdi_stream.numerics.fourier import to_reciprocal
 
 SPAN = 5.0
 _BEGIN, _END, _LAMBDA = 1e4, 1.0, 0.5

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from cdi_stream.fourier import from_fourier_order
+from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.projections import Measurement
 
 TAIL = 1.12

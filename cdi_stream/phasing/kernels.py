@@ -15,7 +15,7 @@ from numba import boolean, complex64, complex128, float32, float64, void
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdi_stream.compiled import compiled
+from cdi_stream.numerics.compiled import compiled
 
 Array = NDArray[Any]
 _PRECISIONS = ((complex64, float32), (complex128, float64))

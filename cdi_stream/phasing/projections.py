@@ -1,7 +1,7 @@
 """Projections of iterative phasing, on batches of independent starts and for any number of axes.
 
 Arrays inside this package are in Fourier order (origin at voxel 0), so that no cycle shifts anything;
-`cdi_stream.fourier` converts at the edges.  The transform's sign is the project's: to reciprocal space by
+`cdi_stream.numerics.fourier` converts at the edges.  The transform's sign is the project's: to reciprocal space by
 ``ifftn``.  A batch is ``(starts, *shape)``; measurements have no batch axis.
 """
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cdi_stream.affine import Floats
+from cdi_stream.geometry.affine import Floats
 from cdi_stream.physics.surface import Surface, Triangles, unit
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.restoration import unwrap_phase
 
-from cdi_stream.affine import AffineMap, Floats
 from cdi_stream.errors import GeometryError
+from cdi_stream.geometry.affine import AffineMap, Floats
 from cdi_stream.messages import Crystal
 from cdi_stream.physics.strain import Complex, Mask, level, solid, strain
 

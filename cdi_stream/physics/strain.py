@@ -1,7 +1,7 @@
 """Strain of a complex crystal from its neighbours' phases, with nothing unwrapped.
 
-Sign convention of `cdi_stream.fourier`: phase = +Q.u for fourier_sign +1.  A crystal on any grid will do, skewed or
-left-handed: gradients along the array's axes become gradients in lab axes through B_r.
+Sign convention of `cdi_stream.numerics.fourier`: phase = +Q.u for fourier_sign +1.  A crystal on any grid will do,
+skewed or left-handed: gradients along the array's axes become gradients in lab axes through B_r.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from cdi_stream.affine import AffineMap, Floats
+from cdi_stream.geometry.affine import AffineMap, Floats
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 Mask = NDArray[np.bool_]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from skimage.measure import marching_cubes
 
-from cdi_stream.affine import AffineMap, Floats
 from cdi_stream.errors import CurveError
+from cdi_stream.geometry.affine import AffineMap, Floats
 from cdi_stream.physics.lattice import Lattice
 from cdi_stream.physics.strain import typical_amplitude
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import zmq
 
-from cdi_stream import bus
-from cdi_stream.affine import Shape
-from cdi_stream.files.aside import set_aside
-from cdi_stream.files.atomic import atomic_write
-from cdi_stream.live.publish import Provenance, Result
-from cdi_stream.messages import PhasedVolume, RunContext
+from cdi_stream.disk.aside import set_aside
+from cdi_stream.disk.atomic import atomic_write
+from cdi_stream.documents import bus
+from cdi_stream.documents.publish import Provenance
+from cdi_stream.geometry.affine import Shape
+from cdi_stream.inversion.methods import MethodSettings
+from cdi_stream.messages import PhasedVolume, Result, RunContext
 from cdi_stream.processes import start_child
 from cdi_stream.refine.inputs import INPUTS, write_input
 from cdi_stream.refine.jobs import JobSpec, spec_of
-from cdi_stream.refine.methods import MethodSettings
 from cdi_stream.refine.outbox import Witness
 from cdi_stream.refine.queue import PATIENCE_S, QUEUE, Document, Job, Queue, open_queue
 from cdi_stream.refine.turn import Urgency, sign_of_life

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.affine import AffineMap
+from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import RecordingError
-from cdi_stream.files.atomic import atomic_write
+from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict, read_only
 
 INPUTS = "jobs"

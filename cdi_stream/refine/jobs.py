@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from cdi_stream.affine import Shape
-from cdi_stream.bus import to_plain
-from cdi_stream.live.chain import crystal_in_lab, numbers_of
-from cdi_stream.live.publish import Identity, Provenance, Result, RunPublisher, derived_uid
-from cdi_stream.live.verdict import combined
-from cdi_stream.messages import FrameAccount, PhasedVolume, RunContext
-from cdi_stream.refine.methods import MethodSettings, refine
+from cdi_stream.documents.bus import to_plain
+from cdi_stream.documents.publish import Identity, Provenance, RunPublisher, derived_uid
+from cdi_stream.geometry.affine import Shape
+from cdi_stream.inversion.chain import crystal_in_lab, numbers_of
+from cdi_stream.inversion.methods import MethodSettings, refine
+from cdi_stream.inversion.verdict import combined
+from cdi_stream.messages import FrameAccount, PhasedVolume, Result, RunContext
 from cdi_stream.refine.queue import Document
 
 STREAM = "refinement"

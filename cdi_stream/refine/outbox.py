@@ -14,7 +14,7 @@ from typing import Any
 
 import zmq
 
-from cdi_stream import bus
+from cdi_stream.documents import bus
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.queue import Job, Queue
 

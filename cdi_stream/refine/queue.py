@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdi_stream.files.aside import set_aside
+from cdi_stream.disk.aside import set_aside
 
 logger = logging.getLogger(__name__)
 

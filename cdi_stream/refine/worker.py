@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import zmq
 
-from cdi_stream import bus
+from cdi_stream.documents import bus
 from cdi_stream.errors import CdiStreamError
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.inputs import INPUTS, read_input

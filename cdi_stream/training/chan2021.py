@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor, nn
 
-from cdi_stream.fourier import twin
 from cdi_stream.networks.chan2021 import Chan2021, small
+from cdi_stream.numerics.fourier import twin
 from cdi_stream.training.crystals import CrystalRanges, drawn_from
 from cdi_stream.training.diffraction import Array, field, measure, scaled
 from cdi_stream.training.plan import Plan, Stage

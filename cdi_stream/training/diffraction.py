@@ -8,9 +8,9 @@ from enum import Enum
 import torch
 from torch import Generator, Tensor
 
-from cdi_stream.fourier import to_reciprocal
-from cdi_stream.geometry import FOURIER_SIGN
+from cdi_stream.geometry.circles import FOURIER_SIGN
 from cdi_stream.networks.losses import pad_to_double
+from cdi_stream.numerics.fourier import to_reciprocal
 from cdi_stream.training.drawing import uniform
 from cdi_stream.training.shapes import positions
 

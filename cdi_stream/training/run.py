@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cdi_stream.errors import ConfigError
-from cdi_stream.intensities.objects import require_writable
+from cdi_stream.files.intensities.objects import require_writable
 from cdi_stream.networks.torchscript import NetworkContract, export, rounded
 from cdi_stream.training import chan2021, checkpoint, masto2025, unrolled, wu2021
 from cdi_stream.training.atom_sets import AtomSet, on_set

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
-from cdi_stream.geometry import FOURIER_SIGN
+from cdi_stream.geometry.circles import FOURIER_SIGN
 from cdi_stream.networks.torchscript import NetworkContract, weights_sha256
 from cdi_stream.training.plan import Plan, Stage
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from cdi_stream.fourier import to_crystal
 from cdi_stream.networks import losses
 from cdi_stream.networks.unrolled import Unrolled
+from cdi_stream.numerics.fourier import to_crystal
 from cdi_stream.training.crystals import CrystalRanges, drawn_from
 from cdi_stream.training.diffraction import Array, field, measure
 from cdi_stream.training.plan import Plan, Stage

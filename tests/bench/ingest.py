@@ -13,11 +13,11 @@ import numpy as np
 import zmq
 from dectris.compression import decompress
 
-from cdi_stream.live.assemble import Assembler, AssembleSettings
-from cdi_stream.live.incoming import Incoming
-from cdi_stream.live.receive import Receiver, open_socket
-from cdi_stream.live.tiled_server import free_port
+from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.incoming import Incoming
+from cdi_stream.documents.tiled_server import free_port
 from cdi_stream.messages import RockingCurve, SeriesEnd
+from cdi_stream.stream.receive import Receiver, open_socket
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 from sim_beamline import wire
 

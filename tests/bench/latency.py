@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cdi_stream.files.recording import read_scan
 from cdi_stream.processes import run_module
-from cdi_stream.recording import read_scan
-from cdi_stream.replay import example_config, replay
+from cdi_stream.replay.play import example_config, replay
 
 
 def measure(

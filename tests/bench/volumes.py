@@ -12,11 +12,11 @@ from functools import lru_cache
 import torch
 from torch import Generator, Tensor
 
-from cdi_stream.fourier import to_crystal, to_fourier_order, to_reciprocal
-from cdi_stream.live.infer import SUPPORT_THRESHOLD
+from cdi_stream.inversion.infer import SUPPORT_THRESHOLD
 from cdi_stream.networks.losses import pad_to_double
 from cdi_stream.networks.packaged import DEFAULT_NETWORK
 from cdi_stream.networks.torchscript import Network, load
+from cdi_stream.numerics.fourier import to_crystal, to_fourier_order, to_reciprocal
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.measures import chi2, r_p

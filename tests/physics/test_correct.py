@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.affine import AffineMap, lab_grid
-from cdi_stream.fourier import to_crystal
-from cdi_stream.live.correct import centre_of_mass, crystal_to, fitting_lab_grid, to_lab
-from cdi_stream.live.prepare import detector_map
+from cdi_stream.geometry.affine import AffineMap, lab_grid
+from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, to_lab
+from cdi_stream.inversion.prepare import detector_map
 from cdi_stream.messages import PreparedVolume
+from cdi_stream.numerics.fourier import to_crystal
 from sim_beamline.cases import simulated_scan
 from sim_beamline.diffract import direct_sum, q_sample
 from tests.builders import geometry_of

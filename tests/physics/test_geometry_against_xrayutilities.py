@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xrayutilities as xu
 
-from cdi_stream.geometry import exact_q_sample, sample_rotation
-from cdi_stream.geometry_case import read_case, solve_case
+from cdi_stream.geometry.case import read_case, solve_case
+from cdi_stream.geometry.circles import exact_q_sample, sample_rotation
 
 BASE = {
     "beam": [0, 0, 1],

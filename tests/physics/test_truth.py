@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cdi_stream.live import polish
-from cdi_stream.live.chain import reconstruct
+from cdi_stream.inversion import phase_retrieval as polish
+from cdi_stream.inversion.chain import reconstruct
 from sim_beamline.cases import CASES, simulated_scan
 from sim_beamline.compare import nmse, nmse_forbidden, truth_on_grid
 from sim_beamline.diffract import direct_sum, q_sample
@@ -74,7 +74,7 @@ def test_direct_sum_equals_a_plain_sum_of_exponentials():
 def test_simulator_and_library_agree_on_exact_q(name):
     experiment = simulated_scan(name).experiment
     geometry = geometry_of(experiment)
-    from cdi_stream.geometry import exact_q_sample
+    from cdi_stream.geometry.circles import exact_q_sample
 
     rows, cols = np.meshgrid(np.arange(experiment.shape[1]), np.arange(experiment.shape[2]), indexing="ij")
     for frame in (0, experiment.shape[0] - 1):

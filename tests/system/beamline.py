@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cdi_stream.config import Config, read_config
-from cdi_stream.live.tiled_server import free_port
+from cdi_stream.documents.tiled_server import free_port
+from cdi_stream.files.recording import write_scan
+from cdi_stream.messages import RecordedScan
 from cdi_stream.processes import Processes, processes
-from cdi_stream.recording import RecordedScan, write_scan
-from cdi_stream.replay import example_config
+from cdi_stream.replay.play import example_config
 from tests.builders import ONE_START
 
 LISTENER = """

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import zmq
 
-from cdi_stream import feed
-from cdi_stream.affine import AffineMap, lab_grid
-from cdi_stream.dashboard.history import FILE_NAME
-from cdi_stream.live.tiled_server import free_port
+from cdi_stream.documents.tiled_server import free_port
+from cdi_stream.geometry.affine import AffineMap, lab_grid
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext, Verdict
+from cdi_stream.operators import feed
+from cdi_stream.operators.history import FILE_NAME
 from cdi_stream.processes import start_child
 
 SHAPE = (48, 64, 56)
@@ -32,7 +32,7 @@ NEXT = RunContext(uid="6e1d52a3-raw", scan_id=55, sample="Au 3", plan_name="rock
 DASHBOARD = """
 import sys
 from pathlib import Path
-from cdi_stream.dashboard.app import run_dashboard
+from cdi_stream.operators.app import run_dashboard
 run_dashboard(sys.argv[1], "127.0.0.1", int(sys.argv[2]), sys.argv[3] or None, Path(sys.argv[4]))
 """
 FLAGS = [

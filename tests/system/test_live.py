@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
+from cdi_stream.documents.tiled_server import local_tiled
 from cdi_stream.errors import ServiceError
-from cdi_stream.live.tiled_server import local_tiled
 from sim_beamline.scan import recorded_scan
 from tests.system.beamline import beamline
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cdi_stream.dashboard.history import FILE_NAME
+from cdi_stream.operators.history import FILE_NAME
 from tests.system.browser import (
     NEXT,
     SHAPE,

@@ -18,8 +18,8 @@ import torch
 
 from cdi_stream import cli
 from cdi_stream.cli import phasing
+from cdi_stream.files.recording import write_scan
 from cdi_stream.phasing.align import align
-from cdi_stream.recording import write_scan
 from tests.bench.crystals import Case, crystal, measured
 from tests.system.test_cli import last_line, run
 from tests.unit.test_blemishes import ideal

@@ -19,14 +19,14 @@ import pytest
 import zmq
 from tiled.client import from_uri
 
-from cdi_stream import feed
-from cdi_stream.feed import FeedMessage
-from cdi_stream.live.chain import reconstruct
-from cdi_stream.live.publish import Provenance
-from cdi_stream.live.tiled_server import free_port
+from cdi_stream.documents.publish import Provenance
+from cdi_stream.documents.tiled_server import free_port
+from cdi_stream.inversion.chain import reconstruct
+from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.messages import RunContext
+from cdi_stream.operators import feed
+from cdi_stream.operators.feed import FeedMessage
 from cdi_stream.refine.backlog import Backlog, BacklogSettings
-from cdi_stream.refine.methods import MethodSettings
 from cdi_stream.refine.queue import QUEUE, Queue
 from sim_beamline.scan import recorded_scan
 from tests.builders import curve_of, settings_for

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from cdi_stream.live.tiled_server import free_port
-from cdi_stream.recording import read_scan, write_scan
-from cdi_stream.replay_config import example_config
+from cdi_stream.documents.tiled_server import free_port
+from cdi_stream.files.recording import read_scan, write_scan
+from cdi_stream.replay.endpoints import example_config
 from sim_beamline.scan import recorded_scan
 from tests.system.beamline import beamline
 from tests.system.test_cli import last_line, run

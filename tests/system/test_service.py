@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import zmq
 
-from cdi_stream.live.alarms import Alarms
-from cdi_stream.live.announce import Announcer
-from cdi_stream.live.assemble import Assembler, AssembleSettings
-from cdi_stream.live.delivery import BusDelivery
-from cdi_stream.live.incoming import Incoming
+from cdi_stream.alarms import Alarms
+from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.incoming import Incoming
+from cdi_stream.documents.delivery import BusDelivery
+from cdi_stream.documents.publish import Provenance
+from cdi_stream.documents.spool import Spool
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
-from cdi_stream.live.publish import Provenance
-from cdi_stream.live.receive import Receiver, open_socket
-from cdi_stream.live.spool import Spool
+from cdi_stream.operators.announce import Announcer
+from cdi_stream.stream.receive import Receiver, open_socket
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 from sim_beamline import wire
 from sim_beamline.scan import recorded_scan
@@ -201,7 +201,7 @@ def test_a_stop_that_overtakes_a_curve_reopens_no_run(make):
 
 
 def test_a_curve_that_breaks_a_stage_fails_and_the_next_is_right(make, monkeypatch):
-    from cdi_stream.live import chain
+    from cdi_stream.inversion import chain
 
     whole = chain.prepare
     calls = []

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdi_stream.live.tiled_server import free_port
+from cdi_stream.documents.tiled_server import free_port
+from cdi_stream.files.recording import read_scan, write_scan
 from cdi_stream.processes import Processes, processes
-from cdi_stream.recording import read_scan, write_scan
-from cdi_stream.replay import example_config, replay
+from cdi_stream.replay.play import example_config, replay
 from sim_beamline.scan import recorded_scan
 from tests.builders import ONE_START
 
@@ -113,7 +113,7 @@ def logged_again(log: Path, directory: Path, scan) -> None:
     played = subprocess.run(play, capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(played.stdout.splitlines()[-1])["messages"] == len(scan.frames) + 2
     assert counts_of(recording)["received"] == len(scan.frames)
-    from cdi_stream.message_log import read_log
+    from cdi_stream.stream.message_log import read_log
 
     assert [parts for _, parts in read_log(log)] == [parts for _, parts in read_log(directory / "copy.log")]
 

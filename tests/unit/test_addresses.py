@@ -8,10 +8,11 @@ import socket
 import pytest
 import zmq
 
-from cdi_stream import addresses, bus
+from cdi_stream import addresses
 from cdi_stream.addresses import is_ipv6, is_loopback, parse
-from cdi_stream.live.announce import Announcer
-from cdi_stream.live.receive import open_socket
+from cdi_stream.documents import bus
+from cdi_stream.operators.announce import Announcer
+from cdi_stream.stream.receive import open_socket
 
 
 def has_ipv6() -> bool:
@@ -133,7 +134,7 @@ def test_our_documents_go_out_over_ipv6(context, sender):
 
 @needs_ipv6
 def test_the_feed_is_shown_over_ipv6(context):
-    from cdi_stream.dashboard.hub import subscribe
+    from cdi_stream.operators.hub import subscribe
 
     with socket.socket(socket.AF_INET6) as probe:
         probe.bind(("::1", 0))

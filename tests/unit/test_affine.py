@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi_stream.affine import AffineMap, lab_grid
-from cdi_stream.geometry import rotation
+from cdi_stream.geometry.affine import AffineMap, lab_grid
+from cdi_stream.geometry.circles import rotation
 
 REPEATABLE = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 BQ = np.array([[2.0, 0.3, -0.4], [-0.5, 1.5, 0.2], [0.1, 0.6, 3.0]]) * 1e6

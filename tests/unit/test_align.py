@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi_stream.errors import InputError
-from cdi_stream.fourier import from_fourier_order, twin
+from cdi_stream.numerics.fourier import from_fourier_order, twin
 from cdi_stream.phasing.align import align, align_all
 
 REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database=None)

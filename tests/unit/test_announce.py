@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import zmq
 
-from cdi_stream import feed
 from cdi_stream.errors import EndpointError
-from cdi_stream.live.announce import MAX_WAITING, Announcer
+from cdi_stream.operators import feed
+from cdi_stream.operators.announce import MAX_WAITING, Announcer
 
 PATIENCE_MS = 20_000
 LARGE = np.arange(256 * 256, dtype=np.uint8).reshape(256, 256)

@@ -9,8 +9,8 @@ import pytest
 import tifffile
 
 from cdi_stream.errors import RecordingError
+from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.recorded_scan import read_recorded
-from cdi_stream.intensities.read import read_intensities
 from cdi_stream_plugins.readers.aps_spec_tiff import ApsSpecTiffReader
 from tests.spec_folders import (
     LABELS,
@@ -169,7 +169,7 @@ class TestSums:
         assert f"{image(root, 7)}) has {sums[8]}, on record {sums[7]}" in doubt
 
     def test_phase_and_our_own_file_doubt_it_too(self, tmp_path):
-        from cdi_stream.recording import write_scan
+        from cdi_stream.files.recording import write_scan
 
         root = spec_folder(tmp_path / "in")
         tifffile.imwrite(image(root, 5), FRAMES[6])

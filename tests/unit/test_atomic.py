@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cdi_stream.files.atomic import atomic_write
+from cdi_stream.disk.atomic import atomic_write
 
 
 def test_the_name_appears_only_when_the_file_is_whole(tmp_path):

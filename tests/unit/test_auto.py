@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.fourier import to_fourier_order
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.closing import closed

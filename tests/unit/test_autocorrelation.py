@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.fourier import to_fourier_order
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.autocorrelation import (
     autocorrelation,
     box_of,

@@ -15,12 +15,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cdi_stream.affine import AffineMap
-from cdi_stream.live.publish import Provenance, Result
-from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, RunContext, Verdict
+from cdi_stream.documents.publish import Provenance
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.inversion.methods import MethodSettings
+from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, Result, RunContext, Verdict
 from cdi_stream.refine import backlog as module
 from cdi_stream.refine.backlog import HANGS_S, REQUESTS, Backlog, BacklogSettings
-from cdi_stream.refine.methods import MethodSettings
 from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import sign_of_life
 

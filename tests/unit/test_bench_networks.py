@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cdi_stream.fourier import to_crystal, to_fourier_order, to_reciprocal, twin
-from cdi_stream.intensities.window import WorkingVolume
+from cdi_stream.files.intensities.window import WorkingVolume
+from cdi_stream.interface.phase_file import prepared
+from cdi_stream.inversion.chain import starting_point
+from cdi_stream.inversion.infer import crystal_of
 from cdi_stream.inversion.measurement import measurement_of
-from cdi_stream.live.chain import starting_point
-from cdi_stream.live.infer import crystal_of
 from cdi_stream.networks.masto2025 import Masto2025
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import export, load, rounded
-from cdi_stream.phase import prepared
+from cdi_stream.numerics.fourier import to_crystal, to_fourier_order, to_reciprocal, twin
 from cdi_stream.phasing.quality import misfit
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.training.crystals import CrystalRanges, crystals

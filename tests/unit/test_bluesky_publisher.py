@@ -27,9 +27,9 @@ from bluesky.callbacks.zmq import ClientCurve
 from ophyd import Component, Device, Kind, Signal
 from ophyd.sim import EnumSignal, SynAxis, SynGauss, SynSignal
 
-from cdi_stream import bus
+from cdi_stream.documents import bus
+from cdi_stream.documents.tiled_server import free_port
 from cdi_stream.errors import ConfigError, EndpointError
-from cdi_stream.live.tiled_server import free_port
 from cdi_stream_plugins.bluesky import publisher
 
 
@@ -315,7 +315,9 @@ def test_nothing_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     heavy, ours = done.stdout.splitlines()
     assert heavy == "[]"
-    assert ours == str(["cdi_stream.addresses", "cdi_stream.bus", "cdi_stream.errors", "cdi_stream.plain"])
+    assert ours == str(
+        ["cdi_stream.addresses", "cdi_stream.documents.bus", "cdi_stream.errors", "cdi_stream.documents.plain"]
+    )
 
 
 def test_the_log_says_where_the_publisher_sends(send, caplog):

@@ -17,8 +17,8 @@ from ophyd import Component, Device, Signal
 from ophyd.sim import SynAxis
 from ophyd.status import DeviceStatus
 
+from cdi_stream.documents.claim import read_claim
 from cdi_stream.errors import InputError
-from cdi_stream.live.claim import read_claim
 from cdi_stream_plugins.bluesky import rocking_curve, with_run_uid
 
 

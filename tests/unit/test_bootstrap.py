@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cdi_stream.fourier import to_fourier_order
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.bootstrap import noise_error
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import nmse

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdi_stream.bus import SERIALIZERS, reader, to_plain, unpack, writer
+from cdi_stream.documents.bus import SERIALIZERS, reader, to_plain, unpack, writer
 from cdi_stream.errors import ConfigError, WireError
 
 REPEATABLE = settings(

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import zmq
 
-from cdi_stream.bus import writer
+from cdi_stream.assemble import capture as capture_module
+from cdi_stream.assemble.capture import CaptureSettings, capture
 from cdi_stream.config import BusConfig, DetectorConfig
+from cdi_stream.disk.growing import GrowingFile
+from cdi_stream.documents.bus import writer
 from cdi_stream.errors import ConfigError, EndpointError
-from cdi_stream.files.growing import GrowingFile
-from cdi_stream.live import capture as capture_module
-from cdi_stream.live import receive as receive_module
-from cdi_stream.live.capture import CaptureSettings, capture
-from cdi_stream.message_log import MessageLog, read_log
-from cdi_stream.recording import read_scan
+from cdi_stream.files.recording import read_scan
+from cdi_stream.stream import receive as receive_module
+from cdi_stream.stream.message_log import MessageLog, read_log
 from sim_beamline import wire, wire1
 
 PATIENCE_S = 20.0

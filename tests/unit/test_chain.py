@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.live import chain, polish
-from cdi_stream.live.chain import reconstruct
+from cdi_stream.inversion import chain
+from cdi_stream.inversion import phase_retrieval as polish
+from cdi_stream.inversion.chain import reconstruct
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.quality import AGREEING

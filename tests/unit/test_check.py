@@ -8,8 +8,8 @@ import socket
 import pytest
 import zmq
 
-from cdi_stream.check import check_config
 from cdi_stream.config import Config
+from cdi_stream.live.check import check_config
 from tests.unit.test_addresses import needs_ipv6
 
 HOSTS = ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)]
@@ -64,9 +64,9 @@ class Deployment:
 
 @pytest.fixture(params=HOSTS)
 def deployment(request, tmp_path, monkeypatch):
-    monkeypatch.setattr("cdi_stream.check.load_network", lambda *_: pytest.fail("not about networks"))
-    monkeypatch.setattr("cdi_stream.check.REACH_S", 0.7)
-    monkeypatch.setattr("cdi_stream.check._network", lambda _: "not looked at")
+    monkeypatch.setattr("cdi_stream.live.check.load_network", lambda *_: pytest.fail("not about networks"))
+    monkeypatch.setattr("cdi_stream.live.check.REACH_S", 0.7)
+    monkeypatch.setattr("cdi_stream.live.check._network", lambda _: "not looked at")
     with contextlib.ExitStack() as stack:
         yield Deployment(request.param, tmp_path, stack)
 

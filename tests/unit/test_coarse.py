@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdi_stream.fourier import from_fourier_order, to_fourier_order, to_reciprocal
 from cdi_stream.networks.coarse import grown, half_box, middle, patterson, reached, refined, scaled_like
 from cdi_stream.networks.losses import overlaps, pad_to_double
+from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order, to_reciprocal
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import Array, field
 

@@ -14,15 +14,15 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from cdi_stream import feed
-from cdi_stream.dashboard.app import bound, make_app, run_dashboard, server_config
-from cdi_stream.dashboard.client import QUEUE_LENGTH, Client
-from cdi_stream.dashboard.gate import is_loopback
-from cdi_stream.dashboard.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, Hub
 from cdi_stream.errors import ConfigError, EndpointError, WireError
+from cdi_stream.operators import feed
+from cdi_stream.operators.app import bound, make_app, run_dashboard, server_config
+from cdi_stream.operators.client import QUEUE_LENGTH, Client
+from cdi_stream.operators.gate import is_loopback
+from cdi_stream.operators.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, Hub
 from tests.system.browser import frame, progress, result, source, state
 
-PAGE = files("cdi_stream.dashboard") / "page"
+PAGE = files("cdi_stream.operators") / "page"
 
 
 def parts(message):
@@ -234,7 +234,7 @@ def test_a_browser_that_does_not_read_holds_nobody_up():
 
 
 def test_the_server_outlives_malformed_and_huge_messages(monkeypatch):
-    monkeypatch.setattr("cdi_stream.dashboard.hub.SILENT_MS", 300)
+    monkeypatch.setattr("cdi_stream.operators.hub.SILENT_MS", 300)
 
     async def scenario(service, host):
         async with connect(f"ws://{host}/feed") as browser:

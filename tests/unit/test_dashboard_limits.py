@@ -17,9 +17,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from cdi_stream.dashboard import connection
-from cdi_stream.dashboard.client import Client, first_to_go
-from cdi_stream.dashboard.hub import MAX_CLIENTS, READY_S, Hub
+from cdi_stream.operators import connection
+from cdi_stream.operators.client import Client, first_to_go
+from cdi_stream.operators.hub import MAX_CLIENTS, READY_S, Hub
 from tests.system.browser import DASHBOARD, free_port, is_up, progress, result, source, state, wait_until
 from tests.unit.test_dashboard import drained, health, parts, read, run, until
 
@@ -241,7 +241,7 @@ def test_the_dashboard_is_ready_only_while_the_service_is_heard():
 
 
 def test_healthz_says_that_the_process_lives_and_readyz_that_the_feed_does(monkeypatch):
-    monkeypatch.setattr("cdi_stream.dashboard.hub.READY_S", 0.5)
+    monkeypatch.setattr("cdi_stream.operators.hub.READY_S", 0.5)
 
     async def scenario(service, host):
         async with httpx.AsyncClient(base_url=f"http://{host}") as client:

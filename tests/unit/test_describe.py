@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.affine import AffineMap, lab_grid
-from cdi_stream.fourier import to_reciprocal
-from cdi_stream.live.describe import box_vox, describe
+from cdi_stream.geometry.affine import AffineMap, lab_grid
+from cdi_stream.inversion.describe import box_vox, describe
+from cdi_stream.numerics.fourier import to_reciprocal
 
 SHAPE = (20, 22, 24)
 BLOCK = (slice(6, 15), slice(7, 14), slice(4, 19))

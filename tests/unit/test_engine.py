@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.fourier import to_fourier_order
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.engine import Batch, finished, run
 from cdi_stream.phasing.projections import Measurement, reciprocal
 from cdi_stream.phasing.recipe import parse_recipe

@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from cdi_stream.affine import AffineMap
+from cdi_stream.documents.publish import Identity, Provenance, RunPublisher
 from cdi_stream.errors import ConfigError, RecordingError
-from cdi_stream.exports import export_result
-from cdi_stream.live.publish import Identity, Provenance, Result, RunPublisher
-from cdi_stream.messages import Crystal, FrameAccount, RunContext, Verdict
+from cdi_stream.files.exports import export_result
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.messages import Crystal, FrameAccount, Result, RunContext, Verdict
 
 SHAPE = (4, 7, 10)
 VOXEL_NM = np.array([5.0, 4.0, 8.0])  # z, y, x: unequal, so that no two axes can be swapped unseen

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from cdi_stream import feed
+from cdi_stream.live.refinements import refinement_message
 from cdi_stream.messages import CurveProgress, FrameAccount, RunContext
-from cdi_stream.refine.published import refinement_message
+from cdi_stream.operators import feed
 from cdi_stream.refine.queue import Job
 
 RUN = RunContext(uid="5d0c", scan_id=54, sample="Au 3", plan_name="rocking_curve", motors=("theta",))

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi_stream.affine import AffineMap
-from cdi_stream.fourier import from_fourier_order, to_crystal, to_fourier_order, to_reciprocal, twin
-from cdi_stream.geometry import FOURIER_SIGN
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.geometry.circles import FOURIER_SIGN
+from cdi_stream.numerics.fourier import from_fourier_order, to_crystal, to_fourier_order, to_reciprocal, twin
 
 REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SHAPES = [(4, 6, 2), (3, 5, 7), (4, 5, 6), (1, 2, 3)]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cdi_stream.errors import WireError
-from cdi_stream.live.frame_log import FrameLog
 from cdi_stream.messages import DetectorFrame
+from cdi_stream.stream.frame_log import FrameLog
 from cdi_stream_plugins.decoders.array1 import Array1Decoder
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 from sim_beamline import wire

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cdi_stream.config import GeometryConfig, read_config
+from cdi_stream.config.geometry_report import Place, in_words, missing, report, sketch
 from cdi_stream.errors import GeometryError, InputError
-from cdi_stream.geometry_case import solve_case
-from cdi_stream.geometry_report import Place, in_words, missing, report, sketch
+from cdi_stream.geometry.case import solve_case
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "inline_beamline.toml"
 SHAPE = (64, 128, 128)

@@ -9,10 +9,10 @@ import logging
 import numpy as np
 import pytest
 
-from cdi_stream.dashboard import history
-from cdi_stream.dashboard.history import Keeper, Results, read_history, restored, write_history
-from cdi_stream.dashboard.hub import KEPT_RESULTS, Hub
 from cdi_stream.errors import InputError
+from cdi_stream.operators import history
+from cdi_stream.operators.history import Keeper, Results, read_history, restored, write_history
+from cdi_stream.operators.hub import KEPT_RESULTS, Hub
 from tests.system.browser import result
 from tests.unit.test_dashboard import drained, parts
 

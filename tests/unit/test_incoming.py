@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cdi_stream.live import frame_log
-from cdi_stream.live.incoming import DESCRIPTION, Incoming
+from cdi_stream.assemble.incoming import DESCRIPTION, Incoming
 from cdi_stream.messages import SeriesEnd
+from cdi_stream.stream import frame_log
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, run_start, run_stop
 

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cdi_stream.affine import AffineMap
 from cdi_stream.errors import RecordingError
+from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict
 from cdi_stream.refine.inputs import read_input, write_input
 

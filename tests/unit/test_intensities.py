@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from cdi_stream.errors import InputError, IntensitiesError, RecordingError
-from cdi_stream.exports import export_result
-from cdi_stream.fourier import to_reciprocal
-from cdi_stream.geometry import DetectorPlacement, Positions, exact_q_sample
-from cdi_stream.intensities import limits
-from cdi_stream.intensities.read import read_intensities, read_mask
-from cdi_stream.intensities.window import peak_of
-from cdi_stream.recording import RecordedScan, scan_header, write_scan
+from cdi_stream.files.exports import export_result
+from cdi_stream.files.intensities import limits
+from cdi_stream.files.intensities.read import read_intensities, read_mask
+from cdi_stream.files.intensities.window import peak_of
+from cdi_stream.files.recording import scan_header, write_scan
+from cdi_stream.geometry.circles import DetectorPlacement, Positions, exact_q_sample
+from cdi_stream.messages import RecordedScan
+from cdi_stream.numerics.fourier import to_reciprocal
 from cdi_stream.registry import load
 from tests.unit.test_exports import crystal, result_file
 

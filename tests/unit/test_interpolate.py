@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi_stream.interpolate import resample, resample_mask
-from cdi_stream.splines import by_look_ups, on_cpu
+from cdi_stream.numerics.interpolate import resample, resample_mask
+from cdi_stream.numerics.splines import by_look_ups, on_cpu
 
 REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SKEW = np.array([[0.8, 0.15, -0.1], [-0.2, 0.7, 0.05], [0.1, -0.25, 0.9]])

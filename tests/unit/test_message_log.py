@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi_stream.errors import RecordingError
-from cdi_stream.message_log import FORMAT, MessageLog, read_log
+from cdi_stream.stream.message_log import FORMAT, MessageLog, read_log
 
 MESSAGES = [(1, [b"one"]), (2**62, [b"", b"\x00\xff" * 9, b""]), (3, [b""]), (4, []), (4, [b'{"a": 1}', b"\n"])]
 HEADER = msgpack.packb({"format": FORMAT})

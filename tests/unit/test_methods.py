@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.affine import AffineMap
 from cdi_stream.errors import ConfigError, NetworkFileError
-from cdi_stream.fourier import from_fourier_order
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.inversion import methods
 from cdi_stream.inversion.measurement import measurement_of
+from cdi_stream.inversion.methods import METHODS, MethodSettings, Problem, refine
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
+from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.ranking import scalars_of
 from cdi_stream.phasing.starts import autocorrelation_starts, start_from
-from cdi_stream.refine import methods
-from cdi_stream.refine.methods import METHODS, MethodSettings, Problem, refine
 from tests.bench.crystals import Case, crystal, measured
 from tests.unit.test_auto import data_of, ordered
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdi_stream.fourier import mirrored, to_reciprocal, twin
 from cdi_stream.networks.mirrors import VIEWS, agreement, is_sure, mirrored_answers
 from cdi_stream.networks.torchscript import NetworkContract
+from cdi_stream.numerics.fourier import mirrored, to_reciprocal, twin
 from cdi_stream.training.crystals import CrystalRanges, crystals
 
 RANGES = CrystalRanges(longest_vox=(9.0, 13.0), phase_range_rad=(3.0, 6.0))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.affine import AffineMap
 from cdi_stream.errors import ConfigError
-from cdi_stream.intensities.objects import lab_object, write_object
+from cdi_stream.files.intensities.objects import lab_object, write_object
+from cdi_stream.geometry.affine import AffineMap
 
 SHAPE = (16, 18, 20)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdi_stream.live.polish import FROM_NETWORK, SHORT, of_large
+from cdi_stream.inversion.phase_retrieval import FROM_NETWORK, SHORT, of_large
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.level import level_of, refined
 from cdi_stream.phasing.others import compared

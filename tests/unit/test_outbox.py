@@ -9,7 +9,7 @@ import threading
 import pytest
 import zmq
 
-from cdi_stream import bus
+from cdi_stream.documents import bus
 from cdi_stream.refine import outbox as outbox_module
 from cdi_stream.refine.outbox import Outbox, Witness
 from cdi_stream.refine.queue import Queue

@@ -8,12 +8,12 @@ from dataclasses import replace
 import h5py
 import pytest
 
-from cdi_stream.live import publish
-from cdi_stream.live.alarms import Alarms
-from cdi_stream.live.announce import Announcer
+from cdi_stream.alarms import Alarms
+from cdi_stream.documents import publish
+from cdi_stream.documents.spool import BUS, Spool
 from cdi_stream.live.outgoing import ARRAYS_WAIT_S, Outgoing
-from cdi_stream.live.spool import BUS, Spool
 from cdi_stream.messages import RunContext
+from cdi_stream.operators.announce import Announcer
 from tests.unit.test_publish import PROVENANCE, SHAPES, result
 
 CONTEXT = RunContext(uid="raw", scan_id=4, sample="gold 7", plan_name="rock", motors=("theta",))

@@ -8,7 +8,7 @@ from itertools import combinations, product
 
 import pytest
 
-CSS = (files("cdi_stream.dashboard") / "page" / "page.css").read_text(encoding="utf-8")
+CSS = (files("cdi_stream.operators") / "page" / "page.css").read_text(encoding="utf-8")
 SCHEMES = ("dark", "light")
 TEXTS = ("text", "quiet", "good", "warn", "bad", "busy", "idle")
 FILLS = ("good", "warn", "bad", "busy")

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi_stream.bus import reader, writer
-from cdi_stream.plain import MAX_DEPTH, MAX_TEXT, to_plain
+from cdi_stream.documents.bus import reader, writer
+from cdi_stream.documents.plain import MAX_DEPTH, MAX_TEXT, to_plain
 
 
 class Colour(enum.Enum):

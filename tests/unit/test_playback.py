@@ -7,10 +7,10 @@ import threading
 import pytest
 import zmq
 
-from cdi_stream import playback
 from cdi_stream.errors import EndpointError, RecordingError, ServiceError
-from cdi_stream.message_log import MessageLog
-from cdi_stream.playback import paced, play_log
+from cdi_stream.stream import playback
+from cdi_stream.stream.message_log import MessageLog
+from cdi_stream.stream.playback import paced, play_log
 
 PATIENCE_MS = 20_000
 SENT = [[b"header", b"", b"\x00" * 5000], *([b"image", bytes([k])] for k in range(40)), [b"end"]]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cdi_stream.errors import CurveError
-from cdi_stream.live.locate import FixedGeometry, locate
-from cdi_stream.live.prepare import DetectorKnowledge, PrepareSettings, prepare
+from cdi_stream.inversion.locate import FixedGeometry, locate
+from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart
 from cdi_stream_plugins.beamlines.aps_34idc import APS_34IDC
 
@@ -53,7 +53,7 @@ def test_the_peak_comes_to_the_origin_voxel_and_its_q_with_it():
     origin = tuple(n // 2 for n in volume.counts.shape)
     assert volume.counts[origin] == blob()[PEAK]
     geometry, _, _ = locate(curve(blob()), APS_34IDC, FixedGeometry())
-    from cdi_stream.geometry import exact_q_lab
+    from cdi_stream.geometry.circles import exact_q_lab
 
     q = exact_q_lab(geometry.beamline, geometry.detector, geometry.positions, PEAK[0], PEAK[1], PEAK[2])
     np.testing.assert_allclose(volume.affine.q0, q, rtol=1e-12)

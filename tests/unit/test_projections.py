@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cdi_stream.fourier import from_fourier_order, to_fourier_order, to_reciprocal
+from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order, to_reciprocal
 from cdi_stream.phasing.projections import (
     Measurement,
     Projector,

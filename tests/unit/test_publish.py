@@ -5,9 +5,9 @@ import h5py
 import numpy as np
 import pytest
 
-from cdi_stream.affine import AffineMap, lab_grid
-from cdi_stream.live.publish import Provenance, Result, RunPublisher, reconstruction_identity
-from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext, Verdict
+from cdi_stream.documents.publish import Provenance, RunPublisher, reconstruction_identity
+from cdi_stream.geometry.affine import AffineMap, lab_grid
+from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, Result, RunContext, Verdict
 
 SHAPES = {"inference": (8, 8, 8), "reconstruction": (12, 12, 12)}
 PROVENANCE = Provenance(

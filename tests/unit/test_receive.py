@@ -11,8 +11,8 @@ import pytest
 import zmq
 
 from cdi_stream.errors import EndpointError, WireError
-from cdi_stream.live.receive import Receiver, SocketKind, open_socket
 from cdi_stream.messages import DetectorFrame, SeriesEnd, WireMessage
+from cdi_stream.stream.receive import Receiver, SocketKind, open_socket
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 from sim_beamline import wire
 

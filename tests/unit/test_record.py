@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdi_stream.assemble.recorder import Recorder
+from cdi_stream.disk import growing
 from cdi_stream.errors import RecordingError, WireError
-from cdi_stream.files import growing
-from cdi_stream.live.record import Recorder
+from cdi_stream.files.recording import read_scan
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart
-from cdi_stream.recording import read_scan
 from cdi_stream_plugins.readers.own import OwnReader
 
 N = 6

@@ -10,7 +10,8 @@ import pytest
 
 from cdi_stream.errors import RecordingError
 from cdi_stream.files.recorded_scan import read_recorded, readers_of
-from cdi_stream.recording import RecordedScan, write_scan
+from cdi_stream.files.recording import write_scan
+from cdi_stream.messages import RecordedScan
 
 FRAMES = np.random.default_rng(0).poisson(3, (4, 5, 7)).astype(np.uint16)
 SCAN = RecordedScan(

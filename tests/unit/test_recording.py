@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 
 from cdi_stream.errors import RecordingError
-from cdi_stream.recording import (
-    FORMAT,
-    RecordedScan,
-    counts_of_frames,
-    read_scan,
-    scan_header,
-    sum_doubts,
-    write_scan,
-)
+from cdi_stream.files.recording import FORMAT, counts_of_frames, read_scan, scan_header, sum_doubts, write_scan
+from cdi_stream.messages import RecordedScan
 
 FRAMES = np.random.default_rng(0).poisson(3, (4, 5, 7)).astype(np.uint16)
 MINIMAL = RecordedScan(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cdi_stream.config import Config, read_config
-from cdi_stream.recording import RecordedScan
-from cdi_stream.replay_config import PLACES, example_config, own_config, to_toml
+from cdi_stream.messages import RecordedScan
+from cdi_stream.replay.endpoints import PLACES, example_config, own_config, to_toml
 
 SCAN = RecordedScan(
     name="scan 1",

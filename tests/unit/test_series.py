@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi_stream.errors import WireError
-from cdi_stream.live.series import Series, SeriesLimits
 from cdi_stream.messages import DetectorFrame, SeriesStart
+from cdi_stream.stream.series import Series, SeriesLimits
 
 REPEATABLE = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 SHAPE = (3, 5)

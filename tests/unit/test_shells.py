@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdi_stream.affine import AffineMap
-from cdi_stream.fourier import to_fourier_order
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.projections import reciprocal
 from cdi_stream.phasing.shells import Curve, fsw, prtf, radial_q, resolution, shells
 from tests.unit.test_measures import REPEATABLE, SEEDS, SHAPES, block, case

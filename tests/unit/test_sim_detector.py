@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import zmq
 
-from cdi_stream.messages import DetectorFrame, SeriesEnd
-from cdi_stream.recording import RecordedScan
+from cdi_stream.messages import DetectorFrame, RecordedScan, SeriesEnd
 from cdi_stream_plugins.decoders import array1, dectris1, dectris2
 from sim_beamline.detector import StreamingDetector
 

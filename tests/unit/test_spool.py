@@ -7,10 +7,10 @@ import sqlite3
 
 import pytest
 
+from cdi_stream.alarms import Alarms
+from cdi_stream.documents.delivery import HEARD_WITHIN_S, ArchiveDelivery, BusDelivery
+from cdi_stream.documents.spool import BUS, SPOOL, Spool
 from cdi_stream.errors import ConfigError, ServiceError
-from cdi_stream.live.alarms import Alarms
-from cdi_stream.live.delivery import HEARD_WITHIN_S, ArchiveDelivery, BusDelivery
-from cdi_stream.live.spool import BUS, SPOOL, Spool
 
 
 def documents(run="ours", n_events=2, has_stop=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.fourier import from_fourier_order, to_fourier_order, twin
+from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order, twin
 from cdi_stream.phasing.autocorrelation import autocorrelation
 from cdi_stream.phasing.projections import Measurement, reciprocal
 from cdi_stream.phasing.starts import autocorrelation_starts, random_starts, start_from

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.affine import AffineMap
 from cdi_stream.errors import GeometryError
-from cdi_stream.fourier import to_crystal, to_reciprocal, twin
+from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, Verdict
+from cdi_stream.numerics.fourier import to_crystal, to_reciprocal, twin
 from cdi_stream.physics.lattice import displacement, lattice_of
 from cdi_stream.physics.strain import level, phase_gradient, solid, strain
 

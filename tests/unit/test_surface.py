@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cdi_stream.affine import AffineMap
 from cdi_stream.errors import CurveError
-from cdi_stream.fourier import twin
+from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, Verdict
+from cdi_stream.numerics.fourier import twin
 from cdi_stream.physics.facets import facets_of
 from cdi_stream.physics.lattice import lattice_of
 from cdi_stream.physics.surface import surface_of

@@ -11,8 +11,8 @@ import pytest
 import zmq
 
 from cdi_stream.errors import EndpointError
-from cdi_stream.live import tee as tee_module
-from cdi_stream.live.tee import tee
+from cdi_stream.stream import tee as tee_module
+from cdi_stream.stream.tee import tee
 
 PATIENCE_MS = 20_000
 SENT = [[b"header", b"", b"\x00" * 3000], *([b"image %d" % k, bytes(range(k % 256))] for k in range(200)), [b""]]

@@ -9,8 +9,8 @@ import pytest
 import tifffile
 
 from cdi_stream.errors import InputError, IntensitiesError
-from cdi_stream.intensities import limits
-from cdi_stream.intensities.read import read_intensities
+from cdi_stream.files.intensities import limits
+from cdi_stream.files.intensities.read import read_intensities
 from tests.unit.test_intensities import box_pattern
 
 

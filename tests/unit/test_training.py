@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from cdi_stream.errors import NetworkFileError
-from cdi_stream.fourier import twin
 from cdi_stream.networks import losses
 from cdi_stream.networks.packaged import network_file, packaged
 from cdi_stream.networks.torchscript import export, load, load_trainable, rounded, weights_sha256
 from cdi_stream.networks.wu2021 import small
+from cdi_stream.numerics.fourier import twin
 from cdi_stream.training import chan2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
 from cdi_stream.training.diffraction import counted, field, measure

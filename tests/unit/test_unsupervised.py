@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.fourier import to_reciprocal
 from cdi_stream.networks.chan2021 import Chan2021
 from cdi_stream.networks.losses import pad_to_double
 from cdi_stream.networks.unsupervised import SPAN, UnsupervisedSchedule, beta_1, refine_weights
 from cdi_stream.networks.wu2021 import small
+from cdi_stream.numerics.fourier import to_reciprocal
 
 N = 16
 

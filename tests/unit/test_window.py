@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.affine import AffineMap
-from cdi_stream.fourier import to_reciprocal
-from cdi_stream.intensities.volume import Intensities
-from cdi_stream.intensities.window import Window, padded_length, peak_of, window_of
+from cdi_stream.files.intensities.volume import Intensities
+from cdi_stream.files.intensities.window import Window, padded_length, peak_of, window_of
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.numerics.fourier import to_reciprocal
 
 SHAPES = [(16, 18), (15, 17), (11, 24, 13), (12, 14, 16), (9, 10, 23)]
 

@@ -1,6 +1,6 @@
 """APS 34-ID-C: theta, chi, phi under a delta-gamma arm; motor names as its SPEC writes them."""
 
-from cdi_stream.geometry import Beamline, Circle, direction
+from cdi_stream.geometry.circles import Beamline, Circle, direction
 
 APS_34IDC = Beamline(
     name="aps_34idc",

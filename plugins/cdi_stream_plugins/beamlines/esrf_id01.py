@@ -1,6 +1,6 @@
 """ESRF ID01: mu, eta, phi under a nu-delta arm; motor names as BLISS writes them."""
 
-from cdi_stream.geometry import Beamline, Circle, direction
+from cdi_stream.geometry.circles import Beamline, Circle, direction
 
 ESRF_ID01 = Beamline(
     name="esrf_id01",

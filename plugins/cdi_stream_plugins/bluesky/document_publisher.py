@@ -11,7 +11,7 @@ import numpy as np
 import zmq
 from bluesky.callbacks.zmq import Publisher
 
-from cdi_stream.bus import writer
+from cdi_stream.documents.bus import writer
 from cdi_stream.errors import EndpointError
 
 logger = logging.getLogger(__name__)
@@ -78,11 +78,11 @@ def publisher(
 class DocumentPublisher(Publisher):
     """A `bluesky.callbacks.zmq.Publisher` that never raises into the plan.
 
-    A value that msgpack and JSON do not know becomes the plain value nearest to it, see `cdi_stream.plain.to_plain`:
-    complex numbers become maps of ``real`` and ``imag``.  A value of an unknown type is replaced by its text, and the
-    document is sent: angles and names are of use without it, and an experiment is worth more than one value.  A
-    document that cannot be sent at all is dropped, as nothing can be done about it in a plan.  Both are counted, and
-    each reason is logged once.
+    A value that msgpack and JSON do not know becomes the plain value nearest to it, see
+    `cdi_stream.documents.plain.to_plain`: complex numbers become maps of ``real`` and ``imag``. A value of an
+    unknown type is replaced by its text, and the document is sent: angles and names are of use without it, and an
+    experiment is worth more than one value. A document that cannot be sent at all is dropped, as nothing can be
+    done about it in a plan. Both are counted, and each reason is logged once.
 
     A publisher that is subscribed twice sends each document once.  Two publishers at one address send it twice, which
     the service bears.

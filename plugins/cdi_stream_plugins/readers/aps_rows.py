@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import RecordingError
-from cdi_stream.recording import do_sums_agree
+from cdi_stream.files.recording import do_sums_agree
 from cdi_stream_plugins.readers.spec import SpecScan
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import RecordingError
-from cdi_stream.intensities.limits import require_few
-from cdi_stream.recording import RecordedScan, counts_of_frames
+from cdi_stream.files.intensities.limits import require_few
+from cdi_stream.files.recording import counts_of_frames
+from cdi_stream.messages import RecordedScan
 from cdi_stream_plugins.readers.aps_layout import ScanPlace, scan_place, spec_files
 from cdi_stream_plugins.readers.aps_maps import detector_maps
 from cdi_stream_plugins.readers.aps_rows import Placement, place_frames

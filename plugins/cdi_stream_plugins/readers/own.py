@@ -6,7 +6,8 @@ from pathlib import Path
 
 import h5py
 
-from cdi_stream.recording import RecordedScan, read_scan
+from cdi_stream.files.recording import read_scan
+from cdi_stream.messages import RecordedScan
 
 
 class OwnReader:

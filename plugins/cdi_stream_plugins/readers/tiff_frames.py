@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cdi_stream.errors import RecordingError
-from cdi_stream.intensities.limits import UNREADABLE, require_few
+from cdi_stream.files.intensities.limits import UNREADABLE, require_few
 
 MAX_NEGATIVE = 0.01
 """Largest share of voxels below zero, gaps of the detector left out, that is taken for blemishes."""

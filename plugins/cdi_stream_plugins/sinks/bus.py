@@ -9,7 +9,7 @@ from typing import Any
 import zmq
 
 from cdi_stream.addresses import is_ipv6
-from cdi_stream.bus import writer
+from cdi_stream.documents.bus import writer
 from cdi_stream.errors import EndpointError
 
 SETTLE_S = 0.5

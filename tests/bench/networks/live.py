@@ -16,19 +16,19 @@ import numpy as np
 import torch
 
 from cdi_stream.config import PolishConfig
-from cdi_stream.fourier import from_fourier_order
-from cdi_stream.intensities.read import read_intensities
-from cdi_stream.intensities.volume import in_counts
-from cdi_stream.intensities.window import Window, window_of
+from cdi_stream.files.intensities.read import read_intensities
+from cdi_stream.files.intensities.volume import in_counts
+from cdi_stream.files.intensities.window import Window, window_of
+from cdi_stream.interface.phase_file import prepared
+from cdi_stream.inversion.chain import lab_volume, starting_point
+from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
-from cdi_stream.live.chain import lab_volume, starting_point
-from cdi_stream.live.infer import infer
-from cdi_stream.live.polish import SEED, SHORT, PolishSettings, polish
+from cdi_stream.inversion.phase_retrieval import SEED, SHORT, PolishSettings, polish
 from cdi_stream.messages import PreparedVolume
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load
-from cdi_stream.phase import prepared
+from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.quality import judge

@@ -23,11 +23,11 @@ import torch
 from rich.table import Table
 from torch import Generator, Tensor
 
-from cdi_stream.fourier import to_reciprocal
 from cdi_stream.networks.losses import chi2, incoherence, pad_to_double, pearson
 from cdi_stream.networks.masto2025 import FieldPhase, log_scaled
 from cdi_stream.networks.packaged import network_file, packaged
 from cdi_stream.networks.torchscript import load, load_trainable
+from cdi_stream.numerics.fourier import to_reciprocal
 from cdi_stream.phasing.align import align
 from cdi_stream.training import masto2025, unrolled, wu2021
 from cdi_stream.training.crystals import CrystalRanges, crystals

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdi_stream.live.correct import centre_of_mass
-from cdi_stream.live.describe import box_vox
+from cdi_stream.inversion.correct import centre_of_mass
+from cdi_stream.inversion.describe import box_vox
 from cdi_stream.phasing.align import align
 
 LEVEL = 0.3

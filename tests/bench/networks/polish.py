@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from cdi_stream.live.polish import FROM_NETWORK
+from cdi_stream.interface.phase_file import Request, phase_file
+from cdi_stream.inversion.methods import MethodSettings
+from cdi_stream.inversion.phase_retrieval import FROM_NETWORK
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
-from cdi_stream.phase import Request, phase_file
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.refine.methods import MethodSettings
 from cdi_stream.training.run import TASKS
 from tests.bench.crystals import Case as Crystal
 from tests.bench.crystals import Complex, crystal, measured

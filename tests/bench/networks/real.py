@@ -13,23 +13,23 @@ import torch
 from rich.table import Table
 
 from cdi_stream.config import PolishConfig
-from cdi_stream.fourier import to_fourier_order
-from cdi_stream.intensities.read import read_intensities
-from cdi_stream.intensities.volume import in_counts
-from cdi_stream.intensities.window import window_of
+from cdi_stream.files.intensities.read import read_intensities
+from cdi_stream.files.intensities.volume import in_counts
+from cdi_stream.files.intensities.window import window_of
+from cdi_stream.interface.phase_file import prepared
+from cdi_stream.inversion.chain import lab_volume, starting_point
+from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
-from cdi_stream.live.chain import lab_volume, starting_point
-from cdi_stream.live.infer import infer
-from cdi_stream.live.polish import PolishSettings, polish
+from cdi_stream.inversion.methods import MethodSettings, refine
+from cdi_stream.inversion.phase_retrieval import PolishSettings, polish
 from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
 from cdi_stream.networks.block_dct import downsampled
 from cdi_stream.networks.mirrors import agreement, mirrored_answers
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.networks.torchscript import Network, load
-from cdi_stream.phase import prepared
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.quality import misfit
 from cdi_stream.phasing.starts import start_from
-from cdi_stream.refine.methods import MethodSettings, refine
 from tests.bench.networks import pictures
 from tests.bench.phasing.real import SOURCES
 from tests.bench.record import Case, Line, plain_table

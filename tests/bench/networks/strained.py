@@ -12,8 +12,8 @@ from itertools import groupby, product
 
 from rich.table import Table
 
+from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
-from cdi_stream.refine.methods import MethodSettings
 from tests.bench.crystals import Case as Crystal
 from tests.bench.crystals import crystal
 from tests.bench.networks.polish import phased

@@ -16,12 +16,12 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from cdi_stream.fourier import to_fourier_order
 from cdi_stream.networks.losses import pad_to_double
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load_trainable
 from cdi_stream.networks.unsupervised import Refined, UnsupervisedSchedule, refine_weights
 from cdi_stream.networks.wu2021 import small
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.gradient import Accelerated, Adam, refine_object
 from cdi_stream.phasing.recipe import parse_recipe

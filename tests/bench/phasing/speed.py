@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from cdi_stream.fourier import to_fourier_order
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.engine import finished, run
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.recipe import parse_recipe

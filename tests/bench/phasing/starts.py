@@ -13,8 +13,8 @@ import numpy as np
 from rich.table import Table
 from torch import Generator, Tensor
 
-from cdi_stream.fourier import to_fourier_order
 from cdi_stream.networks.losses import pad_to_double
+from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.measures import chi2
 from cdi_stream.phasing.recipe import parse_recipe

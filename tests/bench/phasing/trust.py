@@ -11,10 +11,10 @@ import numpy as np
 from rich.table import Table
 
 from cdi_stream.cli.phasing import NETWORK_RECIPE
+from cdi_stream.interface.phase_file import Request, phase_file
+from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.networks.packaged import DEFAULT_NETWORK
-from cdi_stream.phase import Request, phase_file
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.refine.methods import MethodSettings
 from tests.bench.crystals import Case as Crystal
 from tests.bench.crystals import crystal, measured
 from tests.bench.phasing.shared_crystals import RIGHT, distance

@@ -1,0 +1,186 @@
+"""Curves and documents that are under way, kept in files so that a service that is killed can go on with them.
+
+``curves/KEY`` holds the frames of one series (`frame_log`) and ``series.msgpack``, which describes it; it is deleted
+when the curve's reconstruction is out.  ``runs/NAME.documents`` holds the documents of one run as they were heard; it
+is deleted when the run is forgotten.  Nothing here waits for the disk: files survive the process, not a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from cdi_stream.disk.aside import set_aside
+from cdi_stream.disk.atomic import atomic_write
+from cdi_stream.documents.bus import to_plain
+from cdi_stream.messages import SeriesStart
+from cdi_stream.stream.frame_log import FrameLog
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "series.msgpack"
+FRAMES = "frames.log"
+MASK = "pixel_mask.npy"
+MAX_DOCUMENTS_BYTES = 256 << 20
+"""Documents of one run beyond this are not kept; a scan of 10 000 points takes a few MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedSeries:
+    """Description of one series beside its frames.
+
+    ``run_uid`` is the run that was open at its beginning, where the wire knows no series.
+    """
+
+    key: str
+    start: SeriesStart
+    wall_s: float
+    first_id: int = 0
+    n_announced: int = 0
+    is_headless: bool = False
+    run_uid: str | None = None
+    curve_index: int | None = None
+    is_ended: bool = False
+    duplicate: int = 0
+    late: int = 0
+    bad: int = 0
+    doubts: tuple[str, ...] = ()
+
+
+class Incoming:
+    """The folder of what is under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._curves, self._runs = folder / "curves", folder / "runs"
+        for part in (self._curves, self._runs):
+            part.mkdir(parents=True, exist_ok=True)
+
+    def new_key(self, series: object, wall_s: float) -> str:
+        """Return a name for a series that no other has, whatever the detector calls it."""
+        name = re.sub(r"[^A-Za-z0-9]+", "_", str(series))[:40]
+        base = f"{int(1e3 * wall_s)}-{name}"
+        names = (base if n == 0 else f"{base}-{n}" for n in range(10_000))
+        return next(key for key in names if not (self._curves / key).exists())
+
+    def frame_log(self, key: str) -> FrameLog | None:
+        """Return the log for the frames of a series; None if the disk has no room for a folder."""
+        try:
+            (self._curves / key).mkdir(exist_ok=True)
+            return FrameLog(self._curves / key / FRAMES)
+        except OSError as error:
+            logger.warning("frames are kept in memory alone, a restart would lose them: %s", error)
+            return None
+
+    def save(self, saved: SavedSeries) -> None:
+        """Write the description of a series; without room on the disk it is only logged."""
+        folder = self._curves / saved.key
+        start = {f.name: getattr(saved.start, f.name) for f in fields(SeriesStart) if f.name != "pixel_mask"}
+        plain = _fields_but_start(saved) | {"start": start}
+        try:
+            if saved.start.pixel_mask is not None and not (folder / MASK).exists():
+                with atomic_write(folder / MASK, is_flushed=False) as part, part.open("wb") as file:
+                    np.save(file, saved.start.pixel_mask)
+            with atomic_write(folder / DESCRIPTION, is_flushed=False) as part:
+                part.write_bytes(msgpack.packb(to_plain(plain), default=str))
+        except OSError as error:
+            logger.warning("series %s cannot be kept for a restart: %s", saved.start.series, error)
+
+    def left(self) -> list[SavedSeries]:
+        """Return the series that an earlier process left, oldest first; what cannot be read is put aside."""
+        found = []
+        for folder in sorted(f for f in self._curves.iterdir() if f.suffix != ".broken"):
+            if not (folder / DESCRIPTION).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            try:
+                found.append(_read(folder))
+            except (OSError, ValueError, TypeError, KeyError, msgpack.UnpackException):
+                logger.exception("%s cannot be read; it is kept as %s", folder, set_aside(folder))
+        return found
+
+    def discard(self, key: str) -> None:
+        """Delete a series, whose curve is spoken for; safe from any thread."""
+        shutil.rmtree(self._curves / key, ignore_errors=True)
+
+    def give_up(self, key: str) -> None:
+        """Put a series aside that cannot be assembled, so that it is not tried at every start."""
+        folder = self._curves / key
+        if folder.exists():
+            logger.warning("its frames are kept as %s", set_aside(folder))
+
+    def keep_document(self, run_uid: str, name: str, doc: Mapping[str, Any], heard_s: float) -> None:
+        """Add a document of a run; without room on the disk it is only logged."""
+        path = self._log(run_uid)
+        try:
+            record = msgpack.packb([name, to_plain(dict(doc)), heard_s], default=str)
+            n_bytes = path.stat().st_size if path.exists() else 0
+            if n_bytes + len(record) <= MAX_DOCUMENTS_BYTES:
+                _append(path, record, n_bytes)
+        except (OSError, ValueError, TypeError, OverflowError) as error:
+            logger.warning("a document of run %s cannot be kept for a restart: %s", run_uid[:8], error)
+
+    def documents(self) -> Iterator[tuple[str, dict[str, Any], float]]:
+        """Yield the documents that an earlier process kept, in the order in which they were heard."""
+        found: list[tuple[str, dict[str, Any], float]] = []
+        for path in self._runs.glob("*.documents"):
+            try:
+                with path.open("rb") as file:
+                    for name, doc, heard_s in msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=1 << 30):
+                        found.append((str(name), dict(doc), float(heard_s)))
+            except (ValueError, TypeError, msgpack.UnpackException) as error:
+                logger.warning("%s breaks off: %s; the documents before are used", path, error)
+        return iter(sorted(found, key=lambda entry: entry[2]))
+
+    def forget_runs(self, known: set[str]) -> None:
+        """Delete the documents of all runs but the known ones."""
+        kept = {self._log(uid) for uid in known}
+        for path in self._runs.glob("*.documents"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def _log(self, run_uid: str) -> Path:
+        return self._runs / f"{hashlib.sha256(run_uid.encode(errors='replace')).hexdigest()[:32]}.documents"
+
+
+def _append(path: Path, record: bytes, n_bytes: int) -> None:
+    """Add a record to a file of ``n_bytes``, whole or not at all."""
+    handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    try:
+        if os.write(handle, record) < len(record):
+            os.ftruncate(handle, n_bytes)
+            raise OSError(errno.ENOSPC, "no space left on the disk", str(path))
+    finally:
+        os.close(handle)
+
+
+def _fields_but_start(saved: SavedSeries) -> dict[str, Any]:
+    """Return the fields of a description but the start message."""
+    return {f.name: getattr(saved, f.name) for f in fields(SavedSeries) if f.name != "start"}
+
+
+def _read(folder: Path) -> SavedSeries:
+    plain = msgpack.unpackb((folder / DESCRIPTION).read_bytes(), strict_map_key=False)
+    start = dict(plain.pop("start"))
+    for name in ("image_shape", "roi"):
+        start[name] = None if start[name] is None else tuple(start[name])
+    start["goniometer"] = {axis: tuple(values) for axis, values in start["goniometer"].items()}
+    if (folder / MASK).exists():
+        start["pixel_mask"] = np.load(folder / MASK, allow_pickle=False)
+    doubts = tuple(plain.pop("doubts"))
+    return SavedSeries(
+        start=SeriesStart(**start),
+        doubts=doubts,
+        **(plain | {"key": folder.name}),
+    )

@@ -1,0 +1,113 @@
+"""The configuration file: one TOML file a deployment, read once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from cdi_stream import addresses
+from cdi_stream.config.detector import DetectorConfig
+from cdi_stream.config.documents import DocumentsConfig
+from cdi_stream.config.geometry import GeometryConfig
+from cdi_stream.config.outputs import DashboardConfig, FeedConfig, PublishConfig
+from cdi_stream.config.reconstruction import AssembleConfig, NetworkConfig, PolishConfig, PrepareConfig, RefineConfig
+from cdi_stream.config.section import Section
+from cdi_stream.config.values import Threads
+from cdi_stream.errors import ConfigError, describe_error
+
+
+class Config(Section):
+    """The whole of it."""
+
+    detector: DetectorConfig
+    documents: DocumentsConfig
+    geometry: GeometryConfig
+    assemble: AssembleConfig = AssembleConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    network: NetworkConfig = NetworkConfig()
+    polish: PolishConfig = Field(default_factory=PolishConfig)
+    publish: PublishConfig = PublishConfig()
+    refine: RefineConfig = Field(default_factory=RefineConfig)
+    feed: FeedConfig = FeedConfig()
+    dashboard: DashboardConfig = DashboardConfig()
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Threads = 2
+
+    @model_validator(mode="after")
+    def _apart(self) -> Config:
+        """Refuse one address for two sockets."""
+        used: dict[tuple[str, int | None], str] = {}
+        for key, text in (
+            ("detector.endpoint", self.detector.endpoint),
+            ("documents.subscribe", self.documents.subscribe),
+            ("documents.publish", self.documents.publish),
+            ("feed.endpoint", self.feed.endpoint),
+        ):
+            address = None if text is None else addresses.parse(text)
+            if address is None or (address.is_tcp and address.port is None):
+                continue
+            if (other := used.setdefault(address.place, key)) != key:
+                raise ValueError(f"{key}: expected an address of its own, got {text!r}, which {other} has already")
+        return self
+
+    def sha256(self, network_sha256: str) -> str:
+        """Hash of what decides a result, files by their content; addresses and folders do not."""
+        deciding: Any = {
+            "geometry": True,
+            "assemble": {"late_grace_s", "reading_timeout_s", "idle_timeout_s", "monitor"},
+            "prepare": True,
+            "polish": True,
+            "detector": {"format", "channel", "roi", "saturation_counts"},
+            "publish": {"lab_shape"},
+        }
+        digest = hashlib.sha256(self.model_dump_json(include=deciding).encode() + network_sha256.encode())
+        for path in (self.detector.bad_pixels, self.detector.white_field):
+            digest.update(path.read_bytes() if path is not None else b"none")
+        return digest.hexdigest()
+
+
+def read_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each key that is wrong: expected, received, where.
+    """
+    try:
+        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; deploy/beamline.toml is an example to start from") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n" + "\n".join(describe_error(e) for e in error.errors())) from error
+
+
+def prepare_folder(directory: Path) -> Path:
+    """Make the folder for results, and try whether files can be written into it; returns its full path.
+
+    Raises
+    ------
+    ConfigError
+        If they cannot, with the reason.
+    """
+    directory = directory.resolve()
+    probe = directory / f".probe.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"cdi-stream")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"publish.directory: expected a folder that can be written, got {directory} ({error.strerror}); "
+            "name another, or give this user the right to write there"
+        ) from error
+    return directory

@@ -1,0 +1,338 @@
+"""Bluesky runs as far as their documents have come, kept by run, stream and sequence number.
+
+Documents come from outside: each field that is used is checked here, and only those, so that odd documents of foreign
+devices stay usable.  A document that cannot be used raises `WireError`, whatever it holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.documents.readings import ReadingNames, arrays_in, finite, image_in, numbers_in, series_in, whole
+from cdi_stream.errors import WireError
+
+MAX_STOPPED = 50
+"""Runs with a stop document that are remembered."""
+
+MAX_OPEN = 1000
+"""Runs without a stop document that are remembered: other programs may leave theirs open."""
+
+MAX_UID = 200
+"""Letters of a uid: it becomes part of names and of documents."""
+
+MAX_CLOCK_OFFSET_S = 86_400.0
+"""A time further from this machine's clock is taken for no time at all."""
+
+_NEEDED: dict[str, dict[str, type]] = {
+    "start": {"uid": str},
+    "descriptor": {"uid": str, "run_start": str},
+    "event": {"descriptor": str, "data": Mapping},
+    "event_page": {"descriptor": str, "seq_num": list, "data": Mapping},
+    "stop": {"run_start": str},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The part of an event document that is used.
+
+    ``time_s`` is the document's own time [s since the epoch, clock of its sender], ``heard_s`` the time of its
+    receipt by this machine's clock.  ``arrays`` are readings of several values, ``series`` the series that it names.
+    """
+
+    seq_num: int
+    time_s: float | None
+    heard_s: float
+    readings: Mapping[str, float]
+    arrays: Mapping[str, tuple[float, ...]]
+    series: tuple[str, ...]
+    image_id: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class RunRecord:
+    """Documents of one run as far as they have come; an event replaces an earlier one of its number.
+
+    ``heard_s`` and ``stop_heard_s`` are times of receipt [s since the epoch, this machine's clock].  ``n_external``
+    counts its documents that name data elsewhere (StreamDatum, Datum).  A run whose start document was lost, as a
+    publisher's first document easily is, is known by its descriptors.
+    """
+
+    uid: str
+    start: Mapping[str, Any]
+    heard_s: float
+    stop: Mapping[str, Any] | None = None
+    stop_heard_s: float | None = None
+    events: dict[str, dict[int, Event]] = field(default_factory=dict)
+    descriptors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    n_external: int = 0
+    is_start_heard: bool = True
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units by data key, where the descriptors state them."""
+        keys = [item for d in self.descriptors.values() for item in d["data_keys"].items()]
+        return {str(name): str(key["units"]) for name, key in keys if isinstance(key, Mapping) and key.get("units")}
+
+    @property
+    def readings(self) -> dict[str, float]:
+        """Numbers that hold for the whole run: device configuration, then the newest baseline."""
+        found: dict[str, float] = {}
+        for descriptor in self.descriptors.values():
+            for device in descriptor["configuration"].values():
+                if isinstance(device, Mapping) and isinstance(data := device.get("data"), Mapping):
+                    found.update(numbers_in(data))
+        for _, event in sorted(self.events.get("baseline", {}).items()):
+            found.update(event.readings)
+        return found
+
+    @property
+    def streams(self) -> Iterator[tuple[str, dict[int, Event]]]:
+        """Streams with events but the baseline, ``primary`` first."""
+        names = sorted((name for name in self.events if name != "baseline"), key=lambda name: (name != "primary", name))
+        return ((name, self.events[name]) for name in names)
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether the run ended otherwise than planned."""
+        return self.stop is not None and self.stop.get("exit_status", "success") != "success"
+
+    def named_s(self, series: str) -> float:
+        """Return when the last event that names a series was heard [s since the epoch]; -inf if none does."""
+        events = (event for _, stream in self.streams for event in stream.values())
+        return max((event.heard_s for event in events if series in event.series), default=-np.inf)
+
+    def n_heard(self, stream: str, since_s: float) -> int:
+        """Return the number of events of a stream that were heard since a time [s since the epoch]."""
+        return sum(event.heard_s >= since_s for event in self.events.get(stream, {}).values())
+
+    def counted(self, stream: str) -> int | None:
+        """Return the number of events that the stop document counts in a stream; None if it counts none."""
+        counts = {} if self.stop is None else self.stop["num_events"]
+        return whole(counts.get(stream))
+
+    def missing_events(self) -> int:
+        """Return the number of events that the stop document counts and the bus did not bring."""
+        counts = {} if self.stop is None else self.stop["num_events"]
+        return sum(max(0, (whole(n) or 0) - len(self.events.get(stream, {}))) for stream, n in counts.items())
+
+
+class RunBook:
+    """Collects documents of raw runs; runs named in ``pinned`` are never forgotten.
+
+    ``wall_clock`` gives seconds since the epoch.  ``orphans`` counts documents by kind whose run was not seen to start.
+    """
+
+    def __init__(self, wall_clock: Callable[[], float], names: ReadingNames | None = None) -> None:
+        self.runs: OrderedDict[str, RunRecord] = OrderedDict()
+        self.pinned: set[str] = set()
+        self.orphans: Counter[str] = Counter()
+        self._wall_clock = wall_clock
+        self._names = names or ReadingNames()
+        self._runs_of_series: dict[str, list[str]] = {}
+        self._run_of_descriptor: dict[str, tuple[str, str]] = {}
+        self._lags_s: deque[float] = deque(maxlen=500)
+        self._offset_s: float | None = 0.0
+
+    @property
+    def clock_offset_s(self) -> float:
+        """Time to add to a document's own time to have it by this machine's clock [s].
+
+        The delay between a document's time and its receipt that most documents agree on: neither one with a wrong time
+        nor those that came late, after a pause of the bus say, count.
+        """
+        if self._offset_s is None:
+            self._offset_s = _densest(np.sort(self._lags_s)) if self._lags_s else 0.0
+        return self._offset_s
+
+    def newest_open(self) -> str | None:
+        """Return the uid of the newest run without a stop document."""
+        return next((uid for uid, run in reversed(self.runs.items()) if run.stop is None), None)
+
+    def that_name(self, series: str) -> list[RunRecord]:
+        """Return the runs whose events name a series, oldest first."""
+        return [self.runs[uid] for uid in self._runs_of_series.get(series, ()) if uid in self.runs]
+
+    def on_document(self, name: str, doc: Mapping[str, Any], heard_s: float | None = None) -> str | None:
+        """Take one document; return the uid of the run that it belongs to, None if it is left out.
+
+        Left out are our own runs, and documents of runs that were not seen to start.  ``heard_s`` is the time of
+        receipt where it is not now.
+
+        Raises
+        ------
+        WireError
+            If the document cannot be used.
+        """
+        try:
+            return self._take(name, doc, self._wall_clock() if heard_s is None else heard_s)
+        except WireError:
+            raise
+        except Exception as error:  # whatever comes from outside must not end the thread that reads it
+            raise WireError(f"{name} document cannot be used: {error!r:.200}") from error
+
+    def _take(self, name: str, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        for key, kind in _NEEDED.get(name, {}).items():
+            if not isinstance(doc.get(key), kind):
+                raise WireError(f"{name} document: expected {key!r} of type {kind.__name__}, got {doc.get(key)!r:.60}")
+        match name:
+            case "start":
+                return self._start(doc, heard_s)
+            case "descriptor":
+                return self._descriptor(doc, heard_s)
+            case "event":
+                return self._event(doc, heard_s)
+            case "event_page":
+                uids = [self._event(event, heard_s) for event in _events_of_page(doc)]
+                return uids[-1] if uids else None
+            case "stop":
+                return self._stop(doc, heard_s)
+            case "stream_datum" | "datum" | "datum_page" | "stream_resource" | "resource":
+                return self._external(name, doc)
+        return None
+
+    def _start(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        if "original_run_uid" in doc or doc.get("analysis_stage") in ("reconstruction", "refinement", "arrays"):
+            return None
+        if not doc["uid"].isprintable() or not 0 < len(doc["uid"]) <= MAX_UID:
+            raise WireError(
+                f"start document: expected a uid of at most {MAX_UID} printable letters, got {doc['uid']!r:.60}"
+            )
+        record = self.runs.get(doc["uid"])
+        if record is None:
+            self._note_lag(doc, heard_s)
+            self.runs[doc["uid"]] = RunRecord(uid=doc["uid"], start=dict(doc), heard_s=heard_s)
+            self._forget_old()
+        elif not record.is_start_heard:  # it was overtaken; one that is only sent again changes nothing
+            record.start, record.is_start_heard = dict(doc), True
+        return str(doc["uid"])
+
+    def _descriptor(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        if doc["run_start"] not in self.runs:
+            if _is_ours(doc) or not doc["run_start"].isprintable() or len(doc["run_start"]) > MAX_UID:
+                return None
+            uid = str(doc["run_start"])
+            self.runs[uid] = RunRecord(uid=uid, start={"uid": uid}, heard_s=heard_s, is_start_heard=False)
+            self._forget_old()
+        record = self.runs[doc["run_start"]]
+        name = doc.get("name", "primary")
+        kept = {key: doc[key] if isinstance(doc.get(key), Mapping) else {} for key in ("data_keys", "configuration")}
+        record.descriptors[doc["uid"]] = kept
+        self._run_of_descriptor[doc["uid"]] = (record.uid, name if isinstance(name, str) else "primary")
+        return record.uid
+
+    def _event(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        if doc["descriptor"] not in self._run_of_descriptor:
+            self.orphans["event"] += 1
+            return None
+        seq_num = whole(doc.get("seq_num"))
+        if seq_num is None or seq_num < 0 or isinstance(doc["seq_num"], bool):
+            raise WireError(f"event document: expected a seq_num from 0 on, got {doc.get('seq_num')!r:.60}")
+        uid, stream = self._run_of_descriptor[doc["descriptor"]]
+        self._note_lag(doc, heard_s)
+        data = doc["data"]
+        event = Event(
+            seq_num=seq_num,
+            time_s=_time_of(doc, heard_s),
+            heard_s=heard_s,
+            readings=numbers_in(data),
+            arrays=arrays_in(data),
+            series=series_in(data, self._names),
+            image_id=image_in(data, self._names),
+        )
+        self.runs[uid].events.setdefault(stream, {})[seq_num] = event
+        for series in event.series if stream != "baseline" else ():
+            named = self._runs_of_series.setdefault(series, [])
+            if uid not in named:
+                named.append(uid)
+        return uid
+
+    def _stop(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        record = self._record(doc["run_start"], "stop")
+        if record is None or record.stop is not None:
+            return None if record is None else record.uid
+        counts = doc.get("num_events")
+        record.stop = {**doc, "num_events": counts if isinstance(counts, Mapping) else {}}
+        record.stop_heard_s = heard_s
+        self._note_lag(doc, heard_s)
+        return record.uid
+
+    def _external(self, name: str, doc: Mapping[str, Any]) -> str | None:
+        """Count documents that name data elsewhere, which are not read."""
+        descriptor = doc.get("descriptor")
+        uid = self._run_of_descriptor.get(descriptor, (None, ""))[0] if isinstance(descriptor, str) else None
+        uid = uid or str(doc.get("run_start"))
+        if uid in self.runs:
+            self.runs[uid].n_external += name in ("stream_datum", "datum")
+            return None
+        self.orphans[name] += descriptor is not None
+        return None
+
+    def _record(self, uid: str, kind: str) -> RunRecord | None:
+        if uid not in self.runs:
+            self.orphans[kind] += 1
+        return self.runs.get(uid)
+
+    def _note_lag(self, doc: Mapping[str, Any], heard_s: float) -> None:
+        sent_s = _time_of(doc, heard_s)
+        if sent_s is not None:
+            self._lags_s.append(heard_s - sent_s)
+            self._offset_s = None
+
+    def _forget_old(self) -> None:
+        """Forget the oldest runs of either kind beyond its limit, but none that is pinned."""
+        for is_open, limit in ((False, MAX_STOPPED), (True, MAX_OPEN)):
+            of_kind = [uid for uid, run in self.runs.items() if (run.stop is None) == is_open]
+            for uid in [uid for uid in of_kind if uid not in self.pinned][: max(0, len(of_kind) - limit)]:
+                self._forget(uid)
+
+    def _forget(self, uid: str) -> None:
+        for descriptor in self.runs.pop(uid).descriptors:
+            self._run_of_descriptor.pop(descriptor, None)
+        named = {series: [other for other in uids if other != uid] for series, uids in self._runs_of_series.items()}
+        self._runs_of_series = {series: uids for series, uids in named.items() if uids}
+
+
+def _is_ours(descriptor: Mapping[str, Any]) -> bool:
+    """Whether a descriptor is of a run of ours, by the sources of its data."""
+    keys = descriptor.get("data_keys")
+    sources = (
+        [key.get("source") for key in keys.values() if isinstance(key, Mapping)] if isinstance(keys, Mapping) else []
+    )
+    return any(isinstance(source, str) and source.startswith("cdi_stream:") for source in sources)
+
+
+def _densest(ordered: NDArray[np.float64]) -> float:
+    """Return the beginning of the shortest interval that holds half of the values."""
+    n = len(ordered) // 2 + 1
+    widths = ordered[n - 1 :] - ordered[: len(ordered) - n + 1]
+    return float(ordered[int(np.argmin(widths))])
+
+
+def _time_of(doc: Mapping[str, Any], heard_s: float) -> float | None:
+    """Return a document's own time, unless no clock can be so far off."""
+    sent_s = finite(doc.get("time"))
+    return sent_s if sent_s is not None and abs(heard_s - sent_s) < MAX_CLOCK_OFFSET_S else None
+
+
+def _events_of_page(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the events of a page; a column that is shorter than the page lacks its last values."""
+    columns = {str(key): column for key, column in page["data"].items() if isinstance(column, list)}
+    if len(columns) < len(page["data"]):
+        raise WireError("event_page document: expected each column of the data to be a list")
+    told = page.get("time")
+    times = told if isinstance(told, list) else []
+    for k, seq_num in enumerate(page["seq_num"]):
+        data = {key: column[k] for key, column in columns.items() if k < len(column)}
+        yield {
+            "descriptor": page["descriptor"],
+            "seq_num": seq_num,
+            "time": times[k] if k < len(times) else None,
+            "data": data,
+        }

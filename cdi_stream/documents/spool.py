@@ -1,0 +1,314 @@
+"""Spool: documents of ours on their way to bus and archives, in order, on disk until every sink has them.
+
+One SQLite file in the results folder.  A result and the word that its curve is spoken for are written in one
+transaction, so that a service that is killed neither loses a document nor reconstructs a curve twice.  The file
+survives the process; for a power cut the last moments may be missing.  While it cannot be written (a full disk, a
+lock), documents are kept in memory and go out all the same; they are written when it can be written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cdi_stream.alarms import Alarms
+from cdi_stream.disk.aside import set_aside
+from cdi_stream.documents.bus import to_plain
+from cdi_stream.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+BUS = "bus"
+SPOOL = "spool.sqlite3"
+"""Name of the file, beside the results."""
+
+VERSION = 1
+MAX_REMEMBERED = 10_000
+"""Curves and raw runs that are remembered as spoken for."""
+
+_LOCKED_S = 0.05
+"""The live path does not wait for whoever locks the file."""
+
+_SCHEMA = (
+    "CREATE TABLE documents (id INTEGER PRIMARY KEY, run TEXT NOT NULL, name TEXT NOT NULL, doc TEXT NOT NULL)",
+    "CREATE INDEX documents_by_run ON documents (run)",
+    "CREATE TABLE runs (run TEXT PRIMARY KEY, is_over INTEGER NOT NULL DEFAULT 0, sinks TEXT NOT NULL)",
+    "CREATE TABLE heard (id INTEGER NOT NULL, sink TEXT NOT NULL, PRIMARY KEY (id, sink))",
+    "CREATE TABLE done (run TEXT NOT NULL, sink TEXT NOT NULL, PRIMARY KEY (run, sink))",
+    "CREATE TABLE curves (key TEXT PRIMARY KEY)",
+    "CREATE TABLE attempts (raw_uid TEXT PRIMARY KEY, n INTEGER NOT NULL)",
+)
+
+Item = tuple[str, Mapping[str, Any]]
+_Change = tuple[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One document of a run of ours; ``id`` is its place in the order of all."""
+
+    id: int
+    run: str
+    name: str
+    doc: Mapping[str, Any]
+
+
+class Spool:
+    """Documents under way, from any thread; one service a folder.
+
+    Parameters
+    ----------
+    directory
+        Folder of the results.
+    sinks
+        Names of the sinks beside the bus.
+    alarms
+        Told while the file cannot be written.
+
+    Raises
+    ------
+    ConfigError
+        If another service uses the folder, or it cannot be written.
+    """
+
+    def __init__(self, directory: Path, sinks: tuple[str, ...] = (), alarms: Alarms | None = None) -> None:
+        self.sinks = (BUS, *sinks)
+        self.changed = threading.Condition()
+        self._alarms = alarms or Alarms()
+        self._path = directory / SPOOL
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._claim = _claimed(directory / "service.lock")
+        except OSError as error:
+            raise ConfigError(f"publish.directory {directory}: cannot be written: {error}; choose another") from error
+        self._unsaved: deque[_Change] = deque()
+        try:
+            self._take_up(_opened(self._path))
+        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise ConfigError(f"{self._path} cannot be used: {error}; free the disk or the lock on it") from error
+            logger.exception("%s cannot be read; it is kept as %s", self._path, set_aside(self._path))
+            self._take_up(_opened(self._path))
+
+    def put(
+        self, run: str, items: Iterable[Item], *, curve_key: str | None = None, sinks: tuple[str, ...] | None = None
+    ) -> None:
+        """Add documents of one run in their order, and note that a curve is spoken for, all at once.
+
+        ``sinks`` are those that take the run, all unless they are named.
+        """
+        with self.changed:
+            changes: list[_Change] = []
+            for name, doc in items:
+                changes += self._entered(run, name, to_plain(dict(doc)), sinks or self.sinks)
+            if curve_key is not None:
+                self._curves.add(curve_key)
+                changes.append(("INSERT OR IGNORE INTO curves (key) VALUES (?)", (curve_key,)))
+            self._save(changes)
+            self.changed.notify_all()
+
+    def next_attempt(self, raw_uid: str) -> int:
+        """Return how many runs of ours were begun for a raw run before: part of the next one's uid."""
+        return self._attempts.get(raw_uid, 0)
+
+    def is_published(self, curve_key: str) -> bool:
+        """Whether the reconstruction of a curve is on its way or out."""
+        return curve_key in self._curves
+
+    def close_left_runs(self, reason: str) -> int:
+        """Write the stop documents of runs that an earlier service left open; returns how many those are."""
+        left = list(self._open.items())
+        for run, entries in left:
+            names = {e.doc["uid"]: e.doc["name"] for e in entries if e.name == "descriptor"}
+            counts = dict.fromkeys(names.values(), 0)
+            for entry in entries:
+                if entry.name == "event" and entry.doc["descriptor"] in names:
+                    counts[names[entry.doc["descriptor"]]] += 1
+            stop = {"uid": f"{run}-stop", "run_start": run, "time": time.time(), "exit_status": "abort"}
+            self.put(run, [("stop", {**stop, "reason": reason, "num_events": counts})])
+        return len(left)
+
+    def waiting(self, sink: str) -> list[Entry]:
+        """Return the documents that a sink has not got, in their order."""
+        with self.changed:
+            return list(self._waiting[sink])
+
+    def heard(self, sink: str, entry: Entry) -> None:
+        """Note that a sink has a document; the run is done there when its stop document is."""
+        with self.changed:
+            queue = self._waiting[sink]
+            if queue and queue[0].id == entry.id:
+                queue.popleft()
+            else:
+                with contextlib.suppress(ValueError):
+                    queue.remove(entry)
+            changes: list[_Change] = [("INSERT OR IGNORE INTO heard VALUES (?, ?)", (entry.id, sink))]
+            if entry.name == "stop":
+                changes += self._done(sink, entry.run)
+            self._save(changes)
+
+    def sent(self, sink: str, entries: Iterable[Entry]) -> None:
+        """Note for the next start that a sink was given documents; they wait here until they are heard."""
+        with self.changed:
+            self._save([("INSERT OR IGNORE INTO heard VALUES (?, ?)", (entry.id, sink)) for entry in entries])
+
+    def before(self, entry: Entry) -> list[Entry]:
+        """Return the documents of the same run before one, as far as they are kept."""
+        with self.changed:
+            rows = self._db.execute(
+                "SELECT id, name, doc FROM documents WHERE run = ? AND id < ? ORDER BY id", (entry.run, entry.id)
+            )
+            return [Entry(id=number, run=entry.run, name=name, doc=json.loads(doc)) for number, name, doc in rows]
+
+    def rewind(self, sink: str, entries: Iterable[Entry]) -> None:
+        """Put documents back that a sink has to get again, before the others."""
+        with self.changed:
+            self._waiting[sink].extendleft(reversed(list(entries)))
+
+    def close(self) -> dict[str, int]:
+        """Let go of the file; returns the number of documents that each sink has still to get."""
+        with self.changed:
+            self._save([])
+            left = {name: len(queue) for name, queue in self._waiting.items() if queue}
+            self._db.close()
+            os.close(self._claim)
+        return left
+
+    def _entered(self, run: str, name: str, doc: dict[str, Any], sinks: tuple[str, ...]) -> list[_Change]:
+        entry = Entry(id=self._next_id, run=run, name=name, doc=doc)
+        self._next_id += 1
+        changes: list[_Change] = []
+        if name == "start":
+            changes.append(("INSERT OR IGNORE INTO runs (run, sinks) VALUES (?, ?)", (run, json.dumps(sinks))))
+            changes += self._began(str(doc.get("original_run_uid", "")))
+            self._open[run] = []
+        self._open.setdefault(run, []).append(entry)
+        changes.append(("INSERT INTO documents VALUES (?, ?, ?, ?)", (entry.id, run, name, json.dumps(doc))))
+        if name == "stop":
+            changes.append(("UPDATE runs SET is_over = 1 WHERE run = ?", (run,)))
+            self._open.pop(run, None)
+        for sink in sinks:
+            self._waiting[sink].append(entry)
+        return changes
+
+    def _began(self, raw_uid: str) -> list[_Change]:
+        n = self._attempts.pop(raw_uid, 0) + 1
+        self._attempts[raw_uid] = n
+        for old in list(self._attempts)[: max(0, len(self._attempts) - MAX_REMEMBERED)]:
+            del self._attempts[old]
+        return [("INSERT OR REPLACE INTO attempts VALUES (?, ?)", (raw_uid, n))]
+
+    def _done(self, sink: str, run: str) -> list[_Change]:
+        """Note that a sink has a whole run; what every sink has is deleted."""
+        if any(entry.run == run for queue in self._waiting.values() for entry in queue):
+            return [("INSERT OR IGNORE INTO done VALUES (?, ?)", (run, sink))]
+        return _forgotten(run)
+
+    def _take_up(self, db: sqlite3.Connection) -> None:
+        """Begin with what an earlier service left in the file."""
+        self._db = db
+        for table in ("curves", "attempts"):  # the oldest are no longer asked for
+            db.execute(
+                f"DELETE FROM {table} WHERE rowid <= (SELECT MAX(rowid) FROM {table}) - {MAX_REMEMBERED}"  # noqa: S608 - ours
+            )
+        self._waiting: dict[str, deque[Entry]] = {name: deque() for name in self.sinks}
+        self._attempts = dict(db.execute("SELECT raw_uid, n FROM attempts"))
+        self._curves = {key for (key,) in db.execute("SELECT key FROM curves")}
+        self._open: dict[str, list[Entry]] = {}
+        self._next_id = 1 + (db.execute("SELECT MAX(id) FROM documents").fetchone()[0] or 0)
+        self._load()
+
+    def _load(self) -> None:
+        """Take up the documents of runs that not every sink has."""
+        heard = set(self._db.execute("SELECT id, sink FROM heard"))
+        done = set(self._db.execute("SELECT run, sink FROM done"))
+        runs = {run: (bool(over), json.loads(sinks)) for run, over, sinks in self._db.execute("SELECT * FROM runs")}
+        for number, run, name, doc in self._db.execute("SELECT id, run, name, doc FROM documents ORDER BY id"):
+            is_over, sinks = runs.get(run, (True, self.sinks))
+            entry = Entry(id=number, run=run, name=name, doc=json.loads(doc))
+            if not is_over:
+                self._open.setdefault(run, []).append(entry)
+            for sink in self.sinks:
+                if sink in sinks and (run, sink) not in done and (number, sink) not in heard:
+                    self._waiting[sink].append(entry)
+        under_way = {entry.run for queue in self._waiting.values() for entry in queue}
+        for run in {run for run, (is_over, _) in runs.items() if is_over} - under_way:
+            self._save(_forgotten(run))
+
+    def _save(self, changes: list[_Change]) -> None:
+        """Write changes in one transaction; what cannot be written now is tried again with the next ones."""
+        self._unsaved.extend(changes)
+        if not self._unsaved:
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for statement, values in self._unsaved:
+                self._db.execute(statement, values)
+            self._db.execute("COMMIT")
+            self._unsaved.clear()
+            self._alarms.clear("spool")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            text = f"{self._path} cannot be written ({error}): documents are kept in memory; free the disk or the lock"
+            self._alarms.set("spool", text)
+            logger.warning(text)
+
+
+def _forgotten(run: str) -> list[_Change]:
+    """Return the changes that delete what every sink has."""
+    return [
+        ("DELETE FROM heard WHERE id IN (SELECT id FROM documents WHERE run = ?)", (run,)),
+        ("DELETE FROM documents WHERE run = ?", (run,)),
+        ("DELETE FROM runs WHERE run = ?", (run,)),
+        ("DELETE FROM done WHERE run = ?", (run,)),
+    ]
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open the file; one that is none, or of another version, is put aside, not obeyed."""
+    try:
+        return _connected(path)
+    except sqlite3.OperationalError as error:
+        raise ConfigError(f"{path} cannot be used: {error}; free the disk or the lock on it") from error
+    except sqlite3.DatabaseError:
+        logger.exception("%s cannot be used; it is kept as %s and a new one is begun", path, set_aside(path))
+        return _connected(path)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=_LOCKED_S, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    if db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0:
+        for statement in _SCHEMA:
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    if (found := db.execute("PRAGMA user_version").fetchone()[0]) != VERSION:
+        db.close()
+        raise sqlite3.DatabaseError(f"expected a spool of version {VERSION}, got {found}")
+    return db
+
+
+def _claimed(lock: Path) -> int:
+    """Hold a lock file; the system frees it with the process."""
+    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise ConfigError(
+            f"{lock.parent} is in use by another service: stop that one, or set publish.directory to another folder"
+        ) from error
+    return handle

@@ -1,0 +1,167 @@
+"""A Tiled server of our own, for when none is configured: SQLite catalog, loopback, in a process that is kept alive."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from cdi_stream.alarms import Alarms
+from cdi_stream.disk.atomic import atomic_write
+from cdi_stream.errors import ServiceError
+from cdi_stream.processes import start_child
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 2.0
+SILENT_S = 30.0
+"""A server that does not answer for so long is started anew."""
+
+STOP_S = 1.5
+_REACH_S = 2.0
+
+
+@contextlib.contextmanager
+def local_tiled(
+    directory: Path, port: int | None = None, api_key: str | None = None, alarms: Alarms | None = None
+) -> Iterator[TiledServer]:
+    """Serve ``directory/catalog.db`` and the files beside it for as long as the context lasts.
+
+    Address and key are written to ``directory/tiled.json``, readable by the user alone; where the configuration gives
+    none, those of the last time are kept.
+    """
+    server = TiledServer(directory, port, api_key, alarms or Alarms())
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class TiledServer:
+    """The server's process and a thread that watches it."""
+
+    def __init__(self, directory: Path, port: int | None, api_key: str | None, alarms: Alarms) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = _kept(directory / "tiled.json")
+        self.api_key = api_key or kept.get("api_key") or secrets.token_hex(16)
+        self.uri = f"http://127.0.0.1:{port or _port_of(kept) or free_port()}"
+        self._directory = directory
+        self._alarms = alarms
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._watch, name="tiled server", daemon=True)
+
+    def start(self) -> None:
+        """Start the server; it answers some seconds later."""
+        with atomic_write(self._directory / "tiled.json") as part:
+            part.touch(mode=0o600)
+            part.write_text(json.dumps({"uri": self.uri, "api_key": self.api_key}))
+        self._process = self._started()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the server: politely, then not."""
+        self._stopping.set()
+        with self._lock:
+            self._end()
+
+    def require_answer(self) -> None:
+        """Raise `ServiceError` if the server does not answer now."""
+        if not self._answers():
+            raise ServiceError(f"the Tiled server at {self.uri} does not answer; see {self._directory / 'tiled.log'}")
+
+    def _watch(self) -> None:
+        """Start the server anew when it has ended, or has not answered for long."""
+        answered_s = time.monotonic() + START_TIMEOUT_S
+        while not self._stopping.wait(LOOK_EVERY_S):
+            process = self._process
+            if self._answers():
+                answered_s = max(answered_s, time.monotonic())
+                self._alarms.clear("tiled server")
+                continue
+            is_dead = process is None or process.poll() is not None
+            if is_dead or time.monotonic() - answered_s > SILENT_S:
+                text = "has ended" if is_dead else f"has not answered for {SILENT_S:.0f} s"
+                logger.warning("the Tiled server %s, see tiled.log: it is started again", text)
+                self._alarms.set("tiled server", f"the Tiled server {text}: it is started again")
+                with self._lock:
+                    if self._stopping.is_set():
+                        return
+                    self._end()
+                    answered_s = time.monotonic() + START_TIMEOUT_S
+                    try:
+                        self._process = self._started()
+                    except OSError as error:
+                        logger.warning("the Tiled server cannot be started: %s", error)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        d = self._directory
+        command = [sys.executable, "-m", "tiled", "serve", "catalog", str(d / "catalog.db"), "--init"]
+        command += ["--write", str(d / "tiled"), "--write", f"sqlite:///{d / 'tables.db'}", "--read", str(d)]
+        command += ["--host", "127.0.0.1", "--port", self.uri.rpartition(":")[2]]
+        handle = os.open(d / "tiled.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        os.fchmod(handle, 0o600)  # the server logs its key
+        with os.fdopen(handle, "ab") as log:
+            return start_child(command, log, TILED_SINGLE_USER_API_KEY=self.api_key)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(urllib.error.URLError, OSError, ValueError, http.client.HTTPException):
+            urllib.request.urlopen(f"{self.uri}/healthz", timeout=_REACH_S).close()  # noqa: S310 - our own address
+            return True
+        return False
+
+    def _end(self) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _kept(path: Path) -> dict[str, str]:
+    """Address and key of the last time, if they can be read."""
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in kept.items() if isinstance(value, str)} if isinstance(kept, dict) else {}
+
+
+def _port_of(kept: dict[str, str]) -> int | None:
+    """Port of the last time, if nobody else has taken it since."""
+    text = kept.get("uri", "").rpartition(":")[2]
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        return None
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(text)))
+        except OSError:
+            return None
+    return int(text)

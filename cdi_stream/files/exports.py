@@ -1,0 +1,198 @@
+"""Export of a result file to what others read: CXI for silx, PyNX and cdiutils, VTI for ParaView.
+
+Neither format moves a voxel: arrays stay ``[z, y, x]`` in lab axes and r = 0 stays at voxel N//2.  CXI keeps the
+complex crystal with its own phase, and under ``/entry_1/cdi_stream`` what that phase means.  VTI holds plain
+pictures: lengths in nanometres, and the phase counted from its mean in the support.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ElementTree, SubElement
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.disk.atomic import atomic_write
+from cdi_stream.errors import ConfigError, RecordingError
+from cdi_stream.geometry.affine import AffineMap, Floats
+
+_AXES = ("z", "y", "x")
+_MAP = ("coordinates", "fourier_sign", "handedness", "q0_lab_inv_m", "bq_lab_inv_m", "sample_to_lab")
+_MAP_MEANING = (
+    "Diffraction of the crystal: q(i) = q0 + bq (i - N//2) for voxel i in [z, y, x]; vectors are (x, y, z) in lab "
+    "axes, z along the beam, y up, x outboard, unless the beamline names its own. F(q) = sum rho exp(fourier_sign * 1j "
+    "* q.r): with +1, a displacement u has the phase +q0.u, and programs that take numpy's fft for this sum hold the "
+    "complex conjugate. v_lab = sample_to_lab v_sample."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Result:
+    """What a result file holds: arrays ``[z, y, x]``, their map, and all attributes by name."""
+
+    density: NDArray[np.complex64]
+    support: NDArray[np.uint8]
+    affine: AffineMap
+    numbers: Mapping[str, Any]
+
+    @property
+    def voxel_m(self) -> Floats:
+        """Sides of a voxel along z, y, x."""
+        return np.linalg.norm(self.affine.br, axis=0)
+
+
+def export_result(source: Path, target: Path) -> None:
+    """Write the crystal of a result file as CXI 1.4 (``.cxi``) or VTK ImageData (``.vti``), by the target's suffix.
+
+    The target appears under its name only when it is whole; one that is there already is replaced.
+
+    Raises
+    ------
+    ConfigError
+        If the target has any other suffix.
+    RecordingError
+        If the source is not a result file of ours, or its curve gave no crystal.
+    """
+    write = _WRITERS.get(target.suffix.lower())
+    if write is None:
+        raise ConfigError(
+            f"{target}: expected a name that ends in .cxi or .vti, got {target.suffix!r}: "
+            "choose .cxi for silx, PyNX or cdiutils, .vti for ParaView"
+        )
+    result = _read(source)
+    with atomic_write(target) as part:
+        write(result, part)
+
+
+def _read(source: Path) -> _Result:
+    try:
+        with h5py.File(source, "r") as file:
+            numbers = dict(file["entry/cdi_stream"].attrs)
+            density, support = file["entry/data/crystal"][0], file["entry/data/support"][0]
+        grade, reasons = numbers["verdict"], numbers["reasons"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RecordingError(
+            f"{source}: expected a result file of cdi-stream, got: {error}; "
+            "take a file ending in _reconstruction.h5 or _inference.h5 from the service's publish directory"
+        ) from error
+    if "q0_lab_inv_m" not in numbers:
+        raise RecordingError(
+            f"{source}: expected a crystal, got none: the verdict is {grade} ({reasons}); "
+            "export another curve, or measure this one again"
+        )
+    return _Result(density=density, support=support, affine=_affine(numbers, density.shape), numbers=numbers)
+
+
+def _affine(numbers: Mapping[str, Any], shape: tuple[int, int, int]) -> AffineMap:
+    return AffineMap(
+        shape=shape,
+        q0=numbers["q0_lab_inv_m"],
+        bq=numbers["bq_lab_inv_m"],
+        sample_to_lab=numbers["sample_to_lab"],
+        coordinates=numbers["coordinates"],
+        fourier_sign=int(numbers["fourier_sign"]),
+    )
+
+
+def _write_cxi(result: _Result, path: Path) -> None:
+    """Write CXI 1.4 with the NeXus attributes that lead a viewer from the root to the crystal."""
+    numbers = result.numbers
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"NX_class": "NXroot", "default": "entry_1"})
+        file["cxi_version"], file["number_of_entries"] = 140, 1
+        entry = _group(file, "entry_1", "NXentry", default="data_1")
+        file["entry_last"] = h5py.SoftLink(entry.name)  # where PyNX looks first
+        entry["title"] = f"series {numbers['series']}, curve {numbers['curve_index']}: {numbers['verdict']}"
+        entry["program_name"] = f"cdi-stream {version('cdi-stream')}"
+        image = _add_image(entry, result)
+        _add_process(image, numbers)
+        plot = _group(entry, "data_1", "NXdata", signal="data", axes=_AXES, title=entry["title"][()])
+        for name in ("data", *_AXES):
+            plot[name] = h5py.SoftLink(f"{image.name}/{name}")
+        meaning = _group(entry, "cdi_stream", "NXcollection")
+        meaning["description"] = _MAP_MEANING
+        for name in _MAP:
+            meaning[name] = numbers[name]
+
+
+def _add_image(entry: h5py.Group, result: _Result) -> h5py.Group:
+    """Add ``image_1``: the crystal, its support and its place in the lab, in metres."""
+    image = _group(entry, "image_1", "NXdata", signal="data", axes=_AXES)
+    # The CXI document has one bit, 0x10000, for the support; PyNX and cdiutils write and expect 1 and 0.
+    for name, array in {"data": result.density, "mask": result.support}.items():
+        image.create_dataset(name, data=array, compression="gzip", shuffle=True)
+    image["support"] = h5py.SoftLink(f"{image.name}/mask")
+    image["data_type"], image["data_space"] = "electron density", "real"
+    image["dimensionality"], image["is_fft_shifted"] = 3, 0
+    for name, lengths in {"image_size": result.voxel_m * result.density.shape, "voxel_size": result.voxel_m}.items():
+        image[name] = lengths
+        # "Width, height and depth" could be read either way; PyNX and cdiutils follow the array's axes.
+        image[name].attrs.update({"units": "m", "order": ":".join(_AXES)})
+    for axis, n, step in zip(_AXES, result.density.shape, result.voxel_m, strict=True):
+        image[axis] = (np.arange(n) - n // 2) * step
+        image[axis].attrs["units"] = "m"
+    return image
+
+
+def _add_process(image: h5py.Group, numbers: Mapping[str, Any]) -> None:
+    """Add ``process_1``: who made the image and every number said of it; ``version`` is that of the export."""
+    process = _group(image, "process_1", "NXprocess")
+    process["program"], process["version"] = "cdi-stream", version("cdi-stream")
+    process["comments"] = f"{numbers['verdict']}: {numbers['reasons']}"
+    results = _group(process, "results", "NXcollection")
+    for name in numbers.keys() - {*_MAP, "affine"}:
+        results[name] = numbers[name]
+
+
+def _group(parent: h5py.Group, name: str, nx_class: str, **attributes: Any) -> h5py.Group:
+    group = parent.create_group(name)
+    group.attrs.update({"NX_class": nx_class, **attributes})
+    return group
+
+
+def _write_vti(result: _Result, path: Path) -> None:
+    """Write VTK XML ImageData, base64 inside, so that any XML parser reads it; VTK's order is x, y, z."""
+    counts, spacing_nm = np.array(result.density.shape[::-1]), result.voxel_m[::-1] * 1e9
+    extent = " ".join(f"0 {n - 1}" for n in counts)
+    place = {"WholeExtent": extent, "Origin": _words(-spacing_nm * (counts // 2)), "Spacing": _words(spacing_nm)}
+    root = Element("VTKFile", type="ImageData", version="1.0", byte_order="LittleEndian", header_type="UInt64")
+    piece = SubElement(SubElement(root, "ImageData", place), "Piece", Extent=extent)
+    points = SubElement(piece, "PointData", Scalars="amplitude")
+    for name, array in _pictures(result).items():
+        vtk_type = "UInt8" if array.dtype == np.uint8 else "Float32"
+        SubElement(points, "DataArray", type=vtk_type, Name=name, format="binary").text = _encoded(array)
+    ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _pictures(result: _Result) -> dict[str, np.ndarray]:
+    """Fields by name.  The phase is wrapped, zero outside the support; without q0 there is no displacement."""
+    inside, affine = result.support > 0, result.affine
+    # A crystal's overall phase is arbitrary: counted from the mean, wraps lie as far away as they can.
+    mean = result.density[inside].sum(dtype=np.complex128)
+    phase = np.where(inside, np.angle(result.density * mean.conj()), 0.0)
+    pictures = {"amplitude": np.abs(result.density).astype("<f4"), "phase_rad": phase.astype("<f4")}
+    q = float(np.linalg.norm(affine.q0))
+    if q > 0:
+        pictures["displacement_along_q_nm"] = (affine.fourier_sign * phase / q * 1e9).astype("<f4")
+    return pictures | {"support": inside.astype(np.uint8)}
+
+
+def _words(numbers: Floats) -> str:
+    return " ".join(repr(float(number)) for number in numbers)
+
+
+def _encoded(array: np.ndarray) -> str:
+    """Bytes in base64, after their count; C order of ``[z, y, x]`` is VTK's, x fastest."""
+    data = array.tobytes()
+    return base64.b64encode(struct.pack("<Q", len(data)) + data).decode()
+
+
+_WRITERS: dict[str, Callable[[_Result, Path], None]] = {".cxi": _write_cxi, ".vti": _write_vti}

@@ -1,0 +1,114 @@
+"""The file of a phased object, npz without pickle: it has its name only when it is whole and on disk.
+
+``object`` complex64, ``support`` bool and ``fourier_sign`` are always there, on the grid of the intensities.  Where
+the geometry is known ``object_lab`` and ``support_lab`` lie on a lab grid [z, y, x] with cubic voxels, and the map
+``lab_q0_inv_m``, ``lab_bq_inv_m``, ``lab_br_m``, ``lab_sample_to_lab``, ``lab_coordinates`` belongs to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdi_stream.disk.atomic import atomic_write
+from cdi_stream.errors import ConfigError
+from cdi_stream.geometry.affine import AffineMap, Shape
+from cdi_stream.geometry.circles import FOURIER_SIGN
+from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to
+
+LAB_SHAPE: Shape = (96, 96, 96)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabObject:
+    """A crystal on a lab grid [z, y, x], its centre of mass at the origin voxel; arrays share the map's shape."""
+
+    density: NDArray[np.complex64]
+    support: NDArray[np.bool_]
+    affine: AffineMap
+
+
+def lab_object(crystal: Tensor, support: Tensor, affine: AffineMap, shape: Shape = LAB_SHAPE) -> LabObject:
+    """Resample a crystal of the working frame, whose map is ``affine``, to a lab grid that holds its support.
+
+    It must be the crystal about its own peak: the ramp of an object on the file's grid is too steep to interpolate.
+    """
+    density, inside = crystal.detach(), support.detach()
+    target = fitting_lab_grid(inside.cpu().numpy(), affine, shape)
+    centre = centre_of_mass(density.cpu().numpy())
+    return LabObject(
+        density=crystal_to(density, affine, target, centre).cpu().numpy().astype(np.complex64),
+        support=support_to(inside, affine, target, centre).cpu().numpy(),
+        affine=target,
+    )
+
+
+def require_writable(path: Path, option: str = "--out") -> None:
+    """Find out before the work whether the file of an option can be written after it.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".part").open("wb"):
+            pass
+        path.with_name(path.name + ".part").unlink()
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: cannot be written: {error}; choose another place") from error
+    if path.is_dir():
+        raise ConfigError(f"{option} {path}: expected a file's name, got a folder; choose another place")
+
+
+def write_object(path: Path, density: Tensor, support: Tensor, lab: LabObject | None = None) -> None:
+    """Write an object and its support, both of the intensities' shape, and the crystal in lab axes if there is one.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be written.
+    """
+    arrays: dict[str, Any] = {
+        "object": density.detach().cpu().numpy().astype(np.complex64),
+        "support": support.detach().cpu().numpy().astype(bool),
+        "fourier_sign": np.int64(FOURIER_SIGN),
+    }
+    if arrays["object"].shape != arrays["support"].shape:
+        raise ValueError(f"object {density.shape} and support {support.shape} differ in shape")
+    if lab is not None:
+        arrays |= {"object_lab": lab.density.astype(np.complex64), "support_lab": lab.support, **_map(lab.affine)}
+    try:
+        with atomic_write(path) as part, part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be written: {error}; choose another place") from error
+
+
+def require_npz(path: Path) -> None:
+    """Raise `ConfigError` if a name promises another format than the one that is written."""
+    if path.suffix != ".npz":
+        raise ConfigError(f"--out {path}: expected a name that ends in .npz, got {path.suffix or 'no suffix'!r}")
+
+
+def free_name(folder: Path, stem: str) -> Path:
+    """Name for an object in a folder that no file has: ``STEM_object.npz``, ``STEM_object.1.npz`` and so on."""
+    names = (f"{stem}_object{dot}.npz" for dot in chain([""], (f".{k}" for k in count(1))))
+    return next(path for path in map(folder.joinpath, names) if not path.exists())
+
+
+def _map(affine: AffineMap) -> dict[str, Any]:
+    return {
+        "lab_q0_inv_m": affine.q0,
+        "lab_bq_inv_m": affine.bq,
+        "lab_br_m": affine.br,
+        "lab_sample_to_lab": affine.sample_to_lab,
+        "lab_coordinates": np.str_(affine.coordinates),
+    }

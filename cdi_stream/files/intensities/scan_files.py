@@ -1,0 +1,70 @@
+"""Files of recorded scans, ours and those that an installed reader knows, as intensities."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+
+from cdi_stream.errors import IntensitiesError
+from cdi_stream.files.intensities.limits import require_intensities
+from cdi_stream.files.intensities.scans import Placement, scan_intensities
+from cdi_stream.files.intensities.volume import Intensities
+from cdi_stream.files.recorded_scan import read_recorded, readers_of
+from cdi_stream.intensities.hdf5_files import dataset_of
+
+
+def read_own_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
+    """Read a scan in the project's own HDF5 file; the first of several unless ``number`` names another.
+
+    Raises
+    ------
+    IntensitiesError, RecordingError
+        If the file holds no scan, or frames that cannot be phased.
+    """
+    with h5py.File(path, "r") as file:
+        if "entry/data/crystal" in file:
+            raise IntensitiesError(
+                f"{path}: expected measured intensities, got a result of cdi-stream: give the scan that it came from"
+            )
+        for entry in file:
+            frames = dataset_of(file, f"{entry}/data/data", path)
+            if frames is not None:
+                require_intensities(frames.shape, frames.dtype, f"{path}: /{entry}/data/data")
+        numbers = _series_in(file)
+    chosen = min(numbers) if number is None and numbers else number
+    found = scan_intensities(read_recorded(path, chosen), placement)
+    if number is None and len(numbers) > 1:
+        listed = ", ".join(map(str, numbers))
+        found = replace(found, notes=(*found.notes, f"series {chosen} is taken, the first of {listed}"))
+    return found
+
+
+def read_facility_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
+    """Read a scan of a facility by the installed readers.
+
+    Raises
+    ------
+    IntensitiesError, RecordingError
+        If no reader understands it, or its frames cannot be phased.
+    """
+    if not is_facility_scan(path):
+        raise IntensitiesError(
+            f"{path}: expected intensities as npy, npz, CXI or a recorded scan, or as TIFF, got none of them: "
+            "save the array as npy"
+        )
+    return scan_intensities(read_recorded(path, number), placement)
+
+
+def is_facility_scan(path: Path) -> bool:
+    """Whether an installed reader understands the file or folder."""
+    return bool(readers_of(path))
+
+
+def _series_in(file: h5py.File) -> list[int]:
+    """Numbers of the series that ``record`` wrote; none where the file holds a single scan."""
+    groups = [group for entry in file if isinstance(group := file.get(f"{entry}/cdi_stream"), h5py.Group)]
+    if any("header" in group.attrs for group in groups):
+        return []
+    return sorted(int(name[7:]) for group in groups for name in group if name[:7] == "series_" and name[7:].isdigit())

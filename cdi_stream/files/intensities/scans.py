@@ -1,0 +1,156 @@
+"""Intensities of a recorded scan: its frames as a volume, marked and placed as the live path does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream import registry
+from cdi_stream.config import InlineBeamline
+from cdi_stream.errors import CdiStreamError, IntensitiesError, RecordingError
+from cdi_stream.files.intensities.limits import require_intensities
+from cdi_stream.files.intensities.volume import Intensities
+from cdi_stream.files.recording import DETECTOR_HEADER
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.geometry.circles import Beamline
+from cdi_stream.inversion.blemishes import is_saturated, no_count_from
+from cdi_stream.inversion.locate import FixedGeometry, locate
+from cdi_stream.inversion.prepare import DetectorKnowledge, detector_map, expected_scale, pixels_to_use
+from cdi_stream.inversion.window import brightest_voxel
+from cdi_stream.messages import FrameAccount, RecordedScan, RockingCurve, RunContext, SeriesStart, read_only
+
+Bools = NDArray[np.bool_]
+AXES = ("frame", "row", "col")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Beamline and fixed numbers, as a configuration gives them, by which the frames of a scan are placed."""
+
+    beamline: Beamline
+    fixed: FixedGeometry
+
+
+def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> Intensities:
+    """Mark and place the frames ``(n_frames, rows, cols)`` of a scan; all of them, not cropped.
+
+    Marked are missing frames, gaps, hot and masked pixels, and saturated voxels.  Where the geometry is unknown there
+    is no map, and a note says why.  A ``placement`` takes the place of the scan's own beamline, and must fit.
+
+    Raises
+    ------
+    IntensitiesError
+        If the frames cannot be intensities or do not fit what comes with them.
+    """
+    _require_fit(scan)
+    curve, doubts = _curve_of(scan)
+    known = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
+    came = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
+    top, bottom = came.max(axis=0), came.min(axis=0)
+    good = pixels_to_use(curve, known, top, bottom)
+    peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
+    valid = good & curve.has_frame[:, None, None]
+    saturated = is_saturated(curve.counts, curve.sentinel, known.saturation_counts) & valid
+    valid &= ~saturated
+    if saturated.any():
+        doubts += (f"{int(saturated.sum())} voxels are at the detector's limit (the peak is saturated): masked",)
+    affine, more_doubts, notes = _placed(scan, curve, peak, placement)
+    by_frame, by_pixel = expected_scale(curve, known)
+    return Intensities(
+        counts=read_only(curve.counts),
+        valid_pixels=read_only(valid),
+        expected_scale=read_only(by_frame[:, None, None] * by_pixel),
+        affine=affine,
+        axes=AXES,
+        source=scan.name,
+        is_periodic=False,
+        notes=(*scan.notes, *notes, *_told(int((~good).sum()))),
+        doubts=(*doubts, *more_doubts),
+    )
+
+
+def _require_fit(scan: RecordedScan) -> None:
+    """Refuse frames that are no counts, and tracks or images of another length or shape."""
+    frames = scan.frames
+    require_intensities(frames.shape, frames.dtype, scan.name)
+    if frames.ndim != 3 or frames.dtype.kind == "f" or frames.dtype.itemsize > 4:
+        raise IntensitiesError(
+            f"{scan.name}: expected frames of integers of 32 bits at most, got {frames.dtype} {frames.shape}"
+        )
+    if not scan.has_frame.any():
+        raise IntensitiesError(f"{scan.name}: expected frames, got none: all {len(frames)} are missing")
+    lengths = {name: np.shape(track) for name, track in scan.scanned.items()}
+    wrong = {name: shape for name, shape in lengths.items() if shape != (len(frames),)}
+    images = {"pixel mask": scan.pixel_mask, "white field": scan.white_field}
+    wrong |= {name: a.shape for name, a in images.items() if a is not None and a.shape != frames.shape[1:]}
+    for name, shape in wrong.items():
+        raise RecordingError(f"{scan.name}: {name} does not fit frames of shape {frames.shape}, got {shape}")
+
+
+def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
+    """The scan as one complete curve; signed detectors mark gaps by values below zero."""
+    frames, n = scan.frames, len(scan.frames)
+    sentinel = int(np.iinfo(frames.dtype).max)
+    counts = frames if frames.dtype.kind == "u" else np.where(frames < 0, sentinel, frames)
+    monitor: Any = next((track for name, track in scan.scanned.items() if name.lower() == "monitor"), None)
+    header: dict[str, Any] = {key: float(scan.detector[key]) for key in DETECTOR_HEADER if key in scan.detector}
+    is_dark = monitor is not None and not np.all(monitor[scan.has_frame] > 0)
+    missing = tuple(np.flatnonzero(~scan.has_frame).tolist())
+    curve = RockingCurve(
+        series=SeriesStart(
+            series=scan.name,
+            pixel_mask=None if scan.pixel_mask is None else scan.pixel_mask.astype(bool),
+            **header,
+        ),
+        run=RunContext(uid=scan.name, readings=scan.baseline, units=scan.units),
+        curve_index=0,
+        counts=counts.astype(np.uint32, copy=False),
+        sentinel=sentinel,
+        has_frame=scan.has_frame,
+        scanned=scan.scanned,
+        monitor=None if is_dark else monitor,
+        account=FrameAccount(expected=n, received=n - len(missing), missing=missing),
+        doubts=(),
+        complete_s=0.0,
+    )
+    doubts = (*scan.doubts, *_lacks(missing, n))
+    return curve, (*doubts, "the monitor is not above zero in every frame: it is not used") if is_dark else doubts
+
+
+def _lacks(missing: tuple[int, ...], n: int) -> tuple[str, ...]:
+    """Name the frames that are missing."""
+    if not missing:
+        return ()
+    named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    return (f"incomplete: {len(missing)} of {n} frames missing ({named}): they are left out",)
+
+
+def _placed(
+    scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int], given: Placement | None
+) -> tuple[AffineMap | None, tuple[str, ...], tuple[str, ...]]:
+    """Map of the whole array, tangent at the peak; doubts and notes about it."""
+    shape: Any = curve.counts.shape
+    try:
+        beamline, fixed = (_beamline_of(scan), FixedGeometry()) if given is None else (given.beamline, given.fixed)
+        geometry, doubts, notes = locate(curve, beamline, fixed)
+        return detector_map(geometry, peak, (1, 1, 1)).window([-p for p in peak], shape), doubts, notes
+    except (CdiStreamError, ValueError, TypeError) as error:
+        if given is not None:
+            raise RecordingError(f"{scan.name}: the geometry of --config does not fit: {error}") from error
+        return None, (), (f"the geometry is unknown, so there is no object in lab axes: {error}",)
+
+
+def _beamline_of(scan: RecordedScan) -> Beamline:
+    if scan.beamline is None:
+        raise RecordingError("the recording names no beamline")
+    if isinstance(scan.beamline, str):
+        beamline: Beamline = registry.load("cdi_stream.beamline", scan.beamline)
+        return beamline
+    return InlineBeamline.model_validate(dict(scan.beamline)).beamline()
+
+
+def _told(n_bad: int) -> tuple[str, ...]:
+    return (f"{n_bad} pixels are masked (gaps, hot or known to be bad)",) if n_bad else ()

@@ -1,0 +1,154 @@
+"""Pictures of a crystal: central slices of amplitude and phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.disk.atomic import atomic_write
+from cdi_stream.errors import ConfigError
+from cdi_stream.inversion.describe import box_vox
+
+Complex = NDArray[np.complex64]
+LAB_AXES = ("z", "y", "x")
+LAB_VIEWS = {0: "beam towards you", 1: "up points away from you", 2: "outboard towards you"}
+INSIDE = 0.3
+"""Share of the largest amplitude above which the phase is shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A crystal, 2D or 3D, and how its axes are labelled.
+
+    Parameters
+    ----------
+    crystal
+        Complex, of one step along every axis.
+    axes
+        Name of each axis.
+    unit
+        Unit of ``step``.
+    step
+        Length of a voxel.
+    views
+        What is said above the slice across an axis.
+    phase
+        What the phase is.
+    """
+
+    crystal: Complex
+    axes: tuple[str, ...]
+    unit: str = "voxels"
+    step: float = 1.0
+    views: dict[int, str]
+    phase: str = "phase / rad"
+
+
+def require_matplotlib() -> None:
+    """Raise `ConfigError` with the remedy if matplotlib is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("--plot needs matplotlib: pip install 'cdi-stream[plot]'") from error
+
+
+def plot_result(file: Path, out: Path, title: str) -> None:
+    """Draw central slices of a result file's crystal in lab axes, in nanometres; raises as `plot`."""
+    with h5py.File(file) as data:
+        crystal = data["entry/data/crystal"][0]
+        voxel_m = float(data["entry/cdi_stream"].attrs["voxel_size_m"])
+    plot(lab_picture(crystal, voxel_m), out, title)
+
+
+def lab_picture(crystal: Complex, voxel_m: float) -> Picture:
+    """Picture of a crystal on a lab grid [z, y, x] with cubic voxels."""
+    return Picture(
+        crystal=crystal, axes=LAB_AXES, unit="nm", step=voxel_m * 1e9, views=LAB_VIEWS, phase="phase Q.u / rad"
+    )
+
+
+def voxel_picture(crystal: Complex, axes: tuple[str, ...]) -> Picture:
+    """Picture of a crystal whose geometry is unknown, its centre of mass brought to the middle."""
+    weights = np.abs(crystal) ** 2
+    turns = [np.exp(2j * np.pi * index / n) for index, n in zip(np.indices(crystal.shape), crystal.shape, strict=True)]
+    centre = [np.angle((weights * turn).sum()) / (2 * np.pi) for turn in turns]  # the array goes on at its other end
+    shift = [n // 2 - round(n * c) for n, c in zip(crystal.shape, centre, strict=True)]
+    views = {axis: f"across {axes[axis]}" for axis in range(3)} if crystal.ndim == 3 else {}
+    return Picture(crystal=np.roll(crystal, shift, tuple(range(crystal.ndim))), axes=axes, views=views)
+
+
+def plot(picture: Picture, out: Path, title: str) -> None:
+    """Draw central slices of amplitude and phase; the file has its name only when it is whole.
+
+    Raises
+    ------
+    ConfigError
+        If matplotlib is not installed, or the file cannot be written.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    slices = _slices(picture)
+    figure = Figure(figsize=(1.3 + 3.3 * len(slices), 7), layout="constrained")
+    axes = figure.subplots(2, len(slices), squeeze=False)
+    for column, cut in enumerate(slices):
+        _draw(axes[:, column], cut, picture)
+    figure.colorbar(axes[0, -1].images[0], ax=axes[0], label="amplitude")
+    figure.colorbar(axes[1, -1].images[0], ax=axes[1], label=picture.phase)
+    figure.suptitle(title)
+    try:
+        with atomic_write(out) as part:
+            figure.savefig(part, dpi=110, format=out.suffix.lstrip(".").lower() or "png")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--plot {out}: cannot be written: {error}; choose another place, ending in .png") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Amplitude and phase ``(up, across)`` of one cut, largest amplitude of the whole, names, and how far it shows."""
+
+    amplitude: NDArray[np.float32]
+    phase: NDArray[np.float32]
+    largest: float
+    up: str
+    across: str
+    view: str
+    reach: float
+
+
+def _slices(picture: Picture) -> list[_Slice]:
+    """Middle cuts across each axis of a volume; a plane is its own only one."""
+    crystal = picture.crystal
+    amplitude = np.abs(crystal)
+    inside = amplitude > INSIDE * amplitude.max()
+    phase = np.where(inside, np.angle(crystal * np.exp(-1j * np.angle(crystal[inside].sum()))), np.nan)
+    reach = (0.65 * float(box_vox(amplitude).max()) + 1) * picture.step
+    if crystal.ndim == 2:
+        return [_Slice(amplitude, phase, float(amplitude.max()), picture.axes[0], picture.axes[1], "", reach)]
+    cuts = []
+    for axis in range(3):
+        up, across = (name for k, name in enumerate(picture.axes) if k != axis)
+        one, other = (array.take(crystal.shape[axis] // 2, axis) for array in (amplitude, phase))
+        cuts.append(_Slice(one, other, float(amplitude.max()), up, across, picture.views.get(axis, ""), reach))
+    return cuts
+
+
+def _draw(axes: Any, cut: _Slice, picture: Picture) -> None:
+    """Draw one cut into two axes, the amplitude above the phase."""
+    extent = [side * picture.step for n in cut.amplitude.shape[::-1] for side in (-(n // 2) - 0.5, n - n // 2 - 0.5)]
+    common: dict[str, Any] = {"origin": "lower", "extent": extent}
+    axes[0].imshow(cut.amplitude, cmap="magma", vmin=0, vmax=cut.largest, **common)
+    axes[1].imshow(cut.phase, cmap="twilight", vmin=-np.pi, vmax=np.pi, **common)
+    for one in axes:
+        one.set(
+            xlabel=f"{cut.across} / {picture.unit}",
+            ylabel=f"{cut.up} / {picture.unit}",
+            xlim=(-cut.reach, cut.reach),
+            ylim=(-cut.reach, cut.reach),
+        )
+    axes[0].set_title(cut.view)

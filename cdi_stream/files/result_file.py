@@ -1,0 +1,98 @@
+"""The result file: crystal and support on a lab grid, with axes and numbers; HDF5 that NeXus readers understand."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.disk.atomic import atomic_write
+from cdi_stream.geometry.affine import Shape
+from cdi_stream.messages import Crystal
+
+ARRAYS = {"crystal": "<c8", "support": "|u1"}
+"""Arrays of a result file by name, with their data types."""
+
+_FREE_BYTES = 32 << 20
+"""Room on the disk that is left to journals and logs."""
+
+
+def write_result(path: Path, content: bytes) -> None:
+    """Write a result file whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(path.parent).free < len(content) + _FREE_BYTES:
+        raise OSError(errno.ENOSPC, "no space left on the disk", str(path.parent))
+    with atomic_write(path) as part:
+        part.write_bytes(content)
+
+
+def result_file(
+    crystal: Crystal | None,
+    shape: Shape,
+    data: Mapping[str, Any],
+    about: Mapping[str, Any],
+    frame_sums: NDArray[np.int64] | None = None,
+) -> bytes:
+    """Return the content of a result file, HDF5, made in memory: a full disk must not meet the HDF5 library.
+
+    ``/entry/data/crystal`` is ``(1, z, y, x)`` complex64 in lab coordinates, ``support`` likewise, and ``x_nm, y_nm,
+    z_nm`` are their axes; of a failed result no voxel is stored, and readers see zeros.  Numbers are attributes of
+    ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame; ``about`` are attributes of ``/entry``.
+    """
+    image = BytesIO()
+    with h5py.File(image, "w") as file:
+        entry = file.create_group("entry")
+        entry.attrs["NX_class"], entry.attrs["default"] = "NXentry", "data"
+        entry.attrs.update(about)
+        group = entry.create_group("data")
+        group.attrs["NX_class"], group.attrs["signal"] = "NXdata", "crystal"
+        group.attrs["axes"] = ["curve", "z_nm", "y_nm", "x_nm"]
+        for name, dtype in ARRAYS.items():
+            dataset = group.create_dataset(name, shape=(1, *shape), dtype=dtype, chunks=(1, *shape))
+            if crystal is not None:
+                dataset[0] = crystal.density if name == "crystal" else crystal.support
+        _write_axes(group, crystal, shape)
+        numbers = entry.create_group("cdi_stream")
+        for key, value in {**data, **json.loads(data["affine"])}.items():
+            numbers.attrs[key] = value
+        if frame_sums is not None:
+            numbers["frame_sums"] = frame_sums
+    return image.getvalue()
+
+
+def _write_axes(group: h5py.Group, crystal: Crystal | None, shape: Shape) -> None:
+    """Write the positions of the voxels along z, y and x [nm], 0 at voxel N//2."""
+    steps = np.ones(3) if crystal is None else np.linalg.norm(crystal.affine.br, axis=0) * 1e9
+    group["curve"] = np.arange(1)
+    for name, n, step in zip(("z_nm", "y_nm", "x_nm"), shape, steps, strict=True):
+        group[name] = (np.arange(n) - n // 2) * step
+        group[name].attrs["units"] = "nm" if crystal is not None else "voxel"
+
+
+def affine_data(crystal: Crystal | None) -> dict[str, Any]:
+    """Map of the array as plain values: JSON text in events, since tables hold no matrices."""
+    if crystal is None:
+        return {}
+    affine = crystal.affine
+    return {
+        "coordinates": affine.coordinates,
+        "fourier_sign": affine.fourier_sign,
+        "handedness": affine.handedness,
+        "q0_lab_inv_m": affine.q0.tolist(),
+        "bq_lab_inv_m": affine.bq.tolist(),
+        "sample_to_lab": affine.sample_to_lab.tolist(),
+    }

@@ -1,0 +1,217 @@
+"""The stages of one curve in their order: prepare, correct, infer, then polish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cdi_stream.errors import CurveError, GeometryError
+from cdi_stream.geometry.affine import AffineMap, Shape
+from cdi_stream.geometry.circles import Beamline
+from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to, to_lab
+from cdi_stream.inversion.describe import describe
+from cdi_stream.inversion.infer import infer
+from cdi_stream.inversion.locate import FixedGeometry, locate
+from cdi_stream.inversion.phase_retrieval import PolishSettings, Start, polish
+from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings, prepare
+from cdi_stream.inversion.verdict import combined, failed_verdict
+from cdi_stream.messages import (
+    Crystal,
+    LabVolume,
+    PhasedVolume,
+    PreparedVolume,
+    Result,
+    RockingCurve,
+    Verdict,
+    read_only,
+)
+from cdi_stream.networks.mirrors import is_sure
+from cdi_stream.networks.torchscript import Network
+from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.support import grow, smooth
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSettings:
+    """Everything that decides how a curve is turned into a crystal."""
+
+    beamline: Beamline
+    fixed: FixedGeometry
+    known: DetectorKnowledge
+    prepare: PrepareSettings
+    polish: PolishSettings
+    lab_shape: Shape
+    device: str = "cpu"
+
+
+def reconstruct(
+    curve: RockingCurve,
+    network: Network,
+    settings: ChainSettings,
+    clock: Clock = time.monotonic,
+    wait_turn: Callable[[], None] = lambda: None,
+) -> Iterator[Result]:
+    """Yield the result of each stream as soon as it is there: ``inference``, then ``reconstruction``.
+
+    A curve that cannot be inverted yields failed results with the reason, in both streams.  ``wait_turn``
+    is called at every cycle of the polish and may hold it up for more urgent work.
+    """
+    laps = _Laps(clock, curve.complete_s)
+    doubts, notes = curve.doubts + _lacks(curve), curve.notes
+    try:
+        if not curve.account.received:
+            raise CurveError("no frame of this curve arrived")
+        geometry, more_doubts, more_notes = locate(curve, settings.beamline, settings.fixed)
+        doubts, notes = doubts + more_doubts, notes + more_notes
+        known = _known(curve, settings.known)
+        laps.mark("assemble")
+        volume = prepare(curve, geometry, known, settings.prepare)
+        laps.mark("prepare")
+        lab = lab_volume(volume, network, settings.device)
+        laps.mark("correct")
+        crystal = infer(lab, network)
+        laps.mark("infer")
+    except (CurveError, GeometryError) as error:
+        verdict = failed_verdict(str(error), doubts, notes)
+        for stream in ("inference", "reconstruction"):
+            yield failed(stream, curve, verdict, laps.scalars)
+        return
+    verdict = combined(crystal.verdict, doubts, notes)
+    yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
+    magnitude = torch.from_numpy(np.array(lab.magnitude))
+    start = replace(starting_point(crystal, volume, settings.device), ask_sure=partial(is_sure, network, magnitude))
+    polished = polish(volume, start, settings.polish, wait_turn)
+    in_lab = crystal_in_lab(polished, settings.lab_shape)
+    laps.mark("polish")
+    verdict = combined(in_lab.verdict, doubts, notes)
+    final = _result("reconstruction", curve, in_lab, verdict, {**numbers_of(in_lab, volume), **laps.scalars})
+    phased = PhasedVolume(volume=volume, crystal=polished, doubts=doubts, notes=notes)
+    yield replace(final, frame_sums=_frame_sums(curve), phased=phased)
+
+
+def warm_up(network: Network, settings: ChainSettings) -> None:
+    """Run the stages once on nothing, so that the first curve finds threads and memory ready."""
+    shape = settings.prepare.max_shape
+    empty = PreparedVolume(
+        counts=np.zeros(shape, dtype=np.uint32),
+        valid_pixels=np.ones(shape, dtype=bool),
+        expected_scale=np.ones(shape, dtype=np.float32),
+        affine=AffineMap(shape=shape, q0=np.ones(3), bq=np.eye(3), sample_to_lab=np.eye(3), coordinates="detector"),
+        crystal_extent_m=(2.0, 2.0, 2.0),
+        oversampling=(3.0, 3.0, 3.0),
+    )
+    lab = lab_volume(empty, network, settings.device)
+    once = PolishSettings(budget_s=1.0, most_voxels=0, recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
+    polish(empty, starting_point(infer(lab, network), empty, settings.device), once)
+
+
+def lab_volume(volume: PreparedVolume, network: Network, device: str = "cpu") -> LabVolume:
+    """Bring measured intensities to the lab grid that a network takes; `NetworkFileError` if it takes no volumes."""
+    return to_lab(volume, network.lab_shape[0], network.contract.oversampling, device)
+
+
+def starting_point(crystal: Crystal, volume: PreparedVolume, device: str) -> Start:
+    """Carry the network's crystal to the measured voxels; the support is grown by one voxel to be safe."""
+    density = crystal_to(torch.from_numpy(np.array(crystal.density)).to(device), crystal.affine, volume.affine)
+    amplitude = smooth(density.abs(), 0.5)
+    support = grow(amplitude > 0.3 * amplitude.amax())
+    return Start(density=density * support, support=support, affine=volume.affine)
+
+
+def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:
+    """Resample a crystal from detector voxels to a lab grid, its centre of mass at the origin voxel."""
+    target = fitting_lab_grid(crystal.support, crystal.affine, shape)
+    centre = centre_of_mass(crystal.density)
+    density = crystal_to(torch.from_numpy(np.array(crystal.density)), crystal.affine, target, centre)
+    support = support_to(torch.from_numpy(np.array(crystal.support)), crystal.affine, target, centre)
+    return replace(
+        crystal,
+        density=read_only(density.numpy()),
+        support=read_only(support.numpy()),
+        affine=target,
+    )
+
+
+def _frame_sums(curve: RockingCurve) -> NDArray[np.int64]:
+    """Counts of each frame, voxels at the data type's maximum left out: to hold against the beamline's own."""
+    is_gap = curve.counts == curve.sentinel
+    return curve.counts.sum(axis=(1, 2), dtype=np.int64) - curve.sentinel * is_gap.sum(axis=(1, 2))
+
+
+def _lacks(curve: RockingCurve) -> tuple[str, ...]:
+    missing = curve.account.missing
+    if not missing:
+        return ()
+    named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    return (f"incomplete: {len(missing)} of {curve.account.expected} frames missing ({named})",)
+
+
+def _known(curve: RockingCurve, known: DetectorKnowledge) -> DetectorKnowledge:
+    """Join what the configuration knows of the detector with what its header says."""
+    header = curve.series
+    images = {"white field": known.white_field, "bad pixels": known.good_pixels, "pixel mask": header.pixel_mask}
+    for name, image in images.items():
+        if image is not None and image.shape != curve.counts.shape[1:]:
+            raise CurveError(f"{name}: expected {curve.counts.shape[1:]} pixels like the frames, got {image.shape}")
+    if known.saturation_counts is None:
+        known = replace(known, saturation_counts=header.saturation_counts)
+    return known
+
+
+def failed(stream: str, curve: RockingCurve, verdict: Verdict, scalars: dict[str, float]) -> Result:
+    """Result of a curve that gave no crystal: reasons, no picture."""
+    result = _result(stream, curve, None, verdict, scalars)
+    return replace(result, frame_sums=_frame_sums(curve))
+
+
+def numbers_of(crystal: Crystal, volume: PreparedVolume) -> dict[str, float]:
+    """Numbers that are published with a crystal in lab coordinates."""
+    frame, row, col = volume.oversampling
+    return {
+        **crystal.scalars,
+        **describe(crystal.density, crystal.support, crystal.affine),
+        "oversampling_frame": frame,
+        "oversampling_row": row,
+        "oversampling_col": col,
+        "bad_pixels": volume.n_bad,
+        "alien_voxels": volume.n_alien,
+    }
+
+
+def _result(
+    stream: str, curve: RockingCurve, crystal: Crystal | None, verdict: Verdict, scalars: dict[str, float]
+) -> Result:
+    return Result(
+        stream=stream,
+        curve_index=curve.curve_index,
+        series=str(curve.series.series),
+        crystal=crystal,
+        verdict=verdict,
+        account=curve.account,
+        scalars=scalars,
+        complete_s=curve.complete_s,
+        key=curve.key,
+    )
+
+
+class _Laps:
+    """Time of each stage since the one before, starting from the last frame."""
+
+    def __init__(self, clock: Clock, start_s: float) -> None:
+        self.scalars: dict[str, float] = {}
+        self._clock = clock
+        self._last_s = start_s
+
+    def mark(self, stage: str) -> None:
+        """Note the end of a stage."""
+        now = self._clock()
+        self.scalars[f"latency_{stage}_s"] = now - self._last_s
+        self._last_s = now

@@ -1,0 +1,155 @@
+"""Correct: from skew detector axes to orthogonal lab axes and back, intensities and complex crystals.
+
+Both ways interpolate with cubic splines (`cdi_stream.numerics.interpolate`).  A crystal is first sampled twice as
+finely by padding its diffraction, which makes the spline's error small up to the last measured fringe.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdi_stream.geometry.affine import AffineMap, Shape, lab_grid
+from cdi_stream.messages import LabVolume, PreparedVolume, read_only
+from cdi_stream.numerics.fourier import to_crystal, to_reciprocal
+from cdi_stream.numerics.interpolate import neighbourhood_sum, resample, resample_mask
+
+Complex = NDArray[np.complex64]
+
+
+def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "cpu") -> LabVolume:
+    """Bring measured intensities to a lab grid of ``n``^3 on which the longest extent is oversampled so.
+
+    Returns magnitudes scaled to a maximum of 1, with the region that was measured.
+    """
+    voxel_size_m = oversampling * max(volume.crystal_extent_m) / n
+    target = lab_grid(volume.affine, (n, n, n), voxel_size_m)
+    intensity, source = _filled_intensity(volume, device), volume.affine
+    known = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
+    if oversampling >= 2:  # else a block would be most of a fringe
+        intensity, source = _binned(intensity, volume.affine, target)
+        known, _ = _binned(known, volume.affine, target)
+    matrix, offset = index_map(source, target)
+    lab = resample(intensity, matrix, target.shape, offset).clamp_min(0).sqrt()
+    valid = resample_mask(known > 0.5, matrix, target.shape, offset)
+    lab = torch.where(valid, lab, 0.0)
+    lab = lab / lab.amax().clamp_min(1e-12)
+    return LabVolume(magnitude=read_only(lab.cpu().numpy()), valid_pixels=read_only(valid.cpu().numpy()), affine=target)
+
+
+def index_map(source: AffineMap, target: AffineMap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Matrix and offset that take the target's voxels to the source's in reciprocal space."""
+    inverse = np.linalg.inv(source.bq)
+    return inverse @ target.bq, inverse @ (target.q0 - source.q0)
+
+
+def crystal_index_map(source: AffineMap, target: AffineMap) -> NDArray[np.float64]:
+    """Matrix that takes the target's voxels to the source's in real space."""
+    return np.linalg.inv(source.br) @ target.br
+
+
+def crystal_to(
+    density: Tensor, source: AffineMap, target: AffineMap, centre_vox: NDArray[np.float64] | None = None
+) -> Tensor:
+    """Resample a complex crystal from the voxels of one map to those of another.
+
+    ``centre_vox`` is the source index that shall come to the target's origin voxel; without it, origin
+    goes to origin.  Only the box that holds the crystal is worked on; the rest is zero.
+    """
+    matrix = crystal_index_map(source, target)
+    centre = np.array(source.shape) // 2 if centre_vox is None else centre_vox
+    first, shape = _box(density)
+    cut = density[tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))]
+    fine = _twice_as_fine(cut)
+    window, size = _window_of(first, shape, centre, matrix, target.shape)
+    middle = window + np.array(size) // 2 - np.array(target.shape) // 2
+    offset = 2 * (centre + matrix @ middle - (first + np.array(shape) // 2))
+    result = torch.zeros(target.shape, dtype=density.dtype, device=density.device)
+    part = resample(fine, 2 * matrix, size, offset)
+    result[tuple(slice(a, a + n) for a, n in zip(window, size, strict=True))] = part
+    return result
+
+
+def support_to(
+    support: Tensor, source: AffineMap, target: AffineMap, centre_vox: NDArray[np.float64] | None = None
+) -> Tensor:
+    """Resample a support likewise: true where more than half of the neighbourhood is."""
+    origin = np.array(source.shape) // 2
+    offset = np.zeros(3) if centre_vox is None else centre_vox - origin
+    return resample_mask(support, crystal_index_map(source, target), target.shape, offset, share=0.5)
+
+
+def _box(density: Tensor, margin: int = 6) -> tuple[NDArray[np.intp], Shape]:
+    """First voxel and even shape of the box that holds all of a crystal, with a margin, inside the array."""
+    present = density.abs() > 1e-6 * density.abs().amax()
+    first, shape = [], []
+    for axis, n in enumerate(density.shape):
+        others = tuple(k for k in range(3) if k != axis)
+        inside = torch.nonzero(present.any(dim=others[1]).any(dim=others[0])).flatten()
+        low, high = (int(inside[0]), int(inside[-1])) if len(inside) else (0, n - 1)
+        low, high = max(0, low - margin), min(n, high + margin + 1)
+        shape.append(high - low - (high - low) % 2)
+        first.append(low)
+    return np.array(first), (shape[0], shape[1], shape[2])
+
+
+def _window_of(
+    first: NDArray[np.intp], shape: Shape, centre: NDArray[np.float64], matrix: NDArray[np.float64], target: Shape
+) -> tuple[NDArray[np.intp], Shape]:
+    """Target voxels that a box of the source can reach: first index and shape."""
+    corners = np.array(list(product(*((a, a + n) for a, n in zip(first, shape, strict=True)))))
+    reach = (corners - centre) @ np.linalg.inv(matrix).T + np.array(target) // 2
+    low = np.clip(np.floor(reach.min(axis=0)).astype(int), 0, np.array(target) - 1)
+    high = np.clip(np.ceil(reach.max(axis=0)).astype(int) + 1, low + 1, target)
+    size = high - low
+    return low, (int(size[0]), int(size[1]), int(size[2]))
+
+
+def fitting_lab_grid(support: NDArray[np.bool_], source: AffineMap, shape: Shape) -> AffineMap:
+    """Lab grid of ``shape`` with cubic voxels as fine as the source's finest step, or as the support needs."""
+    corners = np.argwhere(support) @ source.br.T
+    extent = np.ptp(corners, axis=0)[::-1] if len(corners) else np.zeros(3)
+    needed = (extent / (0.9 * np.array(shape))).max()
+    return lab_grid(source, shape, max(float(np.linalg.norm(source.br, axis=0).min()), float(needed)))
+
+
+def centre_of_mass(density: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """Centre of |rho|^2 as a fractional index."""
+    weight = np.abs(density) ** 2
+    total = max(float(weight.sum()), 1e-30)
+    axes = [np.arange(n) for n in weight.shape]
+    marginals = [weight.sum(axis=tuple(k for k in range(3) if k != axis)) for axis in range(3)]
+    return np.array([float(m @ a) / total for m, a in zip(marginals, axes, strict=True)])
+
+
+def _filled_intensity(volume: PreparedVolume, device: str) -> Tensor:
+    """Counts over expected scale, invalid voxels filled from their neighbours: for the network's eye only."""
+    valid = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
+    scale = torch.from_numpy(np.array(volume.expected_scale)).to(device)
+    counts = torch.from_numpy(volume.counts.astype(np.float32)).to(device)
+    intensity = counts / scale * valid
+    return torch.where(valid > 0, intensity, neighbourhood_sum(intensity) / neighbourhood_sum(valid).clamp_min(1))
+
+
+def _binned(array: Tensor, source: AffineMap, target: AffineMap) -> tuple[Tensor, AffineMap]:
+    """Average over blocks where the source steps are less than half of the target's: counts are not wasted."""
+    coarse = np.linalg.norm(target.bq, axis=0).min()
+    factors = [max(1, int(coarse / step)) for step in np.linalg.norm(source.bq, axis=0)]
+    if max(factors) == 1:
+        return array, source
+    return torch.nn.functional.avg_pool3d(array[None, None], factors)[0, 0], source.binned(factors)
+
+
+def _twice_as_fine(density: Tensor) -> Tensor:
+    """Sample a crystal at half steps, origin voxel onto origin voxel, by padding its diffraction."""
+    pad = [p for n in reversed(density.shape) for p in _pads(n)]
+    return to_crystal(torch.nn.functional.pad(to_reciprocal(density), pad)) * 2**1.5
+
+
+def _pads(n: int) -> tuple[int, int]:
+    """Voxels to add before and after an axis so that origin n//2 lands on origin n of 2n."""
+    return n - n // 2, n // 2

@@ -1,0 +1,58 @@
+"""Infer: the network's answer to a lab volume, as a crystal in lab coordinates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdi_stream.messages import Crystal, LabVolume, Verdict, read_only
+from cdi_stream.networks.torchscript import Network
+from cdi_stream.numerics.fourier import to_fourier_order
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.quality import judge, misfit
+
+UNPOLISHED = "the network's first answer, not yet held against the measured voxels"
+
+SUPPORT_THRESHOLD = 0.3
+"""Amplitude, relative to the largest, above which the network means crystal."""
+
+
+def infer(volume: LabVolume, network: Network) -> Crystal:
+    """Invert a lab volume by a network; the verdict is ``preliminary``, or ``failed`` with nothing to show."""
+    crystal = crystal_of(network(torch.from_numpy(np.array(volume.magnitude))), volume)
+    is_shown = math.isfinite(crystal.scalars["chi2"]) and bool(crystal.support.any())
+    grade = "preliminary" if is_shown else "failed"
+    return replace(crystal, verdict=Verdict(grade=grade, reasons=(UNPOLISHED,)))
+
+
+def crystal_of(answer: Tensor, volume: LabVolume) -> Crystal:
+    """Set a network's answer into the array of its volume, with its support and misfit there."""
+    magnitude = torch.from_numpy(np.array(volume.magnitude))
+    pad = [p for n, m in zip(reversed(volume.affine.shape), reversed(answer.shape), strict=True) for p in _pads(n, m)]
+    density = torch.nn.functional.pad(answer, pad).cpu()
+    support = density.abs() > SUPPORT_THRESHOLD * density.abs().amax()
+    data = Measurement(
+        magnitude=to_fourier_order(magnitude),
+        gain=torch.ones(()),
+        valid=to_fourier_order(torch.from_numpy(np.array(volume.valid_pixels))),
+    )
+    scalars = misfit(to_fourier_order(density), data)
+    scalars["chi2_floor"] = math.nan  # the magnitudes are scaled: no counts, no counting noise
+    scalars["support_fraction"] = float(support.float().mean())
+    return Crystal(
+        density=read_only(density.numpy()),
+        support=read_only(support.numpy()),
+        affine=volume.affine,
+        scalars=scalars,
+        verdict=judge(scalars),
+    )
+
+
+def _pads(n: int, m: int) -> tuple[int, int]:
+    """Voxels before and after an axis of m so that origin m//2 lands on origin n//2 of n."""
+    before = n // 2 - m // 2
+    return before, n - m - before

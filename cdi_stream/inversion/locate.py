@@ -1,0 +1,258 @@
+"""Locate: where the frames of a curve lie, from the readings that came with it.
+
+Each number has one source: the configuration if it names one, else the Bluesky documents, else the wire.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.errors import CurveError
+from cdi_stream.geometry.circles import (
+    Beamline,
+    Circle,
+    CurveGeometry,
+    DetectorPlacement,
+    Positions,
+    linear_map,
+    wavenumber,
+)
+from cdi_stream.inversion.tracks import interpolated
+from cdi_stream.inversion.units import Kind, factor
+from cdi_stream.messages import RockingCurve
+
+LEAST_SPAN_PIXELS = 3.0
+"""Least length of a scan across the detector's plane, in steps of the larger pixel: below, the peak is one frame."""
+
+LEAST_STEP_PIXELS = 0.01
+"""Least step of a scan likewise: a thousandth of a degree at a distance of half a metre is about a tenth."""
+
+MOST_LOST = 0.1
+"""Share of the frames whose reading of a motor may be lost and filled in."""
+
+UNEVEN_STEPS = 0.25
+"""Distance of a frame from the even scan, in steps, from which on the scan is doubted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedGeometry:
+    """Numbers that the configuration fixes; None leaves them to documents and wire."""
+
+    distance_m: float | None = None
+    pixel_row_m: float | None = None
+    pixel_col_m: float | None = None
+    beam_row: float | None = None
+    beam_col: float | None = None
+    photon_energy_ev: float | None = None
+    circles_deg: Mapping[str, float] = field(default_factory=dict)
+
+
+def locate(
+    curve: RockingCurve, beamline: Beamline, fixed: FixedGeometry
+) -> tuple[CurveGeometry, tuple[str, ...], tuple[str, ...]]:
+    """Return the geometry of a curve, doubts about it, and notes on what had to be assumed.
+
+    Raises
+    ------
+    CurveError
+        If a circle, the energy or a detector number is known to nobody, with the place to give it; or if nothing that
+        is known moves the frames through a volume, with the motors that moved.
+    """
+    circles = beamline.sample_circles + beamline.detector_circles
+    if not circles:
+        raise CurveError(
+            f"beamline {beamline.name!r} has no circles, so its frames cannot be placed; give its geometry in the "
+            "configuration, or record with --documents and --beamline"
+        )
+    readings = _Readings(curve)
+    tracks = [_circle(readings, circle, fixed) for circle in circles]
+    n_sample = len(beamline.sample_circles)
+    positions = Positions(
+        sample_rad=np.stack(tracks[:n_sample], axis=1),
+        arm_rad=np.stack(tracks[n_sample:], axis=1) if tracks[n_sample:] else np.zeros((len(curve.counts), 0)),
+        photon_energy_ev=_energy(readings, beamline, fixed),
+    )
+    detector, notes = _detector(readings, beamline, fixed)
+    geometry = CurveGeometry(beamline=beamline, detector=detector, positions=positions)
+    _require_span(geometry, curve, readings)
+    return geometry, (*readings.doubts, *_irregularity(geometry, curve.counts.shape)), notes
+
+
+class _Readings:
+    """Readings of a curve by name; keeps the doubts that arise, and the names that were asked for."""
+
+    def __init__(self, curve: RockingCurve) -> None:
+        self.curve = curve
+        self.doubts: list[str] = []
+        self.used: set[str] = set()
+
+    def track(self, name: str, unit: str, kind: Kind) -> NDArray[np.float64] | None:
+        """Return the value at each frame in the unit inside, from the events, else one reading for all frames."""
+        curve = self.curve
+        if name in curve.scanned:
+            values = self._filled(name, np.asarray(curve.scanned[name], dtype=float))
+        elif name in curve.run.readings:
+            values = np.full(len(curve.counts), curve.run.readings[name])
+            if not np.isfinite(values).all():
+                raise CurveError(f"reading {name!r} of the whole run is {values[0]}: check the motor's readback")
+        else:
+            return None
+        self.used.add(name)
+        return values * self._factor(name, unit, kind)
+
+    def _filled(self, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Fill readings that a few events lack from their neighbours, with a doubt."""
+        lost = np.flatnonzero(~np.isfinite(values))
+        if not len(lost):
+            return values
+        if len(lost) > max(1, MOST_LOST * len(values)):
+            raise CurveError(
+                f"reading {name!r} is no number at {len(lost)} of {len(values)} frames, first at frame {lost[0]}: "
+                "check the motor's readback"
+            )
+        self.doubts.append(f"reading {name!r} is no number at frame {', '.join(map(str, lost[:5]))}: interpolated")
+        return interpolated(values)
+
+    def _factor(self, name: str, default: str, kind: Kind) -> float:
+        unit = self.curve.run.units.get(name, "") or default
+        found = factor(unit, kind)
+        if found is None:
+            self.doubts.append(
+                f"reading {name!r} has the unit {unit!r}, which is none of an {kind}: taken as {default}; "
+                "set the unit in the device"
+            )
+            found = factor(default, kind)
+        assert found is not None
+        return found
+
+
+def _circle(readings: _Readings, circle: Circle, fixed: FixedGeometry) -> NDArray[np.float64]:
+    if circle.name in fixed.circles_deg:
+        return np.full(len(readings.curve.counts), math.radians(fixed.circles_deg[circle.name]))
+    for name in (circle.name, *circle.motors):
+        track = readings.track(name, "deg", "angle")
+        if track is not None:
+            return track
+    raise CurveError(
+        f"no reading of circle {circle.name!r} (looked for {', '.join((circle.name, *circle.motors))}): record it in "
+        f"the run's baseline, or set geometry.circles_deg.{circle.name} in the configuration"
+    )
+
+
+def _energy(readings: _Readings, beamline: Beamline, fixed: FixedGeometry) -> NDArray[np.float64]:
+    curve = readings.curve
+    is_scanned = any(name in curve.scanned for name, _ in beamline.energy_readings)
+    if fixed.photon_energy_ev is not None and not is_scanned:
+        return np.full(len(curve.counts), fixed.photon_energy_ev)
+    for name, unit in beamline.energy_readings:
+        track = readings.track(name, unit, "energy")
+        if track is not None:
+            return track
+    if curve.series.photon_energy_ev is not None:
+        return np.full(len(curve.counts), curve.series.photon_energy_ev)
+    names = ", ".join(name for name, _ in beamline.energy_readings)
+    raise CurveError(
+        f"no photon energy (looked for {names}, and in the detector's header): record it in the run's baseline, name "
+        "its reading in geometry.inline.energy_readings, or set geometry.photon_energy_ev"
+    )
+
+
+def _detector(
+    readings: _Readings, beamline: Beamline, fixed: FixedGeometry
+) -> tuple[DetectorPlacement, tuple[str, ...]]:
+    curve = readings.curve
+    wire = curve.series
+    notes: tuple[str, ...] = ()
+    distance = fixed.distance_m
+    for name, unit in beamline.distance_readings:
+        track = None if distance is not None else readings.track(name, unit, "length")
+        distance = distance if track is None else float(track.mean())
+    rows, cols = curve.counts.shape[1:]
+    beam_row = _first(fixed.beam_row, wire.beam_row)
+    beam_col = _first(fixed.beam_col, wire.beam_col)
+    roi = wire.roi or (0, rows, 0, cols)
+    named = ", ".join(name for name, _ in beamline.distance_readings)
+    if beam_row is None or beam_col is None:
+        notes = ("direct-beam pixel unknown: the centre of the image is assumed",)
+    return (
+        DetectorPlacement(
+            distance_m=_need(
+                _first(distance, wire.distance_m), "distance_m", f"detector distance (looked for {named})"
+            ),
+            pixel_row_m=_need(_first(fixed.pixel_row_m, wire.pixel_row_m), "pixel_row_m", "pixel size along rows"),
+            pixel_col_m=_need(_first(fixed.pixel_col_m, wire.pixel_col_m), "pixel_col_m", "pixel size along columns"),
+            beam_row=rows / 2 if beam_row is None else beam_row - roi[0],
+            beam_col=cols / 2 if beam_col is None else beam_col - roi[2],
+        ),
+        notes,
+    )
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _need(value: float | None, key: str, what: str) -> float:
+    if value is None or not value > 0:
+        raise CurveError(f"no {what}: the detector's header and the run's baseline lack it; set geometry.{key}")
+    return value
+
+
+def _require_span(geometry: CurveGeometry, curve: RockingCurve, readings: _Readings) -> None:
+    """Raise `CurveError` unless the frames go through a volume that is more than a few pixels thick."""
+    n, rows, cols = curve.counts.shape
+    bq = linear_map(geometry.beamline, geometry.detector, geometry.positions, n // 2, rows // 2, cols // 2).bq
+    across = np.cross(bq[:, 1], bq[:, 2])
+    pixel = float(np.linalg.norm(bq[:, 1:], axis=0).max())
+    step = abs(float(bq[:, 0] @ across)) / max(float(np.linalg.norm(across)), 1e-300) / pixel
+    if step >= LEAST_STEP_PIXELS and step * (n - 1) >= LEAST_SPAN_PIXELS:
+        return
+    raise CurveError(
+        f"the frames span no volume: {n} frames {step:.2g} pixels apart, expected at least {LEAST_STEP_PIXELS} and "
+        f"{LEAST_SPAN_PIXELS:.0f} pixels in all; {_moving(curve, readings)}"
+    )
+
+
+def _moving(curve: RockingCurve, readings: _Readings) -> str:
+    """Say which readings change during the scan, and which of them are circles."""
+    planned = set(curve.run.motors)
+    known = {name: track for name, track in curve.scanned.items() if np.isfinite(track).any()}
+    unknown = sorted(name for name, track in known.items() if name not in readings.used and name in planned)
+    if unknown:
+        return (
+            f"the plan moved {', '.join(unknown)}, no motor of a circle or the energy: name it in the circle's motors"
+        )
+    moved = sorted(name for name in readings.used & known.keys() if np.nanmax(known[name]) > np.nanmin(known[name]))
+    if moved:
+        return f"{', '.join(moved)} moved, but on the whole not across the detector's plane"
+    others = sorted(name for name, track in known.items() if np.nanmax(track) > np.nanmin(track))[:8]
+    return f"no circle and no energy moved; readings that changed: {', '.join(others) or 'none'}"
+
+
+def _irregularity(geometry: CurveGeometry, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Say so when steps are uneven, as in a scan that goes there and back: the volume is taken as evenly spaced.
+
+    For each frame the distances in q of all circles and of the energy from an even scan are added up and held against
+    the step that an even scan over the same ranges would have.
+    """
+    positions = geometry.positions
+    n, rows, cols = shape
+    q = linear_map(geometry.beamline, geometry.detector, positions, n // 2, rows // 2, cols // 2).q0
+    reach = float(np.linalg.norm(q))
+    k = float(wavenumber(positions.photon_energy_ev[n // 2]))
+    energy = np.log(positions.photon_energy_ev) * reach
+    tracks = [*(positions.sample_rad.T * reach), *(positions.arm_rad.T * k), energy]
+    step = sum(float(np.ptp(track)) for track in tracks) / max(n - 1, 1)
+    index = np.arange(n)
+    off = np.zeros(n)
+    for track in tracks:
+        off += np.abs(track - np.polyval(np.polyfit(index, track, 1), index))
+    worst = float(off.max()) / max(step, 1e-300)
+    if n < 3 or worst <= UNEVEN_STEPS:
+        return ()
+    return (f"uneven scan: frame {int(np.argmax(off))} lies {worst:.2f} steps off the even scan",)

@@ -1,0 +1,168 @@
+"""Prepare: from a rocking curve to counts about the peak, with what may be trusted of them.
+
+Nothing here changes a count.  Bad voxels are only marked, and whatever scales the expectation travels
+beside the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cdi_stream.errors import CurveError
+from cdi_stream.geometry.affine import AffineMap, Shape
+from cdi_stream.geometry.circles import CurveGeometry, linear_map, require_volume
+from cdi_stream.inversion.blemishes import find_blemishes, good_pixels, is_saturated, no_count_from
+from cdi_stream.inversion.window import brightest_voxel, crop_window, cut
+from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
+from cdi_stream.phasing.autocorrelation import TAIL, island, lengths_vox, weights
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorKnowledge:
+    """What is known of the detector beforehand, cut to the region of interest; none means nothing known."""
+
+    good_pixels: Bools | None = None
+    white_field: NDArray[np.float32] | None = None
+    saturation_counts: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareSettings:
+    """Limits of the preparation; shapes in voxels."""
+
+    max_shape: Shape = (128, 128, 128)
+    min_shape: int = 16
+    min_counts: int = 5_000
+    autocorrelation_threshold: float = 0.02
+
+
+def prepare(
+    curve: RockingCurve, geometry: CurveGeometry, known: DetectorKnowledge, settings: PrepareSettings
+) -> PreparedVolume:
+    """Mark, crop about the peak and size up one curve.
+
+    Raises
+    ------
+    CurveError
+        If the volume is empty, saturated or too small to invert.
+    """
+    top, bottom = _extremes(curve)
+    good = pixels_to_use(curve, known, top, bottom)
+    peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
+    start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, settings.min_shape)
+    counts, in_scan = cut(curve.counts, start, shape)
+    valid = in_scan & cut(np.broadcast_to(good, curve.counts.shape), start, shape)[0]
+    valid &= cut(np.broadcast_to(curve.has_frame[:, None, None], curve.counts.shape), start, shape)[0]
+    saturated = is_saturated(counts, curve.sentinel, known.saturation_counts) & valid
+    _require_signal(counts, valid, saturated, settings)
+    valid &= ~saturated
+    blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape)).voxels
+    valid &= ~blemishes
+    affine = detector_map(geometry, start, shape)
+    scale = _scale_in_window(curve, known, start, shape)
+    extent, oversampling = crystal_extent(counts, valid, scale, affine, settings.autocorrelation_threshold)
+    return PreparedVolume(
+        counts=read_only(counts),
+        valid_pixels=read_only(valid),
+        expected_scale=read_only(np.where(in_scan, scale, np.float32(1))),
+        affine=affine,
+        crystal_extent_m=extent,
+        oversampling=oversampling,
+        n_bad=int((~good).sum()),
+        n_alien=int(blemishes.sum()),
+    )
+
+
+def _extremes(curve: RockingCurve) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Largest and smallest count of every pixel over the frames that came."""
+    frames = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
+    if not frames.size:
+        raise CurveError("expected frames, got none: check the detector's stream")
+    return frames.max(axis=0), frames.min(axis=0)
+
+
+def pixels_to_use(
+    curve: RockingCurve, known: DetectorKnowledge, top: NDArray[np.uint32], bottom: NDArray[np.uint32]
+) -> Bools:
+    """Pixels ``(rows, cols)`` to use: not masked by wire or dark, not a gap, not hot.
+
+    ``top`` and ``bottom`` are the largest and smallest count of every pixel.
+    """
+    good = good_pixels(top, bottom, curve.sentinel)
+    for mask in (curve.series.pixel_mask, known.good_pixels):
+        if mask is not None:
+            good &= mask
+    if known.white_field is not None:
+        good &= known.white_field > 0
+    return good
+
+
+def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, settings: PrepareSettings) -> None:
+    if saturated.sum() > 3:
+        raise CurveError(
+            f"saturated: {int(saturated.sum())} voxels of the peak are at the detector's limit; "
+            "attenuate the beam or shorten the exposure"
+        )
+    total = int(counts[valid].sum(dtype=np.int64))
+    if total < settings.min_counts:
+        raise CurveError(
+            f"empty: expected at least {settings.min_counts} counts about the peak, got {total}; "
+            "check shutter, alignment and region of interest"
+        )
+
+
+def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape, shape: Shape) -> NDArray[np.float32]:
+    """Expected scale of the window's voxels: by frame times by pixel."""
+    by_frame, by_pixel = expected_scale(curve, known)
+    frames = cut(by_frame[:, None, None], (start[0], 0, 0), (shape[0], 1, 1))
+    pixels = cut(by_pixel[None], (0, *start[1:]), (1, *shape[1:]))
+    return frames[0] * pixels[0]
+
+
+def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Relative expectation of every frame and of every pixel, mean about 1.
+
+    Monitor and exposure by frame (one where unknown), white field by pixel.
+    """
+    frames = np.ones(len(curve.counts), dtype=np.float32)
+    for track in (curve.monitor, curve.exposure_s):
+        if track is not None:
+            frames *= np.where(np.isfinite(track), track / np.nanmean(track), 1).astype(np.float32)
+    pixels = np.ones(curve.counts.shape[1:], dtype=np.float32)
+    if known.white_field is not None:
+        lit = known.white_field > 0
+        pixels = np.where(lit, known.white_field / known.white_field[lit].mean(), 1).astype(np.float32)
+    return frames, pixels
+
+
+def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineMap:
+    """Affine map of the window, tangent to the exact q at its origin voxel."""
+    frame, row, col = (s + n // 2 for s, n in zip(start, shape, strict=True))
+    tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
+    require_volume(tangent.bq)
+    return AffineMap(
+        shape=shape, q0=tangent.q0, bq=tangent.bq, sample_to_lab=tangent.sample_to_lab, coordinates="detector"
+    )
+
+
+def crystal_extent(
+    counts: NDArray[np.uint32], valid: Bools, scale: NDArray[np.float32], affine: AffineMap, threshold: float
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Extent of the crystal along lab (x, y, z) [m] and oversampling along the array's axes.
+
+    From the autocorrelation, whose extent is twice the crystal's: the field of view of the innermost
+    64 voxels is that of the whole, at lower resolution.
+    """
+    shape: Shape = tuple(min(64, n) for n in counts.shape)  # type: ignore[assignment]
+    start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]
+    inner, seen, expected = (torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale))
+    offsets = island(inner.float(), weights(seen, expected), threshold)
+    extent = TAIL * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
+    oversampling = np.array(shape) / lengths_vox(offsets)
+    return tuple(map(float, extent)), tuple(map(float, oversampling))  # type: ignore[return-value]

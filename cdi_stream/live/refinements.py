@@ -1,0 +1,47 @@
+"""A published refinement as the operators' pages see it: from its documents and its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.messages import Crystal, RunContext, Verdict
+from cdi_stream.operators.feed import FeedMessage, result_message
+from cdi_stream.refine.jobs import STREAM
+from cdi_stream.refine.queue import Document, Job
+
+
+def refinement_message(job: Job, documents: list[Document]) -> FeedMessage:
+    """Tell of a refinement; without slices if its file has gone."""
+    data = next(doc["data"] for name, doc in documents if name == "event")
+    plain = {key.removeprefix(f"{STREAM}_"): value for key, value in data.items()}
+    reasons = [reason for reason in plain["reasons"].split(" | ") if reason]
+    return result_message(
+        stage=STREAM,
+        run=RunContext(uid=job.spec["raw_uid"], scan_id=job.spec["scan_id"]),
+        run_uid=job.key,
+        curve_index=job.spec["curve_index"],
+        crystal=_crystal(Path(plain["file"]), Verdict(grade=plain["verdict"], reasons=tuple(reasons))),
+        verdict=plain["verdict"],
+        reasons=reasons,
+        method=plain["method"],
+        recipe=plain["recipe"],
+        scalars={key: value for key, value in plain.items() if isinstance(value, float)},
+    )
+
+
+def _crystal(path: Path, verdict: Verdict) -> Crystal | None:
+    try:
+        with h5py.File(path, "r") as file:
+            density, support = file["entry/data/crystal"][0], file["entry/data/support"][0] > 0
+            numbers = file["entry/cdi_stream"].attrs
+            q0, bq, rotation = numbers["q0_lab_inv_m"], numbers["bq_lab_inv_m"], numbers["sample_to_lab"]
+    except (OSError, KeyError):
+        return None
+    affine = AffineMap(
+        shape=density.shape, q0=np.array(q0), bq=np.array(bq), sample_to_lab=np.array(rotation), coordinates="lab"
+    )
+    return Crystal(density=density, support=support, affine=affine, scalars={}, verdict=verdict)

@@ -1,0 +1,1 @@
+"""Numerics that know nothing of diffraction: the centred FFT pair, splines, interpolation, compiled loops."""

@@ -1,0 +1,76 @@
+"""Cubic B-spline interpolation of real or complex volumes on an affine grid; outside the volume is zero."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from cdi_stream.numerics.splines import by_look_ups, on_cpu, to_grid
+
+Shape = tuple[int, ...]
+
+
+def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike = (0.0, 0.0, 0.0)) -> Tensor:
+    """Sample ``volume`` at i = N//2 + offset + matrix (j - M//2) for every voxel j of an array of ``shape``.
+
+    ``volume`` is ``(n0, n1, n2)``, real or complex; the complex field is interpolated as such, never
+    amplitude and phase apart.  Interpolation is exact at the voxels.
+    """
+    coefficients = _spline_coefficients(volume).to(torch.complex64 if volume.is_complex() else torch.float32)
+    if volume.device.type == "cpu":
+        columns = np.asarray(matrix, dtype=float)
+        first = np.asarray(offset, dtype=float) + np.array(volume.shape) // 2 - columns @ (np.array(shape) // 2)
+        return on_cpu(coefficients, columns, first, shape)
+    position = _positions(matrix, offset, tuple(volume.shape), shape, volume.device)
+    return by_look_ups(coefficients, position).reshape(shape)
+
+
+def resample_mask(
+    mask: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike = (0.0, 0.0, 0.0), share: float = 0.999
+) -> Tensor:
+    """Sample a boolean volume: true where ``share`` of the eight voxels around the point, by weight, is true."""
+    position = _positions(matrix, offset, tuple(mask.shape), shape, mask.device)
+    grid = to_grid(position, torch.tensor(mask.shape, device=mask.device))
+    sampled = torch.nn.functional.grid_sample(
+        mask[None, None].float(), grid[None, None, None], mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return sampled.reshape(shape) > share
+
+
+def neighbourhood_sum(volume: Tensor) -> Tensor:
+    """Sum over the 3x3x3 voxels about each voxel of the last three axes, zero outside; separable."""
+    for axis in (-3, -2, -1):
+        n = volume.shape[axis]
+        total = volume.clone()
+        total.narrow(axis, 0, n - 1).add_(volume.narrow(axis, 1, n - 1))
+        total.narrow(axis, 1, n - 1).add_(volume.narrow(axis, 0, n - 1))
+        volume = total
+    return volume
+
+
+def _positions(matrix: ArrayLike, offset: ArrayLike, source: Shape, target: Shape, device: torch.device) -> Tensor:
+    """Source indices ``(M, 3)`` of the target's voxels."""
+    columns = torch.as_tensor(np.asarray(matrix), dtype=torch.float32, device=device)
+    origin = np.asarray(offset, dtype=float) + np.array(source) // 2
+    total = torch.as_tensor(origin, dtype=torch.float32, device=device).expand(1, 1, 1, 3)
+    for axis, n in enumerate(target):
+        steps = (torch.arange(n, device=device) - n // 2)[:, None] * columns[:, axis]
+        total = total + steps.reshape([-1 if k == axis else 1 for k in range(3)] + [3])
+    return total.reshape(-1, 3)
+
+
+def _spline_coefficients(volume: Tensor) -> Tensor:
+    for axis, n in enumerate(volume.shape):
+        inverse = _inverse_spline_matrix(n).to(device=volume.device, dtype=volume.dtype)
+        volume = torch.tensordot(volume, inverse, dims=([axis], [1])).movedim(-1, axis)
+    return volume
+
+
+@lru_cache(maxsize=16)
+def _inverse_spline_matrix(n: int) -> Tensor:
+    spline = np.diag(np.full(n, 2 / 3)) + np.diag(np.full(n - 1, 1 / 6), 1) + np.diag(np.full(n - 1, 1 / 6), -1)
+    return torch.from_numpy(np.linalg.inv(spline))

@@ -1,0 +1,108 @@
+"""Cubic B-splines at the voxels of an affine grid: on the CPU 64 products a voxel, in one pass and no memory beside.
+
+On other devices as eight trilinear look-ups (Ruijters, ter Haar Romeny and Suetens, 2008,
+doi:10.1080/2151237X.2008.10129269), which torch does well there.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numba import complex64, float32, float64, types, void
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cdi_stream.numerics.compiled import compiled
+
+Floats = NDArray[np.floating[Any]]
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+_MARGIN = 2
+
+
+def on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
+    """Splines ``(n0, n1, n2)``, real or complex, at ``first + matrix @ j`` for all j of ``shape``; zero outside.
+
+    Slabs of the target go to as many threads as torch has.
+    """
+    values = torch.nn.functional.pad(coefficients, [_MARGIN] * 6).numpy()
+    steps, shifted = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64) + _MARGIN
+    result = np.empty(shape, values.dtype)
+    n_parts = min(torch.get_num_threads(), shape[0])
+    bounds = [k * shape[0] // n_parts for k in range(n_parts + 1)]
+
+    def part(begin: int, end: int) -> None:
+        _sample(values, steps, shifted + begin * steps[:, 0], result[begin:end])
+
+    with ThreadPoolExecutor(n_parts) as pool:
+        list(pool.map(part, bounds[:-1], bounds[1:]))
+    return torch.from_numpy(result)
+
+
+def by_look_ups(coefficients: Tensor, position: Tensor) -> Tensor:
+    """Splines ``(n0, n1, n2)``, real or complex, at ``(M, 3)`` indices; zero outside.
+
+    The eight look-ups travel as one batch, over which torch runs in parallel.
+    """
+    is_complex = coefficients.is_complex()
+    channels = torch.view_as_real(coefficients).movedim(-1, 0) if is_complex else coefficients[None]
+    size = torch.tensor(channels.shape[1:], device=position.device)
+    base = position.floor()
+    t = position - base
+    s = 1 - t
+    w0, w3 = s**3 / 6, t**3 / 6
+    near = w0 + 2 / 3 - t.square() * (2 - t) / 2
+    far = 1 - near
+    points, weights = (to_grid(base - w0 / near, size), to_grid(base + 1 + w3 / far, size)), (near, far)
+    choices = list(product((0, 1), repeat=3))
+    grid = torch.stack([torch.stack([points[c[2 - k]][:, k] for k in range(3)], -1) for c in choices])
+    weight = torch.stack([weights[a][:, 0] * weights[b][:, 1] * weights[c][:, 2] for a, b, c in choices])
+    values = torch.nn.functional.grid_sample(
+        channels.expand(8, *channels.shape),
+        grid[:, None, None],
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )[:, :, 0, 0]
+    is_inside = ((position > -1) & (position < size)).all(-1)
+    found = (values * weight[:, None]).sum(0) * is_inside
+    return torch.complex(found[0], found[1]) if is_complex else found[0]
+
+
+def to_grid(index: Tensor, size: Tensor) -> Tensor:
+    """Indices ``(..., 3)`` of a volume of this size as `torch.nn.functional.grid_sample` takes them."""
+    return ((2 * index + 1) / size - 1).flip(-1)
+
+
+@compiled([types.UniTuple(float32, 4)(float64)])
+def _weights(t: float) -> tuple[np.float32, np.float32, np.float32, np.float32]:  # pragma: no cover - compiled
+    """Of the four voxels about a point, ``t`` beyond the second."""
+    s = 1 - t
+    inner = 2 / 3 - t * t * (2 - t) / 2, 2 / 3 - s * s * (2 - s) / 2
+    return np.float32(s * s * s / 6), np.float32(inner[0]), np.float32(inner[1]), np.float32(t * t * t / 6)
+
+
+@compiled([void(v[:, :, ::1], float64[:, ::1], float64[::1], v[:, :, ::1]) for v in (float32, complex64)])
+def _sample(values: Array, matrix: Floats, first: Floats, out: Array) -> None:  # pragma: no cover - compiled
+    """Values have a margin, so that nothing about a point inside is beyond their edge."""
+    n0, n1, n2 = values.shape
+    for j0 in range(out.shape[0]):
+        for j1 in range(out.shape[1]):
+            for j2 in range(out.shape[2]):
+                x = first[0] + matrix[0, 0] * j0 + matrix[0, 1] * j1 + matrix[0, 2] * j2
+                y = first[1] + matrix[1, 0] * j0 + matrix[1, 1] * j1 + matrix[1, 2] * j2
+                z = first[2] + matrix[2, 0] * j0 + matrix[2, 1] * j1 + matrix[2, 2] * j2
+                total = values.dtype.type(0)
+                if 1 < x < n0 - 2 and 1 < y < n1 - 2 and 1 < z < n2 - 2:
+                    i0, i1, i2 = int(x), int(y), int(z)
+                    u, v, w = _weights(x - i0), _weights(y - i1), _weights(z - i2)
+                    for a in range(4):
+                        for b in range(4):
+                            row = values[i0 - 1 + a, i1 - 1 + b, i2 - 1 : i2 + 3]
+                            line = w[0] * row[0] + w[1] * row[1] + w[2] * row[2] + w[3] * row[3]
+                            total += u[a] * v[b] * line
+                out[j0, j1, j2] = total

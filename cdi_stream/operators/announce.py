@@ -1,0 +1,76 @@
+"""Announce: tell the operators' pages what happens, without ever waiting for them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+
+from cdi_stream.addresses import is_ipv6
+from cdi_stream.errors import EndpointError
+from cdi_stream.operators.feed import FeedMessage, pack
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 50
+
+
+class Announcer:
+    """Keeps the newest messages of any thread; `send` publishes them, from one thread.
+
+    ``endpoint`` None makes an announcer that tells nobody anything.
+    """
+
+    def __init__(self, endpoint: str | None, wall_clock: Callable[[], float] = time.time) -> None:
+        self._waiting: deque[FeedMessage] = deque(maxlen=MAX_WAITING)
+        self._wall_clock = wall_clock
+        self._service = uuid.uuid4().hex[:8]
+        self._n_sent = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = None if endpoint is None else _bound(self._context, endpoint)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a feed at all."""
+        return self._socket is not None
+
+    def tell(self, message: FeedMessage) -> None:
+        """Add a message; the oldest goes if too many wait."""
+        if self.is_on:
+            self._waiting.append(message)
+
+    def send(self) -> None:
+        """Publish what waits; who does not keep up loses."""
+        while self._waiting and self._socket is not None:
+            header, images = self._waiting.popleft()
+            self._n_sent += 1
+            stamped = {**header, "service": self._service, "seq": self._n_sent, "time_s": self._wall_clock()}
+            try:
+                self._socket.send_multipart(pack(stamped, images), zmq.NOBLOCK)
+            except (TypeError, ValueError):
+                logger.exception("a %s message for the operators cannot be written as JSON: left out", header["kind"])
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket is not None:
+            self._socket.close(200)
+        self._context.term()
+
+
+def _bound(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+    socket = context.socket(zmq.PUB)
+    socket.setsockopt(zmq.SNDHWM, MAX_WAITING)
+    socket.setsockopt(zmq.IPV6, is_ipv6(endpoint))
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        context.term()
+        raise EndpointError(
+            f"feed.endpoint {endpoint!r} cannot be opened: {error}; expected tcp://host:port"
+        ) from error
+    return socket

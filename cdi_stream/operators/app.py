@@ -1,0 +1,187 @@
+"""The server of the operators' page: the page itself, a web socket that carries the feed, ``/healthz`` and ``/readyz``.
+
+Read-only: nothing that a browser sends is looked at.  Without a token only this machine is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+import uvicorn
+import zmq
+from fastapi import FastAPI, WebSocket
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.websockets import WebSocketDisconnect
+
+from cdi_stream.errors import ConfigError, EndpointError
+from cdi_stream.operators.client import Client
+from cdi_stream.operators.connection import MAX_HEADER_BYTES, Connection
+from cdi_stream.operators.gate import Gate, is_loopback
+from cdi_stream.operators.history import Keeper, restored
+from cdi_stream.operators.hub import Hub, listen, subscribe
+
+TRY_AGAIN_LATER = 1013
+"""Close code of a web socket whose place was given to another browser."""
+
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def run_dashboard(feed: str, host: str, port: int, token: str | None, history: Path | None = None) -> None:
+    """Serve the page until the process is told to stop.
+
+    Parameters
+    ----------
+    feed
+        0MQ address of the service's feed.
+    host, port
+        Where the page is served.
+    token
+        What a browser must give as ``?token=``; None serves this machine only.
+    history
+        File that keeps the last results over a restart; None keeps them in memory.
+
+    Raises
+    ------
+    ConfigError
+        If ``feed`` is no 0MQ address, or ``host`` can be reached from elsewhere and there is no token.
+    EndpointError
+        If the page cannot be served at ``host`` and ``port``.
+    """
+    if not token and not is_loopback(host):
+        raise ConfigError(
+            f"dashboard: expected a loopback host such as 127.0.0.1, got {host!r}; set a token to serve other machines"
+        )
+    with zmq.Context() as context:
+        subscribe(context, feed).close()
+    config = server_config(make_app(feed, token, history), host, port)
+    with bound(host, port) as place, contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[place])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address; raises `EndpointError` if it cannot."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise EndpointError(
+            f"dashboard: the page cannot be served at {host}:{port}: {error.strerror or error}; "
+            "if another program is there, choose another port with --port or dashboard.port"
+        ) from error
+
+
+def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
+    """The server's limits: headers, time for a request, web sockets that do not answer.
+
+    h11, unlike httptools, bounds the headers.  A web socket that leaves a ping unanswered is closed after 3 + 7 s.
+    """
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        access_log=False,  # it would write the token
+        log_level="warning",
+        server_header=False,
+        http=Connection,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        ws_max_size=1024,
+        ws_ping_interval=3,
+        ws_ping_timeout=7,
+        timeout_graceful_shutdown=2,
+    )
+
+
+def make_app(feed: str, token: str | None = None, history: Path | None = None) -> FastAPI:
+    """The server, with a hub that listens to ``feed`` while it runs; ``history`` is as in `run_dashboard`."""
+    keeper = None if history is None else Keeper(history)
+    hub = Hub() if history is None or keeper is None else Hub(results=restored(history), on_results=keeper.keep)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.listener = asyncio.create_task(listen(hub, feed))
+        tasks = [app.state.listener] if keeper is None else [app.state.listener, asyncio.create_task(keeper.run())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Gate, token=token)
+    _add_page(app, f"?token={quote(token, safe='')}" if token else "")
+    _add_health(app, hub)
+    _add_feed(app, hub)
+    return app
+
+
+def _add_page(app: FastAPI, query: str) -> None:
+    """The page's files; their links to one another carry the token on."""
+    for file in (files("cdi_stream.operators") / "page").iterdir():
+        content = file.read_text(encoding="utf-8").replace("?QUERY", query)
+        path = "/" if file.name == "index.html" else f"/{file.name}"
+        app.add_route(path, _always(content, _TYPES[Path(file.name).suffix]))
+
+
+def _always(content: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_: Request) -> Response:
+        return Response(content, media_type=media_type)
+
+    return answer
+
+
+def _add_health(app: FastAPI, hub: Hub) -> None:
+    """``/healthz``: the process lives; ``/readyz``: the service is heard too."""
+
+    def answer(trouble: str) -> JSONResponse:
+        facts = {"feed_age_s": hub.feed_age_s(), "clients": hub.n_clients, "malformed": hub.n_malformed}
+        return JSONResponse({"status": trouble or "ok", **facts}, 503 if trouble else 200)
+
+    def failure() -> str:
+        return "the listener to the feed has ended: see the log" if app.state.listener.done() else ""
+
+    @app.get("/healthz")
+    async def health() -> JSONResponse:
+        return answer(failure())
+
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        return answer(failure() or hub.trouble())
+
+
+def _add_feed(app: FastAPI, hub: Hub) -> None:
+    @app.websocket("/feed")
+    async def feed(browser: WebSocket) -> None:
+        await browser.accept()
+        with hub.client(browser.client.host if browser.client else "") as client:
+            await _serve(browser, client)
+        if client.displaced.is_set():
+            with contextlib.suppress(WebSocketDisconnect):
+                await browser.close(TRY_AGAIN_LATER, "another browser took this place")
+
+
+async def _serve(browser: WebSocket, client: Client) -> None:
+    """Send until the browser has gone, or has lost its place."""
+    bodies = (_hear(browser), _send(browser, client), client.displaced.wait())
+    tasks = [asyncio.create_task(body) for body in bodies]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _hear(browser: WebSocket) -> None:
+    while (await browser.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+async def _send(browser: WebSocket, client: Client) -> None:
+    while True:
+        await browser.send_bytes(await client.get())

@@ -1,0 +1,199 @@
+"""Between the feed and the browsers: what came last, and the browsers that it is passed on to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from cdi_stream.addresses import is_ipv6
+from cdi_stream.errors import ConfigError, WireError
+from cdi_stream.operators.client import QUEUE_LENGTH, Client, first_to_go
+from cdi_stream.operators.feed import FeedMessage, pack, unpack
+from cdi_stream.operators.history import Results
+
+logger = logging.getLogger(__name__)
+
+KEPT_RESULTS = 50
+MAX_CLIENTS = 64
+"""Number of browsers that are served at a time; a further one takes the place of an older one."""
+
+MAX_MESSAGE_BYTES = 16 << 20
+SILENT_MS = 5000
+READY_S = 5.0
+"""Age [s] of the feed above which the dashboard is not ready; the service tells its state every second."""
+
+STAGES = ("inference", "reconstruction", "refinement")
+KINDS = ("progress", "frame", "result", "state")
+
+
+class Hub:
+    """Keeps the newest message of each kind, of results of each stage, and passes all on to the clients.
+
+    Parameters
+    ----------
+    clock, wall_clock
+        Time [s] that rises steadily, and time since the epoch.
+    results
+        Results of an earlier dashboard, to begin with.
+    on_results
+        Called with the results to keep whenever a result has come.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        results: Results | None = None,
+        on_results: Callable[[Results], None] = lambda _: None,
+    ) -> None:
+        self.n_malformed = 0
+        self._clock = clock
+        self._on_results = on_results
+        self._heard_s: float | None = None
+        self._service: object = None
+        self._newest: dict[tuple[str, str], tuple[FeedMessage, float]] = {}
+        self._history: deque[dict[str, Any]] = deque(maxlen=KEPT_RESULTS)
+        self._clients: dict[Client, None] = {}
+        self._restore(results or Results(), wall_clock())
+
+    @property
+    def n_clients(self) -> int:
+        """Browsers that are connected."""
+        return len(self._clients)
+
+    def feed_age_s(self) -> float | None:
+        """Time since the last good message of the feed, None before the first."""
+        return None if self._heard_s is None else self._clock() - self._heard_s
+
+    def trouble(self) -> str:
+        """What is wrong with the feed, in words; empty if a message has come within `READY_S`."""
+        age_s = self.feed_age_s()
+        if age_s is None:
+            return "no message from the service yet"
+        return f"no message from the service for {age_s:.0f} s" if age_s > READY_S else ""
+
+    def take(self, parts: Sequence[bytes]) -> None:
+        """Take one message of the feed; a malformed one is counted and dropped."""
+        try:
+            message = _checked(unpack(parts))
+            data = to_bytes(message)
+        except (WireError, ValueError, RecursionError) as error:
+            self.n_malformed += 1
+            logger.warning("message %d of the feed that is malformed: %s", self.n_malformed, error)
+            return
+        self._heard_s = self._clock()
+        self._note_service(message[0].get("service"))
+        self._keep(message, self._heard_s)
+        for client in self._clients:
+            client.put(message[0]["kind"], data)
+        if message[0]["kind"] == "result":
+            self._on_results(self._results())
+
+    def _note_service(self, service: object) -> None:
+        """Forget what an earlier start of the service was doing; its results stay."""
+        if service != self._service:
+            self._newest = {key: value for key, value in self._newest.items() if key[0] == "result"}
+            self._service = service
+
+    def _keep(self, message: FeedMessage, heard_s: float) -> None:
+        header = message[0]
+        key = (header["kind"], header["stage"] if header["kind"] == "result" else "")
+        self._newest.pop(key, None)  # so that the snapshot comes in order of arrival
+        self._newest[key] = message, heard_s
+        if header["kind"] == "result":
+            self._history.append(header)
+
+    def _results(self) -> Results:
+        newest = [message for (kind, _), (message, _) in self._newest.items() if kind == "result"]
+        return Results(headers=list(self._history), newest=newest)
+
+    def _restore(self, results: Results, wall_s: float) -> None:
+        """Begin with an earlier dashboard's results, as old as their time stamps say."""
+        for message in results.newest:
+            with contextlib.suppress(WireError, ValueError):
+                to_bytes(message)
+                told_s = _checked(message)[0].get("time_s")
+                age_s = max(0.0, wall_s - told_s) if isinstance(told_s, int | float) else 0.0
+                self._keep(message, self._clock() - age_s)
+        self._history = deque(results.headers, maxlen=KEPT_RESULTS)
+
+    @contextlib.contextmanager
+    def client(self, address: str = "") -> Iterator[Client]:
+        """A browser that gets the snapshot, with the age of each message, then what comes until the context ends.
+
+        If all places are taken, another browser is displaced: one that says nothing cannot keep an operator out.
+        """
+        client = Client(address)
+        client.put("history", to_bytes(({"kind": "history", "results": list(self._history)}, {})))
+        for (kind, _), ((header, images), heard_s) in self._newest.items():
+            client.put(kind, to_bytes((header | {"age_s": self._clock() - heard_s}, images)))
+        if len(self._clients) >= MAX_CLIENTS:
+            displaced = first_to_go(self._clients)
+            del self._clients[displaced]
+            displaced.displaced.set()
+        self._clients[client] = None
+        try:
+            yield client
+        finally:
+            self._clients.pop(client, None)
+
+
+def _checked(message: FeedMessage) -> FeedMessage:
+    """Refuse kinds and stages that are none, so that what is kept stays bounded."""
+    header = message[0]
+    if header.get("kind") not in KINDS or (header["kind"] == "result" and header.get("stage") not in STAGES):
+        raise WireError(f"expected a kind out of {KINDS}, got {header.get('kind')!r:.40} {header.get('stage')!r:.40}")
+    return message
+
+
+def to_bytes(message: FeedMessage) -> bytes:
+    """One message of the web socket: length of the header, little-endian, the header, then the images."""
+    header, *images = pack(*message)
+    return b"".join((struct.pack("<I", len(header)), header, *images))
+
+
+def subscribe(context: zmq.Context[Any], endpoint: str) -> Any:
+    """A socket that hears the feed, and finds it again after the service or the network was down.
+
+    Raises
+    ------
+    ConfigError
+        If the endpoint is no address.
+    """
+    socket = context.socket(zmq.SUB)
+    for option, value in (
+        (zmq.LINGER, 0),
+        (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+        (zmq.RCVHWM, QUEUE_LENGTH),
+        (zmq.RECONNECT_IVL_MAX, 2000),
+        (zmq.HEARTBEAT_IVL, 5000),
+        (zmq.IPV6, is_ipv6(endpoint)),
+    ):
+        socket.setsockopt(option, value)
+    socket.subscribe(b"")
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise ConfigError(f"feed: expected an address such as tcp://127.0.0.1:5570, got {endpoint!r}") from error
+    return socket
+
+
+async def listen(hub: Hub, endpoint: str) -> None:
+    """Pass the feed to the hub until cancelled.
+
+    The socket is made anew when nothing comes: 0MQ never mends a connection that it cut over a message too large.
+    """
+    with zmq.asyncio.Context() as context:
+        while True:
+            with subscribe(context, endpoint) as socket:
+                while await socket.poll(SILENT_MS):
+                    hub.take(await socket.recv_multipart())

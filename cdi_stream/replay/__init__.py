@@ -1,0 +1,1 @@
+"""A recorded scan goes through a simulated beamline and the service."""

@@ -1,0 +1,106 @@
+"""Configuration of a replay: endpoints and folders of its own, settings from the scan or from a given configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdi_stream.config import Config
+from cdi_stream.documents.tiled_server import free_port
+from cdi_stream.messages import RecordedScan
+
+UNKNOWN_BEAMLINE = {
+    "name": "unknown",
+    "sample_circles": [],
+    "detector_circles": [],
+    "row_direction": "y-",
+    "col_direction": "x+",
+}
+"""For recordings that do not say where they come from: frames can be played, but not placed."""
+
+PLACES: dict[str, bool | set[str]] = {
+    "detector": {"endpoint"},
+    "documents": True,
+    "assemble": {"directory"},
+    "publish": {"directory", "tiled", "tiled_port", "tiled_api_key", "json_lines"},
+    "refine": True,
+    "feed": True,
+    "dashboard": True,
+}
+"""Sections and keys of a configuration that say where a service listens, writes and shows, and what runs behind it.
+
+A replay takes none of them from a given configuration; all other keys are settings, and it takes those."""
+
+
+def example_config(scan: RecordedScan, directory: Path) -> str:
+    """Return the configuration of a replay that is told nothing: what the scan knows, and places of its own."""
+    detector: dict[str, Any] = {}
+    if scan.white_field is not None:
+        white_field = directory.resolve() / "white_field.npy"
+        np.save(white_field, scan.white_field)
+        detector["white_field"] = str(white_field)
+    monitor = next((name for name in scan.scanned if name.lower() == "monitor"), None)
+    beamline = scan.beamline or UNKNOWN_BEAMLINE
+    settings = {
+        "detector": detector,
+        "assemble": {} if monitor is None else {"monitor": monitor},
+        "geometry": {"beamline" if isinstance(beamline, str) else "inline": beamline},
+    }
+    return to_toml(_with_own_places(settings, directory))
+
+
+def own_config(config: Config, directory: Path, *, is_refining: bool = False) -> str:
+    """Return a configuration with the settings of ``config`` and the places of a replay.
+
+    Endpoints are free loopback ports and all files lie in ``directory``: a service that runs with ``config``
+    receives nothing of the replay.  A Tiled server of the replay's own stands for any that ``config`` names.
+    ``is_refining`` keeps the section ``refine``, which a replay does without.
+    """
+    settings = config.model_dump(mode="json", exclude=PLACES, exclude_unset=True, exclude_none=True)  # type: ignore[arg-type]
+    if is_refining:
+        settings["refine"] = config.refine.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    if config.publish.tiled is None:
+        settings.setdefault("publish", {})["tiled"] = "none"
+    return to_toml(_with_own_places(settings, directory))
+
+
+def _with_own_places(settings: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    detector, documents_in, documents_out = (f"tcp://127.0.0.1:{free_port()}" for _ in range(3))
+    places: dict[str, dict[str, Any]] = {
+        "detector": {"endpoint": detector},
+        "documents": {"subscribe": documents_out, "publish": documents_in},
+        "publish": {"directory": str(directory.resolve())},
+        "refine": {"methods": []},
+    }
+    merged = {name: section | settings.get(name, {}) for name, section in places.items()}
+    return merged | {name: section for name, section in settings.items() if name not in merged and section != {}}
+
+
+def to_toml(config: Mapping[str, Any]) -> str:
+    """Write a configuration as TOML: numbers and switches first, then one table for each section."""
+    plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    tables = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+    texts = [_lines(plain)] if plain else []
+    return "\n".join([*texts, *(f"[{name}]\n{_lines(section)}" for name, section in tables.items())])
+
+
+def _lines(section: Mapping[str, Any]) -> str:
+    return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in section.items())
+
+
+def _key(key: str) -> str:
+    is_bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if is_bare else _value(key)
+
+
+def _value(value: Any) -> str:
+    """A value in TOML: text, numbers, switches and lists are written as in JSON, maps as inline tables."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

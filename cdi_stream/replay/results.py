@@ -1,0 +1,162 @@
+"""What a listener on the document bus hears of a replay, and the summary that it makes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import zmq
+
+from cdi_stream.config import Config
+from cdi_stream.documents import bus
+from cdi_stream.errors import ServiceError
+from cdi_stream.files.recording import do_sums_agree
+from cdi_stream.messages import RecordedScan
+from cdi_stream.processes import Processes
+
+RESULT_TIMEOUT_S = 180.0
+"""Longest silence on the bus before a replay gives up [s]."""
+
+SERVICE_TIMEOUT_S = 60.0
+"""Longest time from the end of the played run to the first document of a service [s]; it sends previews each second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a listener to the bus sees: points of the raw run so far, and events of ours."""
+
+    n_points: int
+    n_events: int
+    streams: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Heard:
+    """Documents heard on the bus; others may use it too, so the played run is known by its sample and its marks."""
+
+    scan_name: str
+    raw_uid: str | None = None
+    our_uid: str | None = None
+    n_points: int = 0
+    raw_over_s: float | None = None
+    is_over: bool = False
+    streams: dict[str, str] = field(default_factory=dict)
+    events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def take(self, name: str, doc: Mapping[str, Any], now_s: float) -> None:
+        """Sort one document into played run or ours; ``now_s`` is monotonic time [s]."""
+        run = doc.get("run_start")
+        if name == "start":
+            self._start(doc)
+        elif name == "descriptor" and run is not None and run in (self.our_uid, self.raw_uid):
+            self.streams[doc["uid"]] = ("raw " if run == self.raw_uid else "") + doc["name"]
+        elif name == "event" and doc.get("descriptor") in self.streams:
+            self._event(self.streams[doc["descriptor"]], doc)
+        elif name == "stop" and run == self.raw_uid:
+            self.raw_over_s = now_s
+        elif name == "stop":
+            self.is_over |= run == self.our_uid
+
+    def _start(self, doc: Mapping[str, Any]) -> None:
+        stage, is_played = doc.get("analysis_stage"), "replay_of" in doc or "simulated" in doc
+        if self.raw_uid is None and stage is None and is_played and doc.get("sample") == self.scan_name:
+            self.raw_uid = doc["uid"]
+        elif self.raw_uid is not None and stage == "reconstruction" and doc.get("original_run_uid") == self.raw_uid:
+            self.our_uid = doc["uid"]
+
+    def _event(self, stream: str, doc: Mapping[str, Any]) -> None:
+        self.n_points += stream == "raw primary"
+        if not stream.startswith("raw "):
+            plain = {key.removeprefix(f"{stream}_"): value for key, value in doc["data"].items()}
+            self.events.setdefault(stream, []).append(plain)
+
+
+def follow(
+    listener: zmq.Socket[bytes],
+    config: Config,
+    children: Processes,
+    scan_name: str,
+    n_curves: int,
+    report: Callable[[Progress], None],
+) -> Heard:
+    """Listen until every curve has its reconstruction and our run is over.
+
+    Raises
+    ------
+    ServiceError
+        If a process dies, no service answers, or no result comes in time.
+    """
+    heard, read = Heard(scan_name), bus.reader(config.documents.serializer)
+    last_s = time.monotonic()
+    while not (heard.is_over and len(heard.events.get("reconstruction", [])) >= n_curves):
+        children.check()
+        for name, doc in bus.received(listener, config.documents.prefix, read, timeout_ms=200):
+            last_s = time.monotonic()
+            heard.take(name, doc, last_s)
+            counted = {stream: len(events) for stream, events in heard.events.items()}
+            report(Progress(n_points=heard.n_points, n_events=sum(counted.values()), streams=tuple(counted)))
+        _require_progress(heard, time.monotonic(), last_s)
+    return heard
+
+
+def _require_progress(heard: Heard, now_s: float, last_s: float) -> None:
+    if heard.is_over and not heard.events.get("reconstruction"):
+        raise ServiceError("the service closed its run without a reconstruction; see service.log")
+    if heard.our_uid is None and heard.raw_over_s is not None and now_s - heard.raw_over_s > SERVICE_TIMEOUT_S:
+        raise ServiceError(
+            f"no service published anything of the run within {SERVICE_TIMEOUT_S:.0f} s of its end: does 'cdi-stream "
+            "serve' run with this configuration?"
+        )
+    if now_s - last_s > RESULT_TIMEOUT_S:
+        raise ServiceError(f"nothing on the document bus for {RESULT_TIMEOUT_S:.0f} s; see the logs in the folder")
+
+
+def summary(heard: Heard, index: int, scan: RecordedScan) -> dict[str, Any]:
+    """The contract's last line of one curve: from the documents, and from what is doubtful of the recording."""
+    events = {stream: _of_curve(found, index) for stream, found in heard.events.items() if stream != "preview"}
+    result = events["reconstruction"]
+    latency = {stream: event["latency_s"] for stream, event in events.items()}
+    stages = {
+        key.removeprefix("latency_").removesuffix("_s"): value
+        for key, value in result.items()
+        if key.startswith("latency_") and key != "latency_s"
+    }
+    counted = ("expected", "received", "missing", "duplicate", "late", "bad")
+    frames = {name: result[f"frames_{name}"] for name in counted}
+    is_doubted = bool(scan.doubts) and result["verdict"] == "good"
+    return {
+        **frames,
+        "chi2": result["chi2"],
+        "r_p": result["r_p"],
+        "verdict": "doubtful" if is_doubted else result["verdict"],
+        "reasons": [*scan.doubts, *(reason for reason in result["reasons"].split(" | ") if reason)],
+        "latency_s": {**latency, **stages},
+        "size_lab_nm": [result[f"size_lab_{axis}_nm"] for axis in "xyz"],
+        "raw_uid": heard.raw_uid,
+        "reconstruction_uid": heard.our_uid,
+        "file": result["file"],
+        "frame_sums_match": _frame_sums_match(Path(result["file"]), scan),
+    }
+
+
+def _of_curve(events: list[dict[str, Any]], index: int) -> dict[str, Any]:
+    """A curve's event of one stream; the bus may lose one."""
+    found = next((event for event in events if event["curve_index"] == index), None)
+    if found is None:
+        raise ServiceError(f"an event of curve {index} was lost on the document bus; it is in the results' folder")
+    return found
+
+
+def _frame_sums_match(path: Path, scan: RecordedScan) -> bool | None:
+    """Whether every frame of the recording arrived with the sum on record, such as SPEC's ImageTot; None without."""
+    if scan.frame_sums is None:
+        return None
+    with h5py.File(path) as file:
+        if "frame_sums" not in file["entry/cdi_stream"]:
+            return None
+        sums = file["entry/cdi_stream/frame_sums"][()]
+    return sums.shape == scan.frame_sums.shape and bool(do_sums_agree(sums, scan.frame_sums)[scan.has_frame].all())

@@ -1,0 +1,284 @@
+"""One detector series as it comes in: frames into their slots, each accounted for by its index."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.errors import WireError
+from cdi_stream.messages import DetectorFrame, SeriesId, SeriesStart
+from cdi_stream.stream.frame_log import Decode, FrameLog
+
+logger = logging.getLogger(__name__)
+
+SETTLED = 3
+"""Frames of one layout after which a frame of another is bad at once; before, the majority decides."""
+
+HEADER_VOTES = 2
+"""Frames that a header's word on the layout is worth: it is written once for all frames, but some headers lie."""
+
+ACCOUNT = np.dtype([("has", "u1"), ("exposure_s", "<f8"), ("received_s", "<f8")])
+"""Record of a slot: whether its frame came, its exposure (NaN: unknown), and its receipt [s since the epoch]."""
+
+Layout = tuple[tuple[int, int], str]
+"""Shape of the image and name of its data type."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesLimits:
+    """How large a series may grow; images beyond are refused and counted as bad."""
+
+    max_images: int = 20_000
+    max_bytes: int = 8 << 30
+
+
+class Series:
+    """Frames of one series, slot by image id; the volume grows when the header promised too few.
+
+    With a ``log`` each frame is kept on disk too; ``has_room`` tells whether memory may grow by some bytes.
+
+    Times named ``_s`` are monotonic seconds; ``wall_s`` is the time of the first message, and a frame's
+    ``received_s`` that of its receipt, both in seconds since the epoch.  Slots count from ``first_id``, which is above
+    0 for streams that number frames across series.
+    """
+
+    def __init__(
+        self,
+        start: SeriesStart,
+        limits: SeriesLimits,
+        now_s: float,
+        wall_s: float,
+        log: FrameLog | None = None,
+        has_room: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        self.start = start
+        self.wall_s = wall_s
+        self.last_s = now_s
+        self.last_frame_s = now_s
+        self.first_id = 0
+        self.ended_s: float | None = None
+        self.duplicate = self.late = self.bad = 0
+        self.layout: Layout | None = None
+        self._to_wall_s = wall_s - now_s
+        self._limits = limits
+        self._log = log
+        self._volume: NDArray[np.uint32] = np.zeros((0, 1, 1), np.uint32)
+        self._account: NDArray[Any] = np.zeros(0, ACCOUNT)
+        self._has_room = has_room
+        self._n_received = 0
+        self._odd: dict[Layout, list[tuple[DetectorFrame, float]]] = {}
+
+    @property
+    def id(self) -> SeriesId:
+        """The detector's own name of the series."""
+        return self.start.series
+
+    @property
+    def sentinel(self) -> int:
+        """Largest value of the frames' data type, which marks gaps."""
+        return 2**32 - 1 if self.layout is None else int(np.iinfo(self.layout[1]).max)
+
+    @property
+    def n_received(self) -> int:
+        """Distinct frames received."""
+        return self._n_received
+
+    @property
+    def n_slots(self) -> int:
+        """Highest frame id received, and one."""
+        return int(self.image_ids[-1]) + 1 if self._n_received else 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the frames received; the system gives memory to a slot when its frame is copied there."""
+        return self._n_received * self._n_image_bytes
+
+    @property
+    def capacity(self) -> int:
+        """Images of this size that the limits allow."""
+        return min(self._limits.max_images, self._limits.max_bytes // max(self._n_image_bytes, 1))
+
+    @property
+    def _n_image_bytes(self) -> int:
+        return 4 * self._volume.shape[1] * self._volume.shape[2]
+
+    @property
+    def image_ids(self) -> NDArray[np.intp]:
+        """Ids of the frames received, ascending."""
+        return np.flatnonzero(self._account["has"])
+
+    def add(self, frame: DetectorFrame, now_s: float) -> None:
+        """Copy a frame into its slot; a repeat only counts, a misfit counts as bad.
+
+        Raises
+        ------
+        WireError
+            If the frame does not fit the series.
+        """
+        self.last_s = now_s
+        try:
+            self._check(frame.image_id - self.first_id, frame.pixels)
+            if self._fits(frame, now_s):
+                self._put(frame, now_s)
+        except WireError:
+            self.bad += 1
+            raise
+
+    def end(self, now_s: float) -> None:
+        """Note the end of the series; a second one changes nothing."""
+        self.last_s = now_s
+        if self.ended_s is None:
+            self.ended_s = now_s
+
+    def take(self, image_ids: NDArray[np.intp]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+        """Return volume and presence in the order of ``image_ids``; -1 or an absent frame gives zeros.
+
+        The volume is handed over without a copy when the order is that of the slots; without any frame it is
+        one pixel wide.
+        """
+        volume, n = self._volume, len(image_ids)
+        if not self._n_received:
+            return np.zeros((n, 1, 1), np.uint32), np.zeros(n, bool)
+        has = self._account["has"].astype(bool)
+        if n <= len(volume) and np.array_equal(image_ids, np.arange(n)):
+            return volume[:n], has[:n]
+        known = (image_ids >= 0) & (image_ids < len(has))
+        present = np.zeros(n, dtype=bool)
+        present[known] = has[image_ids[known]]
+        taken = np.zeros((n, *volume.shape[1:]), np.uint32)
+        taken[present] = volume[image_ids[present]]
+        return taken, present
+
+    def exposures_s(self, image_ids: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        """Exposure of each frame asked for, NaN where there is none; None if the wire tells nothing."""
+        exposures = self._of_frames("exposure_s", image_ids)
+        return exposures if np.isfinite(exposures).any() else None
+
+    def received_s(self, image_ids: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Time of receipt of each frame asked for [s since the epoch], NaN where there is none."""
+        return self._of_frames("received_s", image_ids)
+
+    def restore(self, log: FrameLog, decode: Decode) -> None:
+        """Take up the frames that an earlier process left in ``log``, which goes on from here."""
+        last_s = self.last_s
+        for frame, received_s in log.frames(decode):
+            try:
+                self.add(frame, received_s - self._to_wall_s)
+            except WireError as error:
+                logger.warning("a frame that was kept does not fit: %s", error)
+        self.last_s = self.last_frame_s = last_s
+        self._log = log
+
+    def close(self) -> None:
+        """Take no more frames: the log is closed."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _of_frames(self, name: str, image_ids: NDArray[np.intp]) -> NDArray[np.float64]:
+        known = np.isin(image_ids, self.image_ids)
+        values = np.full(len(image_ids), np.nan)
+        values[known] = self._account[name][image_ids[known]]
+        return values
+
+    def _check(self, slot: int, pixels: NDArray[Any]) -> None:
+        where = f"series {self.id}, frame {slot}"
+        if pixels.dtype.kind not in "ui" or pixels.dtype.itemsize > 4:
+            raise WireError(f"series {self.id}: expected integers of 32 bits at most, got {pixels.dtype}")
+        if pixels.ndim != 2 or 0 in pixels.shape:
+            raise WireError(f"{where}: expected an image, got {pixels.shape}")
+        if not 0 <= slot < self._limits.max_images or (slot + 1) * pixels.size * 4 > self._limits.max_bytes:
+            raise WireError(f"{where} is beyond the limits of a series")
+
+    def _fits(self, frame: DetectorFrame, now_s: float) -> bool:
+        """Whether a frame has the layout of the series; of the first few frames the majority decides which that is.
+
+        Frames of another layout are kept until that is settled: then they are bad, or the ones before them are.
+        """
+        layout: Layout = (frame.pixels.shape, frame.pixels.dtype.newbyteorder("=").name)  # type: ignore[assignment]
+        if self.layout in (None, layout):
+            self.layout = layout
+            return True
+        assert self.layout is not None
+        (shape, dtype), (got_shape, got_dtype) = self.layout, layout
+        texts = (f"{shape} pixels as before, got {got_shape}", f"{dtype} as before, got {got_dtype}")
+        error = WireError(f"series {self.id}, frame {frame.image_id}: expected {texts[shape == got_shape]}")
+        odd = self._odd.setdefault(layout, [])
+        if self._n_received >= SETTLED or len(self._odd) > SETTLED or len(odd) >= SETTLED:
+            raise error
+        odd.append((_copy(frame), now_s))
+        if len(odd) + self._bonus(layout) <= self._n_received + self._bonus(self.layout):
+            raise error
+        self._change_to(layout)
+        return False
+
+    def _bonus(self, layout: Layout) -> int:
+        """Votes of the header for a layout."""
+        header = self.start
+        cut = None if header.roi is None else (header.roi[1] - header.roi[0], header.roi[3] - header.roi[2])
+        told = (cut or header.image_shape, header.image_dtype)
+        is_told = told[0] == layout[0] and told[1] in (None, layout[1])
+        return HEADER_VOTES if is_told else 0
+
+    def _change_to(self, layout: Layout) -> None:
+        """Take the frames of another layout instead: those before were bad, and these are not."""
+        frames = self._odd.pop(layout)
+        self.bad += self._n_received - (len(frames) - 1)  # each of these but the newest was counted as bad
+        self._volume, self._account = np.zeros((0, 1, 1), np.uint32), np.zeros(0, ACCOUNT)
+        if self._log is not None:
+            self._log.clear()
+        self._n_received, self.layout = 0, layout
+        for frame, now_s in frames:
+            self._put(frame, now_s)
+
+    def _put(self, frame: DetectorFrame, now_s: float) -> None:
+        slot, pixels = frame.image_id - self.first_id, frame.pixels
+        if slot >= len(self._account):
+            self._grow(slot + 1, pixels.shape)  # type: ignore[arg-type]
+        if self._account[slot]["has"]:
+            self.duplicate += 1
+            return
+        if not self._has_room(4 * pixels.size):
+            raise WireError(f"series {self.id}: no room for more frames beside those of the other open series")
+        # Signed detectors mark gaps by values below zero, unsigned ones by the largest.
+        self._volume[slot] = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
+        received_s = now_s + self._to_wall_s
+        self._account[slot] = (1, np.nan if frame.exposure_s is None else frame.exposure_s, received_s)
+        self._keep(frame, received_s)
+        self._n_received += 1
+        self.late += self.ended_s is not None
+        self.last_frame_s = now_s
+
+    def _keep(self, frame: DetectorFrame, received_s: float) -> None:
+        """Write a frame to the log; a disk that is full ends the log, not the series."""
+        if self._log is None:
+            return
+        try:
+            self._log.append(frame, received_s)
+        except OSError as error:
+            logger.warning("series %s: frames are kept in memory alone, a restart would lose them: %s", self.id, error)
+            self.close()
+
+    def _grow(self, n_images: int, shape: tuple[int, int]) -> None:
+        """Make slots for ``n_images``, for all that are announced, or for twice as many; they take no memory yet."""
+        largest = min(self._limits.max_images, self._limits.max_bytes // (4 * shape[0] * shape[1]))
+        n_slots = min(max(n_images, self.start.n_images or 0, 2 * len(self._account)), largest)
+        try:
+            volume = np.zeros((n_slots, *shape), np.uint32)
+        except MemoryError as error:
+            raise WireError(f"series {self.id}: no memory for {n_slots} images of {shape} pixels") from error
+        account = np.zeros(n_slots, ACCOUNT)
+        n = len(self._account)
+        if n:
+            volume[:n], account[:n] = self._volume, self._account
+        self._volume, self._account = volume, account
+
+
+def _copy(frame: DetectorFrame) -> DetectorFrame:
+    """Copy a frame, whose memory may belong to the wire message."""
+    return replace(frame, pixels=frame.pixels.copy(), wire=tuple(bytes(part) for part in frame.wire))
