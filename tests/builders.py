@@ -14,7 +14,7 @@ from cdi_stream.live.serve import chain_settings
 from cdi_stream.messages import FrameAccount, RecordedScan, RockingCurve, RunContext, SeriesStart
 from sim_beamline.diffract import Experiment
 
-ONE_START = f"""[polish]
+ONE_START = f"""[phase]
 recipe = "{FROM_NETWORK}"
 
 """

@@ -23,7 +23,7 @@ NETWORK_RECIPE = "SW[every=10,after=0,threshold=0.2,relative=rms,sigma=1.0]+SUPP
 """What follows the network's refinement."""
 
 ORDER = (
-    "verdict", "reasons", "chi2_cleaned", "chi2_floor", "r_p_cleaned", "chi2", "r_p", "agreement", "unevenness",
+    "verdict", "reasons", "chi2_cleaned", "chi2_floor", "r_p_cleaned", "chi2", "r_p", "agreement", "amplitude_spread",
     "support_fraction", "support_over_box", "size_lab_nm", "voxel_size_nm", "voxel_size_lab_nm", "resolution_m",
     "resolution_vox", "method", "starts", "cycles", "ms_per_cycle", "seconds", "file",
 )  # fmt: skip

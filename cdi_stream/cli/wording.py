@@ -12,7 +12,7 @@ MEANING = {
     "r_p": "correlation with the measured magnitudes",
     "r_p_cleaned": "the same, voxels masked by cleaning left out",
     "agreement": "correlation with the crystals of other starts",
-    "unevenness": "spread of the amplitude inside, over its mean",
+    "amplitude_spread": "spread of the amplitude inside, over its mean",
     "support_fraction": "share of the array that the crystal fills",
     "support_over_box": "crystal over the box that the counts tell of",
     "size_lab": "box of the crystal along x, y, z of the lab",

@@ -15,10 +15,13 @@ from cdi_stream.config.detector import DetectorConfig
 from cdi_stream.config.documents import DocumentsConfig
 from cdi_stream.config.geometry import GeometryConfig
 from cdi_stream.config.outputs import DashboardConfig, FeedConfig, PublishConfig
-from cdi_stream.config.reconstruction import AssembleConfig, NetworkConfig, PolishConfig, PrepareConfig, RefineConfig
+from cdi_stream.config.reconstruction import AssembleConfig, NetworkConfig, PhaseConfig, PrepareConfig, RefineConfig
 from cdi_stream.config.section import Section
 from cdi_stream.config.values import Threads
 from cdi_stream.errors import ConfigError, describe_error
+
+FORMER_NAMES = {"polish": "phase"}
+"""Tables of the configuration that had another name, and their present one."""
 
 
 class Config(Section):
@@ -30,13 +33,22 @@ class Config(Section):
     assemble: AssembleConfig = AssembleConfig()
     prepare: PrepareConfig = PrepareConfig()
     network: NetworkConfig = NetworkConfig()
-    polish: PolishConfig = Field(default_factory=PolishConfig)
+    phase: PhaseConfig = Field(default_factory=PhaseConfig)
     publish: PublishConfig = PublishConfig()
     refine: RefineConfig = Field(default_factory=RefineConfig)
     feed: FeedConfig = FeedConfig()
     dashboard: DashboardConfig = DashboardConfig()
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Threads = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, tables: Any) -> Any:
+        """Refuse tables under a former name, and say the present one."""
+        for old, new in FORMER_NAMES.items():
+            if isinstance(tables, dict) and old in tables:
+                raise ValueError(f"expected [{new}], got [{old}]: the table has a new name, its keys are the same")
+        return tables
 
     @model_validator(mode="after")
     def _apart(self) -> Config:
@@ -61,7 +73,7 @@ class Config(Section):
             "geometry": True,
             "assemble": {"late_grace_s", "reading_timeout_s", "idle_timeout_s", "monitor"},
             "prepare": True,
-            "polish": True,
+            "phase": True,
             "detector": {"format", "channel", "roi", "saturation_counts"},
             "publish": {"lab_shape"},
         }

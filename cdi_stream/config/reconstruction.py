@@ -1,4 +1,4 @@
-"""Sections ``[assemble]``, ``[prepare]``, ``[network]``, ``[polish]`` and ``[refine]``: from frames to crystals."""
+"""Sections ``[assemble]``, ``[prepare]``, ``[network]``, ``[phase]`` and ``[refine]``: from frames to crystals."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NetworkConfig(Section):
             raise ValueError(str(error)) from error
 
 
-class PolishConfig(Section):
+class PhaseConfig(Section):
     """How the network's crystal is polished: by a short search, in which it competes if sure, or by a recipe if given.
 
     ``budget_s`` is the most that it may take; volumes of more than ``most_voxels`` voxels are not searched, but go from

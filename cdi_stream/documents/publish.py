@@ -47,8 +47,8 @@ _NUMBERS = {
     "free_llk_floor": "",
     "starts": "",
     "agreement": "",
-    "unevenness": "",
-    "noise_error": "",
+    "amplitude_spread": "",
+    "bootstrap_nmse": "",
     "resolution_m": "m",
     "support_fraction": "",
     "support_over_box": "",
@@ -70,7 +70,7 @@ _NUMBERS = {
     "latency_prepare_s": "s",
     "latency_correct_s": "s",
     "latency_infer_s": "s",
-    "latency_polish_s": "s",
+    "latency_phase_s": "s",
     "latency_s": "s",
 }
 

@@ -18,7 +18,7 @@ from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab
 from cdi_stream.inversion.describe import describe
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.locate import FixedGeometry, locate
-from cdi_stream.inversion.phase_retrieval import PolishSettings, Start, polish
+from cdi_stream.inversion.phase_retrieval import PhaseSettings, Start, retrieve_phase
 from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings, prepare
 from cdi_stream.inversion.verdict import combined, failed_verdict
 from cdi_stream.messages import (
@@ -47,7 +47,7 @@ class ChainSettings:
     fixed: FixedGeometry
     known: DetectorKnowledge
     prepare: PrepareSettings
-    polish: PolishSettings
+    phase: PhaseSettings
     lab_shape: Shape
     device: str = "cpu"
 
@@ -88,9 +88,9 @@ def reconstruct(
     yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
     magnitude = torch.from_numpy(np.array(lab.magnitude))
     start = replace(starting_point(crystal, volume, settings.device), ask_sure=partial(is_sure, network, magnitude))
-    polished = polish(volume, start, settings.polish, wait_turn)
+    polished = retrieve_phase(volume, start, settings.phase, wait_turn)
     in_lab = crystal_in_lab(polished, settings.lab_shape)
-    laps.mark("polish")
+    laps.mark("phase")
     verdict = combined(in_lab.verdict, doubts, notes)
     final = _result("reconstruction", curve, in_lab, verdict, {**numbers_of(in_lab, volume), **laps.scalars})
     phased = PhasedVolume(volume=volume, crystal=polished, doubts=doubts, notes=notes)
@@ -109,8 +109,8 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         oversampling=(3.0, 3.0, 3.0),
     )
     lab = lab_volume(empty, network, settings.device)
-    once = PolishSettings(budget_s=1.0, most_voxels=0, recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
-    polish(empty, starting_point(infer(lab, network), empty, settings.device), once)
+    once = PhaseSettings(budget_s=1.0, most_voxels=0, recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
+    retrieve_phase(empty, starting_point(infer(lab, network), empty, settings.device), once)
 
 
 def lab_volume(volume: PreparedVolume, network: Network, device: str = "cpu") -> LabVolume:

@@ -107,14 +107,14 @@ def by_object(problem: Problem) -> Solution:
     As Chan et al. (2021) do by Adam, `cdi_stream.phasing.gradient`, and faster.
     """
     seen, held = held_out(problem.data, problem.settings.seed)
-    others, search, is_cut = None, Effort(starts=1, cycles=0, recipe="descent on the object"), False
+    others, search, is_truncated = None, Effort(starts=1, cycles=0, recipe="descent on the object"), False
     if problem.start is not None:
         start = _forgetful(problem.start, held, seen.n_axes)
     else:
         searching, settings = problem.deadline.part(0.6), AutoSettings(is_exact=False)
         found = solve(problem.data, problem.settings.seed, searching, settings, problem.report)
         start = start_from(found.finalists[0], found.support)  # as it was before it saw the held-out voxels
-        others, is_cut = found.finalists[1:], found.is_cut
+        others, is_truncated = found.finalists[1:], found.is_truncated
         search = replace(found.effort, recipe=f"{found.effort.recipe}, then {search.recipe}")
     batch = start
     for batch in refine_object(seen, start, Accelerated(steps=GRADIENT_STEPS)):
@@ -125,7 +125,7 @@ def by_object(problem: Problem) -> Solution:
         support = start.support.expand(len(others), *start.support.shape[1:])
         pool = pool.before(Candidates(crystal=others, support=support, score=pool.score.expand(len(others))))
     solution = conclude(problem.data, held, pool, effort, problem.deadline)
-    return replace(solution, is_cut=solution.is_cut or is_cut)
+    return replace(solution, is_truncated=solution.is_truncated or is_truncated)
 
 
 def by_network(problem: Problem) -> Solution:

@@ -65,7 +65,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolishSettings:
+class PhaseSettings:
     """Time that it may take at most, turns waited for not counted; or the recipe that is run instead.
 
     Volumes of more than ``most_voxels`` go by `of_large` from the network's crystal, and if others found another on
@@ -77,10 +77,10 @@ class PolishSettings:
     recipe: Recipe | None = None
 
 
-def polish(
+def retrieve_phase(
     volume: PreparedVolume,
     start: Start,
-    settings: PolishSettings,
+    settings: PhaseSettings,
     wait_turn: Callable[[], None] = lambda: None,
 ) -> Crystal:
     """Bring the crystal to what the measured voxels say; the result is in detector coordinates.

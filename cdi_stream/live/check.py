@@ -118,7 +118,7 @@ def _images(config: Config) -> str:
 
 def _recipes(config: Config) -> str:
     texts = (
-        *(() if config.polish.recipe is None else (config.polish.recipe,)),
+        *(() if config.phase.recipe is None else (config.phase.recipe,)),
         *((config.refine.recipe, config.refine.network_recipe) if config.refine.methods else ()),
     )
     return "; ".join(f"{text} ({parse_recipe(text).cycles} cycles)" for text in texts) or "none is given"

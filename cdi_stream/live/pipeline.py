@@ -53,7 +53,7 @@ class _StoppedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Polish:
+class _PhaseRequest:
     """A curve whose inference is out; ``results`` goes on with the polish."""
 
     curve: RockingCurve
@@ -91,19 +91,19 @@ class Service:
         self.left: dict[str, int] = {}
         self._parts = parts
         self._work: queue.Queue[Work | None] = queue.Queue()
-        self._polish_queue: queue.Queue[_Polish | RunStopped | None] = queue.Queue()
+        self._phase_queue: queue.Queue[_PhaseRequest | RunStopped | None] = queue.Queue()
         self._n_unfinished = self._n_pending = 0
         self._waiting_bytes = 0
         self._count_lock = threading.Lock()
-        self._may_polish = threading.Event()
-        self._may_polish.set()
+        self._may_phase = threading.Event()
+        self._may_phase.set()
         self._stopping = threading.Event()
         self._published = threading.Event()
         self._stop_at_s = float("inf")
         bodies: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
             "ingest": (self._ingest, lambda: self._work.put(None)),
-            "infer": (self._infer, lambda: self._polish_queue.put(None)),
-            "polish": (self._polish, self._published.set),
+            "infer": (self._infer, lambda: self._phase_queue.put(None)),
+            "phase": (self._phase, self._published.set),
             "bus": (self._bus, lambda: None),
             "announce": (self._announce, lambda: None),
         }
@@ -171,7 +171,7 @@ class Service:
         finally:
             self._stop_at_s = min(self._stop_at_s, time.monotonic() + STOP_S)
             self._stopping.set()
-            self._may_polish.set()
+            self._may_phase.set()
             tell_next()
 
     def _is_time_up(self) -> bool:
@@ -186,7 +186,7 @@ class Service:
 
     def _take(self, work: Work) -> None:
         if isinstance(work, RockingCurve):
-            self._may_polish.clear()
+            self._may_phase.clear()
             self._count(+1, work)
         self._work.put(work)
         self._wait_for_room()
@@ -217,29 +217,29 @@ class Service:
                 case RockingCurve():
                     self._curve(work)
                 case RunStopped():
-                    self._polish_queue.put(work)
+                    self._phase_queue.put(work)
             if not any(isinstance(waiting, RockingCurve) for waiting in tuple(self._work.queue)):
-                self._may_polish.set()
+                self._may_phase.set()
 
     def _curve(self, curve: RockingCurve) -> None:
         results = reconstruct(curve, self._parts.network, self._parts.chain, wait_turn=self._wait_turn)
         self._publish(curve, self._next(curve, results, "inference"))
-        self._polish_queue.put(_Polish(curve=curve, results=results))
+        self._phase_queue.put(_PhaseRequest(curve=curve, results=results))
 
     def _wait_turn(self) -> None:
-        self._may_polish.wait()
+        self._may_phase.wait()
         if self._is_time_up():
             raise _StoppedError
 
-    def _polish(self) -> None:
-        while (work := self._polish_queue.get()) is not None:
+    def _phase(self) -> None:
+        while (work := self._phase_queue.get()) is not None:
             if isinstance(work, RunStopped):
                 self._parts.outgoing.close(work.uid)
             elif not self._is_time_up():
                 self._reconstruction(work)
         self._n_pending = self._parts.outgoing.close_all("the service was stopped")
 
-    def _reconstruction(self, work: _Polish) -> None:
+    def _reconstruction(self, work: _PhaseRequest) -> None:
         """Publish the second result of a curve, then ask for its refinements: these must not hold it up."""
         curve = work.curve
         try:

@@ -27,7 +27,7 @@ from cdi_stream.documents.tiled_server import local_tiled
 from cdi_stream.inversion.chain import ChainSettings, warm_up
 from cdi_stream.inversion.locate import FixedGeometry
 from cdi_stream.inversion.methods import MethodSettings
-from cdi_stream.inversion.phase_retrieval import PolishSettings
+from cdi_stream.inversion.phase_retrieval import PhaseSettings
 from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
@@ -144,10 +144,10 @@ def chain_settings(config: Config) -> ChainSettings:
             saturation_counts=config.detector.saturation_counts,
         ),
         prepare=PrepareSettings(max_shape=config.prepare.max_shape, min_counts=config.prepare.min_counts),
-        polish=PolishSettings(
-            budget_s=config.polish.budget_s,
-            most_voxels=config.polish.most_voxels,
-            recipe=None if config.polish.recipe is None else parse_recipe(config.polish.recipe),
+        phase=PhaseSettings(
+            budget_s=config.phase.budget_s,
+            most_voxels=config.phase.most_voxels,
+            recipe=None if config.phase.recipe is None else parse_recipe(config.phase.recipe),
         ),
         lab_shape=config.publish.lab_shape,
         device=config.device,

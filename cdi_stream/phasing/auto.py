@@ -27,7 +27,7 @@ from cdi_stream.phasing.explore import Exploration, explored
 from cdi_stream.phasing.level import Level, Search, climbed, each_refined, level_of
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsened, levels, resampled
-from cdi_stream.phasing.quality import AGREEING, UNEVEN, free_llk, unevenness
+from cdi_stream.phasing.quality import AGREEING, UNEVEN, amplitude_spread, free_llk
 from cdi_stream.phasing.ranking import Candidates, Effort, Solution, agreement, conclude, forgetting, held_out, ranked
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import climb_recipe, final_recipes
@@ -169,7 +169,7 @@ class _Auto:
         Voxels at the surface are so many in small crystals that a loose and a tight support may foresee equally well:
         then the even one is right, as crystals of one material are.
         """
-        uneven = unevenness(pool.crystal[0], pool.support[0])
+        uneven = amplitude_spread(pool.crystal[0], pool.support[0])
         return free_llk(pool.crystal[0], self._data, self._held)[0] * (1.0 if math.isnan(uneven) else uneven)
 
     def _ranked(self, pool: Candidates) -> Candidates:
@@ -178,7 +178,7 @@ class _Auto:
 
 def is_trusted(pool: Candidates) -> bool:
     """Whether the winner is even inside, as crystals are, and the others agree with it."""
-    uneven = unevenness(pool.crystal[0], pool.support[0])
+    uneven = amplitude_spread(pool.crystal[0], pool.support[0])
     return not uneven > UNEVEN and not agreement(pool) < AGREEING
 
 

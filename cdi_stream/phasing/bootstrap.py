@@ -19,7 +19,9 @@ from cdi_stream.phasing.recipe import parse_recipe
 _AGAIN = parse_recipe("SUPPORT[fixed]+60*ER")
 
 
-def noise_error(data: Measurement, found: Batch, seed: int = 0, is_over: Callable[[], bool] = lambda: False) -> float:
+def bootstrap_nmse(
+    data: Measurement, found: Batch, seed: int = 0, is_over: Callable[[], bool] = lambda: False
+) -> float:
     """`nmse` between the first crystal of a batch and what becomes of it with other counts of the same expectation.
 
     Counts are drawn from what the crystal makes one expect, as many as were measured, and it is refined to them in its

@@ -69,7 +69,7 @@ def compared(
             found, agreed = theirs, agreed_then
     crystal, support = found.result[0], found.support[0]
     numbers = {"agreement": agreed, "starts": search.starts, "cycles": search.cycles}
-    cut = {"is_cut": float(deadline.is_over())}
+    cut = {"is_truncated": float(deadline.is_over())}
     scalars = {**misfit(crystal, data), **size_of(support, data), **numbers, **cut}
     return Compared(crystal=crystal, support=support, scalars=scalars)
 

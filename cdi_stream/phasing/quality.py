@@ -62,7 +62,7 @@ def _llk_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return mean, (np.exp(log_p) * deviance).sum(1)
 
 
-def unevenness(crystal: Tensor, support: Tensor, sigma_vox: float = 1.0) -> float:
+def amplitude_spread(crystal: Tensor, support: Tensor, sigma_vox: float = 1.0) -> float:
     """Spread over mean of the blurred amplitude one voxel inside the support; a crystal of one material is even.
 
     NaN if nothing is that deep, and in two axes: a plane of the diffraction is that of a projection, thick and thin.
@@ -89,8 +89,8 @@ def judge(scalars: dict[str, float], reasons: tuple[str, ...] = ()) -> Verdict:
 
 def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
     """Each rule: whether it is broken, and what to say then; comparisons with NaN are false."""
-    agreement, uneven = s.get("agreement", math.nan), s.get("unevenness", math.nan)
-    noise = s.get("noise_error", math.nan)
+    agreement, uneven = s.get("agreement", math.nan), s.get("amplitude_spread", math.nan)
+    noise = s.get("bootstrap_nmse", math.nan)
     free = s.get("free_llk", math.nan) / max(s.get("free_llk_floor", math.nan), 1e-12)
     overfit = free / max(s["chi2"] / max(s["chi2_floor"], 1e-12), 1e-12)
     outside = s.get("support_over_box", math.nan)
@@ -118,13 +118,16 @@ def _doubts(s: dict[str, float]) -> tuple[tuple[bool, str], ...]:
             f"the support is {outside:.1f} times the box that the counts say the crystal lies in",
         ),
         ("agreement" in s and math.isnan(agreement), _why_alone(int(s.get("starts", 1)))),
-        (s.get("is_cut", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
+        (s.get("is_truncated", 0.0) > 0, "the time ran out before the refinement was done: give a larger budget"),
         (agreement < AGREEING, f"other starts gave other crystals: mean correlation {agreement:.3f} < {AGREEING}"),
         (
             overfit > OVERFITTED and s["chi2_floor"] > COUNTED and is_counted,
             f"voxels it never saw are explained {overfit:.1f} times worse than the others, against counting noise",
         ),
-        ("unevenness" in s and math.isnan(uneven), "the support is too thin to say whether the amplitude is even"),
+        (
+            "amplitude_spread" in s and math.isnan(uneven),
+            "the support is too thin to say whether the amplitude is even",
+        ),
         (uneven > UNEVEN, f"the amplitude is uneven inside: {uneven:.2f} of its mean, more than {UNEVEN}"),
     )
 
@@ -137,7 +140,7 @@ def _why_alone(n_starts: int) -> str:
 
 
 NOISY = 0.018
-"""Largest `noise_error`: crystals of the bench are about five times as far from the truth."""
+"""Largest `bootstrap_nmse`: crystals of the bench are about five times as far from the truth."""
 FAINT = 0.033
 """Share of the counts that may be noise, where that is not known."""
 OUTSIDE = 2.5
@@ -153,4 +156,4 @@ WITHOUT_NOISE = 0.1
 """Share of its floor to which chi2 falls only for data without counting noise: a support of a fifth of the array could
 not do that by overfitting.  What counting noise does to crystals is not asked then."""
 UNEVEN = 0.26
-"""Largest `unevenness` of a crystal."""
+"""Largest `amplitude_spread` of a crystal."""

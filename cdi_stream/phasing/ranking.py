@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cdi_stream.phasing.align import align
-from cdi_stream.phasing.bootstrap import noise_error
+from cdi_stream.phasing.bootstrap import bootstrap_nmse
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.modes import modes
 from cdi_stream.phasing.projections import Measurement, direct, modelled_magnitude, reciprocal
-from cdi_stream.phasing.quality import free_llk, misfit, size_of, unevenness
+from cdi_stream.phasing.quality import amplitude_spread, free_llk, misfit, size_of
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.workers import side_by_side
@@ -85,8 +85,8 @@ class Solution:
 
     ``free_llk`` is over voxels that the crystal never saw, ``free_llk_floor`` what counting noise leaves of it.
     ``finalists`` ``(n, *shape)`` begin with the winner; the others, from other starts, are aligned with it, and
-    ``correlations`` are theirs with the winner.  ``noise_error`` is how far counting noise alone moves the crystal, see
-    `cdi_stream.phasing.bootstrap`.  ``is_cut`` tells that the time ran out before all was done.
+    ``correlations`` are theirs with the winner.  ``bootstrap_nmse`` is how far counting noise alone moves the crystal,
+    see `cdi_stream.phasing.bootstrap`.  ``is_truncated`` tells that the time ran out before all was done.
     """
 
     crystal: Tensor
@@ -96,8 +96,8 @@ class Solution:
     free_llk: float
     free_llk_floor: float
     effort: Effort
-    noise_error: float = math.nan
-    is_cut: bool = False
+    bootstrap_nmse: float = math.nan
+    is_truncated: bool = False
 
 
 def scored(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
@@ -158,7 +158,7 @@ def conclude(
     batch = Batch(crystal=winner[None], support=pool.support[:1])
     if closing is not None:
         batch = finished(closing, data, batch, is_over=deadline.is_over)
-    noise = noise_error(data, batch, is_over=deadline.is_over)
+    noise = bootstrap_nmse(data, batch, is_over=deadline.is_over)
     return Solution(
         crystal=batch.result[0],
         support=batch.support[0],
@@ -167,8 +167,8 @@ def conclude(
         free_llk=free,
         free_llk_floor=floor,
         effort=replace(effort, cycles=effort.cycles + batch.cycle),
-        noise_error=noise,
-        is_cut=deadline.is_over(),
+        bootstrap_nmse=noise,
+        is_truncated=deadline.is_over(),
     )
 
 
@@ -184,15 +184,15 @@ def scalars_of(found: Solution, data: Measurement, bq: ArrayLike | None = None) 
     correlations, several = found.correlations, len(found.finalists) > 1
     return {
         **misfit(found.crystal, data),
-        **({"unevenness": unevenness(found.crystal, found.support)} if data.n_axes == 3 else {}),
+        **({"amplitude_spread": amplitude_spread(found.crystal, found.support)} if data.n_axes == 3 else {}),
         **size_of(found.support, data),
         "free_llk": found.free_llk,
         "free_llk_floor": found.free_llk_floor,
         "agreement": sum(correlations) / len(correlations) if correlations else math.nan,
         "first_mode": float(modes(found.finalists).shares[0]) if several else math.nan,
         "resolution_vox" if bq is None else "resolution_m": _resolution(found, data, bq) if several else math.nan,
-        "noise_error": found.noise_error,
-        "is_cut": float(found.is_cut),
+        "bootstrap_nmse": found.bootstrap_nmse,
+        "is_truncated": float(found.is_truncated),
         "starts": found.effort.starts,
         "cycles": found.effort.cycles,
     }

@@ -26,7 +26,7 @@ from cdi_stream.messages import PhasedVolume, Result, RunContext
 from cdi_stream.processes import start_child
 from cdi_stream.refine.inputs import INPUTS, write_input
 from cdi_stream.refine.jobs import JobSpec, spec_of
-from cdi_stream.refine.outbox import Witness
+from cdi_stream.refine.outbox import DeliveryMonitor
 from cdi_stream.refine.queue import PATIENCE_S, QUEUE, Document, Job, Queue, open_queue
 from cdi_stream.refine.turn import Urgency, sign_of_life
 
@@ -160,7 +160,7 @@ class Backlog:
         is_stopped: Callable[[], bool],
         hand_on: Callable[[Job, list[Document]], None],
     ) -> None:
-        witness = Witness(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
+        witness = DeliveryMonitor(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
         while not is_stopped():
             witness.listen(200)
             self.enqueue_requests(queue)

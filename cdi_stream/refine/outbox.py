@@ -24,7 +24,7 @@ HEARD_WITHIN_S = 5.0
 """A document that nobody heard for so long is sent again, later."""
 
 
-class Witness:
+class DeliveryMonitor:
     """Notes in the queue which of its documents are heard on the bus."""
 
     def __init__(self, socket: zmq.Socket[bytes], queue: Queue, prefix: str, read: Callable[[bytes], Any]) -> None:
@@ -47,7 +47,7 @@ class Outbox:
         self,
         queue: Queue,
         sink: Sink,
-        witness: Witness,
+        witness: DeliveryMonitor,
         on_done: Callable[[Job], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -18,7 +18,7 @@ from cdi_stream.errors import CdiStreamError
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.inputs import INPUTS, read_input
 from cdi_stream.refine.jobs import JobSpec, documents_of, refined
-from cdi_stream.refine.outbox import Outbox, Witness
+from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
 from cdi_stream.refine.queue import QUEUE, Job, Queue
 from cdi_stream.refine.turn import Stopped, Turn, grave, sign_of_life, slot
 
@@ -158,7 +158,9 @@ def step_back(threads: int) -> None:
 
 
 @contextlib.contextmanager
-def _open(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool]) -> Iterator[tuple[Worker, Witness]]:
+def _open(
+    settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool]
+) -> Iterator[tuple[Worker, DeliveryMonitor]]:
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         socket = bus.listen(context, settings.subscribe)
@@ -168,7 +170,7 @@ def _open(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool]) 
         turn = stack.enter_context(contextlib.closing(Turn(settings.directory, is_stopped)))
         owner = stack.enter_context(slot(settings.directory))
         queue.take_over(owner, owner)  # what the last worker of this slot left
-        witness = Witness(socket, queue, settings.prefix, bus.reader(settings.serializer))
+        witness = DeliveryMonitor(socket, queue, settings.prefix, bus.reader(settings.serializer))
         outbox = Outbox(queue, sink, witness, lambda job: clean_up(queue, job, settings.directory))
         worker = Worker(settings.directory, owner, queue, outbox, turn, is_stopped)
         stack.callback(worker.close)

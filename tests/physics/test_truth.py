@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cdi_stream.inversion import phase_retrieval as polish
+from cdi_stream.inversion import phase_retrieval
 from cdi_stream.inversion.chain import reconstruct
 from sim_beamline.cases import CASES, simulated_scan
 from sim_beamline.compare import nmse, nmse_forbidden, truth_on_grid
@@ -42,7 +42,7 @@ def test_reconstruction_equals_the_simulated_crystal_in_the_lab(name, network):
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", ["inner_circle", "energy"])
 def test_crystals_of_few_voxels_are_found_whatever_the_seed_of_the_search(name, seed, network, monkeypatch):
-    monkeypatch.setattr(polish, "SEED", seed)
+    monkeypatch.setattr(phase_retrieval, "SEED", seed)
     scan = recorded_scan(name)
     *_, reconstruction = reconstruct(curve_of(scan), network, settings_for(scan))
     assert nmse(truth_like(name, reconstruction.crystal), reconstruction.crystal.density) <= 0.1

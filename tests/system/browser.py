@@ -198,7 +198,7 @@ SCALARS = {
     "chi2": 0.01234, "chi2_floor": 0.0098, "r_p": 0.9912, "support_fraction": 0.083, "voxel_size_m": 5e-9,
     "size_lab_x_nm": 145.0, "size_lab_y_nm": 185.0, "size_lab_z_nm": 105.0, "strain_low": -4.1e-4,
     "strain_high": 3.8e-4, "latency_assemble_s": 0.021, "latency_prepare_s": 0.034, "latency_correct_s": 0.048,
-    "latency_infer_s": 0.110, "latency_polish_s": 1.92, "latency_s": 2.14,
+    "latency_infer_s": 0.110, "latency_phase_s": 1.92, "latency_s": 2.14,
 }  # fmt: skip
 
 

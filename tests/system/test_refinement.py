@@ -122,7 +122,7 @@ def tiled_address(directory: Path) -> dict[str, str]:
 
 def enqueue_many(directory: Path, line: TestBeamline, scan: Any, network: Any, n: int) -> None:
     """Put ``n`` refinements of as many curves into the queue, as the service would."""
-    *_, result = reconstruct(curve_of(scan), network, settings_for(scan, polish={"recipe": "2*ER"}))
+    *_, result = reconstruct(curve_of(scan), network, settings_for(scan, phase={"recipe": "2*ER"}))
     documents = line.config.documents
     settings = BacklogSettings(
         methods=("recipe",),

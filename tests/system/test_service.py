@@ -79,7 +79,7 @@ class Rig:
         delivery = BusDelivery(spool, self.sink, self.sink.heard)
         settings = IngestSettings(prefix="", serializer="msgpack", preview_every_s=0.05, frame_every_s=1.0)
         self.receiver = Receiver(self.detector, Dectris2Decoder())
-        chain = chain or settings_for(scan, polish={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
+        chain = chain or settings_for(scan, phase={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
         shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
         outgoing = Outgoing(PROVENANCE, shapes, directory, spool, delivery.push, announcer, done=incoming.discard)
         parts = Parts(

@@ -20,7 +20,7 @@ from cdi_stream.phasing.explore import Exploration, explored
 from cdi_stream.phasing.level import Search, level_of
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import judge, unevenness
+from cdi_stream.phasing.quality import amplitude_spread, judge
 from cdi_stream.phasing.ranking import Candidates, held_out, scalars_of
 from cdi_stream.phasing.schedules import final_recipes, loose_and_tight
 from cdi_stream.phasing.starts import start_from
@@ -179,7 +179,7 @@ def test_of_two_ways_the_one_is_kept_whose_crystal_is_even_and_foresees_the_held
             lambda extent: loose_and_tight(extent)[1:],
         )
     )
-    loose_score, tight_score = (one.free_llk * unevenness(one.crystal, one.support) for one in (loose, tight))
+    loose_score, tight_score = (one.free_llk * amplitude_spread(one.crystal, one.support) for one in (loose, tight))
     assert loose_score != tight_score
     assert torch.equal(both.crystal, (tight if tight_score < loose_score else loose).crystal)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdi_stream.numerics.fourier import to_fourier_order
-from cdi_stream.phasing.bootstrap import noise_error
+from cdi_stream.phasing.bootstrap import bootstrap_nmse
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
@@ -34,17 +34,21 @@ def test_it_foretells_how_far_noise_has_moved_a_crystal(photons):
     data, found = measurement(photons)
     truth = to_fourier_order(torch.from_numpy(crystal(Case(seed=2, kind="polyhedron", phase_pi=2, n=32))))
     moved = float(nmse(truth, found.result[0]))
-    assert moved / 3 < noise_error(data, found) < 3 * moved
+    assert moved / 3 < bootstrap_nmse(data, found) < 3 * moved
 
 
 def test_it_falls_as_the_counts_grow():
-    few, many = (noise_error(*measurement(photons)) for photons in (1e5, 1e7))
+    few, many = (bootstrap_nmse(*measurement(photons)) for photons in (1e5, 1e7))
     assert 20 < few / many < 300
 
 
 def test_the_same_seed_draws_the_same_counts_and_another_others():
     data, found = measurement(1e6)
-    assert noise_error(data, found, seed=3) == noise_error(data, found, seed=3) != noise_error(data, found, seed=4)
+    assert (
+        bootstrap_nmse(data, found, seed=3)
+        == bootstrap_nmse(data, found, seed=3)
+        != bootstrap_nmse(data, found, seed=4)
+    )
 
 
 def test_what_masked_voxels_hold_does_not_matter():
@@ -52,10 +56,10 @@ def test_what_masked_voxels_hold_does_not_matter():
     valid = data.valid.clone()
     valid[9:12] = False
     one, two = (replace(data, valid=valid, magnitude=torch.where(valid, data.magnitude, x)) for x in (0.0, 1e4))
-    assert noise_error(one, found) == noise_error(two, found)
+    assert bootstrap_nmse(one, found) == bootstrap_nmse(two, found)
 
 
 def test_no_answer_without_time_or_crystal():
     data, found = measurement(1e6)
-    assert math.isnan(noise_error(data, found, is_over=lambda: True))
-    assert math.isnan(noise_error(data, replace(found, crystal=torch.zeros_like(found.crystal))))
+    assert math.isnan(bootstrap_nmse(data, found, is_over=lambda: True))
+    assert math.isnan(bootstrap_nmse(data, replace(found, crystal=torch.zeros_like(found.crystal))))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.inversion import chain
-from cdi_stream.inversion import phase_retrieval as polish
+from cdi_stream.inversion import chain, phase_retrieval
 from cdi_stream.inversion.chain import reconstruct
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
@@ -32,7 +31,7 @@ def test_a_curve_that_cannot_be_inverted_fails_in_both_streams_with_its_reason(s
 
 def test_a_recipe_that_cannot_be_read_is_refused_before_the_first_curve(scan):
     with pytest.raises(ValueError, match=r"recipe '5\*ER\+5\*IHO': .* got '5\*IHO'"):
-        settings_for(scan, polish={"recipe": "5*ER+5*IHO"})
+        settings_for(scan, phase={"recipe": "5*ER+5*IHO"})
 
 
 def test_a_mask_of_another_shape_fails_with_both_shapes_named(scan, network):
@@ -58,7 +57,7 @@ def test_missing_frames_are_invalid_voxels_and_a_doubt_not_a_failure(scan, netwo
 def test_the_polish_waits_its_turn_at_every_cycle(scan, network, settings, least):
     turns = []
     results = reconstruct(
-        curve_of(scan), network, settings_for(scan, polish=settings), wait_turn=lambda: turns.append(1)
+        curve_of(scan), network, settings_for(scan, phase=settings), wait_turn=lambda: turns.append(1)
     )
     next(results)
     assert turns == []
@@ -69,10 +68,10 @@ def test_the_polish_waits_its_turn_at_every_cycle(scan, network, settings, least
 
 def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_sees(scan, network):
     _, searched = reconstruct(curve_of(scan), network, settings_for(scan))
-    _, by_recipe = reconstruct(curve_of(scan), network, settings_for(scan, polish={"recipe": "30*ER"}))
+    _, by_recipe = reconstruct(curve_of(scan), network, settings_for(scan, phase={"recipe": "30*ER"}))
     assert searched.scalars["agreement"] > 0.97
     assert 0 < searched.scalars["resolution_m"] < 50e-9
-    assert searched.scalars["noise_error"] < 0.02
+    assert searched.scalars["bootstrap_nmse"] < 0.02
     assert searched.verdict.grade == "good"
     assert searched.scalars["chi2"] < by_recipe.scalars["chi2"]
     assert "agreement" not in by_recipe.scalars
@@ -82,7 +81,7 @@ def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_see
 def too_large(scan, monkeypatch):
     """Settings with which the scan is too large for a search."""
     monkeypatch.setattr(chain, "is_sure", lambda *_: pytest.fail("four answers of the network that nobody needs"))
-    return settings_for(scan, polish={"most_voxels": 100_000})
+    return settings_for(scan, phase={"most_voxels": 100_000})
 
 
 def test_a_volume_too_large_for_a_search_goes_from_the_network_and_is_compared_with_others(scan, network, too_large):
@@ -103,7 +102,7 @@ def test_where_others_found_another_crystal_theirs_is_taken(scan, network, too_l
         return replace(start, density=support.to(start.density.dtype), support=support)
 
     monkeypatch.setattr(chain, "starting_point", cube)
-    monkeypatch.setattr(polish, "of_large", lambda extent_vox: "SUPPORT[fixed]+2*ER")
+    monkeypatch.setattr(phase_retrieval, "of_large", lambda extent_vox: "SUPPORT[fixed]+2*ER")
     _, found = reconstruct(curve_of(scan), network, too_large)
     assert found.scalars["chi2"] < 0.01
     assert found.scalars["agreement"] > AGREEING
@@ -116,15 +115,15 @@ def test_only_a_network_that_is_sure_limits_the_search(scan, network, monkeypatc
         known.append(kwargs["known"])
         return solve(*args, **kwargs)
 
-    monkeypatch.setattr(polish, "solve", noted)
+    monkeypatch.setattr(phase_retrieval, "solve", noted)
     for sure in (True, False):
         monkeypatch.setattr(chain, "is_sure", lambda *_, sure=sure: sure)
-        list(reconstruct(curve_of(scan), network, settings_for(scan, polish={"budget_s": 1e-3})))
+        list(reconstruct(curve_of(scan), network, settings_for(scan, phase={"budget_s": 1e-3})))
     assert [one is not None for one in known] == [True, False]
 
 
 def test_a_search_that_has_no_time_gives_a_crystal_that_is_not_called_good(scan, network):
-    _, cut = reconstruct(curve_of(scan), network, settings_for(scan, polish={"budget_s": 1e-3}))
+    _, cut = reconstruct(curve_of(scan), network, settings_for(scan, phase={"budget_s": 1e-3}))
     assert cut.crystal is not None
     assert cut.verdict.grade != "good"
     assert any("time ran out" in reason for reason in cut.verdict.reasons)

@@ -84,7 +84,7 @@ def test_a_network_goes_by_name_or_by_file(tmp_path):
         ("geometry", 'circles_deg = {chi = "a"}', "geometry.circles_deg.chi"),
         ("assemble", "late_grace_s = 0", "assemble.late_grace_s"),
         ("prepare", "max_shape = [1, 2]", "prepare.max_shape"),
-        ("polish", "recipe = 5", "polish.recipe"),
+        ("phase", "recipe = 5", "phase.recipe"),
         ("publish", "lab_size = 3", "publish.lab_size"),
         ("made_up", "a = 1", "made_up"),
     ],
@@ -92,6 +92,11 @@ def test_a_network_goes_by_name_or_by_file(tmp_path):
 def test_a_key_that_is_wrong_is_named(tmp_path, section, line, key):
     with pytest.raises(ConfigError, match=rf"beamline.toml:\n  {key}[.:]"):
         read(tmp_path, with_key(section, line))
+
+
+def test_a_table_under_its_former_name_is_refused_with_the_present_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"expected \[phase\], got \[polish\]"):
+        read(tmp_path, with_key("polish", "budget_s = 5"))
 
 
 def test_a_value_that_is_wrong_is_quoted(tmp_path):
@@ -216,7 +221,7 @@ WRONG = {
         r"detector.bad_pixels: expected a file, got nothing at /.*no\.npy",
     ),
     "a folder": ("detector", 'white_field = "/"', "detector.white_field: expected a file, got a folder at /"),
-    "recipe": ("polish", 'recipe = "50*EM"', "polish.recipe: .*EM"),
+    "recipe": ("phase", 'recipe = "50*EM"', "phase.recipe: .*EM"),
     "recipe of the queue": ("refine", 'network_recipe = "ER*"', "refine.network_recipe: "),
     "tiled": ("publish", 'tiled = "locl"', "publish.tiled: expected 'local', 'none', or the address .*, got 'locl'"),
     "prefix": ("documents", 'prefix = "a b"', "documents.prefix: expected a prefix without blanks.*, got 'a b'"),
@@ -329,7 +334,7 @@ def test_the_hash_follows_what_decides_a_result_and_nothing_else(tmp_path):
     assert sha(MINIMAL, network="another") != plain
     for section, line in (
         ("geometry", "distance_m = 0.6"),
-        ("polish", 'recipe = "5*ER"'),
+        ("phase", 'recipe = "5*ER"'),
         ("detector", "roi = [0, 8, 0, 8]"),
         ("publish", "lab_shape = [64, 64, 64]"),
     ):

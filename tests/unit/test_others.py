@@ -32,7 +32,7 @@ def test_what_others_agree_with_stays():
     found = run(truth, 30)
     assert found.scalars["agreement"] > AGREEING
     assert found.scalars["starts"] == 9, "a few are enough to agree"
-    assert found.scalars["is_cut"] == 0
+    assert found.scalars["is_truncated"] == 0
     assert bool((found.support == (truth.abs() > 0.3)).all()), "the support of its own start"
     assert judge(found.scalars).grade == "good"
 

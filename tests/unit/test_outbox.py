@@ -11,7 +11,7 @@ import zmq
 
 from cdi_stream.documents import bus
 from cdi_stream.refine import outbox as outbox_module
-from cdi_stream.refine.outbox import Outbox, Witness
+from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
 from cdi_stream.refine.queue import Queue
 
 PATIENCE_MS = 20_000
@@ -88,7 +88,7 @@ class Bus:
         """Of a worker, with a witness of its own that hears."""
         queue = queue or self.queue
         socket = listener or self.heard_listener(sink)
-        witness = Witness(socket, queue, PREFIX, bus.reader("msgpack"))
+        witness = DeliveryMonitor(socket, queue, PREFIX, bus.reader("msgpack"))
         return Outbox(queue, sink, witness, lambda job: self.done.append(job.key))
 
     def heard_listener(self, sink):
@@ -189,7 +189,7 @@ def test_what_is_not_heard_is_sent_again_from_where_it_broke_off(rig, caplog):
 def test_a_new_worker_does_not_send_again_what_was_heard(rig):
     """The first is killed behind its second document; the service's witness has heard both."""
     sink = rig.sink()
-    service = Witness(rig.heard_listener(sink), rig.connection(), PREFIX, bus.reader("msgpack"))
+    service = DeliveryMonitor(rig.heard_listener(sink), rig.connection(), PREFIX, bus.reader("msgpack"))
     rig.compute("one")
     for name, doc in documents("one")[:2]:
         sink(name, doc)
@@ -253,7 +253,7 @@ def test_told_to_stop_it_ends_behind_a_whole_job(rig):
 
 def test_what_others_say_on_the_bus_is_no_witness(rig, caplog):
     sink = rig.sink()
-    witness = Witness(rig.heard_listener(sink), rig.queue, PREFIX, bus.reader("msgpack"))
+    witness = DeliveryMonitor(rig.heard_listener(sink), rig.queue, PREFIX, bus.reader("msgpack"))
     rig.compute("one")
     write = bus.writer("msgpack")
     sink._socket.send(b"raw start " + write({"uid": "one-0"}))

@@ -43,7 +43,7 @@ distance_m = 0.85
 monitor = "ion"
 [prepare]
 max_shape = [64, 96, 96]
-[polish]
+[phase]
 budget_s = 4.0
 [publish]
 directory = "/production/results"
@@ -68,7 +68,7 @@ SETTINGS = {
     "assemble.monitor",
     "prepare",
     "network",
-    "polish",
+    "phase",
     "detector.socket",
     "detector.bind",
     "detector.format",

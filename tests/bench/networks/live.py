@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cdi_stream.config import PolishConfig
+from cdi_stream.config import PhaseConfig
 from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.volume import in_counts
 from cdi_stream.files.intensities.window import Window, window_of
@@ -23,7 +23,7 @@ from cdi_stream.interface.phase_file import prepared
 from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
-from cdi_stream.inversion.phase_retrieval import SEED, SHORT, PolishSettings, polish
+from cdi_stream.inversion.phase_retrieval import SEED, SHORT, PhaseSettings, retrieve_phase
 from cdi_stream.messages import PreparedVolume
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.packaged import network_file
@@ -38,7 +38,7 @@ from tests.bench.networks.polish import N_CRYSTALS, SAMPLES
 from tests.bench.phasing.shared_crystals import distance
 from tests.bench.record import Case, Line
 
-DEFAULT = PolishConfig()
+DEFAULT = PhaseConfig()
 LARGE = "+others"
 """After a network's name: as volumes go that are too large for a search."""
 
@@ -73,7 +73,7 @@ def searched(start: str, sample: str, k: int) -> Line:
         sure = not is_large and is_sure(network, torch.from_numpy(lab.magnitude.copy()))
         start_point = replace(starting_point(infer(lab, network), volume, "cpu"), ask_sure=lambda: sure)
         most_voxels = 0 if is_large else DEFAULT.most_voxels
-        crystal = polish(volume, start_point, PolishSettings(budget_s=DEFAULT.budget_s, most_voxels=most_voxels))
+        crystal = retrieve_phase(volume, start_point, PhaseSettings(budget_s=DEFAULT.budget_s, most_voxels=most_voxels))
         density, scalars, grade = torch.from_numpy(crystal.density.copy()), crystal.scalars, crystal.verdict.grade
     seconds = time.perf_counter() - begin_s
     line = {

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from cdi_stream.config import PolishConfig
+from cdi_stream.config import PhaseConfig
 from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.volume import in_counts
 from cdi_stream.files.intensities.window import window_of
@@ -21,7 +21,7 @@ from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.methods import MethodSettings, refine
-from cdi_stream.inversion.phase_retrieval import PolishSettings, polish
+from cdi_stream.inversion.phase_retrieval import PhaseSettings, retrieve_phase
 from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
 from cdi_stream.networks.block_dct import downsampled
 from cdi_stream.networks.mirrors import agreement, mirrored_answers
@@ -55,8 +55,8 @@ def followed(name: str, source: str, way: str = "") -> Line:
     agreed = agreement(mirrored_answers(network, magnitude))
     start = starting_point(infer(lab, network), volume, "cpu")
     start = replace(start, ask_sure=lambda: network.contract.is_sure(agreed))
-    default = PolishConfig()
-    polished = polish(volume, start, PolishSettings(budget_s=default.budget_s, most_voxels=default.most_voxels))
+    default = PhaseConfig()
+    polished = retrieve_phase(volume, start, PhaseSettings(budget_s=default.budget_s, most_voxels=default.most_voxels))
     refined, schedule = refine("auto", PhasedVolume(crystal=polished, volume=volume), REFINEMENT)
     found = {"polish": polished, "refined": refined}
     first = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
