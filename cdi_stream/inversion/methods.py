@@ -32,8 +32,8 @@ from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, finished
 from cdi_stream.phasing.gradient import Accelerated, refine_object
+from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import judge
 from cdi_stream.phasing.ranking import (
     CLOSING,
     Candidates,
@@ -42,8 +42,8 @@ from cdi_stream.phasing.ranking import (
     conclude,
     forgetting,
     held_out,
+    metrics_of,
     ranked,
-    scalars_of,
     scored,
 )
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
@@ -202,8 +202,8 @@ def refine(
         start=_in_fourier_order(start),
     )
     found = METHODS[method](problem)
-    scalars = scalars_of(found, problem.data, volume.affine.bq)
-    refined = crystal_from(found.crystal, found.support, volume.affine, scalars, judge(scalars, phased.doubts))
+    metrics = metrics_of(found, problem.data, volume.affine.bq)
+    refined = crystal_from(found.crystal, found.support, volume.affine, metrics, judge(metrics, phased.doubts))
     return refined, found.effort.recipe
 
 

@@ -24,10 +24,11 @@ from cdi_stream.phasing.closing import LAST_CALL, closed, exact
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explored
+from cdi_stream.phasing.judge import LARGEST_AMPLITUDE_SPREAD, LEAST_AGREEMENT
 from cdi_stream.phasing.level import Level, Search, climbed, each_refined, level_of
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsened, levels, resampled
-from cdi_stream.phasing.quality import AGREEING, UNEVEN, amplitude_spread, free_llk
+from cdi_stream.phasing.quality import amplitude_spread, free_llk
 from cdi_stream.phasing.ranking import Candidates, Effort, Solution, agreement, conclude, forgetting, held_out, ranked
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import climb_recipe, final_recipes
@@ -179,7 +180,7 @@ class _Auto:
 def is_trusted(pool: Candidates) -> bool:
     """Whether the winner is even inside, as crystals are, and the others agree with it."""
     uneven = amplitude_spread(pool.crystal[0], pool.support[0])
-    return not uneven > UNEVEN and not agreement(pool) < AGREEING
+    return not uneven > LARGEST_AMPLITUDE_SPREAD and not agreement(pool) < LEAST_AGREEMENT
 
 
 def share_of(pool: Candidates | Batch, n: int) -> float:
