@@ -286,6 +286,8 @@ def escape_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
             parts = [part if part.startswith("`") else _escaped(part) for part in LITERAL.split(text)]
             paragraphs[k] = re.sub(r"`(?=\0[\w^])|(?<=\w)\0(?=`)", r"\g<0>\\ ", "\0".join(parts)).replace("\0", "")
     lines[:] = "\n\n".join(paragraphs).split("\n")
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")  # napoleon takes the words before a colon in the first line for a type
 
 
 LITERAL = re.compile(r"(``.+?``|`[^`]+?`)", re.S)
@@ -296,7 +298,7 @@ COLUMNS = re.compile(r"^\s*\S.* {4,}\S", re.M)
 
 
 def _escaped(text: str) -> str:
-    text = re.sub(r"(?<!^)(?<!\n)\*|\*(?! )", r"\\*", text)
+    text = re.sub(r"(?<!\w)(\*\w+\*)(?!\w)|(?<=.)\*|\*(?! )", lambda match: match[1] or r"\*", text)
     return re.sub(r"(?<=\w)_(?!\w)", r"\\_", text.replace("|", r"\|"))
 
 
