@@ -120,7 +120,7 @@ def usable_counts(counts: Intensities | ArrayLike, mask: ArrayLike | None = None
 def reconstruction_of(phased: PhasedCounts) -> Reconstruction:
     """Return a solution as a reconstruction on the grid of its input, in lab coordinates where they are known."""
     misfit, lab = phased.misfit, phased.lab
-    in_lab: dict[str, Any] = {} if lab is None else describe(lab.density, lab.support, lab.affine)
+    in_lab: Any = {} if lab is None else describe(lab.density, lab.support, lab.affine)
     return Reconstruction(
         object=phased.density.detach().cpu().numpy(),
         support=phased.density_support.cpu().numpy(),

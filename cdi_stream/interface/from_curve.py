@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from cdi_stream.config.outputs import PublishConfig
 from cdi_stream.config.reconstruction import PhaseConfig
 from cdi_stream.errors import CurveError, RecordingError
 from cdi_stream.files.intensities.objects import LabObject
-from cdi_stream.files.intensities.scans import curve_of
+from cdi_stream.files.intensities.scans import Placement, curve_of
 from cdi_stream.geometry.circles import Beamline, DetectorPlacement
 from cdi_stream.interface.limits import require_budget, require_device
 from cdi_stream.interface.placement import placement_of
 from cdi_stream.interface.progress import ProgressCallback, ProgressReport
 from cdi_stream.interface.reconstruction import Reconstruction
-from cdi_stream.inversion import chain
+from cdi_stream.inversion.chain import ChainSettings, infer_curve, phase_curve
 from cdi_stream.inversion.phase_retrieval import PhaseSettings
 from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings
 from cdi_stream.messages import RecordedScan, Result, RockingCurve
@@ -134,35 +135,37 @@ def reconstruct(
         If beamline, network or another argument cannot be used.
     """
     require_budget(budget_s)
+    require_device(device)
+    placement = placement_of(beamline)
     with ProgressReport(progress, budget_s) as report:
-        require_device(device)
         white_field = curve.white_field if isinstance(curve, RecordedScan) else None
-        settings = replace(_settings(beamline, white_field), device=device)
-        settings = replace(settings, phase=replace(settings.phase, budget_s=budget_s))
-        curve = _curve_of(curve)
+        settings = _settings(placement, white_field, budget_s, device)
+        curve = replace(_curve_of(curve), complete_s=time.monotonic())
         report.stage("loading the network")
         model = load_network(network_file(network), device)
-        report.stage("preparing the counts")
-        return _last_result(chain.reconstruct(curve, model, settings, wait_turn=report.tick), report)
+        report.stage("asking the network")
+        inferred = infer_curve(curve, model, settings)
+        report.stage("retrieving the phase")
+        return _reconstruction_of(phase_curve(inferred, settings, report.tick))
 
 
-def _settings(beamline: Beamline | str | Path, white_field: NDArray[np.float32] | None) -> chain.ChainSettings:
-    """Return the settings of the stages: defaults of the service, with the geometry of a beamline."""
-    placement, defaults = placement_of(beamline), PhaseConfig()
-    return chain.ChainSettings(
+def _settings(
+    placement: Placement, white_field: NDArray[np.float32] | None, budget_s: float, device: str
+) -> ChainSettings:
+    """Return the settings of the stages: those of the service where its configuration is silent."""
+    return ChainSettings(
         beamline=placement.beamline,
         fixed=placement.fixed,
         known=DetectorKnowledge(white_field=white_field),
         prepare=PrepareSettings(),
-        phase=PhaseSettings(budget_s=defaults.budget_s, most_voxels=defaults.most_voxels),
+        phase=PhaseSettings(budget_s=budget_s, most_voxels=PhaseConfig().most_voxels),
         lab_shape=PublishConfig().lab_shape,
+        device=device,
     )
 
 
-def _last_result(results: Iterator[Result], report: ProgressReport) -> Reconstruction:
-    """Return the last of the results of a curve; raises `CurveError` if it gave no crystal."""
-    for result in results:
-        report.stage("retrieving the phase")
+def _reconstruction_of(result: Result) -> Reconstruction:
+    """Return the result of a curve as a reconstruction in lab coordinates; raises `CurveError` without a crystal."""
     crystal = result.crystal
     if crystal is None:
         raise CurveError("; ".join(result.verdict.reasons))
