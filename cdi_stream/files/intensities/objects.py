@@ -76,20 +76,32 @@ def write_object(path: Path, density: Tensor, support: Tensor, lab: LabObject | 
     ConfigError
         If the file cannot be written.
     """
-    arrays: dict[str, Any] = {
-        "object": density.detach().cpu().numpy().astype(np.complex64),
-        "support": support.detach().cpu().numpy().astype(bool),
-        "fourier_sign": np.int64(FOURIER_SIGN),
-    }
-    if arrays["object"].shape != arrays["support"].shape:
-        raise ValueError(f"object {density.shape} and support {support.shape} differ in shape")
-    if lab is not None:
-        arrays |= {"object_lab": lab.density.astype(np.complex64), "support_lab": lab.support, **_map(lab.affine)}
+    arrays = object_arrays(density.detach().cpu().numpy(), support.detach().cpu().numpy(), lab)
     try:
         with atomic_write(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     except OSError as error:
         raise ConfigError(f"--out {path}: cannot be written: {error}; choose another place") from error
+
+
+def object_arrays(density: NDArray[Any], support: NDArray[Any], lab: LabObject | None = None) -> dict[str, Any]:
+    """Return the arrays of an object's file by name: object and support, and those in lab axes if there are any.
+
+    Raises
+    ------
+    ValueError
+        If object and support differ in shape.
+    """
+    if density.shape != support.shape:
+        raise ValueError(f"object {density.shape} and support {support.shape} differ in shape")
+    arrays: dict[str, Any] = {
+        "object": density.astype(np.complex64),
+        "support": support.astype(bool),
+        "fourier_sign": np.int64(FOURIER_SIGN),
+    }
+    if lab is not None:
+        arrays |= {"object_lab": lab.density.astype(np.complex64), "support_lab": lab.support, **_map(lab.affine)}
+    return arrays
 
 
 def require_npz(path: Path) -> None:

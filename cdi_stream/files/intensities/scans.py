@@ -46,7 +46,7 @@ def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> 
         If the frames cannot be intensities or do not fit what comes with them.
     """
     _require_fit(scan)
-    curve, doubts = _curve_of(scan)
+    curve, doubts = curve_of(scan)
     known = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
     came = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
     top, bottom = came.max(axis=0), came.min(axis=0)
@@ -90,7 +90,7 @@ def _require_fit(scan: RecordedScan) -> None:
         raise RecordingError(f"{scan.name}: {name} does not fit frames of shape {frames.shape}, got {shape}")
 
 
-def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
+def curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
     """The scan as one complete curve; signed detectors mark gaps by values below zero."""
     frames, n = scan.frames, len(scan.frames)
     sentinel = int(np.iinfo(frames.dtype).max)

@@ -16,7 +16,7 @@ from cdi_stream.config import PhaseConfig
 from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.volume import in_counts
 from cdi_stream.files.intensities.window import window_of
-from cdi_stream.interface.phase_file import prepared
+from cdi_stream.interface.phase_counts import prepared
 from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
