@@ -19,7 +19,7 @@ from cdi_stream.interface.phase_file import MAX_WINDOW
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import finished
+from cdi_stream.phasing.engine import run_to_end
 from cdi_stream.phasing.projections import reciprocal
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
@@ -104,7 +104,7 @@ def started(n: int, seeds: range) -> Line:
     data, recipe = measurement_of(window_of(found, (n, n, n)).take(found)), parse_recipe("wu2021-2d")
 
     def run_some(some: range) -> tuple[list[float], list[float]]:
-        return misfits(finished(recipe, data, random_starts(data, some)), data)
+        return misfits(run_to_end(recipe, data, random_starts(data, some)), data)
 
     parts = [seeds[k : k + 5] for k in range(0, len(seeds), 5)]
     done = side_by_side(run_some, parts) if len(parts) > 1 else [run_some(seeds)]

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.cross_check import cross_check
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.explore import Exploration
-from cdi_stream.phasing.others import compared
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit
 from cdi_stream.phasing.schedules import loose_and_tight
@@ -66,7 +66,7 @@ def main() -> None:
     show("known crystal", found.crystal, found.support, data, found.effort.cycles)
     blurred = start_from(truth.abs().to(truth), truth.abs() > 0.1)
     for name, start in (("cross-check, right start", known), ("cross-check, wrong start", blurred)):
-        checked = compared(data, start, loose_recipe, SEED, SETTINGS.exploration, stopped_deadline())
+        checked = cross_check(data, start, loose_recipe, SEED, SETTINGS.exploration, stopped_deadline())
         show(name, checked.crystal, checked.support, data, int(checked.scalars["cycles"]))
 
 
@@ -85,7 +85,7 @@ def volume(case: Case) -> tuple[Measurement, Tensor]:
     truth = crystal(case)
     counts, valid = (to_fourier_order(torch.from_numpy(array)).contiguous() for array in measured(case, truth))
     magnitude = counts.sqrt()
-    data = Measurement(magnitude=magnitude, gain=torch.ones_like(magnitude), valid=valid)
+    data = Measurement(magnitude=magnitude, magnitude_scale=torch.ones_like(magnitude), valid=valid)
     return data, to_fourier_order(torch.from_numpy(truth)).contiguous()
 
 
