@@ -93,7 +93,7 @@ def test_without_others_there_is_nothing_to_compare_with():
 
 def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):
     data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
-    monkeypatch.setattr("cdi_stream.phasing.cross_check.coarsest", lambda data: tuple(data.magnitude.shape))
+    monkeypatch.setattr("cdi_stream.phasing.cross_check.coarsest_shape", lambda data: tuple(data.magnitude.shape))
     start = start_from(truth, truth.abs() > 0.3)
     found = cross_check(data, start, lambda extent: FIXED.format(10), 1, SHORT.exploration, Deadline(60))
     assert found.scalars["agreement"] == pytest.approx(1, abs=0.05)
