@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.metrics import Metrics
 
 SeriesId = int | str
 Box = tuple[int, int, int, int]
@@ -194,13 +195,13 @@ class Verdict:
 class Crystal:
     """A complex crystal with the map of its diffraction and the numbers that speak of it.
 
-    ``density`` and ``support`` share the shape of ``affine``; ``scalars`` are plain numbers by name.
+    ``density`` and ``support`` share the shape of ``affine``.
     """
 
     density: NDArray[np.complex64]
     support: NDArray[np.bool_]
     affine: AffineMap
-    scalars: Mapping[str, float]
+    metrics: Metrics
     verdict: Verdict
 
 
@@ -291,7 +292,7 @@ class Result:
     crystal: Crystal | None
     verdict: Verdict
     account: FrameAccount
-    scalars: Mapping[str, float]
+    metrics: Metrics
     complete_s: float
     frame_sums: NDArray[np.int64] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from cdi_stream.documents.bus import to_plain
 from cdi_stream.files.result_file import ARRAYS, affine_data, result_file, write_result
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.messages import CurveProgress, FrameAccount, Result, RunContext
+from cdi_stream.metrics import UNITS
 
 logger = logging.getLogger(__name__)
 
@@ -39,42 +40,6 @@ _COUNTS = (
     "frames_late",
     "frames_bad",
 )
-_NUMBERS = {
-    "chi2": "",
-    "r_p": "",
-    "chi2_floor": "",
-    "free_llk": "",
-    "free_llk_floor": "",
-    "starts": "",
-    "agreement": "",
-    "amplitude_spread": "",
-    "bootstrap_nmse": "",
-    "resolution_m": "m",
-    "support_fraction": "",
-    "support_over_box": "",
-    "cycles": "",
-    "oversampling_frame": "",
-    "oversampling_row": "",
-    "oversampling_col": "",
-    "voxel_size_m": "m",
-    "size_lab_x_nm": "nm",
-    "size_lab_y_nm": "nm",
-    "size_lab_z_nm": "nm",
-    "support_volume_nm3": "nm^3",
-    "d_spacing_m": "m",
-    "strain_low": "",
-    "strain_high": "",
-    "bad_pixels": "",
-    "alien_voxels": "",
-    "latency_assemble_s": "s",
-    "latency_prepare_s": "s",
-    "latency_correct_s": "s",
-    "latency_infer_s": "s",
-    "latency_phase_s": "s",
-    "latency_s": "s",
-}
-
-_REFINEMENT_NUMBERS = {"seconds": "s", "start_chi2": "", "start_r_p": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,11 +259,9 @@ def _is_allowed(metadata: Mapping[str, Any]) -> bool:
 
 
 def _result_data(result: Result) -> dict[str, Any]:
-    known = _NUMBERS if result.stream != "refinement" else _NUMBERS | _REFINEMENT_NUMBERS
-    numbers = dict.fromkeys(known, float("nan")) | dict(result.scalars)
     return {
         **_account_data(result.account, result.curve_index),
-        **{key: float(numbers[key]) for key in known},
+        **result.metrics.values(),
         **result.notes,
         "verdict": result.verdict.grade,
         "verdict_crystal": result.verdict.crystal or result.verdict.grade,
@@ -318,6 +281,8 @@ def _data_key(key: str, value: Any) -> dict[str, Any]:
     source = f"cdi_stream:{key}"
     if isinstance(value, str):
         return {"source": source, "dtype": "string", "shape": []}
+    if isinstance(value, bool):
+        return {"source": source, "dtype": "boolean", "shape": [], "dtype_numpy": "|b1"}
     if isinstance(value, int):
         return {"source": source, "dtype": "integer", "shape": [], "dtype_numpy": "<i8"}
     return {
@@ -325,7 +290,7 @@ def _data_key(key: str, value: Any) -> dict[str, Any]:
         "dtype": "number",
         "shape": [],
         "dtype_numpy": "<f8",
-        "units": (_NUMBERS | _REFINEMENT_NUMBERS)[key],
+        "units": UNITS[key],
     }
 
 

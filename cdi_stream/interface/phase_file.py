@@ -30,18 +30,26 @@ from cdi_stream.inversion.describe import box_vox
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.methods import METHODS, MethodSettings, Problem
 from cdi_stream.messages import PreparedVolume, Verdict, read_only
+from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import from_fourier_order, to_reciprocal
 from cdi_stream.phasing.autocorrelation import oversampling, weights
 from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.measures import chi2, poisson_llk, r_p
-from cdi_stream.phasing.quality import judge
-from cdi_stream.phasing.ranking import Solution, scalars_of
+from cdi_stream.phasing.ranking import Solution, metrics_of
 
 MAX_WINDOW = {2: 2048, 3: 160}
 """Longest axis [voxels] that is phased, by the number of axes; what lies beyond is cropped about the peak."""
 
 DRAWING_S = 2.0
 """Time [s] that a picture may take, on a busy machine."""
+
+PHASED = (
+    *("chi2", "r_p", "chi2_floor", "free_llk", "free_llk_floor", "amplitude_spread", "support_fraction"),
+    *("support_over_box", "agreement", "first_mode", "resolution_m", "resolution_vox", "bootstrap_nmse"),
+    *("is_truncated", "starts", "cycles"),
+)
+"""Metrics that the command prints."""
 
 _VOXEL_M = 1e-9
 """Voxel size that stands for an unknown one, so that a network can be asked; nothing that is published has it."""
@@ -93,7 +101,7 @@ class _Phased:
     window: Window
     volume: WorkingVolume
     solution: Solution
-    scalars: dict[str, float]
+    metrics: Metrics
     verdict: Verdict
     phasing_s: float
 
@@ -130,7 +138,7 @@ def phase_file(request: Request) -> dict[str, Any]:
     numbers = _numbers(phased, request) | _misfit_of_file(on_file, found) | _sizes(found, lab)
     if request.plot is not None:
         request.report(f"drawing {request.plot.name}")
-        title = f"{phased.verdict.grade}: chi2 {numbers['chi2_cleaned']:.2g}, r_p {phased.scalars['r_p']:.4f}"
+        title = f"{phased.verdict.grade}: chi2 {numbers['chi2_cleaned']:.2g}, r_p {phased.metrics.r_p:.4f}"
         plot(_picture(phased, lab), request.plot, title)
     return numbers | {"seconds": request.deadline.passed_s, "file": str(out.resolve())}
 
@@ -165,14 +173,14 @@ def _phased(found: Intensities, request: Request) -> _Phased:
     )
     solution = METHODS[request.method](problem)
     phasing_s = request.deadline.passed_s - began_s
-    scalars = scalars_of(solution, data, None if volume.affine is None else volume.affine.bq)
+    metrics = metrics_of(solution, data, None if volume.affine is None else volume.affine.bq)
     return _Phased(
         found=found,
         window=window,
         volume=volume,
         solution=solution,
-        scalars=scalars,
-        verdict=judge(scalars, found.doubts),
+        metrics=metrics,
+        verdict=judge(metrics, found.doubts),
         phasing_s=phasing_s,
     )
 
@@ -182,7 +190,7 @@ def _numbers(phased: _Phased, request: Request) -> dict[str, Any]:
     held_out = {"free_llk", "free_llk_floor"}
     effort = phased.solution.effort
     return {
-        **{f"held_out_{name[5:]}" if name in held_out else name: value for name, value in phased.scalars.items()},
+        **{f"held_out_{name[5:]}" if name in held_out else name: getattr(phased.metrics, name) for name in PHASED},
         "verdict": phased.verdict.grade,
         "reasons": [*phased.verdict.reasons, *phased.found.notes, *_left_out(phased.found, phased.volume)],
         "ms_per_cycle": 1e3 * phased.phasing_s / max(effort.cycles, 1),

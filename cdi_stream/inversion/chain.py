@@ -1,11 +1,12 @@
-"""The stages of one curve in their order: prepare, correct, infer, then polish."""
+"""The stages of one curve in their order: locate, prepare, correct, infer, then phase retrieval."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from cdi_stream.messages import (
     Verdict,
     read_only,
 )
+from cdi_stream.metrics import Metrics
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.phasing.recipe import parse_recipe
@@ -52,18 +54,35 @@ class ChainSettings:
     device: str = "cpu"
 
 
-def reconstruct(
-    curve: RockingCurve,
-    network: Network,
-    settings: ChainSettings,
-    clock: Clock = time.monotonic,
-    wait_turn: Callable[[], None] = lambda: None,
-) -> Iterator[Result]:
-    """Yield the result of each stream as soon as it is there: ``inference``, then ``reconstruction``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferredCurve:
+    """A curve after the network, from which the phase retrieval goes on.
 
-    A curve that cannot be inverted yields failed results with the reason, in both streams.  ``wait_turn``
-    is called at every cycle of the polish and may hold it up for more urgent work.
+    ``result`` is published at once.  ``volume`` and ``start`` are None where the curve cannot be inverted: ``result``
+    then gives the reason.
     """
+
+    curve: RockingCurve
+    result: Result
+    volume: PreparedVolume | None
+    start: Start | None
+    doubts: tuple[str, ...]
+    notes: tuple[str, ...]
+    laps: _Laps
+
+
+def reconstruct(
+    curve: RockingCurve, network: Network, settings: ChainSettings, clock: Clock = time.monotonic
+) -> tuple[Result, Result]:
+    """Return both results of a curve: of the network, and of the phase retrieval."""
+    inferred = infer_curve(curve, network, settings, clock)
+    return inferred.result, phase_curve(inferred, settings)
+
+
+def infer_curve(
+    curve: RockingCurve, network: Network, settings: ChainSettings, clock: Clock = time.monotonic
+) -> InferredCurve:
+    """Locate, prepare and correct a curve, and ask the network for its crystal."""
     laps = _Laps(clock, curve.complete_s)
     doubts, notes = curve.doubts + _lacks(curve), curve.notes
     try:
@@ -80,21 +99,33 @@ def reconstruct(
         crystal = infer(lab, network)
         laps.mark("infer")
     except (CurveError, GeometryError) as error:
-        verdict = failed_verdict(str(error), doubts, notes)
-        for stream in ("inference", "reconstruction"):
-            yield failed(stream, curve, verdict, laps.scalars)
-        return
+        result = failed("inference", curve, failed_verdict(str(error), doubts, notes), laps.added_to(Metrics()))
+        return InferredCurve(curve=curve, result=result, volume=None, start=None, doubts=doubts, notes=notes, laps=laps)
     verdict = combined(crystal.verdict, doubts, notes)
-    yield _result("inference", curve, crystal, verdict, {**numbers_of(crystal, volume), **laps.scalars})
+    result = _result("inference", curve, crystal, verdict, laps.added_to(metrics_in_lab(crystal, volume)))
     magnitude = torch.from_numpy(np.array(lab.magnitude))
     start = replace(starting_point(crystal, volume, settings.device), ask_sure=partial(is_sure, network, magnitude))
-    polished = retrieve_phase(volume, start, settings.phase, wait_turn)
-    in_lab = crystal_in_lab(polished, settings.lab_shape)
+    return InferredCurve(curve=curve, result=result, volume=volume, start=start, doubts=doubts, notes=notes, laps=laps)
+
+
+def phase_curve(
+    inferred: InferredCurve, settings: ChainSettings, wait_turn: Callable[[], None] = lambda: None
+) -> Result:
+    """Retrieve the phase on the measured voxels; return the crystal in lab coordinates.
+
+    ``wait_turn`` is called at every cycle and may hold the phase retrieval up for more urgent work.
+    """
+    curve, laps = inferred.curve, inferred.laps
+    if inferred.volume is None or inferred.start is None:
+        return replace(inferred.result, stream="reconstruction")
+    crystal = retrieve_phase(inferred.volume, inferred.start, settings.phase, wait_turn)
+    in_lab = crystal_in_lab(crystal, settings.lab_shape)
     laps.mark("phase")
-    verdict = combined(in_lab.verdict, doubts, notes)
-    final = _result("reconstruction", curve, in_lab, verdict, {**numbers_of(in_lab, volume), **laps.scalars})
-    phased = PhasedVolume(volume=volume, crystal=polished, doubts=doubts, notes=notes)
-    yield replace(final, frame_sums=_frame_sums(curve), phased=phased)
+    verdict = combined(in_lab.verdict, inferred.doubts, inferred.notes)
+    metrics = laps.added_to(metrics_in_lab(in_lab, inferred.volume))
+    result = _result("reconstruction", curve, in_lab, verdict, metrics)
+    phased = PhasedVolume(volume=inferred.volume, crystal=crystal, doubts=inferred.doubts, notes=inferred.notes)
+    return replace(result, frame_sums=_frame_sums(curve), phased=phased)
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:
@@ -166,29 +197,27 @@ def _known(curve: RockingCurve, known: DetectorKnowledge) -> DetectorKnowledge:
     return known
 
 
-def failed(stream: str, curve: RockingCurve, verdict: Verdict, scalars: dict[str, float]) -> Result:
+def failed(stream: str, curve: RockingCurve, verdict: Verdict, metrics: Metrics) -> Result:
     """Result of a curve that gave no crystal: reasons, no picture."""
-    result = _result(stream, curve, None, verdict, scalars)
+    result = _result(stream, curve, None, verdict, metrics)
     return replace(result, frame_sums=_frame_sums(curve))
 
 
-def numbers_of(crystal: Crystal, volume: PreparedVolume) -> dict[str, float]:
-    """Numbers that are published with a crystal in lab coordinates."""
+def metrics_in_lab(crystal: Crystal, volume: PreparedVolume) -> Metrics:
+    """Return the metrics of a crystal in lab coordinates, with size and strain, and those of the measured volume."""
     frame, row, col = volume.oversampling
-    return {
-        **crystal.scalars,
+    return replace(
+        crystal.metrics,
         **describe(crystal.density, crystal.support, crystal.affine),
-        "oversampling_frame": frame,
-        "oversampling_row": row,
-        "oversampling_col": col,
-        "bad_pixels": volume.n_bad,
-        "alien_voxels": volume.n_alien,
-    }
+        oversampling_frame=frame,
+        oversampling_row=row,
+        oversampling_col=col,
+        bad_pixels=volume.n_bad,
+        alien_voxels=volume.n_alien,
+    )
 
 
-def _result(
-    stream: str, curve: RockingCurve, crystal: Crystal | None, verdict: Verdict, scalars: dict[str, float]
-) -> Result:
+def _result(stream: str, curve: RockingCurve, crystal: Crystal | None, verdict: Verdict, metrics: Metrics) -> Result:
     return Result(
         stream=stream,
         curve_index=curve.curve_index,
@@ -196,7 +225,7 @@ def _result(
         crystal=crystal,
         verdict=verdict,
         account=curve.account,
-        scalars=scalars,
+        metrics=metrics,
         complete_s=curve.complete_s,
         key=curve.key,
     )
@@ -206,12 +235,16 @@ class _Laps:
     """Time of each stage since the one before, starting from the last frame."""
 
     def __init__(self, clock: Clock, start_s: float) -> None:
-        self.scalars: dict[str, float] = {}
+        self._latencies_s: dict[str, Any] = {}
         self._clock = clock
         self._last_s = start_s
 
     def mark(self, stage: str) -> None:
         """Note the end of a stage."""
         now = self._clock()
-        self.scalars[f"latency_{stage}_s"] = now - self._last_s
+        self._latencies_s[f"latency_{stage}_s"] = now - self._last_s
         self._last_s = now
+
+    def added_to(self, metrics: Metrics) -> Metrics:
+        """Return the metrics with the latencies of the stages so far."""
+        return replace(metrics, **self._latencies_s)

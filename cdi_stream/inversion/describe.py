@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,20 @@ from cdi_stream.geometry.affine import AffineMap, Floats
 from cdi_stream.physics.strain import remove_phase_ramp, significant_voxels, strain
 
 
-def describe(density: NDArray[np.complex64], support: NDArray[np.bool_], affine: AffineMap) -> dict[str, float]:
+class CrystalSize(TypedDict):
+    """Metrics of a crystal on a lab grid, see `cdi_stream.metrics.Metrics`."""
+
+    voxel_size_m: float
+    size_lab_x_nm: float
+    size_lab_y_nm: float
+    size_lab_z_nm: float
+    support_volume_nm3: float
+    d_spacing_m: float
+    strain_low: float
+    strain_high: float
+
+
+def describe(density: NDArray[np.complex64], support: NDArray[np.bool_], affine: AffineMap) -> CrystalSize:
     """Return plain numbers of a crystal in lab coordinates [z, y, x]; see the keys.
 
     The box is that of amplitudes above 30 % of the largest.  The d-spacing is that of the mean lattice, and strain

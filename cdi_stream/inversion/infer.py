@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from cdi_stream.messages import Crystal, LabVolume, Verdict, read_only
+from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.numerics.fourier import to_fourier_order
+from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import judge, misfit
+from cdi_stream.phasing.quality import misfit
 
 UNPOLISHED = "the network's first answer, not yet held against the measured voxels"
 
@@ -24,7 +26,7 @@ SUPPORT_THRESHOLD = 0.3
 def infer(volume: LabVolume, network: Network) -> Crystal:
     """Invert a lab volume by a network; the verdict is ``preliminary``, or ``failed`` with nothing to show."""
     crystal = crystal_of(network(torch.from_numpy(np.array(volume.magnitude))), volume)
-    is_shown = math.isfinite(crystal.scalars["chi2"]) and bool(crystal.support.any())
+    is_shown = math.isfinite(crystal.metrics.chi2) and bool(crystal.support.any())
     grade = "preliminary" if is_shown else "failed"
     return replace(crystal, verdict=Verdict(grade=grade, reasons=(UNPOLISHED,)))
 
@@ -40,15 +42,15 @@ def crystal_of(answer: Tensor, volume: LabVolume) -> Crystal:
         magnitude_scale=torch.ones(()),
         valid=to_fourier_order(torch.from_numpy(np.array(volume.valid_pixels))),
     )
-    scalars = misfit(to_fourier_order(density), data)
-    scalars["chi2_floor"] = math.nan  # the magnitudes are scaled: no counts, no counting noise
-    scalars["support_fraction"] = float(support.float().mean())
+    numbers = misfit(to_fourier_order(density), data)
+    numbers["chi2_floor"] = math.nan  # the magnitudes are scaled: no counts, no counting noise
+    metrics = Metrics(**numbers, support_fraction=float(support.float().mean()))
     return Crystal(
         density=read_only(density.numpy()),
         support=read_only(support.numpy()),
         affine=volume.affine,
-        scalars=scalars,
-        verdict=judge(scalars),
+        metrics=metrics,
+        verdict=judge(metrics),
     )
 
 

@@ -32,8 +32,8 @@ from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
+from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import judge
 from cdi_stream.phasing.ranking import (
     ALL_VOXELS_RECIPE,
     Candidates,
@@ -41,8 +41,8 @@ from cdi_stream.phasing.ranking import (
     Solution,
     conclude,
     hold_out,
+    metrics_of,
     rank_candidates,
-    scalars_of,
     score_batch,
     without_held_out,
 )
@@ -202,8 +202,8 @@ def refine(
         start=_in_fourier_order(start),
     )
     found = METHODS[method](problem)
-    scalars = scalars_of(found, problem.data, volume.affine.bq)
-    refined = crystal_from(found.crystal, found.support, volume.affine, scalars, judge(scalars, phased.doubts))
+    metrics = metrics_of(found, problem.data, volume.affine.bq)
+    refined = crystal_from(found.crystal, found.support, volume.affine, metrics, judge(metrics, phased.doubts))
     return refined, found.effort.recipe
 
 

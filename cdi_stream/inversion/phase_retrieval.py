@@ -13,15 +13,17 @@ from torch import Tensor
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
+from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.cross_check import cross_check
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.explore import Exploration
+from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import judge, misfit, size_of
-from cdi_stream.phasing.ranking import scalars_of
+from cdi_stream.phasing.quality import misfit, size_of
+from cdi_stream.phasing.ranking import metrics_of
 from cdi_stream.phasing.recipe import Recipe
 from cdi_stream.phasing.schedules import FEW_VOX, loose_and_tight, loose_end
 from cdi_stream.phasing.starts import start_from
@@ -91,27 +93,27 @@ def retrieve_phase(
     batch = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
     deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
     if settings.recipe is not None:
-        crystal, support, scalars = _run(settings.recipe, data, batch, wait_turn)
+        crystal, support, metrics = _run(settings.recipe, data, batch, wait_turn)
     elif data.magnitude.numel() > settings.most_voxels:
         found = cross_check(data, batch, of_large, SEED, SHORT.exploration, deadline)
-        crystal, support, scalars = found.crystal, found.support, found.scalars
+        crystal, support, metrics = found.crystal, found.support, found.metrics
     else:
         known = batch if start.ask_sure() else None
-        crystal, support, scalars = _searched(data, known, deadline, volume.affine)
-    return crystal_from(crystal, support, start.affine, scalars, judge(scalars))
+        crystal, support, metrics = _searched(data, known, deadline, volume.affine)
+    return crystal_from(crystal, support, start.affine, metrics, judge(metrics))
 
 
 def _searched(
     data: Measurement, start: Batch | None, deadline: Deadline, affine: AffineMap
-) -> tuple[Tensor, Tensor, dict[str, float]]:
+) -> tuple[Tensor, Tensor, Metrics]:
     """Crystal, support and numbers after the search."""
     found = solve(data, SEED, deadline, SHORT, known=start)
-    return found.crystal, found.support, scalars_of(found, data, affine.bq)
+    return found.crystal, found.support, metrics_of(found, data, affine.bq)
 
 
 def _run(
     recipe: Recipe, data: Measurement, start: Batch, wait_turn: Callable[[], None]
-) -> tuple[Tensor, Tensor, dict[str, float]]:
+) -> tuple[Tensor, Tensor, Metrics]:
     """Crystal, support and numbers after a recipe."""
     cycles = run(recipe, data, start)
     for _ in range(recipe.cycles):
@@ -119,17 +121,15 @@ def _run(
         next(cycles)
     end = next(cycles)
     crystal, support = end.crystal[0], end.support[0]
-    return crystal, support, {**misfit(crystal, data), **size_of(support, data), "cycles": recipe.cycles}
+    return crystal, support, Metrics(**misfit(crystal, data), **size_of(support, data), cycles=recipe.cycles)
 
 
-def crystal_from(
-    crystal: Tensor, support: Tensor, affine: AffineMap, scalars: dict[str, float], verdict: Verdict
-) -> Crystal:
+def crystal_from(crystal: Tensor, support: Tensor, affine: AffineMap, metrics: Metrics, verdict: Verdict) -> Crystal:
     """Message of a crystal and a support in Fourier order."""
     return Crystal(
         density=read_only(from_fourier_order(crystal).cpu().numpy()),
         support=read_only(from_fourier_order(support).cpu().numpy()),
         affine=affine,
-        scalars=scalars,
+        metrics=metrics,
         verdict=verdict,
     )

@@ -118,7 +118,7 @@ class Outgoing:
         with self._lock:
             publisher = self._publisher(context)
             problem = self._published(context, publisher, result)
-        scalars = {**result.scalars, "latency_s": self._clock() - result.complete_s}
+        scalars = {**result.metrics.known(), "latency_s": self._clock() - result.complete_s}
         self._announcer.tell(
             result_message(
                 stage=result.stream,

@@ -15,7 +15,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,13 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import Spool
-from cdi_stream.inversion.chain import ChainSettings, failed, reconstruct
+from cdi_stream.inversion.chain import ChainSettings, InferredCurve, failed, infer_curve, phase_curve
 from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.refinements import refinement_message
 from cdi_stream.messages import CurveProgress, Result, RockingCurve
+from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.operators.announce import Announcer
 from cdi_stream.refine.backlog import Backlog
@@ -54,10 +55,10 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PhaseRequest:
-    """A curve whose inference is out; ``results`` goes on with the polish."""
+    """A curve whose inference is published; ``inferred`` is None where the inference ended with an error."""
 
     curve: RockingCurve
-    results: Iterator[Result]
+    inferred: InferredCurve | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,9 +223,15 @@ class Service:
                 self._may_phase.set()
 
     def _curve(self, curve: RockingCurve) -> None:
-        results = reconstruct(curve, self._parts.network, self._parts.chain, wait_turn=self._wait_turn)
-        self._publish(curve, self._next(curve, results, "inference"))
-        self._phase_queue.put(_PhaseRequest(curve=curve, results=results))
+        """Publish the network's crystal of a curve, and ask for its phase retrieval."""
+        inferred: InferredCurve | None = None
+        try:
+            inferred = infer_curve(curve, self._parts.network, self._parts.chain)
+            result = inferred.result
+        except Exception as error:  # noqa: BLE001 - a curve that breaks a stage fails; the service goes on
+            result = _broken(curve, "inference", error)
+        self._publish(curve, result)
+        self._phase_queue.put(_PhaseRequest(curve=curve, inferred=inferred))
 
     def _wait_turn(self) -> None:
         self._may_phase.wait()
@@ -243,7 +250,7 @@ class Service:
         """Publish the second result of a curve, then ask for its refinements: these must not hold it up."""
         curve = work.curve
         try:
-            result = self._next(curve, work.results, "reconstruction")
+            result = self._phase_result(work)
         except _StoppedError:
             return
         self._publish(curve, result)
@@ -251,18 +258,17 @@ class Service:
         if self._parts.backlog is not None:
             self._parts.backlog.ask(result, curve.run, self._parts.outgoing.uid_for(curve.run))
 
-    def _next(self, curve: RockingCurve, results: Iterator[Result], stream: str) -> Result:
-        """Take the next result; a curve that breaks the stages fails, and the service goes on."""
+    def _phase_result(self, work: _PhaseRequest) -> Result:
+        """Return the second result of a curve; a curve that breaks a stage fails, and the service goes on."""
+        if work.inferred is None:
+            verdict = failed_verdict("no result: an earlier stage failed, see the inference")
+            return failed("reconstruction", work.curve, verdict, Metrics())
         try:
-            return next(results)
+            return phase_curve(work.inferred, self._parts.chain, self._wait_turn)
         except _StoppedError:
             raise
-        except StopIteration:
-            return failed(stream, curve, failed_verdict("no result: an earlier stage failed, see the inference"), {})
-        except Exception as error:
-            logger.exception("run %s curve %d: %s failed", curve.run.uid[:8], curve.curve_index, stream)
-            text = f"the {stream} ended with an error of the program: {error!r:.200}; please report it with the log"
-            return failed(stream, curve, failed_verdict(text), {})
+        except Exception as error:  # noqa: BLE001 - as above
+            return _broken(work.curve, "reconstruction", error)
 
     def _publish(self, curve: RockingCurve, result: Result) -> None:
         problem = self._parts.outgoing.result(curve.run, result)
@@ -275,7 +281,7 @@ class Service:
             verdict.grade,
             curve.account.received,
             curve.account.expected,
-            result.scalars.get("chi2", float("nan")),
+            result.metrics.chi2,
             "" if verdict.grade == "good" else "; " + " | ".join(verdict.reasons),
         )
         if problem is not None:
@@ -328,3 +334,10 @@ class Service:
             "lag_s": None if newest_s is None else time.monotonic() - newest_s,
             "alarms": self._parts.alarms.standing(),
         }
+
+
+def _broken(curve: RockingCurve, stream: str, error: Exception) -> Result:
+    """Log an error of the program, and return the failed result of its curve."""
+    logger.error("run %s curve %d: %s failed", curve.run.uid[:8], curve.curve_index, stream, exc_info=error)
+    text = f"the {stream} ended with an error of the program: {error!r:.200}; please report it with the log"
+    return failed(stream, curve, failed_verdict(text), Metrics())

@@ -9,6 +9,7 @@ import numpy as np
 
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, RunContext, Verdict
+from cdi_stream.metrics import Metrics
 from cdi_stream.operators.feed import FeedMessage, result_message
 from cdi_stream.refine.jobs import STREAM
 from cdi_stream.refine.queue import Document, Job
@@ -44,4 +45,4 @@ def _crystal(path: Path, verdict: Verdict) -> Crystal | None:
     affine = AffineMap(
         shape=density.shape, q0=np.array(q0), bq=np.array(bq), sample_to_lab=np.array(rotation), coordinates="lab"
     )
-    return Crystal(density=density, support=support, affine=affine, scalars={}, verdict=verdict)
+    return Crystal(density=density, support=support, affine=affine, metrics=Metrics(), verdict=verdict)

@@ -25,9 +25,10 @@ from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
 from cdi_stream.phasing.finish import LAST_CALL, finish_finalists, fit_without_noise
 from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each
+from cdi_stream.phasing.judge import LARGEST_AMPLITUDE_SPREAD, LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, grid_shapes, resample_crystals
-from cdi_stream.phasing.quality import AGREEING, UNEVEN, amplitude_spread, free_llk
+from cdi_stream.phasing.quality import amplitude_spread, free_llk
 from cdi_stream.phasing.ranking import (
     Candidates,
     Effort,
@@ -188,7 +189,7 @@ class _Auto:
 def is_trusted(pool: Candidates) -> bool:
     """Whether the winner is even inside, as crystals are, and the others agree with it."""
     uneven = amplitude_spread(pool.crystal[0], pool.support[0])
-    return not uneven > UNEVEN and not agreement(pool) < AGREEING
+    return not uneven > LARGEST_AMPLITUDE_SPREAD and not agreement(pool) < LEAST_AGREEMENT
 
 
 def share_of(pool: Candidates | Batch, n: int) -> float:

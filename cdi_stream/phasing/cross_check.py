@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cdi_stream.metrics import Metrics
 from cdi_stream.phasing.align import align_all
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
 from cdi_stream.phasing.grid_level import GridLevel, Search, level_of, refine, refine_each, support_of
+from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
-from cdi_stream.phasing.quality import AGREEING, misfit, size_of
+from cdi_stream.phasing.quality import misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, score_batch
 from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settle_recipe
 from cdi_stream.phasing.support import Limits
@@ -41,7 +43,7 @@ class CrossCheck:
 
     crystal: Tensor
     support: Tensor
-    scalars: dict[str, float]
+    metrics: Metrics
 
 
 def cross_check(
@@ -60,18 +62,23 @@ def cross_check(
     search.add(found, starts=1)
     agreed = others.agreement_with(found.result[0], search)
     for _ in range(AGAIN):
-        if agreed < AGREEING and not deadline.is_over(MORE):
+        if agreed < LEAST_AGREEMENT and not deadline.is_over(MORE):
             others = _random_starts_of(data, seed, more, search, MORE, others)
             agreed = others.agreement_with(found.result[0], search)
-    if agreed < AGREEING and not deadline.is_over():
+    if agreed < LEAST_AGREEMENT and not deadline.is_over():
         theirs, agreed_then = others.finished(level, search)
         if agreed_then > agreed and _score_of(theirs, data) < NOT_WORSE * _score_of(found, data):
             found, agreed = theirs, agreed_then
     crystal, support = found.result[0], found.support[0]
-    numbers = {"agreement": agreed, "starts": search.starts, "cycles": search.cycles}
-    cut = {"is_truncated": float(deadline.is_over())}
-    scalars = {**misfit(crystal, data), **size_of(support, data), **numbers, **cut}
-    return CrossCheck(crystal=crystal, support=support, scalars=scalars)
+    metrics = Metrics(
+        **misfit(crystal, data),
+        **size_of(support, data),
+        agreement=agreed,
+        starts=search.starts,
+        cycles=search.cycles,
+        is_truncated=deadline.is_over(),
+    )
+    return CrossCheck(crystal=crystal, support=support, metrics=metrics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from cdi_stream.metrics import Metrics
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.bootstrap import bootstrap_nmse
 from cdi_stream.phasing.deadline import Deadline
@@ -172,30 +173,32 @@ def conclude(
     )
 
 
-def scalars_of(found: Solution, data: Measurement, bq: ArrayLike | None = None) -> dict[str, float]:
-    """Numbers by which a solution is judged; those that compare starts are NaN with a single one.
+def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = None) -> Metrics:
+    """Return the numbers by which a solution is judged.
 
-    The amplitude's evenness is a number of three axes only, NaN where the support is too thin for it.
-
-    ``agreement`` is the mean correlation of the other starts' crystals with the winner, ``first_mode`` the share of
-    their first common mode.  The resolution is where the PRTF of them all falls to 1/e: ``resolution_m`` with ``bq``
+    Numbers that compare starts are NaN where a single crystal was carried to its end.  The amplitude spread is a number
+    of three axes only.  The resolution is where the PRTF of all finalists falls to 1/e: ``resolution_m`` with ``bq``
     [1/m], else ``resolution_vox``.
     """
-    correlations, several = found.correlations, len(found.finalists) > 1
-    return {
-        **misfit(found.crystal, data),
-        **({"amplitude_spread": amplitude_spread(found.crystal, found.support)} if data.n_axes == 3 else {}),
-        **size_of(found.support, data),
-        "free_llk": found.free_llk,
-        "free_llk_floor": found.free_llk_floor,
-        "agreement": sum(correlations) / len(correlations) if correlations else math.nan,
-        "first_mode": float(modes(found.finalists).shares[0]) if several else math.nan,
-        "resolution_vox" if bq is None else "resolution_m": _resolution(found, data, bq) if several else math.nan,
-        "bootstrap_nmse": found.bootstrap_nmse,
-        "is_truncated": float(found.is_truncated),
-        "starts": found.effort.starts,
-        "cycles": found.effort.cycles,
-    }
+    correlations, has_several = solution.correlations, len(solution.finalists) > 1
+    spread = amplitude_spread(solution.crystal, solution.support)
+    resolution = _resolution(solution, data, bq) if has_several else math.nan
+    return Metrics(
+        **misfit(solution.crystal, data),
+        **size_of(solution.support, data),
+        resolution_m=math.nan if bq is None else resolution,
+        resolution_vox=resolution if bq is None else math.nan,
+        amplitude_spread=spread,
+        is_support_thin=data.n_axes == 3 and math.isnan(spread),
+        free_llk=solution.free_llk,
+        free_llk_floor=solution.free_llk_floor,
+        agreement=sum(correlations) / len(correlations) if correlations else math.nan,
+        first_mode=float(modes(solution.finalists).shares[0]) if has_several else math.nan,
+        bootstrap_nmse=solution.bootstrap_nmse,
+        is_truncated=solution.is_truncated,
+        starts=solution.effort.starts,
+        cycles=solution.effort.cycles,
+    )
 
 
 def _resolution(found: Solution, data: Measurement, bq: ArrayLike | None) -> float:

@@ -14,6 +14,7 @@ from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import RecordingError
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict, read_only
+from cdi_stream.metrics import Metrics
 
 INPUTS = "jobs"
 """Folder of the input files, beside the results."""
@@ -35,8 +36,8 @@ def write_input(path: Path, phased: PhasedVolume) -> None:
         file.attrs["coordinates"], file.attrs["fourier_sign"] = affine.coordinates, affine.fourier_sign
         file.attrs["crystal_extent_m"], file.attrs["oversampling"] = volume.crystal_extent_m, volume.oversampling
         file.attrs["n_bad"], file.attrs["n_alien"] = volume.n_bad, volume.n_alien
-        for key, value in crystal.scalars.items():
-            file.attrs[f"scalar {key}"] = value
+        for key, value in crystal.metrics.known().items():
+            file.attrs[f"metric {key}"] = value
 
 
 def read_input(path: Path) -> PhasedVolume:
@@ -75,10 +76,17 @@ def _phased(arrays: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) -> Pha
         density=arrays["density"],
         support=arrays["support"],
         affine=affine,
-        scalars={key[7:]: float(value) for key, value in attrs.items() if key.startswith("scalar ")},
+        metrics=_metrics(attrs),
         verdict=Verdict(grade="doubtful"),
     )
     return PhasedVolume(volume=volume, crystal=crystal)
+
+
+def _metrics(attrs: Mapping[str, Any]) -> Metrics:
+    """Return the metrics among the attributes; a name that this version does not know is an error."""
+    if former := [key for key in attrs if key.startswith("scalar ")]:
+        raise ValueError(f"{former[0]!r} of an earlier version of cdi-stream")
+    return Metrics(**{key[7:]: value.item() for key, value in attrs.items() if key.startswith("metric ")})
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from cdi_stream.documents.bus import to_plain
 from cdi_stream.documents.publish import Identity, Provenance, RunPublisher, derived_uid
 from cdi_stream.geometry.affine import Shape
-from cdi_stream.inversion.chain import crystal_in_lab, numbers_of
+from cdi_stream.inversion.chain import crystal_in_lab, metrics_in_lab
 from cdi_stream.inversion.methods import MethodSettings, refine
 from cdi_stream.inversion.verdict import combined
 from cdi_stream.messages import FrameAccount, PhasedVolume, Result, RunContext
+from cdi_stream.metrics import RefinementMetrics
 from cdi_stream.refine.queue import Document
 
 STREAM = "refinement"
@@ -67,7 +68,7 @@ def spec_of(
 ) -> JobSpec:
     """Describe what to refine of a reconstruction that has a crystal."""
     assert result.phased is not None
-    scalars = result.phased.crystal.scalars
+    metrics = result.phased.crystal.metrics
     return JobSpec(
         raw_uid=run.uid,
         reconstruction_uid=reconstruction_uid,
@@ -85,8 +86,8 @@ def spec_of(
         provenance=asdict(provenance),
         settings=settings,
         lab_shape=lab_shape,
-        start_chi2=scalars["chi2"],
-        start_r_p=scalars["r_p"],
+        start_chi2=metrics.chi2,
+        start_r_p=metrics.r_p,
     )
 
 
@@ -101,8 +102,12 @@ def refined(
     begin_s = clock()
     refined_crystal, schedule = refine(method, replace(phased, doubts=()), spec.settings, wait_turn)
     crystal = crystal_in_lab(refined_crystal, spec.lab_shape)
-    scalars = numbers_of(crystal, phased.volume)
-    scalars |= {"start_chi2": spec.start_chi2, "start_r_p": spec.start_r_p, "seconds": clock() - begin_s}
+    metrics = RefinementMetrics(
+        **asdict(metrics_in_lab(crystal, phased.volume)),
+        start_chi2=spec.start_chi2,
+        start_r_p=spec.start_r_p,
+        seconds=clock() - begin_s,
+    )
     return Result(
         stream=STREAM,
         curve_index=spec.curve_index,
@@ -110,7 +115,7 @@ def refined(
         crystal=crystal,
         verdict=combined(crystal.verdict, spec.doubts, spec.notes),
         account=FrameAccount(**(spec.account | {"missing": tuple(spec.account["missing"])})),
-        scalars=scalars,
+        metrics=metrics,
         complete_s=begin_s,
         notes={"method": method, "recipe": schedule},
     )

@@ -92,7 +92,7 @@ class Worker:
                 f"set aside: {MAX_ATTEMPTS} workers died or hung over this job; is there enough memory? see "
                 "worker.log, then 'cdi-stream queue retry'"
             )
-        self._renewed_s = time.monotonic()
+        begin_s = self._renewed_s = time.monotonic()
         spec = JobSpec.model_validate(job.spec)
         phased = read_input(self._directory / INPUTS / job.input)
         result = refined(spec, job.method, phased, lambda: self._wait(job))
@@ -102,9 +102,9 @@ class Worker:
             job.id,
             job.method,
             spec.start_chi2,
-            result.scalars["chi2"],
+            result.metrics.chi2,
             result.verdict.grade,
-            result.scalars["seconds"],
+            time.monotonic() - begin_s,
         )
         self._outbox.send(self._owner, self._is_stopped)
 

@@ -18,10 +18,11 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.explore import Exploration, explore
 from cdi_stream.phasing.finish import finish_finalists
 from cdi_stream.phasing.grid_level import Search, level_of
+from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import amplitude_spread, judge
-from cdi_stream.phasing.ranking import Candidates, hold_out, scalars_of
+from cdi_stream.phasing.quality import amplitude_spread
+from cdi_stream.phasing.ranking import Candidates, hold_out, metrics_of
 from cdi_stream.phasing.schedules import final_recipes, loose_and_tight
 from cdi_stream.phasing.starts import start_from
 from tests.bench.crystals import Case, crystal, measured
@@ -66,13 +67,13 @@ def error(found: torch.Tensor, truth: torch.Tensor) -> float:
 def test_a_crystal_is_found_and_called_good(case):
     data, truth = case_of(case)
     found = solve(data, 1, Deadline(60))
-    scalars = scalars_of(found, data)
+    metrics = metrics_of(found, data)
     assert error(found.crystal, truth) < 0.1
-    assert judge(scalars).grade == "good"
+    assert judge(metrics).grade == "good"
     assert not found.crystal[~found.support].any()
     assert len(found.finalists) == len(found.correlations) + 1 > 1
-    assert scalars["starts"] >= 16
-    assert scalars["cycles"] > 100 * scalars["starts"]
+    assert metrics.starts >= 16
+    assert metrics.cycles > 100 * metrics.starts
 
 
 @pytest.mark.slow
@@ -89,7 +90,7 @@ def test_strained_crystals_are_found_and_what_is_called_good_is_right(kind):
         data, truth = case_of(Case(seed=seed, kind=kind, phase_pi=3, n=32))
         found = solve(data, 1, Deadline(60))
         errors.append(error(found.crystal, truth))
-        assert errors[-1] < 0.1 or judge(scalars_of(found, data)).grade != "good"
+        assert errors[-1] < 0.1 or judge(metrics_of(found, data)).grade != "good"
     assert sum(one < 0.15 for one in errors) >= 4
 
 
@@ -129,7 +130,7 @@ def test_a_slice_of_a_crystal_in_two_axes(shape):
     found = solve(data, 1, Deadline(60))
     assert found.crystal.shape == shape
     assert error(found.crystal, ordered(projection)) < 0.1
-    assert judge(scalars_of(found, data)).grade == "good"
+    assert judge(metrics_of(found, data)).grade == "good"
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (8, 30, 26), (9, 11), (60, 12, 13)])
@@ -201,11 +202,11 @@ def test_a_crystal_that_explains_the_data_far_below_noise_is_not_closed_in_other
 def test_a_deadline_that_is_over_at_once_gives_something_that_is_not_called_good():
     data, _ = case_of(WEAK)
     found = solve(data, 1, Deadline(0.0, begin_s=-1e9))
-    scalars = scalars_of(found, data)
+    metrics = metrics_of(found, data)
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
-    assert math.isfinite(scalars["chi2"])
-    assert scalars["cycles"] < 200
-    assert judge(scalars).grade != "good"
+    assert math.isfinite(metrics.chi2)
+    assert metrics.cycles < 200
+    assert judge(metrics).grade != "good"
 
 
 def test_no_support_is_larger_than_phases_can_be_determined_for():
@@ -243,7 +244,7 @@ def test_data_without_noise_are_explained_exactly():
     case = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24, photons=math.inf)
     data, truth = case_of(case)
     found = solve(data, 1, Deadline(60))
-    assert scalars_of(found, data)["chi2"] < 1e-7
+    assert metrics_of(found, data).chi2 < 1e-7
     assert error(found.crystal, truth) < 1e-3
 
 
@@ -253,7 +254,7 @@ def test_nothing_to_phase_ends_without_nan_and_is_not_called_good(kind):
     data = data_of(counts, None if kind != "masked" else counts == 2)
     found = solve(data, 1, Deadline(60), QUICK)
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
-    assert judge(scalars_of(found, data)).grade == "failed"
+    assert judge(metrics_of(found, data)).grade == "failed"
 
 
 def test_it_begins_again_from_other_starts_while_the_finalists_differ():

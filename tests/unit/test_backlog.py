@@ -19,6 +19,7 @@ from cdi_stream.documents.publish import Provenance
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, Result, RunContext, Verdict
+from cdi_stream.metrics import Metrics
 from cdi_stream.refine import backlog as module
 from cdi_stream.refine.backlog import HANGS_S, REQUESTS, Backlog, BacklogSettings
 from cdi_stream.refine.queue import QUEUE, Queue
@@ -41,7 +42,7 @@ def result() -> Result:
         density=np.ones(SHAPE, np.complex64),
         support=np.ones(SHAPE, bool),
         affine=AFFINE,
-        scalars={"chi2": 0.1, "r_p": 0.9},
+        metrics=Metrics(chi2=0.1, r_p=0.9),
         verdict=Verdict(grade="good"),
     )
     return Result(
@@ -51,7 +52,7 @@ def result() -> Result:
         crystal=crystal,
         verdict=crystal.verdict,
         account=FrameAccount(expected=16, received=16),
-        scalars={},
+        metrics=Metrics(),
         complete_s=0.0,
         phased=PhasedVolume(volume=volume, crystal=crystal),
     )

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cdi_stream.inversion import chain, phase_retrieval
-from cdi_stream.inversion.chain import reconstruct
+from cdi_stream.inversion.chain import infer_curve, phase_curve, reconstruct
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
-from cdi_stream.phasing.quality import AGREEING
+from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from sim_beamline.scan import recorded_scan
 from tests.builders import curve_of, settings_for
 
@@ -54,14 +54,11 @@ def test_missing_frames_are_invalid_voxels_and_a_doubt_not_a_failure(scan, netwo
 
 
 @pytest.mark.parametrize(("settings", "least"), [({"recipe": "7*ER"}, 7), ({}, 300), ({"most_voxels": 0}, 600)])
-def test_the_polish_waits_its_turn_at_every_cycle(scan, network, settings, least):
+def test_phase_retrieval_waits_its_turn_at_every_cycle(scan, network, settings, least):
     turns = []
-    results = reconstruct(
-        curve_of(scan), network, settings_for(scan, phase=settings), wait_turn=lambda: turns.append(1)
-    )
-    next(results)
-    assert turns == []
-    result = next(results)
+    chain = settings_for(scan, phase=settings)
+    inferred = infer_curve(curve_of(scan), network, chain)
+    result = phase_curve(inferred, chain, wait_turn=lambda: turns.append(1))
     assert len(turns) >= least, "of the thread that waits; the other runs as many"
     assert result.stream == "reconstruction"
 
@@ -69,12 +66,12 @@ def test_the_polish_waits_its_turn_at_every_cycle(scan, network, settings, least
 def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_sees(scan, network):
     _, searched = reconstruct(curve_of(scan), network, settings_for(scan))
     _, by_recipe = reconstruct(curve_of(scan), network, settings_for(scan, phase={"recipe": "30*ER"}))
-    assert searched.scalars["agreement"] > 0.97
-    assert 0 < searched.scalars["resolution_m"] < 50e-9
-    assert searched.scalars["bootstrap_nmse"] < 0.02
+    assert searched.metrics.agreement > 0.97
+    assert 0 < searched.metrics.resolution_m < 50e-9
+    assert searched.metrics.bootstrap_nmse < 0.02
     assert searched.verdict.grade == "good"
-    assert searched.scalars["chi2"] < by_recipe.scalars["chi2"]
-    assert "agreement" not in by_recipe.scalars
+    assert searched.metrics.chi2 < by_recipe.metrics.chi2
+    assert by_recipe.metrics.starts is None
 
 
 @pytest.fixture
@@ -86,8 +83,8 @@ def too_large(scan, monkeypatch):
 
 def test_a_volume_too_large_for_a_search_goes_from_the_network_and_is_compared_with_others(scan, network, too_large):
     _, large = reconstruct(curve_of(scan), network, too_large)
-    assert large.scalars["agreement"] > AGREEING
-    assert large.scalars["starts"] == 9
+    assert large.metrics.agreement > LEAST_AGREEMENT
+    assert large.metrics.starts == 9
     assert large.verdict.grade == "good"
 
 
@@ -104,8 +101,8 @@ def test_where_others_found_another_crystal_theirs_is_taken(scan, network, too_l
     monkeypatch.setattr(chain, "starting_point", cube)
     monkeypatch.setattr(phase_retrieval, "of_large", lambda extent_vox: "SUPPORT[fixed]+2*ER")
     _, found = reconstruct(curve_of(scan), network, too_large)
-    assert found.scalars["chi2"] < 0.01
-    assert found.scalars["agreement"] > AGREEING
+    assert found.metrics.chi2 < 0.01
+    assert found.metrics.agreement > LEAST_AGREEMENT
 
 
 def test_only_a_network_that_is_sure_limits_the_search(scan, network, monkeypatch):

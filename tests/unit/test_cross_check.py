@@ -11,7 +11,7 @@ from cdi_stream.inversion.phase_retrieval import FROM_NETWORK, SHORT, of_large
 from cdi_stream.phasing.cross_check import cross_check
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.grid_level import level_of, refine
-from cdi_stream.phasing.quality import AGREEING, judge
+from cdi_stream.phasing.judge import LEAST_AGREEMENT, judge
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.support import Limits
 from tests.bench.crystals import Case
@@ -30,11 +30,11 @@ def run(crystal, cycles, deadline=None):
 def test_what_others_agree_with_stays():
     _, truth = case_of(CASE)
     found = run(truth, 30)
-    assert found.scalars["agreement"] > AGREEING
-    assert found.scalars["starts"] == 9, "a few are enough to agree"
-    assert found.scalars["is_truncated"] == 0
+    assert found.metrics.agreement > LEAST_AGREEMENT
+    assert found.metrics.starts == 9, "a few are enough to agree"
+    assert found.metrics.is_truncated == 0
     assert bool((found.support == (truth.abs() > 0.3)).all()), "the support of its own start"
-    assert judge(found.scalars).grade == "good"
+    assert judge(found.metrics).grade == "good"
 
 
 def test_where_others_know_better_theirs_is_taken():
@@ -43,8 +43,8 @@ def test_where_others_know_better_theirs_is_taken():
     for wrong in (another, truth.abs().to(truth)):
         found = run(wrong, 2)
         assert error(found.crystal, truth) < 0.1
-        assert found.scalars["agreement"] > AGREEING
-        assert found.scalars["starts"] in (8 + 16 * n + 1 for n in (1, 2, 3)), "more were asked, by the same variants"
+        assert found.metrics.agreement > LEAST_AGREEMENT
+        assert found.metrics.starts in (8 + 16 * n + 1 for n in (1, 2, 3)), "more were asked, by the same variants"
 
 
 def test_where_others_know_no_better_the_crystal_stays_and_is_doubted(monkeypatch):
@@ -53,8 +53,8 @@ def test_where_others_know_no_better_the_crystal_stays_and_is_doubted(monkeypatc
     _, truth = case_of(CASE)
     found = run(truth, 30)
     assert error(found.crystal, truth) < 0.1
-    assert found.scalars["agreement"] < AGREEING
-    assert judge(found.scalars).grade == "doubtful"
+    assert found.metrics.agreement < LEAST_AGREEMENT
+    assert judge(found.metrics).grade == "doubtful"
 
 
 def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
@@ -71,7 +71,7 @@ def test_without_time_the_crystal_stays_and_the_time_is_named():
     _, truth = case_of(CASE)
     found = run(truth, 30, Deadline(1e-9))
     assert error(found.crystal, truth) < 0.1
-    assert any("time ran out" in reason for reason in judge(found.scalars).reasons)
+    assert any("time ran out" in reason for reason in judge(found.metrics).reasons)
 
 
 def test_it_asks_for_its_turn_at_every_cycle():
@@ -87,8 +87,8 @@ def test_without_others_there_is_nothing_to_compare_with():
     found = cross_check(
         data, start_from(truth, truth.abs() > 0.3), lambda extent: FIXED.format(10), 1, alone, Deadline(60)
     )
-    assert math.isnan(found.scalars["agreement"])
-    assert any("only one of" in reason for reason in judge(found.scalars).reasons)
+    assert math.isnan(found.metrics.agreement)
+    assert any("only one of" in reason for reason in judge(found.metrics).reasons)
 
 
 def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):
@@ -96,4 +96,4 @@ def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):
     monkeypatch.setattr("cdi_stream.phasing.cross_check.coarsest_shape", lambda data: tuple(data.magnitude.shape))
     start = start_from(truth, truth.abs() > 0.3)
     found = cross_check(data, start, lambda extent: FIXED.format(10), 1, SHORT.exploration, Deadline(60))
-    assert found.scalars["agreement"] == pytest.approx(1, abs=0.05)
+    assert found.metrics.agreement == pytest.approx(1, abs=0.05)

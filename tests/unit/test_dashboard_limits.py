@@ -41,7 +41,7 @@ async def silent_web_socket(host, query=""):
     return reader, writer
 
 
-async def is_truncated(reader):
+async def is_cut(reader):
     """Wait until the server has closed the connection."""
     with contextlib.suppress(ConnectionError):
         while await reader.read(1 << 16):
@@ -56,7 +56,7 @@ def test_silent_browsers_do_not_keep_an_operator_out():
             assert read(await operator.recv())[0]["kind"] == "history"
             assert (await health(host))["clients"] == MAX_CLIENTS
             begin_s = time.monotonic()
-            await asyncio.gather(*(is_truncated(reader) for reader, _ in silent))
+            await asyncio.gather(*(is_cut(reader) for reader, _ in silent))
             assert time.monotonic() - begin_s < 15
             await until(lambda: is_alone(host))
             service.send(state())
@@ -107,7 +107,7 @@ def test_a_connection_without_a_whole_request_is_cut(begin, monkeypatch):
         reader, writer = await opened(host)
         writer.write(begin.replace(b"1.1\r\nC", f"1.1\r\nHost: {host}\r\nC".encode()))
         begin_s = time.monotonic()
-        assert await is_truncated(reader)
+        assert await is_cut(reader)
         assert time.monotonic() - begin_s < 4
         writer.close()
 
@@ -168,7 +168,7 @@ def test_of_too_many_waiting_connections_the_oldest_goes(monkeypatch):
     async def scenario(service, host):
         async with connect(f"ws://{host}/feed") as operator:
             waiting = [await opened(host) for _ in range(12)]
-            await asyncio.gather(*(is_truncated(reader) for reader, _ in waiting[:4]))
+            await asyncio.gather(*(is_cut(reader) for reader, _ in waiting[:4]))
             _, writer = waiting[-1]
             writer.write(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             assert (await waiting[-1][0].readline()) == b"HTTP/1.1 200 OK\r\n"

@@ -13,6 +13,7 @@ from cdi_stream.errors import ConfigError, RecordingError
 from cdi_stream.files.exports import export_result
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, FrameAccount, Result, RunContext, Verdict
+from cdi_stream.metrics import Metrics
 
 SHAPE = (4, 7, 10)
 VOXEL_NM = np.array([5.0, 4.0, 8.0])  # z, y, x: unequal, so that no two axes can be swapped unseen
@@ -45,7 +46,7 @@ def crystal(q0=Q0):
         density=(amplitude * np.exp(1j * phase)).astype(np.complex64),
         support=support(),
         affine=AffineMap(shape=SHAPE, q0=q0, bq=bq, sample_to_lab=ROTATION, coordinates="lab"),
-        scalars={},
+        metrics=Metrics(),
         verdict=Verdict(grade="doubtful", reasons=("few counts",)),
     )
 
@@ -63,7 +64,7 @@ def result_file(directory, picture):
         crystal=picture,
         verdict=failed if picture is None else picture.verdict,
         account=FrameAccount(expected=5, received=5),
-        scalars={"chi2": 0.01, "r_p": 0.2},
+        metrics=Metrics(chi2=0.01, r_p=0.2),
         complete_s=0.0,
         frame_sums=np.arange(5),
     )

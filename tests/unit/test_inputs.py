@@ -11,6 +11,7 @@ import pytest
 from cdi_stream.errors import RecordingError
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict
+from cdi_stream.metrics import Metrics
 from cdi_stream.refine.inputs import read_input, write_input
 
 SHAPE = (6, 10, 14)
@@ -40,7 +41,7 @@ def phased():
         density=(rng.normal(size=SHAPE) + 1j * rng.normal(size=SHAPE)).astype(np.complex64),
         support=rng.random(SHAPE) > 0.5,
         affine=affine,
-        scalars={"chi2": 0.0123, "seconds": 4.5, "phase range rad": 1.0},
+        metrics=Metrics(chi2=0.0123, starts=5, is_truncated=True),
         verdict=Verdict(grade="good"),
     )
     return PhasedVolume(volume=volume, crystal=crystal, notes=("a note",))
@@ -68,7 +69,7 @@ def test_volume_and_crystal_come_back_as_they_were(path):
         np.testing.assert_array_equal(getattr(back.crystal, name), getattr(there.crystal, name), strict=True)
     for name in ("crystal_extent_m", "oversampling", "n_bad", "n_alien"):
         assert getattr(back.volume, name) == getattr(there.volume, name)
-    assert back.crystal.scalars == there.crystal.scalars
+    assert back.crystal.metrics.known() == there.crystal.metrics.known()
     assert_same_affine(back.volume.affine, there.volume.affine)
     assert_same_affine(back.crystal.affine, there.crystal.affine)
 
@@ -147,4 +148,12 @@ def test_a_file_that_lacks_something_is_refused(path, change):
     with h5py.File(path, "r+") as file:
         change(file)
     with pytest.raises(RecordingError, match="expected the input of a refinement"):
+        read_input(path)
+
+
+def test_the_input_of_an_earlier_version_is_refused_with_the_remedy(path):
+    write_input(path, phased())
+    with h5py.File(path, "r+") as file:
+        file.attrs["scalar chi2"] = 0.01
+    with pytest.raises(RecordingError, match="earlier version of cdi-stream; cancel the job"):
         read_input(path)

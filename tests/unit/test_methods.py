@@ -18,13 +18,14 @@ from cdi_stream.inversion import methods
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.methods import METHODS, MethodSettings, Problem, refine
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict
+from cdi_stream.metrics import Metrics
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.measures import nmse
-from cdi_stream.phasing.ranking import scalars_of
+from cdi_stream.phasing.ranking import metrics_of
 from cdi_stream.phasing.starts import autocorrelation_starts, start_from
 from tests.bench.crystals import Case, crystal, measured
 from tests.unit.test_auto import data_of, ordered
@@ -105,14 +106,14 @@ def test_the_problem_is_what_the_command_would_make_of_it():
 @pytest.mark.parametrize("has_start", [False, True])
 def test_every_method_finds_the_crystal(method, has_start):
     found = METHODS[method](problem(rough() if has_start else None))
-    scalars = scalars_of(found, problem().data)
+    metrics = metrics_of(found, problem().data)
     if method not in NETWORKS:
         assert error(found.crystal) < 0.1
-        assert scalars["chi2"] < 2 * scalars["chi2_floor"]
+        assert metrics.chi2 < 2 * metrics.chi2_floor
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
     assert not found.crystal[~found.support].any()
-    assert scalars["r_p"] > 0.7
-    assert math.isnan(scalars["free_llk"]) == (method == "recipe" and has_start), "one crystal alone sees all voxels"
+    assert metrics.r_p > 0.7
+    assert math.isnan(metrics.free_llk) == (method == "recipe" and has_start), "one crystal alone sees all voxels"
     assert found.effort.starts >= (4 if method == "recipe" and not has_start else 1)
     assert found.effort.cycles > 10
     assert found.effort.recipe
@@ -195,7 +196,7 @@ def live() -> PhasedVolume:
             density=from_fourier_order(start.crystal[0]).numpy(),
             support=from_fourier_order(start.support[0]).numpy(),
             affine=found.affine,
-            scalars={},
+            metrics=Metrics(),
             verdict=Verdict(grade="doubtful"),
         ),
         doubts=("2 frames are missing",),

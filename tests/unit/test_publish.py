@@ -8,6 +8,7 @@ import pytest
 from cdi_stream.documents.publish import Provenance, RunPublisher, reconstruction_identity
 from cdi_stream.geometry.affine import AffineMap, lab_grid
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, Result, RunContext, Verdict
+from cdi_stream.metrics import Metrics
 
 SHAPES = {"inference": (8, 8, 8), "reconstruction": (12, 12, 12)}
 PROVENANCE = Provenance(
@@ -31,7 +32,7 @@ def crystal(shape):
         density=density,
         support=np.abs(density) > 1,
         affine=lab_grid(source, shape, 5e-9),
-        scalars={},
+        metrics=Metrics(),
         verdict=Verdict(grade="good"),
     )
 
@@ -44,7 +45,7 @@ def result(stream, index=0, with_crystal=True):
         crystal=crystal(SHAPES[stream]) if with_crystal else None,
         verdict=Verdict(grade="good") if with_crystal else Verdict(grade="failed", reasons=("empty: no counts",)),
         account=ACCOUNT,
-        scalars={"chi2": 0.01},
+        metrics=Metrics(chi2=0.01),
         complete_s=10.0,
     )
 

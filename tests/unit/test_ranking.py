@@ -13,7 +13,7 @@ from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.projections import Measurement, reciprocal
-from cdi_stream.phasing.ranking import Candidates, Effort, conclude, hold_out, rank_candidates, scalars_of, score_batch
+from cdi_stream.phasing.ranking import Candidates, Effort, conclude, hold_out, metrics_of, rank_candidates, score_batch
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.support import grow
@@ -160,20 +160,20 @@ def test_the_first_wins_the_others_are_laid_on_it_and_it_sees_what_was_held_out(
 
     assert residual(found.crystal) < residual(pool.crystal[0])
     assert (found.effort.starts, found.effort.cycles) == (3, 40)
-    scalars = scalars_of(found, data)
-    assert scalars["agreement"] == pytest.approx(sum(found.correlations) / 2)
-    assert scalars["support_fraction"] == pytest.approx(6 * 7 * 5 / math.prod(SHAPE))
-    assert scalars["support_over_box"] == pytest.approx(6 * 7 * 5 / box_of(data).volume_vox)
-    assert (scalars["starts"], scalars["cycles"]) == (3, 40)
-    assert scalars["free_llk"] == pytest.approx(scalars["free_llk_floor"], rel=0.3)
+    metrics = metrics_of(found, data)
+    assert metrics.agreement == pytest.approx(sum(found.correlations) / 2)
+    assert metrics.support_fraction == pytest.approx(6 * 7 * 5 / math.prod(SHAPE))
+    assert metrics.support_over_box == pytest.approx(6 * 7 * 5 / box_of(data).volume_vox)
+    assert (metrics.starts, metrics.cycles) == (3, 40)
+    assert metrics.free_llk == pytest.approx(metrics.free_llk_floor, rel=0.3)
 
 
 def test_one_start_agrees_with_nobody():
     data = measured()
     seen, held = hold_out(data, 3)
-    scalars = scalars_of(concluded(data, held, others(fitted(seen, 0))), data)
-    assert math.isnan(scalars["agreement"])
-    assert math.isfinite(scalars["chi2"])
+    metrics = metrics_of(concluded(data, held, others(fitted(seen, 0))), data)
+    assert math.isnan(metrics.agreement)
+    assert math.isfinite(metrics.chi2)
 
 
 def test_a_deadline_that_is_over_still_gives_the_first():

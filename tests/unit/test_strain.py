@@ -11,6 +11,7 @@ import torch
 from cdi_stream.errors import GeometryError
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, Verdict
+from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import to_crystal, to_reciprocal, twin
 from cdi_stream.physics.lattice import displacement, lattice_of
 from cdi_stream.physics.strain import phase_gradient, remove_phase_ramp, significant_voxels, strain
@@ -53,7 +54,7 @@ def displaced(affine, u_m, support=None) -> np.ndarray:
 
 
 def crystal_of(density, support, affine) -> Crystal:
-    return Crystal(density=density, support=support, affine=affine, scalars={}, verdict=Verdict(grade="good"))
+    return Crystal(density=density, support=support, affine=affine, metrics=Metrics(), verdict=Verdict(grade="good"))
 
 
 def bowl(affine, phase_range_rad):

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.messages import Crystal, Verdict
+from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import twin
 from cdi_stream.physics.facets import facets_of
 from cdi_stream.physics.lattice import lattice_of
@@ -39,7 +40,7 @@ def lattice(density, br=LAB):
     support = np.abs(density) > 0.01
     density = density.astype(np.complex64)
     return lattice_of(
-        Crystal(density=density, support=support, affine=affine, scalars={}, verdict=Verdict(grade="good"))
+        Crystal(density=density, support=support, affine=affine, metrics=Metrics(), verdict=Verdict(grade="good"))
     )
 
 

@@ -31,8 +31,8 @@ from cdi_stream.networks.torchscript import load
 from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.quality import judge
-from cdi_stream.phasing.ranking import scalars_of
+from cdi_stream.phasing.judge import judge
+from cdi_stream.phasing.ranking import metrics_of
 from tests.bench.crystals import measured
 from tests.bench.networks.polish import N_CRYSTALS, SAMPLES
 from tests.bench.phasing.shared_crystals import distance
@@ -65,8 +65,8 @@ def searched(start: str, sample: str, k: int) -> Line:
     if network is None:
         data = measurement_of(volume)
         found = solve(data, SEED, Deadline(DEFAULT.budget_s), SHORT)
-        density, scalars = from_fourier_order(found.crystal), scalars_of(found, data)
-        grade = judge(scalars).grade
+        density, metrics = from_fourier_order(found.crystal), metrics_of(found, data)
+        grade = judge(metrics).grade
     else:
         lab = lab_volume(volume, network)
         is_large = start.endswith(LARGE)
@@ -74,7 +74,7 @@ def searched(start: str, sample: str, k: int) -> Line:
         start_point = replace(starting_point(infer(lab, network), volume, "cpu"), ask_sure=lambda: sure)
         most_voxels = 0 if is_large else DEFAULT.most_voxels
         crystal = retrieve_phase(volume, start_point, PhaseSettings(budget_s=DEFAULT.budget_s, most_voxels=most_voxels))
-        density, scalars, grade = torch.from_numpy(crystal.density.copy()), crystal.scalars, crystal.verdict.grade
+        density, metrics, grade = torch.from_numpy(crystal.density.copy()), crystal.metrics, crystal.verdict.grade
     seconds = time.perf_counter() - begin_s
     line = {
         "start": start,
@@ -83,7 +83,7 @@ def searched(start: str, sample: str, k: int) -> Line:
         "kind": case.kind,
         "seconds": seconds,
         "verdict": grade,
-        **scalars,
+        **metrics.known(),
     }
     return {**line, **distance(truth, window.undo(density).numpy())}
 

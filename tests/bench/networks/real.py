@@ -63,7 +63,7 @@ def followed(name: str, source: str, way: str = "") -> Line:
     answered = misfit(first.result[0], measurement_of(volume))
     drawn = {"network": start.density, **{key: torch.from_numpy(np.array(one.density)) for key, one in found.items()}}
     pictures.draw(PICTURES / f"{name}{way} {source}.png", f"{name}{way}: {source}", drawn)
-    steps = {"network": answered, **{key: one.scalars for key, one in found.items()}}
+    steps = {"network": answered, **{key: one.metrics.known() for key, one in found.items()}}
     numbers = {f"{key}_{step}": scalars[key] for step, scalars in steps.items() for key in ("chi2", "r_p")}
     return {"network": name + way, "source": source, "agreement": agreed, "refinement": schedule, **numbers}
 

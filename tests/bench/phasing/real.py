@@ -55,7 +55,7 @@ def resolved(file: Path) -> Line:
     data = measurement_of(volume)
     finalists = solve(data, 1, Deadline(BUDGET_S)).finalists
     over = shells(data.magnitude.shape, None if volume.affine is None else volume.affine.bq)
-    curve = prtf(data.gain * reciprocal(finalists, data.n_axes), data.magnitude, over, data.valid)
+    curve = prtf(data.magnitude_scale * reciprocal(finalists, data.n_axes), data.magnitude, over, data.valid)
     is_known = volume.affine is not None
     found_at = resolution(curve) * (1e9 if is_known else 1.0)
     limit = 2 * np.pi / float(over.q[over.q.isfinite()].max()) * (1e9 if is_known else 1.0)

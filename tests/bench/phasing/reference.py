@@ -67,7 +67,7 @@ def main() -> None:
     blurred = start_from(truth.abs().to(truth), truth.abs() > 0.1)
     for name, start in (("cross-check, right start", known), ("cross-check, wrong start", blurred)):
         checked = cross_check(data, start, loose_recipe, SEED, SETTINGS.exploration, stopped_deadline())
-        show(name, checked.crystal, checked.support, data, int(checked.scalars["cycles"]))
+        show(name, checked.crystal, checked.support, data, int(checked.metrics.cycles or 0))
 
 
 def loose_recipe(extent_vox: float) -> str:

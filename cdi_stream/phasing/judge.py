@@ -1,0 +1,178 @@
+"""Verdict on a crystal: a table of rules over its metrics.
+
+Each rule holds one number against one limit.  A crystal that breaks no rule is ``good``; a crystal that breaks a rule
+is ``doubtful``, with the reason of each broken rule; a crystal that does not explain the data is ``failed``.  No rule
+goes by chi2 alone: a wrong crystal fits below the counting noise where its support is too loose.  The limits were found
+on the simulated crystals of ``make bench-phasing``.  A number that is not known (NaN) breaks no rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cdi_stream.messages import Verdict
+from cdi_stream.metrics import Metrics
+
+LEAST_CORRELATION = 0.7
+"""Smallest r_p of a crystal that explains the data at all."""
+
+GOOD_CORRELATION = 0.97
+"""Smallest r_p of a good crystal."""
+
+NOISE_FACTOR, NOISE_OFFSET = 2.0, 0.02
+"""Largest chi2 of a good crystal: this factor times the counting-noise floor, and this offset."""
+
+LARGEST_BOOTSTRAP_NMSE = 0.018
+"""Largest NMSE by which counting noise may move a good crystal; its distance to the truth is about five times that."""
+
+LARGEST_NOISE_SHARE = 0.033
+"""Largest share of counting noise in chi2 where `Metrics.bootstrap_nmse` is not known."""
+
+LARGEST_FILLING = 0.2
+"""Largest share of the array that a support may fill; beyond, the crystal is not unique."""
+
+LARGEST_OVER_BOX = 2.5
+"""Largest volume of a support over the slanted box of the autocorrelation.
+
+Right crystals have 0.3 to 0.9 where the strain is weak, and 2.2 at most at a phase range of 5 pi.
+"""
+
+LEAST_AGREEMENT = 0.97
+"""Smallest mean correlation of the crystals of other starts with the chosen crystal."""
+
+LARGEST_OVERFIT = 2.0
+"""Largest ratio of the free log-likelihood over its floor to chi2 over its floor."""
+
+LEAST_COUNTED = 0.003
+"""Smallest chi2 floor at which overfitting is judged; below, small faults of the model outweigh the noise."""
+
+WITHOUT_NOISE = 0.1
+"""Share of its floor below which chi2 tells that the data have no counting noise.
+
+A support of a fifth of the array cannot reach that by overfitting.  Rules about counting noise then do not apply.
+"""
+
+LARGEST_AMPLITUDE_SPREAD = 0.26
+"""Largest spread of the amplitude inside a crystal of one material, over its mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One condition that a good crystal fulfils."""
+
+    name: str
+    is_broken: Callable[[Metrics], bool]
+    reason: Callable[[Metrics], str]
+    """Sentence for the operator: the number, the limit and, where there is one, the remedy."""
+
+
+RULES = (
+    Rule(
+        name="misfit",
+        is_broken=lambda m: m.chi2 > NOISE_FACTOR * m.chi2_floor + NOISE_OFFSET,
+        reason=lambda m: f"chi2 {m.chi2:.4f} is far above the counting noise {m.chi2_floor:.4f}",
+    ),
+    Rule(
+        name="faint data",
+        is_broken=lambda m: math.isnan(m.bootstrap_nmse) and m.chi2_floor > LARGEST_NOISE_SHARE,
+        reason=lambda m: f"counting noise is {m.chi2_floor:.3f} of the counts: count longer",
+    ),
+    Rule(
+        name="counting noise",
+        is_broken=lambda m: m.bootstrap_nmse > LARGEST_BOOTSTRAP_NMSE and _has_noise(m),
+        reason=lambda m: (
+            f"counting noise alone would move the crystal by NMSE {m.bootstrap_nmse:.3f} > {LARGEST_BOOTSTRAP_NMSE}: "
+            "count longer"
+        ),
+    ),
+    Rule(
+        name="correlation",
+        is_broken=lambda m: m.r_p < GOOD_CORRELATION,
+        reason=lambda m: f"r_p {m.r_p:.3f} < {GOOD_CORRELATION}",
+    ),
+    Rule(
+        name="filling",
+        is_broken=lambda m: m.support_fraction > LARGEST_FILLING,
+        reason=lambda m: f"the support fills {m.support_fraction:.0%} of the array: it cannot be unique",
+    ),
+    Rule(
+        name="box",
+        is_broken=lambda m: m.support_over_box > LARGEST_OVER_BOX,
+        reason=lambda m: (
+            f"the support is {m.support_over_box:.1f} times the box that the counts say the crystal lies in"
+        ),
+    ),
+    Rule(
+        name="lone start",
+        is_broken=lambda m: m.starts is not None and math.isnan(m.agreement),
+        reason=lambda m: _why_alone(m.starts or 0),
+    ),
+    Rule(
+        name="time",
+        is_broken=lambda m: m.is_truncated,
+        reason=lambda m: "the time ran out before the refinement was done: give a larger budget",
+    ),
+    Rule(
+        name="agreement",
+        is_broken=lambda m: m.agreement < LEAST_AGREEMENT,
+        reason=lambda m: f"other starts gave other crystals: mean correlation {m.agreement:.3f} < {LEAST_AGREEMENT}",
+    ),
+    Rule(
+        name="overfitting",
+        is_broken=lambda m: _overfit(m) > LARGEST_OVERFIT and m.chi2_floor > LEAST_COUNTED and _has_noise(m),
+        reason=lambda m: (
+            f"voxels it never saw are explained {_overfit(m):.1f} times worse than the others, against counting noise"
+        ),
+    ),
+    Rule(
+        name="thin support",
+        is_broken=lambda m: m.is_support_thin,
+        reason=lambda m: "the support is too thin to say whether the amplitude is even",
+    ),
+    Rule(
+        name="amplitude",
+        is_broken=lambda m: m.amplitude_spread > LARGEST_AMPLITUDE_SPREAD,
+        reason=lambda m: (
+            f"the amplitude is uneven inside: {m.amplitude_spread:.2f} of its mean, more than "
+            f"{LARGEST_AMPLITUDE_SPREAD}"
+        ),
+    ),
+)
+"""Rules in the order in which their reasons are given."""
+
+
+def judge(metrics: Metrics, doubts: tuple[str, ...] = ()) -> Verdict:
+    """Return the verdict on a crystal.
+
+    Parameters
+    ----------
+    metrics
+        Numbers of the crystal.
+    doubts
+        Doubts that are known already; any of them makes the verdict ``doubtful`` at best.
+    """
+    if not (math.isfinite(metrics.chi2) and metrics.r_p >= LEAST_CORRELATION):
+        name, limit = ("r_p", f" < {LEAST_CORRELATION}") if math.isfinite(metrics.chi2) else ("chi2", "")
+        text = f"{name} {getattr(metrics, name):.3f}{limit}: the data are not explained"
+        return Verdict(grade="failed", reasons=(*doubts, text))
+    reasons = (*doubts, *(rule.reason(metrics) for rule in RULES if rule.is_broken(metrics)))
+    return Verdict(grade="doubtful" if reasons else "good", reasons=reasons)
+
+
+def _has_noise(m: Metrics) -> bool:
+    return m.chi2 > WITHOUT_NOISE * m.chi2_floor
+
+
+def _overfit(m: Metrics) -> float:
+    """Return the free log-likelihood over its floor, divided by chi2 over its floor; NaN if either is not known."""
+    free = m.free_llk / max(m.free_llk_floor, 1e-12)
+    return free / max(m.chi2 / max(m.chi2_floor, 1e-12), 1e-12)
+
+
+def _why_alone(n_starts: int) -> str:
+    """Say why there is no other crystal to compare with."""
+    if n_starts < 2:
+        return "a single start: there is no other to compare with"
+    return f"only one of {n_starts} starts was carried to its end: there is no other to compare with; give more time"
