@@ -140,7 +140,7 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         oversampling=(3.0, 3.0, 3.0),
     )
     lab = lab_volume(empty, network, settings.device)
-    once = PhaseSettings(budget_s=1.0, most_voxels=0, recipe=parse_recipe("FLAT+1*HIO+1*RAAR+1*ER"))
+    once = PhaseSettings(budget_s=1.0, most_voxels=0, recipe=parse_recipe("CLIP+1*HIO+1*RAAR+1*ER"))
     retrieve_phase(empty, starting_point(infer(lab, network), empty, settings.device), once)
 
 

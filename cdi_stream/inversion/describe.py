@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.geometry.affine import AffineMap, Floats
-from cdi_stream.physics.strain import level, solid, strain
+from cdi_stream.physics.strain import remove_phase_ramp, significant_voxels, strain
 
 
 class CrystalSize(TypedDict):
@@ -32,8 +32,8 @@ def describe(density: NDArray[np.complex64], support: NDArray[np.bool_], affine:
     """
     voxel_m = float(np.linalg.norm(affine.br[:, 0]))
     size_z, size_y, size_x = box_vox(np.abs(density)) * voxel_m * 1e9
-    is_solid = solid(density, support)
-    flat, mean = level(density, is_solid, affine)
+    is_solid = significant_voxels(density, support)
+    flat, mean = remove_phase_ramp(density, is_solid, affine)
     low, high = _ends(strain(flat, is_solid, mean))
     return {
         "voxel_size_m": voxel_m,

@@ -39,7 +39,7 @@ def crystal_of(answer: Tensor, volume: LabVolume) -> Crystal:
     support = density.abs() > SUPPORT_THRESHOLD * density.abs().amax()
     data = Measurement(
         magnitude=to_fourier_order(magnitude),
-        gain=torch.ones(()),
+        magnitude_scale=torch.ones(()),
         valid=to_fourier_order(torch.from_numpy(np.array(volume.valid_pixels))),
     )
     numbers = misfit(to_fourier_order(density), data)

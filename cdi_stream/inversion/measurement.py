@@ -46,7 +46,7 @@ def measurement_of(volume: CountsVolume, device: str | None = None) -> Measureme
     """
     return Measurement(
         magnitude=_ordered(volume.counts, torch.float32, device).sqrt(),
-        gain=_ordered(volume.expected_scale, torch.float32, device).sqrt(),
+        magnitude_scale=_ordered(volume.expected_scale, torch.float32, device).sqrt(),
         valid=_ordered(volume.valid_pixels, torch.bool, device),
     )
 

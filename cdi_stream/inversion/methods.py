@@ -30,21 +30,21 @@ from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weight
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import Batch, finished
-from cdi_stream.phasing.gradient import Accelerated, refine_object
+from cdi_stream.phasing.engine import Batch, run_to_end
+from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.ranking import (
-    CLOSING,
+    ALL_VOXELS_RECIPE,
     Candidates,
     Effort,
     Solution,
     conclude,
-    forgetting,
-    held_out,
+    hold_out,
     metrics_of,
-    ranked,
-    scored,
+    rank_candidates,
+    score_batch,
+    without_held_out,
 )
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts, random_starts, start_from
@@ -106,7 +106,7 @@ def by_object(problem: Problem) -> Solution:
 
     As Chan et al. (2021) do by Adam, `cdi_stream.phasing.gradient`, and faster.
     """
-    seen, held = held_out(problem.data, problem.settings.seed)
+    seen, held = hold_out(problem.data, problem.settings.seed)
     others, search, is_truncated = None, Effort(starts=1, cycles=0, recipe="descent on the object"), False
     if problem.start is not None:
         start = _forgetful(problem.start, held, seen.n_axes)
@@ -117,13 +117,13 @@ def by_object(problem: Problem) -> Solution:
         others, is_truncated = found.finalists[1:], found.is_truncated
         search = replace(found.effort, recipe=f"{found.effort.recipe}, then {search.recipe}")
     batch = start
-    for batch in refine_object(seen, start, Accelerated(steps=GRADIENT_STEPS)):
+    for batch in refine_object(seen, start, AcceleratedDescent(steps=GRADIENT_STEPS)):
         if problem.deadline.is_over(0.95):
             break
-    effort, pool = replace(search, cycles=search.cycles + batch.cycle), scored(seen, batch)
+    effort, pool = replace(search, cycles=search.cycles + batch.cycle), score_batch(seen, batch)
     if others is not None:
         support = start.support.expand(len(others), *start.support.shape[1:])
-        pool = pool.before(Candidates(crystal=others, support=support, score=pool.score.expand(len(others))))
+        pool = pool.append(Candidates(crystal=others, support=support, score=pool.score.expand(len(others))))
     solution = conclude(problem.data, held, pool, effort, problem.deadline)
     return replace(solution, is_truncated=solution.is_truncated or is_truncated)
 
@@ -168,7 +168,7 @@ def by_hybrid(problem: Problem) -> Solution:
     lab = lab_volume(volume, network, device)
     answers = mirrored_answers(network, torch.from_numpy(lab.magnitude.copy()), min(settings.starts, len(VIEWS)))
     starts = [starting_point(crystal_of(answer, lab), volume, device) for answer in answers]
-    closing = None if len(starts) == 1 else CLOSING
+    closing = None if len(starts) == 1 else ALL_VOXELS_RECIPE
     return _ranked(problem, [partial(_in_fourier_order, start) for start in starts], settings.recipe, closing)
 
 
@@ -208,10 +208,10 @@ def refine(
 
 
 def _ranked(
-    problem: Problem, batches: Sequence[Callable[[], Batch]], text: str, closing: Recipe | None = CLOSING
+    problem: Problem, batches: Sequence[Callable[[], Batch]], text: str, closing: Recipe | None = ALL_VOXELS_RECIPE
 ) -> Solution:
     """Run a recipe on all starts without the held-out voxels, batches side by side, and choose."""
-    seen, held = held_out(problem.data, problem.settings.seed)
+    seen, held = hold_out(problem.data, problem.settings.seed)
     if closing is None and (problem.start is not None or problem.settings.starts == 1):  # nothing to rank
         seen, held = problem.data, torch.zeros_like(held)
     recipe, best = parse_recipe(text), _Best()
@@ -219,22 +219,22 @@ def _ranked(
     def run_one(index: int) -> tuple[int, int]:
         if index > 0 and problem.deadline.is_over():
             return 0, 0
-        batch = finished(
+        batch = run_to_end(
             recipe, seen, _forgetful(batches[index](), held, seen.n_axes), is_over=problem.deadline.is_over
         )
-        best.take(scored(seen, batch))
+        best.take(score_batch(seen, batch))
         return len(batch), batch.cycle * len(batch)
 
     indices = range(len(batches))
     done = side_by_side(run_one, indices) if len(batches) > 1 else [run_one(0)]
     effort = Effort(starts=sum(one[0] for one in done), cycles=sum(one[1] for one in done), recipe=text)
     kept = best.pool.best(FINALISTS_LATE) if problem.deadline.is_over() else best.pool
-    pool = ranked(kept, problem.data, held)
+    pool = rank_candidates(kept, problem.data, held)
     return conclude(problem.data, held, pool, effort, problem.deadline, closing)
 
 
 def _forgetful(batch: Batch, held: torch.Tensor, n_axes: int) -> Batch:
-    return replace(batch, crystal=forgetting(batch.result, held, n_axes))
+    return replace(batch, crystal=without_held_out(batch.result, held, n_axes))
 
 
 class _Best:
@@ -253,7 +253,7 @@ class _Best:
     def take(self, found: Candidates) -> None:
         """Let more compete."""
         with self._lock:
-            self._pool = found.joined(self._pool).best(FINALISTS)
+            self._pool = found.merge(self._pool).best(FINALISTS)
 
 
 LEARNING = 0.8

@@ -11,7 +11,7 @@ import numpy as np
 from numba import boolean, float32, int64, void
 from numpy.typing import NDArray
 
-from cdi_stream.numerics.compiled import compiled
+from cdi_stream.numerics.compiled import compile_loop
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -50,7 +50,7 @@ def outliers(values: Floats, floor: float, *, wraps: bool = False) -> Bools:
     return found.reshape(shape)
 
 
-@compiled([boolean(float32[:, :, ::1], int64, int64, int64, int64[::1], boolean)])
+@compile_loop([boolean(float32[:, :, ::1], int64, int64, int64, int64[::1], boolean)])
 def _stands_out(values: Any, i: Any, j: Any, k: Any, reach: Any, wraps: Any) -> Any:  # pragma: no cover - compiled
     n0, n1, n2 = values.shape
     value, n_bright, n_seen, n_unknown = values[i, j, k], 0, 0, 0
@@ -68,7 +68,7 @@ def _stands_out(values: Any, i: Any, j: Any, k: Any, reach: Any, wraps: Any) -> 
     return 2 * n_unknown <= n_seen
 
 
-@compiled([void(float32[:, :, ::1], float32, int64[::1], boolean, boolean[:, :, ::1])])
+@compile_loop([void(float32[:, :, ::1], float32, int64[::1], boolean, boolean[:, :, ::1])])
 def _mark(values: Any, floor: Any, reach: Any, wraps: Any, found: Any) -> None:  # pragma: no cover - compiled
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):

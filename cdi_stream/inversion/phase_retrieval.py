@@ -16,11 +16,11 @@ from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
 from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.cross_check import cross_check
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.judge import judge
-from cdi_stream.phasing.others import compared
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit, size_of
 from cdi_stream.phasing.ranking import metrics_of
@@ -30,10 +30,10 @@ from cdi_stream.phasing.starts import start_from
 
 _SEARCHING = (
     "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.5]+50*HIO"
-    "+FLAT[every=5,low=0.5,high=1.2]+60*HIO+60*RAAR+20*ER"
+    "+CLIP[every=5,low=0.5,high=1.2]+60*HIO+60*RAAR+20*ER"
 )
 """From the network's crystal; even amplitudes keep strain from being taken for a hole, while it searches."""
-FROM_NETWORK = f"{_SEARCHING}+FLAT[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
+FROM_NETWORK = f"{_SEARCHING}+CLIP[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
 """The same with a tight end, for whatever size."""
 SHORT = AutoSettings(
     exploration=Exploration(starts_a_round=8, least_rounds=2, most_rounds=6, pool=12, agreeing=3),
@@ -95,7 +95,7 @@ def retrieve_phase(
     if settings.recipe is not None:
         crystal, support, metrics = _run(settings.recipe, data, batch, wait_turn)
     elif data.magnitude.numel() > settings.most_voxels:
-        found = compared(data, batch, of_large, SEED, SHORT.exploration, deadline)
+        found = cross_check(data, batch, of_large, SEED, SHORT.exploration, deadline)
         crystal, support, metrics = found.crystal, found.support, found.metrics
     else:
         known = batch if start.ask_sure() else None
