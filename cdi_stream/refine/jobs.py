@@ -90,7 +90,7 @@ def spec_of(
     )
 
 
-def refined(
+def run_job(
     spec: JobSpec,
     method: str,
     phased: PhasedVolume,
