@@ -94,7 +94,7 @@ def _logged(error: WireError) -> None:
     logger.warning("document dropped: %s", error)
 
 
-def received(
+def receive(
     socket: zmq.Socket[bytes],
     prefix: str,
     read: Callable[[bytes], Any],

@@ -19,10 +19,10 @@ from cdi_stream.protocols import Sink
 
 logger = logging.getLogger(__name__)
 
-HEARD_WITHIN_S = 2.0
+RESEND_AFTER_S = 2.0
 """A document that was not heard for so long is sent again."""
 
-MAX_AGAIN_S = 30.0
+MAX_RESEND_S = 30.0
 RETRY_S, MAX_RETRY_S = 1.0, 30.0
 MAX_FAILURES = 5
 """A run that an archive refused so often, though it can be reached, is left out there."""
@@ -59,20 +59,20 @@ class BusDelivery:
         self._clock = clock
         self._lock = threading.Lock()
         self._sent_s: dict[int, float] = {}
-        self._is_sure = True
+        self._has_listener = True
         self._is_heard = False
-        self._again_s = HEARD_WITHIN_S
+        self._resend_s = RESEND_AFTER_S
 
     def push(self) -> None:
         """Send what has not been sent yet."""
         with self._lock:
             new = [entry for entry in self._spool.waiting(BUS) if entry.id not in self._sent_s]
-            if not self._is_sure:
+            if not self._has_listener:
                 new = [] if self._sent_s else new[:1]
             for entry in new:
                 self._send(entry)
             if self._is_heard:
-                self._spool.sent(BUS, new)
+                self._spool.mark_sent(BUS, new)
 
     def run(self, is_stopped: Callable[[], bool]) -> None:
         """Listen, and send again what is not heard, until stopped."""
@@ -87,12 +87,12 @@ class BusDelivery:
             arrived = [entry for entry in waiting if entry.doc.get("uid") in uids]
             for entry in arrived:
                 self._sent_s.pop(entry.id, None)
-                self._spool.heard(BUS, entry)
+                self._spool.mark_delivered(BUS, entry)
             if arrived:
-                self._is_sure, self._is_heard, self._again_s = True, True, HEARD_WITHIN_S
+                self._has_listener, self._is_heard, self._resend_s = True, True, RESEND_AFTER_S
                 self._alarms.clear("bus")
             left = [entry for entry in waiting if entry not in arrived]
-            if left and self._clock() - self._sent_s.get(left[0].id, self._clock()) > self._again_s:
+            if left and self._clock() - self._sent_s.get(left[0].id, self._clock()) > self._resend_s:
                 self._send_again(left)
         self.push()
 
@@ -111,9 +111,9 @@ class BusDelivery:
         """Begin anew with the first document that was not heard."""
         self._alarms.set("bus", f"{len(left)} documents of ours are not heard on the bus: is the document proxy up?")
         logger.warning("%d documents of ours are not heard on the bus: is the document proxy up?", len(left))
-        self._is_sure = self._is_heard = False
+        self._has_listener = self._is_heard = False
         self._sent_s.clear()
-        self._again_s = min(2 * self._again_s, MAX_AGAIN_S)
+        self._resend_s = min(2 * self._resend_s, MAX_RESEND_S)
         self._send(left[0])
 
 
@@ -164,26 +164,26 @@ class ArchiveDelivery:
     def _deliver(self, entry: Entry, is_stopped: Callable[[], bool]) -> bool:
         """Write one document; False if the sink failed and the order begins anew."""
         try:
-            self._sink = self._sink or self._opened()
+            self._sink = self._sink or self._open_sink()
             if self._lacks_beginning(entry):
-                beginning = self._spool.before(entry)
+                beginning = self._spool.earlier_documents(entry)
                 if not beginning:
                     raise CdiStreamError(f"the beginning of run {entry.run} is not in the spool")
                 self._spool.rewind(self.name, beginning)
                 return False
             self._write(self._sink, entry)
         except Exception as error:  # noqa: BLE001 - whatever a sink raises, it is logged and tried again
-            self._failed(entry, error)
+            self._on_failure(entry, error)
             if not is_stopped():
                 self._sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, MAX_RETRY_S)
             return False
         self._pause_s = RETRY_S
         self._alarms.clear(self.name)
-        self._spool.heard(self.name, entry)
+        self._spool.mark_delivered(self.name, entry)
         return True
 
-    def _opened(self) -> Sink:
+    def _open_sink(self) -> Sink:
         """Open the sink; what is wrong then says nothing of the documents."""
         try:
             return self._make()
@@ -211,7 +211,7 @@ class ArchiveDelivery:
             self._skipped.discard(entry.run)
             self._n_failures.pop(entry.run, None)
 
-    def _failed(self, entry: Entry, error: Exception) -> None:
+    def _on_failure(self, entry: Entry, error: Exception) -> None:
         """Open the sink anew, and write the runs that it has in part once more."""
         keeps_runs = self._has_run is not None
         self._close()

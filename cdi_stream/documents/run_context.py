@@ -36,7 +36,7 @@ def context_of(run: RunRecord, copied_keys: tuple[str, ...] = ()) -> RunContext:
     )
 
 
-def unheard_context(uid: str, *, is_claimed: bool) -> RunContext:
+def context_without_documents(uid: str, *, is_claimed: bool) -> RunContext:
     """Return the context of a curve whose run was not heard; ``is_claimed``: the detector named it."""
     return RunContext(uid=uid, is_heard=is_claimed)
 

@@ -29,6 +29,9 @@ MAX_UID = 200
 MAX_CLOCK_OFFSET_S = 86_400.0
 """A time further from this machine's clock is taken for no time at all."""
 
+NEW_RUN_KINDS = ("start", "descriptor")
+"""Kinds of documents by which a run becomes known; only these can push an old run out of a `RunBook`."""
+
 _NEEDED: dict[str, dict[str, type]] = {
     "start": {"uid": str},
     "descriptor": {"uid": str, "run_start": str},
@@ -103,7 +106,7 @@ class RunRecord:
         """Whether the run ended otherwise than planned."""
         return self.stop is not None and self.stop.get("exit_status", "success") != "success"
 
-    def named_s(self, series: str) -> float:
+    def last_named_s(self, series: str) -> float:
         """Return when the last event that names a series was heard [s since the epoch]; -inf if none does."""
         events = (event for _, stream in self.streams for event in stream.values())
         return max((event.heard_s for event in events if series in event.series), default=-np.inf)
@@ -112,7 +115,7 @@ class RunRecord:
         """Return the number of events of a stream that were heard since a time [s since the epoch]."""
         return sum(event.heard_s >= since_s for event in self.events.get(stream, {}).values())
 
-    def counted(self, stream: str) -> int | None:
+    def n_events_counted(self, stream: str) -> int | None:
         """Return the number of events that the stop document counts in a stream; None if it counts none."""
         counts = {} if self.stop is None else self.stop["num_events"]
         return whole(counts.get(stream))
@@ -155,7 +158,7 @@ class RunBook:
         """Return the uid of the newest run without a stop document."""
         return next((uid for uid, run in reversed(self.runs.items()) if run.stop is None), None)
 
-    def that_name(self, series: str) -> list[RunRecord]:
+    def runs_naming(self, series: str) -> list[RunRecord]:
         """Return the runs whose events name a series, oldest first."""
         return [self.runs[uid] for uid in self._runs_of_series.get(series, ()) if uid in self.runs]
 

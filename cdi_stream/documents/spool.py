@@ -89,17 +89,17 @@ class Spool:
         self._path = directory / SPOOL
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._claim = _claimed(directory / "service.lock")
+            self._lock_handle = _lock_file(directory / "service.lock")
         except OSError as error:
             raise ConfigError(f"publish.directory {directory}: cannot be written: {error}; choose another") from error
         self._unsaved: deque[_Change] = deque()
         try:
-            self._take_up(_opened(self._path))
+            self._load_state(_open_database(self._path))
         except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise ConfigError(f"{self._path} cannot be used: {error}; free the disk or the lock on it") from error
             logger.exception("%s cannot be read; it is kept as %s", self._path, set_aside(self._path))
-            self._take_up(_opened(self._path))
+            self._load_state(_open_database(self._path))
 
     def put(
         self, run: str, items: Iterable[Item], *, curve_key: str | None = None, sinks: tuple[str, ...] | None = None
@@ -111,7 +111,7 @@ class Spool:
         with self.changed:
             changes: list[_Change] = []
             for name, doc in items:
-                changes += self._entered(run, name, to_plain(dict(doc)), sinks or self.sinks)
+                changes += self._add(run, name, to_plain(dict(doc)), sinks or self.sinks)
             if curve_key is not None:
                 self._curves.add(curve_key)
                 changes.append(("INSERT OR IGNORE INTO curves (key) VALUES (?)", (curve_key,)))
@@ -126,7 +126,7 @@ class Spool:
         """Whether the reconstruction of a curve is on its way or out."""
         return curve_key in self._curves
 
-    def close_left_runs(self, reason: str) -> int:
+    def close_open_runs(self, reason: str) -> int:
         """Write the stop documents of runs that an earlier service left open; returns how many those are."""
         left = list(self._open.items())
         for run, entries in left:
@@ -144,7 +144,7 @@ class Spool:
         with self.changed:
             return list(self._waiting[sink])
 
-    def heard(self, sink: str, entry: Entry) -> None:
+    def mark_delivered(self, sink: str, entry: Entry) -> None:
         """Note that a sink has a document; the run is done there when its stop document is."""
         with self.changed:
             queue = self._waiting[sink]
@@ -155,15 +155,15 @@ class Spool:
                     queue.remove(entry)
             changes: list[_Change] = [("INSERT OR IGNORE INTO heard VALUES (?, ?)", (entry.id, sink))]
             if entry.name == "stop":
-                changes += self._done(sink, entry.run)
+                changes += self._finish_run(sink, entry.run)
             self._save(changes)
 
-    def sent(self, sink: str, entries: Iterable[Entry]) -> None:
+    def mark_sent(self, sink: str, entries: Iterable[Entry]) -> None:
         """Note for the next start that a sink was given documents; they wait here until they are heard."""
         with self.changed:
             self._save([("INSERT OR IGNORE INTO heard VALUES (?, ?)", (entry.id, sink)) for entry in entries])
 
-    def before(self, entry: Entry) -> list[Entry]:
+    def earlier_documents(self, entry: Entry) -> list[Entry]:
         """Return the documents of the same run before one, as far as they are kept."""
         with self.changed:
             rows = self._db.execute(
@@ -182,16 +182,16 @@ class Spool:
             self._save([])
             left = {name: len(queue) for name, queue in self._waiting.items() if queue}
             self._db.close()
-            os.close(self._claim)
+            os.close(self._lock_handle)
         return left
 
-    def _entered(self, run: str, name: str, doc: dict[str, Any], sinks: tuple[str, ...]) -> list[_Change]:
+    def _add(self, run: str, name: str, doc: dict[str, Any], sinks: tuple[str, ...]) -> list[_Change]:
         entry = Entry(id=self._next_id, run=run, name=name, doc=doc)
         self._next_id += 1
         changes: list[_Change] = []
         if name == "start":
             changes.append(("INSERT OR IGNORE INTO runs (run, sinks) VALUES (?, ?)", (run, json.dumps(sinks))))
-            changes += self._began(str(doc.get("original_run_uid", "")))
+            changes += self._count_attempt(str(doc.get("original_run_uid", "")))
             self._open[run] = []
         self._open.setdefault(run, []).append(entry)
         changes.append(("INSERT INTO documents VALUES (?, ?, ?, ?)", (entry.id, run, name, json.dumps(doc))))
@@ -202,20 +202,20 @@ class Spool:
             self._waiting[sink].append(entry)
         return changes
 
-    def _began(self, raw_uid: str) -> list[_Change]:
+    def _count_attempt(self, raw_uid: str) -> list[_Change]:
         n = self._attempts.pop(raw_uid, 0) + 1
         self._attempts[raw_uid] = n
         for old in list(self._attempts)[: max(0, len(self._attempts) - MAX_REMEMBERED)]:
             del self._attempts[old]
         return [("INSERT OR REPLACE INTO attempts VALUES (?, ?)", (raw_uid, n))]
 
-    def _done(self, sink: str, run: str) -> list[_Change]:
+    def _finish_run(self, sink: str, run: str) -> list[_Change]:
         """Note that a sink has a whole run; what every sink has is deleted."""
         if any(entry.run == run for queue in self._waiting.values() for entry in queue):
             return [("INSERT OR IGNORE INTO done VALUES (?, ?)", (run, sink))]
-        return _forgotten(run)
+        return _deletions(run)
 
-    def _take_up(self, db: sqlite3.Connection) -> None:
+    def _load_state(self, db: sqlite3.Connection) -> None:
         """Begin with what an earlier service left in the file."""
         self._db = db
         for table in ("curves", "attempts"):  # the oldest are no longer asked for
@@ -227,9 +227,9 @@ class Spool:
         self._curves = {key for (key,) in db.execute("SELECT key FROM curves")}
         self._open: dict[str, list[Entry]] = {}
         self._next_id = 1 + (db.execute("SELECT MAX(id) FROM documents").fetchone()[0] or 0)
-        self._load()
+        self._load_documents()
 
-    def _load(self) -> None:
+    def _load_documents(self) -> None:
         """Take up the documents of runs that not every sink has."""
         heard = set(self._db.execute("SELECT id, sink FROM heard"))
         done = set(self._db.execute("SELECT run, sink FROM done"))
@@ -244,7 +244,7 @@ class Spool:
                     self._waiting[sink].append(entry)
         under_way = {entry.run for queue in self._waiting.values() for entry in queue}
         for run in {run for run, (is_over, _) in runs.items() if is_over} - under_way:
-            self._save(_forgotten(run))
+            self._save(_deletions(run))
 
     def _save(self, changes: list[_Change]) -> None:
         """Write changes in one transaction; what cannot be written now is tried again with the next ones."""
@@ -266,7 +266,7 @@ class Spool:
             logger.warning(text)
 
 
-def _forgotten(run: str) -> list[_Change]:
+def _deletions(run: str) -> list[_Change]:
     """Return the changes that delete what every sink has."""
     return [
         ("DELETE FROM heard WHERE id IN (SELECT id FROM documents WHERE run = ?)", (run,)),
@@ -276,18 +276,18 @@ def _forgotten(run: str) -> list[_Change]:
     ]
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _open_database(path: Path) -> sqlite3.Connection:
     """Open the file; one that is none, or of another version, is put aside, not obeyed."""
     try:
-        return _connected(path)
+        return _connect(path)
     except sqlite3.OperationalError as error:
         raise ConfigError(f"{path} cannot be used: {error}; free the disk or the lock on it") from error
     except sqlite3.DatabaseError:
         logger.exception("%s cannot be used; it is kept as %s and a new one is begun", path, set_aside(path))
-        return _connected(path)
+        return _connect(path)
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_LOCKED_S, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
@@ -301,7 +301,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _claimed(lock: Path) -> int:
+def _lock_file(lock: Path) -> int:
     """Hold a lock file; the system frees it with the process."""
     handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
     try:

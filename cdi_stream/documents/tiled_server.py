@@ -26,8 +26,8 @@ from cdi_stream.processes import start_child
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
-LOOK_EVERY_S = 2.0
-SILENT_S = 30.0
+CHECK_EVERY_S = 2.0
+ANSWER_TIMEOUT_S = 30.0
 """A server that does not answer for so long is started anew."""
 
 STOP_S = 1.5
@@ -56,7 +56,7 @@ class TiledServer:
 
     def __init__(self, directory: Path, port: int | None, api_key: str | None, alarms: Alarms) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        kept = _kept(directory / "tiled.json")
+        kept = _read_address(directory / "tiled.json")
         self.api_key = api_key or kept.get("api_key") or secrets.token_hex(16)
         self.uri = f"http://127.0.0.1:{port or _port_of(kept) or free_port()}"
         self._directory = directory
@@ -71,14 +71,14 @@ class TiledServer:
         with atomic_write(self._directory / "tiled.json") as part:
             part.touch(mode=0o600)
             part.write_text(json.dumps({"uri": self.uri, "api_key": self.api_key}))
-        self._process = self._started()
+        self._process = self._start_process()
         self._thread.start()
 
     def stop(self) -> None:
         """End the server: politely, then not."""
         self._stopping.set()
         with self._lock:
-            self._end()
+            self._end_process()
 
     def require_answer(self) -> None:
         """Raise `ServiceError` if the server does not answer now."""
@@ -88,28 +88,28 @@ class TiledServer:
     def _watch(self) -> None:
         """Start the server anew when it has ended, or has not answered for long."""
         answered_s = time.monotonic() + START_TIMEOUT_S
-        while not self._stopping.wait(LOOK_EVERY_S):
+        while not self._stopping.wait(CHECK_EVERY_S):
             process = self._process
             if self._answers():
                 answered_s = max(answered_s, time.monotonic())
                 self._alarms.clear("tiled server")
                 continue
             is_dead = process is None or process.poll() is not None
-            if is_dead or time.monotonic() - answered_s > SILENT_S:
-                text = "has ended" if is_dead else f"has not answered for {SILENT_S:.0f} s"
+            if is_dead or time.monotonic() - answered_s > ANSWER_TIMEOUT_S:
+                text = "has ended" if is_dead else f"has not answered for {ANSWER_TIMEOUT_S:.0f} s"
                 logger.warning("the Tiled server %s, see tiled.log: it is started again", text)
                 self._alarms.set("tiled server", f"the Tiled server {text}: it is started again")
                 with self._lock:
                     if self._stopping.is_set():
                         return
-                    self._end()
+                    self._end_process()
                     answered_s = time.monotonic() + START_TIMEOUT_S
                     try:
-                        self._process = self._started()
+                        self._process = self._start_process()
                     except OSError as error:
                         logger.warning("the Tiled server cannot be started: %s", error)
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start_process(self) -> subprocess.Popen[bytes]:
         d = self._directory
         command = [sys.executable, "-m", "tiled", "serve", "catalog", str(d / "catalog.db"), "--init"]
         command += ["--write", str(d / "tiled"), "--write", f"sqlite:///{d / 'tables.db'}", "--read", str(d)]
@@ -125,7 +125,7 @@ class TiledServer:
             return True
         return False
 
-    def _end(self) -> None:
+    def _end_process(self) -> None:
         process = self._process
         if process is None or process.poll() is not None:
             return
@@ -144,7 +144,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _kept(path: Path) -> dict[str, str]:
+def _read_address(path: Path) -> dict[str, str]:
     """Address and key of the last time, if they can be read."""
     try:
         kept = json.loads(path.read_text())

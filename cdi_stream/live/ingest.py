@@ -23,13 +23,13 @@ from cdi_stream.stream.receive import Receiver
 
 logger = logging.getLogger(__name__)
 
-RUN_END_S = 1.0
+STOP_DELAY_S = 1.0
 """A run's stop document may overtake its last frames by this much."""
 
-ALARM_S = 600.0
+ALARM_HOLD_S = 600.0
 """An alarm about messages that cannot be read stands for so long after the last of them."""
 
-AT_ONCE = 500
+MAX_DOCUMENTS = 500
 """Documents that are taken before the detector is looked at again."""
 
 _POLL_MS = 20
@@ -79,7 +79,7 @@ class Ingest:
         self._announcer = announcer
         self._alarms = alarms or Alarms()
         self._unusable = Complaints(logger, "document")
-        self._unusable_s = self._malformed_s = -ALARM_S
+        self._unusable_s = self._malformed_s = -ALARM_HOLD_S
         self._read = bus.reader(settings.serializer)
         self._shown: dict[str, int] = {}
         self._ended_runs: set[str] = set()
@@ -106,7 +106,7 @@ class Ingest:
             if self._receiver.socket in events:
                 self._take_frames()
             self._show_newest()
-            self._receiver.revive(time.monotonic())
+            self._receiver.reconnect_if_cut(time.monotonic())
             for curve in self._assembler.poll():
                 self._pass_on(curve, put)
             self._end_runs(open_runs(), put)
@@ -152,8 +152,8 @@ class Ingest:
             self._frame_s = now + max(self._settings.frame_every_s, 20 * spent_s)
 
     def _take_documents(self) -> None:
-        received = bus.received(self._documents, self._settings.prefix, self._read, on_unusable=self._refuse)
-        for _, (name, doc) in zip(range(AT_ONCE), received, strict=False):
+        received = bus.receive(self._documents, self._settings.prefix, self._read, on_unusable=self._refuse)
+        for _, (name, doc) in zip(range(MAX_DOCUMENTS), received, strict=False):
             self.n_documents += 1
             try:
                 self._assembler.on_document(name, doc)
@@ -167,12 +167,12 @@ class Ingest:
     def _alarm(self) -> None:
         """Tell operators of documents and messages that cannot be used, as long as such have come of late."""
         now = time.monotonic()
-        if now - self._unusable_s < ALARM_S:
+        if now - self._unusable_s < ALARM_HOLD_S:
             text = f"{self._unusable.n} documents could not be used; the first: {self._unusable.first}"
             self._alarms.set("documents", text[:400])
         else:
             self._alarms.clear("documents")
-        if now - self._malformed_s < ALARM_S:
+        if now - self._malformed_s < ALARM_HOLD_S:
             self._alarms.set("messages", f"{self._receiver.n_malformed} messages of the detector could not be used")
         else:
             self._alarms.clear("messages")
@@ -212,7 +212,7 @@ class Ingest:
         for uid, record in runs.items():
             if record.stop is not None and uid not in self._ended_runs:
                 heard_s = self._stop_heard_s.setdefault(uid, now)
-                if now - heard_s >= RUN_END_S and uid not in measured:
+                if now - heard_s >= STOP_DELAY_S and uid not in measured:
                     over.append(uid)
         for uid in [uid for uid in self._stop_heard_s if uid not in runs]:
             del self._stop_heard_s[uid]

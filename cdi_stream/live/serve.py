@@ -15,8 +15,9 @@ import torch
 import zmq
 
 from cdi_stream.alarms import Alarms
-from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
+from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.config import Config, read_image
 from cdi_stream.documents import bus
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
@@ -80,7 +81,9 @@ def _parts(
     spool = Spool(directory, tuple(name for name, _ in archives), alarms)
     receiver = _receiver(config, sockets)
     stack.callback(receiver.close)
-    delivery = BusDelivery(spool, bus_sink_of(config, is_immediate=True), _heard(sockets.witness, config), alarms)
+    delivery = BusDelivery(
+        spool, bus_sink_of(config, is_immediate=True), _heard(sockets.delivery_monitor, config), alarms
+    )
     provenance = _provenance(config, chain, network)
     announcer = Announcer(config.feed.endpoint)
     incoming = Incoming((config.assemble.directory or directory / "incoming").resolve())
@@ -110,7 +113,7 @@ def _heard(socket: zmq.Socket[bytes], config: Config) -> Callable[[int], Iterato
     read = bus.reader(config.documents.serializer)
 
     def heard(timeout_ms: int) -> Iterator[str]:
-        for _, doc in bus.received(socket, config.documents.prefix, read, timeout_ms, on_unusable=lambda _: None):
+        for _, doc in bus.receive(socket, config.documents.prefix, read, timeout_ms, on_unusable=lambda _: None):
             if isinstance(uid := doc.get("uid"), str):
                 yield uid
 

@@ -19,14 +19,14 @@ from cdi_stream.stream.detector import socket_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
-    """Connections of a service: ``documents`` for the assembler, ``witness`` for what of ours is heard.
+    """Connections of a service: ``documents`` for the assembler, ``delivery_monitor`` for what of ours is heard.
 
     ``detector`` is None where it has not been opened yet.
     """
 
     context: zmq.Context[zmq.Socket[bytes]]
     documents: zmq.Socket[bytes]
-    witness: zmq.Socket[bytes]
+    delivery_monitor: zmq.Socket[bytes]
     detector: zmq.Socket[bytes] | None
 
 
@@ -43,10 +43,10 @@ def open_sockets(config: Config) -> Iterator[Sockets]:
     """
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
-        documents, witness = (bus.listen(context, config.documents.subscribe) for _ in range(2))
+        documents, delivery_monitor = (bus.listen(context, config.documents.subscribe) for _ in range(2))
         stack.callback(documents.close, 0)
-        stack.callback(witness.close, 0)
+        stack.callback(delivery_monitor.close, 0)
         detector = socket_of(config.detector, context) if config.detector.socket == "sub" else None
         if detector is not None:
             stack.callback(detector.close, 0)
-        yield Sockets(context=context, documents=documents, witness=witness, detector=detector)
+        yield Sockets(context=context, documents=documents, delivery_monitor=delivery_monitor, detector=detector)

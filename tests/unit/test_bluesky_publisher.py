@@ -108,11 +108,11 @@ class Listener:
         end = time.monotonic() + 10
         while sum(name == "stop" for name, _ in self.documents) < n_stops:
             assert time.monotonic() < end, [name for name, _ in self.documents]
-            self.documents += bus.received(self._socket, "", self._read, timeout_ms=100)
+            self.documents += bus.receive(self._socket, "", self._read, timeout_ms=100)
         return self.documents
 
     def nothing_more(self) -> bool:
-        return not list(bus.received(self._socket, "", self._read, timeout_ms=300))
+        return not list(bus.receive(self._socket, "", self._read, timeout_ms=300))
 
     def close(self) -> None:
         self._socket.close(0)

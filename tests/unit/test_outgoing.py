@@ -88,7 +88,7 @@ def test_on_a_full_disk_the_event_goes_out_and_the_arrays_follow(rig):
     assert event["data"]["reconstruction_arrays"] == "pending"
     assert event["data"]["reconstruction_verdict"] == "good"
     assert rig.documents("stream_datum") == []
-    assert [alarm["key"] for alarm in rig.alarms.standing()] == ["disk"]
+    assert [alarm["key"] for alarm in rig.alarms.active()] == ["disk"]
     rig.outgoing.close("raw")
     rig.outgoing.retry()
     assert rig.documents("stop") == []
@@ -96,7 +96,7 @@ def test_on_a_full_disk_the_event_goes_out_and_the_arrays_follow(rig):
     rig.outgoing.retry()
     assert len(rig.documents("stream_datum")) == 2
     assert rig.documents()[-1] == "stop"
-    assert rig.alarms.standing() == []
+    assert rig.alarms.active() == []
 
 
 def test_arrays_that_come_too_late_have_a_run_of_their_own(rig):
