@@ -20,7 +20,7 @@ from cdi_stream.assemble.run_match import EVENT_SLACK_S, RunMatch
 from cdi_stream.documents.claim import Claim
 from cdi_stream.documents.readings import series_key, whole
 from cdi_stream.documents.runs import RunRecord
-from cdi_stream.inversion.tracks import interpolated
+from cdi_stream.inversion.tracks import fill_missing
 from cdi_stream.stream.series import Series
 
 Ids = NDArray[np.intp]
@@ -236,7 +236,7 @@ def _on_points(track: NDArray[np.float64], rows: Ids) -> NDArray[np.float64]:
     values = np.full(len(rows), np.nan)
     has_row = rows >= 0
     values[has_row] = track[rows[has_row]]
-    return np.where(has_row, values, interpolated(values))
+    return np.where(has_row, values, fill_missing(values))
 
 
 def _curve(series: Series, claim: Claim, run: RunRecord, offset_s: float, used: Mapping[str, int]) -> Curve:

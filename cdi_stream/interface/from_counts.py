@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cdi_stream.errors import IntensitiesError
 from cdi_stream.files.intensities.limits import require_intensities, require_mask
-from cdi_stream.files.intensities.masks import masked
+from cdi_stream.files.intensities.masks import apply_mask
 from cdi_stream.files.intensities.read import marked
 from cdi_stream.files.intensities.volume import Intensities, require_signal
 from cdi_stream.files.intensities.window import peak_of
@@ -103,7 +103,7 @@ def usable_counts(counts: Intensities | ArrayLike, mask: ArrayLike | None = None
     if isinstance(counts, Intensities):
         if usable is None:
             return counts
-        left = masked(counts, usable, "mask")
+        left = apply_mask(counts, usable, "mask")
         require_signal(left)
         return replace(left, peak=peak_of(left))
     array = _plain_array(counts, "counts")
@@ -114,7 +114,7 @@ def usable_counts(counts: Intensities | ArrayLike, mask: ArrayLike | None = None
         axes=tuple(f"axis {k}" for k in range(array.ndim)),
         source=_SOURCE,
     )
-    return marked(plain if usable is None else masked(plain, usable, "mask"), is_plain=True)
+    return marked(plain if usable is None else apply_mask(plain, usable, "mask"), is_plain=True)
 
 
 def reconstruction_of(phased: PhasedCounts) -> Reconstruction:

@@ -1,7 +1,6 @@
-"""Prepare: from a rocking curve to counts about the peak, with what may be trusted of them.
+"""Prepare a rocking curve for inversion: crop it about the Bragg peak and mark the voxels that may be used.
 
-Nothing here changes a count.  Bad voxels are only marked, and whatever scales the expectation travels
-beside the data.
+No count is changed.  Bad voxels are marked, and factors such as monitor and flat field are kept as the expected scale.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorKnowledge:
-    """What is known of the detector beforehand, cut to the region of interest; none means nothing known."""
+    """Detector properties from calibration, cut to the region of interest; None where a property is not known."""
 
     good_pixels: Bools | None = None
     white_field: NDArray[np.float32] | None = None
@@ -45,7 +44,18 @@ class PrepareSettings:
 def prepare(
     curve: RockingCurve, geometry: CurveGeometry, known: DetectorKnowledge, settings: PrepareSettings
 ) -> PreparedVolume:
-    """Mark, crop about the peak and size up one curve.
+    """Return one curve cropped about its Bragg peak, with valid voxels, expected scale and the crystal's extent.
+
+    Parameters
+    ----------
+    curve
+        Rocking curve.
+    geometry
+        Angles, energy and detector placement of the curve.
+    known
+        Bad pixels, flat field and saturation of the detector.
+    settings
+        Limits of the preparation.
 
     Raises
     ------
@@ -80,7 +90,7 @@ def prepare(
 
 
 def _extremes(curve: RockingCurve) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Largest and smallest count of every pixel over the frames that came."""
+    """Return the largest and smallest count of every pixel over the received frames."""
     frames = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
     if not frames.size:
         raise CurveError("expected frames, got none: check the detector's stream")
@@ -90,9 +100,16 @@ def _extremes(curve: RockingCurve) -> tuple[NDArray[np.uint32], NDArray[np.uint3
 def pixels_to_use(
     curve: RockingCurve, known: DetectorKnowledge, top: NDArray[np.uint32], bottom: NDArray[np.uint32]
 ) -> Bools:
-    """Pixels ``(rows, cols)`` to use: not masked by wire or dark, not a gap, not hot.
+    """Return the pixels ``(rows, cols)`` to use: unmasked, neither gap nor hot, with a positive flat field.
 
-    ``top`` and ``bottom`` are the largest and smallest count of every pixel.
+    Parameters
+    ----------
+    curve
+        Rocking curve; its header may hold a pixel mask.
+    known
+        Bad pixels and flat field of the detector.
+    top, bottom
+        Largest and smallest count of every pixel over the frames.
     """
     good = good_pixels(top, bottom, curve.sentinel)
     for mask in (curve.series.pixel_mask, known.good_pixels):
@@ -118,7 +135,7 @@ def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, 
 
 
 def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape, shape: Shape) -> NDArray[np.float32]:
-    """Expected scale of the window's voxels: by frame times by pixel."""
+    """Return the expected scale of the window's voxels: the product of its values by frame and by pixel."""
     by_frame, by_pixel = expected_scale(curve, known)
     frames = cut(by_frame[:, None, None], (start[0], 0, 0), (shape[0], 1, 1))
     pixels = cut(by_pixel[None], (0, *start[1:]), (1, *shape[1:]))
@@ -126,9 +143,10 @@ def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape
 
 
 def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Relative expectation of every frame and of every pixel, mean about 1.
+    """Return the expected scale of every frame and of every pixel, each about 1 on average.
 
-    Monitor and exposure by frame (one where unknown), white field by pixel.
+    Monitor and exposure time give the scale of a frame, 1 where they are not known; the flat field gives that of a
+    pixel.
     """
     frames = np.ones(len(curve.counts), dtype=np.float32)
     for track in (curve.monitor, curve.exposure_s):
@@ -142,7 +160,7 @@ def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArr
 
 
 def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineMap:
-    """Affine map of the window, tangent to the exact q at its origin voxel."""
+    """Return the affine map of a window of the curve, tangent to the exact q at the window's origin voxel."""
     frame, row, col = (s + n // 2 for s, n in zip(start, shape, strict=True))
     tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
     require_volume(tangent.bq)
@@ -154,10 +172,19 @@ def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineM
 def crystal_extent(
     counts: NDArray[np.uint32], valid: Bools, scale: NDArray[np.float32], affine: AffineMap, threshold: float
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Extent of the crystal along lab (x, y, z) [m] and oversampling along the array's axes.
+    """Return the crystal's extent along lab (x, y, z) [m], and the oversampling along the array's axes.
 
-    From the autocorrelation, whose extent is twice the crystal's: the field of view of the innermost
-    64 voxels is that of the whole, at lower resolution.
+    Both follow from the autocorrelation, whose extent is twice the crystal's.  The innermost 64 voxels suffice: they
+    have the field of view of the whole array at a lower resolution.
+
+    Parameters
+    ----------
+    counts, valid, scale
+        Counts, valid voxels and expected scale, of one shape.
+    affine
+        Map of the voxels.
+    threshold
+        Value of the autocorrelation, relative to its maximum, at which the crystal's autocorrelation ends.
     """
     shape: Shape = tuple(min(64, n) for n in counts.shape)  # type: ignore[assignment]
     start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]

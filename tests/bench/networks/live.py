@@ -23,7 +23,7 @@ from cdi_stream.interface.phase_counts import prepared
 from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
-from cdi_stream.inversion.phase_retrieval import SEED, SHORT, PhaseSettings, retrieve_phase
+from cdi_stream.inversion.phase_retrieval import LIVE_SEARCH, LIVE_SEED, PhaseSettings, retrieve_phase
 from cdi_stream.messages import PreparedVolume
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.packaged import network_file
@@ -64,7 +64,7 @@ def searched(start: str, sample: str, k: int) -> Line:
     begin_s = time.perf_counter()
     if network is None:
         data = measurement_of(volume)
-        found = solve(data, SEED, Deadline(DEFAULT.budget_s), SHORT)
+        found = solve(data, LIVE_SEED, Deadline(DEFAULT.budget_s), LIVE_SEARCH)
         density, metrics = from_fourier_order(found.crystal), metrics_of(found, data)
         grade = judge(metrics).grade
     else:
