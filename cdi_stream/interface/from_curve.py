@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cdi_stream.config.outputs import PublishConfig
-from cdi_stream.config.reconstruction import PhaseConfig
+from cdi_stream.config.reconstruction import PhaseConfig, PrepareConfig
 from cdi_stream.errors import CurveError, RecordingError
 from cdi_stream.files.intensities.objects import LabObject
 from cdi_stream.files.intensities.scans import Placement, curve_of
@@ -22,8 +22,7 @@ from cdi_stream.interface.placement import placement_of
 from cdi_stream.interface.progress import ProgressCallback, ProgressReport
 from cdi_stream.interface.reconstruction import Reconstruction
 from cdi_stream.inversion.chain import ChainSettings, infer_curve, phase_curve
-from cdi_stream.inversion.phase_retrieval import PhaseSettings
-from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings
+from cdi_stream.inversion.prepare import DetectorKnowledge
 from cdi_stream.messages import RecordedScan, Result, RockingCurve
 from cdi_stream.networks.packaged import DEFAULT, network_file
 from cdi_stream.networks.torchscript import load as load_network
@@ -157,8 +156,8 @@ def _settings(
         beamline=placement.beamline,
         fixed=placement.fixed,
         known=DetectorKnowledge(white_field=white_field),
-        prepare=PrepareSettings(),
-        phase=PhaseSettings(budget_s=budget_s, most_voxels=PhaseConfig().most_voxels),
+        prepare=PrepareConfig(),
+        phase=PhaseConfig(budget_s=budget_s),
         lab_shape=PublishConfig().lab_shape,
         device=device,
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cdi_stream.config import read_config
+from cdi_stream.config import FixedGeometry, read_config
 from cdi_stream.errors import GeometryError
 from cdi_stream.files.intensities.scans import Placement
 from cdi_stream.geometry.circles import Beamline
-from cdi_stream.inversion.locate import FixedGeometry
 from cdi_stream.registry import load
 
 
@@ -43,5 +42,5 @@ def placement_of(beamline: Beamline | str | Path) -> Placement:
 def configured_placement(path: Path) -> Placement:
     """Return the beamline and the fixed numbers of a configuration of the service; raises `ConfigError`."""
     geometry = read_config(path).geometry
-    fixed = FixedGeometry(**geometry.model_dump(exclude={"beamline", "inline"}))
+    fixed = geometry
     return Placement(beamline=geometry.value(), fixed=fixed)

@@ -6,12 +6,11 @@ The configuration comes first, then the Bluesky documents, then the detector's h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdi_stream.config import FixedGeometry
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry.circles import (
     Beamline,
@@ -43,19 +42,6 @@ MAX_LOST_SHARE = 0.1
 
 MAX_UNEVENNESS_STEPS = 0.25
 """Largest distance of a frame from the evenly spaced scan [steps]; beyond, the scan gets a doubt."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FixedGeometry:
-    """Geometry that the configuration fixes; None: taken from the Bluesky documents or the detector's header."""
-
-    distance_m: float | None = None
-    pixel_row_m: float | None = None
-    pixel_col_m: float | None = None
-    beam_row: float | None = None
-    beam_col: float | None = None
-    photon_energy_ev: float | None = None
-    circles_deg: Mapping[str, float] = field(default_factory=dict)
 
 
 def locate(

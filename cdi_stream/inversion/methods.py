@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
+from cdi_stream.config import MethodConfig
 from cdi_stream.errors import ConfigError
 from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import crystal_of
@@ -53,36 +53,22 @@ from cdi_stream.phasing.workers import side_by_side
 WaitTurn = Callable[[], None]
 
 
-class MethodSettings(BaseModel):
+class MethodSettings(MethodConfig):
     """Settings of the methods, in plain texts and numbers that a job of the refinement queue stores.
 
     Parameters
     ----------
-    recipe
-        Schedule of projections of the methods ``recipe`` and ``hybrid``.
     network_file
         Network of the methods ``network`` and ``hybrid``.
-    network_steps
-        Largest number of training steps of the method ``network``.
-    network_recipe
-        Schedule of projections after these training steps.
     starts
         Number of random starts.
     seed
         Seed of the random starts and of the held-out voxels.
-    budget_s
-        Time limit [s].
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    recipe: str
     network_file: Path
-    network_steps: int
-    network_recipe: str
     starts: int = 1
     seed: int = 1
-    budget_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cdi_stream.config import PhaseConfig
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
@@ -25,7 +26,7 @@ from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit, size_of
 from cdi_stream.phasing.ranking import metrics_of
-from cdi_stream.phasing.recipe import Recipe
+from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.schedules import FEW_VOX, loose_and_tight, loose_end
 from cdi_stream.phasing.starts import start_from
 
@@ -71,31 +72,10 @@ class Start:
     ask_sure: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseSettings:
-    """Settings of the live phase retrieval.
-
-    Parameters
-    ----------
-    budget_s
-        Longest time of the search [s]; waiting for more urgent work does not count.
-    most_voxels
-        Largest volume that is searched from random starts [voxels].  A larger volume starts from the network's crystal
-        by `large_volume_recipe`.  If random starts on a coarse grid give a different crystal, that crystal is refined
-        too, and the crystal that agrees better with the random starts is taken.
-    recipe
-        Recipe from the network's crystal that replaces the search; None: the search.
-    """
-
-    budget_s: float
-    most_voxels: int
-    recipe: Recipe | None = None
-
-
 def retrieve_phase(
     volume: PreparedVolume,
     start: Start,
-    settings: PhaseSettings,
+    settings: PhaseConfig,
     wait_turn: Callable[[], None] = lambda: None,
 ) -> Crystal:
     """Return the crystal after phase retrieval on the measured voxels, in detector coordinates.
@@ -107,7 +87,7 @@ def retrieve_phase(
     start
         The network's crystal.
     settings
-        Time limit, size limit and recipe.
+        Time limit, not counting the waiting for more urgent work; size limit; recipe instead of the search.
     wait_turn
         Called at every cycle; it may block while more urgent work runs.
     """
@@ -115,7 +95,7 @@ def retrieve_phase(
     batch = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
     deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
     if settings.recipe is not None:
-        crystal, support, metrics = _run(settings.recipe, data, batch, wait_turn)
+        crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, wait_turn)
     elif data.magnitude.numel() > settings.most_voxels:
         check = cross_check(data, batch, large_volume_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
         crystal, support, metrics = check.crystal, check.support, check.metrics

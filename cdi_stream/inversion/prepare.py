@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cdi_stream.config import PrepareConfig
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import CurveGeometry, linear_map, require_volume
@@ -31,18 +32,15 @@ class DetectorKnowledge:
     saturation_counts: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareSettings:
-    """Limits of the preparation; shapes in voxels."""
+MIN_SHAPE_VOX = 16
+"""Smallest side of the cropped volume [voxels]."""
 
-    max_shape: Shape = (128, 128, 128)
-    min_shape: int = 16
-    min_counts: int = 5_000
-    autocorrelation_threshold: float = 0.02
+AUTOCORRELATION_THRESHOLD = 0.02
+"""Share of the largest autocorrelation above which a voxel belongs to the crystal's extent."""
 
 
 def prepare(
-    curve: RockingCurve, geometry: CurveGeometry, known: DetectorKnowledge, settings: PrepareSettings
+    curve: RockingCurve, geometry: CurveGeometry, known: DetectorKnowledge, settings: PrepareConfig
 ) -> PreparedVolume:
     """Return one curve cropped about its Bragg peak, with valid voxels, expected scale and the crystal's extent.
 
@@ -65,7 +63,7 @@ def prepare(
     top, bottom = _extremes(curve)
     good = pixels_to_use(curve, known, top, bottom)
     peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
-    start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, settings.min_shape)
+    start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, MIN_SHAPE_VOX)
     counts, in_scan = cut(curve.counts, start, shape)
     valid = in_scan & cut(np.broadcast_to(good, curve.counts.shape), start, shape)[0]
     valid &= cut(np.broadcast_to(curve.has_frame[:, None, None], curve.counts.shape), start, shape)[0]
@@ -76,7 +74,7 @@ def prepare(
     valid &= ~blemishes
     affine = detector_map(geometry, start, shape)
     scale = _scale_in_window(curve, known, start, shape)
-    extent, oversampling = crystal_extent(counts, valid, scale, affine, settings.autocorrelation_threshold)
+    extent, oversampling = crystal_extent(counts, valid, scale, affine, AUTOCORRELATION_THRESHOLD)
     return PreparedVolume(
         counts=read_only(counts),
         valid_pixels=read_only(valid),
@@ -120,7 +118,7 @@ def pixels_to_use(
     return good
 
 
-def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, settings: PrepareSettings) -> None:
+def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, settings: PrepareConfig) -> None:
     if saturated.sum() > 3:
         raise CurveError(
             f"saturated: {int(saturated.sum())} voxels of the peak are at the detector's limit; "

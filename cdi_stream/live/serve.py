@@ -18,7 +18,7 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.assemble.settings import AssembleSettings
-from cdi_stream.config import Config, read_image
+from cdi_stream.config import Config, MethodConfig, read_image
 from cdi_stream.documents import bus
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.publish import Provenance
@@ -26,10 +26,8 @@ from cdi_stream.documents.readings import ReadingNames
 from cdi_stream.documents.spool import Spool
 from cdi_stream.documents.tiled_server import local_tiled
 from cdi_stream.inversion.chain import ChainSettings, warm_up
-from cdi_stream.inversion.locate import FixedGeometry
 from cdi_stream.inversion.methods import MethodSettings
-from cdi_stream.inversion.phase_retrieval import PhaseSettings
-from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings
+from cdi_stream.inversion.prepare import DetectorKnowledge
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
@@ -37,7 +35,6 @@ from cdi_stream.live.sockets import Sockets
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
 from cdi_stream.operators.announce import Announcer
-from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.backlog import Backlog, BacklogSettings
 from cdi_stream.registry import load
@@ -140,18 +137,14 @@ def chain_settings(config: Config) -> ChainSettings:
     geometry = config.geometry
     return ChainSettings(
         beamline=geometry.value(),
-        fixed=FixedGeometry(**geometry.model_dump(exclude={"beamline", "inline"})),
+        fixed=geometry,
         known=DetectorKnowledge(
             good_pixels=None if bad is None else bad == 0,
             white_field=None if white is None else white.astype("float32"),
             saturation_counts=config.detector.saturation_counts,
         ),
-        prepare=PrepareSettings(max_shape=config.prepare.max_shape, min_counts=config.prepare.min_counts),
-        phase=PhaseSettings(
-            budget_s=config.phase.budget_s,
-            most_voxels=config.phase.most_voxels,
-            recipe=None if config.phase.recipe is None else parse_recipe(config.phase.recipe),
-        ),
+        prepare=config.prepare,
+        phase=config.phase,
         lab_shape=config.publish.lab_shape,
         device=config.device,
     )
@@ -179,13 +172,8 @@ def _ingest_settings(config: Config) -> IngestSettings:
 def _backlog(config: Config, config_file: Path, provenance: Provenance, directory: Path) -> Backlog:
     refine, documents = config.refine, config.documents
     settings = MethodSettings(
-        recipe=refine.recipe,
-        network_file=config.network.file.resolve(),
-        network_steps=refine.network_steps,
-        network_recipe=refine.network_recipe,
-        budget_s=refine.budget_s,
+        **refine.model_dump(include=set(MethodConfig.model_fields)), network_file=config.network.file.resolve()
     )
-    parse_recipe(refine.recipe), parse_recipe(refine.network_recipe)  # refused now, not in the night
     return Backlog(
         BacklogSettings(
             methods=refine.methods,

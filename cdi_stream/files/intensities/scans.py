@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream import registry
-from cdi_stream.config import InlineBeamline
+from cdi_stream.config import FixedGeometry, InlineBeamline
 from cdi_stream.errors import CdiStreamError, IntensitiesError, RecordingError
 from cdi_stream.files.intensities.limits import require_intensities
 from cdi_stream.files.intensities.volume import Intensities
@@ -17,7 +17,7 @@ from cdi_stream.files.recording import DETECTOR_HEADER
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.geometry.circles import Beamline
 from cdi_stream.inversion.blemishes import is_saturated, no_count_from
-from cdi_stream.inversion.locate import FixedGeometry, locate
+from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.prepare import DetectorKnowledge, detector_map, expected_scale, pixels_to_use
 from cdi_stream.inversion.window import brightest_voxel
 from cdi_stream.messages import FrameAccount, RecordedScan, RockingCurve, RunContext, SeriesStart, read_only

@@ -23,7 +23,7 @@ from cdi_stream.interface.phase_counts import prepared
 from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
-from cdi_stream.inversion.phase_retrieval import LIVE_SEARCH, LIVE_SEED, PhaseSettings, retrieve_phase
+from cdi_stream.inversion.phase_retrieval import LIVE_SEARCH, LIVE_SEED, retrieve_phase
 from cdi_stream.messages import PreparedVolume
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.packaged import network_file
@@ -73,7 +73,7 @@ def searched(start: str, sample: str, k: int) -> Line:
         sure = not is_large and is_sure(network, torch.from_numpy(lab.magnitude.copy()))
         start_point = replace(starting_point(infer(lab, network), volume, "cpu"), ask_sure=lambda: sure)
         most_voxels = 0 if is_large else DEFAULT.most_voxels
-        crystal = retrieve_phase(volume, start_point, PhaseSettings(budget_s=DEFAULT.budget_s, most_voxels=most_voxels))
+        crystal = retrieve_phase(volume, start_point, PhaseConfig(budget_s=DEFAULT.budget_s, most_voxels=most_voxels))
         density, metrics, grade = torch.from_numpy(crystal.density.copy()), crystal.metrics, crystal.verdict.grade
     seconds = time.perf_counter() - begin_s
     line = {
