@@ -10,18 +10,20 @@ import importlib
 import inspect
 import pkgutil
 import re
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import click
-import typer.main
+import typer
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
+from typer.models import ArgumentInfo, OptionInfo
 
 from cdi_stream.cli import app as command_line
 from cdi_stream.config.file import Config
@@ -119,35 +121,69 @@ def _section(field: FieldInfo) -> type[Section]:
 
 def commands() -> str:
     """Return the reference of the command line: each command with its arguments and options."""
-    root = typer.main.get_command(command_line)
-    return "\n".join(_commands(root, "cdi-stream"))
+    return "\n".join(_commands(command_line, "cdi-stream"))
 
 
-def _commands(command: Any, path: str) -> list[str]:
-    if hasattr(command, "commands"):
-        return [line for name in command.commands for line in _commands(command.commands[name], f"{path} {name}")]
-    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    names = [a.make_metavar(click.Context(command)) if _takes_context(a) else a.make_metavar() for a in arguments]
-    lines = [f"## {path.removeprefix('cdi-stream ')}\n", f"{command.help}\n", "```text"]
-    lines += [" ".join((path, *names, "[OPTIONS]" if options else "")).strip(), "```\n"]
-    lines += [f"`{name}`\n: {a.help or ''}\n" for name, a in zip(names, arguments, strict=True)]
-    return lines + [_option(option) for option in options if option.name != "help"]
+def _commands(app: typer.Typer, path: str) -> list[str]:
+    lines: list[str] = []
+    for command in app.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__.replace("_", "-")
+        lines += _command(command.callback, f"{path} {name}")
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        lines += _commands(group.typer_instance, f"{path} {group.name}")
+    return lines
 
 
-def _takes_context(parameter: Any) -> bool:
-    return "ctx" in inspect.signature(parameter.make_metavar).parameters
+def _command(run: Callable[..., Any], path: str) -> list[str]:
+    """Return heading, usage, arguments and options of one command, from the signature of its function."""
+    hints = get_type_hints(run, include_extras=True)
+    entries = [_Entry(one, *get_args(hints[name])[:2]) for name, one in inspect.signature(run).parameters.items()]
+    arguments = [one for one in entries if one.is_argument]
+    usage = " ".join((path, *(one.names for one in arguments), "[OPTIONS]" if len(arguments) < len(entries) else ""))
+    lines = [f"## {path.removeprefix('cdi-stream ')}\n", f"{inspect.getdoc(run)}\n", f"```text\n{usage.strip()}\n```\n"]
+    return lines + [one.written() for one in sorted(entries, key=lambda one: not one.is_argument)]
 
 
-def _option(option: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    choices = getattr(option.type, "choices", None)
-    kind = "" if option.is_flag else " or ".join(map(str, choices)) if choices else option.type.name
-    marks = [names, kind, "**required**" if option.required else ""]
-    default = option.default
-    if default not in (None, False, ()) and not callable(default) and not option.required:
-        marks.append(f"default `{getattr(default, 'value', default)}`")
-    return f"{' · '.join(filter(None, marks))}\n: {option.help or ''}\n"
+@dataclass(frozen=True)
+class _Entry:
+    """One argument or option: the parameter of the function, its type, and what typer is told of it."""
+
+    parameter: inspect.Parameter
+    kind: Any
+    info: ArgumentInfo | OptionInfo
+
+    @property
+    def is_argument(self) -> bool:
+        return isinstance(self.info, ArgumentInfo)
+
+    @property
+    def names(self) -> str:
+        name = self.parameter.name
+        if self.is_argument:
+            return name.upper()
+        if self.info.param_decls:
+            return ", ".join(self.info.param_decls)
+        return f"--{name.replace('_', '-')}"
+
+    def written(self) -> str:
+        """Return the entry of a definition list."""
+        default = self.parameter.default
+        marks = [f"`{self.names}`"] + ([] if self._kind == PLAIN[bool] else [self._kind])
+        if default is inspect.Parameter.empty:
+            marks.append("**required**")
+        elif default not in (None, False, True):
+            marks.append(f"default `{getattr(default, 'value', default)}`")
+        return f"{' · '.join(marks)}\n: {self.info.help or ''}\n"
+
+    @property
+    def _kind(self) -> str:
+        """Return in words which values it takes."""
+        kind = next((one for one in (*get_args(self.kind), self.kind) if one is not type(None)), str)
+        if inspect.isclass(kind) and issubclass(kind, Enum):
+            return " or ".join(f"`{one.value}`" for one in kind)
+        return ("several: " if get_origin(kind) is list or kind is list else "") + PLAIN.get(kind, "text")
 
 
 def metrics() -> str:
@@ -208,6 +244,7 @@ def _pages(package: ModuleType) -> list[tuple[str, str]]:
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if module.name.endswith("__main__"):
             continue
+        importlib.import_module(module.name)  # now: autodoc would import it with typing.TYPE_CHECKING switched on
         parts = module.name.split(".")
         is_room = module.ispkg or len(parts) > 2
         room = ".".join(parts[:2]) if is_room else package.__name__
@@ -224,8 +261,41 @@ def _page(room: str, names: list[str]) -> str:
     return "\n".join(parts)
 
 
+def escape_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Turn the plain text of a docstring into reStructuredText that shows it as it is written.
+
+    Bars and stars, as in ``|F|^2``, are no markup; a paragraph in columns keeps them.
+    """
+    paragraphs = "\n".join(lines).split("\n\n")
+    was_announced = False
+    for k, text in enumerate(paragraphs):
+        is_code = ">>>" in text or (was_announced and text.startswith(" "))
+        was_announced = is_code or text.rstrip().endswith("::")
+        if is_code:
+            continue
+        if COLUMNS.search(text):
+            paragraphs[k] = "::\n\n" + re.sub("^", "    ", text.replace("``", ""), flags=re.M)
+        else:
+            parts = [part if part.startswith("`") else _escaped(part) for part in LITERAL.split(text)]
+            paragraphs[k] = re.sub(r"`(?=\0[\w^])|(?<=\w)\0(?=`)", r"\g<0>\\ ", "\0".join(parts)).replace("\0", "")
+    lines[:] = "\n\n".join(paragraphs).split("\n")
+
+
+LITERAL = re.compile(r"(``.+?``|`[^`]+?`)", re.S)
+"""Text in backticks."""
+
+COLUMNS = re.compile(r"^\s*\S.* {4,}\S", re.M)
+"""A line in columns, set apart by four blanks and more."""
+
+
+def _escaped(text: str) -> str:
+    text = re.sub(r"(?<!^)(?<!\n)\*|\*(?! )", r"\\*", text)
+    return re.sub(r"(?<=\w)_(?!\w)", r"\\_", text.replace("|", r"\|"))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the extension."""
     app.connect("builder-inited", write_api_pages)
     app.connect("source-read", fill_in)
+    app.connect("autodoc-process-docstring", escape_docstring, priority=400)  # before napoleon makes its markup
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
