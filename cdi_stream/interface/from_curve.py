@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cdi_stream.inversion.phase_retrieval import PhaseSettings
 from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings
 from cdi_stream.messages import RecordedScan, Result, RockingCurve
 from cdi_stream.networks.packaged import DEFAULT, network_file
+from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
 
 LAB_AXES = ("z", "y", "x")
@@ -142,11 +144,21 @@ def reconstruct(
         settings = _settings(placement, white_field, budget_s, device)
         curve = replace(_curve_of(curve), complete_s=time.monotonic())
         report.stage("loading the network")
-        model = load_network(network_file(network), device)
+        model = _network(network_file(network), device)
         report.stage("asking the network")
         inferred = infer_curve(curve, model, settings)
         report.stage("retrieving the phase")
         return _reconstruction_of(phase_curve(inferred, settings, report.tick))
+
+
+def _network(path: Path, device: str) -> Network:
+    """Load a network; the last two are kept while their files do not change."""
+    return _loaded(path, device, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: Path, device: str, changed_ns: int) -> Network:
+    return load_network(path, device)
 
 
 def _settings(
