@@ -68,23 +68,20 @@ def rocking_curve(
 
     Examples
     --------
-    >>> import numpy as np
     >>> import cdi_stream as cdi
     >>> detector = cdi.DetectorPlacement(
     ...     distance_m=0.5, pixel_row_m=55e-6, pixel_col_m=55e-6, beam_row=35.3, beam_col=22.4
     ... )
     >>> angles_deg = {"theta": [0.29, 0.30, 0.31], "chi": 90, "phi": -5, "delta": 30.5, "gamma": 13.8}
-    >>> frames = np.ones((3, 16, 16), dtype=np.uint16)
-    >>> curve = cdi.rocking_curve(frames, angles_deg, photon_energy_ev=9000, detector=detector)
+    >>> curve = cdi.rocking_curve([[[1] * 16] * 16] * 3, angles_deg, photon_energy_ev=9000, detector=detector)
     >>> curve.counts.shape, list(curve.scanned), curve.run.readings["delta"]
     ((3, 16, 16), ['theta'], 30.5)
     """
     frames = _frames(counts)
-    n = len(frames)
-    tracks = {name: _track(name, values, n) for name, values in angles_deg.items()}
+    tracks = {name: _track(name, values, len(frames)) for name, values in angles_deg.items()}
     scanned = {name: track for name, track in tracks.items() if track.ndim == 1}
     if monitor is not None:
-        scanned["monitor"] = np.broadcast_to(_track("monitor", monitor, n), (n,))
+        scanned["monitor"] = _track("monitor", np.atleast_1d(monitor), len(frames))
     scan = RecordedScan(
         name="rocking curve",
         frames=frames,
