@@ -15,7 +15,7 @@ from cdi_stream.files.intensities.masks import apply_mask
 from cdi_stream.files.intensities.read import marked
 from cdi_stream.files.intensities.volume import Intensities, require_signal
 from cdi_stream.files.intensities.window import peak_of
-from cdi_stream.interface.limits import require_budget, require_device, require_method, require_seed
+from cdi_stream.interface.limits import require_method, require_search
 from cdi_stream.interface.phase_counts import PhasedCounts, PhaseOptions, method_settings, phase_counts
 from cdi_stream.interface.progress import ProgressCallback, ProgressReport
 from cdi_stream.interface.reconstruction import Reconstruction
@@ -67,8 +67,6 @@ def phase(
 
     Examples
     --------
-    A box of 6 x 4 x 5 voxels, its counts without noise:
-
     >>> import numpy as np
     >>> import cdi_stream as cdi
     >>> crystal = np.zeros((16, 16, 16))
@@ -78,9 +76,7 @@ def phase(
     >>> result.object.shape, result.object.dtype, result.metrics.r_p > 0.9
     ((16, 16, 16), dtype('complex64'), True)
     """
-    require_budget(budget_s)
-    require_seed(seed)
-    require_device(device)
+    require_search(budget_s, seed, device)
     with ProgressReport(progress, budget_s) as report:
         deadline = Deadline(budget_s, wait_turn=report.tick)
         report.stage("looking at the counts")

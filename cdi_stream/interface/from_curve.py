@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from cdi_stream.inversion.chain import ChainSettings, infer_curve, phase_curve
 from cdi_stream.inversion.prepare import DetectorKnowledge
 from cdi_stream.messages import RecordedScan, Result, RockingCurve
 from cdi_stream.networks.packaged import DEFAULT, network_file
+from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
 
 LAB_AXES = ("z", "y", "x")
@@ -65,23 +67,20 @@ def rocking_curve(
 
     Examples
     --------
-    >>> import numpy as np
     >>> import cdi_stream as cdi
     >>> detector = cdi.DetectorPlacement(
     ...     distance_m=0.5, pixel_row_m=55e-6, pixel_col_m=55e-6, beam_row=35.3, beam_col=22.4
     ... )
     >>> angles_deg = {"theta": [0.29, 0.30, 0.31], "chi": 90, "phi": -5, "delta": 30.5, "gamma": 13.8}
-    >>> frames = np.ones((3, 16, 16), dtype=np.uint16)
-    >>> curve = cdi.rocking_curve(frames, angles_deg, photon_energy_ev=9000, detector=detector)
+    >>> curve = cdi.rocking_curve([[[1] * 16] * 16] * 3, angles_deg, photon_energy_ev=9000, detector=detector)
     >>> curve.counts.shape, list(curve.scanned), curve.run.readings["delta"]
     ((3, 16, 16), ['theta'], 30.5)
     """
     frames = _frames(counts)
-    n = len(frames)
-    tracks = {name: _track(name, values, n) for name, values in angles_deg.items()}
+    tracks = {name: _track(name, values, len(frames)) for name, values in angles_deg.items()}
     scanned = {name: track for name, track in tracks.items() if track.ndim == 1}
     if monitor is not None:
-        scanned["monitor"] = np.broadcast_to(_track("monitor", monitor, n), (n,))
+        scanned["monitor"] = _track("monitor", np.atleast_1d(monitor), len(frames))
     scan = RecordedScan(
         name="rocking curve",
         frames=frames,
@@ -141,11 +140,21 @@ def reconstruct(
         settings = _settings(placement, white_field, budget_s, device)
         curve = replace(_curve_of(curve), complete_s=time.monotonic())
         report.stage("loading the network")
-        model = load_network(network_file(network), device)
+        model = _network(network_file(network), device)
         report.stage("asking the network")
         inferred = infer_curve(curve, model, settings)
         report.stage("retrieving the phase")
         return _reconstruction_of(phase_curve(inferred, settings, report.tick))
+
+
+def _network(path: Path, device: str) -> Network:
+    """Load a network; the last two are kept while their files do not change."""
+    return _loaded(path, device, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: Path, device: str, changed_ns: int) -> Network:
+    return load_network(path, device)
 
 
 def _settings(

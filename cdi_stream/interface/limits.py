@@ -11,6 +11,13 @@ MAX_SEED = 2**32 - 1
 """Largest seed of the random starts, the same as of the command ``phase``."""
 
 
+def require_search(budget_s: float, seed: int, device: str) -> None:
+    """Raise `ConfigError` unless budget, seed and device can be used."""
+    require_budget(budget_s)
+    require_seed(seed)
+    require_device(device)
+
+
 def require_budget(budget_s: float) -> None:
     """Raise `ConfigError` unless a budget is a number of seconds above zero."""
     is_number = isinstance(budget_s, int | float) and not isinstance(budget_s, bool)
