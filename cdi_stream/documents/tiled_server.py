@@ -1,4 +1,4 @@
-"""A Tiled server of our own, for when none is configured: SQLite catalog, loopback, in a process that is kept alive."""
+"""Local Tiled server, used with ``tiled = "local"``: a child process with an SQLite catalog on a loopback address."""
 
 from __future__ import annotations
 
@@ -26,11 +26,17 @@ from cdi_stream.processes import start_child
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
+"""Time [s] that the server has to give its first answer after a start."""
+
 CHECK_EVERY_S = 2.0
+"""Time [s] between two checks whether the server answers."""
+
 ANSWER_TIMEOUT_S = 30.0
-"""A server that does not answer for so long is started anew."""
+"""Time [s] without an answer after which the server is started again."""
 
 STOP_S = 1.5
+"""Time [s] that the server has to end after SIGTERM, before SIGKILL."""
+
 _REACH_S = 2.0
 
 
@@ -38,10 +44,10 @@ _REACH_S = 2.0
 def local_tiled(
     directory: Path, port: int | None = None, api_key: str | None = None, alarms: Alarms | None = None
 ) -> Iterator[TiledServer]:
-    """Serve ``directory/catalog.db`` and the files beside it for as long as the context lasts.
+    """Yield a running Tiled server for the files in ``directory``; it ends with the context.
 
-    Address and key are written to ``directory/tiled.json``, readable by the user alone; where the configuration gives
-    none, those of the last time are kept.
+    Address and key are written to ``directory/tiled.json``, readable only by the user.  If ``port`` or ``api_key`` is
+    None, the value of the last start is used again.
     """
     server = TiledServer(directory, port, api_key, alarms or Alarms())
     server.start()
@@ -52,7 +58,10 @@ def local_tiled(
 
 
 class TiledServer:
-    """The server's process and a thread that watches it."""
+    """Process of the server, and a thread that starts it again when it has ended or does not answer.
+
+    ``uri`` and ``api_key`` are address and key.
+    """
 
     def __init__(self, directory: Path, port: int | None, api_key: str | None, alarms: Alarms) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -67,7 +76,7 @@ class TiledServer:
         self._thread = threading.Thread(target=self._watch, name="tiled server", daemon=True)
 
     def start(self) -> None:
-        """Start the server; it answers some seconds later."""
+        """Start the server; its first answer comes some seconds later."""
         with atomic_write(self._directory / "tiled.json") as part:
             part.touch(mode=0o600)
             part.write_text(json.dumps({"uri": self.uri, "api_key": self.api_key}))
@@ -75,7 +84,7 @@ class TiledServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the server: politely, then not."""
+        """End the server: SIGTERM, after `STOP_S` SIGKILL."""
         self._stopping.set()
         with self._lock:
             self._end_process()
@@ -86,7 +95,7 @@ class TiledServer:
             raise ServiceError(f"the Tiled server at {self.uri} does not answer; see {self._directory / 'tiled.log'}")
 
     def _watch(self) -> None:
-        """Start the server anew when it has ended, or has not answered for long."""
+        """Start the server again when it has ended, or has not answered for `ANSWER_TIMEOUT_S`."""
         answered_s = time.monotonic() + START_TIMEOUT_S
         while not self._stopping.wait(CHECK_EVERY_S):
             process = self._process
@@ -121,7 +130,7 @@ class TiledServer:
 
     def _answers(self) -> bool:
         with contextlib.suppress(urllib.error.URLError, OSError, ValueError, http.client.HTTPException):
-            urllib.request.urlopen(f"{self.uri}/healthz", timeout=_REACH_S).close()  # noqa: S310 - our own address
+            urllib.request.urlopen(f"{self.uri}/healthz", timeout=_REACH_S).close()  # noqa: S310 - a loopback address
             return True
         return False
 
@@ -138,14 +147,14 @@ class TiledServer:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on right now."""
+    """Return a loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _read_address(path: Path) -> dict[str, str]:
-    """Address and key of the last time, if they can be read."""
+    """Return address and key of the last start; empty if they cannot be read."""
     try:
         kept = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -154,7 +163,7 @@ def _read_address(path: Path) -> dict[str, str]:
 
 
 def _port_of(kept: dict[str, str]) -> int | None:
-    """Port of the last time, if nobody else has taken it since."""
+    """Return the port of the last start if it is free now; else None."""
     text = kept.get("uri", "").rpartition(":")[2]
     if not text.isdecimal() or not 0 < int(text) < 65536:
         return None

@@ -1,7 +1,8 @@
-"""Sockets that are opened before anything heavy is loaded: what is published meanwhile waits in them.
+"""Sockets of the service, opened before torch and the network are loaded.
 
-A service that starts again in mid-scan loses the documents, and the frames of a publishing detector, that go out
-before it subscribes.  Loading torch and warming up a network take seconds, connecting takes milliseconds.
+A service that is started during a scan loses the documents, and the frames of a publishing detector, that are sent
+before it subscribes.  To load torch and the network takes seconds, to connect takes milliseconds; messages that come
+in between wait in the sockets.
 """
 
 from __future__ import annotations
@@ -19,9 +20,18 @@ from cdi_stream.stream.detector import socket_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
-    """Connections of a service: ``documents`` for the assembler, ``delivery_monitor`` for what of ours is heard.
+    """Connections of a service.
 
-    ``detector`` is None where it has not been opened yet.
+    Parameters
+    ----------
+    context
+        Context of the sockets.
+    documents
+        Socket on the document bus, for the assembler.
+    delivery_monitor
+        Second socket on the document bus, which shows whether documents of this service arrive.
+    detector
+        Socket of the detector; None if it is not open yet.
     """
 
     context: zmq.Context[zmq.Socket[bytes]]
@@ -32,14 +42,14 @@ class Sockets:
 
 @contextlib.contextmanager
 def open_sockets(config: Config) -> Iterator[Sockets]:
-    """Connect to the document bus, and to a detector that publishes whether or not anybody listens.
+    """Yield sockets that are connected to the document bus, and to the detector if it publishes (``socket = "sub"``).
 
-    A detector that pushes waits by itself; it is left alone until the service can take its frames.
+    A detector that pushes waits until its frames are taken; its socket is opened later.
 
     Raises
     ------
     EndpointError
-        If an address is none.
+        If an address is invalid.
     """
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())

@@ -323,4 +323,4 @@ def test_pickled_documents_are_counted_and_the_first_reason_is_an_alarm(make):
     (alarm,) = rig.alarms.active()
     assert alarm["key"] == "documents"
     assert "5 documents could not be used" in alarm["text"]
-    assert "pickled, as a bare bluesky Publisher sends it" in alarm["text"]
+    assert "pickled, as a bluesky Publisher sends it by default" in alarm["text"]

@@ -12,7 +12,7 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.documents import publish
 from cdi_stream.documents.spool import BUS, Spool
 from cdi_stream.live.outgoing import ARRAYS_WAIT_S, Outgoing
-from cdi_stream.messages import RunContext
+from cdi_stream.messages import CurveProgress, RunContext
 from cdi_stream.operators.announce import Announcer
 from tests.unit.test_publish import PROVENANCE, SHAPES, result
 
@@ -160,3 +160,34 @@ def test_every_run_is_closed_at_the_end(rig):
     rig.outgoing.result(replace(CONTEXT, uid="other"), result("inference"))
     assert rig.outgoing.close_all("stopped") == 2
     assert len(rig.documents("stop")) == 2
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_arrays_that_cannot_be_described_leave_no_half_documents(rig, monkeypatch, is_open):
+    def breaks(publisher, *_):
+        publisher._emit("stream_resource", {"uid": "half"})
+        raise ValueError("no such array")
+
+    rig.is_full = True
+    rig.outgoing.result(CONTEXT, result("reconstruction"))
+    if not is_open:
+        rig.outgoing.close("raw")
+        rig.now_s += ARRAYS_WAIT_S + 1
+        rig.outgoing.retry()
+    rig.is_full = False
+    monkeypatch.setattr(publish.RunPublisher, "_name_arrays", breaks)
+    rig.outgoing.retry()
+    assert rig.outgoing.close_all("the end") == 0
+    assert rig.documents() == ["start", "descriptor", "event", "stop"]
+
+
+def test_a_preview_that_fails_takes_nothing_from_another_run(rig, monkeypatch):
+    def breaks(publisher, _):
+        publisher._emit("event", {"uid": "half"})
+        raise ValueError("no preview")
+
+    other = replace(CONTEXT, uid="other")
+    monkeypatch.setattr(publish.RunPublisher, "preview", breaks)
+    rig.outgoing.preview(CurveProgress(series=1, run=other, curve_index=0, account=result("reconstruction").account))
+    assert rig.outgoing.result(CONTEXT, result("reconstruction")) is None
+    assert rig.documents().count("event") == 1
