@@ -109,7 +109,7 @@ class DetectorConfig(Section):
             return bind
         if address.port is None:
             raise ValueError(f"expected a port in detector.endpoint, got {address.text!r}: the detector must know it")
-        if address.is_anywhere and not bind:
+        if address.is_wildcard and not bind:
             raise ValueError(
                 f"expected detector.endpoint to name the detector's host, got {address.text!r}; set bind = true if the "
                 "detector connects to this machine"

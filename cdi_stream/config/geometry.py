@@ -99,20 +99,9 @@ def _circle(entry: list[str]) -> Circle:
     return Circle(name=entry[0], axis=direction(entry[1]), motors=tuple(entry[2:]))
 
 
-class GeometryConfig(Section):
-    """Beamline by plugin name or written out, and numbers that override documents and detector header."""
+class FixedGeometry(Section):
+    """Numbers that override the Bluesky documents and the detector's header; None: taken from there."""
 
-    beamline: str | None = Field(
-        default=None,
-        description=(
-            "Name of a beamline plugin, for example aps_34idc or esrf_id01. Either this key or the table inline is "
-            "needed."
-        ),
-    )
-    inline: InlineBeamline | None = Field(
-        default=None,
-        description="Beamline written out in the configuration, instead of a plugin.",
-    )
     distance_m: Metres | None = Field(
         default=None,
         description=(
@@ -154,6 +143,22 @@ class GeometryConfig(Section):
             "Fixed angles of circles in degrees, by the circle's name; they override the documents. The circle that "
             "rocks must not be fixed for a real scan."
         ),
+    )
+
+
+class GeometryConfig(FixedGeometry):
+    """Beamline by plugin name or written out, and numbers that override documents and detector header."""
+
+    beamline: str | None = Field(
+        default=None,
+        description=(
+            "Name of a beamline plugin, for example aps_34idc or esrf_id01. Either this key or the table inline is "
+            "needed."
+        ),
+    )
+    inline: InlineBeamline | None = Field(
+        default=None,
+        description="Beamline written out in the configuration, instead of a plugin.",
     )
 
     @field_validator("beamline")

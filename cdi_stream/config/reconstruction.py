@@ -115,21 +115,9 @@ class PhaseConfig(Section):
     )
 
 
-class RefineConfig(Section):
-    """Refinement behind the live path: each reconstruction is queued once for each method.
+class MethodConfig(Section):
+    """Settings that the methods of refinement share."""
 
-    ``auto`` searches again and keeps the live crystal as a candidate.  ``recipe`` continues the live crystal by
-    projections, ``object`` by gradients.  ``hybrid`` runs the recipe from the network's answer.  ``network`` trains the
-    network on this one volume, then runs ``network_recipe``.  The worker process has the lowest priority.
-    """
-
-    methods: tuple[Literal["auto", "recipe", "object", "network", "hybrid"], ...] = Field(
-        default=("auto",),
-        description=(
-            "Methods that refine each reconstruction: auto, recipe, object, network or hybrid; an empty list switches "
-            "refinement off."
-        ),
-    )
     budget_s: Budget = Field(
         default=60.0,
         description="Processor time for each refinement, in seconds.",
@@ -145,6 +133,23 @@ class RefineConfig(Section):
     network_recipe: RecipeText = Field(
         default="SW[every=10,after=0]+SUPPORT[border]+30*ER",
         description="Schedule of projections after the training steps of the method network.",
+    )
+
+
+class RefineConfig(MethodConfig):
+    """Refinement behind the live path: each reconstruction is queued once for each method.
+
+    ``auto`` searches again and keeps the live crystal as a candidate.  ``recipe`` continues the live crystal by
+    projections, ``object`` by gradients.  ``hybrid`` runs the recipe from the network's answer.  ``network`` trains the
+    network on this one volume, then runs ``network_recipe``.  The worker process has the lowest priority.
+    """
+
+    methods: tuple[Literal["auto", "recipe", "object", "network", "hybrid"], ...] = Field(
+        default=("auto",),
+        description=(
+            "Methods that refine each reconstruction: auto, recipe, object, network or hybrid; an empty list switches "
+            "refinement off."
+        ),
     )
     threads: Threads = Field(
         default=1,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cdi_stream.networks.losses import overlaps
 from cdi_stream.networks.torchscript import Network
-from cdi_stream.numerics.fourier import mirrored
+from cdi_stream.numerics.fourier import mirror
 
 VIEWS = tuple(chain.from_iterable(combinations((-3, -2, -1), k) for k in range(4)))
 """Axes along which each is mirrored; the first is as measured."""
@@ -23,7 +23,7 @@ VIEWS = tuple(chain.from_iterable(combinations((-3, -2, -1), k) for k in range(4
 
 def mirrored_answers(network: Callable[[Tensor], Tensor], magnitude: Tensor, n: int = 4) -> Tensor:
     """Crystals ``(n, ...)``, all the right way round, that a network answers to ``n`` of the 8 views of a volume."""
-    return torch.stack([mirrored(network(mirrored(magnitude, axes)), axes) for axes in VIEWS[:n]])
+    return torch.stack([mirror(network(mirror(magnitude, axes)), axes) for axes in VIEWS[:n]])
 
 
 def is_sure(network: Network, magnitude: Tensor) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 
 import numba
 
-compiled = partial(
+compile_loop = partial(
     numba.njit, cache=True, fastmath={"contract", "arcp", "nsz", "reassoc", "afn"}, nogil=True, error_model="numpy"
 )
 """Without Python's lock, and free to reorder sums, but for numbers that are not finite."""

@@ -29,7 +29,7 @@ def to_crystal(field: Tensor, n_axes: int = 3) -> Tensor:
     return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(field, axes), dim=axes, norm="ortho"), axes)
 
 
-def mirrored(array: Tensor, axes: tuple[int, ...]) -> Tensor:
+def mirror(array: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Mirror image about the origin voxel along each of these axes; its diffraction is mirrored alike."""
     shifts = tuple(1 - array.shape[axis] % 2 for axis in axes)
     return torch.roll(torch.flip(array, axes), shifts, axes) if axes else array
@@ -37,7 +37,7 @@ def mirrored(array: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 def twin(crystal: Tensor, n_axes: int = 3) -> Tensor:
     """Return the twin rho*(-r) about the origin voxel: the one image with the same diffraction."""
-    return mirrored(crystal, tuple(range(-n_axes, 0))).conj().resolve_conj()
+    return mirror(crystal, tuple(range(-n_axes, 0))).conj().resolve_conj()
 
 
 def to_fourier_order(array: Tensor) -> Tensor:

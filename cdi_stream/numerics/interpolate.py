@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from cdi_stream.numerics.splines import by_look_ups, on_cpu, to_grid
+from cdi_stream.numerics.splines import sample_by_lookup, sample_on_cpu, to_grid
 
 Shape = tuple[int, ...]
 
@@ -24,9 +24,9 @@ def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike 
     if volume.device.type == "cpu":
         columns = np.asarray(matrix, dtype=float)
         first = np.asarray(offset, dtype=float) + np.array(volume.shape) // 2 - columns @ (np.array(shape) // 2)
-        return on_cpu(coefficients, columns, first, shape)
+        return sample_on_cpu(coefficients, columns, first, shape)
     position = _positions(matrix, offset, tuple(volume.shape), shape, volume.device)
-    return by_look_ups(coefficients, position).reshape(shape)
+    return sample_by_lookup(coefficients, position).reshape(shape)
 
 
 def resample_mask(

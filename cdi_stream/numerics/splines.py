@@ -16,7 +16,7 @@ from numba import complex64, float32, float64, types, void
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdi_stream.numerics.compiled import compiled
+from cdi_stream.numerics.compiled import compile_loop
 
 Floats = NDArray[np.floating[Any]]
 Array = NDArray[Any]
@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 _MARGIN = 2
 
 
-def on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
+def sample_on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
     """Splines ``(n0, n1, n2)``, real or complex, at ``first + matrix @ j`` for all j of ``shape``; zero outside.
 
     Slabs of the target go to as many threads as torch has.
@@ -43,7 +43,7 @@ def on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Shape) ->
     return torch.from_numpy(result)
 
 
-def by_look_ups(coefficients: Tensor, position: Tensor) -> Tensor:
+def sample_by_lookup(coefficients: Tensor, position: Tensor) -> Tensor:
     """Splines ``(n0, n1, n2)``, real or complex, at ``(M, 3)`` indices; zero outside.
 
     The eight look-ups travel as one batch, over which torch runs in parallel.
@@ -78,7 +78,7 @@ def to_grid(index: Tensor, size: Tensor) -> Tensor:
     return ((2 * index + 1) / size - 1).flip(-1)
 
 
-@compiled([types.UniTuple(float32, 4)(float64)])
+@compile_loop([types.UniTuple(float32, 4)(float64)])
 def _weights(t: float) -> tuple[np.float32, np.float32, np.float32, np.float32]:  # pragma: no cover - compiled
     """Of the four voxels about a point, ``t`` beyond the second."""
     s = 1 - t
@@ -86,7 +86,7 @@ def _weights(t: float) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     return np.float32(s * s * s / 6), np.float32(inner[0]), np.float32(inner[1]), np.float32(t * t * t / 6)
 
 
-@compiled([void(v[:, :, ::1], float64[:, ::1], float64[::1], v[:, :, ::1]) for v in (float32, complex64)])
+@compile_loop([void(v[:, :, ::1], float64[:, ::1], float64[::1], v[:, :, ::1]) for v in (float32, complex64)])
 def _sample(values: Array, matrix: Floats, first: Floats, out: Array) -> None:  # pragma: no cover - compiled
     """Values have a margin, so that nothing about a point inside is beyond their edge."""
     n0, n1, n2 = values.shape

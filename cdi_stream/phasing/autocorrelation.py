@@ -18,9 +18,9 @@ from torch import Tensor
 from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.projections import Measurement
 
-TAIL = 1.12
+TAIL_CORRECTION = 1.12
 """A threshold of 2 % cuts the tails of a compact crystal's autocorrelation by about a ninth."""
-BLIND = 1e-7
+LEAST_RELATIVE_SCALE = 1e-7
 """Share of the largest expected scale below which a voxel tells nothing."""
 
 
@@ -42,13 +42,13 @@ class Box:
 
 def box_of(data: Measurement) -> Box:
     """Box of the crystal that a measurement is of."""
-    offsets = island(data.magnitude.square(), weights(data.valid, data.gain.square()))
+    offsets = island(data.magnitude.square(), weights(data.valid, data.magnitude_scale.square()))
     return Box(tuple(map(float, np.minimum(lengths_vox(offsets), data.magnitude.shape))), slant(offsets))
 
 
 def weights(valid: Tensor, scale: Tensor) -> Tensor:
     """What turns counts into relative intensities: one over their expected scale, zero where that is not known."""
-    is_seen = valid & (scale > BLIND * scale.max().clamp_min(1e-30))
+    is_seen = valid & (scale > LEAST_RELATIVE_SCALE * scale.max().clamp_min(1e-30))
     return torch.where(is_seen, 1 / torch.where(is_seen, scale, 1.0), 0.0)
 
 
@@ -59,7 +59,7 @@ def oversampling(counts: Tensor, weight: Tensor | None = None) -> tuple[float, .
 
 def lengths_vox(offsets: NDArray[np.int64]) -> NDArray[np.float64]:
     """Lengths of the crystal along the axes [voxels], from its autocorrelation's `island`; one at least."""
-    lengths: NDArray[np.float64] = np.maximum(TAIL * np.abs(offsets).max(axis=0), 1.0)
+    lengths: NDArray[np.float64] = np.maximum(TAIL_CORRECTION * np.abs(offsets).max(axis=0), 1.0)
     return lengths
 
 
@@ -91,7 +91,7 @@ def slant(offsets: NDArray[np.int64]) -> float:
 
 def intensities(data: Measurement) -> Tensor:
     """Counts over their expected scale, zero where they are not known."""
-    weight = weights(data.valid, data.gain.square())
+    weight = weights(data.valid, data.magnitude_scale.square())
     return torch.where(weight > 0, data.magnitude.square(), 0.0) * weight
 
 

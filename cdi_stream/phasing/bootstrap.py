@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 from cdi_stream.phasing.recipe import parse_recipe
@@ -36,5 +36,5 @@ def bootstrap_nmse(
         return math.nan
     rates = (expected * (measured / total)).cpu()
     counts = torch.poisson(rates, torch.Generator().manual_seed(seed)).to(expected.device)
-    again = finished(_AGAIN, replace(data, magnitude=counts.sqrt()), found.chosen([0]), is_over=is_over)
+    again = run_to_end(_AGAIN, replace(data, magnitude=counts.sqrt()), found.select([0]), is_over=is_over)
     return math.nan if is_over() else float(nmse(crystal[0], again.result[0]))

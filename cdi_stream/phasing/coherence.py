@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cdi_stream.phasing.engine import Batch
-from cdi_stream.phasing.gradient import Accelerated, refine_object
+from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
 from cdi_stream.phasing.likelihood import FAINTEST
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 
@@ -26,17 +26,17 @@ from cdi_stream.phasing.projections import Measurement, expected_counts, recipro
 class Kernel(Protocol):
     """A kernel that can fit itself to counts."""
 
-    def applied(self, data: Measurement) -> Measurement:
+    def apply_to(self, data: Measurement) -> Measurement:
         """The measurement with this kernel as its coherence."""
         ...
 
-    def improved(self, field: Tensor, data: Measurement) -> Kernel:
+    def improve(self, field: Tensor, data: Measurement) -> Kernel:
         """A likelier kernel if the crystal's field is ``field (*shape)``."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gaussian:
+class GaussianKernel:
     """Gaussian of standard deviation ``widths_vox``, one per axis [voxels of reciprocal space], and a constant.
 
     ``background_counts`` is fitted too unless None; what the measurement has of its own is replaced then.
@@ -45,7 +45,7 @@ class Gaussian:
     widths_vox: tuple[float, ...]
     background_counts: float | None = None
 
-    def applied(self, data: Measurement) -> Measurement:
+    def apply_to(self, data: Measurement) -> Measurement:
         """The measurement with this kernel, and this background."""
         coherence = gaussian_coherence(data.magnitude, self.widths_vox)
         if self.background_counts is None:
@@ -53,9 +53,9 @@ class Gaussian:
         background = torch.full_like(data.magnitude, self.background_counts)
         return replace(data, coherence=coherence, background=background)
 
-    def improved(self, field: Tensor, data: Measurement) -> Gaussian:
+    def improve(self, field: Tensor, data: Measurement) -> GaussianKernel:
         """One step of Gauss and Newton on the amplitude loss, in the variances and the background."""
-        model = self.applied(data)
+        model = self.apply_to(data)
         expected = expected_counts(field, model).clamp_min(FAINTEST)
         slopes = _by_variance(field, model)
         if self.background_counts is not None:
@@ -65,17 +65,17 @@ class Gaussian:
         step = torch.linalg.lstsq(jacobian, (data.magnitude[data.valid] - root).double()[:, None]).solution[:, 0]
         return self._moved(step.tolist())
 
-    def _moved(self, step: Sequence[float]) -> Gaussian:
+    def _moved(self, step: Sequence[float]) -> GaussianKernel:
         n_axes, constant = len(self.widths_vox), self.background_counts
         variances = [max(w * w + change, 0.0) for w, change in zip(self.widths_vox, step[:n_axes], strict=True)]
-        return Gaussian(
+        return GaussianKernel(
             widths_vox=tuple(map(math.sqrt, variances)),
             background_counts=None if constant is None else max(constant + step[n_axes], 0.0),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Free:
+class FreeKernel:
     """Kernel of any shape, ``values (*shape)``, by the algorithm of Richardson and Lucy with |F|^2 for the blur.
 
     Where it is zero it stays zero; `free_kernel` begins one that cannot follow the noise far from its centre.
@@ -84,20 +84,20 @@ class Free:
     values: Tensor
     iterations: int = 10
 
-    def applied(self, data: Measurement) -> Measurement:
+    def apply_to(self, data: Measurement) -> Measurement:
         """The measurement with this kernel; its background stays."""
         return replace(data, coherence=torch.fft.rfftn(self.values))
 
-    def improved(self, field: Tensor, data: Measurement) -> Free:
+    def improve(self, field: Tensor, data: Measurement) -> FreeKernel:
         """Multiply by the correlation of |F|^2 with counts over expected counts, as often as ``iterations`` says.
 
         Richardson (1972), J. Opt. Soc. Am. 62, 55, doi:10.1364/JOSA.62.000055; Lucy (1974), Astron. J. 79, 745.
         """
-        kernel, weight = self, torch.where(data.valid, data.gain.square(), 0.0)
+        kernel, weight = self, torch.where(data.valid, data.magnitude_scale.square(), 0.0)
         spectrum = torch.fft.rfftn(field.abs().square()).conj()
         possible = _correlated(weight, spectrum).clamp_min(FAINTEST)
         for _ in range(self.iterations):
-            expected = expected_counts(field, kernel.applied(data)).clamp_min(FAINTEST)
+            expected = expected_counts(field, kernel.apply_to(data)).clamp_min(FAINTEST)
             seen = _correlated(weight * data.magnitude.square() / expected, spectrum)
             values = kernel.values * (seen / possible).clamp_min(0)
             kernel = replace(kernel, values=values / values.sum())
@@ -109,12 +109,12 @@ def refine_coherence(
 ) -> Iterator[tuple[Batch, Kernel]]:
     """Improve one crystal, by ``steps`` with momentum, and the kernel in turn; yield both after every round.
 
-    ``start`` is a batch of one, already phased; ``kernel.applied(data)`` is the measurement to go on with.
+    ``start`` is a batch of one, already phased; ``kernel.apply_to(data)`` is the measurement to go on with.
     """
     batch = start
     for _ in range(rounds):
-        batch = deque(refine_object(kernel.applied(data), batch, Accelerated(steps=steps)), maxlen=1).pop()
-        kernel = kernel.improved(reciprocal(batch.result, data.n_axes)[0], data)
+        batch = deque(refine_object(kernel.apply_to(data), batch, AcceleratedDescent(steps=steps)), maxlen=1).pop()
+        kernel = kernel.improve(reciprocal(batch.result, data.n_axes)[0], data)
         yield batch, kernel
 
 
@@ -126,14 +126,14 @@ def gaussian_coherence(like: Tensor, widths_vox: Sequence[float]) -> Tensor:
     return torch.exp(-2 * math.pi**2 * exponent)
 
 
-def free_kernel(like: Tensor, width_vox: float = 0.6, reach_vox: int = 3) -> Free:
+def free_kernel(like: Tensor, width_vox: float = 0.6, reach_vox: int = 3) -> FreeKernel:
     """A kernel of any shape to begin with: a Gaussian, zero beyond ``reach_vox`` along any axis."""
     coherence = gaussian_coherence(like, (width_vox,) * like.ndim)
     values = torch.fft.irfftn(coherence, s=like.shape).clamp_min(0)
     for axis, n in enumerate(like.shape):
         is_near = (torch.fft.fftfreq(n, 1 / n, device=like.device)).abs() <= reach_vox
         values = values * is_near.reshape([-1 if k == axis else 1 for k in range(like.ndim)])
-    return Free(values=values / values.sum())
+    return FreeKernel(values=values / values.sum())
 
 
 def _correlated(counts: Tensor, spectrum: Tensor) -> Tensor:
@@ -152,6 +152,6 @@ def _by_variance(field: Tensor, model: Measurement) -> list[Tensor]:
     assert model.coherence is not None
     spectrum = torch.fft.rfftn(field.abs().square()) * model.coherence
     return [
-        model.gain.square() * torch.fft.irfftn(-2 * math.pi**2 * k * spectrum, s=field.shape)
+        model.magnitude_scale.square() * torch.fft.irfftn(-2 * math.pi**2 * k * spectrum, s=field.shape)
         for k in _squared_frequencies(model.magnitude)
     ]

@@ -12,8 +12,17 @@ from cdi_stream.phasing import projections
 from cdi_stream.phasing.kernels import multiply
 from cdi_stream.phasing.projections import Measurement, Projector
 from cdi_stream.phasing.shrink_wrap import Mode, ShrinkWrap
-from cdi_stream.phasing.steps import DETWIN_CYCLES, Algorithm, Average, Cycles, Detwin, Flat, Recipe, SupportMode
-from cdi_stream.phasing.support import Limits, halves, updated
+from cdi_stream.phasing.steps import (
+    DETWIN_CYCLES,
+    Algorithm,
+    AmplitudeClip,
+    Average,
+    Cycles,
+    Detwin,
+    Recipe,
+    SupportMode,
+)
+from cdi_stream.phasing.support import Limits, halves, update_support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +45,7 @@ class Batch:
         """The crystals, zero outside their supports."""
         return self.crystal * self.support
 
-    def chosen(self, indices: Sequence[int]) -> Batch:
+    def select(self, indices: Sequence[int]) -> Batch:
         """Copy of some of the starts."""
         return replace(self, crystal=self.crystal[list(indices)], support=self.support[list(indices)])
 
@@ -57,8 +66,8 @@ def run(recipe: Recipe, data: Measurement, start: Batch, limits: Limits | None =
                 yield from state.detwin()
             case SupportMode(mode):
                 state.mode = mode
-            case Flat():
-                state.flat = step
+            case AmplitudeClip():
+                state.clip = step
             case Average():
                 pass  # of the whole recipe: it says how it ends
             case _:
@@ -66,7 +75,7 @@ def run(recipe: Recipe, data: Measurement, start: Batch, limits: Limits | None =
     yield state.end()
 
 
-def finished(
+def run_to_end(
     recipe: Recipe,
     data: Measurement,
     start: Batch,
@@ -81,7 +90,7 @@ def finished(
     return batch
 
 
-def flatten(crystal: Tensor, support: Tensor, limits: Flat) -> None:
+def clip_amplitude(crystal: Tensor, support: Tensor, limits: AmplitudeClip) -> None:
     """In place: clip amplitudes ``(starts, *shape)`` inside the supports to multiples of their mean there."""
     axes = tuple(range(1, crystal.ndim))
     amplitude = crystal.abs()
@@ -96,12 +105,12 @@ class _State:
     def __init__(self, recipe: Recipe, data: Measurement, start: Batch, limits: Limits) -> None:
         self.shrink_wrap: ShrinkWrap | None = None
         self.mode: Mode = "full"
-        self.flat = Flat(every=0)
+        self.clip = AmplitudeClip(every=0)
         self._project, self._limits = Projector(data), limits
         self._crystal = start.crystal.clone(memory_format=torch.contiguous_format)
         self._support, self._done = start.support.contiguous(), 0
-        self._first_averaged = recipe.cycles - recipe.averaged
-        self._n_averaged = recipe.averaged
+        self._first_averaged = recipe.cycles - recipe.n_averaged
+        self._n_averaged = recipe.n_averaged
         self._sum: Tensor | None = None
 
     def cycle(self, algorithm: Algorithm, beta: float = 0.9, support: Tensor | None = None) -> Batch:
@@ -118,9 +127,9 @@ class _State:
                 projections.difference_map(crystal, self._project, mask, beta)
         self._done += 1
         if support is None and self.mode != "fixed" and self.shrink_wrap and self.shrink_wrap.is_due(self._done):
-            self._support = updated(self._support, crystal, self.shrink_wrap, self.mode, self._limits)
-        if self.flat.is_due(self._done):
-            flatten(crystal, self._support, self.flat)
+            self._support = update_support(self._support, crystal, self.shrink_wrap, self.mode, self._limits)
+        if self.clip.is_due(self._done):
+            clip_amplitude(crystal, self._support, self.clip)
         if self._n_averaged > 1 and self._done > self._first_averaged:
             self._sum = crystal.clone() if self._sum is None else self._sum.add_(crystal)
         return Batch(crystal=crystal, support=self._support, cycle=self._done)

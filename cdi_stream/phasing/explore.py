@@ -9,11 +9,11 @@ from functools import partial
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
-from cdi_stream.phasing.level import Level, Search, refined
-from cdi_stream.phasing.ranking import Candidates, scored
+from cdi_stream.phasing.grid_level import GridLevel, Search, refine
+from cdi_stream.phasing.ranking import Candidates, score_batch
 from cdi_stream.phasing.schedules import VARIANTS, explore_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts
-from cdi_stream.phasing.workers import callers, side_by_side
+from cdi_stream.phasing.workers import n_callers, side_by_side
 
 MOST_VOXELS = 1_000_000
 """Voxels of all starts of a round: a coarse grid that is not coarse takes fewer starts at once."""
@@ -33,20 +33,20 @@ class Exploration:
     share: float = 0.4
 
 
-def explored(level: Level, seed: int, how: Exploration, first_round: int, search: Search) -> tuple[Candidates, int]:
+def explore(level: GridLevel, seed: int, how: Exploration, first_round: int, search: Search) -> tuple[Candidates, int]:
     """The best of some rounds of random starts, and which round would be next."""
     last = first_round + how.least_rounds
     for pool, following in _pools(level, seed, how, first_round, search):
-        if following >= last and is_agreed(pool, how):
+        if following >= last and has_agreement(pool, how):
             break
     return pool, following
 
 
 def _pools(
-    level: Level, seed: int, how: Exploration, first_round: int, search: Search
+    level: GridLevel, seed: int, how: Exploration, first_round: int, search: Search
 ) -> Iterator[tuple[Candidates, int]]:
     """The pool after as many rounds as run side by side, until all are done or their share of the time is over."""
-    pool, n_threads, deadline = None, callers(), search.deadline
+    pool, n_threads, deadline = None, n_callers(), search.deadline
     n_starts = min(how.starts_a_round, max(2, MOST_VOXELS // level.data.magnitude.numel()))
     until = 1 - (1 - how.share) * max(deadline.left_s, 0.0) / max(deadline.budget_s, 1e-9)
     end = first_round + how.most_rounds
@@ -54,23 +54,23 @@ def _pools(
         rounds = range(index, min(index + n_threads, end))
         for found, batch in side_by_side(lambda k: _round(level, seed, k, n_starts, deadline), rounds):
             search.add(batch, starts=len(batch))
-            pool = found.joined(pool).best(how.pool)
+            pool = found.merge(pool).best(how.pool)
         assert pool is not None
         yield pool, rounds.stop
         if deadline.is_over(until):
             return
 
 
-def _round(level: Level, seed: int, index: int, n_starts: int, deadline: Deadline) -> tuple[Candidates, Batch]:
+def _round(level: GridLevel, seed: int, index: int, n_starts: int, deadline: Deadline) -> tuple[Candidates, Batch]:
     """A batch of starts in one variant."""
     how = VARIANTS[index % len(VARIANTS)]
     first, limits = 1_000_003 * seed + index * n_starts, level.limits(how.margin)
     start = autocorrelation_starts(level.data, range(first, first + n_starts))
-    batch = refined(level, start, explore_recipe(level.extent_vox, how), deadline, limits)
-    return scored(level.data, batch, limits.largest), batch
+    batch = refine(level, start, explore_recipe(level.extent_vox, how), deadline, limits)
+    return score_batch(level.data, batch, limits.largest), batch
 
 
-def is_agreed(pool: Candidates, how: Exploration) -> bool:
+def has_agreement(pool: Candidates, how: Exploration) -> bool:
     """Whether enough of the best agree with the very best."""
     top = pool.best(how.agreeing + 2)
     if len(top) < how.agreeing + 2:

@@ -24,7 +24,7 @@ from cdi_stream.phasing.projections import (
 )
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
-from cdi_stream.phasing.support import Limits, grow, threshold_support, updated
+from cdi_stream.phasing.support import Limits, grow, threshold_support, update_support
 
 _RIM_VOX = 2
 _FEEDBACK = parse_recipe("SW[off]+300*HIO+20*ER")
@@ -48,7 +48,7 @@ class Adam:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accelerated:
+class AcceleratedDescent:
     """Descent of the amplitude loss with momentum; the support stays unless ``shrink_wrap`` moves it.
 
     Each step is the longest that lowers the loss for certain, 1 / (2 max gain^2) of the gradient inside the support:
@@ -62,12 +62,14 @@ class Accelerated:
     shrink_wrap: ShrinkWrap | None = None
 
 
-def refine_object(data: Measurement, start: Batch, settings: Adam | Accelerated) -> Iterator[Batch]:
+def refine_object(data: Measurement, start: Batch, settings: Adam | AcceleratedDescent) -> Iterator[Batch]:
     """Refine crystals ``(starts, *shape)`` from ``start``, which stays as it is; yield after every step.
 
     Crystals are zero outside their supports.  Whoever iterates may stop at any time.
     """
-    return _adam(data, start, settings) if isinstance(settings, Adam) else _accelerated(data, start, settings)
+    return (
+        _adam_steps(data, start, settings) if isinstance(settings, Adam) else _accelerated_steps(data, start, settings)
+    )
 
 
 def is_without_noise(
@@ -79,9 +81,9 @@ def is_without_noise(
     `polish_exact` is worth its time.  No answer in time, `is_over`, is no.
     """
     descended = batch
-    if fits_noise(_loosened(batch, data).support, data):
+    if fits_noise(_with_loose_support(batch, data).support, data):
         return False
-    for descended in refine_object(data, _loosened(batch, data), Accelerated(steps=30)):
+    for descended in refine_object(data, _with_loose_support(batch, data), AcceleratedDescent(steps=30)):
         if is_over():
             return False
     model = modelled_magnitude(descended.crystal, data)
@@ -102,20 +104,20 @@ def polish_exact(data: Measurement, start: Batch, rounds: int = 3) -> Iterator[B
     in turn: chi2 of simulated crystals at 64^3 goes from 1e-2 to below 1e-7 in one or two.  Counts with noise are
     overfitted: see `is_without_noise`.
     """
-    batch = _loosened(start, data)
+    batch = _with_loose_support(start, data)
     for _ in range(rounds):
         fed_back = batch
         for fed_back in run(_FEEDBACK, data, batch):
             yield fed_back
-        for batch in refine_object(data, fed_back, Accelerated(steps=100)):
+        for batch in refine_object(data, fed_back, AcceleratedDescent(steps=100)):
             yield batch
 
 
-def _loosened(batch: Batch, data: Measurement) -> Batch:
+def _with_loose_support(batch: Batch, data: Measurement) -> Batch:
     return replace(batch, support=grow(batch.support, _RIM_VOX, data.n_axes))
 
 
-def _accelerated(data: Measurement, start: Batch, how: Accelerated) -> Iterator[Batch]:
+def _accelerated_steps(data: Measurement, start: Batch, how: AcceleratedDescent) -> Iterator[Batch]:
     descend, support = _descent(data), start.support
     crystal = start.result
     ahead, age = crystal, torch.zeros(len(start), device=crystal.device)
@@ -125,7 +127,7 @@ def _accelerated(data: Measurement, start: Batch, how: Accelerated) -> Iterator[
         age = torch.where(_inner(ahead - found, moved) > 0, 0.0, age + 1)
         crystal = found
         if how.shrink_wrap is not None and how.shrink_wrap.is_due(step):
-            support = updated(support, crystal, how.shrink_wrap, "full", Limits())
+            support = update_support(support, crystal, how.shrink_wrap, "full", Limits())
             crystal, age = crystal * support, torch.zeros_like(age)
         ahead = torch.addcmul(crystal, moved, _per_start(age / (age + 3), crystal).to(crystal.dtype))
         yield Batch(crystal=crystal, support=support, cycle=step)
@@ -133,8 +135,8 @@ def _accelerated(data: Measurement, start: Batch, how: Accelerated) -> Iterator[
 
 def _descent(data: Measurement) -> Callable[[Tensor], Tensor]:
     """One step down the amplitude loss, without the support."""
-    strongest = torch.where(data.valid, data.gain, 0.0).square().amax().clamp_min(FAINTEST)
-    if data.is_plain and bool((data.gain[data.valid].square() == strongest).all()):
+    strongest = torch.where(data.valid, data.magnitude_scale, 0.0).square().amax().clamp_min(FAINTEST)
+    if data.is_plain and bool((data.magnitude_scale[data.valid].square() == strongest).all()):
         return Projector(data)
 
     def descend(crystal: Tensor) -> Tensor:
@@ -144,7 +146,7 @@ def _descent(data: Measurement) -> Callable[[Tensor], Tensor]:
     return descend
 
 
-def _adam(data: Measurement, start: Batch, how: Adam) -> Iterator[Batch]:
+def _adam_steps(data: Measurement, start: Batch, how: Adam) -> Iterator[Batch]:
     axes = tuple(range(1, start.crystal.ndim))
     crystal, support = start.result, start.support
     crystal = (crystal / crystal.abs().amax(axes, keepdim=True).clamp_min(FAINTEST)).requires_grad_(True)

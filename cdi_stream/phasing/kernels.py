@@ -15,7 +15,7 @@ from numba import boolean, complex64, complex128, float32, float64, void
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdi_stream.numerics.compiled import compiled
+from cdi_stream.numerics.compiled import compile_loop
 
 Array = NDArray[Any]
 _PRECISIONS = ((complex64, float32), (complex128, float64))
@@ -67,7 +67,7 @@ def _tiny(real: Tensor) -> Any:
     return np.sqrt(torch.finfo(real.dtype).tiny).astype(str(real.dtype).removeprefix("torch."))
 
 
-@compiled([void(c[:, ::1], f[::1], f) for c, f in _PRECISIONS])
+@compile_loop([void(c[:, ::1], f[::1], f) for c, f in _PRECISIONS])
 def _rescale(fields: Array, target: Array, tiny: float) -> None:  # pragma: no cover - compiled
     one = target.dtype.type(1)
     for row in range(fields.shape[0]):
@@ -78,7 +78,7 @@ def _rescale(fields: Array, target: Array, tiny: float) -> None:  # pragma: no c
             field[i] = value * (factor if wanted >= 0 else one)
 
 
-@compiled([void(c[:, ::1], f[:, ::1]) for c, f in _PRECISIONS])
+@compile_loop([void(c[:, ::1], f[:, ::1]) for c, f in _PRECISIONS])
 def _multiply(fields: Array, factors: Array) -> None:  # pragma: no cover - compiled
     for row in range(fields.shape[0]):
         field, factor = fields[row], factors[row]
@@ -86,7 +86,7 @@ def _multiply(fields: Array, factors: Array) -> None:  # pragma: no cover - comp
             field[i] = field[i] * factor[i]
 
 
-@compiled([void(c[:, ::1], c[:, ::1], boolean[:, ::1], f, f, f, f) for c, f in _PRECISIONS])
+@compile_loop([void(c[:, ::1], c[:, ::1], boolean[:, ::1], f, f, f, f) for c, f in _PRECISIONS])
 def _mix(  # pragma: no cover - compiled
     crystals: Array, projections: Array, supports: Array, a: float, b: float, c: float, d: float
 ) -> None:

@@ -40,7 +40,7 @@ def loss(field: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:
 def field_gradient(field: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:
     """Gradient of `loss` by the fields, ``(starts, *shape)``: 2 F K^T[gain^2 slope], K the coherence kernel."""
     slope = _slope(expected_counts(field, data).clamp_min(FAINTEST), data.magnitude, kind)
-    weight = data.gain.square() * torch.where(data.valid, slope, 0.0)
+    weight = data.magnitude_scale.square() * torch.where(data.valid, slope, 0.0)
     if data.coherence is not None:
         axes = tuple(range(-data.n_axes, 0))
         spectrum = torch.fft.rfftn(weight, dim=axes) * data.coherence.conj()

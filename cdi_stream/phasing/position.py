@@ -16,7 +16,7 @@ _ENOUGH = 1e-7
 """Relative change at which it is as even as single precision can tell."""
 
 
-def moved(crystal: Tensor, shift_vox: Tensor) -> Tensor:
+def shift_crystal(crystal: Tensor, shift_vox: Tensor) -> Tensor:
     """Move a crystal, in any order, by ``shift_vox`` ``(axes,)``, whole voxels or not; its intensities stay."""
     angle = torch.zeros((), device=crystal.device)
     for axis, n in enumerate(crystal.shape):
@@ -26,7 +26,7 @@ def moved(crystal: Tensor, shift_vox: Tensor) -> Tensor:
     return torch.fft.ifftn(field)
 
 
-def on_voxels(crystal: Tensor, is_over: Callable[[], bool] = lambda: False) -> Tensor:
+def shift_to_even_amplitude(crystal: Tensor, is_over: Callable[[], bool] = lambda: False) -> Tensor:
     """Move a crystal by less than a voxel to where its amplitude is most even: sum |rho|^4 is least.
 
     Faces that cut voxels let the amplitude ring, inside and out, so of all crystals with the same intensities this one
@@ -36,7 +36,7 @@ def on_voxels(crystal: Tensor, is_over: Callable[[], bool] = lambda: False) -> T
 
     def ringing(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         shift = torch.tensor(at, dtype=torch.float32, device=crystal.device, requires_grad=True)
-        found = torch.view_as_real(moved(unit, shift)).square().sum(-1).square().mean()
+        found = torch.view_as_real(shift_crystal(unit, shift)).square().sum(-1).square().mean()
         (slope,) = torch.autograd.grad(found, shift)
         return found.item(), slope.double().cpu().numpy()
 
@@ -49,4 +49,4 @@ def on_voxels(crystal: Tensor, is_over: Callable[[], bool] = lambda: False) -> T
         found = minimize(
             ringing, np.zeros(crystal.ndim), jac=True, method="L-BFGS-B", callback=stop_if_over, options=how
         )
-    return moved(crystal, torch.tensor(found.x, dtype=torch.float32, device=crystal.device))
+    return shift_crystal(crystal, torch.tensor(found.x, dtype=torch.float32, device=crystal.device))

@@ -28,7 +28,7 @@ class Measurement:
     """
 
     magnitude: Tensor
-    gain: Tensor
+    magnitude_scale: Tensor
     valid: Tensor
     background: Tensor | None = None
     coherence: Tensor | None = None
@@ -41,7 +41,7 @@ class Measurement:
     @property
     def target(self) -> Tensor:
         """Magnitudes for |F|, negative where they are free."""
-        return torch.where(self.valid, self.magnitude / self.gain.clamp_min(_TINY), -1.0)
+        return torch.where(self.valid, self.magnitude / self.magnitude_scale.clamp_min(_TINY), -1.0)
 
     @property
     def is_plain(self) -> bool:
@@ -66,7 +66,7 @@ def expected_counts(field: Tensor, data: Measurement) -> Tensor:
         axes, shape = tuple(range(-data.n_axes, 0)), data.magnitude.shape
         spectrum = torch.fft.rfftn(intensity, dim=axes) * data.coherence
         intensity = torch.fft.irfftn(spectrum, s=shape, dim=axes).clamp_min(0)
-    counts = data.gain.square() * intensity
+    counts = data.magnitude_scale.square() * intensity
     return counts if data.background is None else counts + data.background
 
 

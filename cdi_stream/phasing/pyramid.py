@@ -22,10 +22,10 @@ _STEP = 1.45
 _SMALLEST = 16
 
 
-def levels(data: Measurement) -> tuple[Lengths, ...]:
+def grid_shapes(data: Measurement) -> tuple[Lengths, ...]:
     """Shapes from the coarsest to that of ``data``, each axis growing by at most about 1.45 from one to the next."""
     full = tuple(data.magnitude.shape)
-    coarse = coarsest(data)
+    coarse = coarsest_shape(data)
     found = [coarse]
     while found[-1] != full:
         shape = tuple(_even(min(n, max(c * _STEP, c + 2))) for c, n in zip(found[-1], full, strict=True))
@@ -34,7 +34,7 @@ def levels(data: Measurement) -> tuple[Lengths, ...]:
     return tuple(found)
 
 
-def coarsest(data: Measurement) -> Lengths:
+def coarsest_shape(data: Measurement) -> Lengths:
     """Smallest shape that keeps `SHARE_KEPT` of the intensity along each axis, a flat background taken off."""
     intensity = intensities(data)
     return tuple(_kept_length(_marginal(intensity, axis), n) for axis, n in enumerate(intensity.shape))
@@ -72,7 +72,7 @@ def _is_fast(n: int) -> bool:
     return n == 1
 
 
-def middle(array: Tensor, shape: Lengths) -> Tensor:
+def crop_centre(array: Tensor, shape: Lengths) -> Tensor:
     """Cut the voxels about the origin out of the last axes of an array in Fourier order."""
     axes = tuple(range(-len(shape), 0))
     centred = torch.fft.fftshift(array, axes)
@@ -82,29 +82,29 @@ def middle(array: Tensor, shape: Lengths) -> Tensor:
     return torch.fft.ifftshift(centred[(..., *window)], axes).contiguous()
 
 
-def coarsened(data: Measurement, shape: Lengths) -> Measurement:
+def coarsen(data: Measurement, shape: Lengths) -> Measurement:
     """The middle of a measurement; partial coherence is left to the finest level."""
-    background = None if data.background is None else middle(data.background, shape)
+    background = None if data.background is None else crop_centre(data.background, shape)
     if shape == tuple(data.magnitude.shape):
         return data
     return replace(
         data,
-        magnitude=middle(data.magnitude, shape),
-        gain=middle(data.gain, shape),
-        valid=middle(data.valid, shape),
+        magnitude=crop_centre(data.magnitude, shape),
+        magnitude_scale=crop_centre(data.magnitude_scale, shape),
+        valid=crop_centre(data.valid, shape),
         background=background,
         coherence=None,
     )
 
 
-def resampled(crystals: Tensor, shape: Lengths) -> Tensor:
+def resample_crystals(crystals: Tensor, shape: Lengths) -> Tensor:
     """Bring a batch ``(starts, *old)`` to finer or coarser voxels in the same field of view."""
     n_axes, old = len(shape), tuple(crystals.shape[1:])
     if old == shape:
         return crystals
     field = reciprocal(crystals, n_axes)
     smaller = tuple(min(a, b) for a, b in zip(old, shape, strict=True))
-    centred = torch.fft.fftshift(middle(field, smaller), tuple(range(-n_axes, 0)))
+    centred = torch.fft.fftshift(crop_centre(field, smaller), tuple(range(-n_axes, 0)))
     result = torch.zeros((len(crystals), *shape), dtype=crystals.dtype, device=crystals.device)
     window = tuple(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, smaller, strict=True))
     result[(slice(None), *window)] = centred

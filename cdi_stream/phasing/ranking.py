@@ -14,7 +14,7 @@ from cdi_stream.metrics import Metrics
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.bootstrap import bootstrap_nmse
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.modes import modes
 from cdi_stream.phasing.projections import Measurement, direct, modelled_magnitude, reciprocal
@@ -23,7 +23,7 @@ from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.workers import side_by_side
 
-CLOSING = parse_recipe("SUPPORT[fixed]+10*ER")
+ALL_VOXELS_RECIPE = parse_recipe("SUPPORT[fixed]+10*ER")
 """What brings the held-out voxels in at the end."""
 
 
@@ -39,36 +39,36 @@ class Candidates:
         """How many."""
         return len(self.score)
 
-    def only(self, k: int) -> Candidates:
+    def at(self, k: int) -> Candidates:
         """The one of this place."""
-        return self.after(k).best(1)
+        return self.without_first(k).best(1)
 
     def best(self, n: int) -> Candidates:
         """The first ``n``."""
         return Candidates(crystal=self.crystal[:n].clone(), support=self.support[:n].clone(), score=self.score[:n])
 
-    def after(self, n: int) -> Candidates:
+    def without_first(self, n: int) -> Candidates:
         """All but the first ``n``."""
         return Candidates(crystal=self.crystal[n:], support=self.support[n:], score=self.score[n:])
 
-    def before(self, other: Candidates) -> Candidates:
+    def append(self, other: Candidates) -> Candidates:
         """Both together, these first."""
         crystal, support, score = (
             torch.cat((getattr(self, name), getattr(other, name))) for name in ("crystal", "support", "score")
         )
         return Candidates(crystal=crystal, support=support, score=score)
 
-    def ordered(self, by: Tensor) -> Candidates:
+    def sort(self, by: Tensor) -> Candidates:
         """In another order, smallest ``by`` first."""
         order = by.argsort(stable=True)
         return Candidates(crystal=self.crystal[order], support=self.support[order], score=self.score[order])
 
-    def joined(self, other: Candidates | None) -> Candidates:
+    def merge(self, other: Candidates | None) -> Candidates:
         """Both together in their order."""
         if other is None:
             return self
-        both = self.before(other)
-        return both.ordered(both.score)
+        both = self.append(other)
+        return both.sort(both.score)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class Solution:
     is_truncated: bool = False
 
 
-def scored(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
+def score_batch(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
     """Crystals of a batch, the best first; none with an empty or too large support.
 
     The score is chi2 / (1 - p)^2 with p the free numbers, two a voxel of the support, over the valid voxels: chi2
@@ -113,15 +113,15 @@ def scored(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
     freedom = 2 * share / data.valid.double().mean().clamp_min(1e-12)
     score = chi2(model, data.magnitude, data.valid) / (1 - freedom).clamp_min(1e-3).square()
     score = torch.where(score.isfinite() & (share > 0) & (share <= largest * 1.01), score, torch.inf)
-    return Candidates(crystal=result, support=batch.support, score=score).ordered(score)
+    return Candidates(crystal=result, support=batch.support, score=score).sort(score)
 
 
-def ranked(pool: Candidates, data: Measurement, held: Tensor) -> Candidates:
+def rank_candidates(pool: Candidates, data: Measurement, held: Tensor) -> Candidates:
     """Candidates that never saw the ``held`` voxels, by their likelihood there.
 
     Favre-Nicolin, Leake & Chushkin (2020), Sci. Rep. 10, 2664, doi:10.1038/s41598-020-57561-2.
     """
-    return pool.ordered(torch.tensor([free_llk(crystal, data, held)[0] for crystal in pool.crystal]))
+    return pool.sort(torch.tensor([free_llk(crystal, data, held)[0] for crystal in pool.crystal]))
 
 
 def agreement(pool: Candidates) -> float:
@@ -130,13 +130,13 @@ def agreement(pool: Candidates) -> float:
     return sum(one.correlation for one in found) / len(found) if found else math.nan
 
 
-def held_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
+def hold_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
     """The measurement without some islands, and these."""
     held = held_out_islands(data.valid, torch.Generator().manual_seed(seed))
     return replace(data, valid=data.valid & ~held), held
 
 
-def forgetting(crystals: Tensor, held: Tensor, n_axes: int) -> Tensor:
+def without_held_out(crystals: Tensor, held: Tensor, n_axes: int) -> Tensor:
     """Crystals that had seen the held-out voxels, without what they knew of them."""
     return direct(reciprocal(crystals, n_axes) * ~held, n_axes)
 
@@ -147,7 +147,7 @@ def conclude(
     pool: Candidates,
     effort: Effort,
     deadline: Deadline,
-    closing: Recipe | None = CLOSING,
+    closing: Recipe | None = ALL_VOXELS_RECIPE,
 ) -> Solution:
     """Take the first of `ranked` candidates, compare the others with it, and let it see the ``held`` voxels.
 
@@ -158,7 +158,7 @@ def conclude(
     others = side_by_side(partial(align, winner), list(pool.crystal[1:]))
     batch = Batch(crystal=winner[None], support=pool.support[:1])
     if closing is not None:
-        batch = finished(closing, data, batch, is_over=deadline.is_over)
+        batch = run_to_end(closing, data, batch, is_over=deadline.is_over)
     noise = bootstrap_nmse(data, batch, is_over=deadline.is_over)
     return Solution(
         crystal=batch.result[0],
@@ -202,6 +202,6 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
 
 
 def _resolution(found: Solution, data: Measurement, bq: ArrayLike | None) -> float:
-    fields = reciprocal(found.finalists, data.n_axes) * data.gain
+    fields = reciprocal(found.finalists, data.n_axes) * data.magnitude_scale
     over = shells(tuple(data.magnitude.shape), bq, device=str(data.magnitude.device))
     return resolution(prtf(fields, data.magnitude, over, data.valid))

@@ -3,8 +3,8 @@
 ``50*ER+(50*HIO[beta=0.9]+50*ER)*9+100*ER`` is read left to right.  Algorithms are ER, HIO, RAAR and DM.  Directives
 hold from where they stand: ``SW[every=10,after=100,threshold=0.2,relative=max,sigma=1.0]``, ``SW[off]``,
 ``SUPPORT[full]``, ``SUPPORT[border]``, ``SUPPORT[fixed]``, ``DETWIN`` (ten cycles of ER in half of the support),
-``AVG[20]`` (mean of the last 20 cycles), ``FLAT[every=10,low=0.5,high=1.5]`` (amplitudes inside the support are kept
-between these multiples of their mean) and ``FLAT[off]``.
+``AVG[20]`` (mean of the last 20 cycles), ``CLIP[every=10,low=0.5,high=1.5]`` (amplitudes inside the support are kept
+between these multiples of their mean) and ``CLIP[off]``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
-from cdi_stream.phasing.steps import Average, Cycles, Detwin, Flat, Recipe, Step, SupportMode
+from cdi_stream.phasing.steps import AmplitudeClip, Average, Cycles, Detwin, Recipe, Step, SupportMode
 
 MAX_CYCLES = 1_000_000
 MAX_STEPS = 100_000
@@ -77,6 +77,8 @@ class _Reader:
         if self._take(_OPEN):
             return self._group(depth + 1)
         match = _TOKEN.match(self._text, self._at)
+        if match is not None and match["name"] == "FLAT":
+            raise self._error("CLIP, which is the present name of FLAT", match[0].strip())
         if match is None:
             raise self._error(f"a term like 50*ER, 50*HIO[beta=0.9], SW[...] or (...)*2, or one of {', '.join(NAMED)}")
         try:
@@ -128,7 +130,7 @@ def _step(match: re.Match[str]) -> Step:
         return _DIRECTIVES[name](options)
     if count is not None and name in ("ER", "HIO", "RAAR", "DM"):
         return _cycles(name, _count(count), options)
-    raise ValueError("ER, HIO, RAAR or DM with a count, or SW, SUPPORT, DETWIN, AVG or FLAT without")
+    raise ValueError("ER, HIO, RAAR or DM with a count, or SW, SUPPORT, DETWIN, AVG or CLIP without")
 
 
 def _cycles(name: Any, count: int, options: str) -> Cycles:
@@ -166,16 +168,16 @@ def _average(options: str) -> Average:
     return Average(int(options))
 
 
-def _flat(options: str) -> Flat:
+def _clip(options: str) -> AmplitudeClip:
     if options == "off":
-        return Flat(every=0)
-    flat = Flat(**_options(options, every=10, low=0.5, high=1.5))
-    if flat.every < 1 or not flat.low < 1 < flat.high:
+        return AmplitudeClip(every=0)
+    clip = AmplitudeClip(**_options(options, every=10, low=0.5, high=1.5))
+    if clip.every < 1 or not clip.low < 1 < clip.high:
         raise ValueError("every >= 1 and low < 1 < high")
-    return flat
+    return clip
 
 
-_DIRECTIVES = {"SW": _shrink_wrap, "SUPPORT": _support_mode, "DETWIN": _detwin, "AVG": _average, "FLAT": _flat}
+_DIRECTIVES = {"SW": _shrink_wrap, "SUPPORT": _support_mode, "DETWIN": _detwin, "AVG": _average, "CLIP": _clip}
 
 
 def _options(text: str, **defaults: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Average:
 
 
 @dataclass(frozen=True, slots=True)
-class Flat:
+class AmplitudeClip:
     """Clip amplitudes inside the support to these multiples of their mean, every so many cycles; 0 is never.
 
     A crystal is of one material, so its amplitude is nearly even.  Strong strain makes iterates uneven and the
@@ -58,7 +58,7 @@ class Flat:
         return self.every > 0 and cycle % self.every == 0
 
 
-Step = Cycles | ShrinkWrap | SupportMode | Detwin | Average | Flat | None
+Step = Cycles | ShrinkWrap | SupportMode | Detwin | Average | AmplitudeClip | None
 """None switches shrink-wrap off."""
 
 
@@ -76,7 +76,7 @@ class Recipe:
         return sum(step.count for step in self.steps if isinstance(step, Cycles)) + detwin
 
     @property
-    def averaged(self) -> int:
+    def n_averaged(self) -> int:
         """How many of the last cycles are averaged; 1 is none but the last."""
         wanted = max((step.cycles for step in self.steps if isinstance(step, Average)), default=1)
         return min(wanted, self.cycles)

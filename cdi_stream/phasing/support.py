@@ -78,7 +78,7 @@ def grow(support: Tensor, n_vox: int = 1, n_axes: int | None = None) -> Tensor:
     return support
 
 
-def border_only(support: Tensor, proposed: Tensor, n_vox: int = 1) -> Tensor:
+def restrict_to_border(support: Tensor, proposed: Tensor, n_vox: int = 1) -> Tensor:
     """Let a batch of supports become ``proposed`` within ``n_vox`` of its border only.
 
     Cores stay, far voxels never join.
@@ -89,7 +89,7 @@ def border_only(support: Tensor, proposed: Tensor, n_vox: int = 1) -> Tensor:
     return (proposed & outer) | core
 
 
-def updated(support: Tensor, crystal: Tensor, how: ShrinkWrap, mode: Mode, limits: Limits) -> Tensor:
+def update_support(support: Tensor, crystal: Tensor, how: ShrinkWrap, mode: Mode, limits: Limits) -> Tensor:
     """Next supports of a batch.
 
     One that would grow too large keeps its brightest voxels; one that would vanish or become too small stays.
@@ -97,17 +97,17 @@ def updated(support: Tensor, crystal: Tensor, how: ShrinkWrap, mode: Mode, limit
     blurred = smooth(crystal.abs(), how.sigma_vox, crystal.ndim - 1)
     proposed = blurred > how.threshold * _level(blurred, how.relative, support)
     if mode == "border":
-        proposed = border_only(support, proposed)
+        proposed = restrict_to_border(support, proposed)
     if limits.outer is not None:
         proposed = proposed & limits.outer
     count, n = proposed.flatten(1).sum(1), proposed[0].numel()
     for index in torch.nonzero(count > limits.largest * n).flatten().tolist():
-        proposed[index] = _brightest(blurred[index] * proposed[index], int(limits.largest * n))
+        proposed[index] = _brightest_voxels(blurred[index] * proposed[index], int(limits.largest * n))
     is_sane = proposed.flatten(1).sum(1) > limits.smallest * n
     return torch.where(is_sane.reshape(-1, *(1,) * (support.ndim - 1)), proposed, support)
 
 
-def _brightest(amplitude: Tensor, n: int) -> Tensor:
+def _brightest_voxels(amplitude: Tensor, n: int) -> Tensor:
     """The ``n`` largest voxels or so."""
     return amplitude > torch.kthvalue(amplitude.flatten(), amplitude.numel() - n).values
 

@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 _CALLERS: ContextVar[int | None] = ContextVar("callers", default=None)
 
 
-def callers() -> int:
+def n_callers() -> int:
     """How many may work side by side: torch's threads, or inside `one_thread_each` what they were before."""
     return _CALLERS.get() or torch.get_num_threads()
 
@@ -29,11 +29,11 @@ def callers() -> int:
 @contextmanager
 def one_thread_each() -> Iterator[int]:
     """Let torch use one thread a caller; yields how many callers there should be."""
-    n_callers, n_threads = callers(), torch.get_num_threads()
-    token = _CALLERS.set(n_callers)
+    n_parallel, n_threads = n_callers(), torch.get_num_threads()
+    token = _CALLERS.set(n_parallel)
     torch.set_num_threads(1)
     try:
-        yield n_callers
+        yield n_parallel
     finally:
         torch.set_num_threads(n_threads)
         _CALLERS.reset(token)

@@ -10,18 +10,18 @@ from skimage.restoration import unwrap_phase
 from cdi_stream.errors import GeometryError
 from cdi_stream.geometry.affine import AffineMap, Floats
 from cdi_stream.messages import Crystal
-from cdi_stream.physics.strain import Complex, Mask, level, solid, strain
+from cdi_stream.physics.strain import Complex, Mask, remove_phase_ramp, significant_voxels, strain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lattice:
-    """Maps of a crystal on its own voxels, counted from its mean lattice; NaN where ``is_solid`` is false.
+    """Maps of a crystal on its own voxels, counted from its mean lattice; NaN where ``is_significant`` is false.
 
     Parameters
     ----------
     density
         The crystal less the ramp and the offset of its phase, the shape of ``affine``; zero outside its support.
-    is_solid
+    is_significant
         Where its amplitude is large enough for a phase, see `solid`.
     affine
         Map of its diffraction; ``affine.q0`` is the mean Q, ``(3,)`` [1/m], lab axes (x, y, z).
@@ -34,7 +34,7 @@ class Lattice:
     """
 
     density: Complex
-    is_solid: Mask
+    is_significant: Mask
     affine: AffineMap
     delta_q: Floats
     displacement_m: Floats
@@ -69,15 +69,15 @@ def lattice_of(crystal: Crystal) -> Lattice:
     """
     if not crystal.affine.q0.any():
         raise GeometryError("strain: expected the Q of a Bragg peak, got Q0 = 0; take a crystal with its geometry")
-    is_solid = solid(crystal.density, crystal.support)
-    density, affine = level(crystal.density, is_solid, crystal.affine)
+    is_significant = significant_voxels(crystal.density, crystal.support)
+    density, affine = remove_phase_ramp(crystal.density, is_significant, crystal.affine)
     return Lattice(
         density=density * crystal.support,
-        is_solid=is_solid,
+        is_significant=is_significant,
         affine=affine,
         delta_q=affine.q0 - crystal.affine.q0,
-        displacement_m=displacement(density, is_solid, affine),
-        strain=strain(density, is_solid, affine),
+        displacement_m=displacement(density, is_significant, affine),
+        strain=strain(density, is_significant, affine),
     )
 
 

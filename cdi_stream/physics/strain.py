@@ -24,7 +24,7 @@ def typical_amplitude(amplitude: Floats) -> float:
     return float((amplitude**2).sum() / max(float(amplitude.sum()), 1e-30))
 
 
-def solid(density: Complex, support: Mask, share: float = 0.5) -> Mask:
+def significant_voxels(density: Complex, support: Mask, share: float = 0.5) -> Mask:
     """Where there is crystal: in the support, amplitude above ``share`` of the typical.
 
     A support is often loose, and phases of all but empty voxels are noise that would pass for large strains.
@@ -48,7 +48,7 @@ def phase_gradient(density: Complex, support: Mask) -> Floats:
     return gradient
 
 
-def level(density: Complex, support: Mask, affine: AffineMap) -> tuple[Complex, AffineMap]:
+def remove_phase_ramp(density: Complex, support: Mask, affine: AffineMap) -> tuple[Complex, AffineMap]:
     """Remove the ramp and the offset of the phase; the ramp goes into Q0 of the map that is returned.
 
     Weighted with |rho|^2 the mean of the phase's gradient is the centroid of the diffraction, whatever the range of

@@ -42,7 +42,7 @@ class Volume:
         """The measurement as phasing takes it."""
         magnitude = to_fourier_order(self.counts.sqrt()).contiguous()
         everywhere = torch.ones(magnitude.shape, dtype=torch.bool)
-        return Measurement(magnitude=magnitude, gain=torch.ones(magnitude.shape), valid=everywhere)
+        return Measurement(magnitude=magnitude, magnitude_scale=torch.ones(magnitude.shape), valid=everywhere)
 
 
 def volume_of(truth: Tensor, photons: float, seed: int) -> Volume:

@@ -14,15 +14,15 @@ import torch
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.auto import AutoSettings, solve
-from cdi_stream.phasing.closing import closed
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.explore import Exploration, explored
+from cdi_stream.phasing.explore import Exploration, explore
+from cdi_stream.phasing.finish import finish_finalists
+from cdi_stream.phasing.grid_level import Search, level_of
 from cdi_stream.phasing.judge import judge
-from cdi_stream.phasing.level import Search, level_of
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import amplitude_spread
-from cdi_stream.phasing.ranking import Candidates, held_out, metrics_of
+from cdi_stream.phasing.ranking import Candidates, hold_out, metrics_of
 from cdi_stream.phasing.schedules import final_recipes, loose_and_tight
 from cdi_stream.phasing.starts import start_from
 from tests.bench.crystals import Case, crystal, measured
@@ -41,7 +41,7 @@ def data_of(counts: np.ndarray, valid: np.ndarray | None = None) -> Measurement:
     """Counts with their origin at N//2, as they are phased."""
     valid = np.ones(counts.shape, dtype=bool) if valid is None else valid
     magnitude = ordered(counts.astype(np.float32)).sqrt()
-    return Measurement(magnitude=magnitude, gain=torch.ones_like(magnitude), valid=ordered(valid))
+    return Measurement(magnitude=magnitude, magnitude_scale=torch.ones_like(magnitude), valid=ordered(valid))
 
 
 @cache
@@ -100,7 +100,7 @@ def test_no_more_is_explored_than_asked_for_however_many_threads_there_are(n_thr
     how, search, before = replace(FEW, least_rounds=2, most_rounds=2), Search(Deadline(60)), torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
-        pool, following = explored(level_of(data), 1, how, 4, search)
+        pool, following = explore(level_of(data), 1, how, 4, search)
     finally:
         torch.set_num_threads(before)
     assert (search.starts, following, len(pool)) == (8, 6, 6)
@@ -188,12 +188,12 @@ def test_of_two_ways_the_one_is_kept_whose_crystal_is_even_and_foresees_the_held
 def test_a_crystal_that_explains_the_data_far_below_noise_is_not_closed_in_other_ways():
     support = (truth := ordered(crystal(WEAK))).abs() > 0.1
     data, _ = case_of(replace(WEAK, photons=math.inf))
-    seen, held = held_out(data, 1)
+    seen, held = hold_out(data, 1)
     cycles = []
     for found in (truth, truth.abs().to(truth)):
         pool = Candidates(crystal=(found * support)[None], support=support[None], score=torch.tensor([1.0]))
         search = Search(Deadline(60))
-        closed(replace(level_of(data), data=seen), pool, data, held, search, 1e-6)
+        finish_finalists(replace(level_of(data), data=seen), pool, data, held, search, 1e-6)
         cycles.append(search.cycles)
     assert cycles[0] == 0
     assert cycles[1] > 0, "the phase is missing"

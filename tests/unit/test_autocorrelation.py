@@ -19,9 +19,9 @@ from cdi_stream.phasing.autocorrelation import (
     slant,
     weights,
 )
-from cdi_stream.phasing.level import STRAINED, level_of
+from cdi_stream.phasing.grid_level import STRAINED, level_of
 from cdi_stream.phasing.projections import Measurement, reciprocal
-from cdi_stream.phasing.pyramid import coarsest
+from cdi_stream.phasing.pyramid import coarsest_shape
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +36,7 @@ def block(shape: tuple[int, ...], lengths: tuple[int, ...], shear: int = 0) -> t
 
 def measured(crystal: torch.Tensor) -> Measurement:
     magnitude = 100 * reciprocal(crystal, crystal.ndim).abs().float()
-    return Measurement(magnitude=magnitude, gain=torch.ones_like(magnitude), valid=magnitude >= 0)
+    return Measurement(magnitude=magnitude, magnitude_scale=torch.ones_like(magnitude), valid=magnitude >= 0)
 
 
 @pytest.mark.parametrize(("shape", "size"), [((64, 60), (16, 20)), ((48, 50, 64), (12, 10, 20)), ((63, 49), (21, 12))])
@@ -66,13 +66,13 @@ def test_neither_masked_voxels_nor_what_lies_in_them_change_the_box_much():
 
 def test_frames_behind_an_absorber_count_as_much_as_without():
     data = measured(block((40, 48, 36), (10, 12, 8)))
-    scale = torch.ones_like(data.gain)
+    scale = torch.ones_like(data.magnitude_scale)
     scale[-3:], scale[:4] = 0.01, 0.01  # the middle of the diffraction, in Fourier order
-    dimmed = replace(data, magnitude=data.magnitude * scale.sqrt(), gain=scale.sqrt())
+    dimmed = replace(data, magnitude=data.magnitude * scale.sqrt(), magnitude_scale=scale.sqrt())
     assert box_of(dimmed).extents_vox == pytest.approx(box_of(data).extents_vox, rel=0.02)
-    assert coarsest(dimmed) == coarsest(data)
+    assert coarsest_shape(dimmed) == coarsest_shape(data)
     torch.testing.assert_close(intensities(dimmed), intensities(data), rtol=1e-5, atol=0)
-    unlit = replace(data, gain=torch.where(data.magnitude > 50, data.gain, 0.0))
+    unlit = replace(data, magnitude_scale=torch.where(data.magnitude > 50, data.magnitude_scale, 0.0))
     assert bool((intensities(unlit)[data.magnitude <= 50] == 0).all()), "where nothing is expected, nothing is known"
 
 
@@ -91,7 +91,9 @@ def test_dimmed_counts_are_noisier():
 def test_the_box_of_nothing_and_of_one_plane_have_a_volume():
     for shape in ((8, 9, 10), (1, 40, 40)):
         zero = torch.zeros(shape)
-        assert 0 < box_of(Measurement(magnitude=zero, gain=zero, valid=zero == 0)).volume_vox <= np.prod(shape)
+        assert (
+            0 < box_of(Measurement(magnitude=zero, magnitude_scale=zero, valid=zero == 0)).volume_vox <= np.prod(shape)
+        )
     plane = box_of(measured(block((1, 40, 40), (1, 10, 8))))
     assert plane.extents_vox == pytest.approx((1, 10, 8), rel=0.2)
 
@@ -135,7 +137,7 @@ def test_the_autocorrelation_is_that_of_the_crystal(shape):
     crystal[tuple(slice(n) for n in size)] = rng.normal(size=size) + 1j * rng.normal(size=size)
     two = torch.full(shape, 2.0, dtype=torch.float64)
     field = reciprocal(torch.from_numpy(crystal), len(shape))
-    found = autocorrelation(Measurement(magnitude=2 * field.abs(), gain=two, valid=two > 0))
+    found = autocorrelation(Measurement(magnitude=2 * field.abs(), magnitude_scale=two, valid=two > 0))
     axes = tuple(range(len(shape)))
     expected = [abs(np.vdot(np.roll(crystal, shift, axes), crystal)) for shift in np.ndindex(shape)]
     np.testing.assert_allclose(found, np.reshape(expected, shape) / max(expected), atol=1e-12)
@@ -143,7 +145,7 @@ def test_the_autocorrelation_is_that_of_the_crystal(shape):
 
 def test_the_autocorrelation_of_nothing_is_nothing():
     zero = torch.zeros(8, 9)
-    assert not autocorrelation(Measurement(magnitude=zero, gain=zero, valid=zero == 0)).any()
+    assert not autocorrelation(Measurement(magnitude=zero, magnitude_scale=zero, valid=zero == 0)).any()
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ import torch
 
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.bootstrap import bootstrap_nmse
-from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.recipe import parse_recipe
@@ -24,9 +24,9 @@ def measurement(photons: float, seed: int = 2) -> tuple[Measurement, Batch]:
     case = Case(seed=seed, kind="polyhedron", phase_pi=2, n=32, photons=photons)
     truth = to_fourier_order(torch.from_numpy(crystal(case)))
     counts, valid = (to_fourier_order(torch.from_numpy(array)).contiguous() for array in measured(case, crystal(case)))
-    data = Measurement(magnitude=counts.sqrt(), gain=torch.ones(counts.shape), valid=valid)
+    data = Measurement(magnitude=counts.sqrt(), magnitude_scale=torch.ones(counts.shape), valid=valid)
     start = Batch(crystal=truth[None], support=(truth.abs() > 0.1)[None])
-    return data, finished(parse_recipe("SUPPORT[fixed]+60*ER"), data, start)
+    return data, run_to_end(parse_recipe("SUPPORT[fixed]+60*ER"), data, start)
 
 
 @pytest.mark.parametrize("photons", [1e5, 1e6])

@@ -10,9 +10,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cdi_stream.phasing.coherence import Gaussian, free_kernel, gaussian_coherence, refine_coherence
+from cdi_stream.phasing.coherence import GaussianKernel, free_kernel, gaussian_coherence, refine_coherence
 from cdi_stream.phasing.engine import Batch
-from cdi_stream.phasing.gradient import Accelerated, refine_object
+from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
 from cdi_stream.phasing.likelihood import loss
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
@@ -41,19 +41,21 @@ def measured(
     counts = torch.from_numpy(np.fft.ifftn(spectrum).real.clip(0) + background).float()
     if is_noisy:
         counts = torch.poisson(counts, generator=torch.Generator().manual_seed(1))
-    return Measurement(magnitude=counts.sqrt(), gain=torch.ones_like(counts), valid=torch.ones_like(counts) > 0)
+    return Measurement(
+        magnitude=counts.sqrt(), magnitude_scale=torch.ones_like(counts), valid=torch.ones_like(counts) > 0
+    )
 
 
 def phased(data: Measurement, crystal: Tensor) -> Batch:
     """What phasing makes of the counts if it takes them for coherent."""
     noise = torch.randn(crystal.shape, generator=torch.Generator().manual_seed(2))
     start = Batch(crystal=(crystal * (1 + 0.3 * noise))[None], support=(crystal.abs() > 0)[None])
-    return list(refine_object(data, start, Accelerated(steps=200)))[-1]
+    return list(refine_object(data, start, AcceleratedDescent(steps=200)))[-1]
 
 
 def test_the_gaussian_is_the_one_of_scipy():
     crystal = truth()
-    blurred = expected_counts(reciprocal(crystal, 3), Gaussian(widths_vox=WIDTHS).applied(measured(crystal)))
+    blurred = expected_counts(reciprocal(crystal, 3), GaussianKernel(widths_vox=WIDTHS).apply_to(measured(crystal)))
     torch.testing.assert_close(blurred, measured(crystal).magnitude.square(), rtol=1e-3, atol=1e-2)
 
 
@@ -70,7 +72,7 @@ def test_crystal_and_widths_are_recovered_together(is_noisy):
     crystal = truth()
     data = measured(crystal, is_noisy=is_noisy)
     coherent = phased(data, crystal)
-    *_, (batch, kernel) = refine_coherence(data, coherent, Gaussian(widths_vox=(0.5, 0.5, 0.5)))
+    *_, (batch, kernel) = refine_coherence(data, coherent, GaussianKernel(widths_vox=(0.5, 0.5, 0.5)))
     np.testing.assert_allclose(kernel.widths_vox, WIDTHS, rtol=0.1)
     without, with_it = (float(nmse(crystal, found.result[0])) for found in (coherent, batch))
     assert with_it < (0.1 if is_noisy else 1e-2) * without
@@ -79,20 +81,20 @@ def test_crystal_and_widths_are_recovered_together(is_noisy):
 def test_a_constant_background_is_recovered_too():
     crystal = truth()
     data = measured(crystal, background=1.5)
-    start = Gaussian(widths_vox=(0.5, 0.5, 0.5), background_counts=0.1)
+    start = GaussianKernel(widths_vox=(0.5, 0.5, 0.5), background_counts=0.1)
     *_, (_, kernel) = refine_coherence(data, phased(data, crystal), start, rounds=30)
     np.testing.assert_allclose(kernel.widths_vox, WIDTHS, rtol=0.1)
     assert kernel.background_counts == pytest.approx(1.5, rel=0.1)
-    assert float(kernel.applied(data).background.mean()) == pytest.approx(kernel.background_counts)
+    assert float(kernel.apply_to(data).background.mean()) == pytest.approx(kernel.background_counts)
 
 
 def test_a_given_background_stays():
     crystal = truth()
     data = measured(crystal, background=1.5)
-    data = replace(data, background=torch.full_like(data.gain, 1.5))
-    *_, (_, kernel) = refine_coherence(data, phased(data, crystal), Gaussian(widths_vox=(0.5, 0.5, 0.5)))
+    data = replace(data, background=torch.full_like(data.magnitude_scale, 1.5))
+    *_, (_, kernel) = refine_coherence(data, phased(data, crystal), GaussianKernel(widths_vox=(0.5, 0.5, 0.5)))
     np.testing.assert_allclose(kernel.widths_vox, WIDTHS, rtol=0.1)
-    assert kernel.applied(data).background is data.background
+    assert kernel.apply_to(data).background is data.background
 
 
 def test_a_free_kernel_makes_the_crystal_better():
@@ -111,8 +113,8 @@ def test_every_iteration_of_a_free_kernel_raises_the_likelihood():
     kernel = replace(free_kernel(data.magnitude, width_vox=1.0), iterations=1)
     values = []
     for _ in range(8):
-        values.append(float(loss(field[None], kernel.applied(data), "poisson")))
-        kernel = kernel.improved(field, data)
+        values.append(float(loss(field[None], kernel.apply_to(data), "poisson")))
+        kernel = kernel.improve(field, data)
     assert (np.diff(values) < 0).all()
 
 
@@ -121,7 +123,7 @@ def test_coherent_counts_give_almost_a_delta_and_no_worse_a_crystal():
     data = measured(crystal, widths=(0, 0, 0), is_noisy=True)
     coherent = phased(data, crystal)
     without = float(nmse(crystal, coherent.result[0]))
-    *_, (gaussian_batch, gaussian) = refine_coherence(data, coherent, Gaussian(widths_vox=(0.5, 0.5, 0.5)))
+    *_, (gaussian_batch, gaussian) = refine_coherence(data, coherent, GaussianKernel(widths_vox=(0.5, 0.5, 0.5)))
     *_, (free_batch, free) = refine_coherence(data, coherent, free_kernel(data.magnitude))
     assert max(gaussian.widths_vox) < 0.15
     assert float(nmse(crystal, gaussian_batch.result[0])) < 1.05 * without + 1e-4

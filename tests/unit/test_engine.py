@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cdi_stream.numerics.fourier import to_fourier_order
-from cdi_stream.phasing.engine import Batch, finished, run
+from cdi_stream.phasing.engine import Batch, run, run_to_end
 from cdi_stream.phasing.projections import Measurement, reciprocal
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import random_starts, start_from
-from cdi_stream.phasing.support import Limits, border_only, halves
+from cdi_stream.phasing.support import Limits, halves, restrict_to_border
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [(16, 18), (17, 15), (12, 10, 14), (11, 13, 12)]
@@ -32,7 +32,7 @@ class Slow:
     def __init__(self, shape: tuple[int, ...], is_plain: bool, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.shape, self.is_plain = shape, is_plain
-        self.gain = rng.uniform(0.5, 1.5, shape)
+        self.magnitude_scale = rng.uniform(0.5, 1.5, shape)
         self.valid = rng.random(shape) < 0.9
         self.background = np.zeros(shape) if is_plain else rng.uniform(0, 0.5, shape)
         place = tuple(slice(n // 2 - n // 5, n // 2 + n // 4) for n in shape)
@@ -57,7 +57,7 @@ class Slow:
         if not self.is_plain:
             axes = tuple(range(field.ndim))
             intensity = sum(w * np.roll(intensity, step[: field.ndim], axes) for step, w in STEPS.items())
-        return self.gain**2 * intensity + self.background
+        return self.magnitude_scale**2 * intensity + self.background
 
     def measured(self, crystal):
         field = self.field(crystal)
@@ -115,7 +115,7 @@ class Slow:
             kernel[step[: len(self.shape)]] += weight
         return Measurement(
             magnitude=order(np.sqrt(self.counts)).to(real),
-            gain=order(self.gain).to(real),
+            magnitude_scale=order(self.magnitude_scale).to(real),
             valid=order(self.valid),
             background=None if self.is_plain else order(self.background).to(real),
             coherence=None if self.is_plain else torch.fft.rfftn(torch.from_numpy(kernel).to(real)),
@@ -152,7 +152,7 @@ def test_thirty_cycles_with_everything_are_the_slow_ones(shape, is_plain):
     expected, support = slow.whole()
     assert 0.02 < support.mean() < slow.support.mean()
     for real, kind, tolerance in KINDS:
-        batch = finished(parse_recipe(WHOLE), slow.data(real), slow.batch(kind))
+        batch = run_to_end(parse_recipe(WHOLE), slow.data(real), slow.batch(kind))
         assert (batch.crystal.dtype, batch.cycle) == (kind, 30)
         found, same = centred(batch)
         np.testing.assert_array_equal(same, support)
@@ -174,17 +174,17 @@ def each(text: str, data: Measurement, start: Batch, limits: Limits | None = Non
 
 def test_a_batch_is_its_starts_one_by_one():
     data, start = case(kind=torch.complex128)
-    text = WHOLE + "+FLAT[every=3]+DETWIN+2*ER+AVG[3]"
-    together = finished(parse_recipe(text), data, start)
+    text = WHOLE + "+CLIP[every=3]+DETWIN+2*ER+AVG[3]"
+    together = run_to_end(parse_recipe(text), data, start)
     for k in range(3):
-        alone = finished(parse_recipe(text), data, start.chosen([k]))
+        alone = run_to_end(parse_recipe(text), data, start.select([k]))
         torch.testing.assert_close(together.crystal[k], alone.crystal[0], rtol=1e-7, atol=1e-7)
         assert torch.equal(together.support[k], alone.support[0])
 
 
 def test_the_same_again_is_the_same():
     data, _ = case()
-    one, two = (finished(parse_recipe(WHOLE), data, random_starts(data, [3, 4, 5])) for _ in range(2))
+    one, two = (run_to_end(parse_recipe(WHOLE), data, random_starts(data, [3, 4, 5])) for _ in range(2))
     assert torch.equal(one.crystal, two.crystal)
     assert torch.equal(one.support, two.support)
 
@@ -204,22 +204,22 @@ def test_a_run_may_be_left_and_goes_on_from_there():
     fourth = [next(cycles) for _ in range(4)][-1]
     assert fourth.cycle == 4
     cycles.close()
-    rest = finished(parse_recipe("5*HIO"), data, fourth)
-    torch.testing.assert_close(rest.crystal, finished(parse_recipe("9*HIO"), data, start).crystal)
+    rest = run_to_end(parse_recipe("5*HIO"), data, fourth)
+    torch.testing.assert_close(rest.crystal, run_to_end(parse_recipe("9*HIO"), data, start).crystal)
 
 
 def test_a_run_ends_when_somebody_says_so():
     data, start = case()
     asked = []
-    batch = finished(parse_recipe("9*ER"), data, start, is_over=lambda: len(asked) == 4 or asked.append(1))
+    batch = run_to_end(parse_recipe("9*ER"), data, start, is_over=lambda: len(asked) == 4 or asked.append(1))
     assert batch.cycle == 5
-    torch.testing.assert_close(batch.crystal, finished(parse_recipe("5*ER"), data, start).crystal)
+    torch.testing.assert_close(batch.crystal, run_to_end(parse_recipe("5*ER"), data, start).crystal)
 
 
 def test_the_start_stays_as_it_is_and_the_result_is_nobody_elses():
     data, start = case()
     crystal, support = start.crystal.clone(), start.support.clone()
-    cycles = run(parse_recipe("SW[every=1,after=0]+2*ER+2*HIO+2*RAAR+2*DM+FLAT[every=1]+DETWIN+AVG[4]"), data, start)
+    cycles = run(parse_recipe("SW[every=1,after=0]+2*ER+2*HIO+2*RAAR+2*DM+CLIP[every=1]+DETWIN+AVG[4]"), data, start)
     *others, result = cycles
     assert torch.equal(start.crystal, crystal)
     assert torch.equal(start.support, support)
@@ -232,7 +232,7 @@ def test_a_start_in_another_memory_order_will_do():
         crystal=start.crystal.transpose(1, 3).contiguous().transpose(1, 3),
         support=start.support.transpose(1, 3).contiguous().transpose(1, 3),
     )
-    found, expected = (finished(parse_recipe(WHOLE), data, one).crystal for one in (turned, start))
+    found, expected = (run_to_end(parse_recipe(WHOLE), data, one).crystal for one in (turned, start))
     assert torch.equal(found, expected)
 
 
@@ -260,7 +260,7 @@ def test_detwin_breaks_the_tie_between_crystal_and_twin_wherever_they_are():
     data, truth = slow.data(), to_fourier_order(torch.from_numpy(slow.truth))
     twin = torch.roll(truth.flip(0, 1), (1, 1), (0, 1)).conj().resolve_conj()
     both = torch.roll(truth + twin, 6, 0)
-    batch = finished(parse_recipe("DETWIN"), data, start_from(both, both.abs() > 0))
+    batch = run_to_end(parse_recipe("DETWIN"), data, start_from(both, both.abs() > 0))
     reflected = torch.roll(batch.crystal[0].flip(0, 1), (13, 1), (0, 1)).conj()
     assert batch.crystal.abs().sum() > 0.1 * both.abs().sum()
     assert (batch.crystal[0] - reflected).norm() > 0.9 * batch.crystal[0].norm()
@@ -269,7 +269,7 @@ def test_detwin_breaks_the_tie_between_crystal_and_twin_wherever_they_are():
 def test_flat_keeps_amplitudes_near_their_mean_and_their_phases():
     data, start = case()
     before, *_ = each("1*HIO", data, start)
-    after, off, *_ = each("FLAT[every=1,low=0.8,high=1.3]+1*HIO+FLAT[off]+1*HIO", data, start)
+    after, off, *_ = each("CLIP[every=1,low=0.8,high=1.3]+1*HIO+CLIP[off]+1*HIO", data, start)
     for old, new, inside in zip(before.crystal, after.crystal, after.support, strict=True):
         mean = old[inside].abs().mean()
         expected = old[inside].abs().clamp(0.8 * mean, 1.3 * mean)
@@ -281,7 +281,7 @@ def test_flat_keeps_amplitudes_near_their_mean_and_their_phases():
 
 def test_flat_comes_when_it_is_due():
     data, start = case()
-    for plain, flat in zip(each("4*ER", data, start), each("FLAT[every=3]+4*ER", data, start), strict=True):
+    for plain, flat in zip(each("4*ER", data, start), each("CLIP[every=3]+4*ER", data, start), strict=True):
         assert torch.equal(plain.crystal, flat.crystal) == (plain.cycle < 3)
 
 
@@ -299,7 +299,7 @@ def test_the_support_moves_when_it_is_due_and_by_its_border_if_so_told():
     for batches in (whole, border):
         moved = [not torch.equal(a.support, b.support) for a, b in pairwise(batches)]
         assert [k + 2 for k, is_moved in enumerate(moved) if is_moved] == [6, 9]
-    assert torch.equal(border[5].support, border_only(start.support, whole[5].support))
+    assert torch.equal(border[5].support, restrict_to_border(start.support, whole[5].support))
 
 
 def test_supports_keep_to_their_limits():
@@ -315,9 +315,9 @@ def test_supports_keep_to_their_limits():
 @pytest.mark.parametrize("is_plain", [True, False])
 def test_masked_voxels_are_free(is_plain):
     slow = Slow((12, 10, 14), is_plain)
-    expected = finished(parse_recipe(WHOLE), slow.data(), slow.batch())
+    expected = run_to_end(parse_recipe(WHOLE), slow.data(), slow.batch())
     slow.counts[~slow.valid] = 1e12
-    found = finished(parse_recipe(WHOLE), slow.data(), slow.batch())
+    found = run_to_end(parse_recipe(WHOLE), slow.data(), slow.batch())
     assert torch.equal(found.crystal, expected.crystal)
     free = reciprocal(found.crystal, 3)[0][~slow.data().valid]
     assert 0 < free.abs().max() < 1e5
@@ -327,12 +327,12 @@ def test_masked_voxels_are_free(is_plain):
 def test_no_data_no_nan(relative):
     zero = torch.zeros(8, 9, 10)
     for data in (
-        Measurement(magnitude=zero, gain=zero + 1, valid=zero == 0),
-        Measurement(magnitude=zero, gain=zero, valid=zero == 0),
-        Measurement(magnitude=zero, gain=zero + 1, valid=zero == 0, background=zero),
-        Measurement(magnitude=zero + 1, gain=zero + 1, valid=zero != 0),
+        Measurement(magnitude=zero, magnitude_scale=zero + 1, valid=zero == 0),
+        Measurement(magnitude=zero, magnitude_scale=zero, valid=zero == 0),
+        Measurement(magnitude=zero, magnitude_scale=zero + 1, valid=zero == 0, background=zero),
+        Measurement(magnitude=zero + 1, magnitude_scale=zero + 1, valid=zero != 0),
     ):
-        text = f"SW[every=1,after=0,relative={relative}]+FLAT[every=1]+2*ER+2*HIO+2*RAAR+2*DM+DETWIN+AVG[3]+1*ER"
+        text = f"SW[every=1,after=0,relative={relative}]+CLIP[every=1]+2*ER+2*HIO+2*RAAR+2*DM+DETWIN+AVG[3]+1*ER"
         for batch in run(parse_recipe(text), data, random_starts(data, [1])):
             assert torch.isfinite(torch.view_as_real(batch.crystal)).all()
 
@@ -342,8 +342,8 @@ def test_a_crystal_is_found_from_random_phases(shape):
     slow = Slow(shape, is_plain=True)
     support = to_fourier_order(torch.from_numpy(slow.truth != 0))
     data = slow.data(torch.float32)
-    batch = finished(parse_recipe("SW[off]+30*ER+150*HIO+60*ER"), data, random_starts(data, range(4), support))
-    residual = (data.gain * reciprocal(batch.crystal, len(shape)).abs() - data.magnitude) * data.valid
+    batch = run_to_end(parse_recipe("SW[off]+30*ER+150*HIO+60*ER"), data, random_starts(data, range(4), support))
+    residual = (data.magnitude_scale * reciprocal(batch.crystal, len(shape)).abs() - data.magnitude) * data.valid
     assert (residual.flatten(1).norm(dim=1) / data.magnitude.norm()).min() < 0.02
 
 
@@ -361,12 +361,15 @@ def test_what_is_yielded_is_the_runs_own_memory():
 def test_on_a_gpu_it_is_the_same():
     slow = Slow((12, 10, 14), is_plain=False)
     data, start = slow.data(), slow.batch()
-    fields = {name: getattr(data, name).cuda() for name in ("magnitude", "gain", "valid", "background", "coherence")}
+    fields = {
+        name: getattr(data, name).cuda()
+        for name in ("magnitude", "magnitude_scale", "valid", "background", "coherence")
+    }
     there = Batch(crystal=start.crystal.cuda(), support=start.support.cuda())
-    text = WHOLE + "+FLAT[every=2]+DETWIN+4*ER+AVG[3]"
+    text = WHOLE + "+CLIP[every=2]+DETWIN+4*ER+AVG[3]"
     found, expected = (
-        finished(parse_recipe(text), Measurement(**fields), there),
-        finished(parse_recipe(text), data, start),
+        run_to_end(parse_recipe(text), Measurement(**fields), there),
+        run_to_end(parse_recipe(text), data, start),
     )
     torch.testing.assert_close(found.crystal.cpu(), expected.crystal)
     assert torch.equal(found.support.cpu(), expected.support)

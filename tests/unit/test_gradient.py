@@ -10,8 +10,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from cdi_stream.phasing.align import align
-from cdi_stream.phasing.engine import Batch, finished
-from cdi_stream.phasing.gradient import Accelerated, Adam, is_without_noise, polish_exact, refine_object
+from cdi_stream.phasing.engine import Batch, run_to_end
+from cdi_stream.phasing.gradient import AcceleratedDescent, Adam, is_without_noise, polish_exact, refine_object
 from cdi_stream.phasing.likelihood import loss
 from cdi_stream.phasing.measures import chi2, nmse
 from cdi_stream.phasing.projections import Measurement, reciprocal
@@ -19,7 +19,11 @@ from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.support import threshold_support
 
-SETTINGS = [Adam(steps=30, every=10), Accelerated(steps=30), Accelerated(steps=30, shrink_wrap=ShrinkWrap(after=0))]
+SETTINGS = [
+    Adam(steps=30, every=10),
+    AcceleratedDescent(steps=30),
+    AcceleratedDescent(steps=30, shrink_wrap=ShrinkWrap(after=0)),
+]
 N = 24
 
 
@@ -37,7 +41,9 @@ def truth() -> Tensor:
 def measured(crystal: Tensor, photons: float = 1e6) -> Measurement:
     intensity = reciprocal(crystal, 3).abs().square().float()
     magnitude = (intensity * (photons / intensity.sum())).sqrt()
-    return Measurement(magnitude=magnitude, gain=torch.ones_like(magnitude), valid=torch.ones_like(magnitude) > 0)
+    return Measurement(
+        magnitude=magnitude, magnitude_scale=torch.ones_like(magnitude), valid=torch.ones_like(magnitude) > 0
+    )
 
 
 def starts(crystal: Tensor, n: int = 3, share: float = 0.3) -> Batch:
@@ -47,7 +53,7 @@ def starts(crystal: Tensor, n: int = 3, share: float = 0.3) -> Batch:
     return Batch(crystal=(crystal * (1 + share * noise)).to(torch.complex64), support=support.contiguous())
 
 
-def last(data: Measurement, start: Batch, how: Adam | Accelerated) -> Batch:
+def last(data: Measurement, start: Batch, how: Adam | AcceleratedDescent) -> Batch:
     return list(refine_object(data, start, how))[-1]
 
 
@@ -55,7 +61,7 @@ def last(data: Measurement, start: Batch, how: Adam | Accelerated) -> Batch:
 def test_starts_do_not_influence_each_other(how):
     crystal = truth()
     data, together = measured(crystal), starts(crystal)
-    alone = last(data, together.chosen([1]), how)
+    alone = last(data, together.select([1]), how)
     batch = last(data, together, how)
     torch.testing.assert_close(
         batch.crystal[1], alone.crystal[0], rtol=1e-3, atol=1e-3 * float(alone.crystal.abs().max())
@@ -96,8 +102,8 @@ def test_adam_lowers_the_misfit_and_redraws_the_support_when_the_loss_has_fallen
 def test_the_first_accelerated_step_is_a_cycle_of_error_reduction():
     crystal = truth()
     data, start = measured(crystal), starts(crystal, 2)
-    step = last(data, start, Accelerated(steps=1))
-    cycle = finished(parse_recipe("SW[off]+1*ER"), data, replace(start, crystal=start.result))
+    step = last(data, start, AcceleratedDescent(steps=1))
+    cycle = run_to_end(parse_recipe("SW[off]+1*ER"), data, replace(start, crystal=start.result))
     torch.testing.assert_close(step.crystal, cycle.crystal)
 
 
@@ -105,8 +111,8 @@ def test_momentum_beats_error_reduction():
     crystal = truth()
     data, start = measured(crystal), starts(crystal, 2)
     start = replace(start, support=threshold_support(crystal.abs()[None], 0.02, 0.5).expand(2, N, N, N))
-    momentum = last(data, start, Accelerated(steps=60)).crystal
-    reduced = finished(parse_recipe("SW[off]+60*ER"), data, start).crystal
+    momentum = last(data, start, AcceleratedDescent(steps=60)).crystal
+    reduced = run_to_end(parse_recipe("SW[off]+60*ER"), data, start).crystal
     best, other = (loss(reciprocal(found, 3), data) for found in (momentum, reduced))
     assert (best < 0.8 * other).all()
 
@@ -114,15 +120,15 @@ def test_momentum_beats_error_reduction():
 def test_uneven_gain_and_background_are_in_the_loss_that_falls():
     crystal = truth()
     plain = measured(crystal)
-    gain = torch.sqrt(0.5 + torch.rand(plain.gain.shape, generator=torch.Generator().manual_seed(4)))
-    background = torch.full_like(gain, 0.2)
-    counts = gain.square() * plain.magnitude.square() + background
-    data = replace(plain, gain=gain, background=background, magnitude=counts.sqrt())
+    scale = torch.sqrt(0.5 + torch.rand(plain.magnitude_scale.shape, generator=torch.Generator().manual_seed(4)))
+    background = torch.full_like(scale, 0.2)
+    counts = scale.square() * plain.magnitude.square() + background
+    data = replace(plain, magnitude_scale=scale, background=background, magnitude=counts.sqrt())
     start = starts(crystal, 1)
     start = replace(start, support=threshold_support(crystal.abs()[None], 0.01, 0.3))
     scale = plain.magnitude.norm() / reciprocal(start.result, 3).norm()
     start = replace(start, crystal=start.crystal * scale)
-    found = last(data, start, Accelerated(steps=150))
+    found = last(data, start, AcceleratedDescent(steps=150))
     assert float(loss(reciprocal(found.crystal, 3), data)) < 1e-3 * float(loss(reciprocal(start.result, 3), data))
     assert float(nmse(crystal, found.crystal[0])) < 5e-3
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi_stream.numerics.interpolate import resample, resample_mask
-from cdi_stream.numerics.splines import by_look_ups, on_cpu
+from cdi_stream.numerics.splines import sample_by_lookup, sample_on_cpu
 
 REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SKEW = np.array([[0.8, 0.15, -0.1], [-0.2, 0.7, 0.05], [0.1, -0.25, 0.9]])
@@ -112,9 +112,9 @@ def test_a_smooth_complex_field_on_a_skew_grid():
 def test_one_pass_on_the_cpu_is_the_eight_look_ups_of_other_devices(source, target, dtype, seed):
     rng = np.random.default_rng(seed)
     coefficients, matrix, first = noise(source, dtype), rng.normal(size=(3, 3)), rng.normal(size=3) + 1
-    found = on_cpu(coefficients, matrix, first, target)
+    found = sample_on_cpu(coefficients, matrix, first, target)
     position = np.stack(np.meshgrid(*map(np.arange, target), indexing="ij"), -1).reshape(-1, 3) @ matrix.T + first
-    looked_up = by_look_ups(coefficients, torch.from_numpy(position).float()).reshape(target)
+    looked_up = sample_by_lookup(coefficients, torch.from_numpy(position).float()).reshape(target)
     torch.testing.assert_close(found, looked_up, rtol=1e-4, atol=1e-5)
 
 

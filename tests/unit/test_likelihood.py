@@ -33,7 +33,7 @@ def measurement(shape: tuple[int, ...], is_plain: bool) -> Measurement:
     uniform = [torch.rand(shape, dtype=torch.float64, generator=generator(seed)) for seed in (4, 5, 6, 7)]
     data = Measurement(
         magnitude=torch.poisson(3 * uniform[0], generator=generator(8)).sqrt(),
-        gain=0.5 + uniform[1],
+        magnitude_scale=0.5 + uniform[1],
         valid=uniform[2] < 0.8,
     )
     if is_plain:

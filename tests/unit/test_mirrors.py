@@ -7,7 +7,7 @@ import torch
 
 from cdi_stream.networks.mirrors import VIEWS, agreement, is_sure, mirrored_answers
 from cdi_stream.networks.torchscript import NetworkContract
-from cdi_stream.numerics.fourier import mirrored, to_reciprocal, twin
+from cdi_stream.numerics.fourier import mirror, to_reciprocal, twin
 from cdi_stream.training.crystals import CrystalRanges, crystals
 
 RANGES = CrystalRanges(longest_vox=(9.0, 13.0), phase_range_rad=(3.0, 6.0))
@@ -22,8 +22,8 @@ def truth():
 @pytest.mark.parametrize("n", [16, 15])
 def test_the_mirror_image_has_the_mirrored_diffraction(axes, n, truth):
     crystal = truth[0, :n, :n, :n]
-    torch.testing.assert_close(to_reciprocal(mirrored(crystal, axes)), mirrored(to_reciprocal(crystal), axes))
-    assert torch.equal(mirrored(mirrored(crystal, axes), axes), crystal)
+    torch.testing.assert_close(to_reciprocal(mirror(crystal, axes)), mirror(to_reciprocal(crystal), axes))
+    assert torch.equal(mirror(mirror(crystal, axes), axes), crystal)
 
 
 def test_all_views_come_back_the_right_way_round(truth):
@@ -32,8 +32,8 @@ def test_all_views_come_back_the_right_way_round(truth):
 
     def knows_mirrors(magnitude):
         asked.append(magnitude)
-        axes = next(view for view in VIEWS if torch.equal(mirrored(magnitude, view), asked[0]))
-        return mirrored(crystal, axes)
+        axes = next(view for view in VIEWS if torch.equal(mirror(magnitude, view), asked[0]))
+        return mirror(crystal, axes)
 
     answers = mirrored_answers(knows_mirrors, to_reciprocal(crystal).abs(), 8)
     assert len({one.numpy().tobytes() for one in asked}) == 8
@@ -51,7 +51,7 @@ def test_a_network_is_sure_where_its_answers_to_mirror_images_are_as_alike_as_it
     magnitude = to_reciprocal(truth[0]).abs()
 
     def knows_mirrors(seen):
-        return mirrored(truth[0], next(view for view in VIEWS if torch.equal(mirrored(seen, view), magnitude)))
+        return mirror(truth[0], next(view for view in VIEWS if torch.equal(mirror(seen, view), magnitude)))
 
     others = iter(truth.repeat(2, 1, 1, 1))
     assert is_sure(_network(knows_mirrors, 0.9), magnitude)

@@ -57,7 +57,7 @@ def measurement(crystal: Tensor, seed: int = 4, share_valid: float = 0.8, is_pla
     shape = tuple(crystal.shape)
     data = Measurement(
         magnitude=torch.zeros(shape, dtype=torch.float64),
-        gain=0.5 + random(shape, seed),
+        magnitude_scale=0.5 + random(shape, seed),
         valid=random(shape, seed + 1) < share_valid,
         background=None if is_plain else random(shape, seed + 2),
         coherence=None if is_plain else blur(shape),
@@ -82,7 +82,7 @@ def test_expected_counts_are_scaled_blurred_intensities_over_a_background(shape)
     for axis in range(len(shape)):
         for step, weight in ((-1, 0.1), (0, 0.3), (1, 0.2)):
             blurred += weight / 0.6 / len(shape) * np.roll(intensity, step, axis)
-    expected = data.gain.numpy() ** 2 * blurred + data.background.numpy()
+    expected = data.magnitude_scale.numpy() ** 2 * blurred + data.background.numpy()
     np.testing.assert_allclose(expected_counts(field, data), expected)
     np.testing.assert_allclose(expected_counts(field[None], data)[0], expected)
 
@@ -95,7 +95,7 @@ def test_the_projection_rescales_to_the_measured_and_keeps_its_phases(shape, is_
     factor = data.magnitude / expected_counts(before, data).sqrt()
     torch.testing.assert_close(after, before * torch.where(data.valid, factor, 1))
     if is_plain:
-        torch.testing.assert_close((data.gain * after.abs())[data.valid], data.magnitude[data.valid])
+        torch.testing.assert_close((data.magnitude_scale * after.abs())[data.valid], data.magnitude[data.valid])
 
 
 @pytest.mark.parametrize("is_plain", [True, False])
@@ -117,7 +117,7 @@ def test_no_other_field_with_the_magnitudes_is_nearer_than_the_projection():
     data, crystal = measurement(noise((6, 7, 8), 6), share_valid=1.1), noise((6, 7, 8))
     distance = (project_magnitude(crystal, data) - crystal).norm()
     angles = 2 * torch.pi * random((20, 6, 7, 8), 3)
-    others = direct(torch.polar((data.magnitude / data.gain).expand(20, -1, -1, -1), angles), 3)
+    others = direct(torch.polar((data.magnitude / data.magnitude_scale).expand(20, -1, -1, -1), angles), 3)
     assert ((others - crystal).flatten(1).norm(dim=1) > distance).all()
 
 
@@ -141,8 +141,8 @@ def test_an_empty_crystal_stays_finite(is_plain):
 
 def test_one_gain_for_all_will_do():
     data = measurement(noise((6, 7), 6))
-    one = Measurement(magnitude=data.magnitude, gain=torch.tensor(2.0), valid=data.valid)
-    all_ = Measurement(magnitude=data.magnitude, gain=torch.full((6, 7), 2.0), valid=data.valid)
+    one = Measurement(magnitude=data.magnitude, magnitude_scale=torch.tensor(2.0), valid=data.valid)
+    all_ = Measurement(magnitude=data.magnitude, magnitude_scale=torch.full((6, 7), 2.0), valid=data.valid)
     torch.testing.assert_close(project_magnitude(noise((6, 7)), one), project_magnitude(noise((6, 7)), all_))
 
 
@@ -227,7 +227,7 @@ def test_error_reduction_never_increases_the_misfit():
     data, support, crystal = measurement(noise(shape, 6)), half(shape), noise(shape) * half(shape)
     errors = []
     for _ in range(40):
-        errors.append(float((reciprocal(crystal, 3).abs() - data.magnitude / data.gain)[data.valid].norm()))
+        errors.append(float((reciprocal(crystal, 3).abs() - data.magnitude / data.magnitude_scale)[data.valid].norm()))
         crystal = stepped("ER", crystal, data, support, 0.9)
     assert (np.diff(errors) <= 1e-12 * errors[0]).all()
     assert errors[-1] < 0.9 * errors[0]

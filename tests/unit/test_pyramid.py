@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
-from cdi_stream.phasing.pyramid import SHARE_KEPT, coarsened, coarsest, levels, middle, resampled
+from cdi_stream.phasing.pyramid import SHARE_KEPT, coarsen, coarsest_shape, crop_centre, grid_shapes, resample_crystals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [
@@ -30,7 +30,7 @@ def crystal(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
 def measured(shape: tuple[int, ...], background: float = 0.0) -> Measurement:
     magnitude = (reciprocal(crystal(shape), len(shape)).abs().square() * 1e4 + background).sqrt()
     ones = torch.ones_like(magnitude)
-    return Measurement(magnitude=magnitude, gain=ones, valid=ones.bool())
+    return Measurement(magnitude=magnitude, magnitude_scale=ones, valid=ones.bool())
 
 
 def cut(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -51,7 +51,7 @@ def is_fast(n: int) -> bool:
 @pytest.mark.parametrize("background", [0.0, 5.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_levels_grow_to_the_full_shape(shape, background):
-    found = levels(measured(shape, background))
+    found = grid_shapes(measured(shape, background))
     assert found[-1] == shape
     assert len(found) < 8
     for small, large in pairwise(found):
@@ -68,21 +68,21 @@ def test_levels_end_for_every_length(shape):
     peak = torch.zeros(shape)
     peak[0, 0] = 1
     for magnitude in (ones, peak, 0 * ones):
-        data = Measurement(magnitude=magnitude, gain=ones, valid=ones.bool())
-        assert levels(data)[-1] == shape
-        assert all(small <= full for small, full in zip(coarsest(data), shape, strict=True))
+        data = Measurement(magnitude=magnitude, magnitude_scale=ones, valid=ones.bool())
+        assert grid_shapes(data)[-1] == shape
+        assert all(small <= full for small, full in zip(coarsest_shape(data), shape, strict=True))
 
 
 def test_a_big_array_about_a_small_pattern_begins_small():
-    assert levels(measured((64, 64, 64)))[0] == (16, 16, 16)
-    narrow = levels(measured((8, 64, 64)))
+    assert grid_shapes(measured((64, 64, 64)))[0] == (16, 16, 16)
+    narrow = grid_shapes(measured((8, 64, 64)))
     assert all(level[0] == 8 for level in narrow)
 
 
 @pytest.mark.parametrize("shape", [(48, 40, 64), (60, 72)])
 def test_the_coarsest_keeps_its_share_of_the_counts(shape):
     data = measured(shape)
-    counts, small = np.fft.fftshift(data.magnitude.numpy() ** 2), coarsest(data)
+    counts, small = np.fft.fftshift(data.magnitude.numpy() ** 2), coarsest_shape(data)
     for axis, (n, m) in enumerate(zip(shape, small, strict=True)):
         along = counts.sum(tuple(k for k in range(len(shape)) if k != axis))
         kept = along[n // 2 - m // 2 : n // 2 - m // 2 + m].sum()
@@ -92,22 +92,22 @@ def test_the_coarsest_keeps_its_share_of_the_counts(shape):
 def test_masked_voxels_do_not_widen_it():
     data = measured((48, 48, 48))
     data.magnitude[20:28], data.valid[20:28] = 1e4, False
-    assert coarsest(data)[0] == 16
+    assert coarsest_shape(data)[0] == 16
 
 
 @pytest.mark.parametrize(("shape", "small"), [((12, 9, 10), (8, 5, 10)), ((9, 12), (4, 7)), ((8, 8), (8, 8))])
 def test_the_middle_is_that_of_the_frequencies(shape, small):
     array = np.random.default_rng(0).random((3, *shape))
-    found = middle(torch.from_numpy(array), small)
+    found = crop_centre(torch.from_numpy(array), small)
     np.testing.assert_array_equal(found, cut(array, small))
     assert found.is_contiguous()
-    np.testing.assert_array_equal(middle(torch.from_numpy(array[0]), small), cut(array[0], small))
+    np.testing.assert_array_equal(crop_centre(torch.from_numpy(array[0]), small), cut(array[0], small))
 
 
 @pytest.mark.parametrize(("old", "new"), [((8, 9, 10), (16, 9, 20)), ((6, 7), (12, 14)), ((8, 8), (8, 16))])
 def test_finer_voxels_go_through_the_coarse_ones(old, new):
     batch = torch.randn(2, *old, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
-    found = resampled(batch, new)
+    found = resample_crystals(batch, new)
     assert found.shape == (2, *new)
     coarse = found[(slice(None), *(slice(None, None, b // a) for a, b in zip(old, new, strict=True)))]
     torch.testing.assert_close(coarse * (np.prod(new) / np.prod(old)) ** 0.5, batch)
@@ -121,9 +121,9 @@ def test_finer_voxels_go_through_the_coarse_ones(old, new):
 def test_a_crystal_comes_back_from_another_grid(shape, other):
     batch = torch.stack([crystal(shape, 1), crystal(shape, 2)])
     smaller = tuple(min(a, b) for a, b in zip(shape, other, strict=True))
-    back = resampled(resampled(batch, other), shape)
+    back = resample_crystals(resample_crystals(batch, other), shape)
     assert back.shape == batch.shape
-    torch.testing.assert_close(back, resampled(resampled(batch, smaller), shape))
+    torch.testing.assert_close(back, resample_crystals(resample_crystals(batch, smaller), shape))
     if smaller == shape:
         torch.testing.assert_close(back, batch)
     assert (back - batch).norm() < 0.1 * batch.norm()
@@ -134,14 +134,14 @@ def test_a_coarse_measurement_is_that_of_the_coarse_crystal(shape, small):
     rng = np.random.default_rng(4)
     gain, background = (torch.from_numpy(rng.uniform(0.5, 1.5, shape)) for _ in range(2))
     valid, truth = torch.from_numpy(rng.random(shape) < 0.8), crystal(shape)
-    data = Measurement(magnitude=gain, gain=gain, valid=valid, background=background)
+    data = Measurement(magnitude=gain, magnitude_scale=gain, valid=valid, background=background)
     full = expected_counts(reciprocal(truth, len(shape)), data)
     data = Measurement(
-        magnitude=full.sqrt(), gain=gain, valid=valid, background=background, coherence=torch.fft.rfftn(gain)
+        magnitude=full.sqrt(), magnitude_scale=gain, valid=valid, background=background, coherence=torch.fft.rfftn(gain)
     )
-    found = coarsened(data, small)
+    found = coarsen(data, small)
     assert found.coherence is None
     np.testing.assert_array_equal(found.valid, cut(valid.numpy(), small))
-    model = expected_counts(reciprocal(resampled(truth[None], small), len(shape))[0], found)
+    model = expected_counts(reciprocal(resample_crystals(truth[None], small), len(shape))[0], found)
     torch.testing.assert_close(model.sqrt(), found.magnitude)
-    assert coarsened(data, shape) is data
+    assert coarsen(data, shape) is data

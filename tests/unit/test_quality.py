@@ -30,15 +30,15 @@ def block() -> torch.Tensor:
     return crystal
 
 
-def measured(crystal: torch.Tensor, gain: torch.Tensor = ONES, valid: torch.Tensor | None = None) -> Measurement:
-    magnitude = gain * reciprocal(crystal, 3).abs()
-    return Measurement(magnitude=magnitude, gain=gain, valid=ONES.bool() if valid is None else valid)
+def measured(crystal: torch.Tensor, model_scale: torch.Tensor = ONES, valid: torch.Tensor | None = None) -> Measurement:
+    magnitude = model_scale * reciprocal(crystal, 3).abs()
+    return Measurement(magnitude=magnitude, magnitude_scale=model_scale, valid=ONES.bool() if valid is None else valid)
 
 
 def counted(crystal: torch.Tensor, total: float, seed: int) -> Measurement:
     intensity = reciprocal(crystal, 3).abs().square().numpy()
     counts = np.random.default_rng(seed).poisson(intensity / intensity.sum() * total)
-    return Measurement(magnitude=torch.from_numpy(np.sqrt(counts)), gain=ONES, valid=ONES.bool())
+    return Measurement(magnitude=torch.from_numpy(np.sqrt(counts)), magnitude_scale=ONES, valid=ONES.bool())
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -50,10 +50,10 @@ def test_the_true_crystal_fits_at_any_scale(scale):
 
 def test_misfit_is_as_defined():
     valid = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.7
-    gain = 0.5 + torch.rand(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    data = measured(noise(4) + noise(5), gain, valid)
+    model_scale = 0.5 + torch.rand(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    data = measured(noise(4) + noise(5), model_scale, valid)
     found = misfit(noise(4), data)
-    model = (gain * reciprocal(noise(4), 3).abs())[valid].numpy()
+    model = (model_scale * reciprocal(noise(4), 3).abs())[valid].numpy()
     magnitude = data.magnitude[valid].numpy()
     (scale,), (residual,), *_ = np.linalg.lstsq(model[:, None], magnitude, rcond=None)
     assert scale > 0
@@ -64,7 +64,7 @@ def test_misfit_is_as_defined():
 def test_voxels_that_are_not_valid_do_not_matter():
     valid = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.7
     clean = measured(noise(1), valid=valid)
-    spoilt = Measurement(magnitude=torch.where(valid, clean.magnitude, 1e9), gain=ONES, valid=valid)
+    spoilt = Measurement(magnitude=torch.where(valid, clean.magnitude, 1e9), magnitude_scale=ONES, valid=valid)
     assert misfit(noise(6), spoilt) == misfit(noise(6), clean)
 
 

@@ -11,9 +11,9 @@ import torch
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.projections import Measurement, reciprocal
-from cdi_stream.phasing.ranking import Candidates, Effort, conclude, held_out, metrics_of, ranked, scored
+from cdi_stream.phasing.ranking import Candidates, Effort, conclude, hold_out, metrics_of, rank_candidates, score_batch
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.support import grow
@@ -35,14 +35,14 @@ def measured(photons: float = 3e5, seed: int = 0) -> Measurement:
     counts = np.random.default_rng(seed).poisson(intensity * photons / intensity.sum()).astype(np.float32)
     valid = torch.ones(SHAPE, dtype=torch.bool)
     valid[:, 9] = False
-    return Measurement(magnitude=torch.from_numpy(np.sqrt(counts)), gain=torch.ones(SHAPE), valid=valid)
+    return Measurement(magnitude=torch.from_numpy(np.sqrt(counts)), magnitude_scale=torch.ones(SHAPE), valid=valid)
 
 
 def fitted(data: Measurement, *n_grown: int) -> Batch:
     """The truth in its support, and in looser ones, brought to the data by error reduction."""
     supports = torch.stack([grow(truth() != 0, n) for n in n_grown])
     start = Batch(crystal=truth().expand(len(n_grown), *SHAPE).clone(), support=supports)
-    return finished(parse_recipe("SW[off]+60*ER"), data, start)
+    return run_to_end(parse_recipe("SW[off]+60*ER"), data, start)
 
 
 def others(batch: Batch) -> Candidates:
@@ -56,7 +56,7 @@ def concluded(data: Measurement, held: torch.Tensor, pool: Candidates):
 def test_the_score_is_the_cross_validated_misfit():
     data = measured()
     batch = fitted(data, 0, 2)
-    found = scored(data, batch)
+    found = score_batch(data, batch)
     for index, score in enumerate(sorted(found.score.tolist())):
         support, crystal = batch.support[index].numpy(), batch.crystal[index].numpy()
         model = np.abs(np.fft.ifftn(crystal * support, norm="ortho"))[data.valid]
@@ -69,8 +69,8 @@ def test_the_score_is_the_cross_validated_misfit():
 def test_the_right_support_is_preferred_to_a_loose_one_that_fits_better():
     data = measured()
     loose_first = fitted(data, 3, 0)
-    misfits = [scored(data, loose_first.chosen([k])).score for k in range(2)]
-    found = scored(data, loose_first)
+    misfits = [score_batch(data, loose_first.select([k])).score for k in range(2)]
+    found = score_batch(data, loose_first)
     chi2 = [m * (1 - 2 * s.double().mean() / data.valid.double().mean()).square() for m, s in
             zip(misfits, loose_first.support, strict=True)]  # fmt: skip
     assert chi2[0] < chi2[1], "the loose one fits better"
@@ -85,45 +85,47 @@ def test_an_empty_or_too_large_support_comes_last():
     whole = Batch(
         crystal=torch.cat((nothing.crystal, batch.crystal)), support=torch.cat((nothing.support, batch.support))
     )
-    found = scored(data, whole, largest=0.1)
+    found = score_batch(data, whole, largest=0.1)
     assert found.score.isfinite().tolist() == [True, False, False]
     assert torch.equal(found.support[0], truth() != 0)
 
 
 def test_candidates_are_joined_in_order():
     data = measured()
-    one, two = (scored(data, fitted(data, *grown)) for grown in ((0, 2), (1, 3)))
-    both = one.joined(two)
+    one, two = (score_batch(data, fitted(data, *grown)) for grown in ((0, 2), (1, 3)))
+    both = one.merge(two)
     assert both.score.tolist() == sorted([*one.score.tolist(), *two.score.tolist()])
     assert torch.equal(both.crystal[0], one.crystal[0])
-    assert torch.equal(both.best(1).before(both.after(1)).score, both.score)
-    assert one.joined(None) is one
+    assert torch.equal(both.best(1).append(both.without_first(1)).score, both.score)
+    assert one.merge(None) is one
 
 
 def test_held_out_voxels_were_valid_and_depend_on_the_seed_alone():
     data = measured()
-    seen, held = held_out(data, 3)
+    seen, held = hold_out(data, 3)
     assert 0.02 < held.float().mean() < 0.08
     assert not (held & ~data.valid).any()
     assert torch.equal(seen.valid, data.valid & ~held)
-    assert torch.equal(held, held_out(data, 3)[1])
-    assert not torch.equal(held, held_out(data, 4)[1])
+    assert torch.equal(held, hold_out(data, 3)[1])
+    assert not torch.equal(held, hold_out(data, 4)[1])
 
 
 def test_held_out_voxels_are_never_fitted():
     data = measured()
-    seen, held = held_out(data, 3)
-    other = Measurement(magnitude=torch.where(held, 1e3, seen.magnitude), gain=torch.ones(SHAPE), valid=seen.valid)
+    seen, held = hold_out(data, 3)
+    other = Measurement(
+        magnitude=torch.where(held, 1e3, seen.magnitude), magnitude_scale=torch.ones(SHAPE), valid=seen.valid
+    )
     one, two = (fitted(which, 0, 1) for which in (seen, other))
     assert torch.equal(one.crystal, two.crystal)
-    assert torch.equal(scored(seen, one).score, scored(other, two).score)
+    assert torch.equal(score_batch(seen, one).score, score_batch(other, two).score)
 
 
 def test_candidates_are_ranked_by_the_likelihood_of_what_they_never_saw():
     data = measured()
-    seen, held = held_out(data, 3)
+    seen, held = hold_out(data, 3)
     pool = others(fitted(seen, 4, 0, 2))
-    found = ranked(pool, data, held)
+    found = rank_candidates(pool, data, held)
     counts, llk = data.magnitude.square().double().numpy(), []
     for crystal in found.crystal:
         expected = np.abs(np.fft.ifftn(crystal.numpy(), norm="ortho")) ** 2
@@ -138,7 +140,7 @@ def test_candidates_are_ranked_by_the_likelihood_of_what_they_never_saw():
 
 def test_the_first_wins_the_others_are_laid_on_it_and_it_sees_what_was_held_out():
     data = measured()
-    seen, held = held_out(data, 3)
+    seen, held = hold_out(data, 3)
     batch = fitted(seen, 0, 1, 2)
     batch.crystal[1] = torch.roll(1j * batch.crystal[1], (3, -2, 1), (0, 1, 2))
     batch.support[1] = torch.roll(batch.support[1], (3, -2, 1), (0, 1, 2))
@@ -168,7 +170,7 @@ def test_the_first_wins_the_others_are_laid_on_it_and_it_sees_what_was_held_out(
 
 def test_one_start_agrees_with_nobody():
     data = measured()
-    seen, held = held_out(data, 3)
+    seen, held = hold_out(data, 3)
     metrics = metrics_of(concluded(data, held, others(fitted(seen, 0))), data)
     assert math.isnan(metrics.agreement)
     assert math.isfinite(metrics.chi2)
@@ -176,7 +178,7 @@ def test_one_start_agrees_with_nobody():
 
 def test_a_deadline_that_is_over_still_gives_the_first():
     data = measured()
-    seen, held = held_out(data, 3)
+    seen, held = hold_out(data, 3)
     pool = others(fitted(seen, 0, 1))
     found = conclude(data, held, pool, EFFORT, Deadline(0.0, begin_s=-1e9))
     assert found.effort.cycles == 31
@@ -185,9 +187,9 @@ def test_a_deadline_that_is_over_still_gives_the_first():
 
 def test_nothing_valid_breaks_nothing():
     zero = torch.zeros(SHAPE)
-    data = Measurement(magnitude=zero, gain=zero + 1, valid=zero.bool())
-    seen, held = held_out(data, 3)
+    data = Measurement(magnitude=zero, magnitude_scale=zero + 1, valid=zero.bool())
+    seen, held = hold_out(data, 3)
     start = start_from(to_fourier_order(truth()), truth() != 0)
-    found = concluded(data, held, ranked(scored(seen, start), data, held))
+    found = concluded(data, held, rank_candidates(score_batch(seen, start), data, held))
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
     assert math.isnan(found.free_llk)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cdi_stream.errors import ConfigError
 from cdi_stream.phasing.recipe import MAX_CYCLES, NAMED, parse_recipe
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
-from cdi_stream.phasing.steps import Average, Cycles, Detwin, Flat, SupportMode
+from cdi_stream.phasing.steps import AmplitudeClip, Average, Cycles, Detwin, SupportMode
 
 REPEATABLE = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 ER, HIO = Cycles("ER", 2), Cycles("HIO", 3)
@@ -51,7 +51,10 @@ def steps(text: str) -> tuple[object, ...]:
         ("(SUPPORT[border]+2*ER)*2", (SupportMode("border"), ER) * 2),
         ("SUPPORT[full]+SUPPORT[ fixed ]+2*ER", (SupportMode("full"), SupportMode("fixed"), ER)),
         ("2*ER+DETWIN+AVG[20]", (ER, Detwin(), Average(20))),
-        ("FLAT+2*ER+FLAT[every=5,low=0.7,high=1.3]+FLAT[off]", (Flat(), ER, Flat(5, 0.7, 1.3), Flat(every=0))),
+        (
+            "CLIP+2*ER+CLIP[every=5,low=0.7,high=1.3]+CLIP[off]",
+            (AmplitudeClip(), ER, AmplitudeClip(5, 0.7, 1.3), AmplitudeClip(every=0)),
+        ),
     ],
 )
 def test_a_recipe_is_read_left_to_right(text, expected):
@@ -72,14 +75,14 @@ def test_the_recipes_of_the_papers_have_their_cycles(name, cycles):
 
 
 def test_the_papers_averages_and_supports():
-    assert parse_recipe("chan2021").averaged == 20
-    assert parse_recipe("wu2021").averaged == 1
+    assert parse_recipe("chan2021").n_averaged == 20
+    assert parse_recipe("wu2021").n_averaged == 1
     assert SupportMode("border") in parse_recipe("masto2025-er").steps
 
 
 def test_detwin_counts_and_no_more_is_averaged_than_there_is():
     assert parse_recipe("5*ER+DETWIN").cycles == 15
-    assert parse_recipe("5*ER+AVG[20]").averaged == 5
+    assert parse_recipe("5*ER+AVG[20]").n_averaged == 5
 
 
 TERM = "a term like "
@@ -133,8 +136,10 @@ ALGORITHM = "ER, HIO, RAAR or DM with a count"
         ("5*ER+AVG[0]", "AVG[1] to AVG[1000]", "'AVG[0]'"),
         ("5*ER+AVG[²]", "AVG[1] to AVG[1000]", "'AVG[²]'"),
         ("5*ER+AVG[1001]", "AVG[1] to AVG[1000]", "'AVG[1001]'"),
-        ("FLAT[low=1]+5*ER", "low < 1 < high", "'FLAT[low=1]'"),
-        ("FLAT[every=0]+5*ER", "every >= 1", "'FLAT[every=0]'"),
+        ("CLIP[low=1]+5*ER", "low < 1 < high", "'CLIP[low=1]'"),
+        ("CLIP[every=0]+5*ER", "every >= 1", "'CLIP[every=0]'"),
+        ("5*ER+FLAT[low=0.5]+5*ER", "CLIP, which is the present name of FLAT", "'FLAT[low=0.5]'"),
+        ("FLAT[off]", "CLIP, which is the present name of FLAT", "'FLAT[off]'"),
         ("SW[off]", "1 to 1000000 cycles", "0"),
         ("0*ER", "1 to 1000000 cycles", "0"),
         ("(5*ER)*0", "1 to 1000000 cycles", "0"),
@@ -179,7 +184,7 @@ def test_the_most_that_is_allowed():
     assert parse_recipe("((1*ER)*1000)*100").cycles == 100_000
 
 
-WORDS = ["5*ER", "3*HIO", "2*RAAR[beta=0.8]", "SW", "SW[off]", "SUPPORT[border]", "DETWIN", "AVG[3]", "FLAT[off]"]
+WORDS = ["5*ER", "3*HIO", "2*RAAR[beta=0.8]", "SW", "SW[off]", "SUPPORT[border]", "DETWIN", "AVG[3]", "CLIP[off]"]
 TEXTS = st.recursive(
     st.sampled_from(WORDS),
     lambda inner: st.one_of(

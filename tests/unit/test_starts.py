@@ -21,9 +21,9 @@ def measured(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Meas
     generator = torch.Generator().manual_seed(2)
     crystal = torch.zeros(shape, dtype=dtype)
     crystal[tuple(slice(n // 4) for n in shape)] = 1
-    gain = 0.5 + torch.rand(shape, generator=generator, dtype=dtype)
+    scale = 0.5 + torch.rand(shape, generator=generator, dtype=dtype)
     valid = torch.rand(shape, generator=generator) < 0.9
-    return Measurement(magnitude=gain * reciprocal(crystal, len(shape)).abs(), gain=gain, valid=valid)
+    return Measurement(magnitude=scale * reciprocal(crystal, len(shape)).abs(), magnitude_scale=scale, valid=valid)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -34,7 +34,7 @@ def test_random_starts_have_the_measured_magnitudes_and_any_phase(shape, dtype):
     assert batch.crystal.dtype == (torch.complex64 if dtype == torch.float32 else torch.complex128)
     assert (batch.cycle, len(batch)) == (0, 2)
     fields = reciprocal(batch.crystal, len(shape))
-    expected = torch.where(data.valid, data.magnitude / data.gain, 0).expand_as(fields)
+    expected = torch.where(data.valid, data.magnitude / data.magnitude_scale, 0).expand_as(fields)
     torch.testing.assert_close(fields.abs(), expected)
     phases = fields[expected > 0.1 * expected.max()].angle()
     assert torch.polar(torch.ones_like(phases), phases).mean().abs() < 4 / len(phases) ** 0.5

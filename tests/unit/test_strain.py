@@ -14,7 +14,7 @@ from cdi_stream.messages import Crystal, Verdict
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import to_crystal, to_reciprocal, twin
 from cdi_stream.physics.lattice import displacement, lattice_of
-from cdi_stream.physics.strain import level, phase_gradient, solid, strain
+from cdi_stream.physics.strain import phase_gradient, remove_phase_ramp, significant_voxels, strain
 
 SHAPE = (32, 34, 35)
 Q0 = np.array([0.9e10, -2.1e10, 1.3e10])
@@ -93,8 +93,8 @@ def test_wider_planes_are_a_positive_strain_and_a_larger_spacing():
     density = to_crystal(field).numpy()
     lattice = lattice_of(crystal_of(density, np.ones(SHAPE, dtype=bool), affine))
     assert lattice.mean_spacing_m == pytest.approx(spacing(affine.q0) * wider, rel=2e-6)
-    inside = interior(lattice.is_solid)
-    assert np.median(strain(density, lattice.is_solid, affine)[inside]) == pytest.approx(0.0015, rel=2e-3)
+    inside = interior(lattice.is_significant)
+    assert np.median(strain(density, lattice.is_significant, affine)[inside]) == pytest.approx(0.0015, rel=2e-3)
     assert lattice.delta_q[2] < 0
 
 
@@ -140,7 +140,7 @@ def test_the_mean_q_is_the_centroid_of_the_diffraction():
     intensity = to_reciprocal(torch.from_numpy(density)).abs().square().numpy()
     q = affine.q(np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1))
     centroid = np.tensordot(intensity, q, axes=3) / intensity.sum()
-    _, mean = level(density, np.ones(SHAPE, dtype=bool), affine)
+    _, mean = remove_phase_ramp(density, np.ones(SHAPE, dtype=bool), affine)
     shift = centroid - Q0
     assert np.linalg.norm(mean.q0 - centroid) < 0.03 * np.linalg.norm(shift)
 
@@ -206,7 +206,7 @@ def test_nearly_empty_voxels_of_a_loose_support_do_not_matter():
     noise = 0.05 * np.exp(2j * np.pi * random.random(SHAPE)) * ~ball(affine)
     spoilt = (displaced(affine, u) + noise).astype(np.complex64)
     loose = np.linalg.norm(places(affine), axis=-1) < 1.2 * RADIUS_M
-    np.testing.assert_array_equal(solid(spoilt, loose), ball(affine))
+    np.testing.assert_array_equal(significant_voxels(spoilt, loose), ball(affine))
     tight = lattice_of(crystal_of(displaced(affine, u), ball(affine), affine))
     found = lattice_of(crystal_of(spoilt, loose, affine))
     np.testing.assert_allclose(found.strain, tight.strain, atol=1e-9)

@@ -14,13 +14,13 @@ from torch import Tensor
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.support import (
     Limits,
-    border_only,
     box_support,
     grow,
     halves,
+    restrict_to_border,
     smooth,
     threshold_support,
-    updated,
+    update_support,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,7 +117,7 @@ def test_a_batch_grows_one_by_one():
 @REPEATABLE
 def test_only_the_border_moves(mask, n_vox, seed):
     proposed = noise(tuple(mask.shape), seed) < 0.5
-    moved = border_only(mask[None], proposed[None], n_vox)[0]
+    moved = restrict_to_border(mask[None], proposed[None], n_vox)[0]
     core, outer = ~grow(~mask, n_vox), grow(mask, n_vox)
     assert not (core & ~moved).any()
     assert not (moved & ~outer).any()
@@ -129,14 +129,14 @@ WRAP = ShrinkWrap(threshold=0.2, sigma_vox=0.5)
 
 
 def moved(support: Tensor, crystal: Tensor, mode: str = "full", how: ShrinkWrap = WRAP, **limits: object) -> Tensor:
-    return updated(support[None], crystal[None].to(torch.complex128), how, mode, Limits(**limits))[0]
+    return update_support(support[None], crystal[None].to(torch.complex128), how, mode, Limits(**limits))[0]
 
 
 def test_full_is_the_threshold_and_border_its_border():
     support, crystal = ball((20, 20, 20), 6), ball((20, 20, 20), 4) * noise((20, 20, 20))
     proposed = threshold_support(crystal[None], 0.2, 0.5)
     assert torch.equal(moved(support, crystal), proposed[0])
-    assert torch.equal(moved(support, crystal, "border"), border_only(support[None], proposed)[0])
+    assert torch.equal(moved(support, crystal, "border"), restrict_to_border(support[None], proposed)[0])
 
 
 def test_a_hole_inside_the_crystal_is_not_eaten():
@@ -196,9 +196,9 @@ def test_supports_of_a_batch_do_not_know_of_one_another():
         noise((4, 8, 9), 9).to(torch.complex128) * torch.tensor([1, 0, 9, 2])[:, None, None],
     )
     limits, how = Limits(largest=0.4), ShrinkWrap(relative="rms", threshold=0.7)
-    found = updated(supports, crystals, how, "border", limits)
+    found = update_support(supports, crystals, how, "border", limits)
     for k in range(4):
-        assert torch.equal(found[k], updated(supports[k : k + 1], crystals[k : k + 1], how, "border", limits)[0])
+        assert torch.equal(found[k], update_support(supports[k : k + 1], crystals[k : k + 1], how, "border", limits)[0])
 
 
 def test_shrink_wrap_is_due_every_so_often_from_some_cycle_on():

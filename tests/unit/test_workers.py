@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from cdi_stream.phasing.workers import callers, one_thread_each, side_by_side
+from cdi_stream.phasing.workers import n_callers, one_thread_each, side_by_side
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -45,11 +45,11 @@ def test_everyone_has_one_thread_and_the_caller_does_its_part(n_threads):
 
 def test_inside_one_thread_each_there_are_as_many_as_outside(n_threads):
     with one_thread_each() as found:
-        assert (found, callers(), torch.get_num_threads()) == (n_threads, n_threads, 1)
+        assert (found, n_callers(), torch.get_num_threads()) == (n_threads, n_threads, 1)
         idents = side_by_side(lambda item: threading.get_ident(), range(6))
         assert [ident == threading.get_ident() for ident in idents] == [k % n_threads == 0 for k in range(6)]
-        assert (callers(), torch.get_num_threads()) == (n_threads, 1)
-    assert (callers(), torch.get_num_threads()) == (n_threads, n_threads)
+        assert (n_callers(), torch.get_num_threads()) == (n_threads, 1)
+    assert (n_callers(), torch.get_num_threads()) == (n_threads, n_threads)
 
 
 def test_all_are_at_work_together():

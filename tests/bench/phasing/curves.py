@@ -23,7 +23,7 @@ from cdi_stream.networks.unsupervised import Refined, UnsupervisedSchedule, refi
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.engine import Batch, run
-from cdi_stream.phasing.gradient import Accelerated, Adam, refine_object
+from cdi_stream.phasing.gradient import AcceleratedDescent, Adam, refine_object
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import random_starts
 from tests.bench.phasing.shared_crystals import crystal
@@ -147,7 +147,7 @@ def _restarted(volume: Volume) -> Iterator[Batch]:
         yield from run(parse_recipe("wu2021"), volume.data, random_starts(volume.data, [seed]))
 
 
-def _by_gradients(settings: Adam | Accelerated, volume: Volume) -> Iterator[Batch]:
+def _by_gradients(settings: Adam | AcceleratedDescent, volume: Volume) -> Iterator[Batch]:
     return refine_object(volume.data, seen_by_network(volume), settings)
 
 
@@ -156,7 +156,7 @@ WAYS: dict[str, Callable[[Volume, Curve, float], Found]] = {
     "random weights": partial(_weights, _random_network),
     "recipe wu2021, again and again": partial(_cycles, _restarted),
     "object, Adam": partial(_cycles, partial(_by_gradients, Adam(steps=1_000_000))),
-    "object, accelerated": partial(_cycles, partial(_by_gradients, Accelerated(steps=1_000_000))),
+    "object, accelerated": partial(_cycles, partial(_by_gradients, AcceleratedDescent(steps=1_000_000))),
 }
 
 

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.window import window_of
-from cdi_stream.interface.phase_file import MAX_WINDOW
+from cdi_stream.interface.phase_counts import MAX_WINDOW
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import finished
+from cdi_stream.phasing.engine import run_to_end
 from cdi_stream.phasing.projections import reciprocal
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
@@ -55,7 +55,7 @@ def resolved(file: Path) -> Line:
     data = measurement_of(volume)
     finalists = solve(data, 1, Deadline(BUDGET_S)).finalists
     over = shells(data.magnitude.shape, None if volume.affine is None else volume.affine.bq)
-    curve = prtf(data.gain * reciprocal(finalists, data.n_axes), data.magnitude, over, data.valid)
+    curve = prtf(data.magnitude_scale * reciprocal(finalists, data.n_axes), data.magnitude, over, data.valid)
     is_known = volume.affine is not None
     found_at = resolution(curve) * (1e9 if is_known else 1.0)
     limit = 2 * np.pi / float(over.q[over.q.isfinite()].max()) * (1e9 if is_known else 1.0)
@@ -104,7 +104,7 @@ def started(n: int, seeds: range) -> Line:
     data, recipe = measurement_of(window_of(found, (n, n, n)).take(found)), parse_recipe("wu2021-2d")
 
     def run_some(some: range) -> tuple[list[float], list[float]]:
-        return misfits(finished(recipe, data, random_starts(data, some)), data)
+        return misfits(run_to_end(recipe, data, random_starts(data, some)), data)
 
     parts = [seeds[k : k + 5] for k in range(0, len(seeds), 5)]
     done = side_by_side(run_some, parts) if len(parts) > 1 else [run_some(seeds)]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from cdi_stream.numerics.fourier import to_fourier_order
-from cdi_stream.phasing.engine import finished, run
+from cdi_stream.phasing.engine import run, run_to_end
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import random_starts
@@ -76,7 +76,9 @@ def plain_measurement(counts: NDArray[np.float32], valid: NDArray[np.bool_] | No
     """Counts with their origin at N//2, all of them valid if nothing else is said."""
     magnitude = to_fourier_order(torch.from_numpy(counts)).sqrt().contiguous()
     known = torch.ones(counts.shape, dtype=torch.bool) if valid is None else torch.from_numpy(valid)
-    return Measurement(magnitude=magnitude, gain=torch.ones(counts.shape), valid=to_fourier_order(known).contiguous())
+    return Measurement(
+        magnitude=magnitude, magnitude_scale=torch.ones(counts.shape), valid=to_fourier_order(known).contiguous()
+    )
 
 
 def _pair(n: int) -> Callable[[], object]:
@@ -121,7 +123,7 @@ def against_cohere(n: int, rounds: int, cycles: int = 600) -> Line:
 def _ours_ms(text: str, data: Measurement, seed: int) -> float:
     recipe, start = parse_recipe(text), random_starts(data, [seed])
     begin_s = time.perf_counter()
-    finished(recipe, data, start)
+    run_to_end(recipe, data, start)
     return 1e3 * (time.perf_counter() - begin_s) / recipe.cycles
 
 

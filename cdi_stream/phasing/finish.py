@@ -9,15 +9,15 @@ from torch import Tensor
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.gradient import fits_noise, is_without_noise, polish_exact
-from cdi_stream.phasing.level import Level, Search, each_refined, level_of, support_of
+from cdi_stream.phasing.grid_level import GridLevel, Search, level_of, refine_each, support_of
 from cdi_stream.phasing.measures import chi2
-from cdi_stream.phasing.position import on_voxels
+from cdi_stream.phasing.position import shift_to_even_amplitude
 from cdi_stream.phasing.projections import Measurement, modelled_magnitude
 from cdi_stream.phasing.quality import free_llk, misfit
-from cdi_stream.phasing.ranking import Candidates, Solution, ranked
+from cdi_stream.phasing.ranking import Candidates, Solution, rank_candidates
 from cdi_stream.phasing.recipe import parse_recipe
-from cdi_stream.phasing.schedules import closing_recipes
-from cdi_stream.phasing.workers import callers
+from cdi_stream.phasing.schedules import finish_recipes
+from cdi_stream.phasing.workers import n_callers
 
 CLEARLY = 0.99
 """Score, against the winner's, at which another refinement of it is taken ..."""
@@ -39,8 +39,8 @@ LOOK = 20
 """... and cycles between two looks at how far it is."""
 
 
-def closed(
-    level: Level, pool: Candidates, data: Measurement, held: Tensor, search: Search, pace_s: float
+def finish_finalists(
+    level: GridLevel, pool: Candidates, data: Measurement, held: Tensor, search: Search, pace_s: float
 ) -> tuple[Candidates, str]:
     """Refine the winner in a few ways, again and again while one gives a better score and harms no ``held`` voxels.
 
@@ -50,25 +50,25 @@ def closed(
     """
     if _is_below_noise(pool, level.data):
         return pool, ""
-    winner, done = _winner_refined(level, pool.best(1), data, held, search, pace_s)
-    others, text = [pool.only(k) for k in range(1, len(pool))], "+".join(done)
-    if done and len(_fitting((text,) * len(others), pace_s, search.deadline)) == len(others):
-        new = each_refined(level, [(_batch(other), text) for other in others], search)
+    winner, done = _refine_winner(level, pool.best(1), data, held, search, pace_s)
+    others, text = [pool.at(k) for k in range(1, len(pool))], "+".join(done)
+    if done and len(_affordable((text,) * len(others), pace_s, search.deadline)) == len(others):
+        new = refine_each(level, [(_batch(other), text) for other in others], search)
         others = [min(pair, key=lambda one: float(one.score[0])) for pair in zip(others, new, strict=True)]
     for other in others:
-        winner = winner.before(other)
-    return ranked(winner, data, held), text
+        winner = winner.append(other)
+    return rank_candidates(winner, data, held), text
 
 
-def _winner_refined(
-    level: Level, winner: Candidates, data: Measurement, held: Tensor, search: Search, pace_s: float
+def _refine_winner(
+    level: GridLevel, winner: Candidates, data: Measurement, held: Tensor, search: Search, pace_s: float
 ) -> tuple[Candidates, list[str]]:
     """A better winner, and the recipes that made it so."""
     done: list[str] = []
     limit = UNHARMED * free_llk(winner.crystal[0], data, held)[0]
     for _ in range(ROUNDS):
-        recipes = _fitting(closing_recipes(level.extent_vox), pace_s, search.deadline)
-        tried = each_refined(level, [(_batch(winner), how) for how in recipes], search)
+        recipes = _affordable(finish_recipes(level.extent_vox), pace_s, search.deadline)
+        tried = refine_each(level, [(_batch(winner), how) for how in recipes], search)
         better = [
             (one, how)
             for one, how in zip(tried, recipes, strict=True)
@@ -81,9 +81,9 @@ def _winner_refined(
     return winner, done
 
 
-def _fitting(recipes: tuple[str, ...], pace_s: float, deadline: Deadline) -> tuple[str, ...]:
+def _affordable(recipes: tuple[str, ...], pace_s: float, deadline: Deadline) -> tuple[str, ...]:
     """As many of the recipes, from the first, as there is time for, side by side; the pace is of all threads."""
-    left_s, n_threads = deadline.left_s - (1 - LAST_CALL) * deadline.budget_s, callers()
+    left_s, n_threads = deadline.left_s - (1 - LAST_CALL) * deadline.budget_s, n_callers()
     cycles = [parse_recipe(text).cycles for text in recipes]
     for n in range(len(recipes), 0, -1):
         longest = max(sum(cycles[k:n:n_threads]) for k in range(n_threads))
@@ -101,7 +101,7 @@ def _batch(pool: Candidates) -> Batch:
     return Batch(crystal=pool.crystal, support=pool.support)
 
 
-def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
+def fit_without_noise(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
     """Go on to what single precision allows if the data are without counting noise, else leave it.
 
     The crystal then lies `on_voxels`, and its faint rim outside of its support.
@@ -120,7 +120,7 @@ def exact(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
             break
     if least > max(0.1 * first, EXACT):
         return found
-    best = on_voxels(best, deadline.is_over)
+    best = shift_to_even_amplitude(best, deadline.is_over)
     effort = replace(found.effort, cycles=found.effort.cycles + cycles, recipe=f"{found.effort.recipe}, then exact")
     return replace(found, crystal=best, support=support_of(best[None], level_of(data))[0], effort=effort)
 

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import Batch, finished
+from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.pyramid import resampled
-from cdi_stream.phasing.ranking import Candidates, scored
+from cdi_stream.phasing.pyramid import resample_crystals
+from cdi_stream.phasing.ranking import Candidates, score_batch
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import sigma_for
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
-from cdi_stream.phasing.support import Limits, threshold_support, updated
-from cdi_stream.phasing.workers import callers, side_by_side
+from cdi_stream.phasing.support import Limits, threshold_support, update_support
+from cdi_stream.phasing.workers import n_callers, side_by_side
 
 GROWTH = 1.5
 """How much larger a support may become on finer grids than it was found."""
@@ -51,7 +51,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
+class GridLevel:
     """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array.
 
     Both are smaller where the box is slanted, but for what strain alone may do, see `STRAINED`.
@@ -73,11 +73,11 @@ class Level:
         return Limits(largest=min(found, known, LARGEST))
 
 
-def level_of(data: Measurement, found_share: float | None = None, known_share: float | None = None) -> Level:
+def level_of(data: Measurement, found_share: float | None = None, known_share: float | None = None) -> GridLevel:
     """Size up a measurement."""
     box, n_axes = box_of(data), data.n_axes
     lean = min(1.0, box.slant / STRAINED)
-    return Level(
+    return GridLevel(
         data=data,
         extent_vox=sum(box.extents_vox) / n_axes * lean ** (1 / n_axes),
         box_share=math.prod(box.extents_vox) * lean / data.magnitude.numel(),
@@ -86,18 +86,18 @@ def level_of(data: Measurement, found_share: float | None = None, known_share: f
     )
 
 
-def refined(level: Level, start: Batch, text: str, deadline: Deadline, limits: Limits | None = None) -> Batch:
+def refine(level: GridLevel, start: Batch, text: str, deadline: Deadline, limits: Limits | None = None) -> Batch:
     """Run a recipe, to its end or to the deadline."""
-    return finished(parse_recipe(text), level.data, start, limits or level.limits(), deadline.is_over)
+    return run_to_end(parse_recipe(text), level.data, start, limits or level.limits(), deadline.is_over)
 
 
-def each_refined(level: Level, jobs: Sequence[tuple[Batch, str]], search: Search) -> list[Candidates]:
+def refine_each(level: GridLevel, jobs: Sequence[tuple[Batch, str]], search: Search) -> list[Candidates]:
     """Batches after their recipes, some side by side."""
     largest = level.limits().largest
 
     def done(job: tuple[Batch, str]) -> tuple[Candidates, Batch]:
-        batch = refined(level, *job, search.deadline)
-        return scored(level.data, batch, largest), batch
+        batch = refine(level, *job, search.deadline)
+        return score_batch(level.data, batch, largest), batch
 
     found = side_by_side(done, jobs)
     for _, batch in found:
@@ -105,22 +105,22 @@ def each_refined(level: Level, jobs: Sequence[tuple[Batch, str]], search: Search
     return [candidates for candidates, _ in found]
 
 
-def climbed(level: Level, crystals: Tensor, text: str, search: Search) -> Candidates:
+def climb(level: GridLevel, crystals: Tensor, text: str, search: Search) -> Candidates:
     """Carry crystals ``(n, *shape)`` of a coarser level to this one and refine them here, the best first."""
-    crystal = resampled(crystals, tuple(level.data.magnitude.shape))
+    crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
     whole = Batch(crystal=crystal, support=support_of(crystal, level))
-    n_parts = min(callers(), len(whole))
-    parts = [(whole.chosen(range(part, len(whole), n_parts)), text) for part in range(n_parts)]
-    pool, *others = each_refined(level, parts, search)
+    n_parts = min(n_callers(), len(whole))
+    parts = [(whole.select(range(part, len(whole), n_parts)), text) for part in range(n_parts)]
+    pool, *others = refine_each(level, parts, search)
     for other in others:
-        pool = other.joined(pool)
+        pool = other.merge(pool)
     return pool
 
 
-def support_of(crystals: Tensor, level: Level) -> Tensor:
+def support_of(crystals: Tensor, level: GridLevel) -> Tensor:
     """Support of carried-on crystals, relative to the rms amplitude inside."""
     wrap = ShrinkWrap(threshold=0.22, relative="rms", sigma_vox=sigma_for(level.extent_vox))
     support = threshold_support(crystals.abs(), 0.1, wrap.sigma_vox)
     for _ in range(4):
-        support = updated(support, crystals, wrap, "full", level.limits())
+        support = update_support(support, crystals, wrap, "full", level.limits())
     return support
