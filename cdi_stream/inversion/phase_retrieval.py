@@ -24,9 +24,10 @@ from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit, size_of
 from cdi_stream.phasing.ranking import metrics_of
-from cdi_stream.phasing.recipe import Recipe
-from cdi_stream.phasing.schedules import FEW_VOX, loose_and_tight, loose_end
+from cdi_stream.phasing.recipe import Recipe, parse_recipe
+from cdi_stream.phasing.schedules import loose_and_tight, loose_end
 from cdi_stream.phasing.starts import start_from
+from cdi_stream.phasing.tuning import TUNING
 
 _SEARCHING = (
     "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.5]+50*HIO"
@@ -40,7 +41,7 @@ SHORT = AutoSettings(
     finalists=2,
     attempts=1,
     ways=loose_and_tight,
-    known_recipe=FROM_NETWORK,
+    known_recipe=parse_recipe(FROM_NETWORK),
     is_thorough=False,
 )
 """The search beside it: what two cores do in three seconds at 64^3."""
@@ -48,9 +49,11 @@ SEED = 5
 """Of its random starts: another than that of the refinements, which would repeat them otherwise."""
 
 
-def of_large(extent_vox: float) -> str:
+def of_large(extent_vox: float) -> Recipe:
     """From the network's crystal in a large volume: of many voxels it has a loose end, which cuts off no strain."""
-    return FROM_NETWORK if extent_vox < FEW_VOX else f"{_SEARCHING}+{loose_end(extent_vox)}"
+    if extent_vox < TUNING.small_crystal_vox:
+        return parse_recipe(FROM_NETWORK)
+    return parse_recipe(_SEARCHING).then(loose_end(extent_vox))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
