@@ -21,7 +21,7 @@ another; the numbers that steer them are the fields of `cdi_stream.phasing.tunin
 3. *Climb* (`grid_level.climb`).  The best candidates are carried to finer and finer grids, by padding their diffraction
    with zeros, and are refined on each; a third of them is dropped from grid to grid.
 
-4. *Choose.*  On the finest grid the finalists lose what they know of the held-out voxels, are refined without them, and
+4. *Choose.*  On the finest grid the finalists are set to zero at the held-out voxels in reciprocal space, are refined without them, and
    are ranked by the Poisson log-likelihood of these voxels (`ranking.rank_candidates`).  No crystal was fitted to them,
    so overfitting does not help.  Crystals of few voxels are refined with a loose and with a tight support; the support
    wins that gives the smaller product of free log-likelihood and amplitude spread.
@@ -93,8 +93,8 @@ class AutoSettings:
         search keeps the one whose winner has the smallest product of free log-likelihood and amplitude spread.
     known_recipe
         Recipe that refines known crystals, for example the network's, in their own supports before they compete with
-        the random starts.  No support may then grow much larger than theirs.  None lets known crystals compete as they
-        are.
+        the random starts.  No support may then grow much larger than that of a known crystal.  None lets known crystals
+        compete as they are.
     is_thorough
         Whether the winner is refined by further recipes (step 5).
     is_exact
@@ -187,22 +187,22 @@ class _Auto:
         coarse = self._level(coarsen(self._data, self._shapes[0]))
         pool, self._round = explore(coarse, self._seed, settings.exploration, self._round, self._search)
         self._report(f"{self._search.starts} starts on {self._shapes[0]}: {_state(pool, deadline)}")
-        begin_s, found_share = deadline.passed_s, support_share(pool, settings.finalists)
+        begin_s, coarser_share = deadline.passed_s, support_share(pool, settings.finalists)
         keep = TUNING.candidates_per_finalist * settings.finalists
         for shape in self._shapes[1:-1]:
             if deadline.is_over():
                 break
-            level = self._level(coarsen(self._data, shape), found_share)
+            level = self._level(coarsen(self._data, shape), coarser_share)
             keep = max(settings.finalists, keep * TUNING.candidates_kept_of_three // 3)
             pool = climb(level, pool.best(keep).crystal, climb_recipe(level.extent_vox), self._search)
             self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
-        finest = self._level(self._data, found_share)
+        finest = self._level(self._data, coarser_share)
         finalists = self._choose(finest, pool.best(self._n_affordable(finest)).crystal, known)
         self._refining_s = deadline.passed_s - begin_s
         return finalists
 
-    def _level(self, data: Measurement, found_share: float | None = None) -> GridLevel:
-        return level_of(data, found_share, self._known_share)
+    def _level(self, data: Measurement, coarser_share: float | None = None) -> GridLevel:
+        return level_of(data, coarser_share, self._known_share)
 
     def _n_affordable(self, level: GridLevel) -> int:
         """Return the number of finalists for which the time left is enough, the following steps included."""
@@ -217,7 +217,7 @@ class _Auto:
         crystals = resample_crystals(crystals, tuple(self._data.magnitude.shape))
         if known is not None:
             known_share = support_share(known, len(known))
-            level = replace(level, found_share=max(level.found_share or 0.0, known_share))
+            level = replace(level, coarser_share=max(level.coarser_share or 0.0, known_share))
             crystals = torch.cat((crystals, self._refine_known(level, known)))
         crystals = without_held_out(crystals, self._held, self._data.n_axes)
         results = [

@@ -21,7 +21,7 @@ _REFIT = recipe_of(SupportMode("fixed"), Cycles("ER", 60))
 
 
 def bootstrap_nmse(
-    data: Measurement, found: Batch, seed: int = 0, is_over: Callable[[], bool] = lambda: False
+    data: Measurement, batch: Batch, seed: int = 0, is_over: Callable[[], bool] = lambda: False
 ) -> float:
     """Return the `nmse` between the first crystal of a batch and the same crystal fitted to other counts.
 
@@ -31,12 +31,12 @@ def bootstrap_nmse(
     """
     if is_over():
         return math.nan
-    crystal = found.result[:1]
+    crystal = batch.result[:1]
     expected = expected_counts(reciprocal(crystal, data.n_axes), data)[0]
     measured, total = data.magnitude.square()[data.valid].sum(), expected[data.valid].sum()
     if not (torch.isfinite(total) and total > 0):
         return math.nan
     rates = (expected * (measured / total)).cpu()
     counts = torch.poisson(rates, torch.Generator().manual_seed(seed)).to(expected.device)
-    again = run_to_end(_REFIT, replace(data, magnitude=counts.sqrt()), found.select([0]), is_over=is_over)
-    return math.nan if is_over() else float(nmse(crystal[0], again.result[0]))
+    refit = run_to_end(_REFIT, replace(data, magnitude=counts.sqrt()), batch.select([0]), is_over=is_over)
+    return math.nan if is_over() else float(nmse(crystal[0], refit.result[0]))

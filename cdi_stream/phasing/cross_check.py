@@ -117,7 +117,7 @@ class _RandomStarts:
 
     def refine_best(self, finer: GridLevel, search: Search) -> tuple[Batch, float]:
         """Refine the best candidate on a finer grid; return it and its agreement with the candidates next to it."""
-        level = replace(finer, found_share=float(self.pool.support[:1].float().mean()))
+        level = replace(finer, coarser_share=float(self.pool.support[:1].float().mean()))
         crystal = resample_crystals(self.pool.crystal[:1], tuple(finer.data.magnitude.shape))
         start = Batch(crystal=crystal, support=support_of(crystal, level))
         batch = refine(level, start, final_recipes(level.extent_vox)[-1], search.deadline)

@@ -144,14 +144,14 @@ def _accelerated_steps(data: Measurement, start: Batch, how: AcceleratedDescent)
     crystal = start.result
     ahead, age = crystal, torch.zeros(len(start), device=crystal.device)
     for step in range(1, how.steps + 1):
-        found = descend(ahead) * support
-        moved = found - crystal
-        age = torch.where(_inner(ahead - found, moved) > 0, 0.0, age + 1)
-        crystal = found
+        lower = descend(ahead) * support
+        change = lower - crystal
+        age = torch.where(_inner(ahead - lower, change) > 0, 0.0, age + 1)
+        crystal = lower
         if how.shrink_wrap is not None and how.shrink_wrap.is_due(step):
             support = update_support(support, crystal, how.shrink_wrap, "full", Limits())
             crystal, age = crystal * support, torch.zeros_like(age)
-        ahead = torch.addcmul(crystal, moved, _per_start(age / (age + 3), crystal).to(crystal.dtype))
+        ahead = torch.addcmul(crystal, change, _per_start(age / (age + 3), crystal).to(crystal.dtype))
         yield Batch(crystal=crystal, support=support, cycle=step)
 
 

@@ -62,7 +62,7 @@ class GridLevel:
         than strain alone makes it (`SearchTuning.slant_of_strain`).
     box_share
         Volume of that box over the volume of the array.
-    found_share
+    coarser_share
         Support over the array on the coarser grid; None on the coarsest grid.
     known_share
         Support over the array of a crystal that was known before the search; None without one.
@@ -71,7 +71,7 @@ class GridLevel:
     data: Measurement
     extent_vox: float
     box_share: float
-    found_share: float | None = None
+    coarser_share: float | None = None
     known_share: float | None = None
 
     def limits(self, margin: float = 1.4) -> Limits:
@@ -81,12 +81,12 @@ class GridLevel:
         Elsewhere a support may be little larger than on the coarser grid, or than that of the known crystal.
         """
         longest = self.box_share * margin**self.data.n_axes
-        found = longest if self.found_share is None else TUNING.support_growth * self.found_share
+        coarser = longest if self.coarser_share is None else TUNING.support_growth * self.coarser_share
         known = math.inf if self.known_share is None else TUNING.growth_of_known * self.known_share
-        return Limits(largest=min(found, known, TUNING.largest_support_share))
+        return Limits(largest=min(coarser, known, TUNING.largest_support_share))
 
 
-def level_of(data: Measurement, found_share: float | None = None, known_share: float | None = None) -> GridLevel:
+def level_of(data: Measurement, coarser_share: float | None = None, known_share: float | None = None) -> GridLevel:
     """Return a measurement with the size of its crystal; the shares are those of `GridLevel`."""
     box, n_axes = box_of(data), data.n_axes
     lean = min(1.0, box.slant / TUNING.slant_of_strain)
@@ -94,7 +94,7 @@ def level_of(data: Measurement, found_share: float | None = None, known_share: f
         data=data,
         extent_vox=sum(box.extents_vox) / n_axes * lean ** (1 / n_axes),
         box_share=math.prod(box.extents_vox) * lean / data.magnitude.numel(),
-        found_share=found_share,
+        coarser_share=coarser_share,
         known_share=known_share,
     )
 

@@ -80,8 +80,8 @@ def r_p_wu2021(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None 
     """Return sum |a| |b| / sqrt(sum a^2 sum b^2), ``(...)``, a and b the deviations from the mean magnitudes.
 
     Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L3.  For comparison with the paper
-    only: because of the absolute values it exceeds `r_p`, is positive for unrelated arrays, and ignores the signs of the
-    deviations.
+    only: because of the absolute values it exceeds `r_p`, is positive for unrelated arrays, and ignores the signs of
+    the deviations.
     """
     a, b = (values - values.mean(-1, keepdim=True) for values in _pair(model_magnitude, magnitude, valid))
     return (a * b).abs().sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()

@@ -85,11 +85,11 @@ class _Reader:
         return steps
 
     def _terms(self, depth: int = 0) -> list[Step]:
-        found = self._term(depth)
+        steps = self._term(depth)
         while self._take(_PLUS):
-            found += self._term(depth)
-            self._limit(len(found))
-        return found
+            steps += self._term(depth)
+            self._limit(len(steps))
+        return steps
 
     def _term(self, depth: int) -> list[Step]:
         if self._take(_OPEN):
@@ -204,13 +204,13 @@ def _options(text: str, **defaults: Any) -> dict[str, Any]:
     ``text`` holds ``name=value`` pairs, each name once.  A value has the type of its default; where the default is a
     tuple, the value is one of its words.
     """
-    found: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, value = map(str.strip, part.partition("="))
-        if name not in defaults or name in found:
+        if name not in defaults or name in given:
             raise ValueError(f"{', '.join(defaults) or 'nothing'} as name=value, each once, not {_quoted(part)}")
-        found[name] = _value(name, value, defaults[name])
-    return {name: default[0] if isinstance(default, tuple) else default for name, default in defaults.items()} | found
+        given[name] = _value(name, value, defaults[name])
+    return {name: default[0] if isinstance(default, tuple) else default for name, default in defaults.items()} | given
 
 
 def _value(name: str, text: str, default: Any) -> Any:
