@@ -1,4 +1,4 @@
-"""Addresses of 0MQ sockets: read once, in one way, for the configuration, the checks and the sockets."""
+"""Addresses of 0MQ sockets, read in the same way by the configuration, the checks and the sockets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass
 
 MAX_PORT = 65535
+"""Largest TCP port number."""
+
 _TCP = re.compile(
     r"tcp://(?:[^;/\s]+;)?(?:\[(?P<ipv6>[0-9a-fA-F:.]+(?:%\w+)?)\]|(?P<host>[^\[\]:/\s;]+)):(?P<port>\d+|\*)"
 )
-_ANYWHERE = ("*", "0.0.0.0", "::")  # noqa: S104 - to recognise it
+_WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104 - to recognise it
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,36 +28,37 @@ class Address:
 
     @property
     def is_tcp(self) -> bool:
-        """Whether it is a TCP address, as against a socket in the file system."""
+        """Whether this is a TCP address; otherwise it is a socket in the file system."""
         return self.text.startswith("tcp://")
 
     @property
     def is_ipv6(self) -> bool:
-        """Whether the host is written as an IPv6 address: 0MQ's sockets take those only with an option."""
+        """Whether the host is an IPv6 address, which a 0MQ socket accepts only with the option ``IPV6``."""
         return ":" in self.host
 
     @property
-    def is_anywhere(self) -> bool:
-        """Whether it stands for every network card of this machine: an address to bind, not to connect to."""
-        return self.host in _ANYWHERE
+    def is_wildcard(self) -> bool:
+        """Whether this is a wildcard: every network card of this machine, to bind and not to connect to."""
+        return self.host in _WILDCARDS
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         return not self.is_tcp or is_loopback(self.host)
 
     @property
     def place(self) -> tuple[str, int | None]:
-        """Host and port with all spellings of this machine made one, to compare addresses."""
-        return ("localhost" if self.is_tcp and (self.is_loopback or self.is_anywhere) else self.host), self.port
+        """Host and port for comparisons: all names of this machine become ``localhost``."""
+        return ("localhost" if self.is_tcp and (self.is_loopback or self.is_wildcard) else self.host), self.port
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host, by its name or its number."""
-    if host == "localhost":
-        return True
+    """Whether a host name or IP address means this machine and can be reached from no other machine.
+
+    A zone (``%lo``) is accepted behind an IPv6 address only: behind an IPv4 address it is no valid spelling.
+    """
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -66,7 +69,7 @@ def parse(text: str) -> Address:
     Raises
     ------
     ValueError
-        If it is neither ``tcp://host:port`` nor ``ipc:///path``; it says which forms are taken.
+        If the text is neither ``tcp://host:port`` nor ``ipc:///path``; the message names the valid forms.
     """
     if text.startswith("ipc://") and len(text) > len("ipc://"):
         return Address(text, text.removeprefix("ipc://"), None)
@@ -86,7 +89,7 @@ def parse(text: str) -> Address:
 
 
 def is_ipv6(text: str) -> bool:
-    """Whether an address needs 0MQ's option for IPv6; false for what is no address."""
+    """Whether an address needs 0MQ's option ``IPV6``; false for a text that is no address."""
     try:
         return parse(text).is_ipv6
     except ValueError:

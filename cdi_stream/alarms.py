@@ -1,4 +1,4 @@
-"""Standing alarms for operators, and a log that floods of the same complaint do not drown."""
+"""Active alarms for operators, and a log that counts repeated complaints instead of writing each of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Alarms:
-    """Alarms by key, from any thread; one stands until it is cleared.
+    """Active alarms by key; an alarm is active until it is cleared.  Safe to use from several threads.
 
     ``wall_clock`` gives seconds since the epoch.
     """
@@ -22,45 +22,62 @@ class Alarms:
         self._standing: dict[str, tuple[str, float]] = {}
 
     def set(self, key: str, text: str) -> None:
-        """Raise an alarm, or give a standing one another text."""
+        """Raise an alarm, or change the text of an active alarm."""
         with self._lock:
             since_s = self._standing.get(key, ("", self._wall_clock()))[1]
             self._standing[key] = (text, since_s)
 
     def clear(self, key: str) -> None:
-        """Take an alarm back."""
+        """Clear an alarm; a key without an alarm changes nothing."""
         with self._lock:
             self._standing.pop(key, None)
 
-    def standing(self) -> list[dict[str, Any]]:
-        """Return the alarms that stand: ``key, text, since_s`` (seconds since the epoch)."""
+    def active(self) -> list[dict[str, Any]]:
+        """Return the active alarms, each with ``key``, ``text`` and ``since_s`` [s since the epoch]."""
         with self._lock:
             return [{"key": key, "text": text, "since_s": since} for key, (text, since) in self._standing.items()]
 
 
 class Complaints:
-    """Log of things that cannot be used: of each kind the first few, then a count once in a while.
+    """Log of messages or documents that cannot be used.
 
-    Two complaints are of one kind if they differ in numbers only.  ``clock`` gives monotonic seconds.
+    The first `FIRST` complaints of each kind are written to the log, later complaints once in `EVERY_S` with their
+    count.  Two complaints are of the same kind if they differ only in numbers and in quoted text.
+
+    Parameters
+    ----------
+    logger
+        Log that is written to.
+    noun
+        Name of the things that cannot be used, as it appears in the log: ``message``, ``document``.
+    clock
+        Monotonic time [s].
     """
 
-    FIRST, EVERY_S, MAX_KINDS = 3, 30.0, 200
+    FIRST = 3
+    """Number of complaints of one kind that are all written to the log."""
 
-    def __init__(self, logger: logging.Logger, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+    EVERY_S = 30.0
+    """Shortest time [s] between two later log entries of one kind."""
+
+    MAX_KINDS = 200
+    """Number of kinds that are counted apart; all further kinds share one count."""
+
+    def __init__(self, logger: logging.Logger, noun: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.counts: dict[str, int] = {}
         self.first: str | None = None
         self._logger = logger
-        self._what = what
+        self._noun = noun
         self._clock = clock
         self._logged_s: dict[str, float] = {}
 
     @property
     def n(self) -> int:
-        """Complaints in all."""
+        """Number of complaints of all kinds."""
         return sum(self.counts.values())
 
     def add(self, text: str) -> None:
-        """Count a complaint, and log it unless many of its kind were logged of late."""
+        """Count a complaint, and write it to the log as far as the limits allow."""
         self.first = self.first or text
         kind = re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "#", text)[:120]
         if kind not in self.counts and len(self.counts) >= self.MAX_KINDS:
@@ -69,4 +86,4 @@ class Complaints:
         now = self._clock()
         if n <= self.FIRST or now - self._logged_s.get(kind, -self.EVERY_S) >= self.EVERY_S:
             self._logged_s[kind] = now
-            self._logger.warning("%s dropped (%d of this kind so far): %s", self._what, n, text)
+            self._logger.warning("%s dropped (%d of this kind so far): %s", self._noun, n, text)

@@ -1,4 +1,4 @@
-"""Child processes of a replay, started together and ended together."""
+"""Child processes that never outlive their parent."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any, BinaryIO
 from cdi_stream.errors import InputError, ServiceError
 
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)  # found now: between fork and exec of a process with threads little is allowed
+_LIBC = ctypes.CDLL(None)  # loaded at import: a process with threads may do little between fork and exec
 
 
 def start_child(command: list[str], log: BinaryIO, **environment: str) -> subprocess.Popen[bytes]:
-    """Start a process that the terminal's Ctrl-C does not reach and that dies with its parent, even a killed one."""
+    """Start a process that ignores the terminal's Ctrl-C and ends when its parent ends or is killed (Linux)."""
     return subprocess.Popen(
         command,
         stdout=log,
@@ -33,13 +33,13 @@ def start_child(command: list[str], log: BinaryIO, **environment: str) -> subpro
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent dies; elsewhere do without."""
+    """Ask Linux for SIGTERM when the parent ends; other systems have no such signal."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Processes:
-    """Python modules run as children; each writes its log beside the results."""
+    """Python modules that run as child processes; each writes ``NAME.log`` in ``directory``."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -53,24 +53,30 @@ class Processes:
         return self._running[name]
 
     def check(self) -> None:
-        """Raise `ServiceError` if a child has died of an error, with the end of its log."""
+        """Raise `ServiceError`, with the end of the child's log, if a child has ended with an error."""
         for name, process in self._running.items():
             if process.poll() not in (None, 0):
                 raise ServiceError(f"the {name} process ended with code {process.returncode}:\n{self.log_tail(name)}")
 
     def kill(self, name: str) -> None:
-        """End a child at once, as a power cut would, and forget it."""
+        """Kill a child without giving it time to finish (SIGKILL)."""
         process = self._running.pop(name)
         process.kill()
         process.wait()
 
     def log_tail(self, name: str, n_lines: int = 12) -> str:
-        """Last lines of a child's log."""
+        """Return the last ``n_lines`` of a child's log."""
         text = (self._directory / f"{name}.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-n_lines:])
 
     def wait_for_file(self, path: Path, timeout_s: float) -> None:
-        """Wait until a child has written a file."""
+        """Wait until a child has written a file.
+
+        Raises
+        ------
+        ServiceError
+            If a child has ended with an error, or the file does not exist after ``timeout_s`` [s].
+        """
         end = time.monotonic() + timeout_s
         while not path.exists():
             self.check()
@@ -81,7 +87,7 @@ class Processes:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End all children, the newest first: politely, then not."""
+        """End all children, the newest first: SIGTERM, after 15 s SIGKILL."""
         for process in reversed(self._running.values()):
             if process.poll() is None:
                 process.terminate()
@@ -94,7 +100,7 @@ class Processes:
 
 @contextlib.contextmanager
 def processes(directory: Path) -> Iterator[Processes]:
-    """Children that do not outlive this context."""
+    """Yield child processes that end with this context."""
     children = Processes(directory)
     try:
         yield children
@@ -103,19 +109,19 @@ def processes(directory: Path) -> Iterator[Processes]:
 
 
 def run_module(*arguments: str) -> dict[str, Any]:
-    """Run ``python -m arguments`` to its end; returns the JSON object of its last line, if there is one.
+    """Run ``python -m arguments`` to its end; return the JSON object of its last line, or an empty one.
 
     Raises
     ------
     InputError
-        If it refused its arguments.
+        If the module refused its arguments (exit status 2).
     ServiceError
-        If it failed otherwise.
+        If the module ended with any other exit status than 0.
     """
-    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode == 2:
-        raise InputError(done.stderr.strip().splitlines()[-1])
-    if done.returncode:
-        raise ServiceError(f"python -m {' '.join(arguments[:2])} failed:\n{done.stderr[-2000:]}")
-    lines = done.stdout.strip().splitlines()
+    result = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
+    if result.returncode == 2:
+        raise InputError(result.stderr.strip().splitlines()[-1])
+    if result.returncode:
+        raise ServiceError(f"python -m {' '.join(arguments[:2])} failed:\n{result.stderr[-2000:]}")
+    lines = result.stdout.strip().splitlines()
     return json.loads(lines[-1]) if lines else {}

@@ -1,4 +1,4 @@
-"""The seams between the core and its plugins, as typing protocols."""
+"""Interfaces of the plugins, as typing protocols: decoders, readers and sinks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from typing import Any, Protocol
 from cdi_stream.messages import Box, RecordedScan, WireMessage
 
 Buffer = bytes | memoryview
+"""One part of a multipart message."""
 
 
 class Decoder(Protocol):
-    """From the parts of one multipart message to messages of ours; no socket.
+    """Decodes the multipart messages of one detector format; has no socket.
 
-    Most multiparts hold one message; some senders put several into one, and chatter gives none.  Raises `WireError`
-    with the reason when a message is malformed; checks every size before it allocates.
+    Most multiparts hold one message; some senders put several messages into one multipart, and a multipart without
+    content gives none.  A decoder checks every size before it allocates memory.
     """
 
     def decode(self, parts: Sequence[Buffer]) -> Iterator[WireMessage]:
-        """Decode one multipart; a frame's pixels may point into ``parts``."""
+        """Yield the messages of one multipart; the pixels of a frame may share the memory of ``parts``.
+
+        Raises
+        ------
+        WireError
+            If the message is malformed; the text says why.
+        """
         ...
 
 
 class DecoderFactory(Protocol):
-    """Makes a decoder; entry points of group ``cdi_stream.decoder`` are of this type."""
+    """Builds a decoder; entry points of group ``cdi_stream.decoder`` are of this type."""
 
     def __call__(self, *, roi: Box | None, channel: str | None, max_pixels: int) -> Decoder:
-        """Build a decoder that cuts ``roi`` at once and refuses images above ``max_pixels``."""
+        """Build a decoder that cuts each image to ``roi`` and refuses images of more than ``max_pixels`` pixels."""
         ...
 
 
@@ -35,24 +42,30 @@ class Reader(Protocol):
     """Reads a recorded scan of one facility; entry points of group ``cdi_stream.reader``."""
 
     def can_read(self, path: Path) -> bool:
-        """Whether the file or folder is of this reader's kind, by a cheap look."""
+        """Whether the file or folder has this reader's format; reads little of it."""
         ...
 
     def read(self, path: Path, scan: int | None) -> RecordedScan:
-        """Read one scan, with all points of its motors; raises `RecordingError` with the remedy.
+        """Read one scan, with all points of its motors.
 
-        Points whose frame is lost are named in ``missing``.  Where the facility has recorded the counts of each frame,
-        ``frame_sums`` holds them: whoever calls compares.
+        ``missing`` names the points whose frame is lost.  Where the facility has recorded the counts of each frame,
+        ``frame_sums`` holds them; the caller compares them with the frames.
+
+        Raises
+        ------
+        RecordingError
+            If the scan cannot be read; the text names the remedy.
         """
         ...
 
 
 class Sink(Protocol):
-    """Takes Bluesky documents, in Bluesky's own callback shape; entry points of group ``cdi_stream.sink``.
+    """Takes Bluesky documents as a Bluesky callback does; entry points of group ``cdi_stream.sink`` build one.
 
-    A sink that keeps whole runs offers ``has_run(uid)``: true if it has a run to its end; if it has a part of it, it
-    forgets that part, since the run is written once more from its beginning.  A sink that cannot be reached raises
-    `ServiceError` or `OSError`: it is tried again for as long as it takes; after any other error five times.
+    A sink that stores whole runs offers ``has_run(uid)``: true if it has the run up to its stop document.  If the sink
+    has only a part of the run, ``has_run`` deletes that part, because the run is written again from its start document.
+    A sink that cannot be reached raises `ServiceError` or `OSError`: the document is tried again without a limit.
+    After any other error it is tried five times.
     """
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -60,5 +73,5 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Write what is buffered and close the sink."""
         ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.assembler import Assembler
+from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.messages import DetectorFrame, SeriesStart
 
 N = 7

@@ -1,1 +1,1 @@
-"""Frames and documents become rocking curves, live or while a scan is recorded."""
+"""Assembly of frames and documents into rocking curves, for the live service and for recordings."""

@@ -1,8 +1,8 @@
-"""Which frame belongs to which point of the scan: by id, else by number, else by time; never by order of arrival.
+"""Alignment of frames to the points of a scan: by image id, else by number, else by time; never by order of arrival.
 
-A detector numbers its images one after the other.  As long as there are as many images as points, the number is the
-point.  Where there are not, as after a pause in which a point was measured twice, numbers alone leave open where the
-additional frame lies; then the times of receipt of frames and the times of events decide, if they can.
+A detector numbers its images one after the other.  If there are as many images as points, the number of an image is
+its point.  If there are not, for example because a point was measured twice after a pause, the numbers do not tell
+which frame is the additional one.  Then the times of receipt of the frames are compared with the times of the events.
 """
 
 from __future__ import annotations
@@ -16,71 +16,79 @@ from cdi_stream.assemble.points import NO_IMAGE, PointTable
 from cdi_stream.stream.series import Series
 
 Ids = NDArray[np.intp]
+"""Slots or rows, one for each point."""
+
 Times = NDArray[np.float64]
+"""Times [s since the epoch]."""
 
-FITS = 0.3
-"""Largest distance of a frame from its event, in spacings of the frames, at which the next frame is ruled out."""
+MATCH_TOLERANCE = 0.3
+"""Largest distance between a frame and its event in a match by time, in spacings of the frames.
 
-RESOLVED_S = 0.1
-"""Spacing of points above which times of receipt tell one from the next."""
+At 0.3 the next frame is at least 0.7 spacings away and cannot be meant."""
 
-LATENCY_S = 0.05
-"""Delay of a frame behind its event that tells nothing."""
+MIN_SPACING_S = 0.1
+"""Spacing of points [s] above which times of receipt can tell a point from the next point."""
 
-LATE, EARLY = 0.5, 0.9
-"""Largest distance of all frames behind and before their events, in spacings: a slow counter of the same point holds
-the event up, but not beyond the next point."""
+EVENT_LATENCY_S = 0.05
+"""Delay [s] of a frame behind its event that is normal for detector and network."""
 
-LEAST_POINTS = 5
-"""Points below which times are not held against numbers."""
+MAX_LATE = 0.5
+"""Largest delay of the frames behind their events, in spacings of the points."""
 
-IN_TIME_S = 1.0
-"""Frames and events of one point of a fast scan that is joined by time lie no further apart than this."""
+MAX_EARLY = 0.9
+"""Largest lead of the frames before their events, in spacings of the points.
+
+A slow counter of the same point delays the event, but not beyond the next point."""
+
+MIN_POINTS = 5
+"""Number of points below which times are not compared with numbers."""
+
+MAX_APART_S = 1.0
+"""Largest distance [s] between frame and event of a point in a fast scan that is joined by time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """Slot of each point's frame, and how sure that is."""
+    """Slot of each point's frame, -1 for none, with the doubts and notes about it."""
 
     slots: Ids
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def align(series: Series, table: PointTable, slots_by_place: Ids) -> Alignment:
-    """Find the frame of each point.
+def align(series: Series, table: PointTable, rows: Ids) -> Alignment:
+    """Return the frame of each point.
 
     Parameters
     ----------
     series
-        Frames that came.
+        Frames that were received.
     table
-        Points, one a row; those whose events were lost are missing.
-    slots_by_place
-        For each point of the curve the row of the table, -1 where its event was lost; its length is the number of
-        points.
+        Points of the scan, one in each row; points whose events were lost are missing.
+    rows
+        ``(n,)`` for the n points of the curve: row of the table, -1 where the event was lost.
     """
     if table.has_ids:
-        return _by_id(series, table, slots_by_place)
-    return _by_number(series, table, slots_by_place)
+        return _by_id(series, table, rows)
+    return _by_number(series, table, rows)
 
 
 def is_in_time(series: Series, table: PointTable, slots: Ids) -> bool:
-    """Whether every frame was received about the time of its event, but for a constant."""
+    """Whether every frame was received near the time of its event: within `MAX_LATE` and `MAX_EARLY` spacings."""
     received = series.received_s(slots)
     if len(table) != len(slots) or not np.isfinite(received - table.times_s).all():
         return False
     apart = received - table.times_s
     spacing = float(np.median(np.diff(table.times_s))) if len(slots) > 1 else 0.0
-    if spacing < RESOLVED_S:
-        return bool(np.abs(apart).max() <= IN_TIME_S)
-    return bool(apart.max() <= LATE * spacing + LATENCY_S and apart.min() >= -EARLY * spacing)
+    if spacing < MIN_SPACING_S:
+        return bool(np.abs(apart).max() <= MAX_APART_S)
+    return bool(apart.max() <= MAX_LATE * spacing + EVENT_LATENCY_S and apart.min() >= -MAX_EARLY * spacing)
 
 
 def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
-    """Take the images that the events name; points without a name lie on the line through the others."""
+    """Align by the image ids in the events; a point without an image id gets the slot interpolated from the others."""
     is_named = table.slots > NO_IMAGE
-    shift, notes = _shift_of(table.slots[is_named], series.image_ids)
+    shift, notes = _image_shift(table.slots[is_named], series.image_ids)
     points = np.arange(len(rows))
     known = (rows >= 0) & is_named[rows]
     slots = np.full(len(rows), -1, dtype=np.intp)
@@ -95,7 +103,7 @@ def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
 
 
 def _each_once(slots: Ids) -> tuple[Ids, tuple[str, ...]]:
-    """Let each frame be that of one point, the last that names it."""
+    """Return slots with each frame in one point only: the last point that names it keeps it; and the doubt."""
     last = {int(slot): place for place, slot in enumerate(slots) if slot >= 0}
     is_last = np.array([slot < 0 or last[int(slot)] == place for place, slot in enumerate(slots)], dtype=bool)
     if is_last.all():
@@ -104,75 +112,82 @@ def _each_once(slots: Ids) -> tuple[Ids, tuple[str, ...]]:
     return np.where(is_last, slots, -1), (f"several events name image {named}: the last of them has it",)
 
 
-def _shift_of(asked: Ids, there: Ids) -> tuple[int, tuple[str, ...]]:
-    """Return how far the events count images differently, if a shift fits every frame and none does not."""
-    most = min(len(asked), len(there))
-    if not most or len(asked) != len(there) or len(np.intersect1d(asked, there)) == most:
+def _image_shift(asked: Ids, received: Ids) -> tuple[int, tuple[str, ...]]:
+    """Return the shift from the image ids in the events to the slots, and a note; 0 unless one shift fits all frames.
+
+    ``asked`` are the slots that the events name, ``received`` those of the frames, ascending.
+    """
+    if not len(asked) or len(asked) != len(received) or len(np.intersect1d(asked, received)) == len(asked):
         return 0, ()
-    shift = int(there[0] - asked.min())
-    if np.array_equal(np.sort(asked) + shift, there):
+    shift = int(received[0] - asked.min())
+    if np.array_equal(np.sort(asked) + shift, received):
         return shift, (f"the events count images from another number than the detector: shifted by {shift}",)
     return 0, ()
 
 
 def _by_number(series: Series, table: PointTable, rows: Ids) -> Alignment:
-    n, there = len(rows), series.image_ids
-    is_from_1 = len(there) > 0 and there[-1] == n and there[0] == 1 and series.start.n_images != n + 1
+    """Align by the number of each image; where the counts differ, by time."""
+    n, received = len(rows), series.image_ids
+    is_from_1 = len(received) > 0 and received[-1] == n and received[0] == 1 and series.start.n_images != n + 1
     base = 1 if is_from_1 else 0
     slots = base + np.arange(n)
-    if not len(there) or there[-1] == slots[-1]:  # the last frame is there: the others are known by their numbers
-        return _held_against_times(series, table, rows, slots)
-    if there[-1] < slots[-1] and len(there) == there[-1] + 1 and series.ended_s is None:
+    if not len(received) or received[-1] == slots[-1]:  # the last frame is there: its number fixes the others
+        return _check_against_times(series, table, rows, slots)
+    if received[-1] < slots[-1] and len(received) == received[-1] + 1 and series.ended_s is None:
         return Alignment(slots=slots)  # the rest may still come
-    found = _by_time(series, table, rows, slots)
-    if found is not None:
-        text = f"{len(there)} frames for {n} points: joined by their times, which leave no other way"
-        return Alignment(slots=found, notes=(text,))
+    slots_by_time = _by_time(series, table, rows, slots)
+    if slots_by_time is not None:
+        text = f"{len(received)} frames for {n} points: joined by their times, which fit in one way only"
+        return Alignment(slots=slots_by_time, notes=(text,))
     return Alignment(
         slots=slots,
         doubts=(
-            f"{len(there)} frames came for {n} points, and the events name no images: frames may lie at wrong angles; "
-            "record the detector's image_id in the events",
+            f"{len(received)} frames came for {n} points, and the events name no images: frames may lie at wrong "
+            "angles; record the detector's image_id in the events",
         ),
     )
 
 
-def _held_against_times(series: Series, table: PointTable, rows: Ids, slots: Ids) -> Alignment:
-    """Doubt numbers that times contradict: a point taken again and another missed leave the counts equal."""
+def _check_against_times(series: Series, table: PointTable, rows: Ids, slots: Ids) -> Alignment:
+    """Return the alignment by number, with a doubt if the times contradict it.
+
+    The counts are equal also if one point was measured twice and another point not at all.
+    """
     has_row = rows >= 0
-    apart = _apart(series, table.times_s[rows[has_row]], slots[has_row])
+    apart = _contradiction(series, table.times_s[rows[has_row]], slots[has_row])
     if apart is None:
         return Alignment(slots=slots)
     text = (
-        f"frames and events are as many, but lie up to {apart:.1f} steps of time apart: frames may lie at wrong angles"
+        f"there are as many frames as events, but their times differ by up to {apart:.1f} steps: frames may lie at "
+        "wrong angles"
     )
     return Alignment(slots=slots, doubts=(text,))
 
 
-def _apart(series: Series, times_s: Times, slots: Ids) -> float | None:
-    """Return how many spacings a frame lies from its event at most; None if times do not contradict the numbers.
+def _contradiction(series: Series, times_s: Times, slots: Ids) -> float | None:
+    """Return the largest distance of a frame from its event, in spacings; None if times do not contradict the numbers.
 
-    A frame may come late, when a queue was full, but not early: one that is received half a spacing before its event,
-    against the others, is that of an earlier point.  For all together see `LATE` and `EARLY`.
+    A frame may be late, when a queue was full, but never early.  A frame that comes half a spacing earlier than the
+    median frame, each relative to its event, belongs to an earlier point.  `MAX_LATE` and `MAX_EARLY` limit the median.
     """
     apart = series.received_s(slots) - times_s
     known = np.isfinite(apart)
-    spacing = float(np.median(np.diff(times_s[known]))) if known.sum() >= LEAST_POINTS else 0.0
-    if spacing < RESOLVED_S:
+    spacing = float(np.median(np.diff(times_s[known]))) if known.sum() >= MIN_POINTS else 0.0
+    if spacing < MIN_SPACING_S:
         return None
     apart = apart[known] / spacing
     early = float(np.median(apart) - apart.min())
     constant = float(np.median(apart))
-    is_shifted = constant > LATE + LATENCY_S / spacing or constant < -EARLY
-    return max(early, abs(constant)) if early > LATE or is_shifted else None
+    is_shifted = constant > MAX_LATE + EVENT_LATENCY_S / spacing or constant < -MAX_EARLY
+    return max(early, abs(constant)) if early > MAX_LATE or is_shifted else None
 
 
 def _by_time(series: Series, table: PointTable, rows: Ids, slots: Ids) -> Ids | None:
-    """Return the slot of each point by the times of frames and events; None where these leave it open."""
-    there = series.image_ids
+    """Return the slot of each point by the times of frames and events; None if more than one match is possible."""
+    received = series.image_ids
     known = np.flatnonzero(rows >= 0)
-    frames, events = series.received_s(there), table.times_s[rows[known]]
-    if len(known) < 3 or len(there) < 3 or not np.isfinite(np.concatenate((frames, events))).all():
+    frames, events = series.received_s(received), table.times_s[rows[known]]
+    if len(known) < 3 or len(received) < 3 or not np.isfinite(np.concatenate((frames, events))).all():
         return None
     if len(frames) >= len(events):
         pairs = unique_match(events, frames)
@@ -180,26 +195,26 @@ def _by_time(series: Series, table: PointTable, rows: Ids, slots: Ids) -> Ids | 
             return None
         result = slots.copy()
         result[:] = -1
-        result[known] = there[pairs]
+        result[known] = received[pairs]
         return result
     pairs = unique_match(frames, events)
     if pairs is None:
         return None
     result = np.full(len(slots), -1, dtype=np.intp)
-    result[known[pairs]] = there
+    result[known[pairs]] = received
     return result
 
 
 def unique_match(few: Times, many: Times) -> Ids | None:
-    """Match each of a few times to one of many, in order; None unless exactly one constant between them fits.
+    """Return for each time of ``few`` the index of its partner in ``many``, in order; None unless one match fits.
 
-    A constant fits if every time of ``few`` has a partner within `FITS` spacings, and if it is itself less than half a
-    spacing: the two clocks have been set against each other before.
+    The times of a match differ by one constant, up to `MATCH_TOLERANCE` spacings of ``many``.  The constant itself is
+    less than half a spacing, because the offset between the two clocks has been removed before.
     """
     spacing = float(np.min(np.diff(np.sort(many)))) if len(many) > 1 else 0.0
     if spacing <= 0 or np.any(np.diff(few) <= 0) or np.any(np.diff(many) <= 0):
         return None
-    found: dict[tuple[int, ...], Ids] = {}
+    matches: dict[tuple[int, ...], Ids] = {}
     for shift in range(len(many) - len(few) + 1):
         constant = float(np.median(many[shift : shift + len(few)] - few))
         for offset in {constant, constant - spacing, constant + spacing} if len(few) else ():
@@ -208,6 +223,6 @@ def unique_match(few: Times, many: Times) -> Ids | None:
                 np.abs(many[right - 1] - few - offset) < np.abs(many[right] - few - offset), right - 1, right
             )
             apart = np.abs(many[nearest] - few - offset)
-            if np.all(np.diff(nearest) > 0) and apart.max() < FITS * spacing and abs(offset) < 0.5 * spacing:
-                found[tuple(nearest)] = nearest.astype(np.intp)
-    return next(iter(found.values())) if len(found) == 1 else None
+            if np.all(np.diff(nearest) > 0) and apart.max() < MATCH_TOLERANCE * spacing and abs(offset) < 0.5 * spacing:
+                matches[tuple(nearest)] = nearest.astype(np.intp)
+    return next(iter(matches.values())) if len(matches) == 1 else None

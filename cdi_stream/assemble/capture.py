@@ -1,4 +1,4 @@
-"""Capture: the loop around a recorder - one detector socket, and the document bus where there is one."""
+"""Capture: the loop that feeds a recorder from one detector socket and, where configured, the document bus."""
 
 from __future__ import annotations
 
@@ -25,21 +25,25 @@ from cdi_stream.stream.receive import Receiver
 logger = logging.getLogger(__name__)
 
 LINGER_S = 0.5
-"""Frames may be overtaken by the end of their series, and documents come later still."""
+"""Time [s] that recording goes on after the end of the last series: late frames and documents may still come."""
 
 FLUSH_S = 1.0
-"""A kill loses the frames of this time."""
+"""Time [s] between two writes to disk; a recording that is killed loses the frames of this time."""
 
-
-TELL_EVERY_S = 5.0
-"""How often it is told what is awaited [s]."""
+REPORT_EVERY_S = 5.0
+"""Time [s] between two reports while no message comes."""
 
 _POLL_MS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureSettings:
-    """What to record, where to, and when to stop: after ``n_series`` ends (0: never), or ``timeout_s`` of silence."""
+    """Settings of a recording.
+
+    ``out`` is the HDF5 file, ``raw`` the message log (None: none), ``documents`` the bus (None: none), ``beamline`` the
+    name written into the file.  The recording stops after the end of ``n_series`` series (0: never), or when no message
+    has come for ``timeout_s`` [s] (None: never).
+    """
 
     detector: DetectorConfig
     out: Path
@@ -56,11 +60,24 @@ def capture(
     report: Callable[[int], None],
     tell: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
-    """Record until it is time to stop; returns the frame counts and how many series ended.
+    """Record until stopped; return the frame counts.
 
-    ``report`` is given the number of frames written now and then, ``tell`` what is awaited while nothing comes.
-    ``bad`` counts malformed messages too.  A disk that fills up ends the recording: what was written stays, and
-    ``stopped`` says why it ended.
+    Parameters
+    ----------
+    settings
+        Detector, files, and when to stop.
+    is_stopped
+        Tells whether to stop at once.
+    report
+        Called now and then with the number of frames written.
+    tell
+        Called with a sentence while no message comes.
+
+    Returns
+    -------
+    counts
+        ``expected``, ``received``, ``missing``, ``duplicate``, ``late``, ``bad`` (with malformed messages), ``series``
+        (ended), ``messages``; ``stopped`` says why a full disk ended the recording.  The frames written before stay.
 
     Raises
     ------
@@ -76,20 +93,20 @@ def capture(
                     _take(receiver, recorder)
                 if documents is not None:
                     _listen(documents, recorder, settings)
-                receiver.revive(time.monotonic())
+                receiver.reconnect_if_cut(time.monotonic())
                 report(recorder.n_frames)
-        except OSError as error:  # the file is whole: space is taken before it is written
+        except OSError as error:  # the file is whole: its space was reserved before
             stopped = f"{error.strerror} in {settings.out.parent.resolve()}: make room, then record again"
         counts = recorder.close()
     counts["bad"] += receiver.n_malformed
-    told = {} if stopped is None else {"stopped": stopped}
-    return counts | {"series": recorder.n_ended, "messages": receiver.n_messages} | told
+    reason = {} if stopped is None else {"stopped": stopped}
+    return counts | {"series": recorder.n_ended, "messages": receiver.n_messages} | reason
 
 
 def _turns(
     settings: CaptureSettings, recorder: Recorder, silence: _Silence, is_stopped: Callable[[], bool]
 ) -> Iterator[None]:
-    """Yield for each turn of the loop, as long as there is something to wait for; flush in between."""
+    """Yield once for each turn of the loop until the recording is to stop; flush the file in between."""
     flushed_s, until_s = time.monotonic(), math.inf
     while not is_stopped() and time.monotonic() < until_s:
         yield
@@ -97,14 +114,14 @@ def _turns(
         if now_s - flushed_s > FLUSH_S:
             recorder.flush()
             flushed_s = now_s
-        lasts_s = silence.look(now_s, recorder.n_frames)
-        is_silent = settings.timeout_s is not None and lasts_s > settings.timeout_s
+        silence_s = silence.measure(now_s, recorder.n_frames)
+        is_silent = settings.timeout_s is not None and silence_s > settings.timeout_s
         if recorder.is_done or is_silent:
             until_s = min(until_s, now_s + (LINGER_S if recorder.is_done else 0.0))
 
 
 class _Silence:
-    """How long no message has come; says so every `TELL_EVERY_S`."""
+    """Measures the time since the last message; reports it every `REPORT_EVERY_S` through ``tell``."""
 
     def __init__(self, detector: DetectorConfig, receiver: Receiver, tell: Callable[[str], None]) -> None:
         self._place = (
@@ -113,15 +130,15 @@ class _Silence:
         self._receiver = receiver
         self._tell = tell
         self._n_messages = 0
-        self._since_s = self._told_s = time.monotonic()
+        self._since_s = self._reported_s = time.monotonic()
 
-    def look(self, now_s: float, n_frames: int) -> float:
-        """Return how long no message has come [s]."""
+    def measure(self, now_s: float, n_frames: int) -> float:
+        """Return the time since the last message [s]; ``now_s`` is monotonic time, ``n_frames`` is for the report."""
         receiver = self._receiver
         if receiver.n_messages > self._n_messages:
-            self._n_messages, self._since_s, self._told_s = receiver.n_messages, now_s, now_s
-        if now_s - self._told_s >= TELL_EVERY_S:
-            self._told_s = now_s
+            self._n_messages, self._since_s, self._reported_s = receiver.n_messages, now_s, now_s
+        if now_s - self._reported_s >= REPORT_EVERY_S:
+            self._reported_s = now_s
             self._tell(
                 f"no message from {self._place} for {now_s - self._since_s:.0f} s; so far {receiver.n_messages} "
                 f"messages, {receiver.n_malformed} malformed, {n_frames} frames written{_remedy(receiver)}"
@@ -172,7 +189,7 @@ def _log(path: Path | None, stack: contextlib.ExitStack) -> Callable[[Any], None
 
 
 def _close(log: MessageLog) -> None:
-    """Close a log; on a full disk its last message is cut off, which `read_log` knows."""
+    """Close a log; on a full disk its last message is cut off, and `read_log` leaves that message out."""
     with contextlib.suppress(OSError):
         log.close()
 
@@ -188,8 +205,8 @@ def _take(receiver: Receiver, recorder: Recorder) -> None:
 def _listen(socket: zmq.Socket[bytes], recorder: Recorder, settings: CaptureSettings) -> None:
     assert settings.documents is not None
     read = bus.reader(settings.documents.serializer)
-    for name, doc in bus.received(socket, settings.documents.prefix, read):
+    for name, doc in bus.receive(socket, settings.documents.prefix, read):
         try:
             recorder.on_document(name, doc)
         except WireError as error:
-            logger.warning("document dropped: %s", error)
+            logger.warning("document left out: %s", error)

@@ -1,8 +1,9 @@
-"""Curves and documents that are under way, kept in files so that a service that is killed can go on with them.
+"""Files of the open series and runs, with which a service that was killed goes on at its next start.
 
-``curves/KEY`` holds the frames of one series (`frame_log`) and ``series.msgpack``, which describes it; it is deleted
-when the curve's reconstruction is out.  ``runs/NAME.documents`` holds the documents of one run as they were heard; it
-is deleted when the run is forgotten.  Nothing here waits for the disk: files survive the process, not a power cut.
+``curves/KEY`` holds the frames of one series (`frame_log`) and its description ``series.msgpack``; it is deleted when
+the reconstruction of the curve is published.  ``runs/NAME.documents`` holds the documents of one run in the order of
+receipt; it is deleted when the run is forgotten.  No write waits for the disk: the files survive the end of the
+process, but not a power cut.
 """
 
 from __future__ import annotations
@@ -30,17 +31,23 @@ from cdi_stream.stream.frame_log import FrameLog
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "series.msgpack"
+"""File name of the description of a series."""
+
 FRAMES = "frames.log"
+"""File name of the frames of a series."""
+
 MASK = "pixel_mask.npy"
+"""File name of the detector's pixel mask, where the series has one."""
+
 MAX_DOCUMENTS_BYTES = 256 << 20
-"""Documents of one run beyond this are not kept; a scan of 10 000 points takes a few MB."""
+"""Largest size [bytes] of the documents of one run; further ones are not kept.  10 000 points take a few MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedSeries:
-    """Description of one series beside its frames.
+    """Description of one series, without its frames.
 
-    ``run_uid`` is the run that was open at its beginning, where the wire knows no series.
+    ``run_uid`` is the run that was open when the series began, for a stream whose frames name no series.
     """
 
     key: str
@@ -59,7 +66,7 @@ class SavedSeries:
 
 
 class Incoming:
-    """The folder of what is under way."""
+    """Folder of the open series and runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,23 +75,23 @@ class Incoming:
             part.mkdir(parents=True, exist_ok=True)
 
     def new_key(self, series: object, wall_s: float) -> str:
-        """Return a name for a series that no other has, whatever the detector calls it."""
+        """Return a name for a series that no other series in the folder has; ``wall_s`` is its beginning."""
         name = re.sub(r"[^A-Za-z0-9]+", "_", str(series))[:40]
         base = f"{int(1e3 * wall_s)}-{name}"
         names = (base if n == 0 else f"{base}-{n}" for n in range(10_000))
         return next(key for key in names if not (self._curves / key).exists())
 
     def frame_log(self, key: str) -> FrameLog | None:
-        """Return the log for the frames of a series; None if the disk has no room for a folder."""
+        """Return the log for the frames of a series; None if the disk is full."""
         try:
             (self._curves / key).mkdir(exist_ok=True)
             return FrameLog(self._curves / key / FRAMES)
         except OSError as error:
-            logger.warning("frames are kept in memory alone, a restart would lose them: %s", error)
+            logger.warning("frames are kept in memory only, a restart would lose them: %s", error)
             return None
 
     def save(self, saved: SavedSeries) -> None:
-        """Write the description of a series; without room on the disk it is only logged."""
+        """Write the description of a series; a full disk is only logged."""
         folder = self._curves / saved.key
         start = {f.name: getattr(saved.start, f.name) for f in fields(SeriesStart) if f.name != "pixel_mask"}
         plain = _fields_but_start(saved) | {"start": start}
@@ -97,32 +104,35 @@ class Incoming:
         except OSError as error:
             logger.warning("series %s cannot be kept for a restart: %s", saved.start.series, error)
 
-    def left(self) -> list[SavedSeries]:
-        """Return the series that an earlier process left, oldest first; what cannot be read is put aside."""
-        found = []
+    def saved_series(self) -> list[SavedSeries]:
+        """Return the series that an earlier process wrote, oldest first; a folder that cannot be read is put aside."""
+        series = []
         for folder in sorted(f for f in self._curves.iterdir() if f.suffix != ".broken"):
             if not (folder / DESCRIPTION).exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             try:
-                found.append(_read(folder))
+                series.append(_read(folder))
             except (OSError, ValueError, TypeError, KeyError, msgpack.UnpackException):
                 logger.exception("%s cannot be read; it is kept as %s", folder, set_aside(folder))
-        return found
+        return series
 
     def discard(self, key: str) -> None:
-        """Delete a series, whose curve is spoken for; safe from any thread."""
+        """Delete the files of a series, whose reconstruction is published.  Safe to call from any thread."""
         shutil.rmtree(self._curves / key, ignore_errors=True)
 
     def give_up(self, key: str) -> None:
-        """Put a series aside that cannot be assembled, so that it is not tried at every start."""
+        """Put aside the files of a series that cannot be assembled, so that the next start does not try it again."""
         folder = self._curves / key
         if folder.exists():
             logger.warning("its frames are kept as %s", set_aside(folder))
 
     def keep_document(self, run_uid: str, name: str, doc: Mapping[str, Any], heard_s: float) -> None:
-        """Add a document of a run; without room on the disk it is only logged."""
-        path = self._log(run_uid)
+        """Append a document to those of its run; a full disk is only logged.
+
+        ``heard_s`` is the time of receipt [s since the epoch].
+        """
+        path = self._document_file(run_uid)
         try:
             record = msgpack.packb([name, to_plain(dict(doc)), heard_s], default=str)
             n_bytes = path.stat().st_size if path.exists() else 0
@@ -132,30 +142,30 @@ class Incoming:
             logger.warning("a document of run %s cannot be kept for a restart: %s", run_uid[:8], error)
 
     def documents(self) -> Iterator[tuple[str, dict[str, Any], float]]:
-        """Yield the documents that an earlier process kept, in the order in which they were heard."""
-        found: list[tuple[str, dict[str, Any], float]] = []
+        """Yield name, document and time of receipt [s since the epoch] of all documents, in order of receipt."""
+        documents: list[tuple[str, dict[str, Any], float]] = []
         for path in self._runs.glob("*.documents"):
             try:
                 with path.open("rb") as file:
                     for name, doc, heard_s in msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=1 << 30):
-                        found.append((str(name), dict(doc), float(heard_s)))
+                        documents.append((str(name), dict(doc), float(heard_s)))
             except (ValueError, TypeError, msgpack.UnpackException) as error:
-                logger.warning("%s breaks off: %s; the documents before are used", path, error)
-        return iter(sorted(found, key=lambda entry: entry[2]))
+                logger.warning("%s: expected a whole document, got: %s; the documents before it are used", path, error)
+        return iter(sorted(documents, key=lambda entry: entry[2]))
 
     def forget_runs(self, known: set[str]) -> None:
-        """Delete the documents of all runs but the known ones."""
-        kept = {self._log(uid) for uid in known}
+        """Delete the documents of all runs whose uid is not in ``known``."""
+        kept = {self._document_file(uid) for uid in known}
         for path in self._runs.glob("*.documents"):
             if path not in kept:
                 path.unlink(missing_ok=True)
 
-    def _log(self, run_uid: str) -> Path:
+    def _document_file(self, run_uid: str) -> Path:
         return self._runs / f"{hashlib.sha256(run_uid.encode(errors='replace')).hexdigest()[:32]}.documents"
 
 
 def _append(path: Path, record: bytes, n_bytes: int) -> None:
-    """Add a record to a file of ``n_bytes``, whole or not at all."""
+    """Append a record to a file of ``n_bytes`` bytes, whole or not at all."""
     handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     try:
         if os.write(handle, record) < len(record):
@@ -166,7 +176,7 @@ def _append(path: Path, record: bytes, n_bytes: int) -> None:
 
 
 def _fields_but_start(saved: SavedSeries) -> dict[str, Any]:
-    """Return the fields of a description but the start message."""
+    """Return all fields of a description except the start message."""
     return {f.name: getattr(saved, f.name) for f in fields(SavedSeries) if f.name != "start"}
 
 

@@ -1,4 +1,4 @@
-"""Points of a scan as the streams of its run tell them, one table a stream; the best of them is taken."""
+"""Tables of the points of a scan, one for each stream of the run, and the choice of the best table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cdi_stream.documents.claim import Claim
 from cdi_stream.documents.runs import Event, RunRecord
 
 NO_IMAGE = -(2**62)
-"""Stands for the slot of an image that an event does not name; other slots below 0 lie before the first frame seen."""
+"""Slot of a point whose event names no image.  Other negative slots lie before the first frame received."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointTable:
-    """Points of one stream in the order of their numbers; all arrays have one entry a row.
+    """Points of one stream in the order of their sequence numbers; each array has one entry for each row.
 
     Parameters
     ----------
@@ -27,19 +27,19 @@ class PointTable:
     places
         Place of each row in the curve, from 0; events that were lost leave gaps.
     slots
-        Slot of the image that the event names, `NO_IMAGE` where it names none.
+        Slot of the image that the event names, `NO_IMAGE` where the event names none.
     times_s
         Time of the event by this machine's clock [s since the epoch], NaN where unknown.
     readings
         Values by data key, NaN where an event lacks a number.
     names_series
-        Whether the events name the series asked for.
-    has_points_of_its_own
-        Whether other events of the stream name other series alone.
+        Whether the events name the series of the curve.
+    is_shared
+        Whether the stream has further events, which name other series only.
     is_array
-        Whether the readings came as arrays, several points an event.
+        Whether the readings are arrays, with several points in an event.
     last_seq
-        Number of the last event.
+        Sequence number of the last event.
     """
 
     stream: str
@@ -48,7 +48,7 @@ class PointTable:
     times_s: NDArray[np.float64]
     readings: Mapping[str, NDArray[np.float64]]
     names_series: bool = False
-    has_points_of_its_own: bool = False
+    is_shared: bool = False
     is_array: bool = False
     last_seq: int = 0
 
@@ -64,12 +64,26 @@ class PointTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """What is known of a curve before its points: its series, the claim, and numbers of points that it may have.
+    """Facts about a curve that select its points from the streams of its run.
 
-    ``frame_counts`` are those of ``counts`` that count frames.
-    ``first_id`` is the image id of slot 0, ``offset_s`` the time to add to the documents' times to have them by this
-    machine's clock, ``since_s`` the time of receipt from which on events can be the curve's, ``used`` the number of the
-    last point of each stream that an earlier curve has.
+    Parameters
+    ----------
+    series
+        Text of the series id, from `series_key`.
+    claim
+        Statement of the detector's ``user_data`` about the run.
+    counts
+        Numbers of points that the curve may have.
+    frame_counts
+        Those of ``counts`` that are numbers of frames.
+    first_id
+        Image id of slot 0.
+    offset_s
+        Time to add to a document's time to have it by this machine's clock [s].
+    since_s
+        Time of receipt [s since the epoch] of the earliest event that can belong to the curve.
+    used
+        By stream, the sequence number of the last point that belongs to an earlier curve of the run.
     """
 
     series: str
@@ -83,21 +97,23 @@ class Curve:
 
 
 def best_table(run: RunRecord, curve: Curve, motors: frozenset[str]) -> PointTable | None:
-    """Return the stream that tells most of a curve's points; None if none has readings.
+    """Return the best table of a curve's points; None if no stream of the run has readings.
 
-    Preferred is, in this order: a stream whose events name the series, one in which a rocking motor moves, one with
-    as many points as there are frames, or as the curve may have, one with a reading of a motor, the primary stream,
-    one event a point.  ``motors`` are the data keys of circles and energy; those that the plan names are added.
+    The tables are ranked by these properties, the first counts most: the events name the series; a rocking motor
+    moves; the number of points is a number of frames; it is a number that the curve may have; a motor is read; the
+    stream is ``primary``; each point has an event of its own.
+
+    ``motors`` are the data keys of circles and energy; the motors in the run's start document are added.
     """
     motors = motors | _planned_motors(run)
-    found: list[tuple[tuple[bool, ...], PointTable]] = []
+    ranked: list[tuple[tuple[bool, ...], PointTable]] = []
     for stream, events in run.streams:
         for table in _tables(stream, events, curve):
             moving = [name for name in motors if _moves(table.readings.get(name))]
             fits = (len(table) in curve.frame_counts, len(table) in curve.counts)
             rank = (table.names_series, bool(moving), *fits, bool(motors & table.readings.keys()))
-            found.append(((*rank, stream == "primary", not table.is_array), table))
-    return max(found, key=lambda entry: entry[0])[1] if found else None
+            ranked.append(((*rank, stream == "primary", not table.is_array), table))
+    return max(ranked, key=lambda entry: entry[0])[1] if ranked else None
 
 
 def _planned_motors(run: RunRecord) -> frozenset[str]:
@@ -111,7 +127,7 @@ def _moves(track: NDArray[np.float64] | None) -> bool:
 
 
 def _tables(stream: str, events: dict[int, Event], curve: Curve) -> list[PointTable]:
-    """Return the tables of a stream: of its single readings, and of its arrays put one behind the other."""
+    """Return the tables of a stream: one of its single readings, one of its arrays joined end to end."""
     has_names = any(event.series for event in events.values())
     since = {seq: event for seq, event in events.items() if event.heard_s >= curve.since_s}
     chosen = {seq: event for seq, event in since.items() if not has_names or curve.series in event.series}
@@ -122,9 +138,10 @@ def _tables(stream: str, events: dict[int, Event], curve: Curve) -> list[PointTa
     is_own = has_names and len(chosen) < sum(bool(event.series) for event in events.values())
     arrays = _of_arrays(stream, chosen, curve) if any(event.arrays for event in chosen.values()) else None
     tables = (arrays, _of_numbers(stream, min(events), chosen, curve, own=is_own))
-    found = [table for table in tables if table is not None and table.readings]
     return [
-        replace(table, names_series=has_names, has_points_of_its_own=is_own, last_seq=max(chosen)) for table in found
+        replace(table, names_series=has_names, is_shared=is_own, last_seq=max(chosen))
+        for table in tables
+        if table is not None and table.readings
     ]
 
 
@@ -139,15 +156,15 @@ def _of_numbers(stream: str, lowest: int, chosen: dict[int, Event], curve: Curve
         slots=np.array(slots, dtype=np.intp),
         times_s=np.array(times),
         readings=_columns([event.readings for event in rows]),
-        has_points_of_its_own=own,
+        is_shared=own,
     )
     return replace(table, places=(seqs - _first(seqs, lowest, table, curve)).astype(np.intp))
 
 
 def _of_arrays(stream: str, chosen: dict[int, Event], curve: Curve) -> PointTable | None:
-    """Join the arrays of each event, those of the most common length, one event behind the other.
+    """Return the table of the arrays of all events, joined end to end; of each event, arrays of its commonest length.
 
-    Arrays that make no number of points that the curve may have are no positions: spectra are read with points, too.
+    None if the number of points is none that the curve may have: then the arrays are no positions, but spectra, say.
     """
     lengths = {seq: _length(event) for seq, event in chosen.items() if event.arrays}
     if sum(lengths.values()) not in curve.counts:
@@ -174,16 +191,16 @@ def _length(event: Event) -> int:
 
 
 def _columns(rows: list[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
-    """Return one track a reading; a row that lacks it has NaN."""
+    """Return the readings by data key, each ``(n_rows,)``; NaN where a row lacks the reading."""
     keys = sorted({key for row in rows for key in row})
     tracks = {key: np.array([row.get(key, np.nan) for row in rows], dtype=np.float64) for key in keys}
     return {key: track for key, track in tracks.items() if np.isfinite(track).any()}
 
 
 def _share(stream: str, events: dict[int, Event], curve: Curve) -> dict[int, Event]:
-    """Return the events of one curve out of several that do not name their series.
+    """Return the events of one curve in a run of several curves whose events name no series.
 
-    By the curve's place in the run if it is known, else those that no earlier curve has.
+    The place of the curve in the run selects them if it is known; else the events that no earlier curve has.
     """
     n, place = _points_of(curve), curve.claim.curve_index
     if place is None or not n:
@@ -193,15 +210,15 @@ def _share(stream: str, events: dict[int, Event], curve: Curve) -> dict[int, Eve
 
 
 def _points_of(curve: Curve) -> int:
-    """Return the number of points of one curve of several; a plan counts those of all."""
+    """Return the number of points of one curve in a run of several curves; 0 if unknown."""
     return curve.claim.n_points or max(curve.frame_counts, default=0)
 
 
 def _first(seqs: NDArray[np.int64], lowest: int, table: PointTable, curve: Curve) -> int:
     """Return the sequence number of the curve's first point, which may itself be lost.
 
-    Sequences are counted from 1, by some senders from 0.  Where the events name their images, these tell where the
-    curve begins in a run of several; a difference of one is only another way to count images.
+    Most senders count sequence numbers from 1, some from 0.  Where the events name their images, the image ids show
+    where the curve begins in a run of several curves; a difference of one only means that images count from 1.
     """
     place = curve.claim.curve_index
     by_place = max(min(1, lowest) + (place or 0) * _points_of(curve), curve.used.get(table.stream, -1) + 1)
@@ -209,4 +226,4 @@ def _first(seqs: NDArray[np.int64], lowest: int, table: PointTable, curve: Curve
     if place is None and named.any():
         by_image = int(np.median(seqs[named] - table.slots[named]))
         return by_image if abs(by_image - by_place) > 1 and 0 <= by_image <= seqs[0] else by_place
-    return int(seqs[0]) if table.has_points_of_its_own and place is None else by_place
+    return int(seqs[0]) if table.is_shared and place is None else by_place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,14 +13,8 @@ from cdi_stream.cli.device import Device, DeviceOption, require
 from cdi_stream.cli.output import JsonOption, PlotOption, budget_bar, show
 from cdi_stream.networks.packaged import DEFAULT
 
-if TYPE_CHECKING:
-    from cdi_stream.files.intensities.scans import Placement
-
 BEGIN_S = time.monotonic() - time.process_time()
 """When the command was started: its imports, all the work until here, count in the budget."""
-
-NETWORK_RECIPE = "SW[every=10,after=0,threshold=0.2,relative=rms,sigma=1.0]+SUPPORT[border]+100*RAAR+50*ER"
-"""What follows the network's refinement."""
 
 ORDER = (
     "verdict", "reasons", "chi2_cleaned", "chi2_floor", "r_p_cleaned", "chi2", "r_p", "agreement", "amplitude_spread",
@@ -84,23 +78,15 @@ def phase(
     as_json: JsonOption = False,
 ) -> None:
     """Phase the intensities of a file: the crystal, its misfit, and how far to trust it."""
+    from cdi_stream.interface.phase_counts import method_settings
     from cdi_stream.interface.phase_file import Request, phase_file
-    from cdi_stream.inversion.methods import MethodSettings
-    from cdi_stream.networks.packaged import network_file
+    from cdi_stream.interface.placement import configured_placement
     from cdi_stream.phasing.deadline import Deadline
     from cdi_stream.phasing.recipe import parse_recipe
 
     parse_recipe(recipe)  # refused now, not when the file is read
     require(device)
-    settings = MethodSettings(
-        recipe=recipe,
-        network_file=network_file(network),
-        network_steps=100_000,
-        network_recipe=NETWORK_RECIPE,
-        starts=starts,
-        seed=seed,
-        budget_s=budget,
-    )
+    settings = method_settings(recipe=recipe, network=network, starts=starts, seed=seed, budget_s=budget)
     deadline = Deadline(budget, begin_s=BEGIN_S)
     with budget_bar(lambda: deadline.passed_s, budget) as report:
         request = Request(
@@ -114,7 +100,7 @@ def phase(
             out=out,
             plot=plot,
             cleans=cleaning,
-            placement=None if config is None else _placement(config),
+            placement=None if config is None else configured_placement(config),
             report=report,
         )
         result = phase_file(request)
@@ -122,14 +108,3 @@ def phase(
     show(result, as_json, [name for name in ORDER if is_cleaned or not name.endswith("_cleaned")])
     if result["verdict"] == "failed":
         raise typer.Exit(3)
-
-
-def _placement(config: Path) -> Placement:
-    """Geometry that a configuration gives."""
-    from cdi_stream.config import read_config
-    from cdi_stream.files.intensities.scans import Placement
-    from cdi_stream.inversion.locate import FixedGeometry
-
-    geometry = read_config(config).geometry
-    fixed = FixedGeometry(**geometry.model_dump(exclude={"beamline", "inline"}))
-    return Placement(beamline=geometry.value(), fixed=fixed)

@@ -6,9 +6,10 @@ Each section is a frozen model in a module of its own; `file` puts them together
 from cdi_stream.config.detector import DetectorConfig
 from cdi_stream.config.documents import BusConfig, DocumentsConfig
 from cdi_stream.config.file import Config, prepare_folder, read_config
-from cdi_stream.config.geometry import GeometryConfig, InlineBeamline
+from cdi_stream.config.geometry import FixedGeometry, GeometryConfig, InlineBeamline
 from cdi_stream.config.images import read_image
 from cdi_stream.config.outputs import DashboardConfig
+from cdi_stream.config.reconstruction import MethodConfig, PhaseConfig, PrepareConfig
 
 __all__ = [
     "BusConfig",
@@ -16,8 +17,12 @@ __all__ = [
     "DashboardConfig",
     "DetectorConfig",
     "DocumentsConfig",
+    "FixedGeometry",
     "GeometryConfig",
     "InlineBeamline",
+    "MethodConfig",
+    "PhaseConfig",
+    "PrepareConfig",
     "prepare_folder",
     "read_config",
     "read_image",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cdi_stream import addresses
 from cdi_stream.config.section import Section
@@ -12,23 +12,43 @@ from cdi_stream.config.values import BusPeer, Name, Prefix
 
 
 class BusConfig(Section):
-    """How to listen to Bluesky's documents: ``subscribe`` is the proxy's out address.
+    """How the service listens to Bluesky's documents."""
 
-    ``series_readings`` and ``image_readings`` are ends of the data keys by which events name a detector's series and
-    its images.
-    """
-
-    subscribe: BusPeer
-    prefix: Prefix = ""
-    serializer: Literal["msgpack", "json", "pickle"] = "msgpack"
-    series_readings: tuple[Name, ...] = ("series_id", "series", "sequence_id")
-    image_readings: tuple[Name, ...] = ("image_id", "frame_id", "unique_id")
+    subscribe: BusPeer = Field(
+        description=(
+            "ZeroMQ address of the document proxy's out side, where documents are heard, for example tcp://proxy:5578."
+        ),
+    )
+    prefix: Prefix = Field(
+        default="",
+        description="Prefix of the documents on the bus, without blanks; by default none.",
+    )
+    serializer: Literal["msgpack", "json", "pickle"] = Field(
+        default="msgpack",
+        description=(
+            "Encoding of the documents: msgpack, json or pickle. With msgpack and json, pickled documents are refused, "
+            "counted and shown as an alarm. Take pickle only on a network where everybody may run code here: "
+            "unpickling runs the sender's code."
+        ),
+    )
+    series_readings: tuple[Name, ...] = Field(
+        default=("series_id", "series", "sequence_id"),
+        description="Ends of the data keys by which an event names the detector's series.",
+    )
+    image_readings: tuple[Name, ...] = Field(
+        default=("image_id", "frame_id", "unique_id"),
+        description="Ends of the data keys by which an event names a detector image.",
+    )
 
 
 class DocumentsConfig(BusConfig):
-    """The Bluesky bus, both ways: ``publish`` is the proxy's in address."""
+    """Bluesky's document bus, in both directions."""
 
-    publish: BusPeer
+    publish: BusPeer = Field(
+        description=(
+            "ZeroMQ address of the document proxy's in side, where results are published, for example tcp://proxy:5577."
+        ),
+    )
 
     @field_validator("publish")
     @classmethod

@@ -21,30 +21,66 @@ from cdi_stream.config.values import Threads
 from cdi_stream.errors import ConfigError, describe_error
 
 FORMER_NAMES = {"polish": "phase"}
-"""Tables of the configuration that had another name, and their present one."""
+"""Former names of tables, each with the present name."""
 
 
 class Config(Section):
-    """The whole of it."""
+    """Whole configuration file: the tables, and the keys above them."""
 
-    detector: DetectorConfig
-    documents: DocumentsConfig
-    geometry: GeometryConfig
-    assemble: AssembleConfig = AssembleConfig()
-    prepare: PrepareConfig = PrepareConfig()
-    network: NetworkConfig = NetworkConfig()
-    phase: PhaseConfig = Field(default_factory=PhaseConfig)
-    publish: PublishConfig = PublishConfig()
-    refine: RefineConfig = Field(default_factory=RefineConfig)
-    feed: FeedConfig = FeedConfig()
-    dashboard: DashboardConfig = DashboardConfig()
-    device: Literal["cpu", "cuda"] = "cpu"
-    threads: Threads = 2
+    detector: DetectorConfig = Field(
+        description="Stream of the detector.",
+    )
+    documents: DocumentsConfig = Field(
+        description="Bluesky's document bus.",
+    )
+    geometry: GeometryConfig = Field(
+        description="Diffractometer, detector position and energy.",
+    )
+    assemble: AssembleConfig = Field(
+        default=AssembleConfig(),
+        description="How frames and readings become a rocking curve.",
+    )
+    prepare: PrepareConfig = Field(
+        default=PrepareConfig(),
+        description="Limits of the volume that is inverted.",
+    )
+    network: NetworkConfig = Field(
+        default=NetworkConfig(),
+        description="Network that gives the first crystal.",
+    )
+    phase: PhaseConfig = Field(
+        default_factory=PhaseConfig,
+        description="Live phase retrieval.",
+    )
+    publish: PublishConfig = Field(
+        default=PublishConfig(),
+        description="Where results go.",
+    )
+    refine: RefineConfig = Field(
+        default_factory=RefineConfig,
+        description="Refinement behind the live path.",
+    )
+    feed: FeedConfig = Field(
+        default=FeedConfig(),
+        description="Stream of pictures and numbers for the operators' page.",
+    )
+    dashboard: DashboardConfig = Field(
+        default=DashboardConfig(),
+        description="Web server of the operators' page.",
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="Where the network runs: cpu or cuda, a GPU of NVIDIA.",
+    )
+    threads: Threads = Field(
+        default=2,
+        description="Number of threads that torch takes in the service.",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, tables: Any) -> Any:
-        """Refuse tables under a former name, and say the present one."""
+        """Refuse a table under a former name; the error gives the present name."""
         for old, new in FORMER_NAMES.items():
             if isinstance(tables, dict) and old in tables:
                 raise ValueError(f"expected [{new}], got [{old}]: the table has a new name, its keys are the same")
@@ -68,7 +104,10 @@ class Config(Section):
         return self
 
     def sha256(self, network_sha256: str) -> str:
-        """Hash of what decides a result, files by their content; addresses and folders do not."""
+        """Return the hash of all settings that decide a result.
+
+        Files count by their content; addresses and folders do not count.
+        """
         deciding: Any = {
             "geometry": True,
             "assemble": {"late_grace_s", "reading_timeout_s", "idle_timeout_s", "monitor"},
@@ -104,12 +143,12 @@ def read_config(path: Path) -> Config:
 
 
 def prepare_folder(directory: Path) -> Path:
-    """Make the folder for results, and try whether files can be written into it; returns its full path.
+    """Make the folder for results, check that files can be written into it, and return its full path.
 
     Raises
     ------
     ConfigError
-        If they cannot, with the reason.
+        If no file can be written, with the reason.
     """
     directory = directory.resolve()
     probe = directory / f".probe.{os.getpid()}"

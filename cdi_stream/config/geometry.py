@@ -14,19 +14,45 @@ from cdi_stream.registry import load
 
 
 class InlineBeamline(Section):
-    """A beamline written out: circles outermost first, each as [name, signed axis, further motor names].
+    """Beamline written out in the configuration; deploy/docs/how-to/beamline.md explains axes and senses."""
 
-    ``energy_readings`` and ``distance_readings`` are pairs of a name in the documents and the unit to assume where the
-    documents state none.  deploy/docs/geometry.md explains frame and senses.
-    """
-
-    name: Name
-    sample_circles: list[list[str]]
-    detector_circles: list[list[str]]
-    row_direction: str
-    col_direction: str
-    energy_readings: tuple[tuple[Name, Literal["eV", "keV"]], ...] = (("energy", "eV"),)
-    distance_readings: tuple[tuple[Name, Literal["m", "cm", "mm", "um"]], ...] = (("detector_distance", "m"),)
+    name: Name = Field(
+        description="Name of the beamline, as it is published with each result.",
+    )
+    sample_circles: list[list[str]] = Field(
+        description=(
+            "Sample circles, the outermost first, each as [name, signed axis, further motor names in the documents]."
+        ),
+    )
+    detector_circles: list[list[str]] = Field(
+        description=(
+            "Circles of the detector arm, the outermost first, each as [name, signed axis, further motor names in the "
+            "documents]."
+        ),
+    )
+    row_direction: str = Field(
+        description="Direction in which row numbers grow with the arm at zero: x+, x-, y+ or y-; y- is downwards.",
+    )
+    col_direction: str = Field(
+        description=(
+            "Direction in which column numbers grow with the arm at zero: x+, x-, y+ or y-; x+ is to the left, seen "
+            "downstream."
+        ),
+    )
+    energy_readings: tuple[tuple[Name, Literal["eV", "keV"]], ...] = Field(
+        default=(("energy", "eV"),),
+        description=(
+            "Names of the photon energy in the documents, each with the unit to assume where the documents state none: "
+            "eV or keV."
+        ),
+    )
+    distance_readings: tuple[tuple[Name, Literal["m", "cm", "mm", "um"]], ...] = Field(
+        default=(("detector_distance", "m"),),
+        description=(
+            "Names of the detector distance in the documents, each with the unit to assume where the documents state "
+            "none: m, cm, mm or um."
+        ),
+    )
 
     @field_validator("sample_circles", "detector_circles")
     @classmethod
@@ -55,7 +81,7 @@ class InlineBeamline(Section):
         return self
 
     def beamline(self) -> Beamline:
-        """Return it as the value that plugins provide."""
+        """Return the beamline as a value, like the value of a plugin."""
         return Beamline(
             name=self.name,
             sample_circles=tuple(_circle(c) for c in self.sample_circles),
@@ -73,18 +99,67 @@ def _circle(entry: list[str]) -> Circle:
     return Circle(name=entry[0], axis=direction(entry[1]), motors=tuple(entry[2:]))
 
 
-class GeometryConfig(Section):
-    """Beamline by plugin name or written out, and numbers that override documents and wire."""
+class FixedGeometry(Section):
+    """Numbers that override the Bluesky documents and the detector's header; None: taken from there."""
 
-    beamline: str | None = None
-    inline: InlineBeamline | None = None
-    distance_m: Metres | None = None
-    pixel_row_m: PixelSize | None = None
-    pixel_col_m: PixelSize | None = None
-    beam_row: PixelPlace | None = None
-    beam_col: PixelPlace | None = None
-    photon_energy_ev: PhotonEnergy | None = None
-    circles_deg: dict[str, Degrees] = Field(default_factory=dict)
+    distance_m: Metres | None = Field(
+        default=None,
+        description=(
+            "Distance from the crystal to the detector in metres; by default from the documents, else from the "
+            "detector's header."
+        ),
+    )
+    pixel_row_m: PixelSize | None = Field(
+        default=None,
+        description="Height of a pixel, along the rows' direction, in metres; by default from the detector's header.",
+    )
+    pixel_col_m: PixelSize | None = Field(
+        default=None,
+        description=(
+            "Width of a pixel, along the columns' direction, in metres; by default from the detector's header."
+        ),
+    )
+    beam_row: PixelPlace | None = Field(
+        default=None,
+        description=(
+            "Row of the full image that the direct beam hits with the arm at zero, in pixels; by default from the "
+            "detector's header, else the centre, which each result then reports."
+        ),
+    )
+    beam_col: PixelPlace | None = Field(
+        default=None,
+        description=(
+            "Column of the full image that the direct beam hits with the arm at zero, in pixels; by default from the "
+            "detector's header, else the centre, which each result then reports."
+        ),
+    )
+    photon_energy_ev: PhotonEnergy | None = Field(
+        default=None,
+        description="Photon energy in eV; by default from the documents, else from the detector's header.",
+    )
+    circles_deg: dict[str, Degrees] = Field(
+        default_factory=dict,
+        description=(
+            "Fixed angles of circles in degrees, by the circle's name; they override the documents. The circle that "
+            "rocks must not be fixed for a real scan."
+        ),
+    )
+
+
+class GeometryConfig(FixedGeometry):
+    """Beamline by plugin name or written out, and numbers that override documents and detector header."""
+
+    beamline: str | None = Field(
+        default=None,
+        description=(
+            "Name of a beamline plugin, for example aps_34idc or esrf_id01. Either this key or the table inline is "
+            "needed."
+        ),
+    )
+    inline: InlineBeamline | None = Field(
+        default=None,
+        description="Beamline written out in the configuration, instead of a plugin.",
+    )
 
     @field_validator("beamline")
     @classmethod
@@ -101,7 +176,7 @@ class GeometryConfig(Section):
         return self
 
     def value(self) -> Beamline:
-        """The beamline as a value; raises `PluginError` if there is no plugin of its name."""
+        """Return the beamline as a value; raises `PluginError` if no plugin has its name."""
         if self.inline is not None:
             return self.inline.beamline()
         assert self.beamline is not None

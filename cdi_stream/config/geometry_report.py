@@ -1,6 +1,6 @@
 """What a configuration says of the geometry, in numbers and as a sketch, before any frame is taken.
 
-Conventions are those of `cdi_stream.geometry.circles`; deploy/docs/geometry.md explains them.
+Conventions are those of `cdi_stream.geometry.circles`; deploy/docs/how-to/beamline.md explains them.
 """
 
 from __future__ import annotations

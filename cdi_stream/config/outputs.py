@@ -23,21 +23,52 @@ from cdi_stream.config.values import (
 
 
 class PublishConfig(Section):
-    """Where results go; ``tiled`` is a server's address, ``local`` to start one with a SQLite catalog, or ``none``.
+    """Where results go: files, the Tiled catalog and the start document."""
 
-    ``tiled_port`` and ``tiled_api_key`` are those of the server; of one of our own, those of the last start are kept
-    where they are not given.  ``copied_keys`` are further keys of the raw start document that our own one copies.
-    """
-
-    directory: PossibleFolder = Path("cdi-stream-results")
-    lab_shape: tuple[VolumeAxis, VolumeAxis, VolumeAxis] = (96, 96, 96)
-    tiled: TiledServer | None = "local"
-    tiled_port: Annotated[int, within(1, 65535, "as a port")] | None = None
-    tiled_api_key: Name | None = None
-    copied_keys: tuple[Name, ...] = ()
-    json_lines: PossibleFile | None = None
-    preview_every_s: Seconds = 1.0
-    max_waiting_bytes: Bytes = 4 << 30
+    directory: PossibleFolder = Field(
+        default=Path("cdi-stream-results"),
+        description="Folder for result files, journals and the queue.",
+    )
+    lab_shape: tuple[VolumeAxis, VolumeAxis, VolumeAxis] = Field(
+        default=(96, 96, 96),
+        description="Shape (z, y, x) of the published arrays, in voxels.",
+    )
+    tiled: TiledServer | None = Field(
+        default="local",
+        description=(
+            "Tiled catalog: local starts a server with a SQLite catalog, an address starting with http names a running "
+            "server, none switches the catalog off."
+        ),
+    )
+    tiled_port: Annotated[int, within(1, 65535, "as a port")] | None = Field(
+        default=None,
+        description="Port of the local Tiled server; by default the port of its last start, at first a free one.",
+    )
+    tiled_api_key: Name | None = Field(
+        default=None,
+        description=(
+            "Key of the Tiled server; by default, for the local server, the key of its last start, kept in tiled.json."
+        ),
+    )
+    copied_keys: tuple[Name, ...] = Field(
+        default=(),
+        description="Further keys of the raw run's start document that the start document of the result copies.",
+    )
+    json_lines: PossibleFile | None = Field(
+        default=None,
+        description="File that gets a copy of all published documents, one JSON object a line; by default none.",
+    )
+    preview_every_s: Seconds = Field(
+        default=1.0,
+        description="Time between two preview events of a scan, in seconds.",
+    )
+    max_waiting_bytes: Bytes = Field(
+        default=4 << 30,
+        description=(
+            "Memory for curves that wait for their phase retrieval, in bytes; beyond it no frames are taken until "
+            "there is room."
+        ),
+    )
 
     @field_validator("tiled")
     @classmethod
@@ -46,15 +77,28 @@ class PublishConfig(Section):
 
 
 class FeedConfig(Section):
-    """Where the service tells its onlookers (0MQ address to bind), and how often it shows a frame.
+    """Stream of frames and results for the operators' page.
 
-    The feed knows no password: whoever can connect sees frames and results.  It is bound to this machine alone unless
-    ``allow_other_machines`` says otherwise.
+    The feed has no password: a program that can connect sees frames and results.  It is bound to this machine alone
+    unless ``allow_other_machines`` is true.
     """
 
-    endpoint: Address | None = None
-    allow_other_machines: bool = Field(default=False, validate_default=True)
-    frame_every_s: Seconds = 0.25
+    endpoint: Address | None = Field(
+        default=None,
+        description=(
+            "ZeroMQ address that the service binds for the operators' page, for example tcp://127.0.0.1:5580; by "
+            "default there is no feed."
+        ),
+    )
+    allow_other_machines: bool = Field(
+        default=False,
+        validate_default=True,
+        description="Whether the feed may be bound to an address that other machines reach. The feed has no password.",
+    )
+    frame_every_s: Seconds = Field(
+        default=0.25,
+        description="Shortest time between two detector frames on the page, in seconds.",
+    )
 
     @field_validator("allow_other_machines")
     @classmethod
@@ -69,11 +113,21 @@ class FeedConfig(Section):
 
 
 class DashboardConfig(Section):
-    """Where the operators' page is served; a host beyond loopback needs a token."""
+    """Web server of the operators' page; an address beyond this machine needs a token."""
 
-    host: Name = "127.0.0.1"
-    port: Annotated[int, within(0, 65535, "as a port; 0 takes a free one")] = 8056
-    token: Name | None = Field(default=None, validate_default=True)
+    host: Name = Field(
+        default="127.0.0.1",
+        description="Address at which the page is served; an address beyond this machine needs a token.",
+    )
+    port: Annotated[int, within(0, 65535, "as a port; 0 takes a free one")] = Field(
+        default=8056,
+        description="Port at which the page is served; 0 takes a free port.",
+    )
+    token: Name | None = Field(
+        default=None,
+        validate_default=True,
+        description="Password of the page; needed where host is reached by other machines.",
+    )
 
     @field_validator("token")
     @classmethod

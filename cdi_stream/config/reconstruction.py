@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from cdi_stream.config.section import Section
 from cdi_stream.config.values import (
@@ -23,31 +23,63 @@ from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 
 
 class AssembleConfig(Section):
-    """How long to wait for what [s]; ``monitor`` names the events' monitor counter.
+    """How frames and readings become a rocking curve: waiting times, the monitor, and the folder of open scans."""
 
-    ``directory`` holds frames and documents of scans under way, so that a restarted service goes on with them; it is
-    ``incoming`` in the results folder unless it is named, and belongs on a fast local disk.
-    """
+    directory: PossibleFolder | None = Field(
+        default=None,
+        description=(
+            "Folder for frames and documents of open scans, from which a restarted service goes on; by default "
+            "incoming in publish.directory. It belongs on a fast local disk."
+        ),
+    )
 
-    directory: PossibleFolder | None = None
-
-    late_grace_s: Seconds = 0.5
-    reading_timeout_s: Seconds = 10.0
-    idle_timeout_s: Seconds = 120.0
-    monitor: Name | None = None
+    late_grace_s: Seconds = Field(
+        default=0.5,
+        description="Time to wait for late frames after the end of a series, in seconds.",
+    )
+    reading_timeout_s: Seconds = Field(
+        default=10.0,
+        description="Time to wait for the run's documents after the last frame, in seconds.",
+    )
+    idle_timeout_s: Seconds = Field(
+        default=120.0,
+        description=(
+            "Time without any message after which a series is closed as incomplete, in seconds; it must exceed the "
+            "longest exposure and the longest pause."
+        ),
+    )
+    monitor: Name | None = Field(
+        default=None,
+        description=(
+            "Name of the monitor counter in the events, which scales the expected counts of each frame; by default "
+            "none."
+        ),
+    )
 
 
 class PrepareConfig(Section):
-    """Limits of the volume that is phased."""
+    """Limits of the volume that is inverted."""
 
-    max_shape: tuple[VolumeAxis, VolumeAxis, VolumeAxis] = (128, 128, 128)
-    min_counts: Annotated[int, within(0, 1e12, "counts")] = 5_000
+    max_shape: tuple[VolumeAxis, VolumeAxis, VolumeAxis] = Field(
+        default=(128, 128, 128),
+        description="Largest window about the peak as (frames, rows, columns), in voxels.",
+    )
+    min_counts: Annotated[int, within(0, 1e12, "counts")] = Field(
+        default=5_000,
+        description="Smallest sum of counts in the window; a curve with fewer counts fails.",
+    )
 
 
 class NetworkConfig(Section):
-    """The network, by its file or by the name of one that comes with the package."""
+    """Network that gives the first crystal, by file or by name."""
 
-    file: Path = DEFAULT_NETWORK
+    file: Path = Field(
+        default=DEFAULT_NETWORK,
+        description=(
+            "Network file, or the name of a network that comes with the package: unrolled, wu2021-small, "
+            "chan2021-small or masto2025-small. A network file is code."
+        ),
+    )
 
     @field_validator("file", mode="before")
     @classmethod
@@ -59,29 +91,67 @@ class NetworkConfig(Section):
 
 
 class PhaseConfig(Section):
-    """How the network's crystal is polished: by a short search, in which it competes if sure, or by a recipe if given.
+    """Live phase retrieval on the measured voxels: a search from random starts, or a fixed recipe.
 
-    ``budget_s`` is the most that it may take; volumes of more than ``most_voxels`` voxels are not searched, but go from
-    the network's crystal and are compared with others.
+    The network's crystal takes part in the search if the network is sure of it.
     """
 
-    budget_s: Budget = 30.0
-    most_voxels: Annotated[int, within(0, 512**3, "voxels")] = 300_000
-    recipe: RecipeText | None = None
+    budget_s: Budget = Field(
+        default=30.0,
+        description="Longest time for the phase retrieval of one curve, in seconds.",
+    )
+    most_voxels: Annotated[int, within(0, 512**3, "voxels")] = Field(
+        default=300_000,
+        description=(
+            "Largest volume that is searched from random starts, in voxels. A larger volume goes on from the network's "
+            "crystal, which is compared with random starts on a coarse grid."
+        ),
+    )
+    recipe: RecipeText | None = Field(
+        default=None,
+        description=(
+            "Fixed schedule of projections from the network's crystal, instead of the search; by default the search."
+        ),
+    )
 
 
-class RefineConfig(Section):
-    """Refinement behind the live path: every reconstruction is queued for each of the methods; none switches it off.
+class MethodConfig(Section):
+    """Settings that the methods of refinement share."""
 
-    ``auto`` searches anew and keeps the live crystal as a candidate; ``recipe`` goes on from it, and so does
-    ``object``, by gradients; ``hybrid`` runs the recipe from the network's answer; ``network`` changes the network's
-    weights for the volume, for ``network_steps``, and polishes by ``network_recipe``.  ``budget_s`` is processor time
-    for each.  The worker process is niced and has ``threads``.
+    budget_s: Budget = Field(
+        default=60.0,
+        description="Processor time for each refinement, in seconds.",
+    )
+    recipe: RecipeText = Field(
+        default="SW[every=10,after=0]+SUPPORT[border]+150*HIO+150*ER",
+        description="Schedule of projections of the methods recipe and hybrid.",
+    )
+    network_steps: Annotated[int, within(1, 1e6, "steps")] = Field(
+        default=150,
+        description="Largest number of training steps of the method network.",
+    )
+    network_recipe: RecipeText = Field(
+        default="SW[every=10,after=0]+SUPPORT[border]+30*ER",
+        description="Schedule of projections after the training steps of the method network.",
+    )
+
+
+class RefineConfig(MethodConfig):
+    """Refinement behind the live path: each reconstruction is queued once for each method.
+
+    ``auto`` searches again and keeps the live crystal as a candidate.  ``recipe`` continues the live crystal by
+    projections, ``object`` by gradients.  ``hybrid`` runs the recipe from the network's answer.  ``network`` trains the
+    network on this one volume, then runs ``network_recipe``.  The worker process has the lowest priority.
     """
 
-    methods: tuple[Literal["auto", "recipe", "object", "network", "hybrid"], ...] = ("auto",)
-    budget_s: Budget = 60.0
-    recipe: RecipeText = "SW[every=10,after=0]+SUPPORT[border]+150*HIO+150*ER"
-    network_steps: Annotated[int, within(1, 1e6, "steps")] = 150
-    network_recipe: RecipeText = "SW[every=10,after=0]+SUPPORT[border]+30*ER"
-    threads: Threads = 1
+    methods: tuple[Literal["auto", "recipe", "object", "network", "hybrid"], ...] = Field(
+        default=("auto",),
+        description=(
+            "Methods that refine each reconstruction: auto, recipe, object, network or hybrid; an empty list switches "
+            "refinement off."
+        ),
+    )
+    threads: Threads = Field(
+        default=1,
+        description="Number of threads of the refinement worker.",
+    )

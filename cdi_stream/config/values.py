@@ -51,7 +51,7 @@ def _address(use: str, accepts: Callable[[addresses.Address], bool], remedy: str
 
 
 def _can_be_reached(address: addresses.Address) -> bool:
-    return not (address.is_tcp and (address.is_anywhere or address.port is None))
+    return not (address.is_tcp and (address.is_wildcard or address.port is None))
 
 
 Peer = Annotated[

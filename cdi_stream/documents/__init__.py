@@ -1,1 +1,1 @@
-"""The Bluesky side: runs as they are heard, and our own runs on their way to the bus and to Tiled."""
+"""Bluesky documents: raw runs that are received, and runs of this service on their way to the bus and to Tiled."""

@@ -1,7 +1,7 @@
-"""Documents on the 0MQ bus: ``prefix name payload``, payload in msgpack or JSON.
+"""Documents on the 0MQ bus: messages ``prefix name payload``, payload in msgpack or JSON.
 
-Unpickling what came from a socket would run whatever the sender likes, so pickle is taken only where a
-configuration says so by name, and belongs on loopback.
+To unpickle a message from a socket runs any code that its sender chose.  Pickle is therefore used only if the
+configuration names it, and belongs on loopback addresses.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from cdi_stream.errors import ConfigError, EndpointError, WireError
 logger = logging.getLogger(__name__)
 
 SERIALIZERS = ("msgpack", "json", "pickle")
+"""Names of the payload formats."""
 
 
 def writer(serializer: str, report: Report = lambda _: None) -> Callable[[Any], bytes]:
-    """Return the function that turns a document into bytes; ``report`` hears of values replaced by their text."""
+    """Return the function that turns a document into bytes; ``report`` is called as in `to_plain`."""
     match serializer:
         case "msgpack":
             return lambda doc: msgpack.packb(to_plain(doc, report))
@@ -49,12 +50,12 @@ def reader(serializer: str) -> Callable[[bytes], Any]:
 
 
 def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple[str, dict[str, Any]] | None:
-    """Split one bus message into document name and document; None if it is for another prefix.
+    """Return name and document of one bus message; None if it has another prefix.
 
     Raises
     ------
     WireError
-        If the message is not a document.
+        If the message is no document.
     """
     parts = message.split(b" ", 2)
     if len(parts) != 3:
@@ -64,9 +65,10 @@ def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple
     try:
         doc = read(parts[2])
     except Exception as error:
-        how = "pickled, as a bare bluesky Publisher sends it" if parts[2][:1] == b"\x80" else "not in our serializer"
+        form = "pickled, as a bluesky Publisher sends it by default" if parts[2][:1] == b"\x80" else "another format"
         raise WireError(
-            f"document on the bus cannot be read ({error!s:.80}): it seems to be {how}; do both ends use the same one?"
+            f"document on the bus cannot be read ({error!s:.80}): its payload seems to be {form}; "
+            "do documents.serializer and the sender name the same serializer?"
         ) from error
     if not isinstance(doc, dict):
         raise WireError(f"expected a document on the bus, got {type(doc).__name__}")
@@ -74,13 +76,21 @@ def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple
 
 
 def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """Open a socket on a proxy's out address; it queues without a limit, because documents are small and few."""
+    """Return a socket that receives all documents from a proxy's out address.
+
+    Its queue has no limit, because documents are small and few.
+
+    Raises
+    ------
+    EndpointError
+        If the address is invalid.
+    """
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.IPV6, is_ipv6(address))
     socket.setsockopt(zmq.SUBSCRIBE, b"")
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)  # a proxy that lost power says no farewell
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)  # notices a proxy that lost power
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
     try:
         socket.connect(address)
@@ -90,18 +100,32 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
     return socket
 
 
-def _logged(error: WireError) -> None:
-    logger.warning("document dropped: %s", error)
+def _log_unusable(error: WireError) -> None:
+    logger.warning("document left out: %s", error)
 
 
-def received(
+def receive(
     socket: zmq.Socket[bytes],
     prefix: str,
     read: Callable[[bytes], Any],
     timeout_ms: int = 0,
-    on_unusable: Callable[[WireError], None] = _logged,
+    on_unusable: Callable[[WireError], None] = _log_unusable,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the documents that wait, or come within the time; ``on_unusable`` is told of what is no document."""
+    """Yield name and document of the messages that wait in a socket.
+
+    Parameters
+    ----------
+    socket
+        Socket from `listen`.
+    prefix
+        Prefix of the messages that are documents for this service.
+    read
+        Function from `reader`.
+    timeout_ms
+        Time to wait for the first message [ms].
+    on_unusable
+        Called with the error of each message that is no document.
+    """
     while socket.poll(timeout_ms):
         timeout_ms = 0
         try:

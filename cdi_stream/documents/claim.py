@@ -1,4 +1,4 @@
-"""What a detector's ``user_data`` says of the run that a series belongs to."""
+"""Claim: the statement in a detector's ``user_data`` about the run that a series belongs to."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Run that ``user_data`` names, the curve's place in it and the number of its points.
+    """Run that ``user_data`` names, place of the curve in the run, and number of points of the curve.
 
-    ``is_firm``: the name is certainly meant as a run's uid, so that its documents are waited for; a text that may be
-    a file name counts only if a run of that uid is known.  ``is_named``: only a run whose events name the series will
-    do, not one that was open at the time.
+    Parameters
+    ----------
+    run_uid
+        Uid of the run, None if ``user_data`` names none.
+    curve_index
+        Place of the curve in the run, from 0.
+    n_points
+        Number of points of the curve.
+    is_firm
+        Whether ``run_uid`` is certainly a uid, so that the documents of its run are waited for.  Any other text may be
+        a file name and counts only if a run of that uid is known.
+    is_named
+        Whether only a run whose events name the series can be its run; a run that was open at the time is not enough.
     """
 
     run_uid: str | None = None
@@ -32,10 +42,10 @@ class Claim:
 
 
 def read_claim(user_data: Any) -> Claim:
-    """Read ``user_data``: a run uid, or a map (plain or as JSON text) with ``run_uid`` and more.
+    """Return the claim in ``user_data``: a run uid, or a map (or its JSON text) with ``run_uid`` and further keys.
 
-    A firm claim is a value of the keys ``run_uid``, ``scan_uid`` or ``bluesky_run_uid``, or a text in the form of a
-    UUID; the key ``uid`` alone may be anybody's.
+    A claim is firm if the uid is a value of the keys ``run_uid``, ``scan_uid`` or ``bluesky_run_uid``, or has the form
+    of a UUID.  A value of the key ``uid`` alone may name something else.
     """
     if isinstance(user_data, str):
         try:
@@ -56,7 +66,7 @@ def read_claim(user_data: Any) -> Claim:
 
 
 def _uid(text: str) -> str | None:
-    """Return a uid that can be one: it becomes part of names and of documents."""
+    """Return a text if it can be a uid, which becomes part of file names and of documents; else None."""
     return text if 0 < len(text) <= MAX_UID and text.isprintable() else None
 
 

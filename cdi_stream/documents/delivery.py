@@ -1,8 +1,8 @@
-"""Delivery: from the spool to each sink, in order; a sink that is down gets everything when it is back.
+"""Delivery of documents from the spool to each sink, in order; a sink that was down gets all documents later.
 
-The bus is told nothing of what becomes of a message, so a document counts as delivered there when it was heard on the
-other side of the proxy.  An archive counts when it took the document; one that fails is opened anew, and gets the runs
-that it has only in part once more from their beginning.
+A 0MQ publisher does not learn whether a message arrives.  A document therefore counts as delivered to the bus when it
+was received on the other side of the proxy.  It counts as delivered to an archive when the archive took it.  An archive
+that fails is opened again; runs that it has only in part are written again from their start document.
 """
 
 from __future__ import annotations
@@ -19,80 +19,100 @@ from cdi_stream.protocols import Sink
 
 logger = logging.getLogger(__name__)
 
-HEARD_WITHIN_S = 2.0
-"""A document that was not heard for so long is sent again."""
+RESEND_AFTER_S = 2.0
+"""Time [s] after which a document that was not received behind the proxy is sent again; doubles up to the maximum."""
 
-MAX_AGAIN_S = 30.0
-RETRY_S, MAX_RETRY_S = 1.0, 30.0
+MAX_RESEND_S = 30.0
+"""Longest time [s] between two attempts to send a document to the bus."""
+
+RETRY_S = 1.0
+"""Time [s] before the first retry after an archive failed; doubles with each further failure."""
+
+MAX_RETRY_S = 30.0
+"""Longest time [s] between two retries of an archive."""
+
 MAX_FAILURES = 5
-"""A run that an archive refused so often, though it can be reached, is left out there."""
+"""Number of times that an archive may refuse a run although it can be reached; then the run is left out there."""
 
 _WAIT_S = 0.2
 
-Heard = Callable[[int], Iterator[str]]
-"""Uids of documents that come on the bus within so many milliseconds."""
+ReceivedUids = Callable[[int], Iterator[str]]
+"""Function that yields the uids of the documents that come on the bus within a time [ms]."""
 
 
 class BusDelivery:
-    """Sends documents to the bus, and again until they are heard there.
+    """Sends documents to the bus, and sends them again until they are received behind the proxy.
 
-    ``push`` sends what is new at once, from the thread that has put it into the spool; ``run`` is the body of a thread
-    that listens.  As long as nothing has been heard since the last failure, only the first document is sent: a proxy
-    that has just come up may not have its listeners yet.
+    `push` sends new documents at once, from the thread that put them into the spool.  `run` is the body of a thread
+    that receives.  After a failure only the first document is sent until one has been received: a proxy that was just
+    started may not have its subscribers yet.
 
-    While documents are heard, those that were sent are noted at once: a service that is killed in the few milliseconds
-    before it hears them does not send them once more at its next start.
+    While documents are received, sent documents are noted in the spool at once.  A service that is killed in the few
+    milliseconds before it receives them does not send them again at its next start.
+
+    Parameters
+    ----------
+    spool
+        Documents to deliver.
+    sink
+        Sink that publishes to the bus.
+    received_uids
+        Yields the uids of documents that come on the bus.
+    alarms
+        Alarms of the service.
+    clock
+        Monotonic time [s].
     """
 
     def __init__(
         self,
         spool: Spool,
         sink: Sink,
-        heard: Heard,
+        received_uids: ReceivedUids,
         alarms: Alarms | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spool = spool
         self._sink = sink
-        self._heard = heard
+        self._received_uids = received_uids
         self._alarms = alarms or Alarms()
         self._clock = clock
         self._lock = threading.Lock()
         self._sent_s: dict[int, float] = {}
-        self._is_sure = True
+        self._has_listener = True
         self._is_heard = False
-        self._again_s = HEARD_WITHIN_S
+        self._resend_s = RESEND_AFTER_S
 
     def push(self) -> None:
-        """Send what has not been sent yet."""
+        """Send the documents that were not sent yet."""
         with self._lock:
             new = [entry for entry in self._spool.waiting(BUS) if entry.id not in self._sent_s]
-            if not self._is_sure:
+            if not self._has_listener:
                 new = [] if self._sent_s else new[:1]
             for entry in new:
                 self._send(entry)
             if self._is_heard:
-                self._spool.sent(BUS, new)
+                self._spool.mark_sent(BUS, new)
 
     def run(self, is_stopped: Callable[[], bool]) -> None:
-        """Listen, and send again what is not heard, until stopped."""
+        """Receive documents, and send again those that do not arrive, until stopped."""
         while not is_stopped():
             self.step(int(1000 * _WAIT_S))
 
     def step(self, timeout_ms: int) -> None:
-        """Note what is heard within the time; send the first unheard document again if it is overdue."""
-        uids = set(self._heard(timeout_ms))
+        """Note the documents received within ``timeout_ms`` [ms]; send the first other one again if it is overdue."""
+        uids = set(self._received_uids(timeout_ms))
         with self._lock:
             waiting = self._spool.waiting(BUS)
             arrived = [entry for entry in waiting if entry.doc.get("uid") in uids]
             for entry in arrived:
                 self._sent_s.pop(entry.id, None)
-                self._spool.heard(BUS, entry)
+                self._spool.mark_delivered(BUS, entry)
             if arrived:
-                self._is_sure, self._is_heard, self._again_s = True, True, HEARD_WITHIN_S
+                self._has_listener, self._is_heard, self._resend_s = True, True, RESEND_AFTER_S
                 self._alarms.clear("bus")
             left = [entry for entry in waiting if entry not in arrived]
-            if left and self._clock() - self._sent_s.get(left[0].id, self._clock()) > self._again_s:
+            if left and self._clock() - self._sent_s.get(left[0].id, self._clock()) > self._resend_s:
                 self._send_again(left)
         self.push()
 
@@ -108,17 +128,32 @@ class BusDelivery:
             logger.exception("a %s document cannot be sent to the bus", entry.name)
 
     def _send_again(self, left: list[Entry]) -> None:
-        """Begin anew with the first document that was not heard."""
-        self._alarms.set("bus", f"{len(left)} documents of ours are not heard on the bus: is the document proxy up?")
-        logger.warning("%d documents of ours are not heard on the bus: is the document proxy up?", len(left))
-        self._is_sure = self._is_heard = False
+        """Send the first document of ``left``, the documents that did not arrive, again."""
+        text = f"{len(left)} documents of this service do not arrive on the bus: is the document proxy running?"
+        self._alarms.set("bus", text)
+        logger.warning(text)
+        self._has_listener = self._is_heard = False
         self._sent_s.clear()
-        self._again_s = min(2 * self._again_s, MAX_AGAIN_S)
+        self._resend_s = min(2 * self._resend_s, MAX_RESEND_S)
         self._send(left[0])
 
 
 class ArchiveDelivery:
-    """Writes documents to one slow sink, from one thread; ``make`` opens the sink, again after each failure."""
+    """Writes documents to one archive, a sink that may be slow, from one thread.
+
+    Parameters
+    ----------
+    name
+        Name of the archive in the spool, the alarms and the log.
+    spool
+        Documents to deliver.
+    make
+        Opens the sink; called again after each failure.
+    alarms
+        Alarms of the service.
+    sleep
+        Waits for a time [s]; true if the delivery is to end.
+    """
 
     def __init__(
         self,
@@ -141,7 +176,7 @@ class ArchiveDelivery:
         self._pause_s = RETRY_S
 
     def run(self, is_stopped: Callable[[], bool]) -> None:
-        """Write until stopped and nothing waits, or until told to leave."""
+        """Write until stopped and no document waits, or until `leave` is called."""
         while not self._stopping.is_set():
             waiting = self._spool.waiting(self.name)
             if not waiting:
@@ -158,33 +193,33 @@ class ArchiveDelivery:
         self._close()
 
     def leave(self) -> None:
-        """End without writing what still waits: it stays in the spool."""
+        """End now; documents that still wait stay in the spool."""
         self._stopping.set()
 
     def _deliver(self, entry: Entry, is_stopped: Callable[[], bool]) -> bool:
-        """Write one document; False if the sink failed and the order begins anew."""
+        """Write one document; false if the sink failed, or the run has to be written again from its beginning."""
         try:
-            self._sink = self._sink or self._opened()
+            self._sink = self._sink or self._open_sink()
             if self._lacks_beginning(entry):
-                beginning = self._spool.before(entry)
+                beginning = self._spool.earlier_documents(entry)
                 if not beginning:
-                    raise CdiStreamError(f"the beginning of run {entry.run} is not in the spool")
+                    raise CdiStreamError(f"expected the beginning of run {entry.run} in the spool, got none of it")
                 self._spool.rewind(self.name, beginning)
                 return False
             self._write(self._sink, entry)
         except Exception as error:  # noqa: BLE001 - whatever a sink raises, it is logged and tried again
-            self._failed(entry, error)
+            self._on_failure(entry, error)
             if not is_stopped():
                 self._sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, MAX_RETRY_S)
             return False
         self._pause_s = RETRY_S
         self._alarms.clear(self.name)
-        self._spool.heard(self.name, entry)
+        self._spool.mark_delivered(self.name, entry)
         return True
 
-    def _opened(self) -> Sink:
-        """Open the sink; what is wrong then says nothing of the documents."""
+    def _open_sink(self) -> Sink:
+        """Return an open sink; any error becomes a `ServiceError`, because it does not come from a document."""
         try:
             return self._make()
         except Exception as error:
@@ -192,11 +227,11 @@ class ArchiveDelivery:
 
     @property
     def _has_run(self) -> Callable[[str], bool] | None:
-        """Question to a sink that keeps whole runs: whether it has one to its end."""
+        """Function of a sink that stores whole runs: whether it has the run up to its stop document; else None."""
         return getattr(self._sink, "has_run", None)
 
     def _lacks_beginning(self, entry: Entry) -> bool:
-        """Whether a sink of whole runs is to go on with a run that an earlier service or sink has begun."""
+        """Whether a sink of whole runs gets the middle of a run whose beginning an earlier service or sink wrote."""
         is_known = entry.run in self._partial or entry.run in self._skipped
         return self._has_run is not None and entry.name != "start" and not is_known
 
@@ -211,20 +246,20 @@ class ArchiveDelivery:
             self._skipped.discard(entry.run)
             self._n_failures.pop(entry.run, None)
 
-    def _failed(self, entry: Entry, error: Exception) -> None:
-        """Open the sink anew, and write the runs that it has in part once more."""
+    def _on_failure(self, entry: Entry, error: Exception) -> None:
+        """Close the sink, so that it is opened again, and put its incomplete runs back into the spool."""
         keeps_runs = self._has_run is not None
         self._close()
         again = sorted((e for part in self._partial.values() for e in part if keeps_runs), key=lambda e: e.id)
         self._partial.clear()
         self._spool.rewind(self.name, again)
-        self._alarms.set(self.name, f"{self.name} takes no documents: {error!s:.200}; they are kept until it does")
+        self._alarms.set(self.name, f"{self.name} takes no documents: {error!s:.200}; they are kept and tried again")
         logger.warning("%s takes no documents: %s: %s", self.name, type(error).__name__, str(error)[:300])
         if isinstance(error, CdiStreamError | OSError):
-            return  # it cannot be reached: that says nothing of the document
+            return  # the sink cannot be reached: the document is not the cause
         n = self._n_failures[entry.run] = self._n_failures.get(entry.run, 0) + 1
         if n >= MAX_FAILURES:
-            logger.error("%s refuses run %s: it is left out there; its files are kept", self.name, entry.run)
+            logger.error("%s refuses run %s: the run is left out there; its files are kept", self.name, entry.run)
             self._skipped.add(entry.run)
 
     def _close(self) -> None:

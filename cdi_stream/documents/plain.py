@@ -1,7 +1,7 @@
-"""Plain values: what msgpack and JSON can write, made of whatever a Bluesky document holds.
+"""Plain values: conversion of the values in Bluesky documents to values that msgpack and JSON can write.
 
-Readings of devices are numpy numbers, arrays, enums, dates; metadata of users is anything at all.  `to_plain` turns
-each into numbers, text, lists and maps with text as keys, so that every listener can read it.
+Readings of devices are numpy numbers, arrays, enums or dates; metadata of users may be of any type.  `to_plain` turns
+each value into numbers, text, lists and maps with text as keys, so that every subscriber can read it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DEPTH = 64
-"""Maps and lists within one another; what lies deeper is written as text.  msgpack itself bears 511."""
+"""Largest number of nested maps and lists; deeper values are written as text.  The limit of msgpack is 511."""
 
 MAX_TEXT = 1000
-"""Characters of the text that stands for a value that cannot be written."""
+"""Largest number of characters of the text that replaces a value which cannot be written."""
 
 Report = Callable[[str], None]
+"""Function that is called with a sentence for each value that is replaced."""
 
 
 def to_plain(value: Any, report: Report = lambda _: None) -> Any:
-    """Return a value that msgpack and JSON can write; nothing raises.
+    """Return a value that msgpack and JSON can write; never raises.
 
     ==========================  =============================================================
     value                       becomes
@@ -59,7 +60,7 @@ def to_plain(value: Any, report: Report = lambda _: None) -> Any:
 
 
 def _plain(value: Any, report: Report, containers: tuple[int, ...]) -> Any:
-    """Turn one value; ``containers`` holds the identities of those that it lies in."""
+    """Return one value converted; ``containers`` holds the ``id`` of each map and list around it."""
     if value is None or type(value) in (bool, float):
         return value
     if type(value) is str:
@@ -98,7 +99,7 @@ def _key(key: Any) -> str:
 
 
 def _simpler(value: Any) -> Any:  # noqa: C901 - one line for each kind of value
-    """Return a value closer to a plain one; raises `TypeError` for unknown types."""
+    """Return a value that is one step closer to a plain value; raises `TypeError` for unknown types."""
     match value:
         case enum.Enum():
             return value.value
@@ -174,7 +175,7 @@ def _sorted(items: Set[Any]) -> list[Any]:
 
 
 def _encodable(text: str) -> str:
-    """Text that UTF-8 can hold; lone surrogates, as in names of files, are written as escapes."""
+    """Return a text that UTF-8 can hold; lone surrogates, as in file names, are written as escapes."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Numbers in the data of Bluesky documents: which values are readings, and which keys name a series or an image."""
+"""Readings in the data of Bluesky documents: numbers, arrays, and the ids of series and images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_ID = 2**53
-"""Largest id of an image or number of an event that is believed: floats hold no larger whole numbers."""
+"""Largest accepted image id or sequence number: a float holds no larger whole number exactly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingNames:
     """Ends of the data keys that name a detector's series and an image in it.
 
-    ``sequence_id`` is ophyd's Eiger's name of a series, ``unique_id`` areaDetector's running number of an image.
+    ``sequence_id`` is the name of the series in ophyd's Eiger, ``unique_id`` the running image number of areaDetector.
     """
 
     series: tuple[str, ...] = ("series_id", "series", "sequence_id")
@@ -24,7 +24,7 @@ class ReadingNames:
 
 
 def number_of(value: Any) -> float | None:
-    """Return a value as a number, NaN included; a list or array of one number is that number; None for all else."""
+    """Return a number, or the only number of a list or array, as float (also NaN); None for any other value."""
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if getattr(value, "size", 0) == 1 and hasattr(value, "item"):
@@ -38,43 +38,43 @@ def number_of(value: Any) -> float | None:
 
 
 def finite(value: Any) -> float | None:
-    """Return a finite number, or None."""
+    """Return a value as a finite number; None if it is none."""
     number = number_of(value)
     return number if number is not None and math.isfinite(number) else None
 
 
 def whole(value: Any) -> int | None:
-    """Return a whole number of at most `MAX_ID` in size, or None."""
+    """Return a value as a whole number of at most `MAX_ID` in size; None if it is none."""
     number = finite(value)
     return int(number) if number is not None and abs(number) <= MAX_ID and number == int(number) else None
 
 
 def numbers_in(data: Mapping[str, Any]) -> dict[str, float]:
-    """Return the readings that are numbers; NaN is one, so that a motor without a value is named later."""
-    found = {str(key): number_of(value) for key, value in data.items()}
-    return {key: value for key, value in found.items() if value is not None}
+    """Return the readings that are numbers by data key; NaN is kept, so that a motor without a value can be named."""
+    readings = {str(key): number_of(value) for key, value in data.items()}
+    return {key: value for key, value in readings.items() if value is not None}
 
 
 def arrays_in(data: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
-    """Return the readings that are lists of two numbers or more, as position capture boxes give them."""
-    found: dict[str, tuple[float, ...]] = {}
+    """Return the readings that are lists of at least two numbers, as position-capture boxes write them."""
+    arrays: dict[str, tuple[float, ...]] = {}
     for key, value in data.items():
         items = value.tolist() if hasattr(value, "tolist") else value
         if isinstance(items, list | tuple) and len(items) > 1:
             values = [number_of(item) if not isinstance(item, list | tuple) else None for item in items]
             if all(item is not None for item in values):
-                found[str(key)] = tuple(item for item in values if item is not None)
-    return found
+                arrays[str(key)] = tuple(item for item in values if item is not None)
+    return arrays
 
 
 def series_in(data: Mapping[str, Any], names: ReadingNames) -> tuple[str, ...]:
-    """Return the series that an event names, each as text: 5, 5.0 and "5" are the same series."""
+    """Return the ids of the series that an event names, each as text: 5, 5.0 and "5" are the same series."""
     named = [series_key(value) for key, value in data.items() if str(key).endswith(names.series)]
     return tuple(name for name in named if name)
 
 
 def series_key(value: Any) -> str:
-    """Return the text under which a series is known; empty if the value can name none."""
+    """Return the text that stands for a series id; empty if the value can be no series id."""
     number = whole(value)
     if number is not None:
         return str(number)
@@ -85,6 +85,6 @@ def series_key(value: Any) -> str:
 
 
 def image_in(data: Mapping[str, Any], names: ReadingNames) -> int | None:
-    """Return the id of the image that an event names, or None."""
-    found = (whole(value) for key, value in data.items() if str(key).endswith(names.image))
-    return next((number for number in found if number is not None), None)
+    """Return the id of the image that an event names; None if it names none."""
+    ids = (whole(value) for key, value in data.items() if str(key).endswith(names.image))
+    return next((number for number in ids if number is not None), None)

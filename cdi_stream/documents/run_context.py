@@ -1,4 +1,4 @@
-"""From a run's documents to the values of it that travel with a curve."""
+"""Run context: the values of a raw run that travel with each of its curves."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cdi_stream.documents.runs import RunRecord
 from cdi_stream.messages import RunContext
 
 COPIED_KEYS = ("tiled_access_tags", "data_session", "proposal", "cycle", "sample", "simulated", "replay_of")
-"""Keys of a raw start document that ours copies."""
+"""Keys of a raw start document that the start document of the reconstruction copies."""
 
 
 def context_of(run: RunRecord, copied_keys: tuple[str, ...] = ()) -> RunContext:
-    """Return what a curve is told of its run; fields that are not of their kind are left out.
+    """Return the context of a run; values of an unexpected type are left out.
 
-    ``copied_keys`` are further keys of the start document that our own start document copies.
+    ``copied_keys`` are further keys of the raw start document that the start document of the reconstruction copies.
     """
     start = run.start
     groups = start.get("data_groups")
@@ -36,13 +36,13 @@ def context_of(run: RunRecord, copied_keys: tuple[str, ...] = ()) -> RunContext:
     )
 
 
-def unheard_context(uid: str, *, is_claimed: bool) -> RunContext:
-    """Return the context of a curve whose run was not heard; ``is_claimed``: the detector named it."""
+def context_without_documents(uid: str, *, is_claimed: bool) -> RunContext:
+    """Return the context of a run without documents; ``is_claimed``: the detector's ``user_data`` names the run."""
     return RunContext(uid=uid, is_heard=is_claimed)
 
 
 def _sample(value: Any) -> str | None:
-    """Return the name of a sample; some facilities describe it by a map with a name."""
+    """Return the name of a sample; some facilities write a map with the key ``name``."""
     if isinstance(value, Mapping):
         value = value.get("name")
     return _text(value)

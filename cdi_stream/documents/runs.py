@@ -1,7 +1,7 @@
-"""Bluesky runs as far as their documents have come, kept by run, stream and sequence number.
+"""Records of raw Bluesky runs, filled by their documents as these come.
 
-Documents come from outside: each field that is used is checked here, and only those, so that odd documents of foreign
-devices stay usable.  A document that cannot be used raises `WireError`, whatever it holds.
+Documents come from outside.  Each field that is used is checked here; other fields are not, so that unusual documents
+of other devices stay usable.  A document that cannot be used raises `WireError`, whatever it contains.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from cdi_stream.documents.readings import ReadingNames, arrays_in, finite, image
 from cdi_stream.errors import WireError
 
 MAX_STOPPED = 50
-"""Runs with a stop document that are remembered."""
+"""Number of runs with a stop document that are kept."""
 
 MAX_OPEN = 1000
-"""Runs without a stop document that are remembered: other programs may leave theirs open."""
+"""Number of runs without a stop document that are kept: other programs may leave their runs open."""
 
 MAX_UID = 200
-"""Letters of a uid: it becomes part of names and of documents."""
+"""Largest number of characters of a uid, which becomes part of file names and of documents."""
 
 MAX_CLOCK_OFFSET_S = 86_400.0
-"""A time further from this machine's clock is taken for no time at all."""
+"""Largest difference [s] between a document's time and this machine's clock; a larger one means a wrong clock."""
+
+NEW_RUN_KINDS = ("start", "descriptor")
+"""Kinds of documents by which a run becomes known; only these can push an old run out of a `RunBook`."""
 
 _NEEDED: dict[str, dict[str, type]] = {
     "start": {"uid": str},
@@ -40,10 +43,22 @@ _NEEDED: dict[str, dict[str, type]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """The part of an event document that is used.
+    """Values of an event document that are used.
 
-    ``time_s`` is the document's own time [s since the epoch, clock of its sender], ``heard_s`` the time of its
-    receipt by this machine's clock.  ``arrays`` are readings of several values, ``series`` the series that it names.
+    Parameters
+    ----------
+    seq_num
+        Sequence number in the stream.
+    time_s
+        Time in the document [s since the epoch, clock of the sender]; None if missing or impossible.
+    heard_s
+        Time of receipt [s since the epoch, clock of this machine].
+    readings, arrays
+        Single numbers, and lists of numbers, by data key.
+    series
+        Ids of the series that the event names.
+    image_id
+        Id of the image that the event names.
     """
 
     seq_num: int
@@ -57,11 +72,25 @@ class Event:
 
 @dataclass(slots=True, kw_only=True)
 class RunRecord:
-    """Documents of one run as far as they have come; an event replaces an earlier one of its number.
+    """Documents of one run that were received; a repeated event replaces the earlier one of its sequence number.
 
-    ``heard_s`` and ``stop_heard_s`` are times of receipt [s since the epoch, this machine's clock].  ``n_external``
-    counts its documents that name data elsewhere (StreamDatum, Datum).  A run whose start document was lost, as a
-    publisher's first document easily is, is known by its descriptors.
+    Parameters
+    ----------
+    uid
+        Uid of the run.
+    start, stop
+        Start and stop document; ``stop`` is None while the run is open.
+    heard_s, stop_heard_s
+        Times of receipt of the first document and of the stop document [s since the epoch, clock of this machine].
+    events
+        By stream and sequence number.
+    descriptors
+        By uid.
+    n_external
+        Number of documents that name data in other files (StreamDatum, Datum).
+    is_start_heard
+        Whether the start document was received.  The first document of a publisher is easily lost; the run is then
+        known by its descriptors.
     """
 
     uid: str
@@ -76,57 +105,65 @@ class RunRecord:
 
     @property
     def units(self) -> dict[str, str]:
-        """Units by data key, where the descriptors state them."""
+        """Units by data key, as far as the descriptors state them."""
         keys = [item for d in self.descriptors.values() for item in d["data_keys"].items()]
         return {str(name): str(key["units"]) for name, key in keys if isinstance(key, Mapping) and key.get("units")}
 
     @property
     def readings(self) -> dict[str, float]:
-        """Numbers that hold for the whole run: device configuration, then the newest baseline."""
-        found: dict[str, float] = {}
+        """Numbers of the whole run by data key: configuration of the devices, overwritten by the newest baseline."""
+        readings: dict[str, float] = {}
         for descriptor in self.descriptors.values():
             for device in descriptor["configuration"].values():
                 if isinstance(device, Mapping) and isinstance(data := device.get("data"), Mapping):
-                    found.update(numbers_in(data))
+                    readings.update(numbers_in(data))
         for _, event in sorted(self.events.get("baseline", {}).items()):
-            found.update(event.readings)
-        return found
+            readings.update(event.readings)
+        return readings
 
     @property
     def streams(self) -> Iterator[tuple[str, dict[int, Event]]]:
-        """Streams with events but the baseline, ``primary`` first."""
+        """Names and events of the streams, without the baseline; ``primary`` comes first."""
         names = sorted((name for name in self.events if name != "baseline"), key=lambda name: (name != "primary", name))
         return ((name, self.events[name]) for name in names)
 
     @property
     def is_aborted(self) -> bool:
-        """Whether the run ended otherwise than planned."""
+        """Whether the exit status in the stop document is not ``success``."""
         return self.stop is not None and self.stop.get("exit_status", "success") != "success"
 
-    def named_s(self, series: str) -> float:
-        """Return when the last event that names a series was heard [s since the epoch]; -inf if none does."""
+    def last_named_s(self, series: str) -> float:
+        """Return the time of receipt of the last event that names a series [s since the epoch]; -inf without one."""
         events = (event for _, stream in self.streams for event in stream.values())
         return max((event.heard_s for event in events if series in event.series), default=-np.inf)
 
     def n_heard(self, stream: str, since_s: float) -> int:
-        """Return the number of events of a stream that were heard since a time [s since the epoch]."""
+        """Return the number of events of a stream that were received since ``since_s`` [s since the epoch]."""
         return sum(event.heard_s >= since_s for event in self.events.get(stream, {}).values())
 
-    def counted(self, stream: str) -> int | None:
-        """Return the number of events that the stop document counts in a stream; None if it counts none."""
+    def n_events_counted(self, stream: str) -> int | None:
+        """Return the number of events of a stream that the stop document states; None if it states none."""
         counts = {} if self.stop is None else self.stop["num_events"]
         return whole(counts.get(stream))
 
     def missing_events(self) -> int:
-        """Return the number of events that the stop document counts and the bus did not bring."""
+        """Return the number of events that the stop document counts but that were not received."""
         counts = {} if self.stop is None else self.stop["num_events"]
         return sum(max(0, (whole(n) or 0) - len(self.events.get(stream, {}))) for stream, n in counts.items())
 
 
 class RunBook:
-    """Collects documents of raw runs; runs named in ``pinned`` are never forgotten.
+    """Records of the raw runs whose documents were received; the oldest runs are forgotten.
 
-    ``wall_clock`` gives seconds since the epoch.  ``orphans`` counts documents by kind whose run was not seen to start.
+    ``runs`` holds the records by uid, ``pinned`` the uids of runs that must not be forgotten.  ``orphans`` counts, by
+    kind, documents whose run is unknown because its first documents were lost.
+
+    Parameters
+    ----------
+    wall_clock
+        Time [s since the epoch].
+    names
+        Ends of the data keys that name a series and an image.
     """
 
     def __init__(self, wall_clock: Callable[[], float], names: ReadingNames | None = None) -> None:
@@ -142,10 +179,10 @@ class RunBook:
 
     @property
     def clock_offset_s(self) -> float:
-        """Time to add to a document's own time to have it by this machine's clock [s].
+        """Time [s] to add to the time in a document to have it by the clock of this machine.
 
-        The delay between a document's time and its receipt that most documents agree on: neither one with a wrong time
-        nor those that came late, after a pause of the bus say, count.
+        It is the delay between a document's time and its receipt on which most documents agree: documents with a wrong
+        time, and documents that came late, for example after a pause of the bus, do not change it.
         """
         if self._offset_s is None:
             self._offset_s = _densest(np.sort(self._lags_s)) if self._lags_s else 0.0
@@ -155,15 +192,15 @@ class RunBook:
         """Return the uid of the newest run without a stop document."""
         return next((uid for uid, run in reversed(self.runs.items()) if run.stop is None), None)
 
-    def that_name(self, series: str) -> list[RunRecord]:
+    def runs_naming(self, series: str) -> list[RunRecord]:
         """Return the runs whose events name a series, oldest first."""
         return [self.runs[uid] for uid in self._runs_of_series.get(series, ()) if uid in self.runs]
 
     def on_document(self, name: str, doc: Mapping[str, Any], heard_s: float | None = None) -> str | None:
-        """Take one document; return the uid of the run that it belongs to, None if it is left out.
+        """Take one document; return the uid of its run, None if the document is left out.
 
-        Left out are our own runs, and documents of runs that were not seen to start.  ``heard_s`` is the time of
-        receipt where it is not now.
+        Documents of this service's own runs, and of unknown runs, are left out.  ``heard_s`` is the time of receipt
+        [s since the epoch]; None means now.
 
         Raises
         ------
@@ -174,7 +211,7 @@ class RunBook:
             return self._take(name, doc, self._wall_clock() if heard_s is None else heard_s)
         except WireError:
             raise
-        except Exception as error:  # whatever comes from outside must not end the thread that reads it
+        except Exception as error:  # no document may end the thread that reads the bus
             raise WireError(f"{name} document cannot be used: {error!r:.200}") from error
 
     def _take(self, name: str, doc: Mapping[str, Any], heard_s: float) -> str | None:
@@ -209,13 +246,13 @@ class RunBook:
             self._note_lag(doc, heard_s)
             self.runs[doc["uid"]] = RunRecord(uid=doc["uid"], start=dict(doc), heard_s=heard_s)
             self._forget_old()
-        elif not record.is_start_heard:  # it was overtaken; one that is only sent again changes nothing
+        elif not record.is_start_heard:  # the start document came late; a repeated one changes nothing
             record.start, record.is_start_heard = dict(doc), True
         return str(doc["uid"])
 
     def _descriptor(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
         if doc["run_start"] not in self.runs:
-            if _is_ours(doc) or not doc["run_start"].isprintable() or len(doc["run_start"]) > MAX_UID:
+            if _is_own(doc) or not doc["run_start"].isprintable() or len(doc["run_start"]) > MAX_UID:
                 return None
             uid = str(doc["run_start"])
             self.runs[uid] = RunRecord(uid=uid, start={"uid": uid}, heard_s=heard_s, is_start_heard=False)
@@ -264,7 +301,7 @@ class RunBook:
         return record.uid
 
     def _external(self, name: str, doc: Mapping[str, Any]) -> str | None:
-        """Count documents that name data elsewhere, which are not read."""
+        """Count a document that names data in another file, which is not read."""
         descriptor = doc.get("descriptor")
         uid = self._run_of_descriptor.get(descriptor, (None, ""))[0] if isinstance(descriptor, str) else None
         uid = uid or str(doc.get("run_start"))
@@ -286,7 +323,7 @@ class RunBook:
             self._offset_s = None
 
     def _forget_old(self) -> None:
-        """Forget the oldest runs of either kind beyond its limit, but none that is pinned."""
+        """Forget the oldest runs beyond `MAX_STOPPED` and `MAX_OPEN`, except pinned ones."""
         for is_open, limit in ((False, MAX_STOPPED), (True, MAX_OPEN)):
             of_kind = [uid for uid, run in self.runs.items() if (run.stop is None) == is_open]
             for uid in [uid for uid in of_kind if uid not in self.pinned][: max(0, len(of_kind) - limit)]:
@@ -299,8 +336,8 @@ class RunBook:
         self._runs_of_series = {series: uids for series, uids in named.items() if uids}
 
 
-def _is_ours(descriptor: Mapping[str, Any]) -> bool:
-    """Whether a descriptor is of a run of ours, by the sources of its data."""
+def _is_own(descriptor: Mapping[str, Any]) -> bool:
+    """Whether a descriptor belongs to a run of this service, by the sources of its data."""
     keys = descriptor.get("data_keys")
     sources = (
         [key.get("source") for key in keys.values() if isinstance(key, Mapping)] if isinstance(keys, Mapping) else []
@@ -309,25 +346,25 @@ def _is_ours(descriptor: Mapping[str, Any]) -> bool:
 
 
 def _densest(ordered: NDArray[np.float64]) -> float:
-    """Return the beginning of the shortest interval that holds half of the values."""
+    """Return the beginning of the shortest interval that holds half of the values; ``ordered`` is ascending."""
     n = len(ordered) // 2 + 1
     widths = ordered[n - 1 :] - ordered[: len(ordered) - n + 1]
     return float(ordered[int(np.argmin(widths))])
 
 
 def _time_of(doc: Mapping[str, Any], heard_s: float) -> float | None:
-    """Return a document's own time, unless no clock can be so far off."""
+    """Return the time in a document [s since the epoch]; None if it differs by more than `MAX_CLOCK_OFFSET_S`."""
     sent_s = finite(doc.get("time"))
     return sent_s if sent_s is not None and abs(heard_s - sent_s) < MAX_CLOCK_OFFSET_S else None
 
 
 def _events_of_page(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the events of a page; a column that is shorter than the page lacks its last values."""
+    """Yield the events of an event page; if a column is too short, its last events lack that reading."""
     columns = {str(key): column for key, column in page["data"].items() if isinstance(column, list)}
     if len(columns) < len(page["data"]):
         raise WireError("event_page document: expected each column of the data to be a list")
-    told = page.get("time")
-    times = told if isinstance(told, list) else []
+    column_of_times = page.get("time")
+    times = column_of_times if isinstance(column_of_times, list) else []
     for k, seq_num in enumerate(page["seq_num"]):
         data = {key: column[k] for key, column in columns.items() if k < len(column)}
         yield {

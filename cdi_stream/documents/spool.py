@@ -1,9 +1,10 @@
-"""Spool: documents of ours on their way to bus and archives, in order, on disk until every sink has them.
+"""Spool: the documents of this service, in order, on disk until every sink has them.
 
-One SQLite file in the results folder.  A result and the word that its curve is spoken for are written in one
-transaction, so that a service that is killed neither loses a document nor reconstructs a curve twice.  The file
-survives the process; for a power cut the last moments may be missing.  While it cannot be written (a full disk, a
-lock), documents are kept in memory and go out all the same; they are written when it can be written again.
+The spool is one SQLite file in the results folder.  The documents of a result, and the note that its curve is
+published, are written in one transaction, so that a service that is killed neither loses a document nor reconstructs a
+curve twice.  The file survives the end of the process; after a power cut the last moments may be missing.  While the
+file cannot be written (full disk, lock), documents are kept in memory and delivered from there; they are written
+later.
 """
 
 from __future__ import annotations
@@ -30,15 +31,19 @@ from cdi_stream.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 BUS = "bus"
+"""Name of the document bus among the sinks."""
+
 SPOOL = "spool.sqlite3"
-"""Name of the file, beside the results."""
+"""Name of the file in the results folder."""
 
 VERSION = 1
+"""Version of the tables; a file of another version is put aside."""
+
 MAX_REMEMBERED = 10_000
-"""Curves and raw runs that are remembered as spoken for."""
+"""Number of published curves, and of raw runs, that are kept in the file."""
 
 _LOCKED_S = 0.05
-"""The live path does not wait for whoever locks the file."""
+"""Time [s] to wait for a lock on the file; the live path must not wait longer."""
 
 _SCHEMA = (
     "CREATE TABLE documents (id INTEGER PRIMARY KEY, run TEXT NOT NULL, name TEXT NOT NULL, doc TEXT NOT NULL)",
@@ -51,12 +56,14 @@ _SCHEMA = (
 )
 
 Item = tuple[str, Mapping[str, Any]]
+"""Name and content of a document."""
+
 _Change = tuple[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One document of a run of ours; ``id`` is its place in the order of all."""
+    """One document in the spool: ``id`` is its place in the order of all documents, ``run`` the uid of its run."""
 
     id: int
     run: str
@@ -65,21 +72,21 @@ class Entry:
 
 
 class Spool:
-    """Documents under way, from any thread; one service a folder.
+    """Documents that wait for delivery.  Safe to use from several threads; each folder has one service.
 
     Parameters
     ----------
     directory
         Folder of the results.
     sinks
-        Names of the sinks beside the bus.
+        Names of the sinks other than the bus.
     alarms
-        Told while the file cannot be written.
+        Alarms of the service: one is active while the file cannot be written.
 
     Raises
     ------
     ConfigError
-        If another service uses the folder, or it cannot be written.
+        If another service uses the folder, or the folder cannot be written.
     """
 
     def __init__(self, directory: Path, sinks: tuple[str, ...] = (), alarms: Alarms | None = None) -> None:
@@ -89,29 +96,40 @@ class Spool:
         self._path = directory / SPOOL
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._claim = _claimed(directory / "service.lock")
+            self._lock_handle = _lock_file(directory / "service.lock")
         except OSError as error:
-            raise ConfigError(f"publish.directory {directory}: cannot be written: {error}; choose another") from error
+            raise ConfigError(
+                f"publish.directory {directory}: cannot be written: {error}; choose another folder"
+            ) from error
         self._unsaved: deque[_Change] = deque()
         try:
-            self._take_up(_opened(self._path))
+            self._load_state(_open_database(self._path))
         except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise ConfigError(f"{self._path} cannot be used: {error}; free the disk or the lock on it") from error
             logger.exception("%s cannot be read; it is kept as %s", self._path, set_aside(self._path))
-            self._take_up(_opened(self._path))
+            self._load_state(_open_database(self._path))
 
     def put(
         self, run: str, items: Iterable[Item], *, curve_key: str | None = None, sinks: tuple[str, ...] | None = None
     ) -> None:
-        """Add documents of one run in their order, and note that a curve is spoken for, all at once.
+        """Add documents in one transaction.
 
-        ``sinks`` are those that take the run, all unless they are named.
+        Parameters
+        ----------
+        run
+            Uid of the run of the documents.
+        items
+            Documents in their order.
+        curve_key
+            Key of the curve that counts as published from now on.
+        sinks
+            Sinks that take the run; None means all sinks.
         """
         with self.changed:
             changes: list[_Change] = []
             for name, doc in items:
-                changes += self._entered(run, name, to_plain(dict(doc)), sinks or self.sinks)
+                changes += self._add(run, name, to_plain(dict(doc)), sinks or self.sinks)
             if curve_key is not None:
                 self._curves.add(curve_key)
                 changes.append(("INSERT OR IGNORE INTO curves (key) VALUES (?)", (curve_key,)))
@@ -119,15 +137,15 @@ class Spool:
             self.changed.notify_all()
 
     def next_attempt(self, raw_uid: str) -> int:
-        """Return how many runs of ours were begun for a raw run before: part of the next one's uid."""
+        """Return the number of runs that this service has begun for a raw run; part of the uid of the next one."""
         return self._attempts.get(raw_uid, 0)
 
     def is_published(self, curve_key: str) -> bool:
-        """Whether the reconstruction of a curve is on its way or out."""
+        """Whether the reconstruction of a curve is in the spool, or was."""
         return curve_key in self._curves
 
-    def close_left_runs(self, reason: str) -> int:
-        """Write the stop documents of runs that an earlier service left open; returns how many those are."""
+    def close_open_runs(self, reason: str) -> int:
+        """Add the stop documents of runs that an earlier service left open; return the number of these runs."""
         left = list(self._open.items())
         for run, entries in left:
             names = {e.doc["uid"]: e.doc["name"] for e in entries if e.name == "descriptor"}
@@ -140,12 +158,12 @@ class Spool:
         return len(left)
 
     def waiting(self, sink: str) -> list[Entry]:
-        """Return the documents that a sink has not got, in their order."""
+        """Return the documents that a sink does not have yet, in their order."""
         with self.changed:
             return list(self._waiting[sink])
 
-    def heard(self, sink: str, entry: Entry) -> None:
-        """Note that a sink has a document; the run is done there when its stop document is."""
+    def mark_delivered(self, sink: str, entry: Entry) -> None:
+        """Note that a sink has a document; with its stop document the sink has the whole run."""
         with self.changed:
             queue = self._waiting[sink]
             if queue and queue[0].id == entry.id:
@@ -155,16 +173,19 @@ class Spool:
                     queue.remove(entry)
             changes: list[_Change] = [("INSERT OR IGNORE INTO heard VALUES (?, ?)", (entry.id, sink))]
             if entry.name == "stop":
-                changes += self._done(sink, entry.run)
+                changes += self._finish_run(sink, entry.run)
             self._save(changes)
 
-    def sent(self, sink: str, entries: Iterable[Entry]) -> None:
-        """Note for the next start that a sink was given documents; they wait here until they are heard."""
+    def mark_sent(self, sink: str, entries: Iterable[Entry]) -> None:
+        """Note that documents were sent to a sink, so that the next start does not send them again.
+
+        In this process they still wait until `mark_delivered`.
+        """
         with self.changed:
             self._save([("INSERT OR IGNORE INTO heard VALUES (?, ?)", (entry.id, sink)) for entry in entries])
 
-    def before(self, entry: Entry) -> list[Entry]:
-        """Return the documents of the same run before one, as far as they are kept."""
+    def earlier_documents(self, entry: Entry) -> list[Entry]:
+        """Return the earlier documents of the run of ``entry`` that are still in the spool."""
         with self.changed:
             rows = self._db.execute(
                 "SELECT id, name, doc FROM documents WHERE run = ? AND id < ? ORDER BY id", (entry.run, entry.id)
@@ -172,26 +193,26 @@ class Spool:
             return [Entry(id=number, run=entry.run, name=name, doc=json.loads(doc)) for number, name, doc in rows]
 
     def rewind(self, sink: str, entries: Iterable[Entry]) -> None:
-        """Put documents back that a sink has to get again, before the others."""
+        """Put documents before the waiting ones of a sink, so that it gets them again first."""
         with self.changed:
             self._waiting[sink].extendleft(reversed(list(entries)))
 
     def close(self) -> dict[str, int]:
-        """Let go of the file; returns the number of documents that each sink has still to get."""
+        """Close the file; return the number of waiting documents of each sink that has any."""
         with self.changed:
             self._save([])
             left = {name: len(queue) for name, queue in self._waiting.items() if queue}
             self._db.close()
-            os.close(self._claim)
+            os.close(self._lock_handle)
         return left
 
-    def _entered(self, run: str, name: str, doc: dict[str, Any], sinks: tuple[str, ...]) -> list[_Change]:
+    def _add(self, run: str, name: str, doc: dict[str, Any], sinks: tuple[str, ...]) -> list[_Change]:
         entry = Entry(id=self._next_id, run=run, name=name, doc=doc)
         self._next_id += 1
         changes: list[_Change] = []
         if name == "start":
             changes.append(("INSERT OR IGNORE INTO runs (run, sinks) VALUES (?, ?)", (run, json.dumps(sinks))))
-            changes += self._began(str(doc.get("original_run_uid", "")))
+            changes += self._count_attempt(str(doc.get("original_run_uid", "")))
             self._open[run] = []
         self._open.setdefault(run, []).append(entry)
         changes.append(("INSERT INTO documents VALUES (?, ?, ?, ?)", (entry.id, run, name, json.dumps(doc))))
@@ -202,23 +223,23 @@ class Spool:
             self._waiting[sink].append(entry)
         return changes
 
-    def _began(self, raw_uid: str) -> list[_Change]:
+    def _count_attempt(self, raw_uid: str) -> list[_Change]:
         n = self._attempts.pop(raw_uid, 0) + 1
         self._attempts[raw_uid] = n
         for old in list(self._attempts)[: max(0, len(self._attempts) - MAX_REMEMBERED)]:
             del self._attempts[old]
         return [("INSERT OR REPLACE INTO attempts VALUES (?, ?)", (raw_uid, n))]
 
-    def _done(self, sink: str, run: str) -> list[_Change]:
-        """Note that a sink has a whole run; what every sink has is deleted."""
+    def _finish_run(self, sink: str, run: str) -> list[_Change]:
+        """Return the changes when a sink has a whole run; a run that every sink has is deleted."""
         if any(entry.run == run for queue in self._waiting.values() for entry in queue):
             return [("INSERT OR IGNORE INTO done VALUES (?, ?)", (run, sink))]
-        return _forgotten(run)
+        return _deletions(run)
 
-    def _take_up(self, db: sqlite3.Connection) -> None:
-        """Begin with what an earlier service left in the file."""
+    def _load_state(self, db: sqlite3.Connection) -> None:
+        """Read the state that an earlier service wrote into the file."""
         self._db = db
-        for table in ("curves", "attempts"):  # the oldest are no longer asked for
+        for table in ("curves", "attempts"):  # older rows are no longer needed
             db.execute(
                 f"DELETE FROM {table} WHERE rowid <= (SELECT MAX(rowid) FROM {table}) - {MAX_REMEMBERED}"  # noqa: S608 - ours
             )
@@ -227,10 +248,10 @@ class Spool:
         self._curves = {key for (key,) in db.execute("SELECT key FROM curves")}
         self._open: dict[str, list[Entry]] = {}
         self._next_id = 1 + (db.execute("SELECT MAX(id) FROM documents").fetchone()[0] or 0)
-        self._load()
+        self._load_documents()
 
-    def _load(self) -> None:
-        """Take up the documents of runs that not every sink has."""
+    def _load_documents(self) -> None:
+        """Read the documents that wait for a sink; delete the runs that every sink has."""
         heard = set(self._db.execute("SELECT id, sink FROM heard"))
         done = set(self._db.execute("SELECT run, sink FROM done"))
         runs = {run: (bool(over), json.loads(sinks)) for run, over, sinks in self._db.execute("SELECT * FROM runs")}
@@ -244,10 +265,10 @@ class Spool:
                     self._waiting[sink].append(entry)
         under_way = {entry.run for queue in self._waiting.values() for entry in queue}
         for run in {run for run, (is_over, _) in runs.items() if is_over} - under_way:
-            self._save(_forgotten(run))
+            self._save(_deletions(run))
 
     def _save(self, changes: list[_Change]) -> None:
-        """Write changes in one transaction; what cannot be written now is tried again with the next ones."""
+        """Write changes in one transaction; if that fails, they are written with the next changes."""
         self._unsaved.extend(changes)
         if not self._unsaved:
             return
@@ -261,13 +282,16 @@ class Spool:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            text = f"{self._path} cannot be written ({error}): documents are kept in memory; free the disk or the lock"
+            text = (
+                f"{self._path} cannot be written ({error}): documents are kept in memory; "
+                "make room on the disk, or end the program that locks the file"
+            )
             self._alarms.set("spool", text)
             logger.warning(text)
 
 
-def _forgotten(run: str) -> list[_Change]:
-    """Return the changes that delete what every sink has."""
+def _deletions(run: str) -> list[_Change]:
+    """Return the changes that delete a run from all tables."""
     return [
         ("DELETE FROM heard WHERE id IN (SELECT id FROM documents WHERE run = ?)", (run,)),
         ("DELETE FROM documents WHERE run = ?", (run,)),
@@ -276,18 +300,26 @@ def _forgotten(run: str) -> list[_Change]:
     ]
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """Open the file; one that is none, or of another version, is put aside, not obeyed."""
+def _open_database(path: Path) -> sqlite3.Connection:
+    """Return an open database; a file that is no spool, or has another version, is put aside.
+
+    Raises
+    ------
+    ConfigError
+        If the file is locked or cannot be written.
+    """
     try:
-        return _connected(path)
+        return _connect(path)
     except sqlite3.OperationalError as error:
-        raise ConfigError(f"{path} cannot be used: {error}; free the disk or the lock on it") from error
+        raise ConfigError(
+            f"{path} cannot be used: {error}; make room on the disk, or end the program that locks the file"
+        ) from error
     except sqlite3.DatabaseError:
-        logger.exception("%s cannot be used; it is kept as %s and a new one is begun", path, set_aside(path))
-        return _connected(path)
+        logger.exception("%s cannot be used; it is kept as %s and replaced by a new file", path, set_aside(path))
+        return _connect(path)
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_LOCKED_S, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
@@ -295,14 +327,20 @@ def _connected(path: Path) -> sqlite3.Connection:
         for statement in _SCHEMA:
             db.execute(statement)
         db.execute(f"PRAGMA user_version = {VERSION}")
-    if (found := db.execute("PRAGMA user_version").fetchone()[0]) != VERSION:
+    if (version := db.execute("PRAGMA user_version").fetchone()[0]) != VERSION:
         db.close()
-        raise sqlite3.DatabaseError(f"expected a spool of version {VERSION}, got {found}")
+        raise sqlite3.DatabaseError(f"expected a spool of version {VERSION}, got version {version}")
     return db
 
 
-def _claimed(lock: Path) -> int:
-    """Hold a lock file; the system frees it with the process."""
+def _lock_file(lock: Path) -> int:
+    """Lock a file until the process ends; return its handle.
+
+    Raises
+    ------
+    ConfigError
+        If another process holds the lock.
+    """
     handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

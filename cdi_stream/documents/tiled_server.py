@@ -1,4 +1,4 @@
-"""A Tiled server of our own, for when none is configured: SQLite catalog, loopback, in a process that is kept alive."""
+"""Local Tiled server, used with ``tiled = "local"``: a child process with an SQLite catalog on a loopback address."""
 
 from __future__ import annotations
 
@@ -26,11 +26,17 @@ from cdi_stream.processes import start_child
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
-LOOK_EVERY_S = 2.0
-SILENT_S = 30.0
-"""A server that does not answer for so long is started anew."""
+"""Time [s] that the server has to give its first answer after a start."""
+
+CHECK_EVERY_S = 2.0
+"""Time [s] between two checks whether the server answers."""
+
+ANSWER_TIMEOUT_S = 30.0
+"""Time [s] without an answer after which the server is started again."""
 
 STOP_S = 1.5
+"""Time [s] that the server has to end after SIGTERM, before SIGKILL."""
+
 _REACH_S = 2.0
 
 
@@ -38,10 +44,10 @@ _REACH_S = 2.0
 def local_tiled(
     directory: Path, port: int | None = None, api_key: str | None = None, alarms: Alarms | None = None
 ) -> Iterator[TiledServer]:
-    """Serve ``directory/catalog.db`` and the files beside it for as long as the context lasts.
+    """Yield a running Tiled server for the files in ``directory``; it ends with the context.
 
-    Address and key are written to ``directory/tiled.json``, readable by the user alone; where the configuration gives
-    none, those of the last time are kept.
+    Address and key are written to ``directory/tiled.json``, readable only by the user.  If ``port`` or ``api_key`` is
+    None, the value of the last start is used again.
     """
     server = TiledServer(directory, port, api_key, alarms or Alarms())
     server.start()
@@ -52,11 +58,14 @@ def local_tiled(
 
 
 class TiledServer:
-    """The server's process and a thread that watches it."""
+    """Process of the server, and a thread that starts it again when it has ended or does not answer.
+
+    ``uri`` and ``api_key`` are address and key.
+    """
 
     def __init__(self, directory: Path, port: int | None, api_key: str | None, alarms: Alarms) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        kept = _kept(directory / "tiled.json")
+        kept = _read_address(directory / "tiled.json")
         self.api_key = api_key or kept.get("api_key") or secrets.token_hex(16)
         self.uri = f"http://127.0.0.1:{port or _port_of(kept) or free_port()}"
         self._directory = directory
@@ -67,18 +76,18 @@ class TiledServer:
         self._thread = threading.Thread(target=self._watch, name="tiled server", daemon=True)
 
     def start(self) -> None:
-        """Start the server; it answers some seconds later."""
+        """Start the server; its first answer comes some seconds later."""
         with atomic_write(self._directory / "tiled.json") as part:
             part.touch(mode=0o600)
             part.write_text(json.dumps({"uri": self.uri, "api_key": self.api_key}))
-        self._process = self._started()
+        self._process = self._start_process()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the server: politely, then not."""
+        """End the server: SIGTERM, after `STOP_S` SIGKILL."""
         self._stopping.set()
         with self._lock:
-            self._end()
+            self._end_process()
 
     def require_answer(self) -> None:
         """Raise `ServiceError` if the server does not answer now."""
@@ -86,30 +95,30 @@ class TiledServer:
             raise ServiceError(f"the Tiled server at {self.uri} does not answer; see {self._directory / 'tiled.log'}")
 
     def _watch(self) -> None:
-        """Start the server anew when it has ended, or has not answered for long."""
+        """Start the server again when it has ended, or has not answered for `ANSWER_TIMEOUT_S`."""
         answered_s = time.monotonic() + START_TIMEOUT_S
-        while not self._stopping.wait(LOOK_EVERY_S):
+        while not self._stopping.wait(CHECK_EVERY_S):
             process = self._process
             if self._answers():
                 answered_s = max(answered_s, time.monotonic())
                 self._alarms.clear("tiled server")
                 continue
             is_dead = process is None or process.poll() is not None
-            if is_dead or time.monotonic() - answered_s > SILENT_S:
-                text = "has ended" if is_dead else f"has not answered for {SILENT_S:.0f} s"
+            if is_dead or time.monotonic() - answered_s > ANSWER_TIMEOUT_S:
+                text = "has ended" if is_dead else f"has not answered for {ANSWER_TIMEOUT_S:.0f} s"
                 logger.warning("the Tiled server %s, see tiled.log: it is started again", text)
                 self._alarms.set("tiled server", f"the Tiled server {text}: it is started again")
                 with self._lock:
                     if self._stopping.is_set():
                         return
-                    self._end()
+                    self._end_process()
                     answered_s = time.monotonic() + START_TIMEOUT_S
                     try:
-                        self._process = self._started()
+                        self._process = self._start_process()
                     except OSError as error:
                         logger.warning("the Tiled server cannot be started: %s", error)
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start_process(self) -> subprocess.Popen[bytes]:
         d = self._directory
         command = [sys.executable, "-m", "tiled", "serve", "catalog", str(d / "catalog.db"), "--init"]
         command += ["--write", str(d / "tiled"), "--write", f"sqlite:///{d / 'tables.db'}", "--read", str(d)]
@@ -121,11 +130,11 @@ class TiledServer:
 
     def _answers(self) -> bool:
         with contextlib.suppress(urllib.error.URLError, OSError, ValueError, http.client.HTTPException):
-            urllib.request.urlopen(f"{self.uri}/healthz", timeout=_REACH_S).close()  # noqa: S310 - our own address
+            urllib.request.urlopen(f"{self.uri}/healthz", timeout=_REACH_S).close()  # noqa: S310 - a loopback address
             return True
         return False
 
-    def _end(self) -> None:
+    def _end_process(self) -> None:
         process = self._process
         if process is None or process.poll() is not None:
             return
@@ -138,14 +147,14 @@ class TiledServer:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on right now."""
+    """Return a loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _kept(path: Path) -> dict[str, str]:
-    """Address and key of the last time, if they can be read."""
+def _read_address(path: Path) -> dict[str, str]:
+    """Return address and key of the last start; empty if they cannot be read."""
     try:
         kept = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -154,7 +163,7 @@ def _kept(path: Path) -> dict[str, str]:
 
 
 def _port_of(kept: dict[str, str]) -> int | None:
-    """Port of the last time, if nobody else has taken it since."""
+    """Return the port of the last start if it is free now; else None."""
     text = kept.get("uri", "").rpartition(":")[2]
     if not text.isdecimal() or not 0 < int(text) < 65536:
         return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from cdi_stream.disk.atomic import atomic_write
-from cdi_stream.errors import ConfigError, RecordingError
-from cdi_stream.geometry.affine import AffineMap, Floats
+from cdi_stream.errors import ConfigError
+from cdi_stream.files.result_file import StoredResult, read_result
+from cdi_stream.geometry.affine import Floats
 
 _AXES = ("z", "y", "x")
 _MAP = ("coordinates", "fourier_sign", "handedness", "q0_lab_inv_m", "bq_lab_inv_m", "sample_to_lab")
@@ -32,21 +31,6 @@ _MAP_MEANING = (
     "* q.r): with +1, a displacement u has the phase +q0.u, and programs that take numpy's fft for this sum hold the "
     "complex conjugate. v_lab = sample_to_lab v_sample."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Result:
-    """What a result file holds: arrays ``[z, y, x]``, their map, and all attributes by name."""
-
-    density: NDArray[np.complex64]
-    support: NDArray[np.uint8]
-    affine: AffineMap
-    numbers: Mapping[str, Any]
-
-    @property
-    def voxel_m(self) -> Floats:
-        """Sides of a voxel along z, y, x."""
-        return np.linalg.norm(self.affine.br, axis=0)
 
 
 def export_result(source: Path, target: Path) -> None:
@@ -67,42 +51,12 @@ def export_result(source: Path, target: Path) -> None:
             f"{target}: expected a name that ends in .cxi or .vti, got {target.suffix!r}: "
             "choose .cxi for silx, PyNX or cdiutils, .vti for ParaView"
         )
-    result = _read(source)
+    result = read_result(source)
     with atomic_write(target) as part:
         write(result, part)
 
 
-def _read(source: Path) -> _Result:
-    try:
-        with h5py.File(source, "r") as file:
-            numbers = dict(file["entry/cdi_stream"].attrs)
-            density, support = file["entry/data/crystal"][0], file["entry/data/support"][0]
-        grade, reasons = numbers["verdict"], numbers["reasons"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RecordingError(
-            f"{source}: expected a result file of cdi-stream, got: {error}; "
-            "take a file ending in _reconstruction.h5 or _inference.h5 from the service's publish directory"
-        ) from error
-    if "q0_lab_inv_m" not in numbers:
-        raise RecordingError(
-            f"{source}: expected a crystal, got none: the verdict is {grade} ({reasons}); "
-            "export another curve, or measure this one again"
-        )
-    return _Result(density=density, support=support, affine=_affine(numbers, density.shape), numbers=numbers)
-
-
-def _affine(numbers: Mapping[str, Any], shape: tuple[int, int, int]) -> AffineMap:
-    return AffineMap(
-        shape=shape,
-        q0=numbers["q0_lab_inv_m"],
-        bq=numbers["bq_lab_inv_m"],
-        sample_to_lab=numbers["sample_to_lab"],
-        coordinates=numbers["coordinates"],
-        fourier_sign=int(numbers["fourier_sign"]),
-    )
-
-
-def _write_cxi(result: _Result, path: Path) -> None:
+def _write_cxi(result: StoredResult, path: Path) -> None:
     """Write CXI 1.4 with the NeXus attributes that lead a viewer from the root to the crystal."""
     numbers = result.numbers
     with h5py.File(path, "w") as file:
@@ -123,7 +77,7 @@ def _write_cxi(result: _Result, path: Path) -> None:
             meaning[name] = numbers[name]
 
 
-def _add_image(entry: h5py.Group, result: _Result) -> h5py.Group:
+def _add_image(entry: h5py.Group, result: StoredResult) -> h5py.Group:
     """Add ``image_1``: the crystal, its support and its place in the lab, in metres."""
     image = _group(entry, "image_1", "NXdata", signal="data", axes=_AXES)
     # The CXI document has one bit, 0x10000, for the support; PyNX and cdiutils write and expect 1 and 0.
@@ -158,7 +112,7 @@ def _group(parent: h5py.Group, name: str, nx_class: str, **attributes: Any) -> h
     return group
 
 
-def _write_vti(result: _Result, path: Path) -> None:
+def _write_vti(result: StoredResult, path: Path) -> None:
     """Write VTK XML ImageData, base64 inside, so that any XML parser reads it; VTK's order is x, y, z."""
     counts, spacing_nm = np.array(result.density.shape[::-1]), result.voxel_m[::-1] * 1e9
     extent = " ".join(f"0 {n - 1}" for n in counts)
@@ -172,7 +126,7 @@ def _write_vti(result: _Result, path: Path) -> None:
     ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
 
 
-def _pictures(result: _Result) -> dict[str, np.ndarray]:
+def _pictures(result: StoredResult) -> dict[str, np.ndarray]:
     """Fields by name.  The phase is wrapped, zero outside the support; without q0 there is no displacement."""
     inside, affine = result.support > 0, result.affine
     # A crystal's overall phase is arbitrary: counted from the mean, wraps lie as far away as they can.
@@ -195,4 +149,4 @@ def _encoded(array: np.ndarray) -> str:
     return base64.b64encode(struct.pack("<Q", len(data)) + data).decode()
 
 
-_WRITERS: dict[str, Callable[[_Result, Path], None]] = {".cxi": _write_cxi, ".vti": _write_vti}
+_WRITERS: dict[str, Callable[[StoredResult, Path], None]] = {".cxi": _write_cxi, ".vti": _write_vti}

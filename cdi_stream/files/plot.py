@@ -93,19 +93,26 @@ def plot(picture: Picture, out: Path, title: str) -> None:
     require_matplotlib()
     from matplotlib.figure import Figure
 
+    figure = Figure()
+    draw_slices(figure, picture, title)
+    try:
+        with atomic_write(out) as part:
+            figure.savefig(part, dpi=110, format=out.suffix.lstrip(".").lower() or "png")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--plot {out}: cannot be written: {error}; choose another place, ending in .png") from error
+
+
+def draw_slices(figure: Any, picture: Picture, title: str) -> None:
+    """Draw central slices of amplitude and phase into an empty matplotlib figure, and set its size and title."""
     slices = _slices(picture)
-    figure = Figure(figsize=(1.3 + 3.3 * len(slices), 7), layout="constrained")
+    figure.set_size_inches(1.3 + 3.3 * len(slices), 7)
+    figure.set_layout_engine("constrained")
     axes = figure.subplots(2, len(slices), squeeze=False)
     for column, cut in enumerate(slices):
         _draw(axes[:, column], cut, picture)
     figure.colorbar(axes[0, -1].images[0], ax=axes[0], label="amplitude")
     figure.colorbar(axes[1, -1].images[0], ax=axes[1], label=picture.phase)
     figure.suptitle(title)
-    try:
-        with atomic_write(out) as part:
-            figure.savefig(part, dpi=110, format=out.suffix.lstrip(".").lower() or "png")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--plot {out}: cannot be written: {error}; choose another place, ending in .png") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The result file: crystal and support on a lab grid, with axes and numbers; HDF5 that NeXus readers understand."""
+"""The result file, written and read: crystal and support on a lab grid, with axes and numbers; HDF5 in NeXus form."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.disk.atomic import atomic_write
-from cdi_stream.geometry.affine import Shape
+from cdi_stream.errors import RecordingError
+from cdi_stream.geometry.affine import AffineMap, Floats, Shape
 from cdi_stream.messages import Crystal
 
 ARRAYS = {"crystal": "<c8", "support": "|u1"}
@@ -96,3 +98,82 @@ def affine_data(crystal: Crystal | None) -> dict[str, Any]:
         "bq_lab_inv_m": affine.bq.tolist(),
         "sample_to_lab": affine.sample_to_lab.tolist(),
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """Crystal of a result file, with its numbers.
+
+    Parameters
+    ----------
+    density, support
+        Arrays ``(z, y, x)`` of the shape of ``affine``.
+    affine
+        Map of the diffraction of the crystal.
+    numbers
+        Attributes of the result by name: metrics, verdict, frame counts, names.
+    """
+
+    density: NDArray[np.complex64]
+    support: NDArray[np.uint8]
+    affine: AffineMap
+    numbers: Mapping[str, Any]
+
+    @property
+    def voxel_m(self) -> Floats:
+        """Sides of a voxel along z, y, x [m]."""
+        return np.linalg.norm(self.affine.br, axis=0)
+
+
+def read_result(path: Path) -> StoredResult:
+    """Read a result file of the service, or its export as CXI.
+
+    Raises
+    ------
+    RecordingError
+        If the file is neither, or its curve gave no crystal.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            parts = _exported_parts(file) if "entry_1/cdi_stream" in file else _own_parts(file)
+        density, support, numbers = parts
+        grade, reasons = numbers["verdict"], numbers["reasons"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RecordingError(
+            f"{path}: expected a result file of cdi-stream, got: {error}; "
+            "take a file ending in _reconstruction.h5 or _inference.h5 from the service's publish directory"
+        ) from error
+    if "q0_lab_inv_m" not in numbers:
+        raise RecordingError(
+            f"{path}: expected a crystal, got none: the verdict is {grade} ({reasons}); "
+            "take another curve, or measure this one again"
+        )
+    return StoredResult(density=density, support=support, affine=_affine(numbers, density.shape), numbers=numbers)
+
+
+def _own_parts(file: h5py.File) -> tuple[NDArray[np.complex64], NDArray[np.uint8], dict[str, Any]]:
+    """Return crystal, support and numbers of a result file."""
+    numbers = dict(file["entry/cdi_stream"].attrs)
+    return file["entry/data/crystal"][0], file["entry/data/support"][0], numbers
+
+
+def _exported_parts(file: h5py.File) -> tuple[NDArray[np.complex64], NDArray[np.uint8], dict[str, Any]]:
+    """Return crystal, support and numbers of a CXI file that `cdi_stream.files.exports` wrote."""
+    image = file["entry_1/image_1"]
+    numbers: dict[str, Any] = {}
+    for group in (image["process_1/results"], file["entry_1/cdi_stream"]):
+        for name, dataset in group.items():
+            is_text = h5py.check_string_dtype(dataset.dtype) is not None
+            numbers[name] = dataset.asstr()[()] if is_text else dataset[()]
+    return image["data"][()], image["mask"][()], numbers
+
+
+def _affine(numbers: Mapping[str, Any], shape: Shape) -> AffineMap:
+    return AffineMap(
+        shape=shape,
+        q0=numbers["q0_lab_inv_m"],
+        bq=numbers["bq_lab_inv_m"],
+        sample_to_lab=numbers["sample_to_lab"],
+        coordinates=numbers["coordinates"],
+        fourier_sign=int(numbers["fourier_sign"]),
+    )

@@ -1,1 +1,1 @@
-"""Geometry of the diffractometer: circles and conventions, the affine map of an array, reports on both."""
+"""Geometry of the diffractometer: conventions, circles, the affine map of an array, and geometry cases."""

@@ -1,6 +1,6 @@
-"""The affine map that travels with every array: q(i) = Q_0 + B_q (i - N//2).
+"""The affine map of an array's voxels to reciprocal space: q(i) = Q_0 + B_q (i - N//2).
 
-Every crop, pad, bin and resample returns a new map, so that a voxel never loses its place.
+A crop, pad, bin or resampling of an array goes with a new map, so that the position of every voxel stays known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Coordinates = Literal["detector", "sample", "lab"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AffineMap:
-    """Where the voxels of a reciprocal-space array lie.
+    """Affine map from the voxels of a reciprocal-space array to momentum transfer.
 
     Parameters
     ----------
@@ -33,7 +33,9 @@ class AffineMap:
     sample_to_lab
         Rotation S with v_lab = S v_sample at the reference frame, ``(3, 3)``.
     coordinates
-        What the array's axes follow: detector [frame, row, col], lab [z, y, x] or sample [z, y, x].
+        Axes of the array: detector [frame, row, col], lab [z, y, x] or sample [z, y, x].
+    fourier_sign
+        Sign of the exponent in F(q) = sum rho exp(sign i q.r).
     """
 
     shape: Shape
@@ -44,7 +46,7 @@ class AffineMap:
     fourier_sign: int = FOURIER_SIGN
 
     def q(self, index: ArrayLike) -> Floats:
-        """Q ``(..., 3)`` [1/m] at voxel indices ``(..., 3)``, fractional ones included."""
+        """Return q ``(..., 3)`` [1/m] at voxel indices ``(..., 3)``, which may be fractional."""
         offset = np.asarray(index, dtype=float) - np.array(self.shape) // 2
         return self.q0 + offset @ self.bq.T
 
@@ -55,7 +57,7 @@ class AffineMap:
 
     @property
     def voxel_volume_m3(self) -> float:
-        """Volume of a real-space voxel."""
+        """Volume of a real-space voxel [m^3]."""
         return float(abs(np.linalg.det(self.br)))
 
     @property
@@ -64,15 +66,15 @@ class AffineMap:
         return 1 if np.linalg.det(self.bq) > 0 else -1
 
     def window(self, start: ArrayLike, shape: Shape) -> AffineMap:
-        """Map of ``array[start:start+shape]``; a negative start or a larger shape is a pad."""
+        """Return the map of ``array[start:start+shape]``; a negative start or a larger shape is a pad."""
         return self._moved(np.asarray(start) + np.array(shape) // 2, shape, np.ones(3))
 
     def rolled(self, shift: ArrayLike) -> AffineMap:
-        """Map of ``np.roll(array, shift)`` near the origin voxel."""
+        """Return the map of ``np.roll(array, shift)`` near the origin voxel."""
         return self._moved(np.array(self.shape) // 2 - np.asarray(shift), self.shape, np.ones(3))
 
     def binned(self, factors: ArrayLike) -> AffineMap:
-        """Map of the array summed over blocks of ``factors`` voxels; a remainder at the end is dropped."""
+        """Return the map of the array summed over blocks of ``factors`` voxels; a remainder at the end is dropped."""
         factors = np.asarray(factors)
         shape: Shape = tuple(int(n) for n in np.array(self.shape) // factors)  # type: ignore[assignment]
         return self._moved(factors * (np.array(shape) // 2) + (factors - 1) / 2, shape, factors)
@@ -89,7 +91,17 @@ class AffineMap:
 
 
 def lab_grid(source: AffineMap, shape: Shape, voxel_size_m: float) -> AffineMap:
-    """Orthogonal lab grid [z, y, x] with cubic real-space voxels, on the origin of ``source``."""
+    """Return an orthogonal lab grid [z, y, x] with cubic real-space voxels and the Q_0 of ``source``.
+
+    Parameters
+    ----------
+    source
+        Map whose Q_0 and sample rotation are kept.
+    shape
+        Shape of the grid.
+    voxel_size_m
+        Side of a real-space voxel [m].
+    """
     steps = 2 * np.pi / (np.array(shape) * voxel_size_m)
     columns = np.eye(3)[:, ::-1] * steps  # array axes z, y, x in vectors (x, y, z)
     return AffineMap(shape=shape, q0=source.q0, bq=columns, sample_to_lab=source.sample_to_lab, coordinates="lab")

@@ -1,4 +1,4 @@
-"""Geometry cases as JSON: a beamline written out, one scanned quantity, and the q it gives."""
+"""Geometry cases in JSON files: circles, detector and one scanned quantity, from which q is computed."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ from cdi_stream.geometry.circles import (
 
 _PER_ANGSTROM = 1e-10
 Scanned = float | tuple[float, float]
-"""A fixed value, or [start, step] of the scanned one."""
-
+"""Fixed value of a quantity, or (start, step) of the scanned quantity."""
 
 MAX_AXIS = 1_000_000
-"""Most frames, rows or columns of a case."""
+"""Largest number of frames, rows or columns of a case."""
 
 
 def _ends(value: Scanned, n: int) -> tuple[float, float]:
-    """First and last value of a quantity over ``n`` frames."""
+    """Return the first and last value of a quantity over ``n`` frames."""
     return (value[0], value[0] + value[1] * (n - 1)) if isinstance(value, tuple) else (value, value)
 
 
 class Recipe(BaseModel):
-    """One experiment; axis letters, signs and beam direction are its own."""
+    """Geometry of one experiment, with axis letters, signs and beam direction of its own.
+
+    Angles are in degrees, energies in eV, lengths in metres; ``beam_row`` and ``beam_col`` are pixels.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -68,7 +70,10 @@ class Recipe(BaseModel):
             ("detector", self.detector_names, self.detector_axes, self.detector_deg),
         ):
             if len(names) != len(axes) or set(names) != set(degrees):
-                raise ValueError(f"{kind}: names {names}, axes {axes} and angles {sorted(degrees)} must go together")
+                raise ValueError(
+                    f"{kind}: expected one axis and one angle for each name, got names {names}, axes {axes} and angles "
+                    f"{sorted(degrees)}"
+                )
         scanned = [name for name, value in self._quantities().items() if isinstance(value, tuple)]
         if scanned != [self.scan]:
             raise ValueError(
@@ -83,12 +88,12 @@ class Recipe(BaseModel):
 
 
 def read_case(path: Path) -> tuple[str, CurveGeometry, tuple[int, int, int]]:
-    """Read a case: its name, geometry and array shape.
+    """Return name, geometry and array shape of a case.
 
     Raises
     ------
     InputError
-        If the file is no case; one line for each wrong key.
+        If the file is not a valid case; the message has one line for each wrong key.
     """
     try:
         case: dict[str, Any] = json.loads(path.read_text())
@@ -117,7 +122,7 @@ def _geometry(recipe: Recipe) -> CurveGeometry:
 
     length = float(np.linalg.norm(recipe.beam))
     if length == 0:
-        raise GeometryError(f"expected a beam direction, got {recipe.beam}")
+        raise GeometryError(f"expected a beam direction of non-zero length, got {recipe.beam}")
     beam = (recipe.beam[0] / length, recipe.beam[1] / length, recipe.beam[2] / length)
     beamline = Beamline(
         name="case",
@@ -143,7 +148,7 @@ def _geometry(recipe: Recipe) -> CurveGeometry:
 
 
 def solve_case(path: Path) -> dict[str, Any]:
-    """Return q, B_q, B_r and the rest at the reference voxel shape//2, in 1/Angstrom and Angstrom."""
+    """Return q, B_q, B_r, voxel volume and handedness at the reference voxel shape//2, in 1/Angstrom and Angstrom."""
     name, geometry, shape = read_case(path)
     frame, row, col = (n // 2 for n in shape)
     tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
@@ -163,7 +168,7 @@ def solve_case(path: Path) -> dict[str, Any]:
 
 
 def _direct_space(bq_lab: np.ndarray, bq_sample: np.ndarray, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Voxels of the Fourier-transformed array; none where B_q does not span space (an arm scan alone)."""
+    """Return the real-space voxels; None where B_q does not span space, as in a scan of the detector arm alone."""
     if not spans_volume(bq_lab):
         return {"Br_lab_A": None, "Br_sample_A": None, "voxel_volume_A3": None, "handedness": None}
     br_lab, br_sample = (2 * np.pi * np.linalg.inv(bq).T / np.array(shape) for bq in (bq_lab, bq_sample))

@@ -1,18 +1,18 @@
-"""From circles, detector and energy to momentum transfer.  All conventions of the project are fixed here.
+"""Compute momentum transfer from circles, detector and energy.  This page defines all conventions of the project.
 
 Axes.  Lab axes are right-handed, CXI style: z along the beam, y up, x outboard.  Arrays are
 ``[frame, row, col]`` in detector coordinates and ``[z, y, x]`` in lab coordinates; vectors are always
-``(x, y, z)``.  A beamline may name its own right-handed axes and beam direction; everything below is
-covariant and asks only that its vectors agree with one another.
+``(x, y, z)``.  A beamline may use its own right-handed axes and beam direction: the equations below are
+covariant, and need only vectors in the same axes.
 
 Units.  Metres, radians and electronvolts; |k| = 2 pi / lambda, so q is in 1/m.  Other units appear only
 where they are in the name.
 
 Origin.  The zero frequency of an array is voxel N//2 on each axis, wherever the brightest voxel is.
 
-Goniometer.  Sample circles are ordered outermost first, a_1 ... a_m with angles alpha, and turn the
-crystal by S = R(a_1, alpha_1) R(a_2, alpha_2) ...: v_lab = S v_sample.  Detector circles turn the arm
-likewise by D.  R(n, a) is the right-handed rotation by a about n; an axis written ``y-`` means n = -y.
+Goniometer.  Sample circles are ordered outermost first, a_1 ... a_m with angles alpha_1 ... alpha_m.  They
+rotate the crystal by S = R(a_1, alpha_1) R(a_2, alpha_2) ...: v_lab = S v_sample.  Detector circles rotate the
+arm in the same way by D.  R(n, a) is the right-handed rotation by a about n; an axis written ``y-`` means n = -y.
 
 Pixel.  At zero arm angles the pixel (row, col) lies at
 v = L b + (row - row_0) p_r e_r + (col - col_0) p_c e_c, with b the beam, L the distance, (row_0, col_0)
@@ -22,8 +22,8 @@ Momentum transfer.  Q_lab = k (D v/|v| - b), exact, and Q_sample = S^T Q_lab.  I
 q(i) = Q_0 + B_q (i - N//2) at a reference voxel, in the lab at the orientation of the reference frame, is
 
 * b_row = k p_r D P e_r and b_col = k p_c D P e_c, with u = v/|v| and P = (1 - u u^T)/|v|;
-* a sample circle stepping by d_alpha: b_frame = -d_alpha (n x Q), n = R(a_1) ... R(a_(m-1)) a_m: a fixed
-  pixel sees the crystal turned backwards, and only the circles under the rocking one matter;
+* a sample circle stepping by d_alpha: b_frame = -d_alpha (n x Q), n = R(a_1) ... R(a_(m-1)) a_m.  The minus
+  sign holds since a fixed pixel sees the crystal rotated backwards; n depends on the outer circles only;
 * an arm circle stepping by d_delta: b_frame = d_delta (n' x k_f);
 * the energy stepping by dE: b_frame = Q dE / E.
 
@@ -44,7 +44,7 @@ Vector = tuple[float, float, float]
 Floats = NDArray[np.float64]
 
 FOURIER_SIGN = +1
-"""Sign of the exponent on the way from the crystal to reciprocal space (`cdi_stream.numerics.fourier`)."""
+"""Sign of the exponent in the transform from the crystal to reciprocal space (`cdi_stream.numerics.fourier`)."""
 
 HC_EV_M = 1.2398419843320026e-6
 """Planck constant times speed of light [eV m], CODATA 2018 (exact)."""
@@ -53,7 +53,7 @@ _LETTERS: dict[str, Vector] = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": 
 
 
 def direction(name: str) -> Vector:
-    """Read a signed axis such as ``"y-"`` as a unit vector."""
+    """Return a signed axis such as ``"y-"`` as a unit vector."""
     if len(name) != 2 or name[0] not in _LETTERS or name[1] not in "+-":
         raise GeometryError(f"expected a signed axis such as 'x+' or 'y-', got {name!r}")
     sign = 1.0 if name[1] == "+" else -1.0
@@ -63,7 +63,7 @@ def direction(name: str) -> Vector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circle:
-    """One rotation axis: its name here, its unit vector at zero angles, and the motors that record it."""
+    """One rotation axis: its name, its unit vector at zero angles, and the names of its motors in the documents."""
 
     name: str
     axis: Vector
@@ -72,10 +72,10 @@ class Circle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beamline:
-    """A diffractometer as data: ordered circles (outermost first), beam and pixel directions.
+    """A diffractometer: its circles (outermost first), its beam direction and its pixel directions.
 
-    ``energy_readings`` and ``distance_readings`` name where photon energy and detector distance are
-    recorded, each with the unit to assume when the record states none.
+    ``energy_readings`` and ``distance_readings`` name the readings of photon energy and detector distance,
+    each with the unit that is assumed where the documents state none.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Beamline:
 
 
 def readings_of(beamline: Beamline) -> dict[str, list[str]]:
-    """Names under which a beamline's documents are searched, with the unit assumed where they state none."""
+    """Return the names of the readings that a beamline uses, with the unit assumed where documents state none."""
     circles = beamline.sample_circles + beamline.detector_circles
     return {
         "circles": ["/".join((circle.name, *circle.motors)) for circle in circles],
@@ -111,7 +111,7 @@ class DetectorPlacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
-    """Where every circle and the energy stood at each frame.
+    """Angles of all circles and photon energy at each frame.
 
     ``sample_rad`` is ``(n_frames, n_sample_circles)``, ``arm_rad`` ``(n_frames, n_detector_circles)``,
     ``photon_energy_ev`` ``(n_frames,)``.
@@ -129,7 +129,7 @@ class Positions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveGeometry:
-    """Where the frames of a curve lie: beamline, detector as cut by the region of interest, positions."""
+    """Geometry of a curve: beamline, detector within the region of interest, angles and energy at each frame."""
 
     beamline: Beamline
     detector: DetectorPlacement
@@ -146,14 +146,14 @@ class LinearMap:
 
 
 def rotation(axis: ArrayLike, angle_rad: float) -> Floats:
-    """Right-handed rotation by ``angle_rad`` about the unit vector ``axis`` (Rodrigues' formula)."""
+    """Return the right-handed rotation by ``angle_rad`` about the unit vector ``axis`` (Rodrigues' formula)."""
     x, y, z = np.asarray(axis, dtype=float)
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     return np.eye(3) + np.sin(angle_rad) * cross + (1 - np.cos(angle_rad)) * cross @ cross
 
 
-def turn(circles: tuple[Circle, ...], angles_rad: Floats) -> tuple[Floats, list[Floats]]:
-    """Compose circles, outermost first; return the rotation and each axis as its outer circles carry it."""
+def compose_rotations(circles: tuple[Circle, ...], angles_rad: Floats) -> tuple[Floats, list[Floats]]:
+    """Return the rotation of all circles, outermost first, and each axis as rotated by the circles outside it."""
     total, axes = np.eye(3), []
     for circle, angle in zip(circles, angles_rad, strict=True):
         axes.append(total @ np.asarray(circle.axis))
@@ -162,12 +162,12 @@ def turn(circles: tuple[Circle, ...], angles_rad: Floats) -> tuple[Floats, list[
 
 
 def wavenumber(photon_energy_ev: ArrayLike) -> Floats:
-    """|k| = 2 pi E / (h c) [1/m]."""
+    """Return |k| = 2 pi E / (h c) [1/m] of a photon energy [eV]."""
     return 2 * np.pi * np.asarray(photon_energy_ev, dtype=float) / HC_EV_M
 
 
 def pixel_vectors(beamline: Beamline, detector: DetectorPlacement, row: ArrayLike, col: ArrayLike) -> Floats:
-    """Vector from crystal to pixel at zero arm angles, ``(..., 3)`` [m]."""
+    """Return the vector from crystal to pixel at zero arm angles, ``(..., 3)`` [m]; pixels may be fractional."""
     row, col = np.asarray(row, dtype=float), np.asarray(col, dtype=float)
     along_row = (row - detector.beam_row)[..., None] * detector.pixel_row_m * np.asarray(beamline.row_direction)
     along_col = (col - detector.beam_col)[..., None] * detector.pixel_col_m * np.asarray(beamline.col_direction)
@@ -177,31 +177,39 @@ def pixel_vectors(beamline: Beamline, detector: DetectorPlacement, row: ArrayLik
 def exact_q_lab(
     beamline: Beamline, detector: DetectorPlacement, positions: Positions, frame: int, row: ArrayLike, col: ArrayLike
 ) -> Floats:
-    """Exact Q_lab ``(..., 3)`` [1/m] of pixels of one frame, at that frame's own orientation."""
-    arm, _ = turn(beamline.detector_circles, positions.arm_rad[frame])
+    """Return the exact Q_lab ``(..., 3)`` [1/m] of pixels of one frame, at that frame's own orientation."""
+    arm, _ = compose_rotations(beamline.detector_circles, positions.arm_rad[frame])
     vectors = pixel_vectors(beamline, detector, row, col)
     units = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return wavenumber(positions.photon_energy_ev[frame]) * (units @ arm.T - np.asarray(beamline.beam))
 
 
 def sample_rotation(beamline: Beamline, positions: Positions, frame: int) -> Floats:
-    """S of one frame: v_lab = S v_sample."""
-    return turn(beamline.sample_circles, positions.sample_rad[frame])[0]
+    """Return the rotation S ``(3, 3)`` of one frame: v_lab = S v_sample."""
+    return compose_rotations(beamline.sample_circles, positions.sample_rad[frame])[0]
 
 
 def exact_q_sample(
     beamline: Beamline, detector: DetectorPlacement, positions: Positions, frame: int, row: ArrayLike, col: ArrayLike
 ) -> Floats:
-    """Exact Q ``(..., 3)`` [1/m] in the axes of the crystal (lab axes when every sample circle is at zero)."""
+    """Return the exact Q_sample ``(..., 3)`` [1/m]; sample axes are lab axes where every sample circle is at zero."""
     return exact_q_lab(beamline, detector, positions, frame, row, col) @ sample_rotation(beamline, positions, frame)
 
 
 def linear_map(
     beamline: Beamline, detector: DetectorPlacement, positions: Positions, frame: int, row: float, col: float
 ) -> LinearMap:
-    """Tangent of q at a reference voxel, in the lab at the orientation of frame ``frame``."""
-    sample, sample_axes = turn(beamline.sample_circles, positions.sample_rad[frame])
-    arm, arm_axes = turn(beamline.detector_circles, positions.arm_rad[frame])
+    """Return the linear map of q at a reference voxel, in the lab at the orientation of frame ``frame``.
+
+    Parameters
+    ----------
+    beamline, detector, positions
+        Geometry of the curve.
+    frame, row, col
+        Reference voxel.
+    """
+    sample, sample_axes = compose_rotations(beamline.sample_circles, positions.sample_rad[frame])
+    arm, arm_axes = compose_rotations(beamline.detector_circles, positions.arm_rad[frame])
     energy = float(positions.photon_energy_ev[frame])
     k = float(wavenumber(energy))
     vector = pixel_vectors(beamline, detector, row, col)
@@ -222,22 +230,22 @@ def linear_map(
 
 
 def _slope(values: Floats) -> float:
-    """Least-squares step per frame: exact for a regular scan, robust to encoder noise in a real one."""
+    """Return the least-squares step per frame: exact for even steps, and averaging over encoder noise."""
     centred = np.arange(len(values)) - (len(values) - 1) / 2
     return float(centred @ values / max(float(centred @ centred), 1.0))
 
 
 def spans_volume(bq: Floats) -> bool:
-    """Whether the three columns of B_q span space.
+    """Return whether the three columns of B_q span space.
 
-    An arm scan alone does not: its step lies on the Ewald sphere, as those along row and column do.
+    They do not in a scan of the detector arm alone: all three steps are then tangent to the Ewald sphere.
     """
     lengths = np.linalg.norm(bq, axis=0)
     return bool(lengths.min() > 0 and abs(np.linalg.det(bq / np.maximum(lengths, 1e-300))) > 1e-6)
 
 
 def require_volume(bq: Floats) -> None:
-    """Raise `GeometryError` with the remedy if B_q does not span space."""
+    """Raise `GeometryError` if the columns of B_q do not span space."""
     lengths = np.linalg.norm(bq, axis=0)
     if lengths.min() == 0:
         raise GeometryError(
@@ -246,6 +254,6 @@ def require_volume(bq: Floats) -> None:
         )
     if not spans_volume(bq):
         raise GeometryError(
-            "frame, row and column directions of q lie in one plane, as in a scan of a detector arm alone: "
-            "scan a sample circle or the energy"
+            "expected steps of q that span a volume, got frame, row and column directions in one plane, as in a scan "
+            "of the detector arm alone: scan a sample circle or the energy"
         )

@@ -1,6 +1,6 @@
-"""Which voxels of a pattern are not to be trusted: one code for live curves, recorded scans and plain files.
+"""Find the voxels of a pattern that must not be used, in live curves, recorded scans and plain files alike.
 
-Nothing here changes a count, voxels are only marked; arrays are plain.
+The functions mark voxels and never change a count.  They take plain NumPy arrays.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from cdi_stream.inversion.window import cut
 Counts = NDArray[Any]
 
 BLOCK = 4
-"""Side of the blocks [voxels] in which islands are looked for."""
+"""Side of the square or cubic blocks in which alien islands are searched [voxels]."""
 
 ISLAND_PHOTONS = 200.0
-"""Fewest photons of an island."""
+"""Least intensity of an alien island, summed over the island [photons]."""
 
-MATE = 0.02
-"""Least strength of what lies opposite the peak, over that of an island, to call both diffraction of one crystal."""
+MIN_ISLAND_PARTNER = 0.02
+"""Least intensity opposite the peak, as a share of an island's, at which the island belongs to the peak's crystal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blemishes:
-    """Voxels of one pattern that are not its crystal's diffraction; arrays of the pattern's shape.
+    """Voxels of one pattern that are not diffraction of its crystal; arrays of the pattern's shape.
 
     Parameters
     ----------
     hot
         Single voxels, lines and planes far brighter than their neighbourhood.
     alien
-        Islands of counts apart from the peak's, with nothing opposite the peak: other grains.
+        Alien peaks: islands of counts of other grains, apart from the Bragg peak and without a partner opposite it.
     lone_peak
-        Voxel of the Bragg peak if it stands out as a hot voxel would; it is never among ``hot``.
+        Voxel of the Bragg peak if it is as isolated as a hot voxel; never among ``hot``.  None if it is not isolated.
     """
 
     hot: Bools
@@ -48,25 +48,27 @@ class Blemishes:
 
     @property
     def voxels(self) -> Bools:
-        """All of them."""
+        """Hot and alien voxels together."""
         return self.hot | self.alien
 
 
 def find_blemishes(
     counts: Counts, valid: Bools, *, peak: Index | None = None, photon: float = 1.0, wraps: bool = False
 ) -> Blemishes:
-    """Find hot voxels and alien islands of a pattern, 2D or 3D.
+    """Return the hot voxels and alien islands of a pattern, 2D or 3D.
 
     Parameters
     ----------
-    counts, valid
-        Intensities >= 0 and where they may be used, of one shape.
+    counts
+        Intensities >= 0.
+    valid
+        True where a voxel may be used, of the same shape.
     peak
-        Voxel of the peak where it is known.
+        Voxel of the Bragg peak; None if it is not known.
     photon
-        What one photon adds to ``counts``: 1 for counts.
+        Value of one photon in the unit of ``counts``: 1 for counts.
     wraps
-        Whether the array goes on at its other end, as a pattern given by itself may.
+        Whether the array is periodic, as a cropped pattern in Fourier order is.
     """
     hot = hot_voxels(counts, valid, photon=photon, wraps=wraps)
     rest = valid & ~hot.voxels
@@ -79,7 +81,7 @@ def find_blemishes(
 
 
 def brightest_of(counts: Counts, valid: Bools, wraps: bool = False) -> Index:
-    """Voxel of the peak of a pattern without hot voxels."""
+    """Return the voxel of the Bragg peak of a pattern without hot voxels."""
     values = np.where(valid, counts.astype(np.float32), np.float32(-1))
     return centre_of(values, np.zeros_like(valid), wraps)
 
@@ -87,10 +89,16 @@ def brightest_of(counts: Counts, valid: Bools, wraps: bool = False) -> Index:
 def alien_islands(
     counts: Counts, valid: Bools, peak: Index | None = None, *, photon: float = 1.0, wraps: bool = False
 ) -> Bools:
-    """Return which voxels belong to islands of counts apart from the peak's and without a mate opposite it.
+    """Return the voxels of alien islands: counts apart from the Bragg peak, without a partner opposite it.
 
-    Diffraction of one crystal is connected through its streaks, or has a partner at -q of like strength.  Without a
-    ``peak`` it is looked for; other parameters as in `find_blemishes`.
+    The diffraction of one crystal is connected through its streaks, or has a partner of similar strength at -q.
+
+    Parameters
+    ----------
+    counts, valid, photon, wraps
+        As in `find_blemishes`.
+    peak
+        Voxel of the Bragg peak; None: the brightest voxel is taken.
     """
     if _bright_blocks(counts, valid, photon)[2] < 2:
         return np.zeros(counts.shape, dtype=bool)
@@ -103,12 +111,12 @@ def alien_islands(
     if wraps:
         back = tuple(-s for s in start)
         return np.roll(_islands(np.roll(counts, back, axes), np.roll(valid, back, axes), photon), start, axes)
-    found = _islands(cut(counts, start, shape)[0], cut(valid, start, shape)[0], photon)
-    return cut(found, tuple(-s for s in start), shape)[0]
+    islands = _islands(cut(counts, start, shape)[0], cut(valid, start, shape)[0], photon)
+    return cut(islands, tuple(-s for s in start), shape)[0]
 
 
 def _bright_blocks(counts: Counts, valid: Bools, photon: float) -> tuple[NDArray[np.float32], NDArray[np.int32], int]:
-    """Photons of every block, the islands of bright blocks by number, and how many islands there are."""
+    """Return the photons of every block, the number of the island of every bright block, and the count of islands."""
     blocks = _block_means(np.where(valid, counts, 0), BLOCK) * np.float32(BLOCK**counts.ndim / photon)
     bright = blocks > max(ISLAND_PHOTONS / 4, 8 * float(np.median(blocks)))
     labels, n_labels = ndimage.label(bright, structure=np.ones((3,) * counts.ndim))
@@ -116,9 +124,10 @@ def _bright_blocks(counts: Counts, valid: Bools, photon: float) -> tuple[NDArray
 
 
 def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
-    """Alien islands of a pattern whose peak is at the origin voxel.
+    """Return the voxels of alien islands of a pattern whose peak is at the origin voxel.
 
-    None where they are larger than the island of the brightest: that may be a hot spot, and one of them the peak's.
+    No voxel is marked if the alien islands together are larger than the brightest island: the brightest island may
+    then be a hot spot, and one of the alien islands the Bragg peak.
     """
     blocks, labels, n_labels = _bright_blocks(counts, valid, photon)
     if n_labels < 2:
@@ -126,7 +135,7 @@ def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
     sums = ndimage.sum_labels(blocks, labels, np.arange(n_labels + 1))
     mate = ndimage.sum_labels(np.flip(blocks), labels, np.arange(n_labels + 1))
     mate_seen = ndimage.mean(np.flip(_block_means(valid, BLOCK)), labels, np.arange(n_labels + 1))
-    alien = (sums > ISLAND_PHOTONS) & (mate < MATE * sums) & (mate_seen > 0.5)
+    alien = (sums > ISLAND_PHOTONS) & (mate < MIN_ISLAND_PARTNER * sums) & (mate_seen > 0.5)
     main = int(np.argmax(sums[1:])) + 1
     alien[[0, main]] = False
     sizes = np.bincount(labels.ravel(), minlength=n_labels + 1)
@@ -139,7 +148,7 @@ def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
 
 
 def _block_means(volume: NDArray[Any], block: int) -> NDArray[np.float32]:
-    """Mean over squares or cubes of ``block`` voxels; the last along an axis may be smaller."""
+    """Return the means over squares or cubes of side ``block`` [voxels]; the last block of an axis may be smaller."""
     values = torch.from_numpy(volume.astype(np.float32))[None, None]
     pool = {2: torch.nn.functional.avg_pool2d, 3: torch.nn.functional.avg_pool3d}[volume.ndim]
     means: NDArray[np.float32] = pool(values, block, ceil_mode=True)[0, 0].numpy()
@@ -147,24 +156,41 @@ def _block_means(volume: NDArray[Any], block: int) -> NDArray[np.float32]:
 
 
 def no_count_from(largest: int) -> int:
-    """Least value that is no count of a detector whose data type ends at ``largest``.
+    """Return the least value that is not a count, for a detector whose data type ends at ``largest``.
 
-    Detectors of 16 bits and more write the largest value where there is no pixel, and the one below it for a bad or
-    saturated pixel.
+    Detectors of 16 bits and more write ``largest`` where there is no pixel, and ``largest - 1`` for a bad or saturated
+    pixel.
     """
     return largest if largest < 2**15 - 1 else largest - 1
 
 
 def is_saturated(counts: Counts, largest: int, saturation_counts: float | None = None) -> Bools:
-    """Voxels at the end of the data type, or at the detector's saturation value."""
+    """Return the voxels at the end of the data type, or at the detector's saturation value.
+
+    Parameters
+    ----------
+    counts
+        Raw counts.
+    largest
+        Largest value of the detector's data type.
+    saturation_counts
+        Value from which a pixel is saturated [counts]; None if it is not known.
+    """
     limit = no_count_from(largest)
     return counts >= (limit if saturation_counts is None else min(limit, saturation_counts))
 
 
 def good_pixels(top: Counts, bottom: Counts, largest: int) -> Bools:
-    """Pixels ``(rows, cols)`` that are no gap and not hot, from their largest and smallest count over the frames.
+    """Return the pixels ``(rows, cols)`` that are neither gaps nor hot.
 
-    A pixel at the end of the data type in every frame is a gap; one that never falls below a fifth of its own maximum,
-    nor below ten counts, is hot: a Bragg peak always passes.
+    A gap is at the end of the data type in every frame.  A hot pixel never falls below ten counts, nor below a fifth
+    of its own maximum: a Bragg peak would leave the pixel during the scan.
+
+    Parameters
+    ----------
+    top, bottom
+        Largest and smallest count of every pixel over the frames.
+    largest
+        Largest value of the detector's data type.
     """
     return (bottom < no_count_from(largest)) & ~((bottom >= 10) & (bottom > 0.2 * top))

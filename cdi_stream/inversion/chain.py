@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cdi_stream.config import FixedGeometry, PhaseConfig, PrepareConfig
 from cdi_stream.errors import CurveError, GeometryError
 from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import Beamline
 from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to, to_lab
 from cdi_stream.inversion.describe import describe
 from cdi_stream.inversion.infer import infer
-from cdi_stream.inversion.locate import FixedGeometry, locate
-from cdi_stream.inversion.phase_retrieval import PhaseSettings, Start, retrieve_phase
-from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings, prepare
+from cdi_stream.inversion.locate import locate
+from cdi_stream.inversion.phase_retrieval import Start, retrieve_phase
+from cdi_stream.inversion.prepare import DetectorKnowledge, prepare
 from cdi_stream.inversion.verdict import combined, failed_verdict
 from cdi_stream.messages import (
     Crystal,
@@ -35,7 +36,6 @@ from cdi_stream.messages import (
 from cdi_stream.metrics import Metrics
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.torchscript import Network
-from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.support import grow, smooth
 
 Clock = Callable[[], float]
@@ -48,8 +48,8 @@ class ChainSettings:
     beamline: Beamline
     fixed: FixedGeometry
     known: DetectorKnowledge
-    prepare: PrepareSettings
-    phase: PhaseSettings
+    prepare: PrepareConfig
+    phase: PhaseConfig
     lab_shape: Shape
     device: str = "cpu"
 
@@ -140,7 +140,7 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         oversampling=(3.0, 3.0, 3.0),
     )
     lab = lab_volume(empty, network, settings.device)
-    once = PhaseSettings(budget_s=1.0, most_voxels=0, recipe=parse_recipe("CLIP+1*HIO+1*RAAR+1*ER"))
+    once = PhaseConfig(budget_s=1.0, most_voxels=0, recipe="CLIP+1*HIO+1*RAAR+1*ER")
     retrieve_phase(empty, starting_point(infer(lab, network), empty, settings.device), once)
 
 

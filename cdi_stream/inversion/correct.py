@@ -1,7 +1,7 @@
-"""Correct: from skew detector axes to orthogonal lab axes and back, intensities and complex crystals.
+"""Resample intensities and crystals between the skew detector axes and orthogonal lab axes.
 
-Both ways interpolate with cubic splines (`cdi_stream.numerics.interpolate`).  A crystal is first sampled twice as
-finely by padding its diffraction, which makes the spline's error small up to the last measured fringe.
+Both directions interpolate with cubic splines (`cdi_stream.numerics.interpolate`).  A crystal is first sampled at half
+steps by padding its diffraction; the spline's error is then small up to the last measured fringe.
 """
 
 from __future__ import annotations
@@ -22,15 +22,29 @@ Complex = NDArray[np.complex64]
 
 
 def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "cpu") -> LabVolume:
-    """Bring measured intensities to a lab grid of ``n``^3 on which the longest extent is oversampled so.
+    """Resample measured intensities onto a lab grid of ``n``^3 voxels.
 
-    Returns magnitudes scaled to a maximum of 1, with the region that was measured.
+    Parameters
+    ----------
+    volume
+        Counts in detector coordinates.
+    n
+        Voxels along each axis of the lab grid.
+    oversampling
+        Field of view over the crystal's longest extent; it fixes the grid's voxel size.
+    device
+        Device of the computation.
+
+    Returns
+    -------
+    LabVolume
+        Magnitudes, square roots of intensities, scaled to a maximum of 1; ``valid_pixels`` is the measured region.
     """
     voxel_size_m = oversampling * max(volume.crystal_extent_m) / n
     target = lab_grid(volume.affine, (n, n, n), voxel_size_m)
     intensity, source = _filled_intensity(volume, device), volume.affine
     known = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
-    if oversampling >= 2:  # else a block would be most of a fringe
+    if oversampling >= 2:  # below, a block would average over most of a fringe
         intensity, source = _binned(intensity, volume.affine, target)
         known, _ = _binned(known, volume.affine, target)
     matrix, offset = index_map(source, target)
@@ -42,23 +56,31 @@ def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "c
 
 
 def index_map(source: AffineMap, target: AffineMap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matrix and offset that take the target's voxels to the source's in reciprocal space."""
+    """Return matrix and offset that map voxels of the target to voxels of the source in reciprocal space."""
     inverse = np.linalg.inv(source.bq)
     return inverse @ target.bq, inverse @ (target.q0 - source.q0)
 
 
 def crystal_index_map(source: AffineMap, target: AffineMap) -> NDArray[np.float64]:
-    """Matrix that takes the target's voxels to the source's in real space."""
+    """Return the matrix that maps voxels of the target to voxels of the source in real space."""
     return np.linalg.inv(source.br) @ target.br
 
 
 def crystal_to(
     density: Tensor, source: AffineMap, target: AffineMap, centre_vox: NDArray[np.float64] | None = None
 ) -> Tensor:
-    """Resample a complex crystal from the voxels of one map to those of another.
+    """Resample a complex crystal from the voxels of one map to the voxels of another map.
 
-    ``centre_vox`` is the source index that shall come to the target's origin voxel; without it, origin
-    goes to origin.  Only the box that holds the crystal is worked on; the rest is zero.
+    Only the bounding box of the crystal is resampled; the rest of the target is zero.
+
+    Parameters
+    ----------
+    density
+        Complex crystal on the voxels of ``source``.
+    source, target
+        Maps of the present and of the new voxels.
+    centre_vox
+        Source index that is moved to the target's origin voxel; None: origin stays at origin.
     """
     matrix = crystal_index_map(source, target)
     centre = np.array(source.shape) // 2 if centre_vox is None else centre_vox
@@ -77,14 +99,14 @@ def crystal_to(
 def support_to(
     support: Tensor, source: AffineMap, target: AffineMap, centre_vox: NDArray[np.float64] | None = None
 ) -> Tensor:
-    """Resample a support likewise: true where more than half of the neighbourhood is."""
+    """Resample a support like `crystal_to`: true where more than half of the neighbourhood is inside."""
     origin = np.array(source.shape) // 2
     offset = np.zeros(3) if centre_vox is None else centre_vox - origin
     return resample_mask(support, crystal_index_map(source, target), target.shape, offset, share=0.5)
 
 
 def _box(density: Tensor, margin: int = 6) -> tuple[NDArray[np.intp], Shape]:
-    """First voxel and even shape of the box that holds all of a crystal, with a margin, inside the array."""
+    """Return first voxel and even shape of a crystal's bounding box, with a margin [voxels], inside the array."""
     present = density.abs() > 1e-6 * density.abs().amax()
     first, shape = [], []
     for axis, n in enumerate(density.shape):
@@ -100,7 +122,7 @@ def _box(density: Tensor, margin: int = 6) -> tuple[NDArray[np.intp], Shape]:
 def _window_of(
     first: NDArray[np.intp], shape: Shape, centre: NDArray[np.float64], matrix: NDArray[np.float64], target: Shape
 ) -> tuple[NDArray[np.intp], Shape]:
-    """Target voxels that a box of the source can reach: first index and shape."""
+    """Return first index and shape of the target voxels that a box of the source covers."""
     corners = np.array(list(product(*((a, a + n) for a, n in zip(first, shape, strict=True)))))
     reach = (corners - centre) @ np.linalg.inv(matrix).T + np.array(target) // 2
     low = np.clip(np.floor(reach.min(axis=0)).astype(int), 0, np.array(target) - 1)
@@ -110,7 +132,10 @@ def _window_of(
 
 
 def fitting_lab_grid(support: NDArray[np.bool_], source: AffineMap, shape: Shape) -> AffineMap:
-    """Lab grid of ``shape`` with cubic voxels as fine as the source's finest step, or as the support needs."""
+    """Return a lab grid of ``shape`` with cubic voxels that holds the support.
+
+    The voxel size is the finest step of the source, or larger if the support would not fit otherwise.
+    """
     corners = np.argwhere(support) @ source.br.T
     extent = np.ptp(corners, axis=0)[::-1] if len(corners) else np.zeros(3)
     needed = (extent / (0.9 * np.array(shape))).max()
@@ -118,7 +143,7 @@ def fitting_lab_grid(support: NDArray[np.bool_], source: AffineMap, shape: Shape
 
 
 def centre_of_mass(density: NDArray[np.complex64]) -> NDArray[np.float64]:
-    """Centre of |rho|^2 as a fractional index."""
+    """Return the centre of mass of |rho|^2 as a fractional index."""
     weight = np.abs(density) ** 2
     total = max(float(weight.sum()), 1e-30)
     axes = [np.arange(n) for n in weight.shape]
@@ -127,7 +152,7 @@ def centre_of_mass(density: NDArray[np.complex64]) -> NDArray[np.float64]:
 
 
 def _filled_intensity(volume: PreparedVolume, device: str) -> Tensor:
-    """Counts over expected scale, invalid voxels filled from their neighbours: for the network's eye only."""
+    """Return counts over expected scale, invalid voxels filled from their neighbours; an input of networks only."""
     valid = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
     scale = torch.from_numpy(np.array(volume.expected_scale)).to(device)
     counts = torch.from_numpy(volume.counts.astype(np.float32)).to(device)
@@ -136,7 +161,7 @@ def _filled_intensity(volume: PreparedVolume, device: str) -> Tensor:
 
 
 def _binned(array: Tensor, source: AffineMap, target: AffineMap) -> tuple[Tensor, AffineMap]:
-    """Average over blocks where the source steps are less than half of the target's: counts are not wasted."""
+    """Average over blocks where source steps are less than half of the target's, so that all counts contribute."""
     coarse = np.linalg.norm(target.bq, axis=0).min()
     factors = [max(1, int(coarse / step)) for step in np.linalg.norm(source.bq, axis=0)]
     if max(factors) == 1:
@@ -145,11 +170,11 @@ def _binned(array: Tensor, source: AffineMap, target: AffineMap) -> tuple[Tensor
 
 
 def _twice_as_fine(density: Tensor) -> Tensor:
-    """Sample a crystal at half steps, origin voxel onto origin voxel, by padding its diffraction."""
-    pad = [p for n in reversed(density.shape) for p in _pads(n)]
+    """Sample a crystal at half steps by padding its diffraction; the origin voxel stays the origin voxel."""
+    pad = [p for n in reversed(density.shape) for p in _doubling_pad(n)]
     return to_crystal(torch.nn.functional.pad(to_reciprocal(density), pad)) * 2**1.5
 
 
-def _pads(n: int) -> tuple[int, int]:
-    """Voxels to add before and after an axis so that origin n//2 lands on origin n of 2n."""
+def _doubling_pad(n: int) -> tuple[int, int]:
+    """Return the voxels to add before and after an axis of ``n``, so that origin n//2 becomes origin n of 2n voxels."""
     return n - n // 2, n // 2

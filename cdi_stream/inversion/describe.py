@@ -1,4 +1,4 @@
-"""Numbers that describe a crystal on a lab grid: size, d-spacing, strain."""
+"""Measure size, d-spacing and strain of a crystal on a lab grid."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class CrystalSize(TypedDict):
 
 
 def describe(density: NDArray[np.complex64], support: NDArray[np.bool_], affine: AffineMap) -> CrystalSize:
-    """Return plain numbers of a crystal in lab coordinates [z, y, x]; see the keys.
+    """Return size, volume, d-spacing and strain of a crystal by name; arrays are ``[z, y, x]`` in lab coordinates.
 
-    The box is that of amplitudes above 30 % of the largest.  The d-spacing is that of the mean lattice, and strain
-    is counted from it; 1st and 99th percentile where the crystal is solid are given (`cdi_stream.physics.strain`).
+    The sizes are those of the box around amplitudes above 30 % of the largest.  The d-spacing is that of the mean
+    lattice.  Strain is relative to the mean lattice; ``strain_low`` and ``strain_high`` are its 1st and 99th
+    percentile over the significant voxels (`cdi_stream.physics.strain`).
     """
     voxel_m = float(np.linalg.norm(affine.br[:, 0]))
     size_z, size_y, size_x = box_vox(np.abs(density)) * voxel_m * 1e9
@@ -48,7 +49,7 @@ def describe(density: NDArray[np.complex64], support: NDArray[np.bool_], affine:
 
 
 def box_vox(amplitude: NDArray[np.float32], threshold: float = 0.3) -> NDArray[np.float64]:
-    """Extent along each axis [voxels] of where the amplitude exceeds ``threshold`` of its maximum."""
+    """Return the extent along each axis [voxels] of the amplitudes above ``threshold`` times the maximum."""
     if not amplitude.any():
         return np.zeros(3)
     inside = np.argwhere(amplitude > threshold * amplitude.max())
@@ -56,7 +57,7 @@ def box_vox(amplitude: NDArray[np.float32], threshold: float = 0.3) -> NDArray[n
 
 
 def _ends(values: Floats) -> tuple[float, float]:
-    """1st and 99th percentile of what is known; zeros if nothing is."""
+    """Return the 1st and 99th percentile of the finite values; zeros if there is no finite value."""
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, (1, 99)) if len(known) else (0.0, 0.0)
     return float(low), float(high)

@@ -1,8 +1,8 @@
-"""Hot voxels, lines and planes of a pattern, told from the Bragg peak, which may be a single voxel as well.
+"""Find hot voxels, lines and planes of a pattern, and keep the Bragg peak even if it is a single voxel.
 
-The peak of a crystal that is hardly oversampled, and that of ideal data, is one voxel too.  Two things tell them apart:
-diffraction has a partner of like strength opposite the peak, and about the peak the pattern is most like its own mirror
-image.
+The Bragg peak is a single voxel in ideal data, and for a crystal that is hardly oversampled.  Two properties tell the
+peak from a hot voxel: diffraction has a partner of similar strength opposite the peak, and the pattern is most similar
+to its own mirror image through the peak.
 """
 
 from __future__ import annotations
@@ -21,44 +21,49 @@ from cdi_stream.inversion.outliers import Bools, Floats, outliers
 Ints = NDArray[np.int64]
 Index = tuple[int, ...]
 
-POINT_FLOOR, LINE_FLOOR = 30.0, 10.0
-"""Fewest photons of a hot voxel, and of every voxel of a hot line or plane."""
+POINT_FLOOR = 30.0
+"""Least intensity of a hot voxel [photons]."""
 
-EVEN = 0.5
-"""Least value along a hot line or plane over its median: a streak of a crystal falls off far more."""
+LINE_FLOOR = 10.0
+"""Least intensity of every voxel of a hot line or plane [photons]."""
 
-ON_TOP = 5.0
-"""A voxel of a hot line is this many times brighter than its median where diffraction, such as the peak, lies on it."""
+MIN_LINE_EVENNESS = 0.5
+"""Least value along a hot line or plane, relative to its median; a streak of a crystal falls off far more."""
 
-PARTNER = 0.2
-"""Least strength of what lies opposite the peak, over that of a voxel, to call both diffraction."""
+MAX_LINE_RATIO = 5.0
+"""Largest ratio of a voxel of a hot line to the line's median; brighter voxels hold diffraction, such as the peak."""
 
-ARM = {2: 4, 3: 3}
-"""How far from a voxel the pattern is compared with its mirror image [voxels], by the number of axes."""
+MIN_PARTNER = 0.2
+"""Least intensity opposite the peak, relative to that of a voxel, at which the voxel is diffraction and not hot."""
+
+MIRROR_REACH = {2: 4, 3: 3}
+"""Distance from a voxel up to which a pattern is compared with its mirror image [voxels], by the number of axes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotVoxels:
-    """Which ``voxels`` of a pattern are hot; ``lone_peak`` is its peak if that stands out as a hot voxel would."""
+    """Hot ``voxels`` of a pattern; ``lone_peak`` is the Bragg peak if it is as isolated as a hot voxel, else None."""
 
     voxels: Bools
     lone_peak: Index | None = None
 
 
 def hot_voxels(counts: NDArray[Any], valid: Bools, *, photon: float = 1.0, wraps: bool = False) -> HotVoxels:
-    """Find the hot voxels of a pattern, 2D or 3D: single ones, whole lines and whole planes.
+    """Return the hot voxels of a pattern, 2D or 3D: single voxels, whole lines and whole planes.
 
-    Each is at least ten times brighter than its neighbourhood, see `cdi_stream.inversion.outliers`.  The Bragg peak is
-    never among them.
+    A hot voxel is at least ten times brighter than its neighbourhood (`cdi_stream.inversion.outliers`).  The Bragg peak
+    is never marked.
 
     Parameters
     ----------
-    counts, valid
-        Intensities and where they may be used, of one shape.
+    counts
+        Intensities >= 0.
+    valid
+        True where a voxel may be used, of the same shape.
     photon
-        What one photon adds to ``counts``: 1 for counts.
+        Value of one photon in the unit of ``counts``: 1 for counts.
     wraps
-        Whether the array goes on at its other end.
+        Whether the array is periodic.
     """
     values = np.where(valid, counts.astype(np.float32), np.float32(-1))
     lines = _lines(values, photon, wraps)
@@ -68,14 +73,14 @@ def hot_voxels(counts: NDArray[Any], valid: Bools, *, photon: float = 1.0, wraps
         return HotVoxels(voxels=lines)
     peak = centre_of(rest, points, wraps)
     kept = _with_partner(points, rest, peak, wraps)
-    for place in {peak, centre_of(values, points, wraps)}:  # lines may be the streaks of a peak that they hide
+    for place in {peak, centre_of(values, points, wraps)}:  # a marked line may be a streak and hide the peak
         kept[place] = points[place]
     return HotVoxels(voxels=lines | (points & ~kept), lone_peak=peak if points[peak] else None)
 
 
 def _lines(values: Floats, photon: float, wraps: bool) -> Bools:
-    """Lines, and in three axes planes, that are bright from end to end."""
-    found = np.zeros(values.shape, dtype=bool)
+    """Return the voxels of lines, and in 3D of planes, that are bright from end to end."""
+    is_line = np.zeros(values.shape, dtype=bool)
     known = np.where(values >= 0, values, np.inf)
     for n in range(1, values.ndim):
         for axes in combinations(range(values.ndim), n):
@@ -84,28 +89,28 @@ def _lines(values: Floats, photon: float, wraps: bool) -> Bools:
             for place in np.argwhere(outliers(seen, LINE_FLOOR * photon, wraps=wraps)):
                 line = _slice(place, axes, values.ndim)
                 middle = float(np.median(known[line][np.isfinite(known[line])]))
-                if lowest[tuple(place)] >= EVEN * middle:
-                    found[line] |= known[line] < ON_TOP * middle
-    return found
+                if lowest[tuple(place)] >= MIN_LINE_EVENNESS * middle:
+                    is_line[line] |= known[line] < MAX_LINE_RATIO * middle
+    return is_line
 
 
 def _slice(place: Ints, axes: Index, n_axes: int) -> tuple[Any, ...]:
-    """Index of all voxels along ``axes`` at a place on the other axes."""
+    """Return the index of all voxels along ``axes``, at a given place on the other axes."""
     rest = iter(place.tolist())
     return tuple(slice(None) if axis in axes else next(rest) for axis in range(n_axes))
 
 
 def _with_partner(points: Bools, values: Floats, peak: Index, wraps: bool) -> Bools:
-    """Those of the points that have a partner opposite the peak."""
+    """Return the points that have a partner opposite the peak."""
     places = np.argwhere(points)
     opposite = _brightest_about(values, 2 * np.array(peak) - places, places, wraps)
     result = np.zeros_like(points)
-    result[tuple(places[opposite >= PARTNER * values[points]].T)] = True
+    result[tuple(places[opposite >= MIN_PARTNER * values[points]].T)] = True
     return result
 
 
 def _brightest_about(values: Floats, places: Ints, but: Ints, wraps: bool) -> Floats:
-    """Largest value within one voxel of each place, the voxels ``but`` left out; -1 outside the array."""
+    """Return the largest value within one voxel of each place; voxels ``but`` are left out; -1 outside the array."""
     shape, best = np.array(values.shape), np.full(len(places), -1, dtype=np.float32)
     for step in product((-1, 0, 1), repeat=values.ndim):
         index = places + step
@@ -116,14 +121,24 @@ def _brightest_about(values: Floats, places: Ints, but: Ints, wraps: bool) -> Fl
 
 
 def centre_of(values: Floats, suspects: Bools, wraps: bool) -> Index:
-    """Voxel of the peak: where the pattern without the suspects is brightest, and there most like its mirror image.
+    """Return the voxel of the Bragg peak.
 
-    The suspects are what stands out, and one of them may be the peak.  Values below zero are not known.
+    The peak is searched where the pattern without the suspects is brightest; among the neighbours of that voxel it is
+    the voxel through which the pattern is most similar to its mirror image.
+
+    Parameters
+    ----------
+    values
+        Intensities; below zero where not known.
+    suspects
+        Isolated bright voxels, one of which may be the peak.
+    wraps
+        Whether the array is periodic.
     """
     trusted = np.where(suspects | (values < 0), 0, values)
     around = ndimage.uniform_filter(trusted, 3, mode="wrap" if wraps else "constant")
     brightest = np.array(np.unravel_index(int(np.argmax(around)), values.shape))
-    reach = ARM[values.ndim]
+    reach = MIRROR_REACH[values.ndim]
     patch, known = _magnitudes(values, suspects, brightest, reach + 1, wraps)
     steps = [np.array(step) for step in product((-1, 0, 1), repeat=values.ndim)]
     lopsided = [_lopsidedness(patch, known, step + reach + 1, reach) for step in steps]
@@ -132,7 +147,7 @@ def centre_of(values: Floats, suspects: Bools, wraps: bool) -> Index:
 
 
 def _magnitudes(values: Floats, suspects: Bools, centre: Ints, reach: int, wraps: bool) -> tuple[Floats, Bools]:
-    """Square roots of the values about a voxel, and which of them are trusted."""
+    """Return the square roots of the values about a voxel, and which of these values are known and no suspects."""
     index = [np.arange(c - reach, c + reach + 1) for c in centre]
     inside = [((i >= 0) & (i < n)) | wraps for i, n in zip(index, values.shape, strict=True)]
     grid = np.ix_(*(i % n for i, n in zip(index, values.shape, strict=True)))
@@ -141,7 +156,10 @@ def _magnitudes(values: Floats, suspects: Bools, centre: Ints, reach: int, wraps
 
 
 def _lopsidedness(patch: Floats, known: Bools, centre: Ints, reach: int) -> float:
-    """How much a pattern differs from its mirror image through a voxel, over its sum: 0 to 1; 2 if nobody can tell."""
+    """Return the difference between a pattern and its mirror image through a voxel, over its sum.
+
+    The value lies between 0 and 1; it is 2 where no voxel and its mirror image are both known.
+    """
     cut = tuple(slice(c - reach, c + reach + 1) for c in centre)
     part, both = patch[cut], known[cut] & np.flip(known[cut])
     total = float(part[both].sum())

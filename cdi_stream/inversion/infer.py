@@ -1,4 +1,4 @@
-"""Infer: the network's answer to a lab volume, as a crystal in lab coordinates."""
+"""Run a network on a lab volume and return its crystal in lab coordinates."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit
 
-UNPOLISHED = "the network's first answer, not yet held against the measured voxels"
+UNREFINED = "the network's first answer, not yet compared with the measured voxels"
+"""Reason given in the verdict of a crystal from the network alone."""
 
 SUPPORT_THRESHOLD = 0.3
-"""Amplitude, relative to the largest, above which the network means crystal."""
+"""Amplitude, relative to the largest, above which a voxel of the network's answer belongs to the support."""
 
 
 def infer(volume: LabVolume, network: Network) -> Crystal:
-    """Invert a lab volume by a network; the verdict is ``preliminary``, or ``failed`` with nothing to show."""
+    """Return the network's crystal; its verdict is ``preliminary``, or ``failed`` if it is empty or not finite."""
     crystal = crystal_of(network(torch.from_numpy(np.array(volume.magnitude))), volume)
     is_shown = math.isfinite(crystal.metrics.chi2) and bool(crystal.support.any())
     grade = "preliminary" if is_shown else "failed"
-    return replace(crystal, verdict=Verdict(grade=grade, reasons=(UNPOLISHED,)))
+    return replace(crystal, verdict=Verdict(grade=grade, reasons=(UNREFINED,)))
 
 
 def crystal_of(answer: Tensor, volume: LabVolume) -> Crystal:
-    """Set a network's answer into the array of its volume, with its support and misfit there."""
+    """Return a network's answer as a crystal of its volume's shape, with its support and misfit."""
     magnitude = torch.from_numpy(np.array(volume.magnitude))
-    pad = [p for n, m in zip(reversed(volume.affine.shape), reversed(answer.shape), strict=True) for p in _pads(n, m)]
+    sizes = zip(reversed(volume.affine.shape), reversed(answer.shape), strict=True)
+    pad = [p for n, m in sizes for p in _embedding_pad(n, m)]
     density = torch.nn.functional.pad(answer, pad).cpu()
     support = density.abs() > SUPPORT_THRESHOLD * density.abs().amax()
     data = Measurement(
@@ -43,7 +45,7 @@ def crystal_of(answer: Tensor, volume: LabVolume) -> Crystal:
         valid=to_fourier_order(torch.from_numpy(np.array(volume.valid_pixels))),
     )
     numbers = misfit(to_fourier_order(density), data)
-    numbers["chi2_floor"] = math.nan  # the magnitudes are scaled: no counts, no counting noise
+    numbers["chi2_floor"] = math.nan  # scaled magnitudes have no counting noise
     metrics = Metrics(**numbers, support_fraction=float(support.float().mean()))
     return Crystal(
         density=read_only(density.numpy()),
@@ -54,7 +56,7 @@ def crystal_of(answer: Tensor, volume: LabVolume) -> Crystal:
     )
 
 
-def _pads(n: int, m: int) -> tuple[int, int]:
-    """Voxels before and after an axis of m so that origin m//2 lands on origin n//2 of n."""
+def _embedding_pad(n: int, m: int) -> tuple[int, int]:
+    """Return the voxels to add before and after an axis of ``m``, so that origin m//2 becomes origin n//2 of ``n``."""
     before = n // 2 - m // 2
     return before, n - m - before

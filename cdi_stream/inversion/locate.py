@@ -1,17 +1,16 @@
-"""Locate: where the frames of a curve lie, from the readings that came with it.
+"""Determine the geometry of a rocking curve from motor readings, detector header and configuration.
 
-Each number has one source: the configuration if it names one, else the Bluesky documents, else the wire.
+The configuration comes first, then the Bluesky documents, then the detector's header.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdi_stream.config import FixedGeometry
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry.circles import (
     Beamline,
@@ -22,52 +21,54 @@ from cdi_stream.geometry.circles import (
     linear_map,
     wavenumber,
 )
-from cdi_stream.inversion.tracks import interpolated
+from cdi_stream.inversion.tracks import fill_missing
 from cdi_stream.inversion.units import Kind, factor
 from cdi_stream.messages import RockingCurve
 
 LEAST_SPAN_PIXELS = 3.0
-"""Least length of a scan across the detector's plane, in steps of the larger pixel: below, the peak is one frame."""
+"""Least length of a scan normal to the detector's plane, in q steps of the larger pixel side.
+
+In a shorter scan the Bragg peak is a single frame.
+"""
 
 LEAST_STEP_PIXELS = 0.01
-"""Least step of a scan likewise: a thousandth of a degree at a distance of half a metre is about a tenth."""
+"""Least step of a scan normal to the detector's plane, in q steps of the larger pixel side.
 
-MOST_LOST = 0.1
-"""Share of the frames whose reading of a motor may be lost and filled in."""
+For scale: a step of a thousandth of a degree at a detector distance of half a metre is about 0.1.
+"""
 
-UNEVEN_STEPS = 0.25
-"""Distance of a frame from the even scan, in steps, from which on the scan is doubted."""
+MAX_LOST_SHARE = 0.1
+"""Largest share of the frames whose reading of a motor may be missing and interpolated."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FixedGeometry:
-    """Numbers that the configuration fixes; None leaves them to documents and wire."""
-
-    distance_m: float | None = None
-    pixel_row_m: float | None = None
-    pixel_col_m: float | None = None
-    beam_row: float | None = None
-    beam_col: float | None = None
-    photon_energy_ev: float | None = None
-    circles_deg: Mapping[str, float] = field(default_factory=dict)
+MAX_UNEVENNESS_STEPS = 0.25
+"""Largest distance of a frame from the evenly spaced scan [steps]; beyond, the scan gets a doubt."""
 
 
 def locate(
     curve: RockingCurve, beamline: Beamline, fixed: FixedGeometry
 ) -> tuple[CurveGeometry, tuple[str, ...], tuple[str, ...]]:
-    """Return the geometry of a curve, doubts about it, and notes on what had to be assumed.
+    """Return the geometry of a curve, doubts about it, and notes on assumptions.
+
+    Parameters
+    ----------
+    curve
+        Rocking curve with its readings.
+    beamline
+        Circles of the goniometer and of the detector arm, with the names of their motors.
+    fixed
+        Values of the configuration, which replace readings.
 
     Raises
     ------
     CurveError
-        If a circle, the energy or a detector number is known to nobody, with the place to give it; or if nothing that
-        is known moves the frames through a volume, with the motors that moved.
+        If a circle, the energy or a detector value has no source; the message names the key that sets it.  Or if the
+        readings do not move the frames through a volume; the message names the motors that moved.
     """
     circles = beamline.sample_circles + beamline.detector_circles
     if not circles:
         raise CurveError(
-            f"beamline {beamline.name!r} has no circles, so its frames cannot be placed; give its geometry in the "
-            "configuration, or record with --documents and --beamline"
+            f"beamline {beamline.name!r}: expected circles, got none, so its frames have no angles; give its geometry "
+            "in the configuration, or record with --documents and --beamline"
         )
     readings = _Readings(curve)
     tracks = [_circle(readings, circle, fixed) for circle in circles]
@@ -84,7 +85,7 @@ def locate(
 
 
 class _Readings:
-    """Readings of a curve by name; keeps the doubts that arise, and the names that were asked for."""
+    """Readings of a curve by name; collects doubts about them, and the names of the readings in use."""
 
     def __init__(self, curve: RockingCurve) -> None:
         self.curve = curve
@@ -92,7 +93,17 @@ class _Readings:
         self.used: set[str] = set()
 
     def track(self, name: str, unit: str, kind: Kind) -> NDArray[np.float64] | None:
-        """Return the value at each frame in the unit inside, from the events, else one reading for all frames."""
+        """Return the reading at each frame in the project's unit; None if there is no reading of this name.
+
+        Parameters
+        ----------
+        name
+            Name of the reading: a value for each frame if it was scanned, else one value of the whole run.
+        unit
+            Unit where the reading has none on record.
+        kind
+            Kind of quantity.
+        """
         curve = self.curve
         if name in curve.scanned:
             values = self._filled(name, np.asarray(curve.scanned[name], dtype=float))
@@ -106,29 +117,29 @@ class _Readings:
         return values * self._factor(name, unit, kind)
 
     def _filled(self, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Fill readings that a few events lack from their neighbours, with a doubt."""
+        """Return readings in which missing values of a few events are interpolated; each such reading gets a doubt."""
         lost = np.flatnonzero(~np.isfinite(values))
         if not len(lost):
             return values
-        if len(lost) > max(1, MOST_LOST * len(values)):
+        if len(lost) > max(1, MAX_LOST_SHARE * len(values)):
             raise CurveError(
                 f"reading {name!r} is no number at {len(lost)} of {len(values)} frames, first at frame {lost[0]}: "
                 "check the motor's readback"
             )
         self.doubts.append(f"reading {name!r} is no number at frame {', '.join(map(str, lost[:5]))}: interpolated")
-        return interpolated(values)
+        return fill_missing(values)
 
     def _factor(self, name: str, default: str, kind: Kind) -> float:
         unit = self.curve.run.units.get(name, "") or default
-        found = factor(unit, kind)
-        if found is None:
+        scale = factor(unit, kind)
+        if scale is None:
             self.doubts.append(
-                f"reading {name!r} has the unit {unit!r}, which is none of an {kind}: taken as {default}; "
+                f"reading {name!r}: expected a unit of {kind}, got {unit!r}; {default} is assumed; "
                 "set the unit in the device"
             )
-            found = factor(default, kind)
-        assert found is not None
-        return found
+            scale = factor(default, kind)
+        assert scale is not None
+        return scale
 
 
 def _circle(readings: _Readings, circle: Circle, fixed: FixedGeometry) -> NDArray[np.float64]:
@@ -204,7 +215,7 @@ def _need(value: float | None, key: str, what: str) -> float:
 
 
 def _require_span(geometry: CurveGeometry, curve: RockingCurve, readings: _Readings) -> None:
-    """Raise `CurveError` unless the frames go through a volume that is more than a few pixels thick."""
+    """Raise `CurveError` unless the frames span a volume that is more than a few pixels thick."""
     n, rows, cols = curve.counts.shape
     bq = linear_map(geometry.beamline, geometry.detector, geometry.positions, n // 2, rows // 2, cols // 2).bq
     across = np.cross(bq[:, 1], bq[:, 2])
@@ -219,26 +230,27 @@ def _require_span(geometry: CurveGeometry, curve: RockingCurve, readings: _Readi
 
 
 def _moving(curve: RockingCurve, readings: _Readings) -> str:
-    """Say which readings change during the scan, and which of them are circles."""
+    """Return a sentence on the readings that change during the scan, and on which of them belong to circles."""
     planned = set(curve.run.motors)
     known = {name: track for name, track in curve.scanned.items() if np.isfinite(track).any()}
     unknown = sorted(name for name, track in known.items() if name not in readings.used and name in planned)
     if unknown:
         return (
-            f"the plan moved {', '.join(unknown)}, no motor of a circle or the energy: name it in the circle's motors"
+            f"the plan moved {', '.join(unknown)}, which is neither a motor of a circle nor the energy: "
+            "add the name to the circle's motors"
         )
     moved = sorted(name for name in readings.used & known.keys() if np.nanmax(known[name]) > np.nanmin(known[name]))
     if moved:
-        return f"{', '.join(moved)} moved, but on the whole not across the detector's plane"
+        return f"{', '.join(moved)} moved, but together not normal to the detector's plane"
     others = sorted(name for name, track in known.items() if np.nanmax(track) > np.nanmin(track))[:8]
     return f"no circle and no energy moved; readings that changed: {', '.join(others) or 'none'}"
 
 
 def _irregularity(geometry: CurveGeometry, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Say so when steps are uneven, as in a scan that goes there and back: the volume is taken as evenly spaced.
+    """Return a doubt if the steps are uneven, as in a scan that runs forth and back; the volume assumes even steps.
 
-    For each frame the distances in q of all circles and of the energy from an even scan are added up and held against
-    the step that an even scan over the same ranges would have.
+    For each frame the distances in q of all circles and of the energy from an evenly spaced scan are added.  The sum is
+    compared with the step of an evenly spaced scan over the same ranges.
     """
     positions = geometry.positions
     n, rows, cols = shape
@@ -253,6 +265,6 @@ def _irregularity(geometry: CurveGeometry, shape: tuple[int, ...]) -> tuple[str,
     for track in tracks:
         off += np.abs(track - np.polyval(np.polyfit(index, track, 1), index))
     worst = float(off.max()) / max(step, 1e-300)
-    if n < 3 or worst <= UNEVEN_STEPS:
+    if n < 3 or worst <= MAX_UNEVENNESS_STEPS:
         return ()
     return (f"uneven scan: frame {int(np.argmax(off))} lies {worst:.2f} steps off the even scan",)

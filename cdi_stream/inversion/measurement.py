@@ -1,4 +1,4 @@
-"""What phase retrieval is given of a volume of counts: magnitudes, gain and valid voxels, in Fourier order."""
+"""Convert counts to the measurement that phase retrieval uses: magnitudes, scale and valid voxels in Fourier order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = Tensor | NDArray[Any]
 
 
 class CountsVolume(Protocol):
-    """Counts with what may be trusted of them; arrays or tensors of one shape, origin at N//2."""
+    """Counts with their valid voxels and expected scale; arrays or tensors of one shape, origin at N//2."""
 
     @property
     def counts(self) -> Array:
@@ -25,24 +25,26 @@ class CountsVolume(Protocol):
 
     @property
     def valid_pixels(self) -> Array:
-        """True = use."""
+        """True where a voxel may be used."""
         ...
 
     @property
     def expected_scale(self) -> Array:
-        """What multiplies the modelled intensity of each voxel."""
+        """Factor of the modelled intensity of each voxel, from monitor, exposure and flat field."""
         ...
 
 
 def measurement_of(volume: CountsVolume, device: str | None = None) -> Measurement:
-    """Measured magnitudes in Fourier order, with the square root of the expected scale as the model's gain.
+    """Return measured magnitudes, the scale of modelled magnitudes and the valid voxels, in Fourier order.
+
+    Magnitudes are square roots of counts; their scale is the square root of the expected scale.
 
     Parameters
     ----------
     volume
         Counts, 2D or 3D.
     device
-        Where to compute; None leaves tensors where they are, and arrays on the CPU.
+        Device of the result; None leaves tensors on their device, and arrays on the CPU.
     """
     return Measurement(
         magnitude=_ordered(volume.counts, torch.float32, device).sqrt(),
@@ -52,7 +54,7 @@ def measurement_of(volume: CountsVolume, device: str | None = None) -> Measureme
 
 
 def _ordered(array: Array, dtype: torch.dtype, device: str | None) -> Tensor:
-    """A copy in Fourier order."""
+    """Return a copy in Fourier order."""
     if not isinstance(array, Tensor):
         array = torch.from_numpy(np.array(array, dtype=bool if dtype == torch.bool else np.float32))
     return to_fourier_order(array.to(device=device, dtype=dtype)).contiguous()

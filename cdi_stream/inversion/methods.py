@@ -1,8 +1,8 @@
-"""Kinds of refinement, one interface: a problem in, the best crystal found for it out.
+"""Methods of refinement with one interface: each takes a `Problem` and returns the best `Solution`.
 
-Each asks the deadline after every step, is stoppable there, and gives the same result for the same problem, seed and
-number of threads unless time decided how much was tried.  The queue's workers, and the command ``phase``, use the
-same ones.
+A method checks the deadline after every step and can be stopped there.  It gives the same result for the same problem,
+seed and number of threads, unless the deadline ended the search.  The workers of the refinement queue and the command
+``phase`` use the same methods.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
+from cdi_stream.config import MethodConfig
 from cdi_stream.errors import ConfigError
 from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import crystal_of
@@ -53,26 +53,42 @@ from cdi_stream.phasing.workers import side_by_side
 WaitTurn = Callable[[], None]
 
 
-class MethodSettings(BaseModel):
-    """What the methods need beside the volume; texts and numbers only, so that a job can carry them."""
+class MethodSettings(MethodConfig):
+    """Settings of the methods, in plain texts and numbers that a job of the refinement queue stores.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Parameters
+    ----------
+    network_file
+        Network of the methods ``network`` and ``hybrid``.
+    starts
+        Number of random starts.
+    seed
+        Seed of the random starts and of the held-out voxels.
+    """
 
-    recipe: str
     network_file: Path
-    network_steps: int
-    network_recipe: str
     starts: int = 1
     seed: int = 1
-    budget_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is to be phased: a measurement in Fourier order, and in how much time.
+    """A measurement to be phased, with the settings and the time limit.
 
-    ``volume`` is the same with its geometry, for a network to look at; ``start`` one crystal to go on from.
-    ``report`` is told what is being done.
+    Parameters
+    ----------
+    data
+        Measurement in Fourier order.
+    settings
+        Settings of the method.
+    deadline
+        Time limit.
+    volume
+        The same counts with their geometry, as input of a network; None for a pattern without geometry.
+    start
+        Crystal from which the method starts; None: random starts.
+    report
+        Called with a line of text at every stage.
     """
 
     data: Measurement
@@ -84,27 +100,28 @@ class Problem:
 
     @property
     def device(self) -> str:
-        """Where the measurement is, and what looks at it should be."""
+        """Device of the measurement."""
         return str(self.data.magnitude.device)
 
 
 def by_auto(problem: Problem) -> Solution:
-    """What is stood behind: many coarse starts, see `cdi_stream.phasing.auto`."""
+    """Return the solution of the default method, a search from many coarse starts (`cdi_stream.phasing.auto`)."""
     return solve(problem.data, problem.settings.seed, problem.deadline, report=problem.report, known=problem.start)
 
 
 def by_recipe(problem: Problem) -> Solution:
-    """A schedule of projections, from the crystal that is there or from random starts.
+    """Return the solution of a schedule of projections, from the given crystal or from random starts.
 
-    A single one sees all voxels: there is nothing to rank.
+    A single start uses all voxels, since no ranking on held-out voxels is needed.
     """
-    return _ranked(problem, _starts(problem), problem.settings.recipe, closing=None)
+    return _run_and_rank(problem, _starts(problem), problem.settings.recipe, closing=None)
 
 
 def by_object(problem: Problem) -> Solution:
-    """Descent with momentum on the object, from the crystal that is there or from a search.
+    """Return the solution of gradient descent with momentum on the object, from the given crystal or from a search.
 
-    As Chan et al. (2021) do by Adam, `cdi_stream.phasing.gradient`, and faster.
+    Chan et al., Applied Physics Reviews 8, 021407 (2021), doi:10.1063/5.0031486, refine the object by Adam; the descent
+    of `cdi_stream.phasing.gradient` converges in fewer steps.
     """
     seen, held = hold_out(problem.data, problem.settings.seed)
     others, search, is_truncated = None, Effort(starts=1, cycles=0, recipe="descent on the object"), False
@@ -112,10 +129,10 @@ def by_object(problem: Problem) -> Solution:
         start = _forgetful(problem.start, held, seen.n_axes)
     else:
         searching, settings = problem.deadline.part(0.6), AutoSettings(is_exact=False)
-        found = solve(problem.data, problem.settings.seed, searching, settings, problem.report)
-        start = start_from(found.finalists[0], found.support)  # as it was before it saw the held-out voxels
-        others, is_truncated = found.finalists[1:], found.is_truncated
-        search = replace(found.effort, recipe=f"{found.effort.recipe}, then {search.recipe}")
+        solution = solve(problem.data, problem.settings.seed, searching, settings, problem.report)
+        start = start_from(solution.finalists[0], solution.support)  # before its cycles on the held-out voxels
+        others, is_truncated = solution.finalists[1:], solution.is_truncated
+        search = replace(solution.effort, recipe=f"{solution.effort.recipe}, then {search.recipe}")
     batch = start
     for batch in refine_object(seen, start, AcceleratedDescent(steps=GRADIENT_STEPS)):
         if problem.deadline.is_over(0.95):
@@ -129,15 +146,15 @@ def by_object(problem: Problem) -> Solution:
 
 
 def by_network(problem: Problem) -> Solution:
-    """Change the network's weights for this volume (Wu et al. 2021, equations 7-8), then polish its crystal.
+    """Return the solution after training the network on this one volume, and phase retrieval from its crystal.
 
-    The network sees interpolated magnitudes on the lab grid; the polish holds its crystal against the measured
-    voxels, as the live path does.
+    The network gets interpolated magnitudes on the lab grid; the phase retrieval uses the measured voxels.  Source: Wu
+    et al., npj Computational Materials 7, 175 (2021), doi:10.1038/s41524-021-00644-z, equations 7-8.
     """
     volume, settings, device = _seen_by_network(problem), problem.settings, problem.device
     network = load(settings.network_file, device)
     lab = lab_volume(volume, network, device)
-    learning = problem.deadline.part(LEARNING)
+    learning = problem.deadline.part(TRAINING_SHARE)
     refined = refine_weights(
         load_trainable(settings.network_file, device),
         torch.from_numpy(lab.magnitude.copy()).to(device),
@@ -147,21 +164,21 @@ def by_network(problem: Problem) -> Solution:
         passed=lambda: learning.passed_share,
     )
     start = starting_point(crystal_of(refined.crystal, lab), volume, device)
-    found = _ranked(problem, [lambda: _in_fourier_order(start)], settings.network_recipe)
+    solution = _run_and_rank(problem, [lambda: _in_fourier_order(start)], settings.network_recipe)
     schedule = f"{refined.steps} of {refined.of_steps} steps of {settings.network_file.name}, then"
     effort = replace(
-        found.effort,
-        cycles=found.effort.cycles + refined.of_steps,
+        solution.effort,
+        cycles=solution.effort.cycles + refined.of_steps,
         recipe=f"{schedule} {settings.network_recipe}",
     )
-    return replace(found, effort=effort)
+    return replace(solution, effort=effort)
 
 
 def by_hybrid(problem: Problem) -> Solution:
-    """The network's support and phase as the start of a recipe (Wu et al. 2021, IUCrJ 8, 12).
+    """Return the solution of a recipe that starts from the network's support and phase.
 
-    A single one sees all voxels, as a random one does.  More starts are its answers to mirror images of the volume,
-    eight at most.
+    Further starts, eight at most in total, are the network's answers to mirror images of the volume.  A single start
+    uses all voxels.  Source: Wu et al., IUCrJ 8, 12 (2021), doi:10.1107/S2052252520013780.
     """
     volume, settings, device = _seen_by_network(problem), problem.settings, problem.device
     network = load(settings.network_file, device)
@@ -169,7 +186,7 @@ def by_hybrid(problem: Problem) -> Solution:
     answers = mirrored_answers(network, torch.from_numpy(lab.magnitude.copy()), min(settings.starts, len(VIEWS)))
     starts = [starting_point(crystal_of(answer, lab), volume, device) for answer in answers]
     closing = None if len(starts) == 1 else ALL_VOXELS_RECIPE
-    return _ranked(problem, [partial(_in_fourier_order, start) for start in starts], settings.recipe, closing)
+    return _run_and_rank(problem, [partial(_in_fourier_order, start) for start in starts], settings.recipe, closing)
 
 
 METHODS: dict[str, Callable[[Problem], Solution]] = {
@@ -179,14 +196,24 @@ METHODS: dict[str, Callable[[Problem], Solution]] = {
     "network": by_network,
     "hybrid": by_hybrid,
 }
+"""Methods by the name that configuration and command line use."""
 
 
 def refine(
     method: str, phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn = lambda: None
 ) -> tuple[Crystal, str]:
-    """Refine a reconstruction by the method of this name; returns the crystal and the schedule that was run.
+    """Return a refined reconstruction on the measured voxels with its verdict, and the schedule that was run.
 
-    The crystal is on the measured voxels, judged there.
+    Parameters
+    ----------
+    method
+        Name of the method in `METHODS`.
+    phased
+        Reconstruction with its counts.
+    settings
+        Settings of the method.
+    wait_turn
+        Called at every step; it may block while more urgent work runs.
     """
     crystal, volume = phased.crystal, phased.volume
     start = Start(
@@ -197,20 +224,20 @@ def refine(
     problem = Problem(
         data=measurement_of(volume),
         settings=settings,
-        deadline=Deadline(settings.budget_s, time.process_time, wait_turn=wait_turn),  # being held up costs nothing
+        deadline=Deadline(settings.budget_s, time.process_time, wait_turn=wait_turn),  # waiting costs no process time
         volume=volume,
         start=_in_fourier_order(start),
     )
-    found = METHODS[method](problem)
-    metrics = metrics_of(found, problem.data, volume.affine.bq)
-    refined = crystal_from(found.crystal, found.support, volume.affine, metrics, judge(metrics, phased.doubts))
-    return refined, found.effort.recipe
+    solution = METHODS[method](problem)
+    metrics = metrics_of(solution, problem.data, volume.affine.bq)
+    refined = crystal_from(solution.crystal, solution.support, volume.affine, metrics, judge(metrics, phased.doubts))
+    return refined, solution.effort.recipe
 
 
-def _ranked(
+def _run_and_rank(
     problem: Problem, batches: Sequence[Callable[[], Batch]], text: str, closing: Recipe | None = ALL_VOXELS_RECIPE
 ) -> Solution:
-    """Run a recipe on all starts without the held-out voxels, batches side by side, and choose."""
+    """Run a recipe on all starts without the held-out voxels, in parallel batches, and return the best by rank."""
     seen, held = hold_out(problem.data, problem.settings.seed)
     if closing is None and (problem.start is not None or problem.settings.starts == 1):  # nothing to rank
         seen, held = problem.data, torch.zeros_like(held)
@@ -238,7 +265,7 @@ def _forgetful(batch: Batch, held: torch.Tensor, n_axes: int) -> Batch:
 
 
 class _Best:
-    """The best candidates so far, from several threads; the others are let go of at once."""
+    """The best candidates so far, collected from several threads; worse candidates are dropped at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -246,30 +273,30 @@ class _Best:
 
     @property
     def pool(self) -> Candidates:
-        """What was best."""
+        """Best candidates."""
         assert self._pool is not None
         return self._pool
 
     def take(self, found: Candidates) -> None:
-        """Let more compete."""
+        """Add candidates and keep the best."""
         with self._lock:
             self._pool = found.merge(self._pool).best(FINALISTS)
 
 
-LEARNING = 0.8
-"""Share of the budget in which a network's weights may be changed."""
+TRAINING_SHARE = 0.8
+"""Largest share of the time limit in which the method ``network`` trains the network."""
 GRADIENT_STEPS = 1000
-"""Steps on the object: in a support that stays the misfit stands still after a few hundred."""
+"""Largest number of descent steps on the object; in a fixed support the misfit is constant after a few hundred."""
 FINALISTS = 10
-"""Starts that are held against the voxels they never saw, if there is time ..."""
+"""Largest number of candidates that are ranked on their held-out voxels before the deadline."""
 FINALISTS_LATE = 3
-"""... and if there is none."""
+"""Largest number of candidates that are ranked on their held-out voxels after the deadline."""
 _MAX_VOXELS = {"cpu": 150_000, "cuda": 4_000_000}
-"""Voxels of the starts that a thread works on at once: what its cache holds, or what keeps a GPU busy."""
+"""Largest number of voxels of one batch of starts, by device; it fits a core's cache, or keeps a GPU busy."""
 
 
 def _starts(problem: Problem) -> list[Callable[[], Batch]]:
-    """The crystal that is there, or random starts in batches."""
+    """Return functions that make the batches of starts: the given crystal, or random starts."""
     if problem.start is not None:
         return [lambda: problem.start]
     s, magnitude = problem.settings, problem.data.magnitude
@@ -289,7 +316,9 @@ def _starts(problem: Problem) -> list[Callable[[], Batch]]:
 
 def _seen_by_network(problem: Problem) -> PreparedVolume:
     if problem.volume is None:
-        raise ConfigError("--method network and hybrid: expected a volume of three axes; use auto, recipe or object")
+        raise ConfigError(
+            "--method network and hybrid: expected a volume of three axes, got two axes; use auto, recipe or object"
+        )
     return problem.volume
 
 

@@ -1,6 +1,6 @@
-"""Outliers: values far above those around them, as hot pixels and cosmic rays give and no oversampled pattern does.
+"""Find outliers: values far above their neighbourhood, as hot pixels and cosmic rays give.
 
-Arrays have one to three axes.  Values below zero are not known.
+An oversampled diffraction pattern has none.  Arrays have one to three axes; a value below zero means not known.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 FACTOR = 10.0
-"""How many times brighter than its neighbourhood an outlier is.  Voxels of ideal patterns of compact crystals at an
-oversampling of 1.5 and more stay below."""
+"""Least ratio of an outlier to its neighbourhood.
 
-COMPANIONS = 2
-"""Most voxels of the neighbourhood that may be as bright: a cosmic ray or a leaking pixel hits up to three."""
+Ideal patterns of compact crystals at an oversampling of 1.5 and more stay below this ratio.
+"""
+
+MAX_COMPANIONS = 2
+"""Largest number of neighbours as bright as an outlier; a cosmic ray or a leaking pixel hits up to three voxels."""
 
 REACH = {1: 4, 2: 4, 3: 2}
-"""How far the neighbourhood of a voxel reaches along each axis [voxels], by the number of axes."""
+"""Extent of a voxel's neighbourhood on each side of every axis [voxels], by the number of axes."""
 
 
 def outliers(values: Floats, floor: float, *, wraps: bool = False) -> Bools:
-    """Return which values are at least ``floor`` and `FACTOR` times brighter than their neighbourhood.
+    """Return which values are outliers: at least ``floor``, and `FACTOR` times brighter than their neighbourhood.
 
-    Up to `COMPANIONS` of the neighbourhood may be as bright.  A value of whose neighbourhood more than half is unknown
-    is no outlier, since nobody can tell.
+    Up to `MAX_COMPANIONS` neighbours may be as bright.  A value is no outlier if more than half of its neighbourhood is
+    not known.
 
     Parameters
     ----------
@@ -40,14 +42,14 @@ def outliers(values: Floats, floor: float, *, wraps: bool = False) -> Bools:
     floor
         Least value of an outlier, in units of ``values``.
     wraps
-        Whether the array goes on at its other end; else there is nothing beyond its edges.
+        Whether the array is periodic.
     """
     n_axes, shape = values.ndim, values.shape
     reach = (0,) * (3 - n_axes) + tuple(min(REACH[n_axes], (n - 1) // 2) for n in shape)
     volume = np.ascontiguousarray(values).reshape((1,) * (3 - n_axes) + shape)
-    found = np.zeros(volume.shape, dtype=bool)
-    _mark(volume, np.float32(max(floor, 1e-30)), np.array(reach), wraps, found)
-    return found.reshape(shape)
+    is_outlier = np.zeros(volume.shape, dtype=bool)
+    _mark(volume, np.float32(max(floor, 1e-30)), np.array(reach), wraps, is_outlier)
+    return is_outlier.reshape(shape)
 
 
 @compile_loop([boolean(float32[:, :, ::1], int64, int64, int64, int64[::1], boolean)])
@@ -63,15 +65,15 @@ def _stands_out(values: Any, i: Any, j: Any, k: Any, reach: Any, wraps: Any) -> 
                     n_seen += 1
                     n_unknown += other < 0
                     n_bright += other * FACTOR > value
-                    if n_bright > COMPANIONS:
+                    if n_bright > MAX_COMPANIONS:
                         return False
     return 2 * n_unknown <= n_seen
 
 
 @compile_loop([void(float32[:, :, ::1], float32, int64[::1], boolean, boolean[:, :, ::1])])
-def _mark(values: Any, floor: Any, reach: Any, wraps: Any, found: Any) -> None:  # pragma: no cover - compiled
+def _mark(values: Any, floor: Any, reach: Any, wraps: Any, is_outlier: Any) -> None:  # pragma: no cover - compiled
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
             for k in range(values.shape[2]):
                 if values[i, j, k] >= floor:
-                    found[i, j, k] = _stands_out(values, i, j, k, reach, wraps)
+                    is_outlier[i, j, k] = _stands_out(values, i, j, k, reach, wraps)

@@ -1,6 +1,7 @@
-"""Polish: a short search on the measured, uninterpolated voxels, beside the network's crystal if it is sure of it.
+"""Live phase retrieval on the measured, uninterpolated voxels: a short search from random starts.
 
-In large volumes the network's crystal goes by a recipe, and is compared with a search of their middle.
+The network's crystal takes part in the search if the network is sure of it.  In a large volume the network's crystal is
+refined by a recipe instead, and cross-checked against random starts on a coarse grid.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cdi_stream.config import PhaseConfig
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
@@ -29,14 +31,14 @@ from cdi_stream.phasing.schedules import loose_and_tight, loose_end
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.tuning import TUNING
 
-_SEARCHING = (
+_SEARCH_STEPS = (
     "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.5]+50*HIO"
     "+CLIP[every=5,low=0.5,high=1.2]+60*HIO+60*RAAR+20*ER"
 )
-"""From the network's crystal; even amplitudes keep strain from being taken for a hole, while it searches."""
-FROM_NETWORK = f"{_SEARCHING}+CLIP[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
-"""The same with a tight end, for whatever size."""
-SHORT = AutoSettings(
+"""Search steps from the network's crystal; clipped amplitudes keep strained regions from becoming holes."""
+FROM_NETWORK = f"{_SEARCH_STEPS}+CLIP[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
+"""Recipe from the network's crystal that ends with a tight shrink-wrap, for crystals of any size."""
+LIVE_SEARCH = AutoSettings(
     exploration=Exploration(starts_a_round=8, least_rounds=2, most_rounds=6, pool=12, agreeing=3),
     finalists=2,
     attempts=1,
@@ -44,23 +46,27 @@ SHORT = AutoSettings(
     known_recipe=parse_recipe(FROM_NETWORK),
     is_thorough=False,
 )
-"""The search beside it: what two cores do in three seconds at 64^3."""
-SEED = 5
-"""Of its random starts: another than that of the refinements, which would repeat them otherwise."""
+"""Settings of the live search from random starts; sized for three seconds on two cores at 64^3 voxels."""
+LIVE_SEED = 5
+"""Seed of the random starts of the live search; it differs from the refinements' seed, so that starts differ."""
 
 
-def of_large(extent_vox: float) -> Recipe:
-    """From the network's crystal in a large volume: of many voxels it has a loose end, which cuts off no strain."""
+def large_volume_recipe(extent_vox: float) -> Recipe:
+    """Return the recipe from the network's crystal in a large volume.
+
+    A crystal of many voxels gets a loose shrink-wrap at the end, which does not cut off strained regions.
+    ``extent_vox`` is the crystal's extent [voxels].
+    """
     if extent_vox < TUNING.small_crystal_vox:
         return parse_recipe(FROM_NETWORK)
-    return parse_recipe(_SEARCHING).then(loose_end(extent_vox))
+    return parse_recipe(_SEARCH_STEPS).then(loose_end(extent_vox))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Crystal and support to start from, in the detector voxels of the volume, origin at N//2.
+    """Crystal and support from which phase retrieval starts, in the detector voxels of the volume, origin at N//2.
 
-    ``ask_sure`` tells whether its size may be relied on, see `cdi_stream.networks.mirrors`.
+    ``ask_sure`` returns whether the network is sure of the crystal's size (`cdi_stream.networks.mirrors`).
     """
 
     density: Tensor
@@ -69,55 +75,51 @@ class Start:
     ask_sure: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseSettings:
-    """Time that it may take at most, turns waited for not counted; or the recipe that is run instead.
-
-    Volumes of more than ``most_voxels`` go by `of_large` from the network's crystal, and if others found another on
-    a coarse grid, from theirs too; what agrees better with them is taken.
-    """
-
-    budget_s: float
-    most_voxels: int
-    recipe: Recipe | None = None
-
-
 def retrieve_phase(
     volume: PreparedVolume,
     start: Start,
-    settings: PhaseSettings,
+    settings: PhaseConfig,
     wait_turn: Callable[[], None] = lambda: None,
 ) -> Crystal:
-    """Bring the crystal to what the measured voxels say; the result is in detector coordinates.
+    """Return the crystal after phase retrieval on the measured voxels, in detector coordinates.
 
-    ``wait_turn`` is called at every cycle and may hold it up.
+    Parameters
+    ----------
+    volume
+        Counts with valid voxels and expected scale.
+    start
+        The network's crystal.
+    settings
+        Time limit, not counting the waiting for more urgent work; size limit; recipe instead of the search.
+    wait_turn
+        Called at every cycle; it may block while more urgent work runs.
     """
     data = measurement_of(volume, str(start.density.device))
     batch = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
     deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
     if settings.recipe is not None:
-        crystal, support, metrics = _run(settings.recipe, data, batch, wait_turn)
+        crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, wait_turn)
     elif data.magnitude.numel() > settings.most_voxels:
-        found = cross_check(data, batch, of_large, SEED, SHORT.exploration, deadline)
-        crystal, support, metrics = found.crystal, found.support, found.metrics
+        check = cross_check(data, batch, large_volume_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
+        crystal, support, metrics = check.crystal, check.support, check.metrics
     else:
         known = batch if start.ask_sure() else None
-        crystal, support, metrics = _searched(data, known, deadline, volume.affine)
+        crystal, support, metrics = _search(data, known, deadline, volume.affine)
     return crystal_from(crystal, support, start.affine, metrics, judge(metrics))
 
 
-def _searched(
+def _search(
     data: Measurement, start: Batch | None, deadline: Deadline, affine: AffineMap
 ) -> tuple[Tensor, Tensor, Metrics]:
-    """Crystal, support and numbers after the search."""
-    found = solve(data, SEED, deadline, SHORT, known=start)
-    return found.crystal, found.support, metrics_of(found, data, affine.bq)
+    """Return crystal, support and metrics after the search."""
+    solution = solve(data, LIVE_SEED, deadline, LIVE_SEARCH, known=start)
+    return solution.crystal, solution.support, metrics_of(solution, data, affine.bq)
 
 
 def _run(
     recipe: Recipe, data: Measurement, start: Batch, wait_turn: Callable[[], None]
 ) -> tuple[Tensor, Tensor, Metrics]:
-    """Crystal, support and numbers after a recipe."""
+    """Return crystal, support and metrics after a recipe."""
     cycles = run(recipe, data, start)
     for _ in range(recipe.cycles):
         wait_turn()
@@ -128,7 +130,7 @@ def _run(
 
 
 def crystal_from(crystal: Tensor, support: Tensor, affine: AffineMap, metrics: Metrics, verdict: Verdict) -> Crystal:
-    """Message of a crystal and a support in Fourier order."""
+    """Return the `Crystal` of a density and a support in Fourier order."""
     return Crystal(
         density=read_only(from_fourier_order(crystal).cpu().numpy()),
         support=read_only(from_fourier_order(support).cpu().numpy()),

@@ -1,7 +1,6 @@
-"""Prepare: from a rocking curve to counts about the peak, with what may be trusted of them.
+"""Prepare a rocking curve for inversion: crop it about the Bragg peak and mark the voxels that may be used.
 
-Nothing here changes a count.  Bad voxels are only marked, and whatever scales the expectation travels
-beside the data.
+No count is changed.  Bad voxels are marked, and factors such as monitor and flat field are kept as the expected scale.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cdi_stream.config import PrepareConfig
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import CurveGeometry, linear_map, require_volume
@@ -26,27 +26,35 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorKnowledge:
-    """What is known of the detector beforehand, cut to the region of interest; none means nothing known."""
+    """Detector properties from calibration, cut to the region of interest; None where a property is not known."""
 
     good_pixels: Bools | None = None
     white_field: NDArray[np.float32] | None = None
     saturation_counts: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareSettings:
-    """Limits of the preparation; shapes in voxels."""
+MIN_SHAPE_VOX = 16
+"""Smallest side of the cropped volume [voxels]."""
 
-    max_shape: Shape = (128, 128, 128)
-    min_shape: int = 16
-    min_counts: int = 5_000
-    autocorrelation_threshold: float = 0.02
+AUTOCORRELATION_THRESHOLD = 0.02
+"""Share of the largest autocorrelation above which a voxel belongs to the crystal's extent."""
 
 
 def prepare(
-    curve: RockingCurve, geometry: CurveGeometry, known: DetectorKnowledge, settings: PrepareSettings
+    curve: RockingCurve, geometry: CurveGeometry, known: DetectorKnowledge, settings: PrepareConfig
 ) -> PreparedVolume:
-    """Mark, crop about the peak and size up one curve.
+    """Return one curve cropped about its Bragg peak, with valid voxels, expected scale and the crystal's extent.
+
+    Parameters
+    ----------
+    curve
+        Rocking curve.
+    geometry
+        Angles, energy and detector placement of the curve.
+    known
+        Bad pixels, flat field and saturation of the detector.
+    settings
+        Limits of the preparation.
 
     Raises
     ------
@@ -56,7 +64,7 @@ def prepare(
     top, bottom = _extremes(curve)
     good = pixels_to_use(curve, known, top, bottom)
     peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
-    start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, settings.min_shape)
+    start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, MIN_SHAPE_VOX)
     counts, in_scan = cut(curve.counts, start, shape)
     valid = in_scan & cut(np.broadcast_to(good, curve.counts.shape), start, shape)[0]
     valid &= cut(np.broadcast_to(curve.has_frame[:, None, None], curve.counts.shape), start, shape)[0]
@@ -67,7 +75,7 @@ def prepare(
     valid &= ~blemishes
     affine = detector_map(geometry, start, shape)
     scale = _scale_in_window(curve, known, start, shape)
-    extent, oversampling = crystal_extent(counts, valid, scale, affine, settings.autocorrelation_threshold)
+    extent, oversampling = crystal_extent(counts, valid, scale, affine, AUTOCORRELATION_THRESHOLD)
     return PreparedVolume(
         counts=read_only(counts),
         valid_pixels=read_only(valid),
@@ -81,7 +89,7 @@ def prepare(
 
 
 def _extremes(curve: RockingCurve) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Largest and smallest count of every pixel over the frames that came."""
+    """Return the largest and smallest count of every pixel over the received frames."""
     frames = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
     if not frames.size:
         raise CurveError("expected frames, got none: check the detector's stream")
@@ -91,9 +99,16 @@ def _extremes(curve: RockingCurve) -> tuple[NDArray[np.uint32], NDArray[np.uint3
 def pixels_to_use(
     curve: RockingCurve, known: DetectorKnowledge, top: NDArray[np.uint32], bottom: NDArray[np.uint32]
 ) -> Bools:
-    """Pixels ``(rows, cols)`` to use: not masked by wire or dark, not a gap, not hot.
+    """Return the pixels ``(rows, cols)`` to use: unmasked, neither gap nor hot, with a positive flat field.
 
-    ``top`` and ``bottom`` are the largest and smallest count of every pixel.
+    Parameters
+    ----------
+    curve
+        Rocking curve; its header may hold a pixel mask.
+    known
+        Bad pixels and flat field of the detector.
+    top, bottom
+        Largest and smallest count of every pixel over the frames.
     """
     good = good_pixels(top, bottom, curve.sentinel)
     for mask in (curve.series.pixel_mask, known.good_pixels):
@@ -104,7 +119,7 @@ def pixels_to_use(
     return good
 
 
-def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, settings: PrepareSettings) -> None:
+def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, settings: PrepareConfig) -> None:
     if saturated.sum() > 3:
         raise CurveError(
             f"saturated: {int(saturated.sum())} voxels of the peak are at the detector's limit; "
@@ -119,7 +134,7 @@ def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, 
 
 
 def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape, shape: Shape) -> NDArray[np.float32]:
-    """Expected scale of the window's voxels: by frame times by pixel."""
+    """Return the expected scale of the window's voxels: the product of its values by frame and by pixel."""
     by_frame, by_pixel = expected_scale(curve, known)
     frames = cut(by_frame[:, None, None], (start[0], 0, 0), (shape[0], 1, 1))
     pixels = cut(by_pixel[None], (0, *start[1:]), (1, *shape[1:]))
@@ -127,9 +142,10 @@ def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape
 
 
 def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Relative expectation of every frame and of every pixel, mean about 1.
+    """Return the expected scale of every frame and of every pixel, each about 1 on average.
 
-    Monitor and exposure by frame (one where unknown), white field by pixel.
+    Monitor and exposure time give the scale of a frame, 1 where they are not known; the flat field gives that of a
+    pixel.
     """
     frames = np.ones(len(curve.counts), dtype=np.float32)
     for track in (curve.monitor, curve.exposure_s):
@@ -143,7 +159,7 @@ def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArr
 
 
 def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineMap:
-    """Affine map of the window, tangent to the exact q at its origin voxel."""
+    """Return the affine map of a window of the curve, tangent to the exact q at the window's origin voxel."""
     frame, row, col = (s + n // 2 for s, n in zip(start, shape, strict=True))
     tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
     require_volume(tangent.bq)
@@ -155,10 +171,19 @@ def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineM
 def crystal_extent(
     counts: NDArray[np.uint32], valid: Bools, scale: NDArray[np.float32], affine: AffineMap, threshold: float
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Extent of the crystal along lab (x, y, z) [m] and oversampling along the array's axes.
+    """Return the crystal's extent along lab (x, y, z) [m], and the oversampling along the array's axes.
 
-    From the autocorrelation, whose extent is twice the crystal's: the field of view of the innermost
-    64 voxels is that of the whole, at lower resolution.
+    Both follow from the autocorrelation, whose extent is twice the crystal's.  The innermost 64 voxels suffice: they
+    have the field of view of the whole array at a lower resolution.
+
+    Parameters
+    ----------
+    counts, valid, scale
+        Counts, valid voxels and expected scale, of one shape.
+    affine
+        Map of the voxels.
+    threshold
+        Value of the autocorrelation, relative to its maximum, at which the crystal's autocorrelation ends.
     """
     shape: Shape = tuple(min(64, n) for n in counts.shape)  # type: ignore[assignment]
     start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Readings along a scan, one value a frame."""
+"""Interpolate readings along a scan, one value for each frame."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def interpolated(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fill NaN by straight lines between neighbours, beyond the first and last value by the mean step of all."""
+def fill_missing(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values with NaN replaced: linear between neighbours, by the mean step beyond the first and last."""
     known = np.flatnonzero(np.isfinite(values))
     if not len(known) or len(known) == len(values):
         return values

@@ -1,4 +1,4 @@
-"""Windows of an array: where the peak is, how much about it is taken, and lengths that transform fast."""
+"""Windows of an array: find the peak, choose the window about it, and cut it out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ Index = tuple[int, ...]
 
 
 def brightest_voxel(counts: NDArray[Any], top: NDArray[Any]) -> Shape:
-    """Index of the peak of frames ``(n_frames, rows, cols)``: brightest pixel with bright neighbours, brightest frame.
+    """Return the index of the Bragg peak of frames ``(n_frames, rows, cols)``.
 
-    ``top`` ``(rows, cols)`` is the largest count of every pixel, 0 where a pixel must not be used.
+    The pixel is the brightest with bright neighbours; the frame is the brightest about that pixel.
+
+    Parameters
+    ----------
+    counts
+        Frames.
+    top
+        Largest count of every pixel ``(rows, cols)`` over the frames, 0 where a pixel must not be used.
     """
     row, col = np.unravel_index(np.argmax(ndimage.median_filter(top, size=3)), top.shape)
     rows, cols = slice(max(row - 1, 0), row + 2), slice(max(col - 1, 0), col + 2)
@@ -29,7 +36,18 @@ def brightest_voxel(counts: NDArray[Any], top: NDArray[Any]) -> Shape:
 
 
 def crop_window(shape: Sequence[int], peak: Shape, max_shape: Shape, min_length: int = 1) -> tuple[Shape, Shape]:
-    """First voxel and shape of a window with the peak at its origin voxel; it may reach over the edge.
+    """Return first voxel and shape of a window with the peak at its origin voxel; it may extend past the array's edge.
+
+    Parameters
+    ----------
+    shape
+        Shape of the array.
+    peak
+        Voxel of the peak.
+    max_shape
+        Largest shape of the window [voxels].
+    min_length
+        Least length of every axis [voxels].
 
     Raises
     ------
@@ -47,7 +65,7 @@ def crop_window(shape: Sequence[int], peak: Shape, max_shape: Shape, min_length:
 
 
 def fast_length(n: int) -> int:
-    """Largest even length up to ``n`` with no prime factor above 7."""
+    """Return the largest even length up to ``n`` with no prime factor above 7, at which FFTs are fast."""
     for length in range(n - n % 2, 1, -2):
         rest = length
         for prime in (2, 3, 5, 7):
@@ -59,7 +77,7 @@ def fast_length(n: int) -> int:
 
 
 def cut(array: NDArray[Any], start: Index, shape: Index) -> tuple[NDArray[Any], Bools]:
-    """Copy a window; outside of the array it is zero.  Also returns where the array was."""
+    """Return a copy of a window, zero outside of the array, and which of its voxels lie inside the array."""
     result, inside = np.zeros(shape, dtype=array.dtype), np.zeros(shape, dtype=bool)
     source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, shape, array.shape, strict=True))
     target = tuple(slice(a.start - s, a.stop - s) for a, s in zip(source, start, strict=True))

@@ -1,1 +1,1 @@
-"""The running service: it takes frames and documents in and sends reconstructions out."""
+"""The running service: receives frames and documents, and publishes reconstructions."""

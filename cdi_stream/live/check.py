@@ -1,4 +1,4 @@
-"""Check a deployment before the beamtime: files, plugins, geometry, and whether everything can be reached."""
+"""Checks of a deployment before the beamtime: files, plugins, geometry, and the connections."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ from cdi_stream.registry import load
 from cdi_stream.stream.receive import open_socket
 
 REACH_S = 2.0
+"""Time [s] to wait for an answer from each address."""
+
 ZMTP_SIGNATURE = b"\xff"
-"""First byte that a 0MQ socket says to whoever connects (ZMTP 3.1, greeting)."""
+"""First byte that a 0MQ socket sends on a new connection (ZMTP 3.1, https://rfc.zeromq.org/spec/37, greeting)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found: good or not, and a sentence for people."""
+    """Result of one check: its name, whether it passed, and a sentence about it."""
 
     name: str
     is_ok: bool
     text: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the fields as a dictionary, for JSON."""
         return asdict(self)
 
 
 def check_config(config: Config) -> list[Finding]:
-    """Run every check; none stops the others."""
+    """Return the results of all checks; a check that fails does not stop the others."""
     checks: dict[str, Callable[[Config], str]] = {
         "decoder": _decoder,
         "geometry": _geometry,
@@ -73,7 +75,7 @@ def _decoder(config: Config) -> str:
 
 
 def _geometry(config: Config) -> str:
-    """Circles of the beamline, and what must still come with the documents or the wire."""
+    """Return the circles of the beamline, and the values that documents or the detector's header must state."""
     beamline, geometry = config.geometry.value(), config.geometry
     readings = readings_of(beamline)
     circles = [circle.name for circle in beamline.sample_circles + beamline.detector_circles]
@@ -88,7 +90,7 @@ def _geometry(config: Config) -> str:
 
 
 def _numbers(config: Config) -> str:
-    """2 theta, |Q|, d and the voxel's steps, where the configuration alone tells them."""
+    """Return 2 theta, |Q|, d and the steps of q, if the configuration alone determines them."""
     place = Place(shape=config.prepare.max_shape)
     if missing(config.geometry, place):
         return "2 theta, |Q| and d: see 'cdi-stream geometry CONFIG --angle ...'"
@@ -109,8 +111,8 @@ def _network(config: Config) -> str:
 
 
 def _images(config: Config) -> str:
-    found = {name: getattr(config.detector, name) for name in ("bad_pixels", "white_field")}
-    shapes = {name: read_image(path).shape for name, path in found.items() if path is not None}
+    paths = {name: getattr(config.detector, name) for name in ("bad_pixels", "white_field")}
+    shapes = {name: read_image(path).shape for name, path in paths.items() if path is not None}
     if len(set(shapes.values())) > 1:
         raise ConfigError(f"detector: expected bad_pixels and white_field of one shape, got {shapes}")
     return str(shapes) if shapes else "neither bad_pixels nor white_field is given"
@@ -127,12 +129,15 @@ def _recipes(config: Config) -> str:
 def _folder(config: Config) -> str:
     directory = prepare_folder(config.publish.directory)
     if is_network_folder(directory):
-        raise ConfigError(f"{directory} lies on a network: the queue's database needs a local disk")
+        raise ConfigError(
+            f"publish.directory {directory}: expected a folder on a local disk, which the queue's database needs, got "
+            "a network file system"
+        )
     return str(directory)
 
 
 def is_network_folder(directory: Path, mounts: Path = Path("/proc/mounts")) -> bool:
-    """Whether a folder lies on a network file system, where SQLite is not safe."""
+    """Whether a folder is on a network file system, where SQLite is not safe."""
     if not mounts.exists():
         return False
     entries = [line.split() for line in mounts.read_text().splitlines()]
@@ -144,11 +149,11 @@ def _detector(config: Config) -> str:
     detector = config.detector
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
-        # SUB, whatever the service opens: a PULL would take frames away from the service or the file writer
+        # SUB even if the service opens PULL: a PULL socket would take frames away from the service or the file writer
         probe = open_socket(context, detector.endpoint, "sub", bind=detector.bind, max_message_bytes=1000)
         stack.enter_context(probe)
         if detector.bind:
-            return f"{detector.endpoint}: bound by us, the detector connects"
+            return f"{detector.endpoint}: bound by the service, the detector connects"
         _reach(probe, detector.endpoint, "detector.endpoint", "is the stream on, and the address right?")
     if detector.socket == "pull":
         return f"{detector.endpoint} answers; PULL takes frames away from any other puller: see 'cdi-stream tee'"
@@ -165,11 +170,11 @@ def _documents(config: Config) -> str:
 
 
 def _trust(config: Config) -> str:
-    """What to say of pickled documents from elsewhere."""
+    """Return a warning if pickled documents come from another machine; else an empty text."""
     documents = config.documents
     if documents.serializer != "pickle" or parse(documents.subscribe).is_loopback:
         return ""
-    return "; pickle from another machine runs whatever its sender likes: take msgpack if you can"
+    return "; pickle from another machine runs any code of its sender: use msgpack if possible"
 
 
 def _tiled(config: Config) -> str:
@@ -178,7 +183,7 @@ def _tiled(config: Config) -> str:
         return "results are not sent to Tiled"
     if tiled == "local":
         load("cdi_stream.sink", "tiled")
-        return "a server of our own starts with the service"
+        return "the service starts a local server"
     with urlopen(f"{tiled.rstrip('/')}/healthz", timeout=REACH_S) as reply:  # noqa: S310 - an address of the config
         return f"{tiled} answers {reply.status}"
 
@@ -189,14 +194,19 @@ def _feed(config: Config) -> str:
     try:
         Announcer(config.feed.endpoint).close()
     except EndpointError as error:
-        raise ServiceError(f"{error}; does the service run already?") from error
+        raise ServiceError(f"{error}; is the service running already?") from error
     return f"{config.feed.endpoint} is free"
 
 
 def _reach(probe: zmq.Socket[bytes], endpoint: str, key: str, remedy: str) -> None:
-    """Wait until a socket of the service has connected, then read the greeting of 0MQ's protocol.
+    """Wait until ``probe`` has connected, then check the greeting of 0MQ's protocol.
 
-    Raises `ServiceError` if nobody listens, or what listens does not speak 0MQ.
+    ``key`` is the key of the address in the configuration, ``remedy`` the advice in the error.
+
+    Raises
+    ------
+    ServiceError
+        If no program listens at the address, or the program does not speak 0MQ.
     """
     probe.disconnect(endpoint)
     monitor = probe.get_monitor_socket(zmq.EVENT_CONNECTED)
@@ -205,14 +215,14 @@ def _reach(probe: zmq.Socket[bytes], endpoint: str, key: str, remedy: str) -> No
     probe.disable_monitor()
     monitor.close(0)
     if not is_connected:
-        raise ServiceError(f"{key}: nobody listens at {endpoint}; {remedy}")
+        raise ServiceError(f"{key}: no program listens at {endpoint}; {remedy}")
     address = parse(endpoint)
     if address.is_tcp and _greeting(address) != ZMTP_SIGNATURE:
-        raise ServiceError(f"{key}: what listens at {endpoint} does not speak 0MQ; {remedy}")
+        raise ServiceError(f"{key}: the program that listens at {endpoint} does not speak 0MQ; {remedy}")
 
 
 def _greeting(address: Address) -> bytes:
-    """First byte that a server says, empty if it says nothing in time."""
+    """Return the first byte that a server sends; empty if none comes within `REACH_S`."""
     try:
         with socket.create_connection((address.host, address.port or 0), timeout=REACH_S) as connection:
             return connection.recv(1)

@@ -1,6 +1,6 @@
 """Ingest: the loop that reads detector and document bus, and passes on curves, previews and ends of runs.
 
-One thread runs it, so that frames and documents need no lock.
+The loop runs in one thread, so that frames and documents need no lock.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from cdi_stream.stream.receive import Receiver
 
 logger = logging.getLogger(__name__)
 
-RUN_END_S = 1.0
-"""A run's stop document may overtake its last frames by this much."""
+STOP_DELAY_S = 1.0
+"""Time [s] from a stop document to the end of its run; the last frames may come after the stop document."""
 
-ALARM_S = 600.0
-"""An alarm about messages that cannot be read stands for so long after the last of them."""
+ALARM_HOLD_S = 600.0
+"""Time [s] that an alarm about unusable messages stays active after the last one."""
 
-AT_ONCE = 500
-"""Documents that are taken before the detector is looked at again."""
+MAX_DOCUMENTS = 500
+"""Number of documents that are taken before the detector is read again."""
 
 _POLL_MS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStopped:
-    """A raw run is over and all its curves are in the queue before this."""
+    """Note in the queue that a raw run is over; all its curves are in the queue before the note."""
 
     uid: str
 
 
 Work = RockingCurve | CurveProgress | RunStopped
+"""Entry of the queue behind ingest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestSettings:
-    """How the documents are written, and how often [s] previews and frames are shown."""
+    """Prefix and serializer of the documents; shortest times [s] between two previews and between two frames."""
 
     prefix: str
     serializer: str
@@ -56,9 +57,22 @@ class IngestSettings:
 
 
 class Ingest:
-    """Feeds the assembler; ``put`` takes what comes of it, ``has_room`` tells whether previews are welcome.
+    """Feeds the assembler with frames and documents, and passes on the curves that it releases.
 
-    ``open_runs`` names the raw runs that documents of ours are open for.
+    ``newest_frame_s`` is the monotonic time of the newest frame [s], ``n_documents`` the number of documents received.
+
+    Parameters
+    ----------
+    settings
+        Form of the documents, rates of previews and frames.
+    receiver, documents
+        Sockets of the detector and of the document bus.
+    assembler
+        Takes the messages and the documents.
+    announcer
+        Sends progress and frames to the operators' pages.
+    alarms
+        Alarms of the service.
     """
 
     def __init__(
@@ -79,14 +93,14 @@ class Ingest:
         self._announcer = announcer
         self._alarms = alarms or Alarms()
         self._unusable = Complaints(logger, "document")
-        self._unusable_s = self._malformed_s = -ALARM_S
+        self._unusable_s = self._malformed_s = -ALARM_HOLD_S
         self._read = bus.reader(settings.serializer)
-        self._shown: dict[str, int] = {}
+        self._n_shown: dict[str, int] = {}
         self._ended_runs: set[str] = set()
-        self._stop_heard_s: dict[str, float] = {}
+        self._begin_s = time.time()
         self._preview_s = 0.0
         self._frame_s = 0.0
-        self._unshown: DetectorFrame | None = None
+        self._next_frame: DetectorFrame | None = None
 
     def run(
         self,
@@ -95,7 +109,19 @@ class Ingest:
         has_room: Callable[[], bool],
         open_runs: Callable[[], Iterable[str]],
     ) -> None:
-        """Read until stopped; what is open then is left for the next start."""
+        """Read until stopped; open series are left for the next start.
+
+        Parameters
+        ----------
+        is_stopped
+            Tells whether to end.
+        put
+            Takes curves, previews and ends of runs.
+        has_room
+            Tells whether a preview may be put into the queue.
+        open_runs
+            Returns the uids of the raw runs for which a run of this service is open.
+        """
         poller = zmq.Poller()
         poller.register(self._receiver.socket, zmq.POLLIN)
         poller.register(self._documents, zmq.POLLIN)
@@ -106,7 +132,7 @@ class Ingest:
             if self._receiver.socket in events:
                 self._take_frames()
             self._show_newest()
-            self._receiver.revive(time.monotonic())
+            self._receiver.reconnect_if_cut(time.monotonic())
             for curve in self._assembler.poll():
                 self._pass_on(curve, put)
             self._end_runs(open_runs(), put)
@@ -114,7 +140,7 @@ class Ingest:
             self._alarm()
 
     def counters(self) -> dict[str, int]:
-        """Return counts since the start, of messages of the detector and of documents."""
+        """Return the numbers of messages of the detector, and of documents, since the start of the service."""
         receiver = self._receiver
         return {
             "messages": receiver.n_messages,
@@ -139,21 +165,21 @@ class Ingest:
 
     def _show(self, frame: DetectorFrame) -> None:
         self.newest_frame_s = time.monotonic()
-        self._unshown = frame if self._announcer.is_on else None
+        self._next_frame = frame if self._announcer.is_on else None
         self._show_newest()
 
     def _show_newest(self) -> None:
-        """Show the newest frame as soon as the rate allows it: the last frame of a series too, which none follows."""
-        frame, now = self._unshown, time.monotonic()
+        """Send the newest frame to the operators' pages when the rate allows it; so the last of a series comes too."""
+        frame, now = self._next_frame, time.monotonic()
         if frame is not None and now >= self._frame_s:
-            self._unshown = None
+            self._next_frame = None
             self._announcer.tell(frame_message(frame.series or "unnamed", frame.image_id, frame.pixels))
-            spent_s = time.monotonic() - now  # of large frames fewer are shown: no more than a twentieth of the time
-            self._frame_s = now + max(self._settings.frame_every_s, 20 * spent_s)
+            spent_s = time.monotonic() - now
+            self._frame_s = now + max(self._settings.frame_every_s, 20 * spent_s)  # at most 1/20 of the time
 
     def _take_documents(self) -> None:
-        received = bus.received(self._documents, self._settings.prefix, self._read, on_unusable=self._refuse)
-        for _, (name, doc) in zip(range(AT_ONCE), received, strict=False):
+        documents = bus.receive(self._documents, self._settings.prefix, self._read, on_unusable=self._refuse)
+        for _, (name, doc) in zip(range(MAX_DOCUMENTS), documents, strict=False):
             self.n_documents += 1
             try:
                 self._assembler.on_document(name, doc)
@@ -165,14 +191,14 @@ class Ingest:
         self._unusable_s = time.monotonic()
 
     def _alarm(self) -> None:
-        """Tell operators of documents and messages that cannot be used, as long as such have come of late."""
+        """Set the alarms about unusable documents and messages, or clear them `ALARM_HOLD_S` after the last one."""
         now = time.monotonic()
-        if now - self._unusable_s < ALARM_S:
-            text = f"{self._unusable.n} documents could not be used; the first: {self._unusable.first}"
+        if now - self._unusable_s < ALARM_HOLD_S:
+            text = f"{self._unusable.n} documents could not be used, the first of them: {self._unusable.first}"
             self._alarms.set("documents", text[:400])
         else:
             self._alarms.clear("documents")
-        if now - self._malformed_s < ALARM_S:
+        if now - self._malformed_s < ALARM_HOLD_S:
             self._alarms.set("messages", f"{self._receiver.n_malformed} messages of the detector could not be used")
         else:
             self._alarms.clear("messages")
@@ -187,37 +213,34 @@ class Ingest:
             account=curve.account,
         )
         self._announcer.tell(progress_message(progress, is_over=True))
-        self._shown.pop(curve.key, None)
+        self._n_shown.pop(curve.key, None)
         if curve.run.uid in self._ended_runs or not curve.run.is_heard:
             put(RunStopped(uid=curve.run.uid))
 
     def _report(self, put: Callable[[Work], None], has_room: Callable[[], bool]) -> None:
-        """Pass previews on when they are due, or a curve is new."""
-        is_due = time.monotonic() - self._preview_s >= self._settings.preview_every_s
-        if not is_due:
+        """Pass on a preview of each curve that has new frames, when previews are due."""
+        if time.monotonic() - self._preview_s < self._settings.preview_every_s:
             return
         self._preview_s = time.monotonic()
-        for one in self._assembler.progress():
-            if self._shown.get(one.key, 0) < one.account.received:
-                self._shown[one.key] = one.account.received
-                self._announcer.tell(progress_message(one))
-                if one.run.is_heard and has_room():
-                    put(one)
+        for progress in self._assembler.progress():
+            if self._n_shown.get(progress.key, 0) < progress.account.received:
+                self._n_shown[progress.key] = progress.account.received
+                self._announcer.tell(progress_message(progress))
+                if progress.run.is_heard and has_room():
+                    put(progress)
 
     def _end_runs(self, open_runs: Iterable[str], put: Callable[[Work], None]) -> None:
-        """Pass on that a raw run is over, once its stop has had time to be overtaken by its frames."""
-        now, runs = time.monotonic(), self._assembler.book.runs
+        """Pass on the ends of raw runs: with a stop document `STOP_DELAY_S` ago, or unknown, and without open curves.
+
+        ``open_runs`` are the raw runs for which a run of this service is open.
+        """
+        now_s, runs, published = time.time(), self._assembler.book.runs, set(open_runs)
         measured = set(self._assembler.open_runs().values())
-        over = []
-        for uid, record in runs.items():
-            if record.stop is not None and uid not in self._ended_runs:
-                heard_s = self._stop_heard_s.setdefault(uid, now)
-                if now - heard_s >= RUN_END_S and uid not in measured:
-                    over.append(uid)
-        for uid in [uid for uid in self._stop_heard_s if uid not in runs]:
-            del self._stop_heard_s[uid]
-            self._ended_runs.discard(uid)
-        over += [uid for uid in open_runs if not {uid} & (runs.keys() | measured | self._ended_runs)]
+        self._ended_runs &= runs.keys() | published
+        stopped = {uid: record.stop_heard_s for uid, record in runs.items() if record.stop_heard_s is not None}
+        over = [uid for uid, heard_s in stopped.items() if now_s - max(heard_s, self._begin_s) >= STOP_DELAY_S]
+        over += published - runs.keys()
         for uid in over:
-            self._ended_runs.add(uid)
-            put(RunStopped(uid=uid))
+            if uid not in measured and uid not in self._ended_runs:
+                self._ended_runs.add(uid)
+                put(RunStopped(uid=uid))

@@ -1,4 +1,4 @@
-"""Outgoing: the runs of ours that are open, and the way of their results to disk, spool and bus."""
+"""Outgoing: the open runs of this service, and the way of their results to disk, spool and bus."""
 
 from __future__ import annotations
 
@@ -29,37 +29,87 @@ from cdi_stream.operators.feed import result_message
 logger = logging.getLogger(__name__)
 
 ARRAYS_WAIT_S = 60.0
-"""A run is kept open for arrays that the disk does not take for so long; later they go out in a run of their own."""
+"""Time [s] that a run stays open while the disk is full; arrays written later are published in a run of their own."""
 
 MAX_PENDING = 20
-"""Results whose arrays are kept in memory until the disk takes them; of the oldest beyond, the arrays are lost."""
+"""Number of results whose arrays are kept in memory while the disk is full; the arrays of older results are lost."""
+
+
+class _Publisher:
+    """Publisher of one run of this service, and the documents of the run that are not in the spool yet."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        provenance: Provenance,
+        shapes: Mapping[str, Shape],
+        directory: Path,
+        identity: Identity,
+    ) -> None:
+        self.run = RunPublisher(context, provenance, shapes, directory, self._compose, identity)
+        self._composed: list[Item] = []
+
+    @property
+    def uid(self) -> str:
+        """Uid of the run."""
+        return self.run.uid
+
+    def take(self) -> list[Item]:
+        """Return the documents that are not in the spool yet; they count as taken from now on."""
+        items, self._composed = self._composed, []
+        return items
+
+    def drop_half(self) -> None:
+        """Delete the documents of an event that failed half-way; start document and descriptors are kept."""
+        self._composed = [(name, doc) for name, doc in self._composed if name in ("start", "descriptor")]
+
+    def _compose(self, name: str, doc: Mapping[str, Any]) -> None:
+        self._composed.append((name, doc))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pending:
-    """A result whose event is out and whose arrays are not on disk."""
+    """A result whose event is published and whose arrays are not on disk."""
 
     context: RunContext
-    publisher: RunPublisher
+    publisher: _Publisher
     result: Result
     published: Published
 
 
 @dataclass(slots=True, kw_only=True)
 class _Closing:
-    """A run whose stop document waits for arrays."""
+    """A run whose stop document waits for arrays since ``since_s`` (monotonic) [s]."""
 
-    publisher: RunPublisher
+    publisher: _Publisher
     exit_status: ExitStatus
     reason: str
     since_s: float
 
 
 class Outgoing:
-    """Safe to use from several threads; each raw run has one run of ours while it is open.
+    """Open runs of this service, one for each raw run.  Safe to use from several threads.
 
-    ``push`` is called when new documents are in the spool, ``done`` with the key of a curve whose reconstruction is
-    out with its arrays: nothing of it is needed any more.  ``clock`` gives monotonic seconds.
+    Parameters
+    ----------
+    provenance
+        Origin of the results, written into each start document.
+    shapes
+        Shape of the arrays of each stream.
+    directory
+        Folder of the results.
+    spool
+        Takes the documents.
+    push
+        Called when new documents are in the spool.
+    announcer
+        Sends the results to the operators' pages.
+    alarms
+        Alarms of the service.
+    clock
+        Monotonic time [s].
+    done
+        Called with the key of a curve whose reconstruction is published with its arrays.
     """
 
     def __init__(
@@ -84,36 +134,35 @@ class Outgoing:
         self._alarms = alarms or Alarms()
         self._clock = clock
         self._lock = threading.RLock()
-        self._publishers: dict[str, RunPublisher] = {}
-        self._composed: list[Item] = []
+        self._publishers: dict[str, _Publisher] = {}
         self._pending: list[_Pending] = []
         self._closing: list[_Closing] = []
 
     def open_runs(self) -> tuple[str, ...]:
-        """Return the raw runs that a run of ours is open for."""
+        """Return the uids of the raw runs for which a run of this service is open."""
         return tuple(self._publishers)
 
     def uid_for(self, context: RunContext) -> str:
-        """Return the uid of the run of ours for a raw run; it is opened if need be."""
+        """Return the uid of this service's run for a raw run; the run is opened if it is not open."""
         with self._lock:
             return self._publisher(context).uid
 
     def preview(self, progress: CurveProgress) -> None:
-        """Publish how far a curve has come."""
+        """Publish the progress of a curve; an error is only logged."""
         with self._lock:
             publisher = self._publisher(progress.run)
             try:
-                publisher.preview(progress)
-                self._emit(publisher.uid)
+                publisher.run.preview(progress)
+                self._emit(publisher)
             except Exception:
-                self._drop_half()
-                self._emit(publisher.uid)
+                publisher.drop_half()
+                self._emit(publisher)
                 logger.exception("run %s: a preview cannot be published", progress.run.uid[:8])
 
     def result(self, context: RunContext, result: Result) -> str | None:
-        """Write and publish one result; returns what is wrong with the publication, None if nothing is.
+        """Write and publish one result; return the problem of the publication, None without one.
 
-        Neither a full disk nor metadata that no schema allows ends the service.
+        Neither a full disk nor invalid metadata ends the service.
         """
         with self._lock:
             publisher = self._publisher(context)
@@ -135,20 +184,22 @@ class Outgoing:
         return problem
 
     def close(self, raw_uid: str, exit_status: ExitStatus = "success", reason: str = "") -> None:
-        """Publish the stop of our run for a raw one, if there is one; it waits a while for arrays under way."""
+        """Publish the stop document of this service's run for a raw run, if it is open.
+
+        After success the stop document waits up to `ARRAYS_WAIT_S` for arrays that are not on disk.
+        """
         with self._lock:
             publisher = self._publishers.pop(raw_uid, None)
             if publisher is None:
                 return
-            waits = exit_status == "success" and any(one.publisher is publisher for one in self._pending)
             closing = _Closing(publisher=publisher, exit_status=exit_status, reason=reason, since_s=self._clock())
-            if waits:
+            if exit_status == "success" and self._lacks_arrays(publisher):
                 self._closing.append(closing)
             else:
                 self._stop(closing)
 
     def close_all(self, reason: str) -> int:
-        """Publish the stop of every run of ours; returns how many results lack their arrays."""
+        """Publish the stop document of every run; return the number of results without their arrays."""
         with self._lock:
             for raw_uid in self.open_runs():
                 self.close(raw_uid, "abort", reason)
@@ -158,9 +209,9 @@ class Outgoing:
             return len(self._pending)
 
     def retry(self) -> None:
-        """Try to write the arrays that are not on disk; to be called now and then."""
+        """Try to write the arrays that are not on disk; call this regularly."""
         with self._lock:
-            self._pending = [one for one in self._pending if not self._is_complete(one)]
+            self._pending = [pending for pending in self._pending if not self._complete(pending)]
             if not self._pending:
                 self._alarms.clear("disk")
             due = [c for c in self._closing if not self._waits(c)]
@@ -169,79 +220,81 @@ class Outgoing:
                 self._stop(closing)
 
     def _waits(self, closing: _Closing) -> bool:
-        is_early = self._clock() - closing.since_s < ARRAYS_WAIT_S
-        return is_early and any(one.publisher is closing.publisher for one in self._pending)
+        return self._clock() - closing.since_s < ARRAYS_WAIT_S and self._lacks_arrays(closing.publisher)
 
-    def _published(self, context: RunContext, publisher: RunPublisher, result: Result) -> str | None:
+    def _lacks_arrays(self, publisher: _Publisher) -> bool:
+        """Whether a result of a run has its arrays not on disk."""
+        return any(pending.publisher is publisher for pending in self._pending)
+
+    def _published(self, context: RunContext, publisher: _Publisher, result: Result) -> str | None:
+        """Publish one result; return the problem of the publication, None without one."""
         key = _key_of(result)
         try:
-            published = publisher.result(result)
-            self._emit(publisher.uid, key if published.problem is None else None)
+            published = publisher.run.result(result)
+            self._emit(publisher, key if published.problem is None else None)
         except Exception as error:
-            self._drop_half()
-            self._emit(publisher.uid)
+            publisher.drop_half()
+            self._emit(publisher)
             logger.exception("run %s: the %s cannot be published", context.uid[:8], result.stream)
             return f"not published: {error!r:.200}"
         if published.problem is None:
             return None
-        self._alarms.set("disk", f"{published.problem}: results are published without their arrays; make room")
+        self._alarms.set(
+            "disk", f"{published.problem}: results are published without their arrays; make room on the disk"
+        )
         logger.error("run %s: %s", context.uid[:8], published.problem)
         self._pending.append(_Pending(context=context, publisher=publisher, result=result, published=published))
         self._pending = self._pending[-MAX_PENDING:]
         return published.problem
 
-    def _is_complete(self, one: _Pending) -> bool:
-        """Bring the arrays of one result to disk, in its own run if that is open, else in a run of arrays."""
-        is_open = one.publisher.is_open
-        publisher, published = (one.publisher, one.published) if is_open else self._arrays_run(one)
+    def _complete(self, pending: _Pending) -> bool:
+        """Write the arrays of one result, and publish their place; false if the disk is still full.
+
+        The place is published in the run of the result while that is open, else in a run of its own.
+        """
+        is_open = pending.publisher.run.is_open
+        publisher, published = (pending.publisher, pending.published) if is_open else self._arrays_run(pending)
         try:
-            problem = publisher.complete(one.result, published)
+            problem = publisher.run.complete(pending.result, published)
             if problem is None and not is_open:
-                publisher.close()
-        except Exception:
-            logger.exception("run %s: arrays cannot be published", one.context.uid[:8])
-            problem = None  # to try again would not help
+                publisher.run.close()
+        except Exception:  # another attempt would fail in the same way
+            logger.exception("run %s: arrays cannot be published", pending.context.uid[:8])
+            problem, publisher = None, pending.publisher  # no document of a run of its own is published
+            publisher.drop_half()
         if problem is not None:
-            self._drop_half()
             return False
-        self._emit(publisher.uid, _key_of(one.result))
+        self._emit(publisher, _key_of(pending.result))
         return True
 
-    def _arrays_run(self, one: _Pending) -> tuple[RunPublisher, Published]:
-        uid = derived_uid(one.publisher.uid, one.result.stream, str(one.published.seq_num), "arrays")
-        identity = Identity(uid=uid, stage="arrays", parents=(one.publisher.uid,))
-        publisher = RunPublisher(one.context, self._provenance, self._shapes, self._directory, self._compose, identity)
-        return publisher, replace(one.published, seq_num=1)
+    def _arrays_run(self, pending: _Pending) -> tuple[_Publisher, Published]:
+        uid = derived_uid(pending.publisher.uid, pending.result.stream, str(pending.published.seq_num), "arrays")
+        identity = Identity(uid=uid, stage="arrays", parents=(pending.publisher.uid,))
+        return self._new_publisher(pending.context, identity), replace(pending.published, seq_num=1)
 
     def _stop(self, closing: _Closing) -> None:
-        closing.publisher.close(closing.exit_status, closing.reason)
-        self._emit(closing.publisher.uid)
+        closing.publisher.run.close(closing.exit_status, closing.reason)
+        self._emit(closing.publisher)
 
-    def _publisher(self, context: RunContext) -> RunPublisher:
+    def _publisher(self, context: RunContext) -> _Publisher:
+        """Return the publisher of the run for a raw run; the run is opened if it is not open."""
         if context.uid not in self._publishers:
             attempt = self._spool.next_attempt(context.uid)
             identity = reconstruction_identity(context.uid, self._provenance.config_sha256, attempt)
-            self._publishers[context.uid] = RunPublisher(
-                context, self._provenance, self._shapes, self._directory, self._compose, identity
-            )
+            self._publishers[context.uid] = self._new_publisher(context, identity)
         return self._publishers[context.uid]
 
-    def _drop_half(self) -> None:
-        """Drop the documents of an event that could not be composed to its end; what its run needs is kept."""
-        self._composed = [(name, doc) for name, doc in self._composed if name in ("start", "descriptor")]
+    def _new_publisher(self, context: RunContext, identity: Identity) -> _Publisher:
+        return _Publisher(context, self._provenance, self._shapes, self._directory, identity)
 
-    def _compose(self, name: str, doc: Mapping[str, Any]) -> None:
-        self._composed.append((name, doc))
-
-    def _emit(self, run: str, curve_key: str | None = None) -> None:
-        """Hand what was composed to the spool, all at once, and let the bus have it."""
-        items, self._composed = self._composed, []
-        self._spool.put(run, items, curve_key=curve_key)
+    def _emit(self, publisher: _Publisher, curve_key: str | None = None) -> None:
+        """Put the documents of a run into the spool in one transaction, and send them to the bus."""
+        self._spool.put(publisher.uid, publisher.take(), curve_key=curve_key)
         self._push()
         if curve_key is not None:
             self._done(curve_key)
 
 
 def _key_of(result: Result) -> str | None:
-    """Key of the curve that is spoken for by a result."""
+    """Return the key of the curve that counts as published with a result; None for other results."""
     return result.key if result.stream == "reconstruction" and result.key else None

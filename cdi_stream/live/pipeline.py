@@ -118,7 +118,7 @@ class Service:
 
     def start(self) -> None:
         """Start the threads, after taking up what an earlier service left."""
-        n_runs = self._parts.spool.close_left_runs("the service was killed")
+        n_runs = self._parts.spool.close_open_runs("the service was killed")
         n_curves = self._parts.assembler.resume(self._parts.spool.is_published, self._parts.decode)
         if n_runs or n_curves:
             logger.info("of the last service: %d curves to go on with, %d runs closed", n_curves, n_runs)
@@ -310,7 +310,7 @@ class Service:
         if self._parts.archives and not self._parts.spool.is_published(key):
             sinks = tuple(archive.name for archive in self._parts.archives)
             self._parts.spool.put(job.key, documents, curve_key=key, sinks=sinks)
-        self._parts.backlog.archived(job)
+        self._parts.backlog.mark_archived(job)
         self._parts.announcer.tell(refinement_message(job, documents))
 
     def _announce(self) -> None:
@@ -332,7 +332,7 @@ class Service:
             "counters": self._parts.ingest.counters(),
             "waiting": self._n_unfinished,
             "lag_s": None if newest_s is None else time.monotonic() - newest_s,
-            "alarms": self._parts.alarms.standing(),
+            "alarms": self._parts.alarms.active(),
         }
 
 

@@ -1,4 +1,4 @@
-"""A published refinement as the operators' pages see it: from its documents and its file."""
+"""Message for the operators' pages about a published refinement, made from its documents and its file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdi_stream.refine.queue import Document, Job
 
 
 def refinement_message(job: Job, documents: list[Document]) -> FeedMessage:
-    """Tell of a refinement; without slices if its file has gone."""
+    """Return the message about a refinement; without slices if its file cannot be read."""
     data = next(doc["data"] for name, doc in documents if name == "event")
     plain = {key.removeprefix(f"{STREAM}_"): value for key, value in data.items()}
     reasons = [reason for reason in plain["reasons"].split(" | ") if reason]

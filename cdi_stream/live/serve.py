@@ -1,4 +1,4 @@
-"""From a configuration to a running service: the composition of sockets, plugins, network and sinks."""
+"""The service of a configuration, composed of sockets, plugins, network and sinks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import torch
 import zmq
 
 from cdi_stream.alarms import Alarms
-from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
-from cdi_stream.config import Config, read_image
+from cdi_stream.assemble.settings import AssembleSettings
+from cdi_stream.config import Config, MethodConfig, read_image
 from cdi_stream.documents import bus
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.publish import Provenance
@@ -25,10 +26,8 @@ from cdi_stream.documents.readings import ReadingNames
 from cdi_stream.documents.spool import Spool
 from cdi_stream.documents.tiled_server import local_tiled
 from cdi_stream.inversion.chain import ChainSettings, warm_up
-from cdi_stream.inversion.locate import FixedGeometry
 from cdi_stream.inversion.methods import MethodSettings
-from cdi_stream.inversion.phase_retrieval import PhaseSettings
-from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings
+from cdi_stream.inversion.prepare import DetectorKnowledge
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
@@ -36,7 +35,6 @@ from cdi_stream.live.sockets import Sockets
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
 from cdi_stream.operators.announce import Announcer
-from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.backlog import Backlog, BacklogSettings
 from cdi_stream.registry import load
@@ -47,15 +45,21 @@ from cdi_stream.stream.series import SeriesLimits
 
 @contextlib.contextmanager
 def running_service(config: Config, config_file: Path, sockets: Sockets) -> Iterator[Service]:
-    """Start the service of a configuration; stop it on the way out.
+    """Yield the running service of a configuration; it stops with the context.
 
-    ``config_file`` is where the configuration was read from: the worker process reads it too.  ``sockets`` were opened
-    before, so that nothing is lost while the network is loaded.
+    Parameters
+    ----------
+    config
+        Configuration.
+    config_file
+        File of the configuration; the worker process reads it too.
+    sockets
+        Open sockets, which receive messages while the network is loaded.
 
     Raises
     ------
     InputError, ServiceError
-        If a file, plugin, endpoint or server that the configuration names is not there.
+        If the configuration names a file, plugin, endpoint or server that is not available.
     """
     torch.set_num_threads(config.threads)
     network = load_network(config.network.file, config.device)
@@ -73,14 +77,16 @@ def running_service(config: Config, config_file: Path, sockets: Sockets) -> Iter
 def _parts(
     config: Config, config_file: Path, network: Network, chain: ChainSettings, sockets: Sockets, stack: ExitStack
 ) -> Parts:
-    """Open what the service needs; ``stack`` closes sockets and servers after it."""
+    """Return the parts of the service; ``stack`` closes sockets and servers at the end."""
     directory = config.publish.directory.resolve()
     alarms = Alarms()
     archives = _archives(config, stack, alarms)
     spool = Spool(directory, tuple(name for name, _ in archives), alarms)
     receiver = _receiver(config, sockets)
     stack.callback(receiver.close)
-    delivery = BusDelivery(spool, bus_sink_of(config, is_immediate=True), _heard(sockets.witness, config), alarms)
+    delivery = BusDelivery(
+        spool, bus_sink_of(config, is_immediate=True), _received_uids(sockets.delivery_monitor, config), alarms
+    )
     provenance = _provenance(config, chain, network)
     announcer = Announcer(config.feed.endpoint)
     incoming = Incoming((config.assemble.directory or directory / "incoming").resolve())
@@ -105,20 +111,20 @@ def _parts(
     )
 
 
-def _heard(socket: zmq.Socket[bytes], config: Config) -> Callable[[int], Iterator[str]]:
+def _received_uids(socket: zmq.Socket[bytes], config: Config) -> Callable[[int], Iterator[str]]:
     """Return the function that yields the uids of documents that come on the bus within a time [ms]."""
     read = bus.reader(config.documents.serializer)
 
-    def heard(timeout_ms: int) -> Iterator[str]:
-        for _, doc in bus.received(socket, config.documents.prefix, read, timeout_ms, on_unusable=lambda _: None):
+    def received_uids(timeout_ms: int) -> Iterator[str]:
+        for _, doc in bus.receive(socket, config.documents.prefix, read, timeout_ms, on_unusable=lambda _: None):
             if isinstance(uid := doc.get("uid"), str):
                 yield uid
 
-    return heard
+    return received_uids
 
 
 def bus_sink_of(config: Config, *, is_immediate: bool = False) -> Sink:
-    """Sink that publishes to the document bus; ``is_immediate`` drops what is sent while the proxy is away."""
+    """Return a sink that publishes to the document bus; ``is_immediate``: drop documents while the proxy is down."""
     documents = config.documents
     return load("cdi_stream.sink", "bus")(
         address=documents.publish,
@@ -129,7 +135,7 @@ def bus_sink_of(config: Config, *, is_immediate: bool = False) -> Sink:
 
 
 def chain_settings(config: Config) -> ChainSettings:
-    """What the configuration says of the way from curve to crystal."""
+    """Return the settings of the steps from a curve to a crystal."""
     roi = config.detector.roi
     cut = (slice(None), slice(None)) if roi is None else (slice(roi[0], roi[1]), slice(roi[2], roi[3]))
     bad = None if config.detector.bad_pixels is None else read_image(config.detector.bad_pixels)[cut]
@@ -137,18 +143,14 @@ def chain_settings(config: Config) -> ChainSettings:
     geometry = config.geometry
     return ChainSettings(
         beamline=geometry.value(),
-        fixed=FixedGeometry(**geometry.model_dump(exclude={"beamline", "inline"})),
+        fixed=geometry,
         known=DetectorKnowledge(
             good_pixels=None if bad is None else bad == 0,
             white_field=None if white is None else white.astype("float32"),
             saturation_counts=config.detector.saturation_counts,
         ),
-        prepare=PrepareSettings(max_shape=config.prepare.max_shape, min_counts=config.prepare.min_counts),
-        phase=PhaseSettings(
-            budget_s=config.phase.budget_s,
-            most_voxels=config.phase.most_voxels,
-            recipe=None if config.phase.recipe is None else parse_recipe(config.phase.recipe),
-        ),
+        prepare=config.prepare,
+        phase=config.phase,
         lab_shape=config.publish.lab_shape,
         device=config.device,
     )
@@ -176,13 +178,8 @@ def _ingest_settings(config: Config) -> IngestSettings:
 def _backlog(config: Config, config_file: Path, provenance: Provenance, directory: Path) -> Backlog:
     refine, documents = config.refine, config.documents
     settings = MethodSettings(
-        recipe=refine.recipe,
-        network_file=config.network.file.resolve(),
-        network_steps=refine.network_steps,
-        network_recipe=refine.network_recipe,
-        budget_s=refine.budget_s,
+        **refine.model_dump(include=set(MethodConfig.model_fields)), network_file=config.network.file.resolve()
     )
-    parse_recipe(refine.recipe), parse_recipe(refine.network_recipe)  # refused now, not in the night
     return Backlog(
         BacklogSettings(
             methods=refine.methods,
@@ -230,21 +227,21 @@ def _assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings
 
 
 def memory_bytes() -> int:
-    """Return the size of this machine's memory."""
+    """Return the size of this machine's memory [bytes]."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _archives(config: Config, stack: ExitStack, alarms: Alarms) -> list[tuple[str, Callable[[], Sink]]]:
-    """Return the slower sinks by name, each with the function that opens it."""
+    """Return the archives by name, each with the function that opens it."""
     publish = config.publish
-    found: list[tuple[str, Callable[[], Sink]]] = []
+    archives: list[tuple[str, Callable[[], Sink]]] = []
     if publish.json_lines is not None:
-        found.append(("json_lines", partial(load("cdi_stream.sink", "json_lines"), path=publish.json_lines)))
+        archives.append(("json_lines", partial(load("cdi_stream.sink", "json_lines"), path=publish.json_lines)))
     if publish.tiled is None:
-        return found
+        return archives
     make = load("cdi_stream.sink", "tiled")
     if publish.tiled != "local":
-        return [*found, ("tiled", partial(make, uri=publish.tiled, api_key=publish.tiled_api_key))]
+        return [*archives, ("tiled", partial(make, uri=publish.tiled, api_key=publish.tiled_api_key))]
     directory = publish.directory.resolve()
     server = stack.enter_context(local_tiled(directory, publish.tiled_port, publish.tiled_api_key, alarms))
 
@@ -253,4 +250,4 @@ def _archives(config: Config, stack: ExitStack, alarms: Alarms) -> list[tuple[st
         sink: Sink = make(uri=server.uri, api_key=server.api_key)
         return sink
 
-    return [*found, ("tiled", make_local)]
+    return [*archives, ("tiled", make_local)]

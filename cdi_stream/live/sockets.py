@@ -1,7 +1,8 @@
-"""Sockets that are opened before anything heavy is loaded: what is published meanwhile waits in them.
+"""Sockets of the service, opened before torch and the network are loaded.
 
-A service that starts again in mid-scan loses the documents, and the frames of a publishing detector, that go out
-before it subscribes.  Loading torch and warming up a network take seconds, connecting takes milliseconds.
+A service that is started during a scan loses the documents, and the frames of a publishing detector, that are sent
+before it subscribes.  To load torch and the network takes seconds, to connect takes milliseconds; messages that come
+in between wait in the sockets.
 """
 
 from __future__ import annotations
@@ -19,34 +20,43 @@ from cdi_stream.stream.detector import socket_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
-    """Connections of a service: ``documents`` for the assembler, ``witness`` for what of ours is heard.
+    """Connections of a service.
 
-    ``detector`` is None where it has not been opened yet.
+    Parameters
+    ----------
+    context
+        Context of the sockets.
+    documents
+        Socket on the document bus, for the assembler.
+    delivery_monitor
+        Second socket on the document bus, which shows whether documents of this service arrive.
+    detector
+        Socket of the detector; None if it is not open yet.
     """
 
     context: zmq.Context[zmq.Socket[bytes]]
     documents: zmq.Socket[bytes]
-    witness: zmq.Socket[bytes]
+    delivery_monitor: zmq.Socket[bytes]
     detector: zmq.Socket[bytes] | None
 
 
 @contextlib.contextmanager
 def open_sockets(config: Config) -> Iterator[Sockets]:
-    """Connect to the document bus, and to a detector that publishes whether or not anybody listens.
+    """Yield sockets that are connected to the document bus, and to the detector if it publishes (``socket = "sub"``).
 
-    A detector that pushes waits by itself; it is left alone until the service can take its frames.
+    A detector that pushes waits until its frames are taken; its socket is opened later.
 
     Raises
     ------
     EndpointError
-        If an address is none.
+        If an address is invalid.
     """
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
-        documents, witness = (bus.listen(context, config.documents.subscribe) for _ in range(2))
+        documents, delivery_monitor = (bus.listen(context, config.documents.subscribe) for _ in range(2))
         stack.callback(documents.close, 0)
-        stack.callback(witness.close, 0)
+        stack.callback(delivery_monitor.close, 0)
         detector = socket_of(config.detector, context) if config.detector.socket == "sub" else None
         if detector is not None:
             stack.callback(detector.close, 0)
-        yield Sockets(context=context, documents=documents, witness=witness, detector=detector)
+        yield Sockets(context=context, documents=documents, delivery_monitor=delivery_monitor, detector=detector)

@@ -229,7 +229,7 @@ def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContr
     if f"extra/{CONTRACT_FILE}" not in inside:
         raise NetworkFileError(
             f"{path}: expected TorchScript with {CONTRACT_FILE} inside, got TorchScript without it: save it with "
-            f"_extra_files={{'{CONTRACT_FILE}': ...}}, see deploy/docs/networks.md"
+            f"_extra_files={{'{CONTRACT_FILE}': ...}}, see deploy/docs/explanation/network-files.md"
         )
     try:
         contract = NetworkContract.model_validate_json(inside[f"extra/{CONTRACT_FILE}"])

@@ -31,7 +31,7 @@ class Announcer:
         self._service = uuid.uuid4().hex[:8]
         self._n_sent = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = None if endpoint is None else _bound(self._context, endpoint)
+        self._socket = None if endpoint is None else _bind(self._context, endpoint)
 
     @property
     def is_on(self) -> bool:
@@ -61,7 +61,7 @@ class Announcer:
         self._context.term()
 
 
-def _bound(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+def _bind(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.PUB)
     socket.setsockopt(zmq.SNDHWM, MAX_WAITING)
     socket.setsockopt(zmq.IPV6, is_ipv6(endpoint))

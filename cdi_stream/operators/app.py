@@ -20,11 +20,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import Request
 from starlette.websockets import WebSocketDisconnect
 
+from cdi_stream.addresses import is_loopback
 from cdi_stream.errors import ConfigError, EndpointError
 from cdi_stream.operators.client import Client
 from cdi_stream.operators.connection import MAX_HEADER_BYTES, Connection
-from cdi_stream.operators.gate import Gate, is_loopback
-from cdi_stream.operators.history import Keeper, restored
+from cdi_stream.operators.gate import Gate
+from cdi_stream.operators.history import Keeper, load_history
 from cdi_stream.operators.hub import Hub, listen, subscribe
 
 TRY_AGAIN_LATER = 1013
@@ -61,11 +62,11 @@ def run_dashboard(feed: str, host: str, port: int, token: str | None, history: P
     with zmq.Context() as context:
         subscribe(context, feed).close()
     config = server_config(make_app(feed, token, history), host, port)
-    with bound(host, port) as place, contextlib.suppress(KeyboardInterrupt):
+    with open_listening_socket(host, port) as place, contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[place])
 
 
-def bound(host: str, port: int) -> socket.socket:
+def open_listening_socket(host: str, port: int) -> socket.socket:
     """A socket that listens at an address; raises `EndpointError` if it cannot."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -101,7 +102,7 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
 def make_app(feed: str, token: str | None = None, history: Path | None = None) -> FastAPI:
     """The server, with a hub that listens to ``feed`` while it runs; ``history`` is as in `run_dashboard`."""
     keeper = None if history is None else Keeper(history)
-    hub = Hub() if history is None or keeper is None else Hub(results=restored(history), on_results=keeper.keep)
+    hub = Hub() if history is None or keeper is None else Hub(results=load_history(history), on_results=keeper.keep)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -160,14 +161,14 @@ def _add_feed(app: FastAPI, hub: Hub) -> None:
         await browser.accept()
         with hub.client(browser.client.host if browser.client else "") as client:
             await _serve(browser, client)
-        if client.displaced.is_set():
+        if client.has_lost_place.is_set():
             with contextlib.suppress(WebSocketDisconnect):
                 await browser.close(TRY_AGAIN_LATER, "another browser took this place")
 
 
 async def _serve(browser: WebSocket, client: Client) -> None:
     """Send until the browser has gone, or has lost its place."""
-    bodies = (_hear(browser), _send(browser, client), client.displaced.wait())
+    bodies = (_hear(browser), _send(browser, client), client.has_lost_place.wait())
     tasks = [asyncio.create_task(body) for body in bodies]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -17,7 +17,7 @@ class Client:
 
     def __init__(self, address: str = "") -> None:
         self.address = address
-        self.displaced = asyncio.Event()
+        self.has_lost_place = asyncio.Event()
         self.n_dropped = 0
         self._queue: deque[tuple[str, bytes]] = deque()
         self._has_some = asyncio.Event()
@@ -38,7 +38,7 @@ class Client:
         return self._queue.popleft()[1]
 
 
-def first_to_go(clients: Collection[Client]) -> Client:
+def client_to_displace(clients: Collection[Client]) -> Client:
     """Return the oldest client of the address that has the most of them, so that no address can fill all places.
 
     ``clients`` are in order of arrival, at least one.

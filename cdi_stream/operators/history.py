@@ -72,7 +72,7 @@ def read_history(path: Path) -> Results:
     return Results(headers=content["results"], newest=newest)
 
 
-def restored(path: Path) -> Results:
+def load_history(path: Path) -> Results:
     """Read the file; one that is damaged is put aside as ``.damaged``, and the history begins anew."""
     try:
         return read_history(path)

@@ -15,7 +15,7 @@ import zmq.asyncio
 
 from cdi_stream.addresses import is_ipv6
 from cdi_stream.errors import ConfigError, WireError
-from cdi_stream.operators.client import QUEUE_LENGTH, Client, first_to_go
+from cdi_stream.operators.client import QUEUE_LENGTH, Client, client_to_displace
 from cdi_stream.operators.feed import FeedMessage, pack, unpack
 from cdi_stream.operators.history import Results
 
@@ -136,9 +136,9 @@ class Hub:
         for (kind, _), ((header, images), heard_s) in self._newest.items():
             client.put(kind, to_bytes((header | {"age_s": self._clock() - heard_s}, images)))
         if len(self._clients) >= MAX_CLIENTS:
-            displaced = first_to_go(self._clients)
+            displaced = client_to_displace(self._clients)
             del self._clients[displaced]
-            displaced.displaced.set()
+            displaced.has_lost_place.set()
         self._clients[client] = None
         try:
             yield client

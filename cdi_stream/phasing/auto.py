@@ -21,10 +21,11 @@ another; the numbers that steer them are the fields of `cdi_stream.phasing.tunin
 3. *Climb* (`grid_level.climb`).  The best candidates are carried to finer and finer grids, by padding their diffraction
    with zeros, and are refined on each; a third of them is dropped from grid to grid.
 
-4. *Choose.*  On the finest grid the finalists are set to zero at the held-out voxels in reciprocal space, are refined without them, and
-   are ranked by the Poisson log-likelihood of these voxels (`ranking.rank_candidates`).  No crystal was fitted to them,
-   so overfitting does not help.  Crystals of few voxels are refined with a loose and with a tight support; the support
-   wins that gives the smaller product of free log-likelihood and amplitude spread.
+4. *Choose.*  On the finest grid the finalists are set to zero at the held-out voxels in reciprocal space and are
+   refined without these voxels.  They are then ranked by the Poisson log-likelihood of the held-out voxels
+   (`ranking.rank_candidates`).  No crystal was fitted to them, so overfitting does not help.  Crystals of few voxels
+   are refined with a loose and with a tight support; the support wins that gives the smaller product of free
+   log-likelihood and amplitude spread.
 
 5. *Finish* (`finish.finish_finalists`).  Further recipes are tried on the winner as long as one improves its score
    and leaves the held-out voxels as well explained; the other finalists then go through the same recipes.  If the

@@ -28,15 +28,15 @@ from cdi_stream.refine.inputs import INPUTS, write_input
 from cdi_stream.refine.jobs import JobSpec, spec_of
 from cdi_stream.refine.outbox import DeliveryMonitor
 from cdi_stream.refine.queue import PATIENCE_S, QUEUE, Document, Job, Queue, open_queue
-from cdi_stream.refine.turn import Urgency, sign_of_life
+from cdi_stream.refine.turn import UrgentLock, heartbeat_file
 
 logger = logging.getLogger(__name__)
 
-RESTART_S, MAX_RESTART_S, HEALTHY_S = 1.0, 120.0, 20.0
+RESTART_S, MAX_RESTART_S, STEADY_S = 1.0, 120.0, 20.0
 STOP_S = 10.0
-TROUBLE_S = 10.0
-LOOK_EVERY_S = 1.0
-HANGS_S = 120.0
+RETRY_S = 10.0
+ARCHIVE_CHECK_S = 1.0
+HANG_TIMEOUT_S = 120.0
 """A worker that has given no sign of life for so long, while nothing held it up, is killed and started again."""
 
 REQUESTS = "requests"
@@ -72,7 +72,7 @@ class Backlog:
 
     def __init__(self, settings: BacklogSettings) -> None:
         self._settings = settings
-        self._urgency = Urgency(settings.directory)
+        self._urgency = UrgentLock(settings.directory)
         self._looked_s = 0.0
         self._held_s = 0.0
         self._is_held = False
@@ -148,8 +148,8 @@ class Backlog:
                     with self._queue() as queue:
                         self._attend(queue, socket, worker, is_stopped, hand_on)
                 except Exception:
-                    logger.exception("the refinement queue is in trouble; trying again in %.0f s", TROUBLE_S)
-                    _sleep(TROUBLE_S, is_stopped)
+                    logger.exception("the refinement queue is in trouble; trying again in %.0f s", RETRY_S)
+                    _sleep(RETRY_S, is_stopped)
         worker.stop()
 
     def _attend(
@@ -160,21 +160,21 @@ class Backlog:
         is_stopped: Callable[[], bool],
         hand_on: Callable[[Job, list[Document]], None],
     ) -> None:
-        witness = DeliveryMonitor(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
+        monitor = DeliveryMonitor(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
         while not is_stopped():
-            witness.listen(200)
+            monitor.listen(200)
             self.enqueue_requests(queue)
-            worker.keep(queue.has_work(), is_held=self._is_held or time.monotonic() - self._held_s < HANGS_S)
+            worker.keep(queue.has_work(), is_held=self._is_held or time.monotonic() - self._held_s < HANG_TIMEOUT_S)
             now = time.monotonic()
-            if now - self._looked_s > LOOK_EVERY_S:
+            if now - self._looked_s > ARCHIVE_CHECK_S:
                 self._looked_s = now
-                for job, documents in queue.unarchived():
+                for job, documents in queue.jobs_to_archive():
                     hand_on(job, documents)
 
-    def archived(self, job: Job) -> None:
+    def mark_archived(self, job: Job) -> None:
         """The slower sinks have a job's documents."""
         with self._queue() as queue:
-            queue.archived(job)
+            queue.mark_archived(job)
 
     def close(self) -> None:
         """Let go of the locks."""
@@ -201,13 +201,13 @@ class _WorkerProcess:
         """
         if self._process is not None and self._process.poll() is None:
             if not is_held and self._hangs(self._process):
-                logger.warning("the worker has given no sign of life for %.0f s: it is killed", HANGS_S)
+                logger.warning("the worker has given no sign of life for %.0f s: it is killed", HANG_TIMEOUT_S)
                 self._process.kill()
                 self._process.wait()
             return
         now = time.monotonic()
         has_failed = self._process is not None and (self._process.poll() or 0) > 0
-        if has_failed and now - self._started_s < HEALTHY_S:
+        if has_failed and now - self._started_s < STEADY_S:
             self._pause_s = min(2 * self._pause_s, MAX_RESTART_S)
             logger.warning("the worker failed, see worker.log; it is started again in %.0f s", self._pause_s)
             self._process, self._started_s = None, now
@@ -218,12 +218,12 @@ class _WorkerProcess:
 
     def _hangs(self, process: Popen[bytes]) -> bool:
         """Whether the worker's sign of life, or its start, is long ago."""
-        sign = sign_of_life(self._settings.directory, process.pid)
+        sign = heartbeat_file(self._settings.directory, process.pid)
         try:
             age_s = time.time() - sign.stat().st_mtime
         except OSError:
-            return time.monotonic() - self._started_s > 2 * HANGS_S  # not even begun
-        return min(age_s, time.monotonic() - self._started_s) > HANGS_S
+            return time.monotonic() - self._started_s > 2 * HANG_TIMEOUT_S  # not even begun
+        return min(age_s, time.monotonic() - self._started_s) > HANG_TIMEOUT_S
 
     def stop(self) -> None:
         """End the worker, politely at first."""

@@ -91,7 +91,7 @@ def spec_of(
     )
 
 
-def refined(
+def run_job(
     spec: JobSpec,
     method: str,
     phased: PhasedVolume,

@@ -1,6 +1,6 @@
 """From computed to published: documents go out on the bus and count as published once they are heard there.
 
-0MQ's publishers are told nothing of what becomes of a message.  So a *witness* listens at the other end of the proxy
+0MQ's publishers are told nothing of what becomes of a message.  So a *monitor* listens at the other end of the proxy
 and notes in the queue what it hears.  The service runs one too: if a worker is killed between sending a document and
 hearing it, the service has heard it, and the next worker does not send it again.
 """
@@ -20,7 +20,7 @@ from cdi_stream.refine.queue import Job, Queue
 
 logger = logging.getLogger(__name__)
 
-HEARD_WITHIN_S = 5.0
+RESEND_AFTER_S = 5.0
 """A document that nobody heard for so long is sent again, later."""
 
 
@@ -35,9 +35,9 @@ class DeliveryMonitor:
 
     def listen(self, timeout_ms: int) -> None:
         """Note what has come, or comes within the time."""
-        for _, doc in bus.received(self._socket, self._prefix, self._read, timeout_ms):
+        for _, doc in bus.receive(self._socket, self._prefix, self._read, timeout_ms):
             if isinstance(uid := doc.get("uid"), str):
-                self._queue.heard(uid)
+                self._queue.mark_heard(uid)
 
 
 class Outbox:
@@ -47,13 +47,13 @@ class Outbox:
         self,
         queue: Queue,
         sink: Sink,
-        witness: DeliveryMonitor,
+        monitor: DeliveryMonitor,
         on_done: Callable[[Job], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._sink = sink
-        self._witness = witness
+        self._monitor = monitor
         self._on_done = on_done
         self._clock = clock
 
@@ -62,9 +62,9 @@ class Outbox:
 
         Returns when all is heard, or nobody seems to listen.
         """
-        self._witness.listen(0)
-        for job in self._queue.computed(owner):
-            if not all(self._is_heard(job, name, doc) for name, doc in self._queue.unheard(job)):
+        self._monitor.listen(0)
+        for job in self._queue.jobs_to_send(owner):
+            if not all(self._is_heard(job, name, doc) for name, doc in self._queue.documents_to_send(job)):
                 logger.warning("refinement %d: its documents are not heard on the bus; is the proxy up?", job.id)
                 return
             self._queue.finish(job)
@@ -75,9 +75,9 @@ class Outbox:
     def _is_heard(self, job: Job, name: str, doc: Mapping[str, Any]) -> bool:
         """Send one document, and listen until it comes back."""
         self._sink(name, doc)
-        give_up_s = self._clock() + HEARD_WITHIN_S
+        give_up_s = self._clock() + RESEND_AFTER_S
         while self._clock() < give_up_s:
-            self._witness.listen(20)
-            if doc["uid"] not in {str(other["uid"]) for _, other in self._queue.unheard(job)}:
+            self._monitor.listen(20)
+            if doc["uid"] not in {str(other["uid"]) for _, other in self._queue.documents_to_send(job)}:
                 return True
         return False

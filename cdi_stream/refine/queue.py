@@ -160,16 +160,16 @@ class Queue:
         rows = self._db.execute("SELECT DISTINCT owner FROM jobs WHERE state IN ('leased', 'computed')")
         return {row["owner"] for row in rows}
 
-    def computed(self, owner: str) -> list[Job]:
+    def jobs_to_send(self, owner: str) -> list[Job]:
         """Jobs whose documents the owner has to send."""
         rows = self._db.execute("SELECT * FROM jobs WHERE state = 'computed' AND owner = ? ORDER BY id", (owner,))
         return [_job(row) for row in rows]
 
-    def unheard(self, job: Job) -> list[Document]:
+    def documents_to_send(self, job: Job) -> list[Document]:
         """Documents of a job that nobody has heard yet, in their order."""
         return self._documents(job.id, "AND is_heard = 0")
 
-    def heard(self, uid: str) -> None:
+    def mark_heard(self, uid: str) -> None:
         """Note that a document was heard on the bus; one that is not the queue's changes nothing."""
         if self._db.execute("SELECT 1 FROM documents WHERE uid = ? AND is_heard = 0", (uid,)).fetchone():
             self._db.execute("UPDATE documents SET is_heard = 1 WHERE uid = ?", (uid,))
@@ -178,12 +178,12 @@ class Queue:
         """All documents of a computed job have been heard."""
         self._db.execute("UPDATE jobs SET state = 'done', owner = NULL WHERE id = ? AND state = 'computed'", (job.id,))
 
-    def unarchived(self) -> list[tuple[Job, list[Document]]]:
+    def jobs_to_archive(self) -> list[tuple[Job, list[Document]]]:
         """Published jobs whose documents the slower sinks have not got yet."""
         rows = self._db.execute("SELECT * FROM jobs WHERE state = 'done' AND is_archived = 0 ORDER BY id").fetchall()
         return [(_job(row), self._documents(row["id"], "")) for row in rows]
 
-    def archived(self, job: Job) -> None:
+    def mark_archived(self, job: Job) -> None:
         """The slower sinks have the documents too."""
         self._db.execute("UPDATE jobs SET is_archived = 1 WHERE id = ?", (job.id,))
 

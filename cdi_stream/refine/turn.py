@@ -18,16 +18,16 @@ _LOOK_AGAIN_S = 0.005
 _TRIES, _TRY_AGAIN_S = 10, 0.0005
 
 
-def sign_of_life(directory: Path, pid: int) -> Path:
+def heartbeat_file(directory: Path, pid: int) -> Path:
     """Return the file that a worker touches as long as it gets on; its time tells one that hangs."""
     return directory / f"worker-{pid}.alive"
 
 
-class Stopped(Exception):  # noqa: N818 - no error, but the end of the work
+class WorkerStopped(Exception):  # noqa: N818 - no error, but the end of the work
     """A worker was told to stop in the middle of a job."""
 
 
-class Urgency:
+class UrgentLock:
     """The service's side: `begin` holds all workers up, `end` lets them go on; neither waits noticeably.
 
     A worker that is frozen in the moment of looking keeps the lock; the live path does without it then.
@@ -54,7 +54,7 @@ class Urgency:
 
 
 class Turn:
-    """A worker's side: `wait` returns when nothing is urgent, and raises `Stopped` when told to stop."""
+    """A worker's side: `wait` returns when nothing is urgent, and raises `WorkerStopped` when told to stop."""
 
     def __init__(
         self, directory: Path, is_stopped: Callable[[], bool], sleep: Callable[[float], None] = time.sleep
@@ -71,7 +71,7 @@ class Turn:
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
                 return
             self._sleep(_LOOK_AGAIN_S)
-        raise Stopped
+        raise WorkerStopped
 
     def close(self) -> None:
         """Let go of the file."""
@@ -100,7 +100,7 @@ def slot(directory: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def grave(directory: Path, owner: str) -> Iterator[bool]:
+def orphan_lock(directory: Path, owner: str) -> Iterator[bool]:
     """Whether no process holds a worker's slot; if so, none can take it in the meantime."""
     handle = _open(directory / f"{owner}.lock")
     try:

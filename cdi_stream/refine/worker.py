@@ -17,10 +17,10 @@ from cdi_stream.documents import bus
 from cdi_stream.errors import CdiStreamError
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.inputs import INPUTS, read_input
-from cdi_stream.refine.jobs import JobSpec, documents_of, refined
+from cdi_stream.refine.jobs import JobSpec, documents_of, run_job
 from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
 from cdi_stream.refine.queue import QUEUE, Job, Queue
-from cdi_stream.refine.turn import Stopped, Turn, grave, sign_of_life, slot
+from cdi_stream.refine.turn import Turn, WorkerStopped, heartbeat_file, orphan_lock, slot
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ class Worker:
         self._renewed_s = 0.0
         self._rest_until_s = 0.0
         self._signed_s = 0.0
-        self._sign = sign_of_life(directory, os.getpid())
+        self._sign = heartbeat_file(directory, os.getpid())
 
     def step(self) -> bool:
         """Send what is computed, then do one job; False if there was none."""
         self._live()
-        self._bury_the_dead()
+        self._reclaim_orphaned_jobs()
         self._outbox.send(self._owner, self._is_stopped)
         is_resting = self._is_stopped() or time.monotonic() < self._rest_until_s
         job = None if is_resting else self._queue.lease(self._owner, LEASE_S)
@@ -73,7 +73,7 @@ class Worker:
             return False
         try:
             self._do(job)
-        except Stopped:
+        except WorkerStopped:
             self._queue.give_back(job, self._owner)
         except OSError:
             logger.exception("refinement %d: given back; is the disk full?", job.id)
@@ -95,7 +95,7 @@ class Worker:
         begin_s = self._renewed_s = time.monotonic()
         spec = JobSpec.model_validate(job.spec)
         phased = read_input(self._directory / INPUTS / job.input)
-        result = refined(spec, job.method, phased, lambda: self._wait(job))
+        result = run_job(spec, job.method, phased, lambda: self._wait(job))
         self._queue.complete(job, self._owner, documents_of(spec, job.method, result, self._directory))
         logger.info(
             "refinement %d (%s): chi2 %.4f -> %.4f, %s, %.0f s",
@@ -128,28 +128,28 @@ class Worker:
         if time.monotonic() - self._renewed_s > _RENEW_S:
             self._renewed_s = time.monotonic()
             if not self._queue.renew(job, self._owner, LEASE_S):
-                raise Stopped
+                raise WorkerStopped
 
-    def _bury_the_dead(self) -> None:
+    def _reclaim_orphaned_jobs(self) -> None:
         for owner in self._queue.owners() - {self._owner}:
-            with grave(self._directory, owner) as is_dead:
-                if is_dead:
+            with orphan_lock(self._directory, owner) as is_orphaned:
+                if is_orphaned:
                     self._queue.take_over(owner, self._owner)
 
 
 def run_worker(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool], *, ends_when_idle: bool) -> None:
     """Work until stopped, or until there is nothing left if ``ends_when_idle``."""
-    step_back(settings.threads)
-    with _open(settings, sink, is_stopped) as (worker, witness):
+    lower_priority(settings.threads)
+    with _open(settings, sink, is_stopped) as (worker, monitor):
         while not is_stopped():
             if worker.step():
                 continue
             if ends_when_idle:
                 return
-            witness.listen(200)
+            monitor.listen(200)
 
 
-def step_back(threads: int) -> None:
+def lower_priority(threads: int) -> None:
     """Leave the machine to others: few threads, and idle scheduling where the system has it."""
     torch.set_num_threads(threads)
     if hasattr(os, "SCHED_IDLE"):
@@ -170,11 +170,11 @@ def _open(
         turn = stack.enter_context(contextlib.closing(Turn(settings.directory, is_stopped)))
         owner = stack.enter_context(slot(settings.directory))
         queue.take_over(owner, owner)  # what the last worker of this slot left
-        witness = DeliveryMonitor(socket, queue, settings.prefix, bus.reader(settings.serializer))
-        outbox = Outbox(queue, sink, witness, lambda job: clean_up(queue, job, settings.directory))
+        monitor = DeliveryMonitor(socket, queue, settings.prefix, bus.reader(settings.serializer))
+        outbox = Outbox(queue, sink, monitor, lambda job: clean_up(queue, job, settings.directory))
         worker = Worker(settings.directory, owner, queue, outbox, turn, is_stopped)
         stack.callback(worker.close)
-        yield worker, witness
+        yield worker, monitor
 
 
 def clean_up(queue: Queue, job: Job, directory: Path) -> None:

@@ -94,7 +94,7 @@ def follow(
     last_s = time.monotonic()
     while not (heard.is_over and len(heard.events.get("reconstruction", [])) >= n_curves):
         children.check()
-        for name, doc in bus.received(listener, config.documents.prefix, read, timeout_ms=200):
+        for name, doc in bus.receive(listener, config.documents.prefix, read, timeout_ms=200):
             last_s = time.monotonic()
             heard.take(name, doc, last_s)
             counted = {stream: len(events) for stream, events in heard.events.items()}

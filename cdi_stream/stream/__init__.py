@@ -1,1 +1,1 @@
-"""The detector's side: sockets, messages and their log, and the frames of one series."""
+"""The stream of the detector: sockets, raw messages and their log, and the frames of one series."""

@@ -1,4 +1,4 @@
-"""From the configuration of a detector to its decoder and its socket: the same for the service and for recordings."""
+"""Decoder and socket of a detector, built from its configuration; shared by the service and by recordings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cdi_stream.stream.receive import open_socket
 
 
 def decoder_of(detector: DetectorConfig) -> Decoder:
-    """Load the decoder of a detector's format; raises `PluginError` if there is none."""
+    """Return the decoder of a detector's format; raises `PluginError` if the format has none."""
     factory: DecoderFactory = load("cdi_stream.decoder", detector.format)
     return factory(roi=detector.roi, channel=detector.channel, max_pixels=detector.max_pixels)
 
 
 def socket_of(detector: DetectorConfig, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-    """Open a detector's socket; raises `EndpointError` if it cannot be opened."""
+    """Return the open socket of a detector; raises `EndpointError` if it cannot be opened."""
     return open_socket(
         context,
         detector.endpoint,

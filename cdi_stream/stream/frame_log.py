@@ -1,8 +1,9 @@
-"""Log of the frames of one series, from which a service that was killed takes them up again.
+"""Log of the frames of one series, from which a service that is started again restores the series.
 
-A frame is kept as it came over the wire, packed, so that the log costs little time and little disk.  The file is a
-stream of msgpack values ``[received_s, plain, parts]``: time of receipt [s since the epoch], nothing and the parts of
-the wire message; or, of a decoder that does not hand the message on, a description of the pixels and the pixels.
+A frame is written as it came over the wire, still compressed, so that the log costs little time and little disk space.
+The file is a stream of msgpack values ``[received_s, plain, parts]``.  ``received_s`` is the time of receipt [s since
+the epoch].  Where the decoder passes the wire message on, ``plain`` is null and ``parts`` holds the message; where it
+does not, ``plain`` describes the pixels and ``parts`` holds their bytes.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from cdi_stream.messages import DetectorFrame, WireMessage
 logger = logging.getLogger(__name__)
 
 KEEP_FREE_BYTES = 64 << 20
-"""Disk space that is left to other programs [bytes]."""
+"""Disk space [bytes] that the log leaves to other programs."""
 
-ASK_EVERY_BYTES = 16 << 20
-"""Bytes after which the room on the disk is asked for again; other programs fill it too."""
+SPACE_CHECK_BYTES = 16 << 20
+"""Amount of data [bytes] after which the free disk space is read again, because other programs use the disk too."""
 
 _MAX_PART_BYTES = 2**32 - 1
 
 Decode = Callable[[Sequence[bytes | memoryview]], Iterator[WireMessage]]
+"""Function of a decoder that yields the messages of one multipart."""
 
 
 class FrameLog:
-    """Frames of one series in the file ``path``; frames that are there already are kept."""
+    """Log of one series in the file ``path``; frames that an earlier process wrote stay in it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,12 +48,12 @@ class FrameLog:
         self.close = weakref.finalize(self, os.close, self._handle)
 
     def append(self, frame: DetectorFrame, received_s: float) -> None:
-        """Write one frame, whole or not at all; the system keeps it when the process dies in the next moment.
+        """Write one frame, whole or not at all; it survives the end of the process, but not a power cut.
 
         Raises
         ------
         OSError
-            If the disk has no room.
+            If the disk is full.
         """
         record = _record(frame, received_s)
         n_bytes = sum(len(piece) for piece in record)
@@ -62,16 +64,19 @@ class FrameLog:
         self._n_bytes += n_bytes
 
     def _require_room(self, n_bytes: int) -> None:
-        """Ask the system for the room on the disk, once for several frames."""
+        """Raise `OSError` if the disk is full; the free space is read once for several frames."""
         if n_bytes > self._n_free:
             space = os.fstatvfs(self._handle)
-            self._n_free = min(space.f_bavail * space.f_frsize - KEEP_FREE_BYTES, max(ASK_EVERY_BYTES, n_bytes))
+            self._n_free = min(space.f_bavail * space.f_frsize - KEEP_FREE_BYTES, max(SPACE_CHECK_BYTES, n_bytes))
         if n_bytes > self._n_free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         self._n_free -= n_bytes
 
     def frames(self, decode: Decode) -> Iterator[tuple[DetectorFrame, float]]:
-        """Yield the frames that an earlier process left, with their times of receipt; a torn end is cut off."""
+        """Yield the frames that an earlier process wrote, with their times of receipt [s since the epoch].
+
+        An incomplete record at the end is cut off.
+        """
         with self._path.open("rb") as file:
             records = msgpack.Unpacker(file, max_buffer_size=0, max_bin_len=_MAX_PART_BYTES)
             whole = 0
@@ -80,18 +85,23 @@ class FrameLog:
                     whole = records.tell()
                     yield from ((frame, float(received_s)) for frame in _frames(plain, parts, decode))
             except (ValueError, TypeError, msgpack.UnpackException) as error:
-                logger.warning("%s breaks off after %d bytes: %s", self._path, whole, error)
+                logger.warning(
+                    "%s: expected a whole record after %d bytes, got: %s; the frames before it are used",
+                    self._path,
+                    whole,
+                    error,
+                )
         os.ftruncate(self._handle, whole)
         self._n_bytes = whole
 
     def clear(self) -> None:
-        """Drop all frames."""
+        """Delete all frames."""
         os.ftruncate(self._handle, 0)
         self._n_bytes = 0
 
 
 def _record(frame: DetectorFrame, received_s: float) -> list[bytes | memoryview]:
-    """Return the pieces of a record; the pixels or the wire's parts are not copied."""
+    """Return the pieces of a record in their order; pixels and parts of the wire message are not copied."""
     plain, parts = None, [memoryview(part).cast("B") for part in frame.wire]
     if not parts:
         pixels = np.ascontiguousarray(frame.pixels)
@@ -113,4 +123,4 @@ def _frames(plain: Any, parts: list[bytes], decode: Decode) -> Iterator[Detector
     try:
         yield from (message for message in decode(parts) if isinstance(message, DetectorFrame))
     except WireError as error:
-        logger.warning("a frame that was kept cannot be decoded: %s", error)
+        logger.warning("a frame in the log cannot be decoded and is left out: %s", error)

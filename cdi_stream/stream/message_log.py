@@ -1,7 +1,7 @@
-"""A log of raw multipart messages, byte for byte as they came from the wire.
+"""Log of raw multipart messages, byte for byte as they came from the wire.
 
-A stream of msgpack values: a header, then ``[receive_time_ns, [part, ...]]`` for each message.  A log whose writer was
-killed is good up to its last whole message.
+The file is a stream of msgpack values: a header, then ``[receive_time_ns, [part, ...]]`` for each message, the time in
+nanoseconds since the epoch.  If the writing process was killed, the log can be read up to its last whole message.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ import msgpack
 from cdi_stream.errors import RecordingError
 
 FORMAT = "cdi_stream message log 1"
+"""Name and version of the format, in the header of each file."""
+
 MAX_PART_BYTES = 2**32 - 1
+"""Largest size [bytes] of one part: the limit of msgpack."""
 
 Buffer = bytes | memoryview
+"""One part of a multipart message."""
 
 
 class MessageLog:
-    """Writes a log; times are nanoseconds since the epoch."""
+    """Writes a message log to ``path``; an existing file is replaced."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
         self._file.write(msgpack.packb({"format": FORMAT}))
 
     def write(self, parts: Sequence[Buffer], receive_time_ns: int) -> None:
-        """Append one message."""
+        """Append one message with its time of receipt [ns since the epoch]."""
         self._file.write(msgpack.packb([receive_time_ns, [bytes(part) for part in parts]]))
 
     def close(self) -> None:
@@ -36,12 +40,12 @@ class MessageLog:
 
 
 def read_log(path: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield receive time [ns] and parts of each message.
+    """Yield the time of receipt [ns since the epoch] and the parts of each message.
 
     Raises
     ------
     RecordingError
-        If the file is not such a log.
+        If the file is no message log, or is damaged.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Receive: one detector socket, one decoder; malformed messages are counted, logged and dropped."""
+"""Receive the messages of one detector: one socket, one decoder; malformed messages are counted and dropped."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from cdi_stream.protocols import Buffer, Decoder
 logger = logging.getLogger(__name__)
 
 SocketKind = Literal["pull", "sub"]
+"""Type of the 0MQ socket that reads a detector."""
 
 QUEUE_MESSAGES = 16
-"""Messages that may wait in a socket, at least; more are of no use to the rate at which they come.
+"""Least number of messages that may wait in a socket; a longer queue does not raise the rate of messages.
 
-The limit must not be lowered later on: 0MQ's reader tells its writer only now and then how much it has read, so that
-a writer can find itself above a new limit with everything read, and wait forever.
+The limit must never be lowered on an open socket: 0MQ's reading side reports only now and then how much it has read,
+so that the writing side can be above the new limit although everything is read, and then waits for ever.
 """
 
-REVIVE_S = 3.0
-"""0MQ tries again within a second of a lost connection, if it does at all."""
+RECONNECT_AFTER_S = 3.0
+"""Time [s] after a lost connection at which the socket is connected again; 0MQ itself tries again within 1 s."""
 
 
 def open_socket(
     context: zmq.Context[zmq.Socket[bytes]], endpoint: str, kind: SocketKind, *, bind: bool, max_message_bytes: int
 ) -> zmq.Socket[bytes]:
-    """Open the detector's socket: bounded messages, capped reconnection, no lingering.
+    """Return an open socket for a detector, with limits on message size, queue and reconnection time.
 
     Raises
     ------
     EndpointError
-        If the endpoint cannot be bound or is no endpoint.
+        If the endpoint cannot be bound, or is no address.
     """
     socket = context.socket(zmq.PULL if kind == "pull" else zmq.SUB)
     socket.setsockopt(zmq.LINGER, 0)
@@ -47,7 +48,7 @@ def open_socket(
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)  # a detector that lost power says no farewell
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)  # notices a detector that lost power
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
     if kind == "sub":
         socket.setsockopt(zmq.SUBSCRIBE, b"")
@@ -64,8 +65,18 @@ def open_socket(
 class Receiver:
     """Reads one socket through one decoder.
 
-    As many messages may wait as fit into ``max_queue_bytes`` if all are of the largest size allowed.
-    ``log`` is given the parts of every message before they are decoded.  ``is_bound``: others connect to the socket.
+    Parameters
+    ----------
+    socket
+        Socket from `open_socket`.
+    decoder
+        Decoder of the detector's format.
+    max_queue_bytes
+        Memory for waiting messages [bytes]: as many messages may wait as fit if all have the largest allowed size.
+    log
+        Called with the parts of every message before they are decoded.
+    is_bound
+        Whether the socket is bound, so that the detector connects to it.
     """
 
     def __init__(
@@ -90,7 +101,7 @@ class Receiver:
         )
 
     def messages(self, at_most: int = 32) -> Iterator[WireMessage]:
-        """Take what waits, ``at_most`` so many multiparts; each message is good until the next is asked for."""
+        """Yield the messages that wait, from ``at_most`` multiparts; each is valid until the next one is yielded."""
         for _ in range(at_most):
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -104,32 +115,33 @@ class Receiver:
             except WireError as error:
                 self.refuse(error)
 
-    def revive(self, now_s: float) -> None:
-        """Connect anew where 0MQ will not: it gives a connection up for good that sent too large a message.
+    def reconnect_if_cut(self, now_s: float) -> None:
+        """Connect the socket again if its connection has been lost for `RECONNECT_AFTER_S`.
 
-        A bound socket is left as it is: to disconnect would be to stop listening.
+        0MQ never reopens a connection that it closed because a message was too large.  A bound socket is left as it
+        is, because a disconnected one would no longer listen.  ``now_s`` is monotonic time [s].
         """
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)["event"]
             self._lost_s = now_s if event == zmq.EVENT_DISCONNECTED and not self._is_bound else None
-        if self._lost_s is not None and now_s - self._lost_s > REVIVE_S and not self.socket.poll(0):
+        if self._lost_s is not None and now_s - self._lost_s > RECONNECT_AFTER_S and not self.socket.poll(0):
             endpoint = self.socket.get_string(zmq.LAST_ENDPOINT)
-            logger.warning("%s cut the connection, or sent a message above the limit: connecting anew", endpoint)
+            logger.warning("%s closed the connection, or sent a message above the limit: connecting again", endpoint)
             self.socket.disconnect(endpoint)
             self.socket.connect(endpoint)
             self._lost_s = None
 
     def close(self) -> None:
-        """Close the socket and what watches it."""
+        """Close the socket and its monitor."""
         self.socket.disable_monitor()
         self._monitor.close(0)
         self.socket.close(0)
 
     @property
     def n_malformed(self) -> int:
-        """Messages that could not be used."""
+        """Number of messages that could not be used."""
         return self._refused.n
 
     def refuse(self, error: WireError) -> None:
-        """Count and log a message that cannot be used; of a flood of one kind only some are logged."""
+        """Count a message that cannot be used, and log it as far as the limits of `Complaints` allow."""
         self._refused.add(str(error))

@@ -1,4 +1,4 @@
-"""One detector series as it comes in: frames into their slots, each accounted for by its index."""
+"""Frames of one detector series in memory, each in the slot of its image id, with the account of the frames."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cdi_stream.stream.frame_log import Decode, FrameLog
 
 logger = logging.getLogger(__name__)
 
-SETTLED = 3
-"""Frames of one layout after which a frame of another is bad at once; before, the majority decides."""
+MAJORITY_FRAMES = 3
+"""Number of frames of one layout after which a frame of another layout is bad; before, the majority decides."""
 
 HEADER_VOTES = 2
-"""Frames that a header's word on the layout is worth: it is written once for all frames, but some headers lie."""
+"""Number of frames that the layout in the header counts as in the majority: most headers are right, some are not."""
 
-ACCOUNT = np.dtype([("has", "u1"), ("exposure_s", "<f8"), ("received_s", "<f8")])
-"""Record of a slot: whether its frame came, its exposure (NaN: unknown), and its receipt [s since the epoch]."""
+SLOT_RECORD = np.dtype([("has", "u1"), ("exposure_s", "<f8"), ("received_s", "<f8")])
+"""Record of a slot: whether its frame came, exposure [s] (NaN: unknown), time of receipt [s since the epoch]."""
 
 Layout = tuple[tuple[int, int], str]
 """Shape of the image and name of its data type."""
@@ -31,20 +31,32 @@ Layout = tuple[tuple[int, int], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesLimits:
-    """How large a series may grow; images beyond are refused and counted as bad."""
+    """Largest number of images and largest memory [bytes] of a series; images beyond are counted as bad."""
 
     max_images: int = 20_000
     max_bytes: int = 8 << 30
 
 
 class Series:
-    """Frames of one series, slot by image id; the volume grows when the header promised too few.
+    """Frames of one series by image id; the volume grows if more frames come than the header announced.
 
-    With a ``log`` each frame is kept on disk too; ``has_room`` tells whether memory may grow by some bytes.
+    ``start``, ``wall_s`` and ``first_id`` may be set after construction.  ``wall_s`` is the time of the first message
+    [s since the epoch]; ``last_s``, ``last_frame_s`` and ``ended_s`` are monotonic times [s].  ``first_id`` is the
+    image id of slot 0, above 0 for streams that number frames across series.  ``duplicate``, ``late`` and ``bad`` count
+    frames, ``layout`` is that of the frames, None before the first.
 
-    Times named ``_s`` are monotonic seconds; ``wall_s`` is the time of the first message, and a frame's
-    ``received_s`` that of its receipt, both in seconds since the epoch.  Slots count from ``first_id``, which is above
-    0 for streams that number frames across series.
+    Parameters
+    ----------
+    start
+        Start message of the series.
+    limits
+        Largest size of the series.
+    now_s, wall_s
+        Time of the first message: monotonic [s], and seconds since the epoch.
+    log
+        Keeps each frame on disk too.
+    has_room
+        Tells whether the memory of all series may grow by a number of bytes.
     """
 
     def __init__(
@@ -68,14 +80,14 @@ class Series:
         self._limits = limits
         self._log = log
         self._volume: NDArray[np.uint32] = np.zeros((0, 1, 1), np.uint32)
-        self._account: NDArray[Any] = np.zeros(0, ACCOUNT)
+        self._account: NDArray[Any] = np.zeros(0, SLOT_RECORD)
         self._has_room = has_room
         self._n_received = 0
         self._odd: dict[Layout, list[tuple[DetectorFrame, float]]] = {}
 
     @property
     def id(self) -> SeriesId:
-        """The detector's own name of the series."""
+        """Id of the series, given by the detector."""
         return self.start.series
 
     @property
@@ -85,22 +97,22 @@ class Series:
 
     @property
     def n_received(self) -> int:
-        """Distinct frames received."""
+        """Number of frames received, duplicates not counted."""
         return self._n_received
 
     @property
     def n_slots(self) -> int:
-        """Highest frame id received, and one."""
+        """Number of slots up to the highest image id received."""
         return int(self.image_ids[-1]) + 1 if self._n_received else 0
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the frames received; the system gives memory to a slot when its frame is copied there."""
+        """Memory of the frames received [bytes]; a slot without a frame takes no memory."""
         return self._n_received * self._n_image_bytes
 
     @property
     def capacity(self) -> int:
-        """Images of this size that the limits allow."""
+        """Number of images of this size that the limits allow."""
         return min(self._limits.max_images, self._limits.max_bytes // max(self._n_image_bytes, 1))
 
     @property
@@ -109,16 +121,16 @@ class Series:
 
     @property
     def image_ids(self) -> NDArray[np.intp]:
-        """Ids of the frames received, ascending."""
+        """Slots of the frames received, ascending."""
         return np.flatnonzero(self._account["has"])
 
     def add(self, frame: DetectorFrame, now_s: float) -> None:
-        """Copy a frame into its slot; a repeat only counts, a misfit counts as bad.
+        """Copy a frame into its slot; a duplicate is only counted.
 
         Raises
         ------
         WireError
-            If the frame does not fit the series.
+            If the frame does not fit the series; it is counted as bad.
         """
         self.last_s = now_s
         try:
@@ -130,16 +142,26 @@ class Series:
             raise
 
     def end(self, now_s: float) -> None:
-        """Note the end of the series; a second one changes nothing."""
+        """Note the end of the series at ``now_s`` (monotonic) [s]; a second end changes nothing."""
         self.last_s = now_s
         if self.ended_s is None:
             self.ended_s = now_s
 
     def take(self, image_ids: NDArray[np.intp]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-        """Return volume and presence in the order of ``image_ids``; -1 or an absent frame gives zeros.
+        """Return the frames in the order of ``image_ids``, and whether each of them was received.
 
-        The volume is handed over without a copy when the order is that of the slots; without any frame it is
-        one pixel wide.
+        Parameters
+        ----------
+        image_ids
+            Slots ``(n,)``; -1 stands for no frame.
+
+        Returns
+        -------
+        counts
+            ``(n, rows, cols)``, zeros where there is no frame, ``(n, 1, 1)`` if the series has no frame at all.  It
+            shares the memory of the series if ``image_ids`` are 0, 1, 2 and so on.
+        has_frame
+            ``(n,)``, true where the frame was received.
         """
         volume, n = self._volume, len(image_ids)
         if not self._n_received:
@@ -155,27 +177,27 @@ class Series:
         return taken, present
 
     def exposures_s(self, image_ids: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        """Exposure of each frame asked for, NaN where there is none; None if the wire tells nothing."""
+        """Return the exposure of each frame [s], NaN where unknown; None if it is unknown for all of them."""
         exposures = self._of_frames("exposure_s", image_ids)
         return exposures if np.isfinite(exposures).any() else None
 
     def received_s(self, image_ids: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Time of receipt of each frame asked for [s since the epoch], NaN where there is none."""
+        """Return the time of receipt of each frame [s since the epoch], NaN where there is no frame."""
         return self._of_frames("received_s", image_ids)
 
     def restore(self, log: FrameLog, decode: Decode) -> None:
-        """Take up the frames that an earlier process left in ``log``, which goes on from here."""
+        """Add the frames that an earlier process wrote to ``log``; later frames are appended to the same log."""
         last_s = self.last_s
         for frame, received_s in log.frames(decode):
             try:
                 self.add(frame, received_s - self._to_wall_s)
             except WireError as error:
-                logger.warning("a frame that was kept does not fit: %s", error)
+                logger.warning("a frame in the log does not fit its series and is left out: %s", error)
         self.last_s = self.last_frame_s = last_s
         self._log = log
 
     def close(self) -> None:
-        """Take no more frames: the log is closed."""
+        """Close the log; later frames are not written to disk."""
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -193,12 +215,20 @@ class Series:
         if pixels.ndim != 2 or 0 in pixels.shape:
             raise WireError(f"{where}: expected an image, got {pixels.shape}")
         if not 0 <= slot < self._limits.max_images or (slot + 1) * pixels.size * 4 > self._limits.max_bytes:
-            raise WireError(f"{where} is beyond the limits of a series")
+            raise WireError(
+                f"{where} is beyond the limits of a series: expected at most {self._limits.max_images} images and "
+                f"{self._limits.max_bytes} bytes; see detector.max_images and detector.max_series_bytes"
+            )
 
     def _fits(self, frame: DetectorFrame, now_s: float) -> bool:
-        """Whether a frame has the layout of the series; of the first few frames the majority decides which that is.
+        """Whether a frame has the layout of the series, which the majority of the first frames decides.
 
-        Frames of another layout are kept until that is settled: then they are bad, or the ones before them are.
+        Frames of another layout are kept until the majority is clear; then either they or the frames before are bad.
+
+        Raises
+        ------
+        WireError
+            If the frame has another layout than the majority.
         """
         layout: Layout = (frame.pixels.shape, frame.pixels.dtype.newbyteorder("=").name)  # type: ignore[assignment]
         if self.layout in (None, layout):
@@ -209,7 +239,7 @@ class Series:
         texts = (f"{shape} pixels as before, got {got_shape}", f"{dtype} as before, got {got_dtype}")
         error = WireError(f"series {self.id}, frame {frame.image_id}: expected {texts[shape == got_shape]}")
         odd = self._odd.setdefault(layout, [])
-        if self._n_received >= SETTLED or len(self._odd) > SETTLED or len(odd) >= SETTLED:
+        if self._n_received >= MAJORITY_FRAMES or len(self._odd) > MAJORITY_FRAMES or len(odd) >= MAJORITY_FRAMES:
             raise error
         odd.append((_copy(frame), now_s))
         if len(odd) + self._bonus(layout) <= self._n_received + self._bonus(self.layout):
@@ -218,18 +248,17 @@ class Series:
         return False
 
     def _bonus(self, layout: Layout) -> int:
-        """Votes of the header for a layout."""
+        """Return `HEADER_VOTES` if the header announces a layout, else 0."""
         header = self.start
         cut = None if header.roi is None else (header.roi[1] - header.roi[0], header.roi[3] - header.roi[2])
-        told = (cut or header.image_shape, header.image_dtype)
-        is_told = told[0] == layout[0] and told[1] in (None, layout[1])
-        return HEADER_VOTES if is_told else 0
+        is_announced = (cut or header.image_shape) == layout[0] and header.image_dtype in (None, layout[1])
+        return HEADER_VOTES if is_announced else 0
 
     def _change_to(self, layout: Layout) -> None:
-        """Take the frames of another layout instead: those before were bad, and these are not."""
+        """Change the layout of the series: the frames before count as bad, those of the new layout are added."""
         frames = self._odd.pop(layout)
         self.bad += self._n_received - (len(frames) - 1)  # each of these but the newest was counted as bad
-        self._volume, self._account = np.zeros((0, 1, 1), np.uint32), np.zeros(0, ACCOUNT)
+        self._volume, self._account = np.zeros((0, 1, 1), np.uint32), np.zeros(0, SLOT_RECORD)
         if self._log is not None:
             self._log.clear()
         self._n_received, self.layout = 0, layout
@@ -244,7 +273,10 @@ class Series:
             self.duplicate += 1
             return
         if not self._has_room(4 * pixels.size):
-            raise WireError(f"series {self.id}: no room for more frames beside those of the other open series")
+            raise WireError(
+                f"series {self.id}: no room for more frames: the open series together need more memory than they may "
+                "take; see detector.max_series_bytes"
+            )
         # Signed detectors mark gaps by values below zero, unsigned ones by the largest.
         self._volume[slot] = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
         received_s = now_s + self._to_wall_s
@@ -255,24 +287,30 @@ class Series:
         self.last_frame_s = now_s
 
     def _keep(self, frame: DetectorFrame, received_s: float) -> None:
-        """Write a frame to the log; a disk that is full ends the log, not the series."""
+        """Write a frame to the log; if the disk is full, the log is closed and the series goes on in memory."""
         if self._log is None:
             return
         try:
             self._log.append(frame, received_s)
         except OSError as error:
-            logger.warning("series %s: frames are kept in memory alone, a restart would lose them: %s", self.id, error)
+            logger.warning("series %s: frames are kept in memory only, a restart would lose them: %s", self.id, error)
             self.close()
 
     def _grow(self, n_images: int, shape: tuple[int, int]) -> None:
-        """Make slots for ``n_images``, for all that are announced, or for twice as many; they take no memory yet."""
+        """Add slots: at least ``n_images``, all images announced, or twice the slots so far.
+
+        A slot takes no memory before its frame comes.
+        """
         largest = min(self._limits.max_images, self._limits.max_bytes // (4 * shape[0] * shape[1]))
         n_slots = min(max(n_images, self.start.n_images or 0, 2 * len(self._account)), largest)
         try:
             volume = np.zeros((n_slots, *shape), np.uint32)
         except MemoryError as error:
-            raise WireError(f"series {self.id}: no memory for {n_slots} images of {shape} pixels") from error
-        account = np.zeros(n_slots, ACCOUNT)
+            raise WireError(
+                f"series {self.id}: no memory for {n_slots} images of {shape} pixels; "
+                "lower detector.max_series_bytes or cut the images with detector.roi"
+            ) from error
+        account = np.zeros(n_slots, SLOT_RECORD)
         n = len(self._account)
         if n:
             volume[:n], account[:n] = self._volume, self._account
@@ -280,5 +318,5 @@ class Series:
 
 
 def _copy(frame: DetectorFrame) -> DetectorFrame:
-    """Copy a frame, whose memory may belong to the wire message."""
+    """Return a copy of a frame that does not share memory with the wire message."""
     return replace(frame, pixels=frame.pixels.copy(), wire=tuple(bytes(part) for part in frame.wire))

@@ -13,8 +13,9 @@ import numpy as np
 import zmq
 from dectris.compression import decompress
 
-from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
+from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.documents.tiled_server import free_port
 from cdi_stream.messages import RockingCurve, SeriesEnd
 from cdi_stream.stream.receive import Receiver, open_socket

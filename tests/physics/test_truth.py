@@ -42,7 +42,7 @@ def test_reconstruction_equals_the_simulated_crystal_in_the_lab(name, network):
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", ["inner_circle", "energy"])
 def test_crystals_of_few_voxels_are_found_whatever_the_seed_of_the_search(name, seed, network, monkeypatch):
-    monkeypatch.setattr(phase_retrieval, "SEED", seed)
+    monkeypatch.setattr(phase_retrieval, "LIVE_SEED", seed)
     scan = recorded_scan(name)
     *_, reconstruction = reconstruct(curve_of(scan), network, settings_for(scan))
     assert nmse(truth_like(name, reconstruction.crystal), reconstruction.crystal.density) <= 0.1

@@ -14,8 +14,9 @@ import pytest
 import zmq
 
 from cdi_stream.alarms import Alarms
-from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
+from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.documents.delivery import BusDelivery
 from cdi_stream.documents.publish import Provenance
 from cdi_stream.documents.spool import Spool
@@ -318,8 +319,8 @@ def test_pickled_documents_are_counted_and_the_first_reason_is_an_alarm(make):
     for _ in range(5):
         rig.docs.send(b" ".join((b"", b"start", pickle.dumps({"uid": "raw", "time": 0.0}))))
     rig.wait_for(lambda: rig.service.counters()["documents_unusable"] == 5)
-    rig.wait_for(lambda: rig.alarms.standing())
-    (alarm,) = rig.alarms.standing()
+    rig.wait_for(lambda: rig.alarms.active())
+    (alarm,) = rig.alarms.active()
     assert alarm["key"] == "documents"
     assert "5 documents could not be used" in alarm["text"]
-    assert "pickled, as a bare bluesky Publisher sends it" in alarm["text"]
+    assert "pickled, as a bluesky Publisher sends it by default" in alarm["text"]

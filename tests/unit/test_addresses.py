@@ -26,7 +26,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 
 @pytest.mark.parametrize(
-    ("text", "host", "port", "is_anywhere", "is_local"),
+    ("text", "host", "port", "is_wildcard", "is_local"),
     [
         ("tcp://127.0.0.1:5555", "127.0.0.1", 5555, False, True),
         ("tcp://127.9.9.9:5555", "127.9.9.9", 5555, False, True),
@@ -41,10 +41,10 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
         ("ipc:///run/detector", "/run/detector", None, False, True),
     ],
 )
-def test_an_address_is_read(text, host, port, is_anywhere, is_local):
+def test_an_address_is_read(text, host, port, is_wildcard, is_local):
     address = parse(text)
     assert (address.host, address.port) == (host, port)
-    assert (address.is_anywhere, address.is_loopback) == (is_anywhere, is_local)
+    assert (address.is_wildcard, address.is_loopback) == (is_wildcard, is_local)
 
 
 def test_this_machine_is_one_place_however_it_is_written():
@@ -53,7 +53,9 @@ def test_this_machine_is_one_place_however_it_is_written():
     assert parse("tcp://10.0.0.1:5").place != ("localhost", 5)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1.evil.org", "localhost.evil.org", "0.0.0.0", "", "10.0.0.1", "1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1.evil.org", "localhost.evil.org", "0.0.0.0", "", "10.0.0.1", "1", "127.0.0.1%x"]
+)
 def test_a_host_that_only_looks_like_this_machine_is_another(host):
     assert not is_loopback(host)
 
@@ -114,7 +116,7 @@ def test_documents_on_ipv6_are_heard(context, sender):
         assert proxy.poll(5000), "nobody subscribed"
         assert proxy.recv() == b"\x01"
         proxy.send(b' start {"uid": "run"}')
-        assert list(bus.received(listening, "", bus.reader("json"), 5000)) == [("start", {"uid": "run"})]
+        assert list(bus.receive(listening, "", bus.reader("json"), 5000)) == [("start", {"uid": "run"})]
 
 
 @needs_ipv6

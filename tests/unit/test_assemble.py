@@ -376,7 +376,7 @@ def test_a_series_whose_start_was_lost_is_taken_if_a_run_names_it():
     assert curve.account.missing == (0, 1)
     np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
     assert [int(image[0, 0]) for image in curve.counts] == [0, 0, *range(3, N + 1)]
-    assert any("start of series 5 was not seen" in doubt for doubt in curve.doubts)
+    assert any("start of series 5 was not received" in doubt for doubt in curve.doubts)
     assert rig.assembler.n_stale == 0
 
 
@@ -488,7 +488,7 @@ def test_every_second_frame_alone_means_another_pull(step, is_stolen):
     rig.feed(run_start(), descriptor(), begin(user_data="run", n_images=n), *(frame(k) for k in range(0, n, step)))
     rig.feed(*(event(k + 1, k) for k in range(n)), SeriesEnd(series=1), run_stop(n))
     (curve,) = rig.settle()
-    assert any(f"only every {step}. frame came: another PULL" in doubt for doubt in curve.doubts) == is_stolen
+    assert any(f"only one frame in {step} came: another PULL" in doubt for doubt in curve.doubts) == is_stolen
 
 
 def test_frames_lost_here_and_there_are_not_stolen():

@@ -21,9 +21,9 @@ from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, Result, RunContext, Verdict
 from cdi_stream.metrics import Metrics
 from cdi_stream.refine import backlog as module
-from cdi_stream.refine.backlog import HANGS_S, REQUESTS, Backlog, BacklogSettings
+from cdi_stream.refine.backlog import HANG_TIMEOUT_S, REQUESTS, Backlog, BacklogSettings
 from cdi_stream.refine.queue import QUEUE, Queue
-from cdi_stream.refine.turn import sign_of_life
+from cdi_stream.refine.turn import heartbeat_file
 
 SHAPE = (16, 16, 16)
 AFFINE = AffineMap(shape=SHAPE, q0=np.ones(3), bq=np.eye(3), sample_to_lab=np.eye(3), coordinates="detector")
@@ -157,7 +157,7 @@ def worker(backlog, tmp_path, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(kept, "_start", start)
-    monkeypatch.setattr(module, "HANGS_S", 1.0)
+    monkeypatch.setattr(module, "HANG_TIMEOUT_S", 1.0)
     yield kept, started
     for process in started:
         process.kill()
@@ -174,7 +174,7 @@ def wait_for(condition, timeout_s=20.0):
 def test_a_worker_that_is_frozen_is_killed_and_replaced(worker, tmp_path):
     kept, started = worker
     kept.keep(True, is_held=False)
-    wait_for(lambda: sign_of_life(tmp_path, started[0].pid).exists())
+    wait_for(lambda: heartbeat_file(tmp_path, started[0].pid).exists())
     time.sleep(1.5)
     kept.keep(True, is_held=False)
     assert started[0].poll() is None, "one that lives is left alone"
@@ -193,4 +193,4 @@ def test_a_worker_that_is_frozen_is_killed_and_replaced(worker, tmp_path):
 
 
 def test_a_worker_is_given_time_to_begin():
-    assert HANGS_S >= 60.0
+    assert HANG_TIMEOUT_S >= 60.0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdi_stream.files.intensities.window import WorkingVolume
-from cdi_stream.interface.phase_file import prepared
+from cdi_stream.interface.phase_counts import prepared
 from cdi_stream.inversion.chain import starting_point
 from cdi_stream.inversion.infer import crystal_of
 from cdi_stream.inversion.measurement import measurement_of

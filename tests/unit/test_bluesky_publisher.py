@@ -108,11 +108,11 @@ class Listener:
         end = time.monotonic() + 10
         while sum(name == "stop" for name, _ in self.documents) < n_stops:
             assert time.monotonic() < end, [name for name, _ in self.documents]
-            self.documents += bus.received(self._socket, "", self._read, timeout_ms=100)
+            self.documents += bus.receive(self._socket, "", self._read, timeout_ms=100)
         return self.documents
 
     def nothing_more(self) -> bool:
-        return not list(bus.received(self._socket, "", self._read, timeout_ms=300))
+        return not list(bus.receive(self._socket, "", self._read, timeout_ms=300))
 
     def close(self) -> None:
         self._socket.close(0)
@@ -315,9 +315,8 @@ def test_nothing_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     heavy, ours = done.stdout.splitlines()
     assert heavy == "[]"
-    assert ours == str(
-        ["cdi_stream.addresses", "cdi_stream.documents.bus", "cdi_stream.errors", "cdi_stream.documents.plain"]
-    )
+    names = ("addresses", "documents", "documents.bus", "documents.plain", "errors")
+    assert ours == str([f"cdi_stream.{name}" for name in names])
 
 
 def test_the_log_says_where_the_publisher_sends(send, caplog):

@@ -181,7 +181,7 @@ def test_the_capture_may_be_the_side_that_binds(rig, name):
 
 
 def test_a_bound_capture_goes_on_listening_when_a_sender_has_left(rig, monkeypatch):
-    monkeypatch.setattr(receive_module, "REVIVE_S", 0.2)
+    monkeypatch.setattr(receive_module, "RECONNECT_AFTER_S", 0.2)
     endpoint = free_endpoint()
     rig.begin(endpoint, bind=True, n_series=2)
     for series in (1, 2):
@@ -337,7 +337,7 @@ def test_documents_of_the_bus_tell_the_motors(rig, name):
 
 
 def test_what_is_awaited_is_told_while_nothing_comes(rig, monkeypatch):
-    monkeypatch.setattr(capture_module, "TELL_EVERY_S", 0.3)
+    monkeypatch.setattr(capture_module, "REPORT_EVERY_S", 0.3)
     told, endpoint = [], free_endpoint()
     rig.begin(endpoint, timeout_s=1.0, tell=told.append)
     rig.counts()
@@ -347,7 +347,7 @@ def test_what_is_awaited_is_told_while_nothing_comes(rig, monkeypatch):
 
 
 def test_messages_of_another_format_are_told(rig, monkeypatch):
-    monkeypatch.setattr(capture_module, "TELL_EVERY_S", 0.3)
+    monkeypatch.setattr(capture_module, "REPORT_EVERY_S", 0.3)
     told = []
     detector, endpoint = rig.socket(zmq.PUSH)
     rig.begin(endpoint, format="dectris1", timeout_s=0.7, tell=told.append)

@@ -82,7 +82,7 @@ def test_what_answers_is_good_and_no_frame_is_taken(deployment):
 
 def test_nobody_and_strangers_are_told_apart(deployment):
     absent, documents = deployment.found(deployment.absent(), deployment.absent(), deployment.absent())
-    assert "nobody listens" in absent.text
+    assert "no program listens" in absent.text
     assert "start bluesky-0MQ-proxy" in documents.text
     stranger, _ = deployment.found(deployment.silent(), deployment.absent(), deployment.absent())
     assert not stranger.is_ok

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdi_stream.inversion.phase_retrieval import FROM_NETWORK, SHORT, of_large
+from cdi_stream.inversion.phase_retrieval import FROM_NETWORK, LIVE_SEARCH, large_volume_recipe
 from cdi_stream.phasing.cross_check import cross_check
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.grid_level import level_of, refine
@@ -26,7 +26,12 @@ def run(crystal, cycles, deadline=None):
     data, _ = case_of(CASE)
     start = start_from(crystal, crystal.abs() > 0.3)
     return cross_check(
-        data, start, lambda extent: parse_recipe(FIXED.format(cycles)), 1, SHORT.exploration, deadline or Deadline(60)
+        data,
+        start,
+        lambda extent: parse_recipe(FIXED.format(cycles)),
+        1,
+        LIVE_SEARCH.exploration,
+        deadline or Deadline(60),
     )
 
 
@@ -64,10 +69,12 @@ def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
     case = replace(CASE, seed=70_002, kind="superellipsoid", phase_pi=5, n=64)
     data, truth = case_of(case)
     start, level = start_from(truth, truth.abs() > 0.3), level_of(data)
-    tight, loose = (refine(level, start, how, Deadline(60), Limits()) for how in (of_large(12), of_large(20)))
+    tight, loose = (
+        refine(level, start, how, Deadline(60), Limits()) for how in (large_volume_recipe(12), large_volume_recipe(20))
+    )
     assert error(loose.result[0], truth) < 0.06
     assert error(tight.result[0], truth) > 1.5 * error(loose.result[0], truth)
-    assert of_large(12) == parse_recipe(FROM_NETWORK)
+    assert large_volume_recipe(12) == parse_recipe(FROM_NETWORK)
 
 
 def test_without_time_the_crystal_stays_and_the_time_is_named():
@@ -86,7 +93,7 @@ def test_it_asks_for_its_turn_at_every_cycle():
 
 def test_without_others_there_is_nothing_to_compare_with():
     data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
-    alone = replace(SHORT.exploration, pool=1)
+    alone = replace(LIVE_SEARCH.exploration, pool=1)
     found = cross_check(
         data,
         start_from(truth, truth.abs() > 0.3),
@@ -103,5 +110,7 @@ def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):
     data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
     monkeypatch.setattr("cdi_stream.phasing.cross_check.coarsest_shape", lambda data: tuple(data.magnitude.shape))
     start = start_from(truth, truth.abs() > 0.3)
-    found = cross_check(data, start, lambda extent: parse_recipe(FIXED.format(10)), 1, SHORT.exploration, Deadline(60))
+    found = cross_check(
+        data, start, lambda extent: parse_recipe(FIXED.format(10)), 1, LIVE_SEARCH.exploration, Deadline(60)
+    )
     assert found.metrics.agreement == pytest.approx(1, abs=0.05)

@@ -14,11 +14,11 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from cdi_stream.addresses import is_loopback
 from cdi_stream.errors import ConfigError, EndpointError, WireError
 from cdi_stream.operators import feed
-from cdi_stream.operators.app import bound, make_app, run_dashboard, server_config
+from cdi_stream.operators.app import make_app, open_listening_socket, run_dashboard, server_config
 from cdi_stream.operators.client import QUEUE_LENGTH, Client
-from cdi_stream.operators.gate import is_loopback
 from cdi_stream.operators.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, Hub
 from tests.system.browser import frame, progress, result, source, state
 
@@ -342,9 +342,9 @@ def test_a_feed_that_is_no_address_is_refused_before_anything_is_served():
 
 
 def test_a_port_that_is_taken_is_an_error_with_the_remedy():
-    with bound("127.0.0.1", 0) as taken:
+    with open_listening_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(EndpointError, match=rf"cannot be served at 127\.0\.0\.1:{port}: .* choose another port"):
             run_dashboard("tcp://127.0.0.1:5570", "127.0.0.1", port, None)
     with pytest.raises(EndpointError, match=r"cannot be served at nowhere\.invalid:80"):
-        bound("nowhere.invalid", 80)
+        open_listening_socket("nowhere.invalid", 80)

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from cdi_stream.operators import connection
-from cdi_stream.operators.client import Client, first_to_go
+from cdi_stream.operators.client import Client, client_to_displace
 from cdi_stream.operators.hub import MAX_CLIENTS, READY_S, Hub
 from tests.system.browser import DASHBOARD, free_port, is_up, progress, result, source, state, wait_until
 from tests.unit.test_dashboard import drained, health, parts, read, run, until
@@ -87,15 +87,15 @@ def test_a_browser_that_loses_its_place_is_told_so():
 
 def test_the_address_with_most_browsers_gives_a_place_up_first():
     crowd, one, another = ([Client(address) for _ in range(n)] for address, n in (("a", 3), ("b", 1), ("c", 2)))
-    assert first_to_go([*one, *another, *crowd]) is crowd[0]
-    assert first_to_go([*one, *another]) is another[0]
+    assert client_to_displace([*one, *another, *crowd]) is crowd[0]
+    assert client_to_displace([*one, *another]) is another[0]
     hub = Hub()
     with contextlib.ExitStack() as stack:
         operator = stack.enter_context(hub.client("10.0.0.1"))
         others = [stack.enter_context(hub.client("10.0.0.2")) for _ in range(MAX_CLIENTS + 10)]
         assert hub.n_clients == MAX_CLIENTS
-        assert not operator.displaced.is_set()
-        assert [client.displaced.is_set() for client in others] == [True] * 11 + [False] * (MAX_CLIENTS - 1)
+        assert not operator.has_lost_place.is_set()
+        assert [client.has_lost_place.is_set() for client in others] == [True] * 11 + [False] * (MAX_CLIENTS - 1)
     assert hub.n_clients == 0
 
 

@@ -181,7 +181,7 @@ def test_a_claim_of_a_run_that_was_never_heard_falls_back_and_says_so():
     assert rig.curves == []
     (curve,) = rig.settle()
     assert curve.run.uid == "run"
-    assert any("names run foreign, whose documents were not heard" in doubt for doubt in curve.doubts)
+    assert any("names run foreign, whose documents were not received" in doubt for doubt in curve.doubts)
 
 
 @pytest.mark.parametrize("skew_s", [0.0, 90.0, -90.0, 4000.0])
@@ -237,7 +237,7 @@ def test_a_start_document_that_comes_again_wipes_nothing():
 def test_a_stop_document_that_comes_again_changes_nothing():
     rig = Rig()
     rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), run_stop(N), run_start(), run_stop(0))
-    assert rig.assembler.book.runs["run"].counted("primary") == N
+    assert rig.assembler.book.runs["run"].n_events_counted("primary") == N
 
 
 def test_a_run_with_an_open_series_is_not_pushed_out_by_others():
@@ -266,7 +266,7 @@ def test_a_run_whose_start_document_was_lost_is_known_by_its_descriptors():
     (curve,) = rig.settle()
     assert (curve.run.uid, curve.account.missing) == ("run", ())
     np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
-    assert any("the start document of the run was not heard" in doubt for doubt in curve.doubts)
+    assert any("the start document of the run was not received" in doubt for doubt in curve.doubts)
 
 
 def test_a_start_document_that_was_overtaken_is_taken():
@@ -280,7 +280,7 @@ def test_documents_of_which_beginning_and_description_were_lost_are_named():
     rig = Rig()
     rig.feed(begin(), *(frame(k) for k in range(N)), *all_events(), SeriesEnd(series=1), run_stop(N))
     (curve,) = rig.settle()
-    assert any("8 documents came of runs whose start was not heard" in doubt for doubt in curve.doubts)
+    assert any("8 documents came of runs whose start document was not received" in doubt for doubt in curve.doubts)
 
 
 def test_our_own_descriptors_begin_no_run():
@@ -347,7 +347,7 @@ def test_messages_that_could_not_be_read_are_told_where_frames_are_missing():
     rig.assembler.on_unreadable()
     rig.feed(SeriesEnd(series=1), run_stop(N))
     (curve,) = rig.settle()
-    assert any("1 messages that could not be read came during the series" in doubt for doubt in curve.doubts)
+    assert any("1 messages of the detector could not be decoded during the series" in doubt for doubt in curve.doubts)
 
 
 @pytest.mark.parametrize("seq_num", [10**7, 10**8, 2**53])
@@ -486,7 +486,7 @@ def test_a_point_taken_twice_and_another_missed_are_seen_in_the_times():
     measured_as(rig, [[0], [1], [2, 3], [4], [5], [], [6], [7], [8]])
     rig.feed(SeriesEnd(series=1), stop_now(rig, "run", 9))
     (curve,) = rig.settle()
-    assert any("steps of time apart" in doubt for doubt in curve.doubts)
+    assert any("their times differ by up to" in doubt for doubt in curve.doubts)
 
 
 @pytest.mark.parametrize("user_data", ["run", None])

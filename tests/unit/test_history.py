@@ -11,7 +11,7 @@ import pytest
 
 from cdi_stream.errors import InputError
 from cdi_stream.operators import history
-from cdi_stream.operators.history import Keeper, Results, read_history, restored, write_history
+from cdi_stream.operators.history import Keeper, Results, load_history, read_history, write_history
 from cdi_stream.operators.hub import KEPT_RESULTS, Hub
 from tests.system.browser import result
 from tests.unit.test_dashboard import drained, parts
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_put_aside_and_the_history_begins_anew(tmp_path, caplo
     with pytest.raises(InputError, match=r"history\.json: expected the dashboard's history"):
         read_history(path)
     with caplog.at_level(logging.WARNING):
-        assert restored(path) == Results()
+        assert load_history(path) == Results()
     assert "put aside as history.json.damaged" in caplog.text
     assert not path.exists()
     assert (tmp_path / "history.json.damaged").read_bytes() == DAMAGED[name]

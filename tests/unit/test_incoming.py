@@ -150,14 +150,14 @@ def test_documents_that_break_off_are_used_as_far_as_they_go(folder, cut):
 
 @pytest.mark.parametrize("n_before", [0, 4])
 def test_frames_that_no_disk_has_room_for_are_kept_in_memory(folder, monkeypatch, caplog, n_before):
-    monkeypatch.setattr(frame_log, "ASK_EVERY_BYTES", 0)
+    monkeypatch.setattr(frame_log, "SPACE_CHECK_BYTES", 0)
     first = rig(folder)
     first.feed(run_start(), descriptor(), begin(user_data="run"), *(frame(k) for k in range(n_before)))
     monkeypatch.setattr(frame_log, "KEEP_FREE_BYTES", 1 << 60)
     first.feed(*(frame(k) for k in range(n_before, N)), *all_events())
     (curve,) = first.settle()
     assert contents(curve) == list(range(1, N + 1))
-    assert "kept in memory alone" in caplog.text
+    assert "kept in memory only" in caplog.text
 
 
 def test_documents_of_forgotten_runs_are_deleted(folder):

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cdi_stream.config import FixedGeometry
 from cdi_stream.errors import CurveError
-from cdi_stream.inversion.locate import FixedGeometry, locate
+from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.units import factor
 from cdi_stream_plugins.beamlines.aps_34idc import APS_34IDC
 from tests.unit.test_prepare import READINGS, UNITS, RunContext, blob, curve

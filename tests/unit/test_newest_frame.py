@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import zmq
 
-from cdi_stream.assemble.assembler import Assembler, AssembleSettings
+from cdi_stream.assemble.assembler import Assembler
+from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.stream.receive import Receiver, open_socket
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder

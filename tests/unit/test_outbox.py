@@ -85,11 +85,11 @@ class Bus:
         return socket
 
     def outbox(self, sink, queue=None, listener=None):
-        """Of a worker, with a witness of its own that hears."""
+        """Of a worker, with a monitor of its own that hears."""
         queue = queue or self.queue
         socket = listener or self.heard_listener(sink)
-        witness = DeliveryMonitor(socket, queue, PREFIX, bus.reader("msgpack"))
-        return Outbox(queue, sink, witness, lambda job: self.done.append(job.key))
+        monitor = DeliveryMonitor(socket, queue, PREFIX, bus.reader("msgpack"))
+        return Outbox(queue, sink, monitor, lambda job: self.done.append(job.key))
 
     def heard_listener(self, sink):
         """A listener that the sink's documents reach: it has heard one."""
@@ -129,7 +129,7 @@ def heard_by(socket, n):
 
 @pytest.fixture
 def rig(tmp_path, monkeypatch):
-    monkeypatch.setattr(outbox_module, "HEARD_WITHIN_S", 0.3)
+    monkeypatch.setattr(outbox_module, "RESEND_AFTER_S", 0.3)
     with contextlib.ExitStack() as stack:
         yield Bus(tmp_path, stack)
 
@@ -187,13 +187,13 @@ def test_what_is_not_heard_is_sent_again_from_where_it_broke_off(rig, caplog):
 
 
 def test_a_new_worker_does_not_send_again_what_was_heard(rig):
-    """The first is killed behind its second document; the service's witness has heard both."""
+    """The first is killed behind its second document; the service's monitor has heard both."""
     sink = rig.sink()
     service = DeliveryMonitor(rig.heard_listener(sink), rig.connection(), PREFIX, bus.reader("msgpack"))
     rig.compute("one")
     for name, doc in documents("one")[:2]:
         sink(name, doc)
-    while len(rig.queue.unheard(rig.queue.jobs()[0])) > 2:
+    while len(rig.queue.documents_to_send(rig.queue.jobs()[0])) > 2:
         service.listen(100)
 
     rig.queue.take_over("worker_0", "worker_1")
@@ -209,7 +209,7 @@ def test_a_worker_that_was_killed_before_it_could_finish_sends_nothing_twice(rig
     outbox = rig.outbox(sink)
     rig.compute("one")
     for uid in uids("one"):
-        rig.queue.heard(uid)
+        rig.queue.mark_heard(uid)
     outbox.send("worker_0", running)
     assert sink.sent == []
     assert rig.states() == {"one": "done"}
@@ -217,7 +217,7 @@ def test_a_worker_that_was_killed_before_it_could_finish_sends_nothing_twice(rig
 
 
 def test_what_waits_to_be_heard_is_heard_before_anything_is_sent(rig):
-    """The worker's own witness had the documents in its socket when it was held up."""
+    """The worker's own monitor had the documents in its socket when it was held up."""
     sink = rig.sink()
     listener = rig.heard_listener(sink)
     outbox = rig.outbox(sink, listener=listener)
@@ -240,7 +240,7 @@ def test_without_a_bus_the_outbox_gives_up_in_time_and_keeps_all(rig):
     sink.loses = set(uids("one"))
     outbox.send("worker_0", running)
     assert rig.states() == {"one": "computed"}
-    assert len(rig.queue.unheard(rig.queue.jobs()[0])) == 4
+    assert len(rig.queue.documents_to_send(rig.queue.jobs()[0])) == 4
 
 
 def test_told_to_stop_it_ends_behind_a_whole_job(rig):
@@ -253,7 +253,7 @@ def test_told_to_stop_it_ends_behind_a_whole_job(rig):
 
 def test_what_others_say_on_the_bus_is_no_witness(rig, caplog):
     sink = rig.sink()
-    witness = DeliveryMonitor(rig.heard_listener(sink), rig.queue, PREFIX, bus.reader("msgpack"))
+    monitor = DeliveryMonitor(rig.heard_listener(sink), rig.queue, PREFIX, bus.reader("msgpack"))
     rig.compute("one")
     write = bus.writer("msgpack")
     sink._socket.send(b"raw start " + write({"uid": "one-0"}))
@@ -264,7 +264,7 @@ def test_what_others_say_on_the_bus_is_no_witness(rig, caplog):
     sink._socket.send(b"cdi start " + write({"uid": "one-3"}))
     job = rig.queue.jobs()[0]
     for _ in range(PATIENCE_MS // 100):
-        witness.listen(100)
-        if len(rig.queue.unheard(job)) < 4:
+        monitor.listen(100)
+        if len(rig.queue.documents_to_send(job)) < 4:
             break
-    assert [doc["uid"] for _, doc in rig.queue.unheard(job)] == uids("one")[:3]
+    assert [doc["uid"] for _, doc in rig.queue.documents_to_send(job)] == uids("one")[:3]

@@ -12,7 +12,7 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.documents import publish
 from cdi_stream.documents.spool import BUS, Spool
 from cdi_stream.live.outgoing import ARRAYS_WAIT_S, Outgoing
-from cdi_stream.messages import RunContext
+from cdi_stream.messages import CurveProgress, RunContext
 from cdi_stream.operators.announce import Announcer
 from tests.unit.test_publish import PROVENANCE, SHAPES, result
 
@@ -88,7 +88,7 @@ def test_on_a_full_disk_the_event_goes_out_and_the_arrays_follow(rig):
     assert event["data"]["reconstruction_arrays"] == "pending"
     assert event["data"]["reconstruction_verdict"] == "good"
     assert rig.documents("stream_datum") == []
-    assert [alarm["key"] for alarm in rig.alarms.standing()] == ["disk"]
+    assert [alarm["key"] for alarm in rig.alarms.active()] == ["disk"]
     rig.outgoing.close("raw")
     rig.outgoing.retry()
     assert rig.documents("stop") == []
@@ -96,7 +96,7 @@ def test_on_a_full_disk_the_event_goes_out_and_the_arrays_follow(rig):
     rig.outgoing.retry()
     assert len(rig.documents("stream_datum")) == 2
     assert rig.documents()[-1] == "stop"
-    assert rig.alarms.standing() == []
+    assert rig.alarms.active() == []
 
 
 def test_arrays_that_come_too_late_have_a_run_of_their_own(rig):
@@ -160,3 +160,34 @@ def test_every_run_is_closed_at_the_end(rig):
     rig.outgoing.result(replace(CONTEXT, uid="other"), result("inference"))
     assert rig.outgoing.close_all("stopped") == 2
     assert len(rig.documents("stop")) == 2
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_arrays_that_cannot_be_described_leave_no_half_documents(rig, monkeypatch, is_open):
+    def breaks(publisher, *_):
+        publisher._emit("stream_resource", {"uid": "half"})
+        raise ValueError("no such array")
+
+    rig.is_full = True
+    rig.outgoing.result(CONTEXT, result("reconstruction"))
+    if not is_open:
+        rig.outgoing.close("raw")
+        rig.now_s += ARRAYS_WAIT_S + 1
+        rig.outgoing.retry()
+    rig.is_full = False
+    monkeypatch.setattr(publish.RunPublisher, "_name_arrays", breaks)
+    rig.outgoing.retry()
+    assert rig.outgoing.close_all("the end") == 0
+    assert rig.documents() == ["start", "descriptor", "event", "stop"]
+
+
+def test_a_preview_that_fails_takes_nothing_from_another_run(rig, monkeypatch):
+    def breaks(publisher, _):
+        publisher._emit("event", {"uid": "half"})
+        raise ValueError("no preview")
+
+    other = replace(CONTEXT, uid="other")
+    monkeypatch.setattr(publish.RunPublisher, "preview", breaks)
+    rig.outgoing.preview(CurveProgress(series=1, run=other, curve_index=0, account=result("reconstruction").account))
+    assert rig.outgoing.result(CONTEXT, result("reconstruction")) is None
+    assert rig.documents().count("event") == 1

@@ -10,7 +10,7 @@ import zmq
 from cdi_stream.errors import EndpointError, RecordingError, ServiceError
 from cdi_stream.stream import playback
 from cdi_stream.stream.message_log import MessageLog
-from cdi_stream.stream.playback import paced, play_log
+from cdi_stream.stream.playback import keep_pace, play_log
 
 PATIENCE_MS = 20_000
 SENT = [[b"header", b"", b"\x00" * 5000], *([b"image", bytes([k])] for k in range(40)), [b"end"]]
@@ -82,7 +82,7 @@ def played(log, endpoint, socket, n, **how):
 @pytest.mark.parametrize(("speed", "pace"), [(1.0, 1.0), (2.0, 0.5), (0.25, 4.0)])
 def test_messages_go_out_at_the_recorded_pace(speed, pace):
     time = Time()
-    sent = paced(messages(0, 0.5, 0.5, 2.0), speed, time.clock, time.sleep)
+    sent = keep_pace(messages(0, 0.5, 0.5, 2.0), speed, time.clock, time.sleep)
     out = [(parts, time.now_s - 50.0) for parts in sent]
     assert [parts for parts, _ in out] == [[b"0"], [b"1"], [b"2"], [b"3"]]
     assert [when for _, when in out] == pytest.approx([0, 0.5 * pace, 0.5 * pace, 2 * pace])
@@ -90,7 +90,7 @@ def test_messages_go_out_at_the_recorded_pace(speed, pace):
 
 def test_time_lost_in_sending_is_made_up_for():
     time, out = Time(), []
-    for _ in paced(messages(0, 1, 2, 3), 1.0, time.clock, time.sleep):
+    for _ in keep_pace(messages(0, 1, 2, 3), 1.0, time.clock, time.sleep):
         out.append(time.now_s - 50.0)
         time.now_s += 1.5 if len(out) == 1 else 0.1
     assert out == pytest.approx([0, 1.5, 2.0, 3.0])
@@ -99,13 +99,13 @@ def test_time_lost_in_sending_is_made_up_for():
 
 def test_without_a_speed_nothing_is_waited_for():
     time = Time()
-    assert len(list(paced(messages(0, 100, 200), None, time.clock, time.sleep))) == 3
+    assert len(list(keep_pace(messages(0, 100, 200), None, time.clock, time.sleep))) == 3
     assert time.slept == []
 
 
 def test_a_clock_that_was_set_back_while_recording_does_not_stop_the_playback():
     time = Time()
-    assert len(list(paced(messages(5, 1, 6), 1.0, time.clock, time.sleep))) == 3
+    assert len(list(keep_pace(messages(5, 1, 6), 1.0, time.clock, time.sleep))) == 3
     assert time.now_s == pytest.approx(51.0)
 
 
@@ -130,7 +130,7 @@ def test_a_subscriber_gets_every_message_as_it_was(log, context, bind):
 @pytest.mark.parametrize("bind", [True, False])
 def test_a_puller_that_nobody_runs_is_an_error(log, monkeypatch, bind):
     monkeypatch.setattr(playback, "SEND_TIMEOUT_MS", 200)
-    with pytest.raises(ServiceError, match="nobody at tcp://127"):
+    with pytest.raises(ServiceError, match="expected a receiver at tcp://127"):
         play_log(log, free_endpoint(), kind="push", bind=bind, speed=None)
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cdi_stream.config import FixedGeometry, PrepareConfig
 from cdi_stream.errors import CurveError
-from cdi_stream.inversion.locate import FixedGeometry, locate
-from cdi_stream.inversion.prepare import DetectorKnowledge, PrepareSettings, prepare
+from cdi_stream.inversion.locate import locate
+from cdi_stream.inversion.prepare import DetectorKnowledge, prepare
 from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart
 from cdi_stream_plugins.beamlines.aps_34idc import APS_34IDC
 
@@ -42,7 +43,7 @@ def curve(counts, **changes):
     return replace(base, **changes)
 
 
-def prepared(counts, known=DetectorKnowledge(), settings=PrepareSettings(), **changes):  # noqa: B008
+def prepared(counts, known=DetectorKnowledge(), settings=PrepareConfig(), **changes):  # noqa: B008
     one = curve(counts, **changes)
     geometry, _, _ = locate(one, APS_34IDC, FixedGeometry())
     return prepare(one, geometry, known, settings)

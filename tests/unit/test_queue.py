@@ -154,7 +154,7 @@ def test_who_lost_a_lease_can_do_nothing_with_the_job(queue, clock):
     queue.give_back(lost, "a")
     job = only(queue, "leased")
     assert (job.owner, job.error, job.attempts) == ("b", None, 2)
-    assert queue.unheard(job) == []
+    assert queue.documents_to_send(job) == []
     assert queue.complete(mine, "b", documents("one"))
 
 
@@ -214,9 +214,9 @@ def test_what_is_being_done_or_is_done_is_neither_cancelled_nor_retried(queue):
 
 def test_documents_lie_beside_their_job_in_their_order(queue):
     job = computed(queue)
-    assert queue.unheard(job) == documents("one")
-    assert [j.id for j in queue.computed("a")] == [job.id]
-    assert queue.computed("b") == []
+    assert queue.documents_to_send(job) == documents("one")
+    assert [j.id for j in queue.jobs_to_send("a")] == [job.id]
+    assert queue.jobs_to_send("b") == []
     assert queue.has_work()
 
 
@@ -228,7 +228,7 @@ def test_a_document_that_cannot_be_stored_leaves_all_as_it_was(queue):
     with pytest.raises(KeyError):
         queue.complete(job, "a", [("event", {})])
     assert only(queue, "leased").owner == "a"
-    assert queue.unheard(job) == []
+    assert queue.documents_to_send(job) == []
     assert queue.complete(job, "a", documents("one"))
 
 
@@ -245,30 +245,30 @@ def test_a_completion_that_breaks_half_way_is_undone(queue, path):
 def test_a_job_is_completed_once(queue):
     job = computed(queue)
     assert not queue.complete(job, "a", documents("another"))
-    assert queue.unheard(job) == documents("one")
+    assert queue.documents_to_send(job) == documents("one")
 
 
 def test_documents_that_were_heard_are_not_unheard(queue):
     job = computed(queue)
-    queue.heard("one-1")
-    queue.heard("one-1")
-    queue.heard("somebody else's")
-    assert queue.unheard(job) == [documents("one")[0], documents("one")[2]]
+    queue.mark_heard("one-1")
+    queue.mark_heard("one-1")
+    queue.mark_heard("somebody else's")
+    assert queue.documents_to_send(job) == [documents("one")[0], documents("one")[2]]
     assert queue.jobs()[0].state == "computed"
 
 
 def test_a_finished_job_waits_for_the_archive_with_all_its_documents(queue):
     job = computed(queue)
-    assert queue.unarchived() == []
+    assert queue.jobs_to_archive() == []
     for k in range(3):
-        queue.heard(f"one-{k}")
+        queue.mark_heard(f"one-{k}")
     queue.finish(job)
     assert only(queue, "done").owner is None
-    ((found, stored),) = queue.unarchived()
+    ((found, stored),) = queue.jobs_to_archive()
     assert (found.id, stored) == (job.id, documents("one"))
     assert not queue.has_work()
-    queue.archived(job)
-    assert queue.unarchived() == []
+    queue.mark_archived(job)
+    assert queue.jobs_to_archive() == []
 
 
 def test_only_a_computed_job_can_be_finished(queue):
@@ -289,7 +289,7 @@ def test_what_a_dead_worker_left_is_taken_over(queue):
         ("leased", "living"),
     ]
     assert queue.owners() == {"heir", "living"}
-    assert [job.id for job in queue.computed("heir")] == [first.id]
+    assert [job.id for job in queue.jobs_to_send("heir")] == [first.id]
     assert queue.renew(third, "living", LEASE_S)
     assert leased(queue, "heir").key == "leased"
 
@@ -299,7 +299,7 @@ def test_a_worker_takes_over_from_its_own_former_life(queue):
     add(queue, "two")
     leased(queue, "a")
     queue.take_over("a", "a")
-    assert [j.id for j in queue.computed("a")] == [job.id]
+    assert [j.id for j in queue.jobs_to_send("a")] == [job.id]
     assert leased(queue, "a").key == "two"
 
 
@@ -340,7 +340,7 @@ def test_all_is_there_when_the_queue_is_opened_again(path, clock):
         before = queue.jobs()
     with contextlib.closing(Queue(path, clock)) as queue:
         assert queue.jobs() == before
-        assert queue.unheard(before[0]) == documents("one")
+        assert queue.documents_to_send(before[0]) == documents("one")
         assert leased(queue, "b").key == "two"
 
 
@@ -419,7 +419,7 @@ def test_two_processes_do_every_job_once(path):
         assert min(map(len, done)) > 10
         assert sorted(done[0] + done[1]) == sorted(keys + [f"late {k}" for k in range(5)])
         assert queue.counts()["computed"] == 205
-        assert all(len(queue.unheard(job)) == 2 for job in queue.jobs())
+        assert all(len(queue.documents_to_send(job)) == 2 for job in queue.jobs())
 
 
 def at_once(commands):
@@ -537,12 +537,12 @@ class QueueMachine(RuleBasedStateMachine):
     def hear(self, owner, pick):
         for job in self.queues[owner].computed(owner):
             heard = self.jobs[job.id]["heard"]
-            assert len(self.queues[owner].unheard(job)) == 2 - heard
+            assert len(self.queues[owner].documents_to_send(job)) == 2 - heard
             if heard == 2:
                 self.queues[owner].finish(job)
                 self.jobs[job.id]["state"] = "done"
             else:
-                self.queues[owner].heard(f"{job.key}-{heard}")
+                self.queues[owner].mark_heard(f"{job.key}-{heard}")
                 self.jobs[job.id]["heard"] += 1
 
     @rule(dead=owners)

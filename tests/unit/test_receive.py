@@ -131,7 +131,7 @@ def test_a_message_above_the_limit_never_arrives_and_the_connection_is_made_anew
     detector.send(b"\0" * 1001)
     with caplog.at_level(logging.WARNING, logger="cdi_stream"):
         for now_s in range(PATIENCE_MS // 100):
-            receiver.revive(float(now_s))
+            receiver.reconnect_if_cut(float(now_s))
             if not receiver.socket.poll(100) and caplog.messages:
                 detector.send(END, zmq.NOBLOCK)
             if received := list(receiver.messages()):

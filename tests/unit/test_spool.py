@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from cdi_stream.alarms import Alarms
-from cdi_stream.documents.delivery import HEARD_WITHIN_S, ArchiveDelivery, BusDelivery
+from cdi_stream.documents.delivery import RESEND_AFTER_S, ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import BUS, SPOOL, Spool
 from cdi_stream.errors import ConfigError, ServiceError
 
@@ -43,7 +43,7 @@ def test_what_was_not_delivered_is_there_after_a_restart_in_order(opened):
     spool = opened("tiled")
     spool.put("ours", documents(), curve_key="curve 1")
     for entry in spool.waiting(BUS)[:2]:
-        spool.heard(BUS, entry)
+        spool.mark_delivered(BUS, entry)
     assert spool.close() == {"bus": 3, "tiled": 5}
     again = opened("tiled")
     assert names(again.waiting(BUS)) == ["ours e0", "ours e1", "ours s"]
@@ -58,7 +58,7 @@ def test_a_run_that_every_sink_has_is_forgotten(opened, tmp_path):
     spool.put("ours", documents())
     for sink in (BUS, "tiled"):
         for entry in spool.waiting(sink):
-            spool.heard(sink, entry)
+            spool.mark_delivered(sink, entry)
     spool.close()
     with sqlite3.connect(tmp_path / SPOOL) as db:
         for table in ("documents", "runs", "heard", "done"):
@@ -71,12 +71,12 @@ def test_a_run_that_was_left_open_is_closed_with_its_counts(opened, tmp_path):
     first.put("ours", documents(n_events=3, has_stop=False))
     first.close()
     second = Spool(tmp_path)
-    assert second.close_left_runs("the service was killed") == 1
+    assert second.close_open_runs("the service was killed") == 1
     stop = second.waiting(BUS)[-1]
     assert stop.name == "stop"
     assert stop.doc["num_events"] == {"inference": 3}
     assert stop.doc["exit_status"] == "abort"
-    assert second.close_left_runs("again") == 0
+    assert second.close_open_runs("again") == 0
     second.close()
 
 
@@ -111,11 +111,11 @@ def test_a_locked_file_holds_nothing_up_and_is_written_later(opened, tmp_path):
     holder.execute("BEGIN IMMEDIATE")
     spool.put("ours", documents(), curve_key="curve 1")
     assert len(spool.waiting(BUS)) == 5
-    assert [alarm["key"] for alarm in alarms.standing()] == ["spool"]
+    assert [alarm["key"] for alarm in alarms.active()] == ["spool"]
     holder.execute("ROLLBACK")
     holder.close()
     spool.put("other", documents("other"))
-    assert alarms.standing() == []
+    assert alarms.active() == []
     spool.close()
     again = Spool(tmp_path)
     assert len(again.waiting(BUS)) == 10
@@ -173,9 +173,9 @@ def test_documents_sent_while_the_proxy_was_down_come_in_order_once_it_is_up(ope
     spool.put("ours", documents())
     delivery.push()
     for _ in range(20):
-        clock.now_s += HEARD_WITHIN_S
+        clock.now_s += RESEND_AFTER_S
         delivery.step(0)
-    assert [alarm["key"] for alarm in alarms.standing()] == ["bus"]
+    assert [alarm["key"] for alarm in alarms.active()] == ["bus"]
     spool.put("other", documents("other"))
     delivery.push()
     bus.is_up = True
@@ -184,7 +184,7 @@ def test_documents_sent_while_the_proxy_was_down_come_in_order_once_it_is_up(ope
         delivery.step(0)
     assert bus.sent == names_of("ours") + names_of("other")
     assert spool.waiting(BUS) == []
-    assert alarms.standing() == []
+    assert alarms.active() == []
 
 
 def names_of(run):
@@ -236,7 +236,7 @@ def test_a_sink_that_raises_stops_nothing(opened):
     spool.put("ours", documents())
     delivery.push()
     for _ in range(10):
-        clock.now_s += HEARD_WITHIN_S
+        clock.now_s += RESEND_AFTER_S
         delivery.step(0)
     assert spool.waiting(BUS) == []
 
@@ -334,7 +334,7 @@ def test_after_a_restart_a_run_in_mid_way_is_written_from_its_beginning(opened, 
     run_archive(first, server)
     first.close()
     second = Spool(tmp_path, ("tiled",))
-    second.close_left_runs("killed")
+    second.close_open_runs("killed")
     run_archive(second, server)
     assert server.runs["one"] == [*names_of("one")[:-1], "one-stop"]
     second.close()

@@ -172,8 +172,8 @@ def test_a_message_in_hand_when_told_to_stop_is_named(rig, caplog):
                 break
             time.sleep(0.02)
         assert rig.end() == {"messages": 1, "written": 0}
-    assert "the detector is held up" in caplog.messages[0]
-    assert "never took" in caplog.messages[-1]
+    assert "the detector has to wait" in caplog.messages[0]
+    assert "is lost" in caplog.messages[-1]
 
 
 def test_it_stops_when_told_to_even_if_nothing_ever_came(rig):

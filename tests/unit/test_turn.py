@@ -13,17 +13,17 @@ import time
 import pytest
 
 from cdi_stream.refine import turn as turn_module
-from cdi_stream.refine.turn import Stopped, Turn, Urgency, grave, slot
+from cdi_stream.refine.turn import Turn, UrgentLock, WorkerStopped, orphan_lock, slot
 
 PATIENCE_S = 20.0
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cdi_stream.refine.turn import Turn, Urgency, slot
+from cdi_stream.refine.turn import Turn, UrgentLock, slot
 folder, what = Path(sys.argv[1]), sys.argv[2]
 if what == "urgency":
-    Urgency(folder).begin()
+    UrgentLock(folder).begin()
     print("held", flush=True)
     time.sleep(60)
 with slot(folder) as name:
@@ -50,7 +50,7 @@ def child(tmp_path):
 
 @pytest.fixture
 def urgency(tmp_path):
-    with contextlib.closing(Urgency(tmp_path)) as urgency:
+    with contextlib.closing(UrgentLock(tmp_path)) as urgency:
         yield urgency
 
 
@@ -79,7 +79,7 @@ def is_held_up(folder):
     with contextlib.closing(Turn(folder, sleep.is_stopped, sleep)) as turn:
         try:
             turn.wait()
-        except Stopped:
+        except WorkerStopped:
             assert sleep.n == 10
             return True
     assert sleep.n == 0
@@ -87,8 +87,8 @@ def is_held_up(folder):
 
 
 def owner_is_dead(folder, owner):
-    with grave(folder, owner) as is_dead:
-        return is_dead
+    with orphan_lock(folder, owner) as is_orphaned:
+        return is_orphaned
 
 
 # --- turns --------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_beginning_and_ending_twice_changes_nothing(tmp_path, urgency):
 
 
 def test_urgency_that_is_closed_is_over(tmp_path):
-    urgency = Urgency(tmp_path)
+    urgency = UrgentLock(tmp_path)
     urgency.begin()
     urgency.close()
     assert not is_held_up(tmp_path)
@@ -145,13 +145,13 @@ def test_a_worker_that_waits_goes_on_when_the_urgency_ends(tmp_path, urgency):
 def test_a_turn_does_something_meanwhile(tmp_path, urgency):
     urgency.begin()
     calls, sleep = [], Sleep(4)
-    with contextlib.closing(Turn(tmp_path, sleep.is_stopped, sleep)) as turn, pytest.raises(Stopped):
+    with contextlib.closing(Turn(tmp_path, sleep.is_stopped, sleep)) as turn, pytest.raises(WorkerStopped):
         turn.wait(lambda: calls.append(1))
     assert len(calls) == 4
 
 
 def test_a_worker_told_to_stop_stops_though_it_is_its_turn(tmp_path):
-    with contextlib.closing(Turn(tmp_path, lambda: True)) as turn, pytest.raises(Stopped):
+    with contextlib.closing(Turn(tmp_path, lambda: True)) as turn, pytest.raises(WorkerStopped):
         turn.wait()
 
 
@@ -159,7 +159,7 @@ def test_urgency_does_not_wait_for_workers_that_look_all_the_time(tmp_path, urge
     stop = threading.Event()
 
     def look():
-        with contextlib.closing(Turn(tmp_path, stop.is_set)) as turn, contextlib.suppress(Stopped):
+        with contextlib.closing(Turn(tmp_path, stop.is_set)) as turn, contextlib.suppress(WorkerStopped):
             while True:
                 turn.wait()
 
@@ -234,8 +234,8 @@ def test_an_owner_that_never_was_is_dead(tmp_path):
 
 
 def test_nobody_takes_a_slot_while_its_dead_owner_is_buried(tmp_path):
-    with grave(tmp_path, "worker_0") as is_dead, slot(tmp_path) as name:
-        assert is_dead
+    with orphan_lock(tmp_path, "worker_0") as is_orphaned, slot(tmp_path) as name:
+        assert is_orphaned
         assert name == "worker_1"
     with slot(tmp_path) as name:
         assert name == "worker_0"

@@ -1,1 +1,1 @@
-"""Intensities to be phased, from files of any kind, with mask and, where it is known, geometry."""
+"""Read diffraction intensities from files of any kind, with mask and, where it is known, geometry."""

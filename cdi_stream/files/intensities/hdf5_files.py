@@ -1,7 +1,7 @@
-"""Arrays in CXI and other HDF5 files; no link leads to another file.
+"""Read arrays from CXI and other HDF5 files; links to other files are refused.
 
-CXI (Maia 2012, doi:10.1038/nmeth.2110): intensities lie at ``/entry_1/data_1/data`` or
-``/entry_1/instrument_1/detector_1/data``; a mask beside them has 0 where a pixel is good and bits elsewhere.
+CXI (Maia, Nature Methods 9, 854 (2012), doi:10.1038/nmeth.2110): intensities lie at ``/entry_1/data_1/data`` or
+``/entry_1/instrument_1/detector_1/data``; a mask in the same group has 0 where a pixel is good and bits elsewhere.
 """
 
 from __future__ import annotations
@@ -22,30 +22,39 @@ _DATA, _DETECTOR, _IMAGE = _PLACES = ("entry_1/data_1", "entry_1/instrument_1/de
 
 
 def dataset_of(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
-    """Find a dataset whose values lie in this very file; None if there is none of that name.
+    """Return a dataset whose values lie in the file itself; None if there is no dataset of that name.
+
+    Parameters
+    ----------
+    file
+        Open HDF5 file.
+    name
+        Name of the dataset inside the file.
+    path
+        Path of the file, for error messages.
 
     Raises
     ------
     IntensitiesError
-        If a link or the storage leads to another file, or one chunk is larger than any array may be.
+        If a link or the storage leads to another file, or a chunk is larger than `limits.MAX_VOXELS`.
     """
-    found = file.get(name)
-    if found is None and file.get(name, getlink=True) is not None:
+    dataset = file.get(name)
+    if dataset is None and file.get(name, getlink=True) is not None:
         raise IntensitiesError(f"{path}: expected data at /{name}, got a link that leads nowhere: write the data there")
-    if not isinstance(found, h5py.Dataset):
+    if not isinstance(dataset, h5py.Dataset):
         return None
-    if found.file.filename != file.filename or found.external or found.is_virtual:
+    if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
         raise IntensitiesError(
             f"{path}: expected the values of /{name} in the file itself, got a link to another file: "
             "copy the data into one file"
         )
-    if found.chunks is not None:
-        require_few(found.chunks, f"{path}: a chunk of /{name}")
-    return found
+    if dataset.chunks is not None:
+        require_few(dataset.chunks, f"{path}: a chunk of /{name}")
+    return dataset
 
 
 def read_cxi(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str | None]:
-    """Read intensities, mask (converted: true = use) if there is one, and the names of the axes (``y:x``) if given.
+    """Return intensities, mask (true = use) and names of the axes (``y:x``) of a CXI file; None where it has none.
 
     Raises
     ------
@@ -53,10 +62,11 @@ def read_cxi(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str | 
         If there are no intensities or they lie in another file; broken files raise one of ``limits.UNREADABLE``.
     """
     with h5py.File(path, "r") as file:
-        datasets = {place: found for place in _PLACES if (found := dataset_of(file, f"{place}/data", path)) is not None}
+        candidates = {place: dataset_of(file, f"{place}/data", path) for place in _PLACES}
+        datasets = {place: data for place, data in candidates.items() if data is not None}
         if not datasets:
             raise IntensitiesError(f"{path}: expected intensities at /entry_1/data_1/data as in CXI, got none there")
-        place = next((place for place, found in datasets.items() if found.dtype.kind != "c"), next(iter(datasets)))
+        place = next((place for place, data in datasets.items() if data.dtype.kind != "c"), next(iter(datasets)))
         dataset = datasets[place]
         require_intensities(dataset.shape, dataset.dtype, f"{path}: /{place}/data")
         if dataset == datasets.get(_IMAGE):
@@ -66,7 +76,7 @@ def read_cxi(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str | 
 
 
 def read_cxi_mask(path: Path) -> NDArray[np.bool_]:
-    """Read the mask of a CXI file, converted so that true = use; raises as `read_cxi`."""
+    """Return the mask of a CXI file, true = use; raises as `read_cxi`."""
     with h5py.File(path, "r") as file:
         mask = _mask(file, path, (_DETECTOR, _DATA, _IMAGE))
     if mask is None:
@@ -75,7 +85,7 @@ def read_cxi_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def _require_diffraction(file: h5py.File, path: Path) -> None:
-    """An image of CXI may lie in real space or be shifted; intensities must not."""
+    """Refuse a CXI image in real space, or with the order of an unshifted transform; raises `IntensitiesError`."""
     image = file[_IMAGE]
     space, is_shifted = (image[name][()] if name in image else None for name in ("data_space", "is_fft_shifted"))
     if space not in (b"diffraction", "diffraction"):
@@ -88,7 +98,7 @@ def _require_diffraction(file: h5py.File, path: Path) -> None:
 
 
 def _mask(file: h5py.File, path: Path, places: Iterable[str]) -> NDArray[np.bool_] | None:
-    """First mask found; 0 = good."""
+    """Return the first mask among ``places``, true = use (in the file 0 = good); None if there is none."""
     for place in places:
         mask = dataset_of(file, f"{place}/mask", path)
         if mask is not None:

@@ -1,4 +1,4 @@
-"""What arrays of intensities and masks may be, judged from headers: before anything is allocated."""
+"""Check type and shape of intensities and masks from a file's header, before memory is allocated."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 from cdi_stream.errors import IntensitiesError
 
 MAX_VOXELS = 2**28
-"""Largest array that is read: 645 voxels along each of three axes."""
+"""Largest number of voxels that is read from a file: 645 along each of three axes."""
 
 MIN_LENGTH = 8
-"""Shortest axis of intensities."""
+"""Least length of every axis of intensities [voxels]."""
 
 UNREADABLE = (
     OSError,
@@ -33,22 +33,29 @@ UNREADABLE = (
     lzma.LZMAError,
     tokenize.TokenError,
 )
-"""What NumPy, zipfile and h5py raise on broken files."""
+"""Exceptions that NumPy, zipfile and h5py raise at broken files."""
 
 Shape = tuple[int, ...]
 
 
 def require_intensities(shape: Shape, dtype: np.dtype[Any], where: str) -> None:
-    """Refuse what cannot be intensities.
+    """Raise an error unless type and shape can be those of intensities.
+
+    Parameters
+    ----------
+    shape, dtype
+        Shape and type of the array.
+    where
+        File and array, for the error message.
 
     Raises
     ------
     IntensitiesError
-        If they are no real numbers, have not 2 or 3 axes, or too few or too many voxels.
+        If the values are not real numbers, if there are not 2 or 3 axes, or too few or too many voxels.
     """
     if dtype.kind == "c":
         raise IntensitiesError(
-            f"{where}: expected measured intensities, got complex numbers, as a reconstructed crystal or a field has: "
+            f"{where}: expected measured intensities, got complex numbers, as of a reconstructed crystal: "
             "give intensities, not amplitudes"
         )
     if dtype.kind not in "iuf":
@@ -64,7 +71,7 @@ def require_intensities(shape: Shape, dtype: np.dtype[Any], where: str) -> None:
 
 
 def require_mask(shape: Shape, dtype: np.dtype[Any], where: str) -> None:
-    """Refuse what cannot be a mask; raises `IntensitiesError`."""
+    """Raise `IntensitiesError` unless type and shape can be those of a mask; ``where`` names file and array."""
     if dtype.kind not in "biuf" or len(shape) not in (2, 3):
         raise IntensitiesError(
             f"{where}: expected a mask of 0 and 1 with 2 or 3 axes, got type {dtype} and {_short(shape)}"
@@ -73,7 +80,7 @@ def require_mask(shape: Shape, dtype: np.dtype[Any], where: str) -> None:
 
 
 def require_few(shape: Shape, where: str) -> None:
-    """Refuse more voxels than `MAX_VOXELS`; raises `IntensitiesError`."""
+    """Raise `IntensitiesError` if a shape has more than `MAX_VOXELS` voxels; ``where`` names file and array."""
     if math.prod(shape) > MAX_VOXELS:
         raise IntensitiesError(
             f"{where}: expected at most {MAX_VOXELS} voxels, got {_short(shape)}: crop about the peak"

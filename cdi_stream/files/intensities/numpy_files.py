@@ -1,4 +1,4 @@
-"""Arrays in npy and npz files: headers are looked at first, nothing is unpickled, nothing is taken on trust."""
+"""Read arrays from npy and npz files; the header is checked before the data is read, and pickles are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Judge = Callable[[Shape, np.dtype[Any], str], None]
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """Read intensities ``(n0, n1)`` or ``(n0, n1, n2)`` as they lie in an npy file.
+    """Return the intensities ``(n0, n1)`` or ``(n0, n1, n2)`` of an npy file, unchanged.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Read ``data``, and ``mask`` (true = use) if it is there, from an npz file; raises as `read_npy`."""
+    """Return ``data`` and ``mask`` (true = use; None if there is none) of an npz file; raises as `read_npy`."""
     with zipfile.ZipFile(path) as archive:
         data = _member(archive, "data", path, require_intensities)
         has_mask = "mask.npy" in archive.namelist()
@@ -41,13 +41,13 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
 
 
 def read_npy_mask(path: Path) -> NDArray[np.bool_]:
-    """Read a mask, true = use, from an npy file; raises as `read_npy`."""
+    """Return the mask of an npy file, true = use; raises as `read_npy`."""
     with path.open("rb") as file:
         return _usable(_array(file, str(path), path.stat().st_size, require_mask), str(path))
 
 
 def read_npz_mask(path: Path) -> NDArray[np.bool_]:
-    """Read ``mask``, or the only array, true = use, from an npz file; raises as `read_npy`."""
+    """Return ``mask``, or the only array, of an npz file, true = use; raises as `read_npy`."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         name = names[0].removesuffix(".npy") if len(names) == 1 else "mask"
@@ -56,17 +56,20 @@ def read_npz_mask(path: Path) -> NDArray[np.bool_]:
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path, judge: _Judge) -> NDArray[Any]:
     if f"{name}.npy" not in archive.namelist():
-        found = ", ".join(member[:40].removesuffix(".npy") for member in archive.namelist()[:10]) or "nothing"
-        raise IntensitiesError(f"{path}: expected an array {name!r}, got {found}: save it as numpy.savez(..., {name}=)")
+        names = ", ".join(member[:40].removesuffix(".npy") for member in archive.namelist()[:10]) or "nothing"
+        raise IntensitiesError(f"{path}: expected an array {name!r}, got {names}: save it as numpy.savez(..., {name}=)")
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise IntensitiesError(f"{path}: expected a compression that NumPy writes, got type {info.compress_type}")
+        raise IntensitiesError(
+            f"{path}: expected a compression that NumPy writes, got type {info.compress_type}: "
+            "save it by numpy.savez or numpy.savez_compressed"
+        )
     with archive.open(info) as member:
         return _array(member, f"{path}: {name!r}", info.file_size, judge)
 
 
 def _array(stream: IO[bytes], where: str, n_bytes: int, judge: _Judge) -> NDArray[Any]:
-    """Read the array of a stream of ``n_bytes`` after a look at its header."""
+    """Return the array of a stream of ``n_bytes``, after ``judge`` has checked shape and type in the header."""
     head = BytesIO(stream.read(_HEAD_BYTES))
     version = np.lib.format.read_magic(head)
     if version not in _HEADERS:
@@ -82,7 +85,7 @@ def _array(stream: IO[bytes], where: str, n_bytes: int, judge: _Judge) -> NDArra
 
 
 def _usable(mask: NDArray[Any], where: str) -> NDArray[np.bool_]:
-    """From a mask of true or 1 to booleans."""
+    """Return a mask of 0 and 1 as booleans; raises `IntensitiesError` if it holds other values."""
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
         raise IntensitiesError(f"{where}: expected 1 where a voxel may be used and 0 elsewhere, got other values")
     return mask.astype(bool)

@@ -1,8 +1,8 @@
-"""The file of a phased object, npz without pickle: it has its name only when it is whole and on disk.
+"""Write a phased object as an npz file without pickle; the file gets its name only when it is complete and on disk.
 
-``object`` complex64, ``support`` bool and ``fourier_sign`` are always there, on the grid of the intensities.  Where
-the geometry is known ``object_lab`` and ``support_lab`` lie on a lab grid [z, y, x] with cubic voxels, and the map
-``lab_q0_inv_m``, ``lab_bq_inv_m``, ``lab_br_m``, ``lab_sample_to_lab``, ``lab_coordinates`` belongs to them.
+The file always holds ``object`` (complex64), ``support`` (bool) and ``fourier_sign``, on the grid of the intensities.
+Where the geometry is known it also holds ``object_lab`` and ``support_lab`` on a lab grid [z, y, x] with cubic voxels,
+and the map of that grid: ``lab_q0_inv_m``, ``lab_bq_inv_m``, ``lab_br_m``, ``lab_sample_to_lab``, ``lab_coordinates``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cdi_stream.geometry.circles import FOURIER_SIGN
 from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to
 
 LAB_SHAPE: Shape = (96, 96, 96)
+"""Shape [z, y, x] of the lab grid of a phased object [voxels]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,17 @@ class LabObject:
 
 
 def lab_object(crystal: Tensor, support: Tensor, affine: AffineMap, shape: Shape = LAB_SHAPE) -> LabObject:
-    """Resample a crystal of the working frame, whose map is ``affine``, to a lab grid that holds its support.
+    """Return a crystal resampled to a lab grid that holds its support.
 
-    It must be the crystal about its own peak: the ramp of an object on the file's grid is too steep to interpolate.
+    Parameters
+    ----------
+    crystal, support
+        Crystal in the working array, in which the Bragg peak is the origin voxel.  An object on the file's grid has a
+        phase ramp too steep for interpolation.
+    affine
+        Map of the working array.
+    shape
+        Shape of the lab grid [z, y, x].
     """
     density, inside = crystal.detach(), support.detach()
     target = fitting_lab_grid(inside.cpu().numpy(), affine, shape)
@@ -50,12 +59,12 @@ def lab_object(crystal: Tensor, support: Tensor, affine: AffineMap, shape: Shape
 
 
 def require_writable(path: Path, option: str = "--out") -> None:
-    """Find out before the work whether the file of an option can be written after it.
+    """Check before the computation that the output file of an option can be written.
 
     Raises
     ------
     ConfigError
-        If it cannot.
+        If the file cannot be written, or is a folder.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,15 +85,7 @@ def write_object(path: Path, density: Tensor, support: Tensor, lab: LabObject | 
     ConfigError
         If the file cannot be written.
     """
-    arrays: dict[str, Any] = {
-        "object": density.detach().cpu().numpy().astype(np.complex64),
-        "support": support.detach().cpu().numpy().astype(bool),
-        "fourier_sign": np.int64(FOURIER_SIGN),
-    }
-    if arrays["object"].shape != arrays["support"].shape:
-        raise ValueError(f"object {density.shape} and support {support.shape} differ in shape")
-    if lab is not None:
-        arrays |= {"object_lab": lab.density.astype(np.complex64), "support_lab": lab.support, **_map(lab.affine)}
+    arrays = object_arrays(density.detach().cpu().numpy(), support.detach().cpu().numpy(), lab)
     try:
         with atomic_write(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -92,14 +93,36 @@ def write_object(path: Path, density: Tensor, support: Tensor, lab: LabObject | 
         raise ConfigError(f"--out {path}: cannot be written: {error}; choose another place") from error
 
 
+def object_arrays(density: NDArray[Any], support: NDArray[Any], lab: LabObject | None = None) -> dict[str, Any]:
+    """Return the arrays of an object's file by name: object and support, and those in lab axes if there are any.
+
+    Raises
+    ------
+    ValueError
+        If object and support differ in shape.
+    """
+    if density.shape != support.shape:
+        raise ValueError(f"object {density.shape} and support {support.shape} differ in shape")
+    arrays: dict[str, Any] = {
+        "object": density.astype(np.complex64),
+        "support": support.astype(bool),
+        "fourier_sign": np.int64(FOURIER_SIGN),
+    }
+    if lab is not None:
+        arrays |= {"object_lab": lab.density.astype(np.complex64), "support_lab": lab.support, **_map(lab.affine)}
+    return arrays
+
+
 def require_npz(path: Path) -> None:
-    """Raise `ConfigError` if a name promises another format than the one that is written."""
+    """Raise `ConfigError` unless the name ends in ``.npz``, the format that is written."""
     if path.suffix != ".npz":
-        raise ConfigError(f"--out {path}: expected a name that ends in .npz, got {path.suffix or 'no suffix'!r}")
+        raise ConfigError(
+            f"--out {path}: expected a name that ends in .npz, got {path.suffix or 'no suffix'!r}; change the ending"
+        )
 
 
 def free_name(folder: Path, stem: str) -> Path:
-    """Name for an object in a folder that no file has: ``STEM_object.npz``, ``STEM_object.1.npz`` and so on."""
+    """Return an unused name for an object in a folder: ``STEM_object.npz``, ``STEM_object.1.npz`` and so on."""
     names = (f"{stem}_object{dot}.npz" for dot in chain([""], (f".{k}" for k in count(1))))
     return next(path for path in map(folder.joinpath, names) if not path.exists())
 

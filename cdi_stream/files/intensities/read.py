@@ -1,4 +1,4 @@
-"""Read intensities to be phased from whatever file holds them, known by its content rather than by its name."""
+"""Read diffraction intensities from a file of any known format; the format is told by the content, not by the name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import IntensitiesError
-from cdi_stream.files.intensities.cleaning import cleaned
+from cdi_stream.files.intensities.cleaning import mask_blemishes
+from cdi_stream.files.intensities.hdf5_files import read_cxi, read_cxi_mask
 from cdi_stream.files.intensities.limits import UNREADABLE, Shape
-from cdi_stream.files.intensities.masks import masked
+from cdi_stream.files.intensities.masks import apply_mask
 from cdi_stream.files.intensities.numpy_files import read_npy, read_npy_mask, read_npz, read_npz_mask
 from cdi_stream.files.intensities.scan_files import is_facility_scan, read_facility_scan, read_own_scan
 from cdi_stream.files.intensities.scans import Placement
 from cdi_stream.files.intensities.tiff_files import MAGIC, TiffFrames, is_tiff_folder, read_tiff, read_tiff_folder
-from cdi_stream.files.intensities.volume import Intensities, counted, require_signal, unsaturated
+from cdi_stream.files.intensities.volume import Intensities, mask_clipped_peak, mask_non_counts, require_signal
 from cdi_stream.files.intensities.window import peak_of
-from cdi_stream.intensities.hdf5_files import read_cxi, read_cxi_mask
 
 _MASKS: dict[str, Callable[[Path], NDArray[np.bool_]]] = {
     "npy": read_npy_mask,
@@ -37,34 +37,36 @@ def read_intensities(
     cleans: bool = True,
     placement: Placement | None = None,
 ) -> Intensities:
-    """Read npy, npz (``data``, optional ``mask``), CXI, TIFF, a scan of ours, or one that an installed reader knows.
+    """Read intensities from npy, npz (``data``, optional ``mask``), CXI, TIFF, or a scan recorded here or elsewhere.
 
     Parameters
     ----------
     path
-        File of 2D or 3D intensities, or a folder: of a facility's scan, or of numbered TIFF files.
+        File of 2D or 3D intensities, or folder of a facility's scan or of numbered TIFF files.
     mask_path
-        Further mask as npy, npz or CXI, of the file's shape or 2D for all frames; true or 1 = use, in CXI 0 = good.
+        Additional mask as npy, npz or CXI, of the file's shape or 2D for all frames; true or 1 = use, in CXI 0 = good.
     scan
-        Which scan of several; without it, the first.
+        Number of the scan where the file holds several; None: the first.
     cleans
-        Whether hot voxels and islands of other grains are masked.
+        Whether hot voxels and alien peaks are masked.
     placement
-        Beamline and fixed numbers by which a scan's frames are placed, instead of what the scan says.
+        Beamline and fixed geometry, which replace those that the scan has on record.
 
     Raises
     ------
     IntensitiesError, RecordingError
-        If a file is broken, too large, no intensities, or holds nothing to phase; if a scan or a geometry is asked for
-        where there are none.
+        If a file is broken or too large, holds no intensities or no signal, or if ``scan`` or ``placement`` is given
+        for a file without scans.
     """
     kind = _kind_of(path)
     is_plain = kind not in (None, "scan")
     if is_plain and scan is not None:
-        raise IntensitiesError(f"--scan {scan}: expected a file or folder of scans, got {path} as {kind}: leave it out")
+        raise IntensitiesError(
+            f"--scan {scan}: expected a file or folder of scans, got {path} as {kind}: leave --scan out"
+        )
     if is_plain and placement is not None:
         raise IntensitiesError(
-            f"--config: expected a scan with its motors, got {path} as {kind}, which has none: leave it out"
+            f"--config: expected a scan with its motors, got {path} as {kind}, which has none: leave --config out"
         )
     try:
         if kind is None:
@@ -73,42 +75,66 @@ def read_intensities(
             found = read_own_scan(path, scan, placement) if kind == "scan" else _read_plain(path, kind)
     except UNREADABLE as error:
         raise IntensitiesError(
-            f"{path}: expected {kind or 'intensities'}, got a file that breaks: {error!r}; copy it again"
+            f"{path}: expected {kind or 'intensities'}, got a broken file: {error!r}; copy it again"
         ) from error
     if mask_path is not None:
-        found = masked(found, read_mask(mask_path), str(mask_path))
-    found = counted(found) if is_plain else found
+        found = apply_mask(found, read_mask(mask_path), str(mask_path))
+    return marked(found, is_plain=is_plain, cleans=cleans)
+
+
+def marked(found: Intensities, *, is_plain: bool, cleans: bool = True) -> Intensities:
+    """Return intensities with all voxels marked that cannot be trusted, and with their peak.
+
+    Parameters
+    ----------
+    found
+        Intensities with their masks applied.
+    is_plain
+        Whether they are an array given by itself; the voxels of a scan are marked already, by its frames.
+    cleans
+        Whether hot voxels and islands of other grains are masked.
+
+    Raises
+    ------
+    IntensitiesError
+        If nothing is left to phase.
+    """
+    found = mask_non_counts(found) if is_plain else found
     require_signal(found)
-    found = cleaned(found) if cleans else found
-    found = unsaturated(found) if is_plain else replace(found, blemishes=None)  # a scan's own mask includes them
+    found = mask_blemishes(found) if cleans else found
+    found = mask_clipped_peak(found) if is_plain else replace(found, blemishes=None)  # a scan's own mask includes them
     require_signal(found)
     peak = peak_of(found)
     return replace(found, peak=peak, notes=found.notes + _order_note(peak, found.counts.shape))
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Read a mask, 2D or 3D, true where a voxel may be used: npy, npz (``mask``, or its only array) or CXI.
+    """Return a mask, 2D or 3D, true = use, of an npy, npz (``mask``, or its only array) or CXI file.
 
-    In npy and npz true or 1 means use, in CXI 0 means good.
+    In npy and npz files true or 1 means use; in CXI files 0 means good.
 
     Raises
     ------
     IntensitiesError
-        If the file holds no such mask.
+        If the file holds no mask of these formats.
     """
     kind = _kind_of(path)
     if kind not in _MASKS:
-        raise IntensitiesError(f"{path}: expected a mask as npy, npz or CXI, got none of them: is it the right file?")
+        raise IntensitiesError(
+            f"{path}: expected a mask as npy, npz or CXI, got {kind or 'another format'}: is it the right file?"
+        )
     try:
         return _MASKS[kind](path)
     except UNREADABLE as error:
-        raise IntensitiesError(f"{path}: expected a mask as {kind}, got a file that breaks: {error!r}") from error
+        raise IntensitiesError(
+            f"{path}: expected a mask as {kind}, got a broken file: {error!r}; copy it again"
+        ) from error
 
 
 def _kind_of(path: Path) -> str | None:
-    """Tell ``npy``, ``npz``, ``CXI``, ``TIFF`` and ``scan`` (of ours) by the first bytes and groups, ``TIFF folder``.
+    """Return the format: ``npy``, ``npz``, ``CXI``, ``TIFF``, ``TIFF folder``, or ``scan`` for a scan recorded here.
 
-    None for anything else, and where an installed reader knows the file or folder.
+    The first bytes and the HDF5 groups decide.  None for other formats; an installed reader may know them.
     """
     try:
         if not path.exists():
@@ -123,17 +149,17 @@ def _kind_of(path: Path) -> str | None:
         with h5py.File(path, "r") as file:
             return "CXI" if "entry_1" in file else "scan" if "entry/cdi_stream" in file else None
     except UNREADABLE as error:
-        raise IntensitiesError(f"{path} cannot be opened: {error}") from error
+        raise IntensitiesError(f"{path} cannot be opened: {error}; check the file and its permissions") from error
 
 
 def _order_note(peak: Shape, shape: Shape) -> tuple[str, ...]:
-    """Whether the peak lies where programs put it that leave an array in the order of its transform."""
+    """Return a note if the peak lies at voxel 0, as in an array in the order of an unshifted transform."""
     is_corner = all(min(p, n - p) <= 1 for p, n in zip(peak, shape, strict=True))
     return ("the peak lies at voxel 0: the origin is taken to be at N//2 all the same",) if is_corner else ()
 
 
 def _read_plain(path: Path, kind: str) -> Intensities:
-    """Read an array given by itself, its mask applied."""
+    """Return the intensities of a plain array file, with the file's mask applied."""
     mask, axes = None, None
     if kind == "npy":
         data = read_npy(path)
@@ -151,13 +177,13 @@ def _read_plain(path: Path, kind: str) -> Intensities:
         source=str(path),
     )
     if data.ndim == 3 and found.axes[0] == "experiment_identifier":
-        doubt = "the first axis counts experiments: they are taken as the frames of one rocking curve"
+        doubt = "the first axis counts experiments: they are used as the frames of one rocking curve"
         found = replace(found, doubts=(doubt,))
-    return found if mask is None else masked(found, mask, f"{path}: its mask")
+    return found if mask is None else apply_mask(found, mask, f"{path}: its mask")
 
 
 def _from_tiff(frames: TiffFrames, path: Path) -> Intensities:
-    """Frames as they are, missing ones masked."""
+    """Return TIFF frames as intensities; missing frames are masked."""
     valid = np.ones(frames.data.shape, dtype=bool)
     valid[list(frames.missing)] = False
     axes = ("frame", "row", "col")[-frames.data.ndim :]

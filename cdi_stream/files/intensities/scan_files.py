@@ -1,4 +1,4 @@
-"""Files of recorded scans, ours and those that an installed reader knows, as intensities."""
+"""Read recorded scans as intensities: the project's own files, and files that an installed reader knows."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from pathlib import Path
 import h5py
 
 from cdi_stream.errors import IntensitiesError
+from cdi_stream.files.intensities.hdf5_files import dataset_of
 from cdi_stream.files.intensities.limits import require_intensities
 from cdi_stream.files.intensities.scans import Placement, scan_intensities
 from cdi_stream.files.intensities.volume import Intensities
 from cdi_stream.files.recorded_scan import read_recorded, readers_of
-from cdi_stream.intensities.hdf5_files import dataset_of
 
 
 def read_own_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
-    """Read a scan in the project's own HDF5 file; the first of several unless ``number`` names another.
+    """Return the intensities of a scan in the project's own HDF5 file.
+
+    Parameters
+    ----------
+    path
+        HDF5 file.
+    number
+        Number of the series where the file holds several; None: the first, with a note.
+    placement
+        Beamline and fixed geometry, which replace those on record.
 
     Raises
     ------
@@ -26,7 +35,7 @@ def read_own_scan(path: Path, number: int | None = None, placement: Placement | 
     with h5py.File(path, "r") as file:
         if "entry/data/crystal" in file:
             raise IntensitiesError(
-                f"{path}: expected measured intensities, got a result of cdi-stream: give the scan that it came from"
+                f"{path}: expected measured intensities, got a result of cdi-stream: give the scan of that result"
             )
         for entry in file:
             frames = dataset_of(file, f"{entry}/data/data", path)
@@ -34,36 +43,38 @@ def read_own_scan(path: Path, number: int | None = None, placement: Placement | 
                 require_intensities(frames.shape, frames.dtype, f"{path}: /{entry}/data/data")
         numbers = _series_in(file)
     chosen = min(numbers) if number is None and numbers else number
-    found = scan_intensities(read_recorded(path, chosen), placement)
+    intensities = scan_intensities(read_recorded(path, chosen), placement)
     if number is None and len(numbers) > 1:
         listed = ", ".join(map(str, numbers))
-        found = replace(found, notes=(*found.notes, f"series {chosen} is taken, the first of {listed}"))
-    return found
+        intensities = replace(
+            intensities, notes=(*intensities.notes, f"series {chosen} is taken, the first of {listed}")
+        )
+    return intensities
 
 
 def read_facility_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
-    """Read a scan of a facility by the installed readers.
+    """Return the intensities of a facility's scan, read by an installed reader; parameters as in `read_own_scan`.
 
     Raises
     ------
     IntensitiesError, RecordingError
-        If no reader understands it, or its frames cannot be phased.
+        If no reader can read the file or folder, or its frames cannot be phased.
     """
     if not is_facility_scan(path):
         raise IntensitiesError(
-            f"{path}: expected intensities as npy, npz, CXI or a recorded scan, or as TIFF, got none of them: "
+            f"{path}: expected intensities as npy, npz, CXI or a recorded scan, or as TIFF, got another format: "
             "save the array as npy"
         )
     return scan_intensities(read_recorded(path, number), placement)
 
 
 def is_facility_scan(path: Path) -> bool:
-    """Whether an installed reader understands the file or folder."""
+    """Return whether an installed reader can read the file or folder."""
     return bool(readers_of(path))
 
 
 def _series_in(file: h5py.File) -> list[int]:
-    """Numbers of the series that ``record`` wrote; none where the file holds a single scan."""
+    """Return the numbers of the series that ``record`` wrote; empty where the file holds a single scan."""
     groups = [group for entry in file if isinstance(group := file.get(f"{entry}/cdi_stream"), h5py.Group)]
     if any("header" in group.attrs for group in groups):
         return []

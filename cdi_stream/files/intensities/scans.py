@@ -1,4 +1,4 @@
-"""Intensities of a recorded scan: its frames as a volume, marked and placed as the live path does."""
+"""Convert a recorded scan to intensities, with the same masking and geometry as in the live service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream import registry
-from cdi_stream.config import InlineBeamline
+from cdi_stream.config import FixedGeometry, InlineBeamline
 from cdi_stream.errors import CdiStreamError, IntensitiesError, RecordingError
 from cdi_stream.files.intensities.limits import require_intensities
 from cdi_stream.files.intensities.volume import Intensities
@@ -17,7 +17,7 @@ from cdi_stream.files.recording import DETECTOR_HEADER
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.geometry.circles import Beamline
 from cdi_stream.inversion.blemishes import is_saturated, no_count_from
-from cdi_stream.inversion.locate import FixedGeometry, locate
+from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.prepare import DetectorKnowledge, detector_map, expected_scale, pixels_to_use
 from cdi_stream.inversion.window import brightest_voxel
 from cdi_stream.messages import FrameAccount, RecordedScan, RockingCurve, RunContext, SeriesStart, read_only
@@ -28,25 +28,34 @@ AXES = ("frame", "row", "col")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Beamline and fixed numbers, as a configuration gives them, by which the frames of a scan are placed."""
+    """Beamline and fixed geometry of a configuration, which give each frame of a scan its angles."""
 
     beamline: Beamline
     fixed: FixedGeometry
 
 
 def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> Intensities:
-    """Mark and place the frames ``(n_frames, rows, cols)`` of a scan; all of them, not cropped.
+    """Return all frames ``(n_frames, rows, cols)`` of a scan as intensities, not cropped, with their affine map.
 
-    Marked are missing frames, gaps, hot and masked pixels, and saturated voxels.  Where the geometry is unknown there
-    is no map, and a note says why.  A ``placement`` takes the place of the scan's own beamline, and must fit.
+    Missing frames, gaps, hot and masked pixels, and saturated voxels are marked.  Where the geometry is not known there
+    is no map, and a note says why.
+
+    Parameters
+    ----------
+    scan
+        Recorded scan.
+    placement
+        Beamline and fixed geometry, which replace those of the scan.
 
     Raises
     ------
     IntensitiesError
-        If the frames cannot be intensities or do not fit what comes with them.
+        If the frames cannot be intensities.
+    RecordingError
+        If motors or images do not fit the frames, or ``placement`` does not fit the scan.
     """
     _require_fit(scan)
-    curve, doubts = _curve_of(scan)
+    curve, doubts = curve_of(scan)
     known = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
     came = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
     top, bottom = came.max(axis=0), came.min(axis=0)
@@ -67,31 +76,36 @@ def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> 
         axes=AXES,
         source=scan.name,
         is_periodic=False,
-        notes=(*scan.notes, *notes, *_told(int((~good).sum()))),
+        notes=(*scan.notes, *notes, *_mask_note(int((~good).sum()))),
         doubts=(*doubts, *more_doubts),
     )
 
 
 def _require_fit(scan: RecordedScan) -> None:
-    """Refuse frames that are no counts, and tracks or images of another length or shape."""
+    """Raise an error if frames are not counts, or if motor readings or images do not fit the frames."""
     frames = scan.frames
     require_intensities(frames.shape, frames.dtype, scan.name)
     if frames.ndim != 3 or frames.dtype.kind == "f" or frames.dtype.itemsize > 4:
         raise IntensitiesError(
-            f"{scan.name}: expected frames of integers of 32 bits at most, got {frames.dtype} {frames.shape}"
+            f"{scan.name}: expected frames of integers of 32 bits at most, got {frames.dtype} {frames.shape}: "
+            "give raw counts"
         )
     if not scan.has_frame.any():
-        raise IntensitiesError(f"{scan.name}: expected frames, got none: all {len(frames)} are missing")
+        raise IntensitiesError(
+            f"{scan.name}: expected frames, got none: all {len(frames)} are missing; check the folder of the frames"
+        )
     lengths = {name: np.shape(track) for name, track in scan.scanned.items()}
     wrong = {name: shape for name, shape in lengths.items() if shape != (len(frames),)}
     images = {"pixel mask": scan.pixel_mask, "white field": scan.white_field}
     wrong |= {name: a.shape for name, a in images.items() if a is not None and a.shape != frames.shape[1:]}
     for name, shape in wrong.items():
-        raise RecordingError(f"{scan.name}: {name} does not fit frames of shape {frames.shape}, got {shape}")
+        raise RecordingError(
+            f"{scan.name}: expected {name} to fit frames of shape {frames.shape}, got {shape}; check the scan's record"
+        )
 
 
-def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
-    """The scan as one complete curve; signed detectors mark gaps by values below zero."""
+def curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
+    """Return the scan as one rocking curve, and doubts; gaps of signed data (below zero) become the largest value."""
     frames, n = scan.frames, len(scan.frames)
     sentinel = int(np.iinfo(frames.dtype).max)
     counts = frames if frames.dtype.kind == "u" else np.where(frames < 0, sentinel, frames)
@@ -116,12 +130,12 @@ def _curve_of(scan: RecordedScan) -> tuple[RockingCurve, tuple[str, ...]]:
         doubts=(),
         complete_s=0.0,
     )
-    doubts = (*scan.doubts, *_lacks(missing, n))
+    doubts = (*scan.doubts, *_missing_doubt(missing, n))
     return curve, (*doubts, "the monitor is not above zero in every frame: it is not used") if is_dark else doubts
 
 
-def _lacks(missing: tuple[int, ...], n: int) -> tuple[str, ...]:
-    """Name the frames that are missing."""
+def _missing_doubt(missing: tuple[int, ...], n: int) -> tuple[str, ...]:
+    """Return a doubt that names the missing frames; empty if all are there."""
     if not missing:
         return ()
     named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
@@ -131,7 +145,7 @@ def _lacks(missing: tuple[int, ...], n: int) -> tuple[str, ...]:
 def _placed(
     scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int], given: Placement | None
 ) -> tuple[AffineMap | None, tuple[str, ...], tuple[str, ...]]:
-    """Map of the whole array, tangent at the peak; doubts and notes about it."""
+    """Return the affine map of the whole array, tangent at the peak, or None; doubts and notes about it."""
     shape: Any = curve.counts.shape
     try:
         beamline, fixed = (_beamline_of(scan), FixedGeometry()) if given is None else (given.beamline, given.fixed)
@@ -145,12 +159,12 @@ def _placed(
 
 def _beamline_of(scan: RecordedScan) -> Beamline:
     if scan.beamline is None:
-        raise RecordingError("the recording names no beamline")
+        raise RecordingError("expected a beamline on record, got none")
     if isinstance(scan.beamline, str):
         beamline: Beamline = registry.load("cdi_stream.beamline", scan.beamline)
         return beamline
     return InlineBeamline.model_validate(dict(scan.beamline)).beamline()
 
 
-def _told(n_bad: int) -> tuple[str, ...]:
+def _mask_note(n_bad: int) -> tuple[str, ...]:
     return (f"{n_bad} pixels are masked (gaps, hot or known to be bad)",) if n_bad else ()

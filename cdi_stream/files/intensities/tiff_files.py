@@ -1,4 +1,7 @@
-"""Frames in TIFF: one file of one or many pages, or a folder of numbered files; headers are looked at first."""
+"""Read frames from TIFF: a file of one or many pages, or a folder of numbered files.
+
+All headers are checked before the data is read.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from cdi_stream.errors import IntensitiesError
 from cdi_stream.files.intensities.limits import UNREADABLE, require_intensities
 
 MAX_FRAMES = 20_000
-"""Most pages or files that are looked at."""
+"""Largest number of pages of a file, or of files of a folder, that is read."""
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF in either byte order."""
@@ -32,10 +35,7 @@ _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiffFrames:
-    """Frames ``(n, rows, cols)``, or one image ``(rows, cols)``; ``missing`` frames are zero.
-
-    ``notes`` say what of them is missing.
-    """
+    """Frames ``(n, rows, cols)``, or one image ``(rows, cols)``; ``missing`` frames are zero and named in ``notes``."""
 
     data: NDArray[Any]
     missing: tuple[int, ...] = ()
@@ -43,30 +43,30 @@ class TiffFrames:
 
 
 def read_tiff(path: Path) -> TiffFrames:
-    """Read all pages of a TIFF file, without compression.
+    """Return all pages of a TIFF file without compression.
 
     Raises
     ------
     IntensitiesError
-        If the pages cannot be intensities or differ; broken files raise one of ``limits.UNREADABLE``.
+        If the pages cannot be intensities or differ in shape or type; broken files raise one of ``limits.UNREADABLE``.
     """
     return TiffFrames(data=_pages_of(path))
 
 
 def is_tiff_folder(path: Path) -> bool:
-    """Whether a folder holds TIFF files."""
+    """Return whether a path is a folder that holds TIFF files."""
     return path.is_dir() and any(_is_tiff(file) for file in path.iterdir())
 
 
 def read_tiff_folder(folder: Path) -> TiffFrames:
-    """Read the numbered TIFF files of a folder, one image each, in the order of the last number in their names.
+    """Return the numbered TIFF files of a folder, one image each, in the order of the last number in their names.
 
-    The step of the numbers is the least between two neighbours.  Where a number is missing, so is a frame.
+    The step of the numbers is the least difference of two neighbours.  A missing number is a missing frame.
 
     Raises
     ------
     IntensitiesError
-        If names have no numbers, or numbers that are not unique, or images that differ; as `read_tiff`.
+        If names have no numbers, if numbers are not unique, or if images differ in shape or type.
     """
     files = _numbered(folder)
     numbers = sorted(files)
@@ -85,10 +85,10 @@ def read_tiff_folder(folder: Path) -> TiffFrames:
     for place, file in places.items():
         data[place] = _like(_pages_of(file, is_one=True), first, dtype, file)
     missing = tuple(k for k in range(n_frames) if k not in places)
-    return TiffFrames(data=data.reshape(shape), missing=missing, notes=_told(missing, numbers[0], step))
+    return TiffFrames(data=data.reshape(shape), missing=missing, notes=_missing_note(missing, numbers[0], step))
 
 
-def _told(missing: tuple[int, ...], first: int, step: int) -> tuple[str, ...]:
+def _missing_note(missing: tuple[int, ...], first: int, step: int) -> tuple[str, ...]:
     if not missing:
         return ()
     named = ", ".join(str(first + step * k) for k in missing[:10]) + (", ..." if len(missing) > 10 else "")
@@ -100,32 +100,32 @@ def _is_tiff(path: Path) -> bool:
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
-    """TIFF files of a folder by the last number in their names."""
+    """Return the TIFF files of a folder by the last number in their names."""
     files = sorted(file for file in folder.iterdir() if _is_tiff(file))
     if len(files) > MAX_FRAMES:
         raise IntensitiesError(f"{folder}: expected at most {MAX_FRAMES} frames, got {len(files)}: cut out one scan")
-    found: dict[int, Path] = {}
+    numbered: dict[int, Path] = {}
     series: Counter[tuple[str, str]] = Counter()
     for file in files:
         parts = _LAST_NUMBER.fullmatch(file.stem)
         if parts is None:
             raise IntensitiesError(
-                f"{file}: expected a number in the name, as in frame_0012.tif, got none: move it away"
+                f"{file}: expected a number in the name, as in frame_0012.tif, got none: move the file away"
             )
         number = int(parts[2])
-        if number in found:
+        if number in numbered:
             raise IntensitiesError(
-                f"{folder}: expected one frame of each number, got {found[number].name} and {file.name}: "
+                f"{folder}: expected one frame of each number, got {numbered[number].name} and {file.name}: "
                 "give a folder with the frames of one scan alone"
             )
-        found[number] = file
+        numbered[number] = file
         series[parts[1].rstrip("0123456789"), parts[3]] += 1
     if len(series) > 1:
         listed = ", ".join(f"{n} of {head}*{tail}" for (head, tail), n in series.most_common(5))
         raise IntensitiesError(
             f"{folder}: expected the frames of one scan, got {listed}: give a folder with the frames of one scan alone"
         )
-    return found
+    return numbered
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -139,16 +139,16 @@ def _dtype(page: Any) -> np.dtype[Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a TIFF file; whatever its reader raises on broken ones is an `IntensitiesError`."""
+    """Open a TIFF file; a broken file raises `IntensitiesError`."""
     try:
         with tifffile.TiffFile(path) as file:
             yield file
     except (*UNREADABLE, IndexError, AttributeError, ArithmeticError, AssertionError, struct.error) as error:
-        raise IntensitiesError(f"{path}: expected TIFF, got a file that breaks: {error!r}; copy it again") from error
+        raise IntensitiesError(f"{path}: expected TIFF, got a broken file: {error!r}; copy it again") from error
 
 
 def _pages_of(path: Path, is_one: bool = False) -> NDArray[Any]:
-    """All pages as ``(n, rows, cols)``, or one as ``(rows, cols)``, after a look at every header."""
+    """Return all pages ``(n, rows, cols)``, or a single page ``(rows, cols)``, after a check of every header."""
     n_pages = _count_pages(path)
     if is_one and n_pages > 1:
         raise IntensitiesError(f"{path}: expected one page, got {n_pages}: give the file alone, or one image a file")
@@ -168,7 +168,7 @@ def _pages_of(path: Path, is_one: bool = False) -> NDArray[Any]:
 
 
 def _count_pages(path: Path) -> int:
-    """Follow the chain of headers to its end: a stack that was cut short must not pass for a shorter one."""
+    """Return the number of pages, counted along the chain of headers; a truncated stack raises `IntensitiesError`."""
     n_pages = 0
     with path.open("rb") as file:
         head = file.read(16)
@@ -193,7 +193,7 @@ def _count_pages(path: Path) -> int:
 
 
 def _require_plain(page: Any, first: Any, path: Path) -> None:
-    """Refuse pages that differ from the first, are compressed, or claim more bytes than the file has."""
+    """Raise an error if a page differs from the first, is compressed, or claims more bytes than the file has."""
     if page.compression != 1:
         raise IntensitiesError(f"{path}: expected TIFF without compression, got {page.compression!r}: save it plain")
     if page.shape != first.shape or page.dtype != first.dtype or page.samplesperpixel != 1:

@@ -1,6 +1,6 @@
-"""Intensities as they will be phased: what may be trusted of them, and whether there is anything to phase.
+"""Diffraction intensities of a file: mask values that are not counts, and check that there is a signal.
 
-No count is changed but those that are none (NaN, infinity, below zero): they become 0 and are masked.
+Counts are not changed.  Values that are not counts (NaN, infinity, below zero) become 0 and are masked.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ Bools = NDArray[np.bool_]
 Counts = NDArray[Any]
 
 LEAST_TOTAL = 1e6
-"""Photons in all of a pattern that is given in units of its own."""
+"""Photons that a pattern in arbitrary units is assumed to have in total."""
 
 MIN_LIT = 8
-"""Fewest voxels above zero that can be called a pattern."""
+"""Least number of voxels above zero of a diffraction pattern."""
 
 MAX_NEGATIVE = 0.01
-"""Largest share of voxels below zero that is taken for blemishes."""
+"""Largest share of voxels below zero that is masked; a file with a larger share is refused."""
 
 PLATEAU = 4
-"""Fewest touching voxels at the very same maximum that are taken for a clipped peak ..."""
+"""Least number of adjacent voxels at the same maximum that make a clipped (saturated) peak."""
 
 PLATEAU_LEVELS = 100
-"""... if that maximum is as many times the smallest count: few photons are equal by chance."""
+"""Least ratio of a clipped peak to the smallest count above zero; below, equal counts occur by chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +43,11 @@ class Intensities:
     Parameters
     ----------
     counts
-        As measured, float32 or integers, >= 0; 0 where they were no counts.
+        Measured values, float32 or integers, >= 0; 0 where a value was not a count.
     valid_pixels
         True = use; same shape.
     expected_scale
-        What multiplies the modelled intensity of each voxel, float32, same shape; None stands for 1.
+        Factor of the modelled intensity of each voxel, float32, same shape; None stands for 1.
     affine
         Map of the array in detector coordinates, where the geometry is known; 3D only.
     axes
@@ -55,14 +55,13 @@ class Intensities:
     source
         Name of the file or scan.
     is_periodic
-        Whether the array may be rolled, as one given by itself; beyond a detector's edge nothing was measured.
+        Whether the array may be rolled, as a plain array may; beyond a detector's edge nothing was measured.
     peak
-        Voxel of the peak, where it is known already.
+        Voxel of the Bragg peak; None if it is not known yet.
     blemishes
-        Voxels that cleaning took out of ``valid_pixels``, though the file itself takes them for valid; None if cleaning
-        was not asked for.
+        Voxels that cleaning removed from ``valid_pixels``; None if there was no cleaning.
     notes, doubts
-        What is only told, and what makes a verdict doubtful.
+        Remarks, and reasons that make a verdict doubtful.
     """
 
     counts: Counts
@@ -79,82 +78,88 @@ class Intensities:
 
     @property
     def own_valid_pixels(self) -> Bools:
-        """Valid voxels as they were before cleaning."""
+        """Valid voxels before cleaning."""
         return self.valid_pixels if self.blemishes is None else self.valid_pixels | self.blemishes
 
 
-def counted(found: Intensities) -> Intensities:
-    """Mask what is no count: not finite, below zero, or at the end of the data type; say so.
+def mask_non_counts(intensities: Intensities) -> Intensities:
+    """Return intensities with values masked that are not counts; notes and doubts say how many.
+
+    Such values are not finite, below zero, or at the end of the data type.
 
     Raises
     ------
     IntensitiesError
-        If a hundredth of the voxels or more lies below zero.
+        If the share of voxels below zero is `MAX_NEGATIVE` or more.
     """
-    counts, valid = _native(found.counts), found.valid_pixels
-    _require_counts(counts, valid & np.isfinite(counts), found.source)
-    found = replace(found, counts=counts)
+    counts, valid = _native(intensities.counts), intensities.valid_pixels
+    _require_counts(counts, valid & np.isfinite(counts), intensities.source)
+    intensities = replace(intensities, counts=counts)
     for judge in (_not_finite, _negative, _at_the_limit):
-        found = _without(found, *judge(counts, found.valid_pixels))
+        intensities = _without(intensities, *judge(counts, intensities.valid_pixels))
     if counts.dtype.kind != "u":
         counts = np.where(counts >= 0, counts, counts.dtype.type(0))  # NaN is not >= 0
         counts[~np.isfinite(counts)] = 0
-    notes = found.notes
+    notes = intensities.notes
     if counts.dtype.kind == "f" and not np.array_equal(counts, np.rint(counts)):
         notes += ("the values are no whole numbers: they are taken as intensities in units of their own",)
-    return replace(found, counts=read_only(counts), notes=notes)
+    return replace(intensities, counts=read_only(counts), notes=notes)
 
 
-def unsaturated(found: Intensities) -> Intensities:
-    """Mask a clipped peak and doubt it; what is hot must have been masked before."""
-    return _without(found, *_plateau(found.counts, found.valid_pixels))
+def mask_clipped_peak(intensities: Intensities) -> Intensities:
+    """Return intensities with a clipped peak masked, and a doubt; hot voxels must be masked before."""
+    return _without(intensities, *_plateau(intensities.counts, intensities.valid_pixels))
 
 
-def _without(found: Intensities, voxels: Bools, text: str, is_doubt: bool) -> Intensities:
-    """Mask voxels and say why."""
+def _without(intensities: Intensities, voxels: Bools, text: str, is_doubt: bool) -> Intensities:
+    """Return intensities with ``voxels`` masked, and a note or doubt with the reason."""
     if not voxels.any():
-        return found
-    told = (f"{int(voxels.sum())} voxels {text}: they are masked",)
+        return intensities
+    reason = (f"{int(voxels.sum())} voxels {text}: they are masked",)
     return replace(
-        found,
-        valid_pixels=read_only(found.valid_pixels & ~voxels),
-        notes=found.notes if is_doubt else found.notes + told,
-        doubts=found.doubts + told if is_doubt else found.doubts,
+        intensities,
+        valid_pixels=read_only(intensities.valid_pixels & ~voxels),
+        notes=intensities.notes if is_doubt else intensities.notes + reason,
+        doubts=intensities.doubts + reason if is_doubt else intensities.doubts,
     )
 
 
-def photon_of(found: Intensities) -> float:
-    """What one photon adds to the intensities: 1 for counts; else as if all of them together were `LEAST_TOTAL`.
+def photon_of(intensities: Intensities) -> float:
+    """Return the value of one photon: 1 for counts; in arbitrary units, such that the total is `LEAST_TOTAL` photons.
 
-    Intensities in units of their own, such as of their maximum, would pass for very few photons.
+    Intensities in arbitrary units, for example relative to their maximum, would otherwise count as very few photons.
     """
-    total = float(found.counts[found.valid_pixels].sum(dtype=np.float64))
-    is_counts = total >= LEAST_TOTAL or np.array_equal(found.counts, np.rint(found.counts))
+    total = float(intensities.counts[intensities.valid_pixels].sum(dtype=np.float64))
+    is_counts = total >= LEAST_TOTAL or np.array_equal(intensities.counts, np.rint(intensities.counts))
     return 1.0 if is_counts else total / LEAST_TOTAL
 
 
-def in_counts(found: Intensities) -> Intensities:
-    """Scale intensities in units of their own to photons, see `photon_of`; counts stay as they are."""
-    photon = photon_of(found)
-    return found if photon == 1 else replace(found, counts=read_only((found.counts / photon).astype(np.float32)))
+def in_counts(intensities: Intensities) -> Intensities:
+    """Return intensities in photons (`photon_of`); counts are not changed."""
+    photon = photon_of(intensities)
+    return (
+        intensities
+        if photon == 1
+        else replace(intensities, counts=read_only((intensities.counts / photon).astype(np.float32)))
+    )
 
 
-def require_signal(found: Intensities) -> None:
-    """Raise `IntensitiesError` with the remedy if there is nothing to phase."""
-    if not found.valid_pixels.any():
+def require_signal(intensities: Intensities) -> None:
+    """Raise `IntensitiesError` if all voxels are masked, or if there is no diffraction signal."""
+    if not intensities.valid_pixels.any():
         raise IntensitiesError(
-            f"{found.source}: expected voxels to use, got all of them masked: true or 1 must mean use (in CXI: 0)"
+            f"{intensities.source}: expected voxels to use, got all of them masked: true or 1 must mean use (in CXI: 0)"
         )
-    used = found.counts[found.valid_pixels]
+    used = intensities.counts[intensities.valid_pixels]
     n_lit = int(np.count_nonzero(used))
     if n_lit < MIN_LIT:
         lit = {0: "all voxels at zero", 1: "one lit voxel"}.get(n_lit, f"{n_lit} lit voxels")
         raise IntensitiesError(
-            f"{found.source}: expected a diffraction pattern, got {lit}: check shutter, alignment and mask"
+            f"{intensities.source}: expected a diffraction pattern, got {lit}: check shutter, alignment and mask"
         )
     if used.min() == used.max():
         raise IntensitiesError(
-            f"{found.source}: expected a diffraction pattern, got {used.min()} everywhere: check the file's data"
+            f"{intensities.source}: expected a diffraction pattern, got {used.min()} everywhere: check the file's data"
         )
 
 
@@ -163,13 +168,13 @@ def _require_counts(counts: Counts, valid: Bools, source: str) -> None:
     if n > 0 and n >= MAX_NEGATIVE * n_valid:
         raise IntensitiesError(
             f"{source}: expected counts, got {n} of {n_valid} voxels ({n / n_valid:.1%}) below zero: give raw counts "
-            "with nothing subtracted, or mask what is no count"
+            "with nothing subtracted, or mask the values that are not counts"
         )
 
 
 def _native(counts: Counts) -> Counts:
-    """Bring counts to this machine's byte order, floats to float32."""
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is masked as such
+    """Return counts in this machine's byte order, floats as float32."""
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is masked
         return counts.astype(np.float32 if counts.dtype.kind == "f" else counts.dtype.newbyteorder("="), copy=False)
 
 
@@ -182,9 +187,10 @@ def _negative(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:
 
 
 def _at_the_limit(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:
-    """Voxels at the end of the data type: gaps where whole pixels or 32 bits are, else a saturated peak.
+    """Return the voxels at the end of the data type, the reason, and whether the reason is a doubt.
 
-    The end of 32 bits is that in wider types too, to which files are often converted.
+    Such voxels are detector gaps in 32-bit data, and in other data where they fill whole pixels; else they are a
+    saturated peak.  Data of wider types is often converted from 32 bits: the end of 32 bits is used for it.
     """
     if counts.dtype.itemsize > 4 or counts.dtype.kind == "f":
         ends = np.array([2**32 - 2, 2**32 - 1], dtype=counts.dtype)
@@ -198,7 +204,7 @@ def _at_the_limit(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:
 
 
 def _plateau(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:
-    """Touching voxels that share the largest value: a clipped peak."""
+    """Return adjacent voxels that share the largest value (a clipped peak), the reason, and that it is a doubt."""
     used = counts[valid & (counts > 0)]
     top = used.max() if used.size else 0
     voxels = valid & (counts == top)

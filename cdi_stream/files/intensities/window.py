@@ -1,8 +1,8 @@
-"""The working frame: a file's intensities with their peak at the origin voxel, on even lengths that transform fast.
+"""The working array: intensities of a file with the Bragg peak at the origin voxel, of even lengths with fast FFTs.
 
-The way in takes voxels of reciprocal space; the way back puts the crystal's transform onto the file's voxels and
-transforms there.  So F(object) at a voxel of the file is F(crystal) at the working voxel that was taken from it:
-a shift of the peak becomes a phase ramp on the object, a crop a finer grid in real space.  All origins are at N//2.
+`Window.take` selects voxels of reciprocal space.  `Window.undo` puts the crystal's transform onto the file's voxels and
+transforms back.  F(object) at a voxel of the file is then F(crystal) at the corresponding working voxel: a shift of the
+peak becomes a phase ramp on the object, and a crop becomes a finer grid in real space.  All origins are at N//2.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkingVolume:
-    """Intensities in the working frame; outside of what was measured counts are 0, invalid, of scale 1.
+    """Intensities in the working array; voxels that were not measured have 0 counts, are invalid, and have scale 1.
 
-    ``counts`` and ``expected_scale`` are float32, all of the window's shape.
+    ``counts`` and ``expected_scale`` are float32; all arrays have the window's shape.
     """
 
     counts: Tensor
@@ -37,7 +37,7 @@ class WorkingVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Which voxels of a file's array make up the working array, 2D or 3D.
+    """Selection of the voxels of a file's array that make the working array, 2D or 3D.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Window:
     peak
         Voxel of the file that becomes the working array's origin.
     is_periodic
-        Whether the array goes on at its other end, as for its transform; else nothing is known beyond its edges.
+        Whether the file's array is periodic, as for its transform; else nothing is known beyond its edges.
     """
 
     file_shape: Shape
@@ -54,33 +54,33 @@ class Window:
     peak: Shape
     is_periodic: bool = True
 
-    def take(self, found: Intensities, device: str = "cpu") -> WorkingVolume:
-        """Bring intensities to the working frame."""
-        scale = found.expected_scale
+    def take(self, intensities: Intensities, device: str = "cpu") -> WorkingVolume:
+        """Return intensities in the working array."""
+        scale = intensities.expected_scale
         return WorkingVolume(
-            counts=self.cut(_tensor(found.counts.astype(np.float32), device)),
-            valid_pixels=self.cut(_tensor(found.valid_pixels, device), False),
+            counts=self.cut(_tensor(intensities.counts.astype(np.float32), device)),
+            valid_pixels=self.cut(_tensor(intensities.valid_pixels, device), False),
             expected_scale=torch.ones(self.shape, device=device)
             if scale is None
             else self.cut(_tensor(scale, device), 1.0),
-            affine=None if found.affine is None else self.affine(found.affine),
+            affine=None if intensities.affine is None else self.affine(intensities.affine),
         )
 
     def cut(self, array: Tensor, outside: float = 0.0) -> Tensor:
-        """Working array of a file's array; ``outside`` fills what was not measured."""
+        """Return the working array of a file's array; voxels that were not measured get the value ``outside``."""
         target, source = self._places(array.device)
         result = torch.full(self.shape, outside, dtype=array.dtype, device=array.device)
         result[target] = array[source]
         return result
 
     def affine(self, file_map: AffineMap) -> AffineMap:
-        """Map of the working array of a volume; across a periodic edge it does not hold."""
+        """Return the affine map of the working array of a volume; it does not hold across a periodic edge."""
         start = [p - n // 2 for p, n in zip(self.peak, self.shape, strict=True)]
         shape = (self.shape[0], self.shape[1], self.shape[2])
         return file_map.window(start, shape)
 
     def undo(self, crystal: Tensor) -> Tensor:
-        """Object on the file's grid whose transform is the crystal's, voxel for voxel; 0 where none was taken."""
+        """Return the object on the file's grid whose transform equals the crystal's at the selected voxels, else 0."""
         n_axes = len(self.shape)
         target, source = self._places(crystal.device)
         field = torch.zeros(self.file_shape, dtype=crystal.dtype, device=crystal.device)
@@ -88,7 +88,7 @@ class Window:
         return to_crystal(field, n_axes)
 
     def undo_support(self, support: Tensor) -> Tensor:
-        """Support on the file's grid: that of the nearest working voxel in real space, where both span one field."""
+        """Return the support on the file's grid, from the nearest working voxel; both grids span one field of view."""
         for axis, (n_file, n) in enumerate(zip(self.file_shape, self.shape, strict=True)):
             steps = torch.arange(n_file, device=support.device) - n_file // 2
             nearest = torch.round(steps.double() * n / n_file).long() + n // 2
@@ -96,7 +96,7 @@ class Window:
         return support
 
     def _places(self, device: torch.device) -> tuple[tuple[slice, ...], tuple[Tensor, ...]]:
-        """Working voxels that were measured, and where in the file they lie."""
+        """Return the measured voxels of the working array, and their places in the file's array."""
         targets, sources = [], []
         n_axes = len(self.shape)
         for axis, (n_file, n, peak) in enumerate(zip(self.file_shape, self.shape, self.peak, strict=True)):
@@ -108,45 +108,47 @@ class Window:
         return tuple(targets), tuple(sources)
 
 
-def window_of(found: Intensities, max_shape: Shape | None = None) -> Window:
-    """Window with the peak at its origin voxel and no voxel lost, unless ``max_shape`` asks for a crop."""
-    limits = found.counts.shape if max_shape is None else max_shape
+def window_of(intensities: Intensities, max_shape: Shape | None = None) -> Window:
+    """Return a window with the Bragg peak at its origin voxel; it holds all voxels, or at most ``max_shape``."""
+    limits = intensities.counts.shape if max_shape is None else max_shape
     lengths = [
         padded_length(n) if n <= limit else fast_length(limit)
-        for n, limit in zip(found.counts.shape, limits, strict=True)
+        for n, limit in zip(intensities.counts.shape, limits, strict=True)
     ]
     return Window(
-        file_shape=found.counts.shape,
+        file_shape=intensities.counts.shape,
         shape=tuple(lengths),
-        peak=peak_of(found) if found.peak is None else found.peak,
-        is_periodic=found.is_periodic,
+        peak=peak_of(intensities) if intensities.peak is None else intensities.peak,
+        is_periodic=intensities.is_periodic,
     )
 
 
 def padded_length(n: int) -> int:
-    """Smallest even length from ``n`` with no prime factor above 7."""
+    """Return the smallest even length >= ``n`` with no prime factor above 7, at which FFTs are fast."""
     length = n + n % 2
     while fast_length(length) != length:
         length += 2
     return length
 
 
-def peak_of(found: Intensities) -> Shape:
-    """Voxel about which the neighbourhood is brightest; a hot voxel counts no more than its neighbours together.
+def peak_of(intensities: Intensities) -> Shape:
+    """Return the voxel with the brightest neighbourhood.
 
-    Counts behind an absorber are worth as much as without.  All sums go around the edges, so that a rolled array has
-    its peak rolled.
+    A hot voxel counts no more than its neighbours together.  Counts are divided by the expected scale.  All sums are
+    periodic, so that a rolled array has a rolled peak.
     """
-    counts, valid = _tensor(found.counts.astype(np.float32), "cpu"), _tensor(found.valid_pixels, "cpu")
-    scale = torch.ones_like(counts) if found.expected_scale is None else _tensor(found.expected_scale, "cpu")
+    counts, valid = _tensor(intensities.counts.astype(np.float32), "cpu"), _tensor(intensities.valid_pixels, "cpu")
+    scale = (
+        torch.ones_like(counts) if intensities.expected_scale is None else _tensor(intensities.expected_scale, "cpu")
+    )
     clean = torch.where(valid, counts, 0.0) * weights(valid, scale)
     trusted = torch.minimum(clean, _around(clean) - clean)
-    index = np.unravel_index(int(_around(trusted).argmax()), found.counts.shape)
+    index = np.unravel_index(int(_around(trusted).argmax()), intensities.counts.shape)
     return tuple(int(k) for k in index)
 
 
 def _around(array: Tensor) -> Tensor:
-    """Sum over each voxel and its neighbours, diagonal ones included."""
+    """Return the sum over each voxel and its neighbours, diagonal neighbours included."""
     for axis in range(array.ndim):
         array = array + torch.roll(array, 1, axis) + torch.roll(array, -1, axis)
     return array

@@ -19,11 +19,11 @@ from cdi_stream.config import PhaseConfig
 from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.volume import in_counts
 from cdi_stream.files.intensities.window import Window, window_of
-from cdi_stream.interface.phase_file import prepared
+from cdi_stream.interface.phase_counts import prepared
 from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
-from cdi_stream.inversion.phase_retrieval import SEED, SHORT, PhaseSettings, retrieve_phase
+from cdi_stream.inversion.phase_retrieval import LIVE_SEARCH, LIVE_SEED, retrieve_phase
 from cdi_stream.messages import PreparedVolume
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.packaged import network_file
@@ -64,7 +64,7 @@ def searched(start: str, sample: str, k: int) -> Line:
     begin_s = time.perf_counter()
     if network is None:
         data = measurement_of(volume)
-        found = solve(data, SEED, Deadline(DEFAULT.budget_s), SHORT)
+        found = solve(data, LIVE_SEED, Deadline(DEFAULT.budget_s), LIVE_SEARCH)
         density, metrics = from_fourier_order(found.crystal), metrics_of(found, data)
         grade = judge(metrics).grade
     else:
@@ -73,7 +73,7 @@ def searched(start: str, sample: str, k: int) -> Line:
         sure = not is_large and is_sure(network, torch.from_numpy(lab.magnitude.copy()))
         start_point = replace(starting_point(infer(lab, network), volume, "cpu"), ask_sure=lambda: sure)
         most_voxels = 0 if is_large else DEFAULT.most_voxels
-        crystal = retrieve_phase(volume, start_point, PhaseSettings(budget_s=DEFAULT.budget_s, most_voxels=most_voxels))
+        crystal = retrieve_phase(volume, start_point, PhaseConfig(budget_s=DEFAULT.budget_s, most_voxels=most_voxels))
         density, metrics, grade = torch.from_numpy(crystal.density.copy()), crystal.metrics, crystal.verdict.grade
     seconds = time.perf_counter() - begin_s
     line = {

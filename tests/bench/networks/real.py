@@ -16,12 +16,12 @@ from cdi_stream.config import PhaseConfig
 from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.volume import in_counts
 from cdi_stream.files.intensities.window import window_of
-from cdi_stream.interface.phase_file import prepared
+from cdi_stream.interface.phase_counts import prepared
 from cdi_stream.inversion.chain import lab_volume, starting_point
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.methods import MethodSettings, refine
-from cdi_stream.inversion.phase_retrieval import PhaseSettings, retrieve_phase
+from cdi_stream.inversion.phase_retrieval import retrieve_phase
 from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
 from cdi_stream.networks.block_dct import downsampled
 from cdi_stream.networks.mirrors import agreement, mirrored_answers
@@ -35,7 +35,7 @@ from tests.bench.phasing.real import SOURCES
 from tests.bench.record import Case, Line, plain_table
 
 SIZE = 128
-REFINEMENT = MethodSettings(recipe="", network_file=DEFAULT_NETWORK, network_steps=1, network_recipe="", budget_s=60.0)
+REFINEMENT = MethodSettings(network_file=DEFAULT_NETWORK, budget_s=60.0)
 PICTURES = Path("bench-results/pictures")
 
 
@@ -56,7 +56,7 @@ def followed(name: str, source: str, way: str = "") -> Line:
     start = starting_point(infer(lab, network), volume, "cpu")
     start = replace(start, ask_sure=lambda: network.contract.is_sure(agreed))
     default = PhaseConfig()
-    polished = retrieve_phase(volume, start, PhaseSettings(budget_s=default.budget_s, most_voxels=default.most_voxels))
+    polished = retrieve_phase(volume, start, PhaseConfig(budget_s=default.budget_s, most_voxels=default.most_voxels))
     refined, schedule = refine("auto", PhasedVolume(crystal=polished, volume=volume), REFINEMENT)
     found = {"polish": polished, "refined": refined}
     first = start_from(to_fourier_order(start.density), to_fourier_order(start.support))

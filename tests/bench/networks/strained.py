@@ -41,7 +41,6 @@ def _measured(way: str, phase_pi: int, seed: int) -> Line:
         recipe="masto2025-er" if method == "hybrid" else "masto2025-reference",
         network_file=network_file(way) if method == "hybrid" else DEFAULT_NETWORK,
         network_steps=1,
-        network_recipe="",
         starts=60 if way == REFERENCE else 1,
         budget_s=10.0 if way == SEARCH else 1200.0,
     )

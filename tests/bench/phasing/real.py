@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.window import window_of
-from cdi_stream.interface.phase_file import MAX_WINDOW
+from cdi_stream.interface.phase_counts import MAX_WINDOW
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline

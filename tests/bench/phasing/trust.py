@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from cdi_stream.cli.phasing import NETWORK_RECIPE
+from cdi_stream.interface.phase_counts import NETWORK_RECIPE
 from cdi_stream.interface.phase_file import Request, phase_file
 from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.networks.packaged import DEFAULT_NETWORK
