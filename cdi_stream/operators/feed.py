@@ -78,7 +78,7 @@ def unpack(parts: Sequence[bytes]) -> FeedMessage:
 
 def progress_message(progress: CurveProgress, *, is_over: bool = False) -> FeedMessage:
     """Return the message about the frames of a curve; until it is over, frames after the newest count as awaited."""
-    account, passed = asdict(progress.account), _passed(progress.account, is_over)
+    account, passed = asdict(progress.account), _n_passed(progress.account, is_over)
     account["awaited"] = sum(index >= passed for index in progress.account.missing)
     account["missing"] = len(progress.account.missing) - account["awaited"]
     place = _place(progress.run, progress.curve_index)
@@ -91,13 +91,13 @@ def strip(account: FrameAccount, *, is_over: bool = False) -> str:
     state = np.full(account.expected, 2, dtype=np.uint8)
     missing = np.array(account.missing, dtype=int)
     state[missing] = 1
-    state[missing[missing >= _passed(account, is_over)]] = 0
+    state[missing[missing >= _n_passed(account, is_over)]] = 0
     n_bins = min(account.expected, MAX_BINS)
     bins = np.array_split(state, n_bins) if n_bins else []
     return "".join(".x#"[1 if (b == 1).any() else int(b.min())] for b in bins)
 
 
-def _passed(account: FrameAccount, is_over: bool) -> int:
+def _n_passed(account: FrameAccount, is_over: bool) -> int:
     """Return the number of frames up to the newest received; all frames if the curve is over."""
     if is_over:
         return account.expected

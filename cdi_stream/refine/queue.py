@@ -237,7 +237,7 @@ class Queue:
     def needs_input(self, name: str) -> bool:
         """Whether an unfinished job uses the input file ``name``."""
         states = "('ready', 'leased', 'failed', 'cancelled')"
-        row = self._db.execute(f"SELECT 1 FROM jobs WHERE input = ? AND state IN {states}", (name,))  # noqa: S608 - ours
+        row = self._db.execute(f"SELECT 1 FROM jobs WHERE input = ? AND state IN {states}", (name,))  # noqa: S608 - constant text
         return row.fetchone() is not None
 
     def retry(self, job_id: int) -> bool:
@@ -259,21 +259,21 @@ class Queue:
 
     def _documents(self, job_id: int, condition: str) -> list[Document]:
         rows = self._db.execute(
-            f"SELECT name, doc FROM documents WHERE job_id = ? {condition} ORDER BY seq",  # noqa: S608 - ours
+            f"SELECT name, doc FROM documents WHERE job_id = ? {condition} ORDER BY seq",  # noqa: S608 - constant text
             (job_id,),
         )
         return [(row["name"], json.loads(row["doc"])) for row in rows]
 
     def _mine(self, change: str, values: tuple[Any, ...], job: Job, owner: str) -> bool:
         changed = self._db.execute(
-            f"UPDATE jobs SET {change} WHERE id = ? AND state = 'leased' AND owner = ?",  # noqa: S608 - ours
+            f"UPDATE jobs SET {change} WHERE id = ? AND state = 'leased' AND owner = ?",  # noqa: S608 - constant text
             (*values, job.id, owner),
         )
         return changed.rowcount == 1
 
     def _set(self, job_id: int, change: str, states: str) -> bool:
         changed = self._db.execute(
-            f"UPDATE jobs SET {change} WHERE id = ? AND state IN ({states})",  # noqa: S608 - ours
+            f"UPDATE jobs SET {change} WHERE id = ? AND state IN ({states})",  # noqa: S608 - constant text
             (job_id,),
         )
         return changed.rowcount == 1
