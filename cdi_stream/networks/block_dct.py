@@ -39,7 +39,7 @@ def downsample(volume: Tensor, factor: int = 2, block: int = BLOCK) -> Tensor:
     """
     if block % factor or any(n % block for n in volume.shape):
         raise ValueError(
-            f"expected axes of a multiple of {block} voxels, and {factor} to divide {block}, got {tuple(volume.shape)}"
+            f"expected axes of whole blocks of {block} voxels, divisible by {factor}, got {tuple(volume.shape)}"
         )
     matrix = torch.from_numpy(_lowest_cosines(block, block // factor)).to(volume)
     for axis in range(volume.ndim):
