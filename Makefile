@@ -26,6 +26,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 
 demo: $(DEMO)  ## simulate a scan, play it through the whole system, draw the crystal
 	@echo "the demo simulates a scan the first time (a minute), compiles its kernels (a minute), then plays it"
+	mkdir -p demo-results
 	$(BIN)/cdi-stream demo --out demo-results --plot demo-results/crystal.png
 
 fast: $(STAMP)  ## the decompressor of DECTRIS as well: needs a C++ compiler and some minutes

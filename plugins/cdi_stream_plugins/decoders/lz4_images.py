@@ -1,10 +1,10 @@
 """Decompression of LZ4 images, bitshuffled or not, compiled by numba: no C compiler is needed to install it.
 
 An image is a row of blocks, each behind its packed length (4 bytes, big-endian).  A plain block is one LZ4 block, or
-the bytes themselves where the packed length is the unpacked one (HDF5's LZ4 filter).  A bitshuffled block is one LZ4 block, which
-decodes to bit planes: plane ``8 j + b`` holds bit ``b`` of byte ``j`` of every element of the block.  Elements beyond
-the last multiple of eight follow uncompressed.  Source: K. Masui et al., Astronomy and Computing 12 (2015) 181-190,
-doi:10.1016/j.ascom.2015.07.002; for LZ4 its block format description.
+the bytes themselves where the packed length is the unpacked length (HDF5's LZ4 filter).  A bitshuffled block is one LZ4
+block, which decodes to bit planes: plane ``8 j + b`` holds bit ``b`` of byte ``j`` of every element of the block.
+Elements beyond the last multiple of eight follow uncompressed.  Source of bitshuffle: Masui et al., Astronomy and
+Computing 12 (2015) 181-190, doi:10.1016/j.ascom.2015.07.002; of LZ4: its block format description.
 
 Every length in the input is checked against the end of the input and the end of the block before bytes are copied.
 """
@@ -58,7 +58,7 @@ def decompress_plain(packed: bytes | memoryview, n_bytes: int, block_bytes: int)
 def decompress_shuffled(packed: bytes | memoryview, n_bytes: int, element_bytes: int, block_bytes: int) -> memoryview:
     """Return the ``n_bytes`` bytes of an image from its bitshuffled blocks; ``packed`` begins with the first block.
 
-    ``element_bytes`` is the size of an element and ``block_bytes`` the length of an unpacked block [bytes].  The result is
+    ``element_bytes`` is the size of an element, ``block_bytes`` the length of an unpacked block [bytes].  The result is
     read-only.
 
     Raises
@@ -108,6 +108,29 @@ def _packed_length(packed: Octets, at: int) -> int:  # pragma: no cover - compil
     return length | int64(packed[at + 2]) << 8 | int64(packed[at + 3])
 
 
+@compiled
+def _length(packed: Octets, at: int, end: int, nibble: int) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Return a length that begins with ``nibble`` of a token and the place behind it, which is -1 if the input ends."""
+    length, more = nibble, int64(255 if nibble == 15 else 0)
+    while more == 255:
+        if at >= end:
+            return length, -1
+        more = int64(packed[at])
+        at += 1
+        length += more
+    return length, at
+
+
+@compiled
+def _copy_match(block: Octets, filled: int, offset: int, length: int) -> None:  # pragma: no cover - compiled
+    """Repeat the last ``offset`` of ``filled`` bytes until ``length`` bytes are added."""
+    start, done = filled - offset, 0
+    while done < length:  # the source grows as bytes are added, so that no copy overlaps its source
+        step = min(offset + done, length - done)
+        _copy(block[filled + done : filled + done + step], block[start : start + step])
+        done += step
+
+
 @compiled([int64(_INPUT, int64, int64, uint8[::1])])
 def _decode_lz4(packed: Octets, at: int, end: int, block: Octets) -> int:  # pragma: no cover - compiled
     """Return how many bytes of ``block`` the LZ4 block ``packed[at:end]`` fills, or -1 if it is malformed."""
@@ -115,14 +138,8 @@ def _decode_lz4(packed: Octets, at: int, end: int, block: Octets) -> int:  # pra
     while at < end:
         token = int64(packed[at])
         at += 1
-        length, more = token >> 4, int64(255 if token >> 4 == 15 else 0)
-        while more == 255:
-            if at >= end:
-                return -1
-            more = int64(packed[at])
-            at += 1
-            length += more
-        if length > end - at or length > n - filled:
+        length, at = _length(packed, at, end, token >> 4)
+        if at < 0 or length > end - at or length > n - filled:
             return -1
         _copy(block[filled : filled + length], packed[at : at + length])
         at += length
@@ -133,21 +150,11 @@ def _decode_lz4(packed: Octets, at: int, end: int, block: Octets) -> int:  # pra
             return -1
         offset = int64(packed[at]) | int64(packed[at + 1]) << 8
         at += 2
-        length, more = token & 15, int64(255 if token & 15 == 15 else 0)
-        while more == 255:
-            if at >= end:
-                return -1
-            more = int64(packed[at])
-            at += 1
-            length += more
+        length, at = _length(packed, at, end, token & 15)
         length += _LEAST_MATCH
-        if offset == 0 or offset > filled or length > n - _LAST_LITERALS - filled:
+        if at < 0 or offset == 0 or offset > filled or length > n - _LAST_LITERALS - filled:
             return -1
-        start, done = filled - offset, 0
-        while done < length:  # the copied part grows by itself: source and target of one copy never overlap
-            step = min(offset + done, length - done)
-            _copy(block[filled + done : filled + done + step], block[start : start + step])
-            done += step
+        _copy_match(block, filled, offset, length)
         filled += length
     return -1
 
