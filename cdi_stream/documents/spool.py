@@ -24,7 +24,7 @@ from typing import Any
 
 from cdi_stream.alarms import Alarms
 from cdi_stream.disk.aside import set_aside
-from cdi_stream.documents.bus import to_plain
+from cdi_stream.documents.plain import to_plain
 from cdi_stream.errors import ConfigError
 
 logger = logging.getLogger(__name__)

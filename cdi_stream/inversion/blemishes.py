@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdi_stream.inversion.hot import Bools, Index, centre_of, hot_voxels
+from cdi_stream.inversion.hot import Index, centre_of, hot_voxels
+from cdi_stream.inversion.outliers import Bools
 from cdi_stream.inversion.window import cut
 
 Counts = NDArray[Any]

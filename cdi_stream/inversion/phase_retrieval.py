@@ -22,9 +22,9 @@ from cdi_stream.phasing.others import compared
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import judge, misfit, size_of
 from cdi_stream.phasing.ranking import scalars_of
-from cdi_stream.phasing.recipe import Recipe
 from cdi_stream.phasing.schedules import FEW_VOX, loose_and_tight, loose_end
 from cdi_stream.phasing.starts import start_from
+from cdi_stream.phasing.steps import Recipe
 
 _SEARCHING = (
     "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.5]+50*HIO"

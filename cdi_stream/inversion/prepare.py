@@ -159,8 +159,8 @@ def crystal_extent(
     From the autocorrelation, whose extent is twice the crystal's: the field of view of the innermost
     64 voxels is that of the whole, at lower resolution.
     """
-    shape: Shape = tuple(min(64, n) for n in counts.shape)  # type: ignore[assignment]
-    start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]
+    shape: Shape = tuple(min(64, n) for n in counts.shape)
+    start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))
     inner, seen, expected = (torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale))
     offsets = island(inner.float(), weights(seen, expected), threshold)
     extent = TAIL * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)

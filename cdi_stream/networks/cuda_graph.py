@@ -38,7 +38,7 @@ class Recorded:
 
 def _warm_up(forward: Pass, volume: Tensor) -> None:
     """Let plans be made and kernels be chosen, on a stream beside the one that is recorded, as torch asks for."""
-    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    beside = torch.cuda.Stream()
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):
         for _ in range(_WARM_UP_PASSES):

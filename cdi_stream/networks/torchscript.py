@@ -177,7 +177,7 @@ class Trainable(nn.Module):
 
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Amplitude and phase; TorchScript's own derivatives fail on complex numbers, so it has to use torch's."""
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             amplitude, phase = self.script(magnitude)
         return amplitude, phase
 

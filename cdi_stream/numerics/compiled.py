@@ -6,11 +6,29 @@ several threads at once, and what numba does at a first call without signatures 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, Protocol, TypeVar, cast, overload
 
 import numba
 
-compiled = partial(
-    numba.njit, cache=True, fastmath={"contract", "arcp", "nsz", "reassoc", "afn"}, nogil=True, error_model="numpy"
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Compiler(Protocol):
+    """Decorator that compiles a function, bare or with the signatures to compile it for."""
+
+    @overload
+    def __call__(self, function: Function, /) -> Function: ...
+
+    @overload
+    def __call__(self, signatures: object, /) -> Callable[[Function], Function]: ...
+
+
+compiled: Compiler = cast(
+    Compiler,
+    partial(
+        numba.njit, cache=True, fastmath={"contract", "arcp", "nsz", "reassoc", "afn"}, nogil=True, error_model="numpy"
+    ),
 )
 """Without Python's lock, and free to reorder sums, but for numbers that are not finite."""

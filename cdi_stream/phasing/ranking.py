@@ -18,8 +18,9 @@ from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.modes import modes
 from cdi_stream.phasing.projections import Measurement, direct, modelled_magnitude, reciprocal
 from cdi_stream.phasing.quality import amplitude_spread, free_llk, misfit, size_of
-from cdi_stream.phasing.recipe import Recipe, parse_recipe
+from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
+from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.workers import side_by_side
 
 CLOSING = parse_recipe("SUPPORT[fixed]+10*ER")

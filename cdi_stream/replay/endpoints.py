@@ -60,7 +60,7 @@ def own_config(config: Config, directory: Path, *, is_refining: bool = False) ->
     receives nothing of the replay.  A Tiled server of the replay's own stands for any that ``config`` names.
     ``is_refining`` keeps the section ``refine``, which a replay does without.
     """
-    settings = config.model_dump(mode="json", exclude=PLACES, exclude_unset=True, exclude_none=True)  # type: ignore[arg-type]
+    settings = config.model_dump(mode="json", exclude=PLACES, exclude_unset=True, exclude_none=True)
     if is_refining:
         settings["refine"] = config.refine.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     if config.publish.tiled is None:

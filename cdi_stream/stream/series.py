@@ -200,7 +200,7 @@ class Series:
 
         Frames of another layout are kept until that is settled: then they are bad, or the ones before them are.
         """
-        layout: Layout = (frame.pixels.shape, frame.pixels.dtype.newbyteorder("=").name)  # type: ignore[assignment]
+        layout: Layout = (frame.pixels.shape, frame.pixels.dtype.newbyteorder("=").name)
         if self.layout in (None, layout):
             self.layout = layout
             return True
@@ -239,7 +239,7 @@ class Series:
     def _put(self, frame: DetectorFrame, now_s: float) -> None:
         slot, pixels = frame.image_id - self.first_id, frame.pixels
         if slot >= len(self._account):
-            self._grow(slot + 1, pixels.shape)  # type: ignore[arg-type]
+            self._grow(slot + 1, pixels.shape)
         if self._account[slot]["has"]:
             self.duplicate += 1
             return

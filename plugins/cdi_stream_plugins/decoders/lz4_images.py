@@ -32,8 +32,8 @@ _LAST_LITERALS = 5
 _LAST_MATCH = 12
 """Smallest distance of the start of a match from the end of an LZ4 block [bytes], by its block format."""
 
-_NIBBLES, _PAIRS, _BITS = uint64(0x0F0F0F0F0F0F0F0F), uint64(0x3333333333333333), uint64(0x5555555555555555)
-_HALVES, _QUARTERS, _BYTES = uint64(0x00000000FFFFFFFF), uint64(0x0000FFFF0000FFFF), uint64(0x00FF00FF00FF00FF)
+_NIBBLES, _PAIRS, _BITS = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x3333333333333333), np.uint64(0x5555555555555555)
+_HALVES, _QUARTERS, _BYTES = np.uint64(0x00000000FFFFFFFF), np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00FF00FF00FF00FF)
 
 
 def decompress_plain(packed: bytes | memoryview, n_bytes: int, block_bytes: int) -> memoryview:
@@ -52,7 +52,7 @@ def decompress_plain(packed: bytes | memoryview, n_bytes: int, block_bytes: int)
     block = _decompress_plain(_octets(packed), image, min(block_bytes, n_bytes))
     if block >= 0:
         raise ValueError(f"block {block} does not decode to its length of at most {block_bytes} bytes")
-    return memoryview(image).toreadonly()
+    return image.data.toreadonly()
 
 
 def decompress_shuffled(packed: bytes | memoryview, n_bytes: int, element_bytes: int, block_bytes: int) -> memoryview:
@@ -77,7 +77,7 @@ def decompress_shuffled(packed: bytes | memoryview, n_bytes: int, element_bytes:
     block = _decompress_shuffled(_octets(packed), image, n_block, planes)
     if block >= 0:
         raise ValueError(f"block {block} does not decode to its {n_block} elements of {element_bytes} bytes")
-    return memoryview(image).cast("B").toreadonly()
+    return image.data.cast("B").toreadonly()
 
 
 def _octets(packed: bytes | memoryview) -> Octets:
@@ -93,7 +93,9 @@ def _copy(target: Octets, source: Octets) -> None:  # pragma: no cover - compile
 
 
 @compiled
-def _swap(a: int, b: int, shift: int, mask: int) -> tuple[int, int]:  # pragma: no cover - compiled
+def _swap(
+    a: np.uint64, b: np.uint64, shift: np.uint64, mask: np.uint64
+) -> tuple[np.uint64, np.uint64]:  # pragma: no cover - compiled
     """Exchange the bits of ``a`` under ``mask << shift`` with the bits of ``b`` under ``mask``."""
     difference = ((a >> shift) ^ b) & mask
     return a ^ (difference << shift), b ^ difference
@@ -163,7 +165,7 @@ def _decode_lz4(packed: Octets, at: int, end: int, block: Octets) -> int:  # pra
 def _bytes_of_planes(planes: Words, lane: Words) -> bool:  # pragma: no cover - compiled
     """Fill ``lane`` with one byte an element from eight bit planes; return False, and leave ``lane``, if all are 0."""
     n = lane.shape[0] // 8
-    used = uint64(0)
+    used = np.uint64(0)
     for k in range(planes.shape[0]):
         used |= planes[k]
     if used == 0:
@@ -172,30 +174,30 @@ def _bytes_of_planes(planes: Words, lane: Words) -> bool:  # pragma: no cover - 
         a, b, c, d = planes[k], planes[n + k], planes[2 * n + k], planes[3 * n + k]
         e, f, g, h = planes[4 * n + k], planes[5 * n + k], planes[6 * n + k], planes[7 * n + k]
         if a | b | c | d | e | f | g | h:
-            a, e = _swap(a, e, uint64(4), _NIBBLES)
-            b, f = _swap(b, f, uint64(4), _NIBBLES)
-            c, g = _swap(c, g, uint64(4), _NIBBLES)
-            d, h = _swap(d, h, uint64(4), _NIBBLES)
-            a, c = _swap(a, c, uint64(2), _PAIRS)
-            b, d = _swap(b, d, uint64(2), _PAIRS)
-            e, g = _swap(e, g, uint64(2), _PAIRS)
-            f, h = _swap(f, h, uint64(2), _PAIRS)
-            a, b = _swap(a, b, uint64(1), _BITS)
-            c, d = _swap(c, d, uint64(1), _BITS)
-            e, f = _swap(e, f, uint64(1), _BITS)
-            g, h = _swap(g, h, uint64(1), _BITS)
-            a, e = _swap(a, e, uint64(32), _HALVES)
-            b, f = _swap(b, f, uint64(32), _HALVES)
-            c, g = _swap(c, g, uint64(32), _HALVES)
-            d, h = _swap(d, h, uint64(32), _HALVES)
-            a, c = _swap(a, c, uint64(16), _QUARTERS)
-            b, d = _swap(b, d, uint64(16), _QUARTERS)
-            e, g = _swap(e, g, uint64(16), _QUARTERS)
-            f, h = _swap(f, h, uint64(16), _QUARTERS)
-            a, b = _swap(a, b, uint64(8), _BYTES)
-            c, d = _swap(c, d, uint64(8), _BYTES)
-            e, f = _swap(e, f, uint64(8), _BYTES)
-            g, h = _swap(g, h, uint64(8), _BYTES)
+            a, e = _swap(a, e, np.uint64(4), _NIBBLES)
+            b, f = _swap(b, f, np.uint64(4), _NIBBLES)
+            c, g = _swap(c, g, np.uint64(4), _NIBBLES)
+            d, h = _swap(d, h, np.uint64(4), _NIBBLES)
+            a, c = _swap(a, c, np.uint64(2), _PAIRS)
+            b, d = _swap(b, d, np.uint64(2), _PAIRS)
+            e, g = _swap(e, g, np.uint64(2), _PAIRS)
+            f, h = _swap(f, h, np.uint64(2), _PAIRS)
+            a, b = _swap(a, b, np.uint64(1), _BITS)
+            c, d = _swap(c, d, np.uint64(1), _BITS)
+            e, f = _swap(e, f, np.uint64(1), _BITS)
+            g, h = _swap(g, h, np.uint64(1), _BITS)
+            a, e = _swap(a, e, np.uint64(32), _HALVES)
+            b, f = _swap(b, f, np.uint64(32), _HALVES)
+            c, g = _swap(c, g, np.uint64(32), _HALVES)
+            d, h = _swap(d, h, np.uint64(32), _HALVES)
+            a, c = _swap(a, c, np.uint64(16), _QUARTERS)
+            b, d = _swap(b, d, np.uint64(16), _QUARTERS)
+            e, g = _swap(e, g, np.uint64(16), _QUARTERS)
+            f, h = _swap(f, h, np.uint64(16), _QUARTERS)
+            a, b = _swap(a, b, np.uint64(8), _BYTES)
+            c, d = _swap(c, d, np.uint64(8), _BYTES)
+            e, f = _swap(e, f, np.uint64(8), _BYTES)
+            g, h = _swap(g, h, np.uint64(8), _BYTES)
         row = lane[8 * k : 8 * k + 8]
         row[0], row[1], row[2], row[3] = a, b, c, d
         row[4], row[5], row[6], row[7] = e, f, g, h
@@ -217,13 +219,13 @@ def _elements_of_planes(planes: Words, target: Elements, lane: Words) -> None:  
     is_blank = True
     for j in range(planes.shape[0] // n_words):
         if _bytes_of_planes(planes[j * n_words : (j + 1) * n_words], lane):
-            shift = uint64(8 * j)
+            shift = np.uint64(8 * j)
             if is_blank:
                 for k in range(target.shape[0]):
-                    target[k] = uint64(octets[k]) << shift
+                    target[k] = np.uint64(octets[k]) << shift
             else:
                 for k in range(target.shape[0]):
-                    target[k] |= uint64(octets[k]) << shift
+                    target[k] |= np.uint64(octets[k]) << shift
             is_blank = False
     if is_blank:
         target[:] = 0
