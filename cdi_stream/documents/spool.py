@@ -120,7 +120,8 @@ class Spool:
 
     def next_attempt(self, raw_uid: str) -> int:
         """Return how many runs of ours were begun for a raw run before: part of the next one's uid."""
-        return self._attempts.get(raw_uid, 0)
+        result: int = self._attempts.get(raw_uid, 0)
+        return result
 
     def is_published(self, curve_key: str) -> bool:
         """Whether the reconstruction of a curve is on its way or out."""

@@ -46,7 +46,8 @@ class _Result:
     @property
     def voxel_m(self) -> Floats:
         """Sides of a voxel along z, y, x."""
-        return np.linalg.norm(self.affine.br, axis=0)
+        result: Floats = np.linalg.norm(self.affine.br, axis=0)
+        return result
 
 
 def export_result(source: Path, target: Path) -> None:

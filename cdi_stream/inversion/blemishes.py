@@ -136,7 +136,8 @@ def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
     flagged = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
     for axis in range(counts.ndim):
         flagged = flagged.repeat(BLOCK, axis)
-    return flagged[tuple(slice(n) for n in counts.shape)]
+    result: Bools = flagged[tuple(slice(n) for n in counts.shape)]
+    return result
 
 
 def _block_means(volume: NDArray[Any], block: int) -> NDArray[np.float32]:

@@ -122,7 +122,8 @@ def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape
     by_frame, by_pixel = expected_scale(curve, known)
     frames = cut(by_frame[:, None, None], (start[0], 0, 0), (shape[0], 1, 1))
     pixels = cut(by_pixel[None], (0, *start[1:]), (1, *shape[1:]))
-    return frames[0] * pixels[0]
+    result: NDArray[np.float32] = frames[0] * pixels[0]
+    return result
 
 
 def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

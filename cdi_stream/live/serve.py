@@ -120,12 +120,13 @@ def _heard(socket: zmq.Socket[bytes], config: Config) -> Callable[[int], Iterato
 def bus_sink_of(config: Config, *, is_immediate: bool = False) -> Sink:
     """Sink that publishes to the document bus; ``is_immediate`` drops what is sent while the proxy is away."""
     documents = config.documents
-    return load("cdi_stream.sink", "bus")(
+    result: Sink = load("cdi_stream.sink", "bus")(
         address=documents.publish,
         prefix=documents.prefix,
         serializer=documents.serializer,
         is_immediate=is_immediate,
     )
+    return result
 
 
 def chain_settings(config: Config) -> ChainSettings:

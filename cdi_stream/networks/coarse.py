@@ -23,7 +23,8 @@ def reached(density: Tensor, support: Tensor, measured: Tensor, cycles: int, rel
     field = _with(measured, torch.where(support, density, torch.zeros_like(density)))
     explained = torch.fft.fftn(field, dim=[1, 2, 3], norm="ortho")
     weight = torch.where(support, explained.abs().square(), torch.zeros_like(measured))
-    return torch.fft.fftn(field * _ramp(weight), dim=[1, 2, 3], norm="ortho")
+    result: Tensor = torch.fft.fftn(field * _ramp(weight), dim=[1, 2, 3], norm="ortho")
+    return result
 
 
 def _paired(support: Tensor, inside: float, outside: float) -> Tensor:
@@ -50,7 +51,8 @@ def patterson(measured: Tensor) -> Tensor:
     """Autocorrelation of the crystal, the root taken of its modulus, 1 at the origin."""
     correlation = torch.fft.fftn(measured.square(), dim=[1, 2, 3])
     root = correlation.abs().clamp_min(1e-30).sqrt()
-    return correlation / root / root[:, :1, :1, :1]
+    result: Tensor = correlation / root / root[:, :1, :1, :1]
+    return result
 
 
 def scaled_like(crystal: Tensor, measured: Tensor) -> Tensor:
@@ -63,7 +65,8 @@ def _with(measured: Tensor, density: Tensor) -> Tensor:
     field = torch.fft.ifftn(density, dim=[1, 2, 3], norm="ortho")
     real, imaginary = field.real, field.imag
     power = torch.addcmul(real * real, imaginary, imaginary)  # in a third of the time of abs, which minds overflow
-    return field * (measured * power.clamp_min(1e-36).rsqrt())
+    result: Tensor = field * (measured * power.clamp_min(1e-36).rsqrt())
+    return result
 
 
 def middle(magnitude: Tensor, m: int) -> Tensor:
@@ -88,11 +91,13 @@ def half_box(measured: Tensor) -> Tensor:
     n = measured.shape[-1]
     near = torch.fft.fftfreq(n, device=measured.device).abs() <= 0.25
     box = near[:, None, None] & near[None, :, None] & near[None, None, :]
-    return box.unsqueeze(0).expand_as(measured)
+    result: Tensor = box.unsqueeze(0).expand_as(measured)
+    return result
 
 
 def grown(support: Tensor) -> Tensor:
     """Larger by a voxel to all sides; the origin is voxel 0, and a crystal does not reach across the array."""
     shifted = torch.fft.fftshift(support.float(), [1, 2, 3])
     grown = torch.nn.functional.max_pool3d(shifted.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
-    return torch.fft.ifftshift(grown, [1, 2, 3]) > 0.5
+    result: Tensor = torch.fft.ifftshift(grown, [1, 2, 3]) > 0.5
+    return result

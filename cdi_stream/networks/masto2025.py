@@ -62,7 +62,8 @@ class Masto2025(nn.Module):
         volume = self.bottom(volume)
         for k, (up, merged) in enumerate(zip(self.up, self.merged, strict=True)):
             volume = merged(torch.cat((up(volume), seen[len(seen) - 1 - k]), dim=1))
-        return self.unfold(self.last(volume)).squeeze(1)
+        result: Tensor = self.unfold(self.last(volume)).squeeze(1)
+        return result
 
 
 def small() -> Masto2025:
@@ -104,7 +105,8 @@ class Dilated(nn.Module):
         """Mix all reaches."""
         found = [volume]
         found.extend([part(volume) for part in self.parts])
-        return self.mixed(torch.cat(found, dim=1))
+        result: Tensor = self.mixed(torch.cat(found, dim=1))
+        return result
 
 
 def _upwards(n_in: int) -> nn.ConvTranspose3d:

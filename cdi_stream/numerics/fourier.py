@@ -20,13 +20,17 @@ def to_reciprocal(crystal: Tensor, n_axes: int = 3) -> Tensor:
     The last ``n_axes`` axes are transformed; those before them are a batch.
     """
     axes = tuple(range(-n_axes, 0))
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(crystal, axes), dim=axes, norm="ortho"), axes)
+    result: Tensor = torch.fft.fftshift(
+        torch.fft.ifftn(torch.fft.ifftshift(crystal, axes), dim=axes, norm="ortho"), axes
+    )
+    return result
 
 
 def to_crystal(field: Tensor, n_axes: int = 3) -> Tensor:
     """Transform reciprocal-space fields ``(..., *shape)`` back to crystals; inverse of `to_reciprocal`."""
     axes = tuple(range(-n_axes, 0))
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(field, axes), dim=axes, norm="ortho"), axes)
+    result: Tensor = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(field, axes), dim=axes, norm="ortho"), axes)
+    return result
 
 
 def mirrored(array: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -42,9 +46,11 @@ def twin(crystal: Tensor, n_axes: int = 3) -> Tensor:
 
 def to_fourier_order(array: Tensor) -> Tensor:
     """Bring the origin from voxel N//2 to voxel 0 on every axis."""
-    return torch.fft.ifftshift(array)
+    result: Tensor = torch.fft.ifftshift(array)
+    return result
 
 
 def from_fourier_order(array: Tensor) -> Tensor:
     """Bring the origin from voxel 0 back to voxel N//2 on every axis."""
-    return torch.fft.fftshift(array)
+    result: Tensor = torch.fft.fftshift(array)
+    return result

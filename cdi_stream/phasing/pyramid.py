@@ -45,7 +45,8 @@ def _marginal(intensity: Tensor, axis: int) -> Tensor:
     others = tuple(k for k in range(intensity.ndim) if k != axis)
     along = torch.fft.fftshift(intensity.sum(others).double())
     edge = max(1, len(along) // 16)
-    return (along - torch.cat((along[:edge], along[-edge:])).mean()).clamp_min(0)
+    result: Tensor = (along - torch.cat((along[:edge], along[-edge:])).mean()).clamp_min(0)
+    return result
 
 
 def _kept_length(along: Tensor, n: int) -> int:
@@ -79,7 +80,8 @@ def middle(array: Tensor, shape: Lengths) -> Tensor:
     window = tuple(
         slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(array.shape[-len(shape) :], shape, strict=True)
     )
-    return torch.fft.ifftshift(centred[(..., *window)], axes).contiguous()
+    result: Tensor = torch.fft.ifftshift(centred[(..., *window)], axes).contiguous()
+    return result
 
 
 def coarsened(data: Measurement, shape: Lengths) -> Measurement:

@@ -105,7 +105,8 @@ class Series:
 
     @property
     def _n_image_bytes(self) -> int:
-        return 4 * self._volume.shape[1] * self._volume.shape[2]
+        result: int = 4 * self._volume.shape[1] * self._volume.shape[2]
+        return result
 
     @property
     def image_ids(self) -> NDArray[np.intp]:

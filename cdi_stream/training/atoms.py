@@ -48,7 +48,8 @@ class Atoms:
     def displacement_a(self) -> Floats:
         """What they moved, their centre aside."""
         moved = self.final_a - self.initial_a
-        return moved - moved.mean(0)
+        result: Floats = moved - moved.mean(0)
+        return result
 
 
 def simulated(rng: np.random.Generator) -> Atoms:
@@ -113,7 +114,8 @@ def crystal_of(atoms: Atoms, rotation: Floats, n: int = N_VOXELS, voxel_a: float
     """
     phase = 2 * np.pi / LATTICE_A * atoms.displacement_a.sum(1)
     total = _shared(_places(atoms, rotation, n, voxel_a), np.exp(1j * phase)[:, None], n)[0]
-    return (total / abs(total).max()).astype(np.complex64)
+    result: NDArray[np.complex64] = (total / abs(total).max()).astype(np.complex64)
+    return result
 
 
 def fields_of(atoms: Atoms, n: int = N_VOXELS, voxel_a: float = VOXEL_A) -> tuple[Floats, Floats]:

@@ -44,7 +44,10 @@ def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
     nearest = errors.sum(1).argmin(0)  # blind to the terms: a shape of the one with a phase of the other is no crystal
     shape, turns = errors[nearest, :, torch.arange(len(nearest), device=nearest.device)].T
     diffraction = (model - data).abs().flatten(1).sum(1) / data.flatten(1).sum(1)
-    return sum(term * error.mean() for term, error in zip(stage.terms, (shape, turns, diffraction), strict=True))
+    result: Tensor = sum(
+        term * error.mean() for term, error in zip(stage.terms, (shape, turns, diffraction), strict=True)
+    )
+    return result
 
 
 def _errors(amplitude: Tensor, phase: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

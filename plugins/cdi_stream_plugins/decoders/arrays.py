@@ -78,7 +78,8 @@ def _check_size(shape: Any, max_pixels: int) -> None:
 
 def _inflate_block(blob: Bytes, n_bytes: int) -> bytes:
     try:
-        return lz4.block.decompress(blob, uncompressed_size=n_bytes)
+        result: bytes = lz4.block.decompress(blob, uncompressed_size=n_bytes)
+        return result
     except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError) as error:
         raise WireError(f"lz4 image cannot be decompressed to {n_bytes} bytes: {error}") from error
 

@@ -107,7 +107,8 @@ def _packed_length(packed: Octets, at: int) -> int:  # pragma: no cover - compil
     if packed.shape[0] - at < 4:
         return -1
     length = int64(packed[at]) << 24 | int64(packed[at + 1]) << 16
-    return length | int64(packed[at + 2]) << 8 | int64(packed[at + 3])
+    result: int = length | int64(packed[at + 2]) << 8 | int64(packed[at + 3])
+    return result
 
 
 @compiled
