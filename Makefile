@@ -36,6 +36,7 @@ wheel: | $(BIN)/python  ## dist/*.whl and the pinned versions it was tested with
 	rm -rf dist build
 	$(BIN)/python -m pip --disable-pip-version-check wheel --no-deps -w dist .
 	cp $(CONSTRAINTS) dist/constraints.txt
+	@echo "to install it elsewhere: python -m pip install -c dist/constraints.txt '$$(ls dist/*.whl)[all]'"
 
 test: $(STAMP)  ## the default suite
 	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

@@ -337,7 +337,7 @@ class Assembler:
         """Release a curve if it is ready; a curve that no code of ours can assemble must not hold up the others."""
         try:
             return self._try_release(curve)
-        except Exception:
+        except Exception:  # border of a curve: the other curves go on
             logger.exception("series %s cannot be assembled and is given up; please report it", curve.series.id)
             self._close(curve)
             if self._incoming is not None:

@@ -63,7 +63,7 @@ def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple
         return None
     try:
         doc = read(parts[2])
-    except Exception as error:
+    except Exception as error:  # serializers are foreign code and raise errors of many kinds
         how = "pickled, as a bare bluesky Publisher sends it" if parts[2][:1] == b"\x80" else "not in our serializer"
         raise WireError(
             f"document on the bus cannot be read ({error!s:.80}): it seems to be {how}; do both ends use the same one?"

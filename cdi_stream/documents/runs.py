@@ -174,7 +174,7 @@ class RunBook:
             return self._take(name, doc, self._wall_clock() if heard_s is None else heard_s)
         except WireError:
             raise
-        except Exception as error:  # whatever comes from outside must not end the thread that reads it
+        except Exception as error:  # border of the thread that reads documents from outside
             raise WireError(f"{name} document cannot be used: {error!r:.200}") from error
 
     def _take(self, name: str, doc: Mapping[str, Any], heard_s: float) -> str | None:

@@ -105,7 +105,7 @@ class Outgoing:
             try:
                 publisher.preview(progress)
                 self._emit(publisher.uid)
-            except Exception:
+            except Exception:  # border of a preview: a picture is no reason to lose the curve
                 self._drop_half()
                 self._emit(publisher.uid)
                 logger.exception("run %s: a preview cannot be published", progress.run.uid[:8])
@@ -177,7 +177,7 @@ class Outgoing:
         try:
             published = publisher.result(result)
             self._emit(publisher.uid, key if published.problem is None else None)
-        except Exception as error:
+        except Exception as error:  # border of a result: the failure is told in the curve's account
             self._drop_half()
             self._emit(publisher.uid)
             logger.exception("run %s: the %s cannot be published", context.uid[:8], result.stream)
@@ -198,7 +198,7 @@ class Outgoing:
             problem = publisher.complete(one.result, published)
             if problem is None and not is_open:
                 publisher.close()
-        except Exception:
+        except Exception:  # border of a result: its numbers are already published
             logger.exception("run %s: arrays cannot be published", one.context.uid[:8])
             problem = None  # to try again would not help
         if problem is not None:

@@ -259,7 +259,7 @@ class Service:
             raise
         except StopIteration:
             return failed(stream, curve, failed_verdict("no result: an earlier stage failed, see the inference"), {})
-        except Exception as error:
+        except Exception as error:  # border of a curve: it fails, the next curve is inverted
             logger.exception("run %s curve %d: %s failed", curve.run.uid[:8], curve.curve_index, stream)
             text = f"the {stream} ended with an error of the program: {error!r:.200}; please report it with the log"
             return failed(stream, curve, failed_verdict(text), {})

@@ -147,7 +147,7 @@ class Backlog:
                 try:
                     with self._queue() as queue:
                         self._attend(queue, socket, worker, is_stopped, hand_on)
-                except Exception:
+                except Exception:  # border of the thread: it ends only when it is stopped
                     logger.exception("the refinement queue is in trouble; trying again in %.0f s", TROUBLE_S)
                     _sleep(TROUBLE_S, is_stopped)
         worker.stop()
