@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def network():
     from cdi_stream.networks.torchscript import load
 
     return load(DEFAULT_NETWORK)
+
+
+@pytest.fixture(scope="module", params=["compiled", "dectris"])
+def backend(request) -> Iterator[str]:
+    """Each backend that decompresses images in turn; ``dectris`` is installed by `make fast`."""
+    from cdi_stream_plugins.decoders import decompression
+
+    if request.param not in decompression.BACKENDS:
+        pytest.skip(f"the backend {request.param} is not installed: run 'make fast'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decompression, "_default", decompression.BACKENDS[request.param])
+        yield request.param
 
 
 @pytest.fixture(scope="session")
