@@ -15,7 +15,7 @@ from cdi_stream.phasing.quality import AGREEING, judge
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.support import Limits
 from tests.bench.crystals import Case
-from tests.unit.test_auto import case_of, error
+from tests.measurements import case_of, error, spent, unlimited
 
 CASE = Case(seed=70_000, kind="polyhedron", phase_pi=3)
 FIXED = "SUPPORT[fixed]+{}*ER"
@@ -24,7 +24,7 @@ FIXED = "SUPPORT[fixed]+{}*ER"
 def run(crystal, cycles, deadline=None):
     data, _ = case_of(CASE)
     start = start_from(crystal, crystal.abs() > 0.3)
-    return compared(data, start, lambda extent: FIXED.format(cycles), 1, SHORT.exploration, deadline or Deadline(60))
+    return compared(data, start, lambda extent: FIXED.format(cycles), 1, SHORT.exploration, deadline or unlimited())
 
 
 def test_what_others_agree_with_stays():
@@ -61,7 +61,7 @@ def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
     case = replace(CASE, seed=70_002, kind="superellipsoid", phase_pi=5, n=64)
     data, truth = case_of(case)
     start, level = start_from(truth, truth.abs() > 0.3), level_of(data)
-    tight, loose = (refined(level, start, how, Deadline(60), Limits()) for how in (FROM_NETWORK, of_large(20)))
+    tight, loose = (refined(level, start, how, unlimited(), Limits()) for how in (FROM_NETWORK, of_large(20)))
     assert error(loose.result[0], truth) < 0.06
     assert error(tight.result[0], truth) > 1.5 * error(loose.result[0], truth)
     assert of_large(12) == FROM_NETWORK
@@ -69,7 +69,7 @@ def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
 
 def test_without_time_the_crystal_stays_and_the_time_is_named():
     _, truth = case_of(CASE)
-    found = run(truth, 30, Deadline(1e-9))
+    found = run(truth, 30, spent())
     assert error(found.crystal, truth) < 0.1
     assert any("time ran out" in reason for reason in judge(found.scalars).reasons)
 
@@ -77,16 +77,14 @@ def test_without_time_the_crystal_stays_and_the_time_is_named():
 def test_it_asks_for_its_turn_at_every_cycle():
     turns = []
     _, truth = case_of(CASE)
-    run(truth, 30, Deadline(60, wait_turn=lambda: turns.append(1)))
+    run(truth, 30, Deadline(60, clock=lambda: 0.0, wait_turn=lambda: turns.append(1)))
     assert len(turns) > 450 + 30, "one round of starts on this thread, and the recipe"
 
 
 def test_without_others_there_is_nothing_to_compare_with():
     data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
     alone = replace(SHORT.exploration, pool=1)
-    found = compared(
-        data, start_from(truth, truth.abs() > 0.3), lambda extent: FIXED.format(10), 1, alone, Deadline(60)
-    )
+    found = compared(data, start_from(truth, truth.abs() > 0.3), lambda extent: FIXED.format(10), 1, alone, unlimited())
     assert math.isnan(found.scalars["agreement"])
     assert any("only one of" in reason for reason in judge(found.scalars).reasons)
 
@@ -95,5 +93,5 @@ def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):
     data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
     monkeypatch.setattr("cdi_stream.phasing.others.coarsest", lambda data: tuple(data.magnitude.shape))
     start = start_from(truth, truth.abs() > 0.3)
-    found = compared(data, start, lambda extent: FIXED.format(10), 1, SHORT.exploration, Deadline(60))
+    found = compared(data, start, lambda extent: FIXED.format(10), 1, SHORT.exploration, unlimited())
     assert found.scalars["agreement"] == pytest.approx(1, abs=0.05)
