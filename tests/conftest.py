@@ -19,13 +19,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    """Threads of one transform wait for one another where other tests run at the same time."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Small transforms on two threads wait for one another wherever the machine is busy."""
+    """One thread for a transform, whatever an earlier test has left."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
