@@ -6,13 +6,13 @@ several threads at once, and what numba does at a first call without signatures 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast, overload
+from typing import Protocol, TypeVar, cast, overload
 
 import numba
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class Compiler(Protocol):
@@ -22,7 +22,7 @@ class Compiler(Protocol):
     def __call__(self, function: Function, /) -> Function: ...
 
     @overload
-    def __call__(self, signatures: object, /) -> Callable[[Function], Function]: ...
+    def __call__(self, signatures: Sequence[object], /) -> Callable[[Function], Function]: ...
 
 
 compiled: Compiler = cast(
