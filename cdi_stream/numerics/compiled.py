@@ -7,13 +7,13 @@ call at the same time; a loop without signatures is called by other loops only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast, overload
+from typing import Protocol, TypeVar, cast, overload
 
 import numba
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class Compiler(Protocol):
@@ -23,7 +23,7 @@ class Compiler(Protocol):
     def __call__(self, function: Function, /) -> Function: ...
 
     @overload
-    def __call__(self, signatures: object, /) -> Callable[[Function], Function]: ...
+    def __call__(self, signatures: Sequence[object], /) -> Callable[[Function], Function]: ...
 
 
 compile_loop: Compiler = cast(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lz4.block
@@ -27,7 +28,7 @@ Compression = Literal["raw", "lz4", "bslz4"]
 Bytes = bytes | memoryview
 
 
-def read_array(item: Any, max_pixels: int) -> NDArray[Any]:
+def read_array(item: object, max_pixels: int) -> NDArray[Any]:
     """Turn a tagged two-dimensional array into numpy; uncompressed ones are views of the message.
 
     Raises
@@ -71,7 +72,7 @@ def image_of(
     return np.frombuffer(content, dtype=dtype).reshape(shape)
 
 
-def _check_size(shape: Any, max_pixels: int) -> None:
+def _check_size(shape: Sequence[int], max_pixels: int) -> None:
     if math.prod(shape) > max_pixels:
         raise WireError(f"image of {shape[0]} x {shape[1]} pixels exceeds the limit of {max_pixels}")
 
@@ -93,7 +94,7 @@ def _with_header(blob: Bytes, n_bytes: int) -> Bytes:
     return struct.pack(">QI", n_bytes, block_bytes if n_announced == 0 < block_bytes else _BLOCK_BYTES) + bytes(content)
 
 
-def _bytes_of(value: Any, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
+def _bytes_of(value: object, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
     if isinstance(value, Tag) and value.number == COMPRESSED:
         value = inflate(value.value, dtype, n_bytes)
     if not isinstance(value, bytes | memoryview) or len(value) != n_bytes:
@@ -101,7 +102,7 @@ def _bytes_of(value: Any, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
     return value
 
 
-def inflate(parts: Any, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
+def inflate(parts: object, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
     """Decompress [algorithm, element size, bytes] after holding its announced size against ``n_bytes``."""
     if not (isinstance(parts, list) and len(parts) == 3 and isinstance(parts[2], memoryview)):
         raise WireError(f"expected [algorithm, element size, bytes], got {_kind(parts)}")
@@ -121,13 +122,13 @@ def _decompress(packed: Bytes, algorithm: decompression.Algorithm, dtype: np.dty
         raise WireError(f"{algorithm} image cannot be decompressed: {error}") from error
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
+def _pair(value: object) -> tuple[object, object]:
     if not (isinstance(value, list) and len(value) == 2):
         raise WireError(f"expected [shape, array], got {_kind(value)}")
     return value[0], value[1]
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, Tag):
         return f"tag {value.number}"
     size = f" of length {len(value)}" if hasattr(value, "__len__") else ""
