@@ -27,8 +27,9 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit, size_of
 from cdi_stream.phasing.ranking import metrics_of
 from cdi_stream.phasing.recipe import Recipe, parse_recipe
-from cdi_stream.phasing.schedules import FEW_VOX, loose_and_tight, loose_end
+from cdi_stream.phasing.schedules import loose_and_tight, loose_end
 from cdi_stream.phasing.starts import start_from
+from cdi_stream.phasing.tuning import TUNING
 
 _SEARCH_STEPS = (
     "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.5]+50*HIO"
@@ -42,7 +43,7 @@ LIVE_SEARCH = AutoSettings(
     finalists=2,
     attempts=1,
     ways=loose_and_tight,
-    known_recipe=FROM_NETWORK,
+    known_recipe=parse_recipe(FROM_NETWORK),
     is_thorough=False,
 )
 """Settings of the live search from random starts; sized for three seconds on two cores at 64^3 voxels."""
@@ -50,13 +51,15 @@ LIVE_SEED = 5
 """Seed of the random starts of the live search; it differs from the refinements' seed, so that starts differ."""
 
 
-def large_volume_recipe(extent_vox: float) -> str:
+def large_volume_recipe(extent_vox: float) -> Recipe:
     """Return the recipe from the network's crystal in a large volume.
 
     A crystal of many voxels gets a loose shrink-wrap at the end, which does not cut off strained regions.
     ``extent_vox`` is the crystal's extent [voxels].
     """
-    return FROM_NETWORK if extent_vox < FEW_VOX else f"{_SEARCH_STEPS}+{loose_end(extent_vox)}"
+    if extent_vox < TUNING.small_crystal_vox:
+        return parse_recipe(FROM_NETWORK)
+    return parse_recipe(_SEARCH_STEPS).then(loose_end(extent_vox))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

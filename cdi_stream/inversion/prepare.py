@@ -18,7 +18,8 @@ from cdi_stream.geometry.circles import CurveGeometry, linear_map, require_volum
 from cdi_stream.inversion.blemishes import find_blemishes, good_pixels, is_saturated, no_count_from
 from cdi_stream.inversion.window import brightest_voxel, crop_window, cut
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
-from cdi_stream.phasing.autocorrelation import TAIL_CORRECTION, island, lengths_vox, weights
+from cdi_stream.phasing.autocorrelation import island, lengths_vox, weights
+from cdi_stream.phasing.tuning import TUNING
 
 Bools = NDArray[np.bool_]
 
@@ -188,6 +189,6 @@ def crystal_extent(
     start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]
     inner, seen, expected = (torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale))
     offsets = island(inner.float(), weights(seen, expected), threshold)
-    extent = TAIL_CORRECTION * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
+    extent = TUNING.tail_correction * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
     oversampling = np.array(shape) / lengths_vox(offsets)
     return tuple(map(float, extent)), tuple(map(float, oversampling))  # type: ignore[return-value]

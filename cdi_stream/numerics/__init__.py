@@ -1,1 +1,1 @@
-"""Numerics that know nothing of diffraction: the centred FFT pair, splines, interpolation, compiled loops."""
+"""Numerical tools without physics: the centred FFT pair, spline interpolation, and compiled loops."""

@@ -1,7 +1,7 @@
-"""How loops over voxels are compiled for the CPU.
+"""Compilation of loops over voxels for the CPU, by numba.
 
-With signatures given, all is compiled, or read from the cache, when its module is imported: first calls come from
-several threads at once, and what numba does at a first call without signatures is not safe then.
+A loop is given its signatures.  numba then compiles it, or reads it from its cache, when the module is imported.
+Without signatures numba would compile at the first call, which is not safe if several threads call at the same time.
 """
 
 from __future__ import annotations
@@ -13,4 +13,7 @@ import numba
 compile_loop = partial(
     numba.njit, cache=True, fastmath={"contract", "arcp", "nsz", "reassoc", "afn"}, nogil=True, error_model="numpy"
 )
-"""Without Python's lock, and free to reorder sums, but for numbers that are not finite."""
+"""Decorator that compiles a loop; it runs without Python's global lock, and sums may be reordered.
+
+Numbers that are not finite are still treated as IEEE 754 says.
+"""

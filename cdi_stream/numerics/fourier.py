@@ -1,11 +1,10 @@
-"""The one centred Fourier pair of the project.
+"""The centred Fourier transform of the project and its inverse.
 
-Sign convention (physics): F(q) = sum_r rho(r) exp(+i q.r), so a crystal displaced by u carries
-the phase +Q.u.  In numpy's or torch's terms the way to reciprocal space is ``ifft`` and the way
-back is ``fft``.  The origin is voxel N//2 on every axis, before and after.  The pair is
-orthonormal: sum |F|^2 = sum |rho|^2.
+Sign convention of physics: F(q) = sum_r rho(r) exp(+i q.r), so a crystal that is displaced by u has the phase +Q.u.  In
+terms of numpy and torch, ``ifft`` goes to reciprocal space and ``fft`` goes back.  The origin is voxel N//2 on every
+axis, before and after a transform.  The pair is orthonormal: sum |F|^2 = sum |rho|^2.
 
-This is the only module that shifts an origin.
+*Centred order* means origin at voxel N//2, *Fourier order* means origin at voxel 0.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor
 
 
 def to_reciprocal(crystal: Tensor, n_axes: int = 3) -> Tensor:
-    """Transform crystals ``(..., *shape)`` to reciprocal space, F(q) = sum rho exp(+i q.r).
+    """Return the Fourier transforms F(q) = sum rho exp(+i q.r) of crystals ``(..., *shape)``, in centred order.
 
     The last ``n_axes`` axes are transformed; those before them are a batch.
     """
@@ -24,27 +23,27 @@ def to_reciprocal(crystal: Tensor, n_axes: int = 3) -> Tensor:
 
 
 def to_crystal(field: Tensor, n_axes: int = 3) -> Tensor:
-    """Transform reciprocal-space fields ``(..., *shape)`` back to crystals; inverse of `to_reciprocal`."""
+    """Return the crystals of fields F(q) ``(..., *shape)``, in centred order; inverse of `to_reciprocal`."""
     axes = tuple(range(-n_axes, 0))
     return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(field, axes), dim=axes, norm="ortho"), axes)
 
 
 def mirror(array: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Mirror image about the origin voxel along each of these axes; its diffraction is mirrored alike."""
+    """Return the mirror image about the origin voxel along these axes; its diffraction is mirrored along them too."""
     shifts = tuple(1 - array.shape[axis] % 2 for axis in axes)
     return torch.roll(torch.flip(array, axes), shifts, axes) if axes else array
 
 
 def twin(crystal: Tensor, n_axes: int = 3) -> Tensor:
-    """Return the twin rho*(-r) about the origin voxel: the one image with the same diffraction."""
+    """Return the twin rho*(-r) about the origin voxel; it has the same diffraction as the crystal."""
     return mirror(crystal, tuple(range(-n_axes, 0))).conj().resolve_conj()
 
 
 def to_fourier_order(array: Tensor) -> Tensor:
-    """Bring the origin from voxel N//2 to voxel 0 on every axis."""
+    """Return an array with its origin moved from voxel N//2 to voxel 0 on every axis."""
     return torch.fft.ifftshift(array)
 
 
 def from_fourier_order(array: Tensor) -> Tensor:
-    """Bring the origin from voxel 0 back to voxel N//2 on every axis."""
+    """Return an array with its origin moved from voxel 0 to voxel N//2 on every axis."""
     return torch.fft.fftshift(array)

@@ -1,4 +1,4 @@
-"""Cubic B-spline interpolation of real or complex volumes on an affine grid; outside the volume is zero."""
+"""Cubic B-spline interpolation of real or complex volumes on an affine grid; values outside the volume are zero."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ Shape = tuple[int, ...]
 
 
 def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike = (0.0, 0.0, 0.0)) -> Tensor:
-    """Sample ``volume`` at i = N//2 + offset + matrix (j - M//2) for every voxel j of an array of ``shape``.
+    """Return ``volume`` sampled at the indices i = N//2 + offset + matrix (j - M//2), j the voxels of ``shape``.
 
-    ``volume`` is ``(n0, n1, n2)``, real or complex; the complex field is interpolated as such, never
-    amplitude and phase apart.  Interpolation is exact at the voxels.
+    Parameters
+    ----------
+    volume
+        Volume ``(n0, n1, n2)``, real or complex; a complex volume is interpolated as complex numbers, not as amplitude
+        and phase.  Interpolation is exact at its voxels.
+    matrix
+        Steps of the index i per step of j, ``(3, 3)``.
+    shape
+        Shape M of the result.
+    offset
+        Shift of the centre [voxels of the volume], ``(3,)``.
     """
     coefficients = _spline_coefficients(volume).to(torch.complex64 if volume.is_complex() else torch.float32)
     if volume.device.type == "cpu":
@@ -32,7 +41,11 @@ def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike 
 def resample_mask(
     mask: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike = (0.0, 0.0, 0.0), share: float = 0.999
 ) -> Tensor:
-    """Sample a boolean volume: true where ``share`` of the eight voxels around the point, by weight, is true."""
+    """Return a boolean volume sampled as in `resample`.
+
+    A voxel is true where the true ones of the eight voxels around its point have more than ``share`` of their weight
+    in trilinear interpolation.
+    """
     position = _positions(matrix, offset, tuple(mask.shape), shape, mask.device)
     grid = to_grid(position, torch.tensor(mask.shape, device=mask.device))
     sampled = torch.nn.functional.grid_sample(
@@ -42,7 +55,7 @@ def resample_mask(
 
 
 def neighbourhood_sum(volume: Tensor) -> Tensor:
-    """Sum over the 3x3x3 voxels about each voxel of the last three axes, zero outside; separable."""
+    """Return the sum over the 3x3x3 voxels about each voxel of the last three axes; voxels outside are zero."""
     for axis in (-3, -2, -1):
         n = volume.shape[axis]
         total = volume.clone()
@@ -53,7 +66,7 @@ def neighbourhood_sum(volume: Tensor) -> Tensor:
 
 
 def _positions(matrix: ArrayLike, offset: ArrayLike, source: Shape, target: Shape, device: torch.device) -> Tensor:
-    """Source indices ``(M, 3)`` of the target's voxels."""
+    """Return the source indices ``(M, 3)`` of the voxels of the target."""
     columns = torch.as_tensor(np.asarray(matrix), dtype=torch.float32, device=device)
     origin = np.asarray(offset, dtype=float) + np.array(source) // 2
     total = torch.as_tensor(origin, dtype=torch.float32, device=device).expand(1, 1, 1, 3)

@@ -1,7 +1,8 @@
-"""Cubic B-splines at the voxels of an affine grid: on the CPU 64 products a voxel, in one pass and no memory beside.
+"""Values of cubic B-splines at the voxels of an affine grid.
 
-On other devices as eight trilinear look-ups (Ruijters, ter Haar Romeny and Suetens, 2008,
-doi:10.1080/2151237X.2008.10129269), which torch does well there.
+On the CPU a compiled loop sums 64 products per voxel, without additional memory.  On other devices torch does eight
+trilinear look-ups per voxel: Ruijters, ter Haar Romeny and Suetens (2008), J. Graph. Tools 13, 61,
+doi:10.1080/2151237X.2008.10129269.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ Floats = NDArray[np.floating[Any]]
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 _MARGIN = 2
+"""Zero voxels around the coefficients, so that the compiled loop reads no voxel outside of the array."""
 
 
 def sample_on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
-    """Splines ``(n0, n1, n2)``, real or complex, at ``first + matrix @ j`` for all j of ``shape``; zero outside.
+    """Return the spline at ``first + matrix @ j`` for all voxels j of ``shape``; zero outside of its volume.
 
-    Slabs of the target go to as many threads as torch has.
+    ``coefficients (n0, n1, n2)`` are real or complex.  As many threads as torch has share the result.
     """
     values = torch.nn.functional.pad(coefficients, [_MARGIN] * 6).numpy()
     steps, shifted = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64) + _MARGIN
@@ -44,9 +46,9 @@ def sample_on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Sh
 
 
 def sample_by_lookup(coefficients: Tensor, position: Tensor) -> Tensor:
-    """Splines ``(n0, n1, n2)``, real or complex, at ``(M, 3)`` indices; zero outside.
+    """Return the spline at ``position (M, 3)`` [voxels]; zero outside of its volume.
 
-    The eight look-ups travel as one batch, over which torch runs in parallel.
+    ``coefficients (n0, n1, n2)`` are real or complex.  The eight look-ups are one batch, which torch does in parallel.
     """
     is_complex = coefficients.is_complex()
     channels = torch.view_as_real(coefficients).movedim(-1, 0) if is_complex else coefficients[None]
@@ -69,18 +71,18 @@ def sample_by_lookup(coefficients: Tensor, position: Tensor) -> Tensor:
         align_corners=False,
     )[:, :, 0, 0]
     is_inside = ((position > -1) & (position < size)).all(-1)
-    found = (values * weight[:, None]).sum(0) * is_inside
-    return torch.complex(found[0], found[1]) if is_complex else found[0]
+    sampled = (values * weight[:, None]).sum(0) * is_inside
+    return torch.complex(sampled[0], sampled[1]) if is_complex else sampled[0]
 
 
 def to_grid(index: Tensor, size: Tensor) -> Tensor:
-    """Indices ``(..., 3)`` of a volume of this size as `torch.nn.functional.grid_sample` takes them."""
+    """Return indices ``(..., 3)`` of a volume of this size in the units of `torch.nn.functional.grid_sample`."""
     return ((2 * index + 1) / size - 1).flip(-1)
 
 
 @compile_loop([types.UniTuple(float32, 4)(float64)])
 def _weights(t: float) -> tuple[np.float32, np.float32, np.float32, np.float32]:  # pragma: no cover - compiled
-    """Of the four voxels about a point, ``t`` beyond the second."""
+    """Return the weights of the four voxels about a point that lies ``t`` voxels after the second of them."""
     s = 1 - t
     inner = 2 / 3 - t * t * (2 - t) / 2, 2 / 3 - s * s * (2 - s) / 2
     return np.float32(s * s * s / 6), np.float32(inner[0]), np.float32(inner[1]), np.float32(t * t * t / 6)
@@ -88,7 +90,7 @@ def _weights(t: float) -> tuple[np.float32, np.float32, np.float32, np.float32]:
 
 @compile_loop([void(v[:, :, ::1], float64[:, ::1], float64[::1], v[:, :, ::1]) for v in (float32, complex64)])
 def _sample(values: Array, matrix: Floats, first: Floats, out: Array) -> None:  # pragma: no cover - compiled
-    """Values have a margin, so that nothing about a point inside is beyond their edge."""
+    """Fill ``out`` with the spline; ``values`` has a margin of `_MARGIN` zero voxels."""
     n0, n1, n2 = values.shape
     for j0 in range(out.shape[0]):
         for j1 in range(out.shape[1]):

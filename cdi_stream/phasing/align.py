@@ -1,7 +1,7 @@
-"""Remove what diffraction cannot tell: global phase, shift and twin.
+"""Alignment of crystals: removal of global phase, shift and twin, which diffraction does not determine.
 
-A displaced crystal, its twin and any global phase have the same diffraction, so crystals are compared only
-after these are taken out.  A phase ramp moves the diffraction and is left alone.
+A shifted crystal, its twin, and a crystal with another global phase have the same diffraction.  Crystals are therefore
+aligned before they are compared.  A phase ramp is not removed: it shifts the diffraction.
 """
 
 from __future__ import annotations
@@ -22,15 +22,27 @@ Complexes = NDArray[np.complex128]
 Variant = Literal["same", "twin", "flip", "conj"]
 
 _TINY = 1e-30
+"""Smallest divisor; avoids divisions by zero."""
 _NEWTON_STEPS = 8
+"""Largest number of Newton steps on the shift."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aligned:
-    """A crystal laid on another: variant first, then shift, then phase; its amplitude is untouched.
+    """A crystal that is aligned with a reference.
 
-    ``crystal (*shape)``; ``shift_vox`` per axis, within half an array; ``phase_rad`` was added to its phase;
-    ``correlation`` is |<reference, crystal>| over the norms, 0 to 1.
+    Parameters
+    ----------
+    crystal
+        The aligned crystal ``(*shape)``: the variant, then shifted, then with the phase added; its scale is unchanged.
+    variant
+        The image of the crystal that fits best, see `align`.
+    shift_vox
+        Shift along each axis [voxels], within half the array.
+    phase_rad
+        Phase that was added [rad].
+    correlation
+        |<reference, crystal>| over the product of their norms, 0 to 1.
     """
 
     crystal: Tensor
@@ -41,12 +53,12 @@ class Aligned:
 
 
 def align(reference: Tensor, crystal: Tensor, variants: Sequence[Variant] = ("same", "twin")) -> Aligned:
-    """Lay a crystal on a reference, both complex ``(*shape)`` with their origin at the same voxel, whichever.
+    """Return a crystal aligned with a reference, both complex ``(*shape)``, with their origin at the same voxel.
 
-    The best of ``variants``: ``same``, ``twin`` rho*(-r), and what another sign of the Fourier transform leaves,
-    ``flip`` rho(-r) and ``conj`` rho*(r); flips are about voxel 0, edges periodic.  The shift is the whole one
-    of highest |correlation|, then Newton's on its logarithm, evaluated from the Fourier sum; the crystal
-    is shifted by the Fourier transform.
+    The best of ``variants`` is taken: ``same``, ``twin`` rho*(-r), and for data with the other sign of the Fourier
+    transform ``flip`` rho(-r) and ``conj`` rho*(r).  Flips are about voxel 0, edges are periodic.  The shift is the
+    whole number of voxels with the largest |correlation|, refined by Newton steps on its logarithm; the crystal is
+    shifted by the Fourier transform.
 
     Raises
     ------
@@ -59,7 +71,7 @@ def align(reference: Tensor, crystal: Tensor, variants: Sequence[Variant] = ("sa
 def align_all(
     reference: Tensor, crystals: Iterable[Tensor], variants: Sequence[Variant] = ("same", "twin")
 ) -> tuple[Aligned, ...]:
-    """Lay each of several crystals on one reference; see `align`."""
+    """Return several crystals, each aligned with one reference, see `align`."""
     spectrum = _unit_spectrum(reference)[0]
     return tuple(_align(reference, spectrum, crystal, variants) for crystal in crystals)
 
@@ -71,9 +83,9 @@ def _align(reference: Tensor, wanted: Tensor, crystal: Tensor, variants: Sequenc
         )
     spectrum, norm = _unit_spectrum(crystal)
     spectra = {variant: _SPECTRA[variant](spectrum) for variant in variants}
-    found = {variant: _best_shift(wanted * spectra[variant].conj()) for variant in variants}
-    variant = max(found, key=lambda name: abs(found[name][1]))
-    shift, overlap = found[variant]
+    shifts = {variant: _best_shift(wanted * spectra[variant].conj()) for variant in variants}
+    variant = max(shifts, key=lambda name: abs(shifts[name][1]))
+    shift, overlap = shifts[variant]
     phase = float(np.angle(overlap))
     moved = torch.polar(norm, torch.full_like(norm, phase)) * spectra[variant]
     for axis, (n, s) in enumerate(zip(crystal.shape, shift, strict=True)):
@@ -90,14 +102,14 @@ def _align(reference: Tensor, wanted: Tensor, crystal: Tensor, variants: Sequenc
 
 
 def _unit_spectrum(crystal: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectrum of norm one, and the norm it had (Parseval)."""
+    """Return the spectrum of a crystal, scaled to norm one, and its norm before (Parseval)."""
     spectrum = torch.fft.fftn(crystal, norm="ortho")
     norm = torch.linalg.vector_norm(spectrum, dtype=torch.complex128).to(spectrum.real.dtype)
     return spectrum / norm.clamp_min(_TINY), norm
 
 
 def _reversed(spectrum: Tensor) -> Tensor:
-    """X(-k)."""
+    """Return the spectrum X(-k)."""
     axes = tuple(range(spectrum.ndim))
     return torch.roll(torch.flip(spectrum, axes), (1,) * spectrum.ndim, axes)
 
@@ -111,10 +123,11 @@ _SPECTRA: dict[Variant, Callable[[Tensor], Tensor]] = {
 
 
 def _best_shift(product: Tensor) -> tuple[Floats, complex]:
-    """Shift s of largest |c|, c(s) = sum_k P(k) exp(2 pi i k.s), and c there: whole voxels, then Newton on log|c|.
+    """Return the shift s with the largest |c|, where c(s) = sum_k P(k) exp(2 pi i k.s), and c there.
 
-    Of L = log c the gradient is c_i / c and the Hessian c_ij / c - c_i c_j / c^2; their real parts are those of
-    log|c|, which is concave over the whole peak.  An uphill step is taken along every principal axis.
+    First in whole voxels, then by Newton steps on log|c|, which is concave over the whole peak.  The gradient of log c
+    is c_i / c, its Hessian c_ij / c - c_i c_j / c^2; their real parts belong to log|c|.  A step goes uphill along every
+    principal axis.
     """
     peak = int(torch.fft.ifftn(product, norm="forward").abs().argmax())
     shift: Floats = np.array(np.unravel_index(peak, product.shape), dtype=float)
@@ -132,7 +145,7 @@ def _best_shift(product: Tensor) -> tuple[Floats, complex]:
 
 
 def _derivatives(product: Tensor, shift: Floats) -> tuple[complex, Complexes, Complexes]:
-    """c, its gradient ``(n_axes,)`` and its Hessian ``(n_axes, n_axes)`` at a shift, one contraction per axis."""
+    """Return c, its gradient ``(n_axes,)`` and its Hessian ``(n_axes, n_axes)`` at a shift."""
     orders = product
     for n, s in zip(product.shape[::-1], shift[::-1], strict=True):
         orders = torch.movedim(orders @ _waves(n, s).to(orders), -1, 0).to(torch.complex128)
@@ -143,6 +156,6 @@ def _derivatives(product: Tensor, shift: Floats) -> tuple[complex, Complexes, Co
 
 
 def _waves(n: int, shift: float) -> Tensor:
-    """exp(2 pi i k s) and its first two derivatives in s at the n frequencies k, ``(n, 3)``."""
+    """Return exp(2 pi i k s) and its first two derivatives by s at the n frequencies k, ``(n, 3)``."""
     slope = 2j * np.pi * np.fft.fftfreq(n)[:, None]
     return torch.from_numpy(np.exp(slope * shift) * slope ** np.arange(3))

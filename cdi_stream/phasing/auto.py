@@ -1,14 +1,43 @@
-"""The automatic method: many cheap starts on a coarse grid, the best carried to the finest, ranked by what they
-have not been fitted to.
+"""The automatic method: from a measurement to a crystal and the numbers that judge it, without settings.
 
-1. Explore.  Batches of random starts on the middle of the diffraction, with even amplitudes (`CLIP`) and supports
-   that follow the rms amplitude; until several agree, or their share of the time is over.
-2. Climb.  The best go to finer and finer grids, fewer at each.
-3. Choose.  At the finest grid, which crystals of few voxels go two ways, the finalists forget the voxels of a few
-   islands, are refined without them, and ranked by the Poisson log-likelihood there (free of overfitting, where chi2
-   is not); see `cdi_stream.phasing.finish`.
-4. Again from other starts, if the finalists do not agree and there is time.
-5. Finish.  The winner with all voxels; on to what single precision allows if the data are without noise.
+Strongly strained crystals are rarely found from one random start.  `solve` therefore tries many random starts where a
+start is cheap, on a coarse grid, and spends the expensive cycles on the best of them only.  Six steps follow one
+another; the numbers that steer them are the fields of `cdi_stream.phasing.tuning.SearchTuning`, the recipes stand in
+`cdi_stream.phasing.schedules`.
+
+1. *Prepare.*  The autocorrelation of the counts gives the size of the crystal (`autocorrelation.box_of`), which limits
+   the supports.  A few balls of voxels, 5 % of the valid voxels, are chosen to be held out (`ranking.hold_out`).  The
+   grids are chosen: the coarsest is the middle of the diffraction with 98.8 % of the counts along each axis, the
+   finest is the whole measurement (`pyramid.grid_shapes`).
+
+2. *Explore* (`explore.explore`).  On the coarsest grid, rounds of random starts run side by side.  A start has random
+   phases and, as its support, a region of the autocorrelation.  Cycles of HIO, RAAR and ER follow one another.
+   Shrink-wrap uses thresholds of the rms amplitude inside the support.  The amplitude is clipped to multiples of its
+   mean, because a crystal of one material has an even amplitude.  Six variants of threshold, clip and largest support
+   take turns, since no single variant finds every crystal.  The score of a candidate is its chi2, corrected for the
+   size of its support by generalised cross-validation (`ranking.score_batch`): chi2 alone is lowest for the loosest
+   support.  The step ends when the best candidates agree, or when its share of the time is spent.
+
+3. *Climb* (`grid_level.climb`).  The best candidates are carried to finer and finer grids, by padding their diffraction
+   with zeros, and are refined on each; a third of them is dropped from grid to grid.
+
+4. *Choose.*  On the finest grid the finalists are set to zero at the held-out voxels in reciprocal space and are
+   refined without these voxels.  They are then ranked by the Poisson log-likelihood of the held-out voxels
+   (`ranking.rank_candidates`).  No crystal was fitted to them, so overfitting does not help.  Crystals of few voxels
+   are refined with a loose and with a tight support; the support wins that gives the smaller product of free
+   log-likelihood and amplitude spread.
+
+5. *Finish* (`finish.finish_finalists`).  Further recipes are tried on the winner as long as one improves its score
+   and leaves the held-out voxels as well explained; the other finalists then go through the same recipes.  If the
+   finalists disagree, or the winner's amplitude is uneven, and time is left, steps 2 to 5 are repeated with other
+   random starts, and all finalists compete.
+
+6. *Conclude* (`ranking.conclude`).  The winner is fitted to all voxels in its final support.  The correlations of the
+   other finalists with it measure the agreement, and a parametric bootstrap measures how far counting noise
+   moves it.  Data without counting noise are then fitted to the limit of single precision
+   (`finish.fit_without_noise`).
+
+`cdi_stream.phasing.judge` turns the numbers into a verdict.  Decision record 0007 tells how the method came about.
 """
 
 from __future__ import annotations
@@ -23,7 +52,7 @@ from torch import Tensor
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
-from cdi_stream.phasing.finish import LAST_CALL, finish_finalists, fit_without_noise
+from cdi_stream.phasing.finish import finish_finalists, fit_without_noise
 from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each
 from cdi_stream.phasing.judge import LARGEST_AMPLITUDE_SPREAD, LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
@@ -39,31 +68,45 @@ from cdi_stream.phasing.ranking import (
     rank_candidates,
     without_held_out,
 )
-from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import climb_recipe, final_recipes
+from cdi_stream.phasing.steps import Recipe
+from cdi_stream.phasing.tuning import TUNING
 from cdi_stream.phasing.workers import one_thread_each
 
 Report = Callable[[str], None]
-
-SAFELY = 0.9
-"""Share of the time left that is planned with."""
+"""Receives one line of text about the progress of a search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoSettings:
-    """How much is explored, how many reach the finest grid, and how often all of it may be done again.
+    """Extent of a search.
 
-    ``ways`` are the schedules of the finest grid for a crystal's extent [voxels]; the one is kept whose crystal is even
-    and foresees the held-out voxels.  Crystals known beforehand go the same ways; with a ``known_recipe`` they go by
-    that first, in the supports that they have, and no support may then be much larger than theirs.  ``is_thorough``:
-    then refine the winner in many more ways; ``is_exact``: and further if the data are without noise.
+    Parameters
+    ----------
+    exploration
+        Random starts on the coarsest grid.
+    finalists
+        Largest number of candidates on the finest grid.
+    attempts
+        Largest number of times that the search is done, each time with other random starts.
+    ways
+        Gives the recipes of the finest grid for the mean extent of the crystal [voxels].  Of several recipes, the
+        search keeps the one whose winner has the smallest product of free log-likelihood and amplitude spread.
+    known_recipe
+        Recipe that refines known crystals, for example the network's, in their own supports before they compete with
+        the random starts.  No support may then grow much larger than that of a known crystal.  None lets known crystals
+        compete as they are.
+    is_thorough
+        Whether the winner is refined by further recipes (step 5).
+    is_exact
+        Whether data without counting noise are fitted to the limit of single precision; needs ``is_thorough``.
     """
 
     exploration: Exploration = field(default_factory=Exploration)
     finalists: int = 4
     attempts: int = 10
-    ways: Callable[[float], tuple[str, ...]] = final_recipes
-    known_recipe: str | None = None
+    ways: Callable[[float], tuple[Recipe, ...]] = final_recipes
+    known_recipe: Recipe | None = None
     is_thorough: bool = True
     is_exact: bool = True
 
@@ -76,16 +119,36 @@ def solve(
     report: Report = lambda line: None,
     known: Batch | None = None,
 ) -> Solution:
-    """Find the crystal of a measurement in Fourier order within the deadline.
+    """Find the crystal of a measurement within a time budget.
 
-    It begins from nothing; ``known`` crystals on the finest grid are finalists too.
+    The result is the same for the same arguments and number of threads, unless the time budget limited the search.
+
+    Parameters
+    ----------
+    data
+        The measurement, in Fourier order.
+    seed
+        Seed of the random starts and of the held-out voxels.
+    deadline
+        Time budget.  A search that runs out of time returns its best crystal so far.
+    settings
+        Extent of the search; by default as thorough as the time allows.
+    report
+        Receives a line of text after each step.
+    known
+        Crystals on the finest grid that compete with the random starts.
+
+    Returns
+    -------
+    Solution
+        The crystal in Fourier order, its support, and the numbers that judge it.
     """
     with one_thread_each():  # transforms that are split among threads wait for one another on a busy machine
-        return _Auto(data, seed, Search(deadline), settings or AutoSettings(), report).solved(known)
+        return _Auto(data, seed, Search(deadline), settings or AutoSettings(), report).run(known)
 
 
 class _Auto:
-    """One search: the measurement, what of it is held out, and how far it has come."""
+    """State of one search: the measurement, its held-out voxels, and the work that is done."""
 
     def __init__(self, data: Measurement, seed: int, search: Search, settings: AutoSettings, report: Report) -> None:
         self._data, self._seed, self._settings = data, seed, settings
@@ -95,15 +158,16 @@ class _Auto:
         self._round, self._refining_s = 0, 0.0
         self._known_share: float | None = None
 
-    def solved(self, known: Batch | None) -> Solution:
-        """Attempts until the finalists agree or time is short."""
+    def run(self, known: Batch | None) -> Solution:
+        """Repeat the search until its finalists agree or the time is short; return the solution."""
         pool, text, deadline = None, "", self._search.deadline
         if known is not None and self._settings.known_recipe is not None:
-            self._known_share = share_of(known, len(known))
+            self._known_share = support_share(known, len(known))
         for attempt in range(1, self._settings.attempts + 1):
-            found, how = self._attempt(known if pool is None else None)
-            best, pool = found.crystal[0], found if pool is None else self._ranked(found.append(pool))
-            text = how if torch.equal(best, pool.crystal[0]) else text
+            finalists, recipe = self._attempt(known if pool is None else None)
+            best = finalists.crystal[0]
+            pool = finalists if pool is None else self._rank(finalists.append(pool))
+            text = recipe.text if torch.equal(best, pool.crystal[0]) else text
             pool = pool.best(max(self._settings.finalists, 2))
             if attempt == self._settings.attempts or is_trusted(pool) or not self._has_time():
                 break
@@ -114,86 +178,92 @@ class _Auto:
         return fit_without_noise(self._data, solution, deadline) if is_exact else solution
 
     def _has_time(self) -> bool:
-        """Whether what is not exploration can be done once more in its share of the time that is left."""
+        """Return whether steps 3 to 5 can be done once more in their share of the time left."""
         deadline, share = self._search.deadline, 1 - self._settings.exploration.share
-        return share * deadline.left_s > self._refining_s + (1 - LAST_CALL) * deadline.budget_s
+        return share * deadline.left_s > self._refining_s + (1 - TUNING.optional_work_share) * deadline.budget_s
 
-    def _attempt(self, known: Batch | None) -> tuple[Candidates, str]:
-        """Explore, climb and choose; the finalists, the best first, and the schedule of the finest grid."""
+    def _attempt(self, known: Batch | None) -> tuple[Candidates, Recipe]:
+        """Do steps 2 to 5; return the finalists, best first, and the recipe of the finest grid."""
         settings, deadline = self._settings, self._search.deadline
         coarse = self._level(coarsen(self._data, self._shapes[0]))
         pool, self._round = explore(coarse, self._seed, settings.exploration, self._round, self._search)
         self._report(f"{self._search.starts} starts on {self._shapes[0]}: {_state(pool, deadline)}")
-        begin_s, found_share = deadline.passed_s, share_of(pool, settings.finalists)
-        keep = 3 * settings.finalists
+        begin_s, coarser_share = deadline.passed_s, support_share(pool, settings.finalists)
+        keep = TUNING.candidates_per_finalist * settings.finalists
         for shape in self._shapes[1:-1]:
             if deadline.is_over():
                 break
-            level = self._level(coarsen(self._data, shape), found_share)
-            keep = max(settings.finalists, keep * 2 // 3)
+            level = self._level(coarsen(self._data, shape), coarser_share)
+            keep = max(settings.finalists, keep * TUNING.candidates_kept_of_three // 3)
             pool = climb(level, pool.best(keep).crystal, climb_recipe(level.extent_vox), self._search)
             self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
-        whole = self._level(self._data, found_share)
-        found = self._chosen(whole, pool.best(self._affordable(whole)).crystal, known)
+        finest = self._level(self._data, coarser_share)
+        finalists = self._choose(finest, pool.best(self._n_affordable(finest)).crystal, known)
         self._refining_s = deadline.passed_s - begin_s
-        return found
+        return finalists
 
-    def _level(self, data: Measurement, found_share: float | None = None) -> GridLevel:
-        return level_of(data, found_share, self._known_share)
+    def _level(self, data: Measurement, coarser_share: float | None = None) -> GridLevel:
+        return level_of(data, coarser_share, self._known_share)
 
-    def _affordable(self, level: GridLevel) -> int:
-        """As many finalists as there is time for on the finest grid, with what comes after them."""
+    def _n_affordable(self, level: GridLevel) -> int:
+        """Return the number of finalists for which the time left is enough, the following steps included."""
         cycle_s = self._search.cycle_s(self._data.magnitude.numel())
-        each, after = sum(parse_recipe(text).cycles for text in self._settings.ways(level.extent_vox)), 80
-        left = SAFELY * self._search.deadline.left_s / max(cycle_s, 1e-9) - after
-        return max(1, min(self._settings.finalists, int(left / each)))
+        cycles_each = sum(recipe.cycles for recipe in self._settings.ways(level.extent_vox))
+        left = TUNING.planned_time_share * self._search.deadline.left_s / max(cycle_s, 1e-9)
+        return max(1, min(self._settings.finalists, int((left - TUNING.cycles_after_finalists) / cycles_each)))
 
-    def _chosen(self, whole: GridLevel, crystals: Tensor, known: Batch | None) -> tuple[Candidates, str]:
-        """Refine the finalists without the held-out voxels, and rank them."""
-        level, begin_s, begin = replace(whole, data=self._seen), self._search.deadline.passed_s, self._search.cycles
+    def _choose(self, finest: GridLevel, crystals: Tensor, known: Batch | None) -> tuple[Candidates, Recipe]:
+        """Refine the finalists without the held-out voxels and rank them; return them and their recipe."""
+        level, begin_s, begin = replace(finest, data=self._seen), self._search.deadline.passed_s, self._search.cycles
         crystals = resample_crystals(crystals, tuple(self._data.magnitude.shape))
         if known is not None:
-            level = replace(level, found_share=max(level.found_share or 0.0, share_of(known, len(known))))
-            crystals = torch.cat((crystals, self._carried_on(level, known)))
+            known_share = support_share(known, len(known))
+            level = replace(level, coarser_share=max(level.coarser_share or 0.0, known_share))
+            crystals = torch.cat((crystals, self._refine_known(level, known)))
         crystals = without_held_out(crystals, self._held, self._data.n_axes)
-        texts = self._settings.ways(level.extent_vox)
-        tried = [(self._ranked(climb(level, crystals, text, self._search)), text) for text in texts]
-        pool, text = min(tried, key=lambda one: self._implausibility(one[0]))
+        results = [
+            (self._rank(climb(level, crystals, recipe, self._search)), recipe)
+            for recipe in self._settings.ways(level.extent_vox)
+        ]
+        pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
         if self._settings.is_thorough:
             pool, more = finish_finalists(level, pool, self._data, self._held, self._search, pace_s)
-            text = "+".join(filter(None, (text, more)))
+            recipe = recipe if more is None else recipe.then(more)
         self._report(f"{len(pool)} finalists: {_state(pool, self._search.deadline)}")
-        return pool, text
+        return pool, recipe
 
-    def _carried_on(self, level: GridLevel, known: Batch) -> Tensor:
-        """Crystals known beforehand, after their own recipe if there is one."""
+    def _refine_known(self, level: GridLevel, known: Batch) -> Tensor:
+        """Return known crystals after their own recipe, or as they are if there is none."""
         if self._settings.known_recipe is None:
             return known.result
         start = replace(known, crystal=without_held_out(known.result, self._held, self._data.n_axes))
         return refine_each(level, [(start, self._settings.known_recipe)], self._search)[0].crystal
 
     def _implausibility(self, pool: Candidates) -> float:
-        """How badly the first foresees the held-out voxels, times how uneven it is, if it can be told.
+        """Return the free log-likelihood of the best candidate times its amplitude spread, if that is known.
 
-        Voxels at the surface are so many in small crystals that a loose and a tight support may foresee equally well:
-        then the even one is right, as crystals of one material are.
+        So many voxels of a small crystal lie at its surface that a loose and a tight support may explain the held-out
+        voxels equally well; the support with the even amplitude is then right (decision record 0010).
         """
-        uneven = amplitude_spread(pool.crystal[0], pool.support[0])
-        return free_llk(pool.crystal[0], self._data, self._held)[0] * (1.0 if math.isnan(uneven) else uneven)
+        spread = amplitude_spread(pool.crystal[0], pool.support[0])
+        return free_llk(pool.crystal[0], self._data, self._held)[0] * (1.0 if math.isnan(spread) else spread)
 
-    def _ranked(self, pool: Candidates) -> Candidates:
+    def _rank(self, pool: Candidates) -> Candidates:
         return rank_candidates(pool, self._data, self._held)
 
 
 def is_trusted(pool: Candidates) -> bool:
-    """Whether the winner is even inside, as crystals are, and the others agree with it."""
-    uneven = amplitude_spread(pool.crystal[0], pool.support[0])
-    return not uneven > LARGEST_AMPLITUDE_SPREAD and not agreement(pool) < LEAST_AGREEMENT
+    """Return whether the winner has an even amplitude and the other finalists agree with it.
+
+    A number that is not known (NaN) counts as trusted.
+    """
+    spread = amplitude_spread(pool.crystal[0], pool.support[0])
+    return not spread > LARGEST_AMPLITUDE_SPREAD and not agreement(pool) < LEAST_AGREEMENT
 
 
-def share_of(pool: Candidates | Batch, n: int) -> float:
-    """Median support over the array of the best ``n``."""
+def support_share(pool: Candidates | Batch, n: int) -> float:
+    """Return the median size of the supports of the best ``n``, as a share of the array."""
     return float(pool.support[:n].flatten(1).float().mean(1).median())
 
 

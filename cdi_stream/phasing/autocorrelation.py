@@ -1,7 +1,7 @@
-"""What counts say of the crystal's size before it is known: their transform is its autocorrelation.
+"""Size of the crystal from the autocorrelation, the Fourier transform of the counts.
 
-It reaches as far as two points of the crystal may lie apart.  That of a strained crystal falls off sooner than that of
-its shape.
+The autocorrelation reaches as far as two points of the crystal may lie apart.  That of a strained crystal decays sooner
+than that of its shape.
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ from torch import Tensor
 
 from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.projections import Measurement
-
-TAIL_CORRECTION = 1.12
-"""A threshold of 2 % cuts the tails of a compact crystal's autocorrelation by about a ninth."""
-LEAST_RELATIVE_SCALE = 1e-7
-"""Share of the largest expected scale below which a voxel tells nothing."""
+from cdi_stream.phasing.tuning import TUNING
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The box that a crystal lies in: its lengths along the array's axes [voxels], and how slanted it is.
+    """Slanted box that the crystal lies in.
 
-    ``slant`` is its volume over that of the upright box with these lengths, in (0, 1]; a sheared scan makes it small.
+    ``extents_vox`` are the lengths of the upright box around it, along the axes of the array [voxels].  ``slant`` is
+    the volume of the slanted box over that of the upright box, in (0, 1]; a sheared scan makes it small.
     """
 
     extents_vox: tuple[float, ...]
@@ -36,44 +33,57 @@ class Box:
 
     @property
     def volume_vox(self) -> float:
-        """Of the slanted box."""
+        """Volume of the slanted box [voxels]."""
         return math.prod(self.extents_vox) * self.slant
 
 
 def box_of(data: Measurement) -> Box:
-    """Box of the crystal that a measurement is of."""
+    """Return the box of the crystal that a measurement shows."""
     offsets = island(data.magnitude.square(), weights(data.valid, data.magnitude_scale.square()))
     return Box(tuple(map(float, np.minimum(lengths_vox(offsets), data.magnitude.shape))), slant(offsets))
 
 
 def weights(valid: Tensor, scale: Tensor) -> Tensor:
-    """What turns counts into relative intensities: one over their expected scale, zero where that is not known."""
-    is_seen = valid & (scale > LEAST_RELATIVE_SCALE * scale.max().clamp_min(1e-30))
+    """Return the factors from counts to relative intensities: 1 over the expected scale, 0 where that is not known."""
+    is_seen = valid & (scale > TUNING.least_relative_scale * scale.max().clamp_min(1e-30))
     return torch.where(is_seen, 1 / torch.where(is_seen, scale, 1.0), 0.0)
 
 
 def oversampling(counts: Tensor, weight: Tensor | None = None) -> tuple[float, ...]:
-    """Length of the array over that of the crystal along each axis."""
+    """Return the length of the array over that of the crystal, along each axis; ``weight`` is that of `weights`."""
     return tuple(map(float, np.array(counts.shape) / lengths_vox(island(counts, weight))))
 
 
 def lengths_vox(offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Lengths of the crystal along the axes [voxels], from its autocorrelation's `island`; one at least."""
-    lengths: NDArray[np.float64] = np.maximum(TAIL_CORRECTION * np.abs(offsets).max(axis=0), 1.0)
+    """Return the lengths of the crystal along the axes [voxels], at least 1, from the offsets of `island`."""
+    lengths: NDArray[np.float64] = np.maximum(TUNING.tail_correction * np.abs(offsets).max(axis=0), 1.0)
     return lengths
 
 
-def island(counts: Tensor, weight: Tensor | None = None, threshold: float = 0.02) -> NDArray[np.int64]:
-    """Offsets ``(n, axes)`` [voxels] about the origin where the autocorrelation is not small; counts in any order.
+def island(
+    counts: Tensor, weight: Tensor | None = None, threshold: float = TUNING.autocorrelation_threshold
+) -> NDArray[np.int64]:
+    """Return the offsets ``(n, axes)`` [voxels] from the origin at which the autocorrelation is large.
 
-    Above ``threshold`` of its maximum, that is, or four times its noise; all of the array if nothing is.  ``weight`` is
-    that of `weights`, one everywhere if not given; where it is zero, counts may be anything.
+    Parameters
+    ----------
+    counts
+        Counts ``(*shape)``; the position of their origin does not matter.
+    weight
+        Factors of `weights`; 1 everywhere if not given.  Counts of voxels with factor 0 are ignored.
+    threshold
+        Share of its maximum above which the autocorrelation is large, or four times its counting noise if that is more.
+
+    Returns
+    -------
+    array
+        Offsets of the connected region about the origin; those of the whole array if the counts are all zero.
     """
     weight = torch.ones_like(counts) if weight is None else weight
     seen = torch.where(weight > 0, counts, 0).double() * weight
     correlation = from_fourier_order(torch.fft.ifftn(seen).abs()).cpu().numpy()
     noise = math.sqrt(float((seen * weight).sum())) / max(float(seen.sum()), 1e-30)
-    level = max(threshold, 4 * min(noise, 1.0)) * correlation.max()
+    level = max(threshold, TUNING.noise_multiple * min(noise, 1.0)) * correlation.max()
     islands, _ = ndimage.label(correlation > level)
     origin = np.array(correlation.shape) // 2
     offsets: NDArray[np.int64] = np.argwhere(islands == islands[tuple(origin)]) - origin
@@ -81,25 +91,25 @@ def island(counts: Tensor, weight: Tensor | None = None, threshold: float = 0.02
 
 
 def slant(offsets: NDArray[np.int64]) -> float:
-    """Volume of the slanted box about offsets ``(n, axes)`` over that of the upright one.
+    """Return the volume of the slanted box about offsets ``(n, axes)`` over that of the upright box.
 
-    Both by their second moments C, each voxel with its own width: sqrt(det C / prod C_ii).
+    From the second moments C of the offsets, each voxel with its own width: sqrt(det C / prod C_ii).
     """
     moments = offsets.T @ offsets / len(offsets) + np.eye(offsets.shape[1]) / 12
     return float(np.sqrt(np.linalg.det(moments) / np.diag(moments).prod()))
 
 
 def intensities(data: Measurement) -> Tensor:
-    """Counts over their expected scale, zero where they are not known."""
+    """Return the counts over their expected scale, in Fourier order; 0 where the scale is not known."""
     weight = weights(data.valid, data.magnitude_scale.square())
     return torch.where(weight > 0, data.magnitude.square(), 0.0) * weight
 
 
 def autocorrelation(data: Measurement) -> Tensor:
-    """Modulus of the crystal's autocorrelation in Fourier order, largest value 1.
+    """Return the modulus of the crystal's autocorrelation in Fourier order, scaled to a largest value of 1.
 
-    Where it exceeds a threshold it is twice as wide as the crystal, so it holds it and its twin: Crimmins, Fienup and
-    Thelen (1990), J. Opt. Soc. Am. A 7, 3, doi:10.1364/JOSAA.7.000003.
+    The region above a threshold is twice as wide as the crystal, so it contains the crystal and its twin: Crimmins,
+    Fienup and Thelen (1990), J. Opt. Soc. Am. A 7, 3, doi:10.1364/JOSAA.7.000003.
     """
     modulus = torch.fft.fftn(intensities(data)).abs()
     return modulus / modulus.amax().clamp_min(1e-30)

@@ -1,4 +1,4 @@
-"""How far counting noise alone moves a crystal: a parametric bootstrap.
+"""Parametric bootstrap: how far counting noise alone moves a crystal.
 
 Efron (1979), Ann. Statist. 7, 1, doi:10.1214/aos/1176344552.
 """
@@ -14,27 +14,29 @@ import torch
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
-from cdi_stream.phasing.recipe import parse_recipe
+from cdi_stream.phasing.steps import Cycles, SupportMode, recipe_of
 
-_AGAIN = parse_recipe("SUPPORT[fixed]+60*ER")
+_REFIT = recipe_of(SupportMode("fixed"), Cycles("ER", 60))
+"""Recipe that fits the crystal to other counts, in its own support."""
 
 
 def bootstrap_nmse(
-    data: Measurement, found: Batch, seed: int = 0, is_over: Callable[[], bool] = lambda: False
+    data: Measurement, batch: Batch, seed: int = 0, is_over: Callable[[], bool] = lambda: False
 ) -> float:
-    """`nmse` between the first crystal of a batch and what becomes of it with other counts of the same expectation.
+    """Return the `nmse` between the first crystal of a batch and the same crystal fitted to other counts.
 
-    Counts are drawn from what the crystal makes one expect, as many as were measured, and it is refined to them in its
-    support.  NaN if that `is_over` too soon, or nothing is expected.
+    The other counts are drawn from the counts that the crystal predicts, scaled to the measured total; the crystal is
+    then fitted to them in its own support.  NaN if ``is_over`` becomes true before the end, and if the crystal predicts
+    no counts.
     """
     if is_over():
         return math.nan
-    crystal = found.result[:1]
+    crystal = batch.result[:1]
     expected = expected_counts(reciprocal(crystal, data.n_axes), data)[0]
     measured, total = data.magnitude.square()[data.valid].sum(), expected[data.valid].sum()
     if not (torch.isfinite(total) and total > 0):
         return math.nan
     rates = (expected * (measured / total)).cpu()
     counts = torch.poisson(rates, torch.Generator().manual_seed(seed)).to(expected.device)
-    again = run_to_end(_AGAIN, replace(data, magnitude=counts.sqrt()), found.select([0]), is_over=is_over)
-    return math.nan if is_over() else float(nmse(crystal[0], again.result[0]))
+    refit = run_to_end(_REFIT, replace(data, magnitude=counts.sqrt()), batch.select([0]), is_over=is_over)
+    return math.nan if is_over() else float(nmse(crystal[0], refit.result[0]))

@@ -1,9 +1,10 @@
-"""Partial coherence: the kernel that blurs the intensities, found together with the crystal.
+"""Partial coherence: refinement of the kernel that blurs the intensities, together with the crystal.
 
-The expected counts are gain^2 (kernel convolved with |F|^2) + background; the kernel's transform is the degree of
-coherence between points of the crystal that far apart.  Crystal and kernel are improved in turn.  Clark, Huang, Harder
-and Robinson (2012), Nat. Commun. 3, 993, doi:10.1038/ncomms1994.  Kernels live in reciprocal space, in Fourier order,
-nowhere negative, with a sum of one; their transforms ``(*shape[:-1], shape[-1]//2 + 1)`` are by `torch.fft.rfftn`.
+The expected counts are magnitude_scale^2 (kernel convolved with |F|^2) + background.  The transform of the kernel at a
+distance is the degree of coherence between two points of the crystal at that distance.  Crystal and kernel are refined
+in turn: Clark, Huang, Harder and Robinson (2012), Nat. Commun. 3, 993, doi:10.1038/ncomms1994.  Kernels are arrays of
+reciprocal space, in Fourier order, not negative, with a sum of one; their transforms
+``(*shape[:-1], shape[-1]//2 + 1)`` are those of `torch.fft.rfftn`.
 """
 
 from __future__ import annotations
@@ -24,29 +25,31 @@ from cdi_stream.phasing.projections import Measurement, expected_counts, recipro
 
 
 class Kernel(Protocol):
-    """A kernel that can fit itself to counts."""
+    """A coherence kernel that can be refined."""
 
     def apply_to(self, data: Measurement) -> Measurement:
-        """The measurement with this kernel as its coherence."""
+        """Return the measurement with this kernel as its coherence."""
         ...
 
     def improve(self, field: Tensor, data: Measurement) -> Kernel:
-        """A likelier kernel if the crystal's field is ``field (*shape)``."""
+        """Return a kernel that explains the counts better; ``field (*shape)`` is F(q) of the crystal."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaussianKernel:
-    """Gaussian of standard deviation ``widths_vox``, one per axis [voxels of reciprocal space], and a constant.
+    """Gaussian kernel with a constant background.
 
-    ``background_counts`` is fitted too unless None; what the measurement has of its own is replaced then.
+    ``widths_vox`` are its standard deviations, one per axis [voxels of reciprocal space].  ``background_counts`` is the
+    background [counts per voxel]; it is refined too, and replaces the background of the measurement.  None keeps the
+    background of the measurement.
     """
 
     widths_vox: tuple[float, ...]
     background_counts: float | None = None
 
     def apply_to(self, data: Measurement) -> Measurement:
-        """The measurement with this kernel, and this background."""
+        """Return the measurement with this kernel and this background."""
         coherence = gaussian_coherence(data.magnitude, self.widths_vox)
         if self.background_counts is None:
             return replace(data, coherence=coherence)
@@ -54,7 +57,7 @@ class GaussianKernel:
         return replace(data, coherence=coherence, background=background)
 
     def improve(self, field: Tensor, data: Measurement) -> GaussianKernel:
-        """One step of Gauss and Newton on the amplitude loss, in the variances and the background."""
+        """Return the kernel after one Gauss-Newton step of the amplitude loss, in the variances and the background."""
         model = self.apply_to(data)
         expected = expected_counts(field, model).clamp_min(FAINTEST)
         slopes = _by_variance(field, model)
@@ -76,20 +79,23 @@ class GaussianKernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreeKernel:
-    """Kernel of any shape, ``values (*shape)``, by the algorithm of Richardson and Lucy with |F|^2 for the blur.
+    """Kernel of any shape, ``values (*shape)``, refined by the algorithm of Richardson and Lucy.
 
-    Where it is zero it stays zero; `free_kernel` begins one that cannot follow the noise far from its centre.
+    Values that are zero stay zero: the kernel of `free_kernel` is zero far from its centre, so it cannot fit noise
+    there.  ``iterations`` is the number of iterations of each refinement.
     """
 
     values: Tensor
     iterations: int = 10
 
     def apply_to(self, data: Measurement) -> Measurement:
-        """The measurement with this kernel; its background stays."""
+        """Return the measurement with this kernel; its background stays."""
         return replace(data, coherence=torch.fft.rfftn(self.values))
 
     def improve(self, field: Tensor, data: Measurement) -> FreeKernel:
-        """Multiply by the correlation of |F|^2 with counts over expected counts, as often as ``iterations`` says.
+        """Return the kernel after ``iterations`` of the algorithm.
+
+        Each multiplies it by the correlation of |F|^2 with the ratio of counts to expected counts.
 
         Richardson (1972), J. Opt. Soc. Am. 62, 55, doi:10.1364/JOSA.62.000055; Lucy (1974), Astron. J. 79, 745.
         """
@@ -107,9 +113,10 @@ class FreeKernel:
 def refine_coherence(
     data: Measurement, start: Batch, kernel: Kernel, rounds: int = 20, steps: int = 20
 ) -> Iterator[tuple[Batch, Kernel]]:
-    """Improve one crystal, by ``steps`` with momentum, and the kernel in turn; yield both after every round.
+    """Refine one crystal and the kernel in turn; yield both after every round.
 
-    ``start`` is a batch of one, already phased; ``kernel.apply_to(data)`` is the measurement to go on with.
+    ``start`` is a batch of one crystal that is already phased.  Each round takes ``steps`` of descent on the crystal
+    and one refinement of the kernel.  ``kernel.apply_to(data)`` is the measurement with the refined kernel.
     """
     batch = start
     for _ in range(rounds):
@@ -119,7 +126,10 @@ def refine_coherence(
 
 
 def gaussian_coherence(like: Tensor, widths_vox: Sequence[float]) -> Tensor:
-    """Transform of a Gaussian kernel on ``like``'s half spectrum: exp(-2 pi^2 sum (width k)^2), k in 1/voxel."""
+    """Return the transform of a Gaussian kernel, exp(-2 pi^2 sum (width k)^2) with k in 1/voxel.
+
+    It is on the half spectrum of an array ``like``.
+    """
     variances = [width * width for width in widths_vox]
     squares = _squared_frequencies(like)
     exponent = sum((v * k for v, k in zip(variances, squares, strict=True)), torch.zeros((), device=like.device))
@@ -127,7 +137,7 @@ def gaussian_coherence(like: Tensor, widths_vox: Sequence[float]) -> Tensor:
 
 
 def free_kernel(like: Tensor, width_vox: float = 0.6, reach_vox: int = 3) -> FreeKernel:
-    """A kernel of any shape to begin with: a Gaussian, zero beyond ``reach_vox`` along any axis."""
+    """Return a kernel of any shape to begin with: a Gaussian, zero beyond ``reach_vox`` along any axis [voxels]."""
     coherence = gaussian_coherence(like, (width_vox,) * like.ndim)
     values = torch.fft.irfftn(coherence, s=like.shape).clamp_min(0)
     for axis, n in enumerate(like.shape):
@@ -141,14 +151,14 @@ def _correlated(counts: Tensor, spectrum: Tensor) -> Tensor:
 
 
 def _squared_frequencies(like: Tensor) -> list[Tensor]:
-    """k^2 along each axis on the half spectrum [1/voxel^2]."""
+    """Return k^2 along each axis on the half spectrum [1/voxel^2]."""
     of_axis = [torch.fft.fftfreq] * (like.ndim - 1) + [torch.fft.rfftfreq]
     steps = [of(n, dtype=like.dtype, device=like.device) for of, n in zip(of_axis, like.shape, strict=True)]
     return [k.square() for k in torch.meshgrid(*steps, indexing="ij")]
 
 
 def _by_variance(field: Tensor, model: Measurement) -> list[Tensor]:
-    """Derivatives of the expected counts by the variance along each axis, ``(*shape)`` each."""
+    """Return the derivatives of the expected counts by the variance along each axis, ``(*shape)`` each."""
     assert model.coherence is not None
     spectrum = torch.fft.rfftn(field.abs().square()) * model.coherence
     return [

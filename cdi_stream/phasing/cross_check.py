@@ -1,7 +1,9 @@
-"""A crystal from a single start, and what others say of it: random starts on a coarse grid, which cost little.
+"""Cross-check of one reconstruction against independent random starts on a coarse grid.
 
-A few first; while these do not agree with it, more.  Where they found another crystal, theirs goes to the finest grid
-too, and is taken if those that neither of the two came from agree better with it, and it explains the data no worse.
+A crystal from a single start, for example the network's, says nothing about its own reliability.  Random starts on the
+coarsest grid cost little and are independent of it.  A few are run first, and more while they disagree with the
+crystal.  If they still disagree, the best random start is refined on the finest grid; it replaces the crystal if the
+other random starts agree better with it and it explains the data about as well (decision record 0011).
 """
 
 from __future__ import annotations
@@ -25,21 +27,15 @@ from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystal
 from cdi_stream.phasing.quality import misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, score_batch
 from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settle_recipe
+from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.support import Limits
+from cdi_stream.phasing.tuning import TUNING
 from cdi_stream.phasing.workers import one_thread_each
-
-Recipes = Callable[[float], str]
-EXPLORING, MORE = 0.4, 0.7
-"""Share of the budget by which a few random starts are done at the latest, and by which more are."""
-AGAIN = 3
-"""How often more are tried while they do not agree, always by the variants that the first went by: those find most."""
-NOT_WORSE = 1.1
-"""Score of the crystal that is taken instead over that of the one there was, at most: starts may agree on nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossCheck:
-    """A crystal with its support in Fourier order, and numbers by which it is judged."""
+    """Result of a cross-check: a crystal and its support, both in Fourier order, and the numbers that judge it."""
 
     crystal: Tensor
     support: Tensor
@@ -47,33 +43,58 @@ class CrossCheck:
 
 
 def cross_check(
-    data: Measurement, start: Batch, recipe: Recipes, seed: int, how: Exploration, deadline: Deadline
+    data: Measurement,
+    start: Batch,
+    recipe_for: Callable[[float], Recipe],
+    seed: int,
+    extent: Exploration,
+    deadline: Deadline,
 ) -> CrossCheck:
-    """Run the recipe for the crystal's extent [voxels] from a start, and from the best random one if others disagree.
+    """Refine a crystal, cross-check it against random starts, and return it or a better crystal from those starts.
 
-    All within the deadline.
-    ``agreement`` is the mean correlation of the others with what is taken, ``cycles`` are those of all together.
+    Parameters
+    ----------
+    data
+        The measurement.
+    start
+        The crystal, as a batch of one.
+    recipe_for
+        Gives the recipe that refines it for its mean extent [voxels].
+    seed
+        Seed of the random starts.
+    extent
+        Number of random starts.  The first check runs ``extent.least_rounds`` rounds with half of its
+        ``starts_a_round``; later checks run the same rounds with all of them.
+    deadline
+        Time budget of the whole check.
+
+    Returns
+    -------
+    CrossCheck
+        In its metrics, ``agreement`` is the mean correlation of the returned crystal with the random starts next to the
+        best, and ``cycles`` counts all starts.
     """
     search, level = Search(deadline), level_of(data)
-    more = replace(how, most_rounds=how.least_rounds)
-    few = replace(more, starts_a_round=how.starts_a_round // 2)
-    others = _random_starts_of(data, seed, few, search, EXPLORING)
-    found = refine(level, start, recipe(level.extent_vox), deadline, Limits())
-    search.add(found, starts=1)
-    agreed = others.agreement_with(found.result[0], search)
-    for _ in range(AGAIN):
-        if agreed < LEAST_AGREEMENT and not deadline.is_over(MORE):
-            others = _random_starts_of(data, seed, more, search, MORE, others)
-            agreed = others.agreement_with(found.result[0], search)
-    if agreed < LEAST_AGREEMENT and not deadline.is_over():
-        theirs, agreed_then = others.finished(level, search)
-        if agreed_then > agreed and _score_of(theirs, data) < NOT_WORSE * _score_of(found, data):
-            found, agreed = theirs, agreed_then
-    crystal, support = found.result[0], found.support[0]
+    more = replace(extent, most_rounds=extent.least_rounds)
+    few = replace(more, starts_a_round=extent.starts_a_round // 2)
+    starts = _random_starts_of(data, seed, few, search, TUNING.first_check_share)
+    chosen = refine(level, start, recipe_for(level.extent_vox), deadline, Limits())
+    search.add(chosen, starts=1)
+    agreement = starts.agreement_with(chosen.result[0], search)
+    for _ in range(TUNING.most_extra_rounds):
+        if agreement < LEAST_AGREEMENT and not deadline.is_over(TUNING.more_checks_share):
+            starts = _random_starts_of(data, seed, more, search, TUNING.more_checks_share, starts)
+            agreement = starts.agreement_with(chosen.result[0], search)
+    if agreement < LEAST_AGREEMENT and not deadline.is_over():
+        rival, rival_agreement = starts.refine_best(level, search)
+        limit = TUNING.largest_score_ratio * _score_of(chosen, data)
+        if rival_agreement > agreement and _score_of(rival, data) < limit:
+            chosen, agreement = rival, rival_agreement
+    crystal, support = chosen.result[0], chosen.support[0]
     metrics = Metrics(
         **misfit(crystal, data),
         **size_of(support, data),
-        agreement=agreed,
+        agreement=agreement,
         starts=search.starts,
         cycles=search.cycles,
         is_truncated=deadline.is_over(),
@@ -83,9 +104,10 @@ def cross_check(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RandomStarts:
-    """Random starts on the coarsest grid, the best first, and those next to it, settled there.
+    """Random starts on the coarsest grid.
 
-    ``first_round`` is where the last of them began.
+    ``pool`` holds the candidates, best first; ``settled`` the candidates next to the best after `settle_recipe`;
+    ``first_round`` the number of the first round of the last exploration.
     """
 
     level: GridLevel
@@ -93,21 +115,25 @@ class _RandomStarts:
     settled: Tensor
     first_round: int
 
-    def finished(self, finer: GridLevel, search: Search) -> tuple[Batch, float]:
-        """The best on a finer grid, not to become much larger there, and how far those next to it agree then."""
-        level = replace(finer, found_share=float(self.pool.support[:1].float().mean()))
+    def refine_best(self, finer: GridLevel, search: Search) -> tuple[Batch, float]:
+        """Refine the best candidate on a finer grid; return it and its agreement with the candidates next to it."""
+        level = replace(finer, coarser_share=float(self.pool.support[:1].float().mean()))
         crystal = resample_crystals(self.pool.crystal[:1], tuple(finer.data.magnitude.shape))
         start = Batch(crystal=crystal, support=support_of(crystal, level))
-        found = refine(level, start, final_recipes(level.extent_vox)[-1], search.deadline)
-        search.add(found)
-        return found, self.agreement_with(found.result[0], search)
+        batch = refine(level, start, final_recipes(level.extent_vox)[-1], search.deadline)
+        search.add(batch)
+        return batch, self.agreement_with(batch.result[0], search)
 
     def agreement_with(self, crystal: Tensor, search: Search) -> float:
-        """Mean correlation of those next to the best with a crystal of any grid, settled as they are; NaN of none."""
+        """Return the mean correlation of a crystal of any grid with the candidates next to the best.
+
+        The crystal is settled on the coarsest grid first, as the candidates are.  NaN without such candidates.
+        """
         if not len(self.settled):
             return math.nan
-        (found,) = _settle(self.level, resample_crystals(crystal[None], tuple(self.level.data.magnitude.shape)), search)
-        return sum(one.correlation for one in align_all(found, self.settled)) / len(self.settled)
+        coarse = resample_crystals(crystal[None], tuple(self.level.data.magnitude.shape))
+        (settled,) = _settle(self.level, coarse, search)
+        return sum(one.correlation for one in align_all(settled, self.settled)) / len(self.settled)
 
 
 def _score_of(batch: Batch, data: Measurement) -> float:
@@ -115,23 +141,31 @@ def _score_of(batch: Batch, data: Measurement) -> float:
 
 
 def _random_starts_of(
-    data: Measurement, seed: int, how: Exploration, search: Search, share: float, before: _RandomStarts | None = None
+    data: Measurement,
+    seed: int,
+    extent: Exploration,
+    search: Search,
+    share: float,
+    before: _RandomStarts | None = None,
 ) -> _RandomStarts:
-    """Explore until that share of the budget; with what was found ``before`` in one pool, by the same variants."""
+    """Explore until that share of the time budget; keep the best of the new starts and of those ``before``.
+
+    The new rounds are numbered such that they use the same variants as the rounds before.
+    """
     level = level_of(coarsen(data, coarsest_shape(data))) if before is None else before.level
     part, first = Search(search.deadline.part(share)), 0 if before is None else before.first_round + len(VARIANTS)
     with one_thread_each():
-        pool, _ = explore(level, seed, replace(how, share=1.0), first, part)
-    pool = pool.merge(None if before is None else before.pool).best(how.pool)
+        pool, _ = explore(level, seed, replace(extent, share=1.0), first, part)
+    pool = pool.merge(None if before is None else before.pool).best(extent.pool)
     search.starts, search.cycles = search.starts + part.starts, search.cycles + part.cycles
-    settled = _settle(level, pool.crystal[1 : 1 + how.agreeing], search)
+    settled = _settle(level, pool.crystal[1 : 1 + extent.agreeing], search)
     return _RandomStarts(level=level, pool=pool, settled=settled, first_round=first)
 
 
 def _settle(level: GridLevel, crystals: Tensor, search: Search) -> Tensor:
-    """Crystals after a few cycles of error reduction, the same for all, each in the support that it then has."""
-    text = settle_recipe(level.extent_vox)
+    """Return crystals ``(n, *shape)`` after `settle_recipe`, each in its own support."""
     if not len(crystals):
         return crystals
-    jobs = [(Batch(crystal=one[None], support=support_of(one[None], level)), text) for one in crystals]
-    return torch.cat([found.crystal for found in refine_each(level, jobs, search)])
+    recipe = settle_recipe(level.extent_vox)
+    jobs = [(Batch(crystal=one[None], support=support_of(one[None], level)), recipe) for one in crystals]
+    return torch.cat([candidates.crystal for candidates in refine_each(level, jobs, search)])

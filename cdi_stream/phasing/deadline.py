@@ -1,4 +1,4 @@
-"""A budget of wall time, asked after every cycle."""
+"""Time budget of a search, which asks after every cycle whether it is spent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Shares of a budget of wall time; a share is over when its part of the whole has passed.
+    """A budget of time, whose shares can be asked for.
 
-    ``wait_turn`` is called at every question of the thread that made the deadline, and may hold it up for more urgent
-    work, which costs nothing of the budget, or raise to end it all: then every share is over, in all threads.  While
-    that thread is held up, so are others that ask.
+    Parameters
+    ----------
+    budget_s
+        The budget [s].
+    clock
+        Returns the time [s].
+    begin_s
+        Time of the clock at which the budget began; now by default.
+    wait_turn
+        Called each time the thread that made the deadline asks it.  It may wait while more urgent work is done: the
+        waiting costs nothing of the budget, and other threads that ask wait as well.  It may raise an exception to end
+        the work: then the deadline is over for all threads.
     """
 
     def __init__(
@@ -27,34 +36,34 @@ class Deadline:
         self._begin_s, self.budget_s = clock() if begin_s is None else begin_s, budget_s
 
     def is_over(self, share: float = 1.0) -> bool:
-        """Whether ``share`` of the budget is spent."""
+        """Return whether ``share`` of the budget is spent."""
         self._turns.wait()
         return self._turns.is_ended or self.passed_s > share * self.budget_s
 
     @property
     def passed_s(self) -> float:
-        """Seconds since the beginning, those of waiting not counted."""
+        """Time since the beginning [s], without the time of waiting."""
         return self._clock() - self._begin_s - self._turns.waited_s
 
     @property
     def passed_share(self) -> float:
-        """Share of the budget that has passed, one at most."""
+        """Share of the budget that has passed, at most 1."""
         return min(1.0, self.passed_s / self.budget_s) if self.budget_s > 0 else 1.0
 
     @property
     def left_s(self) -> float:
-        """Seconds left, negative when it is over."""
+        """Time left [s], negative when the budget is spent."""
         return self.budget_s - self.passed_s
 
     def part(self, share: float) -> Deadline:
-        """The same from its beginning, with a share of the budget."""
+        """Return a deadline with the same beginning and a share of the budget."""
         part = copy.copy(self)
         part.budget_s = share * self.budget_s
         return part
 
 
 class _Turns:
-    """What a deadline and its parts wait for, all threads together: the one that made it asks, the others follow."""
+    """The waiting of a deadline and its parts: the thread that made it asks ``wait_turn``, other threads follow it."""
 
     def __init__(self, clock: Callable[[], float], wait_turn: Callable[[], None]) -> None:
         self.waited_s, self.is_ended = 0.0, False
@@ -63,7 +72,7 @@ class _Turns:
         self._may_go_on.set()
 
     def wait(self) -> None:
-        """Wait until it is this thread's turn."""
+        """Wait as long as more urgent work is done."""
         if threading.get_ident() != self._owner:
             self._may_go_on.wait()
             return

@@ -1,4 +1,4 @@
-"""The loop that runs a recipe on a batch of independent starts."""
+"""The loop that runs a recipe on a batch of independent starts, cycle by cycle."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from cdi_stream.phasing.support import Limits, halves, update_support
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Crystals ``(starts, *shape)`` complex and their supports, bool, in Fourier order, after ``cycle`` cycles.
+    """Crystals, complex, and supports, bool, ``(starts, *shape)`` both, in Fourier order, after ``cycle`` cycles.
 
-    While a recipe runs both are its own memory, and the next cycle overwrites them: clone what is kept.
+    While a recipe runs, its next cycle overwrites both arrays: clone arrays that must stay as they are.
     """
 
     crystal: Tensor
@@ -37,24 +37,35 @@ class Batch:
     cycle: int = 0
 
     def __len__(self) -> int:
-        """Number of starts."""
+        """Return the number of starts."""
         return self.crystal.shape[0]
 
     @property
     def result(self) -> Tensor:
-        """The crystals, zero outside their supports."""
+        """Crystals that are zero outside their supports."""
         return self.crystal * self.support
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """Copy of some of the starts."""
+        """Return a copy of the starts with these indices."""
         return replace(self, crystal=self.crystal[list(indices)], support=self.support[list(indices)])
 
 
 def run(recipe: Recipe, data: Measurement, start: Batch, limits: Limits | None = None) -> Iterator[Batch]:
-    """Run a recipe from ``start``, which stays as it is; yield after every cycle, and last of all the result.
+    """Run a recipe; yield the batch after every cycle, and at the end once more as the result.
 
-    The last batch is the average if the recipe asks for one; its crystals are zero outside their supports.  Whoever
-    iterates may stop at any time.
+    In the result, crystals are zero outside their supports, and are the average of the last cycles if the recipe says
+    so.  The iteration may be ended at any cycle.
+
+    Parameters
+    ----------
+    recipe
+        The schedule of projections.
+    data
+        The measurement.
+    start
+        Crystals and supports to begin with; they are not changed.
+    limits
+        Limits of the supports; without limits by default.
     """
     state = _State(recipe, data, start, limits or Limits())
     for step in recipe.steps:
@@ -69,7 +80,7 @@ def run(recipe: Recipe, data: Measurement, start: Batch, limits: Limits | None =
             case AmplitudeClip():
                 state.clip = step
             case Average():
-                pass  # of the whole recipe: it says how it ends
+                pass  # holds for the whole recipe, see `Recipe.n_averaged`
             case _:
                 state.shrink_wrap = step
     yield state.end()
@@ -82,7 +93,7 @@ def run_to_end(
     limits: Limits | None = None,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Batch:
-    """Run a recipe to its end, or until ``is_over``, which is asked after every cycle."""
+    """Run a recipe and return its last batch; ``is_over`` is asked after every cycle and ends the run when true."""
     batch = start
     for batch in run(recipe, data, start, limits):
         if is_over():
@@ -91,7 +102,7 @@ def run_to_end(
 
 
 def clip_amplitude(crystal: Tensor, support: Tensor, limits: AmplitudeClip) -> None:
-    """In place: clip amplitudes ``(starts, *shape)`` inside the supports to multiples of their mean there."""
+    """Clip amplitudes inside the supports to multiples of their mean there, in place; phases stay."""
     axes = tuple(range(1, crystal.ndim))
     amplitude = crystal.abs()
     mean = (amplitude * support).sum(axes, keepdim=True) / support.sum(axes, keepdim=True).clamp_min(1)
@@ -100,7 +111,7 @@ def clip_amplitude(crystal: Tensor, support: Tensor, limits: AmplitudeClip) -> N
 
 
 class _State:
-    """What a recipe changes as it goes."""
+    """Crystals, supports and settings while a recipe runs."""
 
     def __init__(self, recipe: Recipe, data: Measurement, start: Batch, limits: Limits) -> None:
         self.shrink_wrap: ShrinkWrap | None = None
@@ -114,7 +125,10 @@ class _State:
         self._sum: Tensor | None = None
 
     def cycle(self, algorithm: Algorithm, beta: float = 0.9, support: Tensor | None = None) -> Batch:
-        """One cycle, with the support's own update when it is due."""
+        """Run one cycle, then the update of the support and the clip of the amplitude if they are due.
+
+        With ``support`` the cycle uses that support instead, and the own support is not updated.
+        """
         crystal, mask = self._crystal, self._support if support is None else support
         match algorithm:
             case "ER":
@@ -135,12 +149,12 @@ class _State:
         return Batch(crystal=crystal, support=self._support, cycle=self._done)
 
     def detwin(self) -> Iterator[Batch]:
-        """Cycles of ER in one half of the support, along the first axis."""
+        """Run cycles of ER in one half of the support, cut along the first axis."""
         half = halves(self._support)
         for _ in range(DETWIN_CYCLES):
             yield self.cycle("ER", support=half)
 
     def end(self) -> Batch:
-        """The result."""
+        """Return the result."""
         crystal = self._crystal if self._sum is None else self._sum / self._n_averaged
         return Batch(crystal=crystal * self._support, support=self._support, cycle=self._done)

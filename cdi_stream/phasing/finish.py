@@ -1,8 +1,9 @@
-"""The end of the automatic method: finalists refined in ways that better their score and harm no held-out voxels."""
+"""Last steps of the automatic method: further refinements of the finalists, and the exact fit of noise-free data."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 from torch import Tensor
 
@@ -15,76 +16,81 @@ from cdi_stream.phasing.position import shift_to_even_amplitude
 from cdi_stream.phasing.projections import Measurement, modelled_magnitude
 from cdi_stream.phasing.quality import free_llk, misfit
 from cdi_stream.phasing.ranking import Candidates, Solution, rank_candidates
-from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import finish_recipes
+from cdi_stream.phasing.steps import Recipe
+from cdi_stream.phasing.tuning import TUNING
 from cdi_stream.phasing.workers import n_callers
-
-CLEARLY = 0.99
-"""Score, against the winner's, at which another refinement of it is taken ..."""
-UNHARMED = 1.1
-"""... if the likelihood of the held-out voxels, against what it was before all of them, is not above this."""
-ROUNDS = 6
-"""Refinements of the winner one after the other, at most."""
-LAST_CALL = 0.8
-"""Share of the budget after which nothing is begun that could be left out."""
-FAR_BELOW = 0.03
-"""Misfit, against what counting noise leaves, below which data have none and `exact` needs no better start."""
-EXACT = 2e-8
-"""Misfit at which data without noise are explained."""
-EXACT_ROUNDS = 12
-"""Rounds of the exact polish, while there is time ..."""
-TO_THE_END = 0.95
-"""... which it is for this share of the budget: the crystal is moved and its support made after that ..."""
-LOOK = 20
-"""... and cycles between two looks at how far it is."""
 
 
 def finish_finalists(
     level: GridLevel, pool: Candidates, data: Measurement, held: Tensor, search: Search, pace_s: float
-) -> tuple[Candidates, str]:
-    """Refine the winner in a few ways, again and again while one gives a better score and harms no ``held`` voxels.
+) -> tuple[Candidates, Recipe | None]:
+    """Refine the winner further, then the other finalists by the same recipes; rank them again.
 
-    Then the others in the same ways: else they would be less refined than what they are compared with.  Nothing is
-    begun that would take too long at ``pace_s`` a cycle, nor if the winner explains the data better than counting noise
-    would let it: what is left is `exact`'s.  Returns them ranked, and what was done.
+    Each of `finish_recipes` is tried on the winner.  The best result replaces the winner if its score is clearly better
+    and the held-out voxels are not explained worse; this is repeated while it succeeds.  The other finalists then go
+    through the same recipes, so that all finalists are refined alike when they are compared.  Nothing is done if chi2
+    lies far below the floor of counting noise: `fit_without_noise` continues from there.
+
+    Parameters
+    ----------
+    level
+        Finest grid; its measurement lacks the held-out voxels.
+    pool
+        Finalists, the winner first.
+    data
+        The measurement with all voxels.
+    held
+        Held-out voxels, bool, of the shape of the measurement.
+    search
+        Time budget and count of the work.
+    pace_s
+        Time of one cycle of one start on the finest grid [s]; steps that would end after the deadline are left out.
+
+    Returns
+    -------
+    tuple
+        The finalists, best first, and the recipe that improved the winner (None if nothing did).
     """
     if _is_below_noise(pool, level.data):
-        return pool, ""
+        return pool, None
     winner, done = _refine_winner(level, pool.best(1), data, held, search, pace_s)
-    others, text = [pool.at(k) for k in range(1, len(pool))], "+".join(done)
-    if done and len(_affordable((text,) * len(others), pace_s, search.deadline)) == len(others):
-        new = refine_each(level, [(_batch(other), text) for other in others], search)
+    others = [pool.at(k) for k in range(1, len(pool))]
+    if not done:
+        return rank_candidates(reduce(Candidates.append, others, winner), data, held), None
+    recipe = reduce(Recipe.then, done)
+    if len(_affordable((recipe,) * len(others), pace_s, search.deadline)) == len(others):
+        new = refine_each(level, [(_batch(other), recipe) for other in others], search)
         others = [min(pair, key=lambda one: float(one.score[0])) for pair in zip(others, new, strict=True)]
-    for other in others:
-        winner = winner.append(other)
-    return rank_candidates(winner, data, held), text
+    return rank_candidates(reduce(Candidates.append, others, winner), data, held), recipe
 
 
 def _refine_winner(
     level: GridLevel, winner: Candidates, data: Measurement, held: Tensor, search: Search, pace_s: float
-) -> tuple[Candidates, list[str]]:
-    """A better winner, and the recipes that made it so."""
-    done: list[str] = []
-    limit = UNHARMED * free_llk(winner.crystal[0], data, held)[0]
-    for _ in range(ROUNDS):
+) -> tuple[Candidates, list[Recipe]]:
+    """Return a better winner, and the recipes that improved it, in their order."""
+    done: list[Recipe] = []
+    limit = TUNING.largest_llk_rise * free_llk(winner.crystal[0], data, held)[0]
+    for _ in range(TUNING.most_refinements):
         recipes = _affordable(finish_recipes(level.extent_vox), pace_s, search.deadline)
-        tried = refine_each(level, [(_batch(winner), how) for how in recipes], search)
+        results = refine_each(level, [(_batch(winner), recipe) for recipe in recipes], search)
         better = [
-            (one, how)
-            for one, how in zip(tried, recipes, strict=True)
-            if one.score[0] < CLEARLY * winner.score[0] and free_llk(one.crystal[0], data, held)[0] < limit
+            (candidate, recipe)
+            for candidate, recipe in zip(results, recipes, strict=True)
+            if candidate.score[0] < TUNING.better_score * winner.score[0]
+            and free_llk(candidate.crystal[0], data, held)[0] < limit
         ]
         if not better:
             break
-        winner, how = min(better, key=lambda pair: float(pair[0].score[0]))
-        done.append(how)
+        winner, recipe = min(better, key=lambda pair: float(pair[0].score[0]))
+        done.append(recipe)
     return winner, done
 
 
-def _affordable(recipes: tuple[str, ...], pace_s: float, deadline: Deadline) -> tuple[str, ...]:
-    """As many of the recipes, from the first, as there is time for, side by side; the pace is of all threads."""
-    left_s, n_threads = deadline.left_s - (1 - LAST_CALL) * deadline.budget_s, n_callers()
-    cycles = [parse_recipe(text).cycles for text in recipes]
+def _affordable(recipes: tuple[Recipe, ...], pace_s: float, deadline: Deadline) -> tuple[Recipe, ...]:
+    """Return as many of the recipes, from the first, as the time left allows when the threads share them."""
+    left_s, n_threads = deadline.left_s - (1 - TUNING.optional_work_share) * deadline.budget_s, n_callers()
+    cycles = [recipe.cycles for recipe in recipes]
     for n in range(len(recipes), 0, -1):
         longest = max(sum(cycles[k:n:n_threads]) for k in range(n_threads))
         if n_threads * pace_s * longest < left_s:
@@ -93,36 +99,40 @@ def _affordable(recipes: tuple[str, ...], pace_s: float, deadline: Deadline) -> 
 
 
 def _is_below_noise(pool: Candidates, data: Measurement) -> bool:
-    found = misfit(pool.crystal[0], data)
-    return found["chi2"] < FAR_BELOW * found["chi2_floor"] and not fits_noise(pool.support[0], data)
+    """Return whether the winner explains the data far better than counting noise would allow."""
+    fit = misfit(pool.crystal[0], data)
+    return fit["chi2"] < TUNING.noise_free_misfit * fit["chi2_floor"] and not fits_noise(pool.support[0], data)
 
 
 def _batch(pool: Candidates) -> Batch:
     return Batch(crystal=pool.crystal, support=pool.support)
 
 
-def fit_without_noise(data: Measurement, found: Solution, deadline: Deadline) -> Solution:
-    """Go on to what single precision allows if the data are without counting noise, else leave it.
+def fit_without_noise(data: Measurement, solution: Solution, deadline: Deadline) -> Solution:
+    """Fit data without counting noise to the limit of single precision; return other solutions unchanged.
 
-    The crystal then lies `on_voxels`, and its faint rim outside of its support.
+    Simulated data, for example, have no counting noise.  The fitted crystal is shifted by less than a voxel to where
+    its amplitude is most even (`shift_to_even_amplitude`), and keeps its faint rim outside of its support.
     """
-    start = Batch(crystal=found.crystal[None], support=found.support[None])
-    if deadline.is_over(LAST_CALL) or not is_without_noise(data, start, is_over=deadline.is_over):
-        return found
-    first, best, cycles = _chi2(found.crystal, data), found.crystal, 0
+    start = Batch(crystal=solution.crystal[None], support=solution.support[None])
+    if deadline.is_over(TUNING.optional_work_share) or not is_without_noise(data, start, is_over=deadline.is_over):
+        return solution
+    first, best, cycles = _chi2(solution.crystal, data), solution.crystal, 0
     least = first
-    for batch in polish_exact(data, start, rounds=EXACT_ROUNDS):
+    for batch in polish_exact(data, start, rounds=TUNING.exact_rounds):
         cycles += 1
-        is_last = deadline.is_over(TO_THE_END)
-        if (is_last or cycles % LOOK == 0) and (now := _chi2(batch.result[0], data)) < least:
+        is_last = deadline.is_over(TUNING.exact_time_share)
+        is_check_due = is_last or cycles % TUNING.exact_check_cycles == 0
+        if is_check_due and (now := _chi2(batch.result[0], data)) < least:
             least, best = now, batch.result[0].clone()
-        if is_last or least < EXACT:
+        if is_last or least < TUNING.exact_misfit:
             break
-    if least > max(0.1 * first, EXACT):
-        return found
+    if least > max(TUNING.exact_improvement * first, TUNING.exact_misfit):
+        return solution
     best = shift_to_even_amplitude(best, deadline.is_over)
-    effort = replace(found.effort, cycles=found.effort.cycles + cycles, recipe=f"{found.effort.recipe}, then exact")
-    return replace(found, crystal=best, support=support_of(best[None], level_of(data))[0], effort=effort)
+    effort = solution.effort
+    effort = replace(effort, cycles=effort.cycles + cycles, recipe=f"{effort.recipe}, then exact")
+    return replace(solution, crystal=best, support=support_of(best[None], level_of(data))[0], effort=effort)
 
 
 def _chi2(crystal: Tensor, data: Measurement) -> float:

@@ -1,6 +1,7 @@
-"""Refinement of crystals voxel by voxel: the paper's Adam, and projections with momentum.
+"""Refinement of crystals by gradients on their voxels: Adam as in Chan et al. (2021), and descent with momentum.
 
-`refine_object` yields after each step like `cdi_stream.phasing.engine.run`; the starts of a batch never mix.
+`refine_object` yields after every step, as `cdi_stream.phasing.engine.run` does.  The starts of a batch are
+independent.
 """
 
 from __future__ import annotations
@@ -22,21 +23,35 @@ from cdi_stream.phasing.projections import (
     modelled_magnitude,
     reciprocal,
 )
-from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
+from cdi_stream.phasing.steps import Cycles, recipe_of
 from cdi_stream.phasing.support import Limits, grow, threshold_support, update_support
+from cdi_stream.phasing.tuning import TUNING
 
-_RIM_VOX = 2
-_FEEDBACK = parse_recipe("SW[off]+300*HIO+20*ER")
+_FEEDBACK = recipe_of(None, Cycles("HIO", 300), Cycles("ER", 20))
+"""Recipe of one round of the exact polish: long feedback in a support that stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adam:
-    """The refinement of Chan et al. (2021), Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486, by their program.
+    """Settings of the refinement of Chan et al. (2021), Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486.
 
-    Adam on real and imaginary parts, crystals scaled to a largest amplitude of 1; the loss is the sum of squared
-    differences of magnitudes over their maxima.  The support is thresholded again at most every ``every`` steps,
-    once the loss has fallen by the share ``fall``.
+    Adam changes real and imaginary parts of crystals that are scaled to a largest amplitude of 1.  The loss is the sum
+    of squared differences of magnitudes, each divided by its maximum.
+
+    Parameters
+    ----------
+    steps
+        Number of steps.
+    rate
+        Learning rate of Adam.
+    every
+        Smallest number of steps between two updates of the support.
+    fall
+        Share by which the loss must have fallen since the last update.
+    threshold, sigma_vox
+        Threshold of the support, as a share of the largest blurred amplitude, and standard deviation of the blur
+        [voxels].
     """
 
     steps: int = 1000
@@ -49,13 +64,14 @@ class Adam:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratedDescent:
-    """Descent of the amplitude loss with momentum; the support stays unless ``shrink_wrap`` moves it.
+    """Settings of the descent of the amplitude loss with momentum; only ``shrink_wrap`` changes the support.
 
-    Each step is the longest that lowers the loss for certain, 1 / (2 max gain^2) of the gradient inside the support:
-    the loss lies below a paraboloid of that curvature, since sqrt(expected) is convex in the field.  For even gain it
-    is a cycle of error reduction.  Momentum k / (k + 3) of Nesterov (1983), Dokl. Akad. Nauk SSSR 269, 543, in
-    the form of Beck and Teboulle (2009), SIAM J. Imaging Sci. 2, 183, doi:10.1137/080716542; it starts anew where it
-    points uphill, O'Donoghue and Candes (2015), Found. Comput. Math. 15, 715, doi:10.1007/s10208-013-9150-3.
+    A step is the gradient inside the support over 2 max(magnitude_scale^2), the longest step that certainly lowers the
+    loss: the loss lies below a paraboloid of that curvature, since sqrt(expected counts) is convex in the field.  Where
+    the magnitude scale is the same for all voxels, a step is a cycle of error reduction.  The
+    momentum k / (k + 3) is that of Nesterov (1983), Dokl. Akad. Nauk SSSR 269, 543, in the form of Beck and Teboulle
+    (2009), SIAM J. Imaging Sci. 2, 183, doi:10.1137/080716542.  It is set to zero where it points uphill: O'Donoghue
+    and Candes (2015), Found. Comput. Math. 15, 715, doi:10.1007/s10208-013-9150-3.
     """
 
     steps: int = 200
@@ -65,7 +81,7 @@ class AcceleratedDescent:
 def refine_object(data: Measurement, start: Batch, settings: Adam | AcceleratedDescent) -> Iterator[Batch]:
     """Refine crystals ``(starts, *shape)`` from ``start``, which stays as it is; yield after every step.
 
-    Crystals are zero outside their supports.  Whoever iterates may stop at any time.
+    Crystals are zero outside their supports.  The iteration may be ended at any step.
     """
     return (
         _adam_steps(data, start, settings) if isinstance(settings, Adam) else _accelerated_steps(data, start, settings)
@@ -73,17 +89,23 @@ def refine_object(data: Measurement, start: Batch, settings: Adam | AcceleratedD
 
 
 def is_without_noise(
-    data: Measurement, batch: Batch, margin: float = 0.1, is_over: Callable[[], bool] = lambda: False
+    data: Measurement,
+    batch: Batch,
+    margin: float = TUNING.noise_free_margin,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Whether a crystal explains the data ``1 / margin`` times better than counting noise would let the truth.
+    """Return whether the data have no counting noise, as simulated data may; `polish_exact` is for such data.
 
-    Judged after a short descent in a looser support.  Then the counts are no counts, simulated for instance, and
-    `polish_exact` is worth its time.  No answer in time, `is_over`, is no.
+    True if chi2, after a short descent in a looser support, is below ``margin`` times the value that counting noise
+    would leave to the true crystal.  False if the support has enough free numbers to fit the noise, and if ``is_over``
+    becomes true before the answer is known.
     """
     descended = batch
     if fits_noise(_with_loose_support(batch, data).support, data):
         return False
-    for descended in refine_object(data, _with_loose_support(batch, data), AcceleratedDescent(steps=30)):
+    for descended in refine_object(
+        data, _with_loose_support(batch, data), AcceleratedDescent(steps=TUNING.noise_test_steps)
+    ):
         if is_over():
             return False
     model = modelled_magnitude(descended.crystal, data)
@@ -92,29 +114,29 @@ def is_without_noise(
 
 
 def fits_noise(support: Tensor, data: Measurement) -> bool:
-    """Whether a support has so many free numbers, two a voxel, that they may explain the noise of the data, too."""
-    return 2 * float(support.float().mean()) > 0.5 * float(data.valid.float().mean())
+    """Return whether the free numbers of a support, two per voxel, are enough to fit the noise of the data too."""
+    return 2 * float(support.float().mean()) > TUNING.overfitting_share * float(data.valid.float().mean())
 
 
 def polish_exact(data: Measurement, start: Batch, rounds: int = 3) -> Iterator[Batch]:
-    """Bring crystals close to the truth, NMSE below 0.05, to what float32 lets them explain of data without noise.
+    """Fit data without noise to the limit of float32, from crystals with an NMSE below 0.05; yield after every cycle.
 
-    A support drawn tight cuts the faint rim of the crystal and so limits the misfit; in a looser one descent stops at
-    false minima, where faint parts of the field have the wrong sign, and feedback (HIO) does not.  Each round is both,
-    in turn: chi2 of simulated crystals at 64^3 goes from 1e-2 to below 1e-7 in one or two.  Counts with noise are
-    overfitted: see `is_without_noise`.
+    A tight support cuts the faint rim of the crystal, which limits chi2.  In a looser support, descent stops at false
+    minima where faint parts of the field have the wrong sign; feedback (HIO) leaves them.  Each round is feedback and
+    then descent: chi2 of simulated crystals at 64^3 falls from 1e-2 to below 1e-7 in one or two rounds.  Data with
+    counting noise would be overfitted: see `is_without_noise`.
     """
     batch = _with_loose_support(start, data)
     for _ in range(rounds):
         fed_back = batch
         for fed_back in run(_FEEDBACK, data, batch):
             yield fed_back
-        for batch in refine_object(data, fed_back, AcceleratedDescent(steps=100)):
+        for batch in refine_object(data, fed_back, AcceleratedDescent(steps=TUNING.exact_descent_steps)):
             yield batch
 
 
 def _with_loose_support(batch: Batch, data: Measurement) -> Batch:
-    return replace(batch, support=grow(batch.support, _RIM_VOX, data.n_axes))
+    return replace(batch, support=grow(batch.support, TUNING.rim_vox, data.n_axes))
 
 
 def _accelerated_steps(data: Measurement, start: Batch, how: AcceleratedDescent) -> Iterator[Batch]:
@@ -122,19 +144,19 @@ def _accelerated_steps(data: Measurement, start: Batch, how: AcceleratedDescent)
     crystal = start.result
     ahead, age = crystal, torch.zeros(len(start), device=crystal.device)
     for step in range(1, how.steps + 1):
-        found = descend(ahead) * support
-        moved = found - crystal
-        age = torch.where(_inner(ahead - found, moved) > 0, 0.0, age + 1)
-        crystal = found
+        lower = descend(ahead) * support
+        change = lower - crystal
+        age = torch.where(_inner(ahead - lower, change) > 0, 0.0, age + 1)
+        crystal = lower
         if how.shrink_wrap is not None and how.shrink_wrap.is_due(step):
             support = update_support(support, crystal, how.shrink_wrap, "full", Limits())
             crystal, age = crystal * support, torch.zeros_like(age)
-        ahead = torch.addcmul(crystal, moved, _per_start(age / (age + 3), crystal).to(crystal.dtype))
+        ahead = torch.addcmul(crystal, change, _per_start(age / (age + 3), crystal).to(crystal.dtype))
         yield Batch(crystal=crystal, support=support, cycle=step)
 
 
 def _descent(data: Measurement) -> Callable[[Tensor], Tensor]:
-    """One step down the amplitude loss, without the support."""
+    """Return the function that takes one step down the amplitude loss, regardless of the support."""
     strongest = torch.where(data.valid, data.magnitude_scale, 0.0).square().amax().clamp_min(FAINTEST)
     if data.is_plain and bool((data.magnitude_scale[data.valid].square() == strongest).all()):
         return Projector(data)
@@ -168,7 +190,7 @@ def _adam_steps(data: Measurement, start: Batch, how: Adam) -> Iterator[Batch]:
 
 
 def _normalised_loss(crystal: Tensor, data: Measurement) -> tuple[Tensor, Tensor]:
-    """Sum of squares of |F|/max |F| - sqrt n / max sqrt n, ``(starts,)``, and the factor between the maxima."""
+    """Return the sum of squares of |F| / max |F| - sqrt n / max sqrt n, ``(starts,)``, and the ratio of the maxima."""
     expected = expected_counts(reciprocal(crystal, data.n_axes), data).clamp_min(FAINTEST)
     model, measured = (torch.where(data.valid, values, 0.0) for values in (expected.sqrt(), data.magnitude))
     largest, brightest = model.amax(tuple(range(1, model.ndim)), keepdim=True), measured.amax()
@@ -181,5 +203,5 @@ def _per_start(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Re <a, b> of each start, ``(starts,)``."""
+    """Return Re <a, b> of each start, ``(starts,)``."""
     return torch.linalg.vecdot(torch.view_as_real(a).flatten(1), torch.view_as_real(b).flatten(1))

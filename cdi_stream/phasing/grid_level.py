@@ -1,4 +1,8 @@
-"""One grid of the automatic method: what is known there of the crystal's size, and candidates refined on it."""
+"""One grid of the automatic method: the size of the crystal on it, and refinements of candidates on it.
+
+The search goes through several grids, from coarse to fine (`cdi_stream.phasing.pyramid`).  A `GridLevel` holds the
+measurement on one grid with the estimated size of the crystal, which limits the size of the supports.
+"""
 
 from __future__ import annotations
 
@@ -14,103 +18,115 @@ from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import resample_crystals
 from cdi_stream.phasing.ranking import Candidates, score_batch
-from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import sigma_for
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
+from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.support import Limits, threshold_support, update_support
+from cdi_stream.phasing.tuning import TUNING
 from cdi_stream.phasing.workers import n_callers, side_by_side
-
-GROWTH = 1.5
-"""How much larger a support may become on finer grids than it was found."""
-BEYOND = 1.2
-"""How much larger it may be than that of a crystal known beforehand."""
-STRAINED = 0.75
-"""How slanted strain may make an autocorrelation whose crystal lies upright."""
-LARGEST = 0.3
-"""No support may fill more than this share of the array: beyond, phases are not determined."""
 
 
 @dataclass(slots=True)
 class Search:
-    """The time there is for a search, and what it has done so far."""
+    """Time budget of a search, and the work that it has done."""
 
     deadline: Deadline
     starts: int = 0
+    """Number of random starts."""
     cycles: int = 0
+    """Number of cycles, all starts together."""
     voxels: int = 0
+    """Number of voxels times cycles, all starts together: the measure of time spent."""
 
     def add(self, batch: Batch, starts: int = 0) -> None:
-        """Count the cycles of every start of a batch, and the voxels of all of them."""
+        """Count the cycles of a batch, for every start in it."""
         self.starts += starts
         self.cycles += batch.cycle * len(batch)
         self.voxels += batch.cycle * batch.crystal.numel()
 
     def cycle_s(self, n_voxels: int) -> float:
-        """Seconds that a cycle of so many voxels may take, by all that was done so far."""
+        """Return the expected time [s] of one cycle on ``n_voxels``, from the work done before."""
         return n_voxels * self.deadline.passed_s / max(self.voxels, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridLevel:
-    """A measurement with what its autocorrelation says of the crystal: mean extent [voxels], box over array.
+    """A measurement on one grid, with the size of the crystal that its autocorrelation tells.
 
-    Both are smaller where the box is slanted, but for what strain alone may do, see `STRAINED`.
-    ``found_share`` is the support over the array that a coarser level found, ``known_share`` that of a crystal known
-    beforehand.
+    Parameters
+    ----------
+    data
+        The measurement.
+    extent_vox
+        Mean extent of the crystal along the axes [voxels], smaller if the box of the autocorrelation is more slanted
+        than strain alone makes it (`SearchTuning.slant_of_strain`).
+    box_share
+        Volume of that box over the volume of the array.
+    coarser_share
+        Support over the array on the coarser grid; None on the coarsest grid.
+    known_share
+        Support over the array of a crystal that was known before the search; None without one.
     """
 
     data: Measurement
     extent_vox: float
     box_share: float
-    found_share: float | None = None
+    coarser_share: float | None = None
     known_share: float | None = None
 
     def limits(self, margin: float = 1.4) -> Limits:
-        """Largest support: little more than known or found before, or for a crystal that much longer than it seems."""
+        """Return the limits of a support on this grid.
+
+        On the coarsest grid a crystal may be ``margin`` times as long, along each axis, as its autocorrelation tells.
+        Elsewhere a support may be little larger than on the coarser grid, or than that of the known crystal.
+        """
         longest = self.box_share * margin**self.data.n_axes
-        found = longest if self.found_share is None else GROWTH * self.found_share
-        known = math.inf if self.known_share is None else BEYOND * self.known_share
-        return Limits(largest=min(found, known, LARGEST))
+        coarser = longest if self.coarser_share is None else TUNING.support_growth * self.coarser_share
+        known = math.inf if self.known_share is None else TUNING.growth_of_known * self.known_share
+        return Limits(largest=min(coarser, known, TUNING.largest_support_share))
 
 
-def level_of(data: Measurement, found_share: float | None = None, known_share: float | None = None) -> GridLevel:
-    """Size up a measurement."""
+def level_of(data: Measurement, coarser_share: float | None = None, known_share: float | None = None) -> GridLevel:
+    """Return a measurement with the size of its crystal; the shares are those of `GridLevel`."""
     box, n_axes = box_of(data), data.n_axes
-    lean = min(1.0, box.slant / STRAINED)
+    lean = min(1.0, box.slant / TUNING.slant_of_strain)
     return GridLevel(
         data=data,
         extent_vox=sum(box.extents_vox) / n_axes * lean ** (1 / n_axes),
         box_share=math.prod(box.extents_vox) * lean / data.magnitude.numel(),
-        found_share=found_share,
+        coarser_share=coarser_share,
         known_share=known_share,
     )
 
 
-def refine(level: GridLevel, start: Batch, text: str, deadline: Deadline, limits: Limits | None = None) -> Batch:
-    """Run a recipe, to its end or to the deadline."""
-    return run_to_end(parse_recipe(text), level.data, start, limits or level.limits(), deadline.is_over)
+def refine(level: GridLevel, start: Batch, recipe: Recipe, deadline: Deadline, limits: Limits | None = None) -> Batch:
+    """Run a recipe on a batch, to its end or to the deadline; return the crystals.
+
+    The supports stay within ``limits``, by default those of the level.
+    """
+    return run_to_end(recipe, level.data, start, limits or level.limits(), deadline.is_over)
 
 
-def refine_each(level: GridLevel, jobs: Sequence[tuple[Batch, str]], search: Search) -> list[Candidates]:
-    """Batches after their recipes, some side by side."""
+def refine_each(level: GridLevel, jobs: Sequence[tuple[Batch, Recipe]], search: Search) -> list[Candidates]:
+    """Run each batch through its own recipe, several at the same time; return the candidates of each batch."""
     largest = level.limits().largest
 
-    def done(job: tuple[Batch, str]) -> tuple[Candidates, Batch]:
+    def refine_one(job: tuple[Batch, Recipe]) -> tuple[Candidates, Batch]:
         batch = refine(level, *job, search.deadline)
         return score_batch(level.data, batch, largest), batch
 
-    found = side_by_side(done, jobs)
-    for _, batch in found:
+    results = side_by_side(refine_one, jobs)
+    for _, batch in results:
         search.add(batch)
-    return [candidates for candidates, _ in found]
+    return [candidates for candidates, _ in results]
 
 
-def climb(level: GridLevel, crystals: Tensor, text: str, search: Search) -> Candidates:
-    """Carry crystals ``(n, *shape)`` of a coarser level to this one and refine them here, the best first."""
+def climb(level: GridLevel, crystals: Tensor, recipe: Recipe, search: Search) -> Candidates:
+    """Bring crystals ``(n, *shape)`` from a coarser grid to this grid, refine them, and sort them by score."""
     crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
     whole = Batch(crystal=crystal, support=support_of(crystal, level))
     n_parts = min(n_callers(), len(whole))
-    parts = [(whole.select(range(part, len(whole), n_parts)), text) for part in range(n_parts)]
+    parts = [(whole.select(range(part, len(whole), n_parts)), recipe) for part in range(n_parts)]
     pool, *others = refine_each(level, parts, search)
     for other in others:
         pool = other.merge(pool)
@@ -118,9 +134,9 @@ def climb(level: GridLevel, crystals: Tensor, text: str, search: Search) -> Cand
 
 
 def support_of(crystals: Tensor, level: GridLevel) -> Tensor:
-    """Support of carried-on crystals, relative to the rms amplitude inside."""
-    wrap = ShrinkWrap(threshold=0.22, relative="rms", sigma_vox=sigma_for(level.extent_vox))
-    support = threshold_support(crystals.abs(), 0.1, wrap.sigma_vox)
-    for _ in range(4):
+    """Return the supports ``(n, *shape)`` of crystals that were carried to this grid."""
+    wrap = ShrinkWrap(threshold=TUNING.carried_threshold, relative="rms", sigma_vox=sigma_for(level.extent_vox))
+    support = threshold_support(crystals.abs(), TUNING.first_threshold, wrap.sigma_vox)
+    for _ in range(TUNING.carried_updates):
         support = update_support(support, crystals, wrap, "full", level.limits())
     return support

@@ -1,7 +1,7 @@
-"""Elementwise work of a cycle, each in one pass over memory and in place.
+"""Elementwise operations of a cycle, each in one pass over the memory and in place.
 
-On the CPU a pass is compiled by numba, for both precisions; complex values must be read and written whole, or the loop
-is not vectorised and takes eight times as long.  Elsewhere plain torch does the same.
+On the CPU numba compiles each pass, for single and double precision.  Complex values are read and written as one value:
+otherwise the loop is not vectorised and takes eight times as long.  Other devices use plain torch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _PRECISIONS = ((complex64, float32), (complex128, float64))
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Next crystal from the current one and its projection: ``a * crystal + b * projected``, by side of the support."""
+    """Factors ``(a, b)`` of the next crystal, ``a * crystal + b * projected``, inside and outside of the support."""
 
     inside: tuple[float, float]
     outside: tuple[float, float]
 
 
 def rescale(field: Tensor, target: Tensor) -> None:
-    """Give ``field`` ``(starts, *shape)`` the magnitudes ``target`` ``shape``; where that is negative it stays."""
+    """Scale fields ``(starts, *shape)`` to the magnitudes ``target (*shape)``; where it is negative they stay."""
     if field.device.type == "cpu":
         _rescale(_rows(field), target.reshape(-1).numpy(), _tiny(target))
     else:
@@ -39,7 +39,7 @@ def rescale(field: Tensor, target: Tensor) -> None:
 
 
 def multiply(field: Tensor, factor: Tensor) -> None:
-    """Multiply complex ``field`` by real ``factor`` of the same shape."""
+    """Multiply a complex field by a real factor of the same shape."""
     if field.device.type == "cpu":
         _multiply(_rows(field), _rows(factor))
     else:
@@ -47,7 +47,7 @@ def multiply(field: Tensor, factor: Tensor) -> None:
 
 
 def mix(crystal: Tensor, projected: Tensor, support: Tensor, how: Mix) -> None:
-    """Replace ``crystal`` by what `Mix` says; all three are ``(starts, *shape)``."""
+    """Replace the crystals by their mixture with the projected crystals; all arrays are ``(starts, *shape)``."""
     if crystal.device.type == "cpu":
         real = _rows(crystal).real.dtype.type
         coefficients = (real(value) for value in (*how.inside, *how.outside))
@@ -58,12 +58,12 @@ def mix(crystal: Tensor, projected: Tensor, support: Tensor, how: Mix) -> None:
 
 
 def _rows(array: Tensor) -> Array:
-    """The same memory, one row a start; an array that is not contiguous is refused."""
+    """Return the same memory as a numpy array with one row per start; raises for an array that is not contiguous."""
     return array.view(array.shape[0], -1).numpy()
 
 
 def _tiny(real: Tensor) -> Any:
-    """Square root of the smallest normal number: its square is not lost."""
+    """Return the square root of the smallest normal number, whose square is not rounded to zero."""
     return np.sqrt(torch.finfo(real.dtype).tiny).astype(str(real.dtype).removeprefix("torch."))
 
 

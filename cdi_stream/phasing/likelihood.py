@@ -1,15 +1,15 @@
-"""How well a model explains the counts, and the gradients of that in closed form.
+"""Losses between modelled and measured counts, with their gradients in closed form.
 
-Both losses are sums over valid voxels of a function of the expected counts lambda and the counts n, zero if they
-agree, so that a gradient costs no more than the model itself:
+Both losses are sums over valid voxels of a function of the expected counts lambda and the counts n.  They are zero
+where lambda = n.  A gradient costs no more than the model itself:
 
     amplitude   (sqrt lambda - sqrt n)^2        slope 1 - sqrt(n / lambda)
     poisson     lambda - n + n ln(n / lambda)   slope 1 - n / lambda
 
-The first is the second with its variance made even: at high counts it is half of it.  Godard, Allain, Chamard and
-Rodenburg (2012), Opt. Express 20, 25914, doi:10.1364/OE.20.025914.  Gradients are those of steepest ascent,
-dL/dRe + i dL/dIm, twice the Wirtinger derivative by the conjugate, as torch's: dL = Re sum g* dF.  Arrays are in
-Fourier order, batches ``(starts, *shape)``.
+At high counts the amplitude loss is half of the Poisson loss.  Godard, Allain, Chamard and
+Rodenburg (2012), Opt. Express 20, 25914, doi:10.1364/OE.20.025914.  A gradient is g = dL/dRe + i dL/dIm,
+the direction of steepest ascent, as torch defines it: dL = Re sum g* dF, and g is twice the Wirtinger derivative by the
+conjugate.  Arrays are in Fourier order, batches ``(starts, *shape)``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cdi_stream.phasing.projections import Measurement, direct, expected_counts,
 Loss = Literal["amplitude", "poisson"]
 
 FAINTEST = 1e-9
-"""Least expected counts: keeps the slopes finite where a field passes through zero."""
+"""Smallest expected counts of a voxel [counts]: keeps the slopes finite where a field is zero."""
 
 
 def loss(field: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:
-    """Loss of fields ``(starts, *shape)``, ``(starts,)``; differentiable.  Poisson's is half the deviance."""
+    """Return the loss ``(starts,)`` of fields ``(starts, *shape)``; differentiable.  Poisson: half the deviance."""
     expected, counts = expected_counts(field, data).clamp_min(FAINTEST), data.magnitude.square()
     if kind == "amplitude":
         terms = (expected.sqrt() - data.magnitude).square()
@@ -38,7 +38,10 @@ def loss(field: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:
 
 
 def field_gradient(field: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:
-    """Gradient of `loss` by the fields, ``(starts, *shape)``: 2 F K^T[gain^2 slope], K the coherence kernel."""
+    """Return the gradient of `loss` by the fields F, ``(starts, *shape)``.
+
+    2 F K^T[magnitude_scale^2 slope], where K is the convolution with the coherence kernel.
+    """
     slope = _slope(expected_counts(field, data).clamp_min(FAINTEST), data.magnitude, kind)
     weight = data.magnitude_scale.square() * torch.where(data.valid, slope, 0.0)
     if data.coherence is not None:
@@ -49,7 +52,7 @@ def field_gradient(field: Tensor, data: Measurement, kind: Loss = "amplitude") -
 
 
 def crystal_gradient(crystal: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:
-    """Gradient of the loss by the voxels of crystals ``(starts, *shape)``; one pair of transforms."""
+    """Return the gradient of the loss by the voxels of crystals ``(starts, *shape)``; takes two transforms."""
     return direct(field_gradient(reciprocal(crystal, data.n_axes), data, kind), data.n_axes)
 
 

@@ -1,8 +1,8 @@
-"""Measures of a reconstruction, each a pure function of arrays with its equation and source.
+"""Measures of a reconstruction; each is a pure function of arrays, with its equation and source.
 
-Magnitudes are sqrt(counts), ``(*shape)`` of two or three axes; what is judged may carry a batch,
-``(..., *shape)``, and so does the result.  Sums are float64.  ``valid``, bool ``(*shape)``, says which
-voxels count; None means all.  Arrays whose place matters are in Fourier order (origin at voxel 0).
+Measured magnitudes are sqrt(counts), ``(*shape)``, of two or three axes.  Modelled arrays may be a batch,
+``(..., *shape)``; the result is then ``(...)``.  Sums are float64.  ``valid``, bool ``(*shape)``, says which voxels are
+used; None means all.  Arrays whose origin matters are in Fourier order (origin at voxel 0).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FAINTEST = 1e-6
-"""Least expectation of the likelihood [counts]: one count where nothing was expected costs about 13."""
+"""Smallest expected counts of `poisson_llk` [counts]: one count where none was expected then adds about 13."""
 
 _TINY = 1e-30
 
 
 def _voxels(values: Tensor, n_axes: int, where: Tensor | None = None) -> Tensor:
-    """The chosen voxels of the last ``n_axes`` axes in one axis, ``(..., n)``, in double precision."""
+    """Return the voxels that are true in ``where``, ``(..., n)``, in double precision."""
     chosen = values.flatten(values.ndim - n_axes) if where is None else values[..., where]
     return chosen.to(torch.promote_types(chosen.dtype, torch.float64))
 
@@ -33,16 +33,16 @@ def _pair(model: Tensor, measured: Tensor, valid: Tensor | None) -> tuple[Tensor
 
 
 def fitted_scale(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Scale s that minimises sum (s |F| - sqrt I)^2: sum |F| sqrt I / sum |F|^2, ``(...)``."""
+    """Return the scale s ``(...)`` that minimises sum (s |F| - sqrt I)^2: sum |F| sqrt I / sum |F|^2."""
     model, measured = _pair(model_magnitude, magnitude, valid)
     return (model * measured).sum(-1) / model.square().sum(-1).clamp_min(_TINY)
 
 
 def chi2(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Misfit sum (s |F| - sqrt I)^2 / sum I with one fitted scale s, ``(...)``; 0 is perfect.
+    """Return the misfit sum (s |F| - sqrt I)^2 / sum I, ``(...)``, with one fitted scale s; 0 is perfect.
 
-    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L4; the paper leaves
-    the scale open.
+    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L4.  The paper does not say how the
+    scale is chosen.
     """
     scale = fitted_scale(model_magnitude, magnitude, valid)
     model, measured = _pair(model_magnitude, magnitude, valid)
@@ -50,7 +50,7 @@ def chi2(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None
 
 
 def chi2_floor(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
-    """What Poisson noise alone leaves of `chi2` if the model, scaled, is the truth, ``(...)``.
+    """Return the value of `chi2` that Poisson noise alone leaves to a true model, ``(...)``.
 
     sum E[(sqrt n - sqrt lambda)^2] / sum I with n ~ Poisson(lambda) and lambda = (s |F|)^2.
     """
@@ -62,7 +62,7 @@ def chi2_floor(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None 
 
 @lru_cache(maxsize=1)
 def _noise_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean of (sqrt(n) - sqrt(I))^2 for Poisson n of mean I; it tends to 1/4."""
+    """Return means I, and E[(sqrt n - sqrt I)^2] of Poisson n for each of them; it tends to 1/4."""
     mean = np.concatenate(([0.0], np.geomspace(1e-3, 60, 80)))
     n = np.arange(200)
     log_factorial = np.cumsum(np.log(np.maximum(n, 1)))
@@ -71,24 +71,24 @@ def _noise_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def r_p(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Ordinary Pearson correlation of magnitudes, ``(...)``; NaN where the model is zero everywhere."""
+    """Return the Pearson correlation of magnitudes, ``(...)``; NaN where the model is zero everywhere."""
     a, b = (values - values.mean(-1, keepdim=True) for values in _pair(model_magnitude, magnitude, valid))
     return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
 
 
 def r_p_wu2021(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Sum |a| |b| / sqrt(sum a^2 sum b^2) of the deviations a, b from the means, ``(...)``.
+    """Return sum |a| |b| / sqrt(sum a^2 sum b^2), ``(...)``, a and b the deviations from the mean magnitudes.
 
-    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L3.  Biased: the absolute
-    values keep it above `r_p`, above zero for unrelated arrays, and blind to the sign of a deviation; only
-    for comparison with the paper.
+    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L3.  For comparison with the paper
+    only: because of the absolute values it exceeds `r_p`, is positive for unrelated arrays, and ignores the signs of
+    the deviations.
     """
     a, b = (values - values.mean(-1, keepdim=True) for values in _pair(model_magnitude, magnitude, valid))
     return (a * b).abs().sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
 
 
 def relative_rms(predicted: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
-    """Sqrt sum (p - g)^2 / sqrt sum g^2 of real arrays, ``(...)``.
+    """Return sqrt sum (p - g)^2 / sqrt sum g^2 of real arrays p (predicted) and g (truth), ``(...)``.
 
     Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L1 (amplitude), L2 (phase).
     """
@@ -97,13 +97,13 @@ def relative_rms(predicted: Tensor, truth: Tensor, where: Tensor | None = None) 
 
 
 def poisson_llk(expected_counts: Tensor, counts: Tensor, where: Tensor | None = None) -> Tensor:
-    """Negative Poisson log-likelihood per voxel above that of the saturated model, ``(...)``.
+    """Return the negative Poisson log-likelihood per voxel, relative to the saturated model, ``(...)``.
 
-    mean over ``where`` of lambda - n + n ln(n / lambda): half the mean deviance.  Never negative, zero if
-    lambda = n, about 1/2 for the truth at high counts (less below one count per voxel).  Lambda is clamped to
-    `FAINTEST`, so a model of zeros has a finite value.  Over voxels that were held out of the phasing it is the
-    free log-likelihood of Favre-Nicolin, Leake & Chushkin (2020), Sci. Rep. 10, 2664,
-    doi:10.1038/s41598-020-57561-2.  Nothing is scaled here; the likeliest scale of lambda is sum n / sum lambda.
+    The mean over ``where`` of lambda - n + n ln(n / lambda), which is half the mean deviance.  It is never negative,
+    zero where lambda = n, and about 1/2 for the truth at high counts (less below one count per voxel).  Lambda is at
+    least `FAINTEST`, so a model of zeros has a finite value.  The expected counts are not scaled here; their likeliest
+    scale is sum n / sum lambda.  Over voxels that were held out of the phasing this is the free log-likelihood of
+    Favre-Nicolin, Leake and Chushkin (2020), Sci. Rep. 10, 2664, doi:10.1038/s41598-020-57561-2.
     """
     expected, n = _pair(expected_counts, counts, where)
     expected = expected.clamp_min(FAINTEST)
@@ -118,11 +118,25 @@ def held_out_islands(
     centre: Sequence[int] | None = None,
     keep_centre: float = 0.05,
 ) -> Tensor:
-    """Voxels to hold out of the phasing: balls at random places, bool ``(*shape)``, never invalid ones.
+    """Return voxels to hold out of the phasing, bool ``(*shape)``: balls at random places, valid voxels only.
 
-    About ``share`` of the valid voxels, in islands of ``radius_vox``, smaller where fewer than four islands
-    would fit.  None lies within ``keep_centre`` (in lengths of each axis) of ``centre``, the brightest voxel;
-    None is voxel 0, the origin in Fourier order.  Distances are periodic.  ``generator`` is the CPU's.
+    Parameters
+    ----------
+    valid
+        Voxels that were measured, bool ``(*shape)``.
+    generator
+        Random generator, on the CPU.
+    share
+        Share of the valid voxels to hold out, approximately.
+    radius_vox
+        Radius of a ball [voxels]; smaller where fewer than four balls would be needed.
+    centre
+        Index of the Bragg peak; None for voxel 0, the origin in Fourier order.
+    keep_centre
+        Distance from the centre, in lengths of each axis, within which no voxel is held out; distances are periodic.
+
+    Notes
+    -----
     Favre-Nicolin et al. (2020), J. Appl. Cryst. 53, 1404, doi:10.1107/S1600576720010985.
     """
     shape = torch.tensor(valid.shape)
@@ -139,7 +153,7 @@ def held_out_islands(
 
 
 def _islands(n_places: int, n_axes: int, share: float, radius_vox: int) -> tuple[Tensor, int]:
-    """Steps in a ball, ``(n, n_axes)``, and how many balls at random cover ``share``, overlaps included."""
+    """Return the offsets in a ball, ``(n, n_axes)``, and the number of random balls that together cover ``share``."""
     while True:
         cube = torch.cartesian_prod(*[torch.arange(-radius_vox, radius_vox + 1)] * n_axes)
         ball = cube[cube.square().sum(-1) <= radius_vox**2]
@@ -150,9 +164,9 @@ def _islands(n_places: int, n_axes: int, share: float, radius_vox: int) -> tuple
 
 
 def nmse(truth: Tensor, crystal: Tensor) -> Tensor:
-    """1 - |correlation|^2 of an aligned crystal with the truth, ``(...)``; blind to scale and global phase.
+    """Return 1 - |correlation|^2 of an aligned crystal with the truth, ``(...)``; 0 is perfect, 1 unrelated.
 
-    Shift and twin are not removed here but by `cdi_stream.phasing.align`.
+    Scale and global phase have no influence.  Shift and twin have: `cdi_stream.phasing.align` removes them before.
     """
     a, b = _pair(crystal, truth, None)
     power = (a.abs().square().sum(-1) * b.abs().square().sum(-1)).clamp_min(_TINY)
@@ -160,9 +174,9 @@ def nmse(truth: Tensor, crystal: Tensor) -> Tensor:
 
 
 def phase_error_rms_rad(truth: Tensor, crystal: Tensor) -> Tensor:
-    """Root mean square phase difference where |truth| exceeds half its maximum, ``(...)`` [rad].
+    """Return the root mean square phase difference of an aligned crystal from the truth, ``(...)`` [rad].
 
-    Of a crystal that is aligned with the truth; the global phase of their overlap is taken out.
+    Over voxels where |truth| exceeds half its maximum, after the global phase of their overlap is removed.
     """
     a, b = _pair(crystal, truth, None)
     overlap = (a.conj() * b).sum(-1, keepdim=True)

@@ -1,8 +1,7 @@
-"""What several aligned crystals have in common: their mean, and their orthogonal modes.
+"""Mean and orthogonal modes of several aligned crystals of the same measurement.
 
-Runs from different starts agree on what the data determine.  Averages are over crystals ``(n, *shape)`` that
-`cdi_stream.phasing.align` has laid on one another, with weights ``(n,)`` of sum one after scaling; None weighs
-all alike.
+Crystals from different starts agree on the features that the data determine.  Crystals are ``(n, *shape)``, aligned by
+`cdi_stream.phasing.align`.  Weights ``(n,)`` are scaled to a sum of one; None weighs all crystals equally.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ from cdi_stream.errors import InputError
 Weights = Tensor | Sequence[float] | None
 
 _BLOCK = 1 << 18
+"""Voxels that are converted to double precision at a time; limits the memory."""
 _TINY = 1e-30
+"""Smallest divisor; avoids divisions by zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modes:
-    """Orthogonal ``modes (n, *shape)``, the strongest first, and the ``shares (n,)`` of power they carry.
+    """Orthogonal modes ``modes (n, *shape)``, strongest first, and the share of the power of each, ``shares (n,)``.
 
-    The first is close to the mean crystal, in amplitude too: the powers of all modes sum to the mean power of the
-    crystals.
+    The powers of all modes sum to the mean power of the crystals, so that the first mode is close to the mean crystal.
     """
 
     modes: Tensor
@@ -34,22 +34,22 @@ class Modes:
 
 
 def mean_crystal(crystals: Tensor, weights: Weights = None) -> Tensor:
-    """Weighted mean of crystals ``(n, *shape)``: ``(*shape)``."""
+    """Return the weighted mean ``(*shape)`` of crystals ``(n, *shape)``."""
     return _combine(crystals, _normalised(crystals, weights))
 
 
 def modes(crystals: Tensor, weights: Weights = None) -> Modes:
-    """Decompose crystals ``(n, *shape)`` into orthogonal modes by singular values, largest first.
+    """Return the orthogonal modes of crystals ``(n, *shape)``, from a singular value decomposition.
 
     With x_i the crystals times sqrt(w_i), G_ij = <x_j, x_i> = U diag(s^2) U^H; mode k = sum_i U*_ik x_i has the
     power s_k^2.  The phase of each mode is such that the mean crystal is a sum of modes with factors >= 0.
-    Favre-Nicolin et al. (2020), J. Appl. Cryst. 53, 1404, doi:10.1107/S1600576720010985; used by Masto et al.
-    (2025) on the best runs.
+    Favre-Nicolin et al. (2020), J. Appl. Cryst. 53, 1404, doi:10.1107/S1600576720010985.  Masto et al.
+    (2025), arXiv:2507.06644, doi:10.48550/arXiv.2507.06644, use them on their best runs.
 
     Raises
     ------
     InputError
-        If the weights are not one per crystal, none below zero, some above.
+        If the weights are not one per crystal, if one is negative, or if all are zero.
     """
     root = _normalised(crystals, weights).sqrt()
     power, vectors = torch.linalg.eigh(_gram(crystals) * root[:, None] * root)
@@ -60,9 +60,9 @@ def modes(crystals: Tensor, weights: Weights = None) -> Modes:
 
 
 def spread(crystals: Tensor, weights: Weights = None) -> float:
-    """How far runs differ: 1 - weighted mean of |<x_i, m>| / (|x_i| |m|), m the mean crystal; 0 if all agree.
+    """Return how much crystals ``(n, *shape)`` differ, 0 to 1; 0 if all agree.
 
-    Crystals are ``(n, *shape)``; a crystal of zeros counts as wholly different.
+    1 - weighted mean of |<x_i, m>| / (|x_i| |m|), where m is the mean crystal; a crystal of zeros has the overlap 0.
     """
     share = _normalised(crystals, weights)
     gram = _gram(crystals)
@@ -76,12 +76,12 @@ def _normalised(crystals: Tensor, weights: Weights) -> Tensor:
     given = torch.ones(n) if weights is None else torch.as_tensor(weights)
     share = given.to(crystals.device, torch.float64)
     if share.shape != (n,) or not bool((share >= 0).all() and share.sum() > 0):
-        raise InputError(f"weights: expected one for each of {n} crystals, none below zero, some above, got {weights}")
+        raise InputError(f"weights: expected {n} numbers >= 0, one per crystal and not all zero, got {weights}")
     return share / share.sum()
 
 
 def _gram(crystals: Tensor) -> Tensor:
-    """G_ij = sum x_i x_j^*, ``(n, n)`` complex128, summed in blocks so that only a block is in double precision."""
+    """Return G_ij = sum x_i x_j^*, ``(n, n)`` complex128, summed in blocks of `_BLOCK` voxels."""
     total = torch.zeros((), dtype=torch.complex128, device=crystals.device)
     for block in crystals.flatten(1).split(_BLOCK, dim=1):
         part = block.to(torch.complex128)
@@ -90,5 +90,5 @@ def _gram(crystals: Tensor) -> Tensor:
 
 
 def _combine(crystals: Tensor, factors: Tensor) -> Tensor:
-    """Sums of crystals times factors ``(..., n)``."""
+    """Return the sums over crystals times factors ``(..., n)``: ``(..., *shape)``."""
     return torch.tensordot(factors.to(crystals.dtype), crystals, dims=1)

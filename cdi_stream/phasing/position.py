@@ -1,4 +1,4 @@
-"""Where a crystal lies between the voxels: the intensities leave that open, the evenness of its amplitude does not."""
+"""Shifts of a crystal by less than a voxel: the intensities do not determine them, an even amplitude does."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-_STEPS = 25
-_ENOUGH = 1e-7
-"""Relative change at which it is as even as single precision can tell."""
+_MOST_STEPS = 25
+"""Largest number of steps of the minimiser."""
+_LEAST_CHANGE = 1e-7
+"""Relative change of sum |rho|^4 at which the minimiser ends: the limit of single precision."""
 
 
 def shift_crystal(crystal: Tensor, shift_vox: Tensor) -> Tensor:
-    """Move a crystal, in any order, by ``shift_vox`` ``(axes,)``, whole voxels or not; its intensities stay."""
+    """Return a crystal, in any order, shifted by ``shift_vox (axes,)`` [voxels]; its intensities stay the same."""
     angle = torch.zeros((), device=crystal.device)
     for axis, n in enumerate(crystal.shape):
         waves = -2 * math.pi * torch.fft.fftfreq(n, device=crystal.device) * shift_vox[axis]
@@ -27,26 +28,26 @@ def shift_crystal(crystal: Tensor, shift_vox: Tensor) -> Tensor:
 
 
 def shift_to_even_amplitude(crystal: Tensor, is_over: Callable[[], bool] = lambda: False) -> Tensor:
-    """Move a crystal by less than a voxel to where its amplitude is most even: sum |rho|^4 is least.
+    """Return a crystal, shifted by less than a voxel such that its amplitude is most even: sum |rho|^4 is smallest.
 
-    Faces that cut voxels let the amplitude ring, inside and out, so of all crystals with the same intensities this one
-    is the most like one of a single material.  Once that `is_over` it stays where it then is.
+    A face that cuts through voxels makes the amplitude ring inside and outside.  Of all crystals with the same
+    intensities, the returned one is closest to a crystal of one material.  The search ends early once ``is_over``.
     """
     unit = crystal / crystal.abs().square().mean().sqrt().clamp_min(1e-30)
 
     def ringing(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         shift = torch.tensor(at, dtype=torch.float32, device=crystal.device, requires_grad=True)
-        found = torch.view_as_real(shift_crystal(unit, shift)).square().sum(-1).square().mean()
-        (slope,) = torch.autograd.grad(found, shift)
-        return found.item(), slope.double().cpu().numpy()
+        value = torch.view_as_real(shift_crystal(unit, shift)).square().sum(-1).square().mean()
+        (slope,) = torch.autograd.grad(value, shift)
+        return value.item(), slope.double().cpu().numpy()
 
     def stop_if_over(at: NDArray[np.float64]) -> None:
         if is_over():
             raise StopIteration
 
-    how = {"maxiter": _STEPS, "maxls": 6, "ftol": _ENOUGH}
+    how = {"maxiter": _MOST_STEPS, "maxls": 6, "ftol": _LEAST_CHANGE}
     with torch.enable_grad():
-        found = minimize(
+        minimum = minimize(
             ringing, np.zeros(crystal.ndim), jac=True, method="L-BFGS-B", callback=stop_if_over, options=how
         )
-    return shift_crystal(crystal, torch.tensor(found.x, dtype=torch.float32, device=crystal.device))
+    return shift_crystal(crystal, torch.tensor(minimum.x, dtype=torch.float32, device=crystal.device))

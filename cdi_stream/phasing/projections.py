@@ -1,8 +1,8 @@
-"""Projections of iterative phasing, on batches of independent starts and for any number of axes.
+"""Measurement, forward model and projections of iterative phase retrieval, for any number of axes.
 
-Arrays inside this package are in Fourier order (origin at voxel 0), so that no cycle shifts anything;
-`cdi_stream.numerics.fourier` converts at the edges.  The transform's sign is the project's: to reciprocal space by
-``ifftn``.  A batch is ``(starts, *shape)``; measurements have no batch axis.
+Arrays in this package are in Fourier order (origin at voxel 0), so that no cycle shifts an array;
+`cdi_stream.numerics.fourier` converts from and to the centred order.  The sign of the transform is that of the project:
+``ifftn`` goes to reciprocal space.  A batch is ``(starts, *shape)``; a measurement is ``(*shape)``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,28 @@ from torch import Tensor
 from cdi_stream.phasing.kernels import Mix, mix, multiply, rescale
 
 _TINY = 1e-12
+"""Smallest divisor of a magnitude, in its own unit; avoids divisions by zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Measured magnitudes in Fourier order: ``magnitude`` sqrt(counts), ``gain`` sqrt(expected scale).
+    """Measured magnitudes with their model, all in Fourier order and ``(*shape)``.
 
-    Where ``valid`` is false the model keeps its own value.  The expected counts are
-    gain^2 (|F|^2 convolved with the coherence kernel) + background.  ``coherence`` is the kernel's transform, on the
-    half spectrum of ``rfftn`` (Clark et al. 2012, Nat. Commun. 3, 993, doi:10.1038/ncomms1994); none means full
-    coherence, no ``background`` none.
+    The model of the counts is magnitude_scale^2 (|F|^2 convolved with the coherence kernel) + background.
+
+    Parameters
+    ----------
+    magnitude
+        Square root of the counts.
+    magnitude_scale
+        Square root of the expected scale: the factor of the modelled magnitude, for example of an attenuator.
+    valid
+        Voxels that were measured, bool; elsewhere the model keeps its own value.
+    background
+        Expected counts that do not come from the crystal; None for no background.
+    coherence
+        Transform of the coherence kernel on the half spectrum of ``rfftn``: Clark et al. (2012), Nat. Commun. 3, 993,
+        doi:10.1038/ncomms1994; None for full coherence.
     """
 
     magnitude: Tensor
@@ -40,27 +52,27 @@ class Measurement:
 
     @property
     def target(self) -> Tensor:
-        """Magnitudes for |F|, negative where they are free."""
+        """Magnitudes that |F| should have; negative where |F| is free."""
         return torch.where(self.valid, self.magnitude / self.magnitude_scale.clamp_min(_TINY), -1.0)
 
     @property
     def is_plain(self) -> bool:
-        """Whether the expected counts are gain^2 |F|^2."""
+        """Whether the model of the counts is magnitude_scale^2 |F|^2."""
         return self.background is None and self.coherence is None
 
 
 def reciprocal(crystal: Tensor, n_axes: int, out: Tensor | None = None) -> Tensor:
-    """F(q) of crystals in Fourier order."""
+    """Return F(q) of crystals ``(..., *shape)``, both in Fourier order."""
     return torch.fft.ifftn(crystal, dim=tuple(range(-n_axes, 0)), norm="ortho", out=out)
 
 
 def direct(field: Tensor, n_axes: int, out: Tensor | None = None) -> Tensor:
-    """Crystals of F(q) in Fourier order."""
+    """Return the crystals of fields F(q) ``(..., *shape)``, both in Fourier order; inverse of `reciprocal`."""
     return torch.fft.fftn(field, dim=tuple(range(-n_axes, 0)), norm="ortho", out=out)
 
 
 def expected_counts(field: Tensor, data: Measurement) -> Tensor:
-    """Counts that a field ``(..., *shape)`` makes one expect; differentiable."""
+    """Return the counts that the model predicts for fields F(q) ``(..., *shape)``; differentiable."""
     intensity = field.real.square() + field.imag.square()
     if data.coherence is not None:
         axes, shape = tuple(range(-data.n_axes, 0)), data.magnitude.shape
@@ -71,15 +83,15 @@ def expected_counts(field: Tensor, data: Measurement) -> Tensor:
 
 
 def modelled_magnitude(crystal: Tensor, data: Measurement) -> Tensor:
-    """Square root of the counts that crystals ``(..., *shape)`` in Fourier order make one expect."""
+    """Return the square root of the counts that the model predicts for crystals ``(..., *shape)``."""
     return expected_counts(reciprocal(crystal, data.n_axes), data).sqrt()
 
 
 class Projector:
-    """Gives crystals the measured magnitudes; their phases, and what was not measured, stay.
+    """Projection on the measured magnitudes: crystals get them, keep their phases, and stay as they are elsewhere.
 
-    Fienup (1982), Appl. Opt. 21, 2758, doi:10.1364/AO.21.002758, with expected scale, background and partial
-    coherence in the model.  Owns the memory it returns: the next call overwrites it.
+    Fienup (1982), Appl. Opt. 21, 2758, doi:10.1364/AO.21.002758, extended by expected scale, background and partial
+    coherence.  The next call overwrites the array that a call returns.
     """
 
     def __init__(self, data: Measurement) -> None:
@@ -88,7 +100,7 @@ class Projector:
         self._projected: Tensor | None = None
 
     def __call__(self, crystal: Tensor) -> Tensor:
-        """Project a batch ``(starts, *shape)``."""
+        """Return the projection of crystals ``(starts, *shape)``."""
         self._field = reciprocal(crystal, self._data.n_axes, out=_fitting(self._field, crystal))
         if self._data.is_plain:
             rescale(self._field, self._target)
@@ -105,34 +117,42 @@ def _fitting(buffer: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def project_magnitude(crystal: Tensor, data: Measurement) -> Tensor:
-    """Project one crystal ``shape``; see `Projector`."""
+    """Return the projection of one crystal ``(*shape)``, see `Projector`."""
     return Projector(data)(crystal[None].contiguous())[0]
 
 
 def error_reduction(crystal: Tensor, projected: Tensor, support: Tensor) -> None:
-    """In place: the projection inside the support, zero outside (Fienup 1982)."""
+    """Replace crystals by the projection inside the support and by zero outside: ER.
+
+    Fienup (1982), Appl. Opt. 21, 2758, doi:10.1364/AO.21.002758.
+    """
     mix(crystal, projected, support, Mix((0, 1), (0, 0)))
 
 
 def hybrid_input_output(crystal: Tensor, projected: Tensor, support: Tensor, beta: float) -> None:
-    """In place: feedback crystal - beta * projection outside the support (Fienup 1982, equation 44)."""
+    """Replace crystals by the projection inside the support and by crystal - beta * projection outside: HIO.
+
+    Fienup (1982), Appl. Opt. 21, 2758, doi:10.1364/AO.21.002758, equation 44.
+    """
     mix(crystal, projected, support, Mix((0, 1), (1, -beta)))
 
 
 def relaxed_reflections(crystal: Tensor, projected: Tensor, support: Tensor, beta: float) -> None:
-    """In place: RAAR, beta/2 (R_S R_M + 1) + (1 - beta) P_M, equation 1.5 of the source.
+    """Replace crystals by beta/2 (R_S R_M + 1) + (1 - beta) P_M of them: RAAR.
 
-    With P_S a mask this is the projection inside and beta * crystal + (1 - 2 beta) * projection outside.
-    Luke (2005), Inverse Problems 21, 37, doi:10.1088/0266-5611/21/1/004.
+    Since the support is a mask, this is the projection inside the support and
+    beta * crystal + (1 - 2 beta) * projection outside.  Luke (2005), Inverse Problems 21, 37,
+    doi:10.1088/0266-5611/21/1/004, equation 1.5.
     """
     mix(crystal, projected, support, Mix((0, 1), (beta, 1 - 2 * beta)))
 
 
 def difference_map(crystal: Tensor, project: Projector, support: Tensor, beta: float) -> None:
-    """In place: x + beta (P_S f_M(x) - P_M f_S(x)), f_M = P_M + (P_M - 1)/beta, f_S = P_S - (P_S - 1)/beta.
+    """Replace crystals x by x + beta (P_S f_M(x) - P_M f_S(x)): the difference map.
 
-    Two projections on the magnitudes a cycle unless beta is 1, where f_S is the identity and all is HIO.
-    Elser (2003), J. Opt. Soc. Am. A 20, 40, doi:10.1364/JOSAA.20.000040.
+    Here f_M = P_M + (P_M - 1)/beta and f_S = P_S - (P_S - 1)/beta.  A cycle takes two projections on the magnitudes,
+    unless beta is 1: then f_S is the identity and the difference map is HIO.  Elser (2003),
+    J. Opt. Soc. Am. A 20, 40, doi:10.1364/JOSAA.20.000040.
     """
     if beta == 1:
         hybrid_input_output(crystal, project(crystal), support, beta)

@@ -1,7 +1,7 @@
-"""From coarse to fine: the middle of the diffraction holds a coarse crystal, at a fraction of the cost.
+"""Grids from coarse to fine: the middle of the diffraction gives a coarse crystal at a fraction of the cost.
 
-A crystal with 97 % of its counts inside 24^3 voxels of 64^3 is found there twenty times as fast, and carried on to the
-finer grid by padding its diffraction with zeros: the same field of view, smaller voxels.
+A crystal with 97 % of its counts inside the middle 24^3 of 64^3 voxels is found there twenty times as fast.  It is
+carried to a finer grid by padding its diffraction with zeros: the field of view stays, the voxels become smaller.
 """
 
 from __future__ import annotations
@@ -13,35 +13,38 @@ from torch import Tensor
 
 from cdi_stream.phasing.autocorrelation import intensities
 from cdi_stream.phasing.projections import Measurement, direct, reciprocal
+from cdi_stream.phasing.tuning import TUNING
 
 Lengths = tuple[int, ...]
-
-SHARE_KEPT = 0.988
-"""Share of the counts along each axis that the coarsest level keeps: strained crystals need their wide diffraction."""
-_STEP = 1.45
-_SMALLEST = 16
+"""Shape of an array [voxels]."""
 
 
 def grid_shapes(data: Measurement) -> tuple[Lengths, ...]:
-    """Shapes from the coarsest to that of ``data``, each axis growing by at most about 1.45 from one to the next."""
+    """Return the shapes of the grids, from the coarsest to that of the measurement.
+
+    From one grid to the next each axis grows by a factor of at most about `SearchTuning.grid_step`.
+    """
     full = tuple(data.magnitude.shape)
-    coarse = coarsest_shape(data)
-    found = [coarse]
-    while found[-1] != full:
-        shape = tuple(_even(min(n, max(c * _STEP, c + 2))) for c, n in zip(found[-1], full, strict=True))
-        too_near = all(n < 1.2 * c for c, n in zip(shape, full, strict=True))
-        found.append(full if too_near else tuple(n if c >= n - 1 else c for c, n in zip(shape, full, strict=True)))
-    return tuple(found)
+    shapes = [coarsest_shape(data)]
+    while shapes[-1] != full:
+        lengths = list(zip(shapes[-1], full, strict=True))
+        shape = tuple(_even(min(n, max(c * TUNING.grid_step, c + 2))) for c, n in lengths)
+        is_near = all(n < TUNING.last_grid_step * c for c, n in zip(shape, full, strict=True))
+        shapes.append(full if is_near else tuple(n if c >= n - 1 else c for c, n in zip(shape, full, strict=True)))
+    return tuple(shapes)
 
 
 def coarsest_shape(data: Measurement) -> Lengths:
-    """Smallest shape that keeps `SHARE_KEPT` of the intensity along each axis, a flat background taken off."""
+    """Return the smallest shape that keeps `SearchTuning.kept_counts` of the intensity along each axis.
+
+    A flat background, estimated at the edges of the array, is subtracted first.
+    """
     intensity = intensities(data)
     return tuple(_kept_length(_marginal(intensity, axis), n) for axis, n in enumerate(intensity.shape))
 
 
 def _marginal(intensity: Tensor, axis: int) -> Tensor:
-    """Intensity along one axis, centred, less the mean of its outermost eighth."""
+    """Return the intensity along one axis, origin at the centre, less the mean of its outermost eighth."""
     others = tuple(k for k in range(intensity.ndim) if k != axis)
     along = torch.fft.fftshift(intensity.sum(others).double())
     edge = max(1, len(along) // 16)
@@ -49,16 +52,17 @@ def _marginal(intensity: Tensor, axis: int) -> Tensor:
 
 
 def _kept_length(along: Tensor, n: int) -> int:
+    """Return the length of the window about the centre that keeps enough of the intensity."""
     total = along.sum()
-    for length in range(min(n, _SMALLEST), n + 1, 2):
+    for length in range(min(n, TUNING.least_grid_vox), n + 1, 2):
         first = n // 2 - length // 2
-        if along[first : first + length].sum() >= SHARE_KEPT * total:
-            return n if length > 0.85 * n else _even(length)
+        if along[first : first + length].sum() >= TUNING.kept_counts * total:
+            return n if length > TUNING.uncropped_share * n else _even(length)
     return n
 
 
 def _even(length: float) -> int:
-    """Next even length with no prime factor above 5 (7 is slow in small transforms)."""
+    """Return the next even length without a prime factor above 5; small transforms are slow with a factor of 7."""
     n = 2 * max(1, round(length / 2))
     while not _is_fast(n):
         n += 2
@@ -73,7 +77,7 @@ def _is_fast(n: int) -> bool:
 
 
 def crop_centre(array: Tensor, shape: Lengths) -> Tensor:
-    """Cut the voxels about the origin out of the last axes of an array in Fourier order."""
+    """Return the voxels about the origin, ``shape`` of the last axes, of an array in Fourier order."""
     axes = tuple(range(-len(shape), 0))
     centred = torch.fft.fftshift(array, axes)
     window = tuple(
@@ -83,7 +87,7 @@ def crop_centre(array: Tensor, shape: Lengths) -> Tensor:
 
 
 def coarsen(data: Measurement, shape: Lengths) -> Measurement:
-    """The middle of a measurement; partial coherence is left to the finest level."""
+    """Return the middle of a measurement; partial coherence is described on the finest grid only."""
     background = None if data.background is None else crop_centre(data.background, shape)
     if shape == tuple(data.magnitude.shape):
         return data
@@ -98,7 +102,10 @@ def coarsen(data: Measurement, shape: Lengths) -> Measurement:
 
 
 def resample_crystals(crystals: Tensor, shape: Lengths) -> Tensor:
-    """Bring a batch ``(starts, *old)`` to finer or coarser voxels in the same field of view."""
+    """Bring crystals ``(n, *old)`` to finer or coarser voxels in the same field of view; return ``(n, *shape)``.
+
+    Their diffraction is padded with zeros or cropped.
+    """
     n_axes, old = len(shape), tuple(crystals.shape[1:])
     if old == shape:
         return crystals

@@ -1,6 +1,6 @@
-"""How well a crystal explains the counts, and how well it could.
+"""Numbers that tell how well a crystal explains the counts, and the values that counting noise alone leaves.
 
-All over valid voxels, one fitted scale, modelled magnitude = gain * |F|.
+All numbers are over valid voxels and with one fitted scale of the model.
 """
 
 from __future__ import annotations
@@ -35,10 +35,7 @@ class SupportSize(TypedDict):
 
 
 def misfit(crystal: Tensor, data: Measurement) -> Misfit:
-    """Return ``chi2``, ``r_p`` and ``chi2_floor`` of a crystal in Fourier order.
-
-    They are those of `cdi_stream.phasing.measures`.
-    """
+    """Return ``chi2``, ``r_p`` and ``chi2_floor`` of a crystal in Fourier order, see `cdi_stream.phasing.measures`."""
     model = modelled_magnitude(crystal, data)[data.valid]
     measured = data.magnitude[data.valid]
     return {
@@ -49,15 +46,16 @@ def misfit(crystal: Tensor, data: Measurement) -> Misfit:
 
 
 def size_of(support: Tensor, data: Measurement) -> SupportSize:
-    """Return ``support_fraction``, of the array, and ``support_over_box``, of the box that the counts tell of."""
+    """Return the size of a support: as a share of the array, and over the box of the autocorrelation (`box_of`)."""
     n = float(support.sum())
     return {"support_fraction": n / support.numel(), "support_over_box": n / box_of(data).volume_vox}
 
 
 def free_llk(crystal: Tensor, data: Measurement, held: Tensor) -> tuple[float, float]:
-    """Free Poisson log-likelihood of a crystal ``shape`` over ``held`` voxels, and what counting noise leaves of it.
+    """Return the free log-likelihood of a crystal ``(*shape)``, and the value that counting noise alone leaves.
 
-    The crystal must not have been fitted to the held voxels; its scale is the likeliest over the others.
+    The free log-likelihood is `poisson_llk` over the held-out voxels ``held``, to which the crystal was not fitted.
+    The scale of the model is the likeliest scale over the other valid voxels.
     """
     expected, counts = expected_counts(reciprocal(crystal, data.n_axes), data), data.magnitude.square()
     seen = data.valid & ~held
@@ -69,7 +67,7 @@ def free_llk(crystal: Tensor, data: Measurement, held: Tensor) -> tuple[float, f
 
 @lru_cache(maxsize=1)
 def _llk_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean of lambda - n + n ln(n / lambda) for Poisson n of mean lambda; it tends to 1/2."""
+    """Return means lambda and E[lambda - n + n ln(n / lambda)] of Poisson n; the latter tends to 1/2."""
     mean = np.concatenate(([1e-9], np.geomspace(1e-4, 60, 100)))
     n = np.arange(200)
     log_p = n * np.log(mean)[:, None] - mean[:, None] - np.cumsum(np.log(np.maximum(n, 1)))
@@ -78,9 +76,10 @@ def _llk_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def amplitude_spread(crystal: Tensor, support: Tensor, sigma_vox: float = 1.0) -> float:
-    """Spread over mean of the blurred amplitude one voxel inside the support; a crystal of one material is even.
+    """Return standard deviation over mean of the blurred amplitude, one voxel and more inside the support.
 
-    NaN if nothing is that deep, and in two axes: a plane of the diffraction is that of a projection, thick and thin.
+    A crystal of one material has an even amplitude, so a small value.  NaN if no voxel lies that deep, and for two
+    axes: a plane of the diffraction belongs to a projection of the crystal, whose amplitude follows the thickness.
     """
     if crystal.ndim < 3:
         return math.nan

@@ -1,4 +1,4 @@
-"""Many starts, one answer: ranked by voxels that none of them saw, aligned, and compared with one another."""
+"""Candidates of a search: their score, their ranking by held-out voxels, and the solution made of them."""
 
 from __future__ import annotations
 
@@ -19,52 +19,53 @@ from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.modes import modes
 from cdi_stream.phasing.projections import Measurement, direct, modelled_magnitude, reciprocal
 from cdi_stream.phasing.quality import amplitude_spread, free_llk, misfit, size_of
-from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
+from cdi_stream.phasing.steps import Cycles, Recipe, SupportMode, recipe_of
+from cdi_stream.phasing.tuning import TUNING
 from cdi_stream.phasing.workers import side_by_side
 
-ALL_VOXELS_RECIPE = parse_recipe("SUPPORT[fixed]+10*ER")
-"""What brings the held-out voxels in at the end."""
+ALL_VOXELS_RECIPE = recipe_of(SupportMode("fixed"), Cycles("ER", 10))
+"""Recipe that fits the winner to all voxels, the held-out voxels included, in its final support."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """Crystals ``(n, *shape)``, zero outside their supports, the best first, with their `scored` score."""
+    """Crystals ``(n, *shape)``, zero outside their supports, with the score of `score_batch`; the best comes first."""
 
     crystal: Tensor
     support: Tensor
     score: Tensor
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of candidates."""
         return len(self.score)
 
     def at(self, k: int) -> Candidates:
-        """The one of this place."""
+        """Return candidate number ``k``, counted from 0, alone."""
         return self.without_first(k).best(1)
 
     def best(self, n: int) -> Candidates:
-        """The first ``n``."""
+        """Return a copy of the first ``n`` candidates."""
         return Candidates(crystal=self.crystal[:n].clone(), support=self.support[:n].clone(), score=self.score[:n])
 
     def without_first(self, n: int) -> Candidates:
-        """All but the first ``n``."""
+        """Return all candidates but the first ``n``."""
         return Candidates(crystal=self.crystal[n:], support=self.support[n:], score=self.score[n:])
 
     def append(self, other: Candidates) -> Candidates:
-        """Both together, these first."""
+        """Return these candidates followed by the others."""
         crystal, support, score = (
             torch.cat((getattr(self, name), getattr(other, name))) for name in ("crystal", "support", "score")
         )
         return Candidates(crystal=crystal, support=support, score=score)
 
     def sort(self, by: Tensor) -> Candidates:
-        """In another order, smallest ``by`` first."""
+        """Return the candidates sorted by the values ``by (n,)``, smallest first."""
         order = by.argsort(stable=True)
         return Candidates(crystal=self.crystal[order], support=self.support[order], score=self.score[order])
 
     def merge(self, other: Candidates | None) -> Candidates:
-        """Both together in their order."""
+        """Return these and the other candidates, sorted by score; None stands for no others."""
         if other is None:
             return self
         both = self.append(other)
@@ -73,7 +74,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What it took: independent starts, cycles of all of them together, and the schedule."""
+    """Work of a search: random starts, cycles of all starts together, and the text of the recipe of the winner."""
 
     starts: int
     cycles: int
@@ -82,12 +83,27 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """The chosen crystal in Fourier order with what is known of it.
+    """The crystal that was chosen, with its support and the numbers that judge it; arrays are in Fourier order.
 
-    ``free_llk`` is over voxels that the crystal never saw, ``free_llk_floor`` what counting noise leaves of it.
-    ``finalists`` ``(n, *shape)`` begin with the winner; the others, from other starts, are aligned with it, and
-    ``correlations`` are theirs with the winner.  ``bootstrap_nmse`` is how far counting noise alone moves the crystal,
-    see `cdi_stream.phasing.bootstrap`.  ``is_truncated`` tells that the time ran out before all was done.
+    Parameters
+    ----------
+    crystal, support
+        The crystal, complex, and its support, bool, ``(*shape)`` both.
+    finalists
+        Crystals ``(n, *shape)`` before they saw the held-out voxels: the winner, then crystals of other starts, aligned
+        with the winner.
+    correlations
+        Correlation of each of the other finalists with the winner, 0 to 1.
+    free_llk
+        Negative Poisson log-likelihood per held-out voxel, relative to the saturated model; 0 is best.
+    free_llk_floor
+        Value of ``free_llk`` that counting noise alone leaves.
+    effort
+        Work of the search.
+    bootstrap_nmse
+        NMSE by which counting noise alone moves the crystal, see `cdi_stream.phasing.bootstrap`.
+    is_truncated
+        Whether the time ran out before all steps were done.
     """
 
     crystal: Tensor
@@ -102,42 +118,53 @@ class Solution:
 
 
 def score_batch(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
-    """Crystals of a batch, the best first; none with an empty or too large support.
+    """Return the crystals of a batch with their scores, best first.
 
-    The score is chi2 / (1 - p)^2 with p the free numbers, two a voxel of the support, over the valid voxels: chi2
-    alone is lowest for the loosest support.  Generalised cross-validation, Golub, Heath and Wahba (1979),
-    Technometrics 21, 215, doi:10.1080/00401706.1979.10489751.
+    The score is chi2 / (1 - p)^2, where p is the number of free numbers, two per voxel of the support, per valid voxel:
+    chi2 alone is lowest for the loosest support.  It is infinite for an empty support and for a support that fills more
+    than ``largest`` of the array.  Generalised cross-validation: Golub, Heath and Wahba (1979), Technometrics 21, 215,
+    doi:10.1080/00401706.1979.10489751.
     """
     result, share = batch.result, batch.support.flatten(1).double().mean(1)
     model = modelled_magnitude(result, data)
     freedom = 2 * share / data.valid.double().mean().clamp_min(1e-12)
     score = chi2(model, data.magnitude, data.valid) / (1 - freedom).clamp_min(1e-3).square()
-    score = torch.where(score.isfinite() & (share > 0) & (share <= largest * 1.01), score, torch.inf)
+    is_size_allowed = (share > 0) & (share <= largest * TUNING.size_tolerance)
+    score = torch.where(score.isfinite() & is_size_allowed, score, torch.inf)
     return Candidates(crystal=result, support=batch.support, score=score).sort(score)
 
 
 def rank_candidates(pool: Candidates, data: Measurement, held: Tensor) -> Candidates:
-    """Candidates that never saw the ``held`` voxels, by their likelihood there.
+    """Return candidates sorted by the Poisson log-likelihood of the held-out voxels, which they were not fitted to.
 
-    Favre-Nicolin, Leake & Chushkin (2020), Sci. Rep. 10, 2664, doi:10.1038/s41598-020-57561-2.
+    Favre-Nicolin, Leake and Chushkin (2020), Sci. Rep. 10, 2664, doi:10.1038/s41598-020-57561-2.
     """
     return pool.sort(torch.tensor([free_llk(crystal, data, held)[0] for crystal in pool.crystal]))
 
 
 def agreement(pool: Candidates) -> float:
-    """Mean correlation of the others with the first, aligned; NaN if it is alone."""
-    found = side_by_side(partial(align, pool.crystal[0]), list(pool.crystal[1:]))
-    return sum(one.correlation for one in found) / len(found) if found else math.nan
+    """Return the mean correlation of the other candidates with the first, after alignment; NaN for a single one."""
+    others = side_by_side(partial(align, pool.crystal[0]), list(pool.crystal[1:]))
+    return sum(one.correlation for one in others) / len(others) if others else math.nan
 
 
 def hold_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
-    """The measurement without some islands, and these."""
-    held = held_out_islands(data.valid, torch.Generator().manual_seed(seed))
+    """Return the measurement without some balls of voxels, and these held-out voxels, bool."""
+    held = held_out_islands(
+        data.valid,
+        torch.Generator().manual_seed(seed),
+        share=TUNING.held_out_share,
+        radius_vox=TUNING.held_out_radius_vox,
+        keep_centre=TUNING.held_out_centre,
+    )
     return replace(data, valid=data.valid & ~held), held
 
 
 def without_held_out(crystals: Tensor, held: Tensor, n_axes: int) -> Tensor:
-    """Crystals that had seen the held-out voxels, without what they knew of them."""
+    """Return crystals ``(n, *shape)`` whose Fourier transform is zero at the held-out voxels.
+
+    Crystals that were fitted to all voxels lose what they know of the held-out voxels.
+    """
     return direct(reciprocal(crystals, n_axes) * ~held, n_axes)
 
 
@@ -149,9 +176,22 @@ def conclude(
     deadline: Deadline,
     closing: Recipe | None = ALL_VOXELS_RECIPE,
 ) -> Solution:
-    """Take the first of `ranked` candidates, compare the others with it, and let it see the ``held`` voxels.
+    """Return the solution made of ranked candidates: the first is the crystal, the others measure the agreement.
 
-    Without a ``closing`` recipe it stays as it is and never sees them.
+    Parameters
+    ----------
+    data
+        The measurement with all voxels.
+    held
+        Held-out voxels, bool.
+    pool
+        Candidates in the order of `rank_candidates`.
+    effort
+        Work of the search.
+    deadline
+        Time budget; the bootstrap is left out when the time is over.
+    closing
+        Recipe that fits the crystal to all voxels; None leaves the crystal as it is.
     """
     winner = pool.crystal[0]
     free, floor = free_llk(winner, data, held)
@@ -201,7 +241,7 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
     )
 
 
-def _resolution(found: Solution, data: Measurement, bq: ArrayLike | None) -> float:
-    fields = reciprocal(found.finalists, data.n_axes) * data.magnitude_scale
+def _resolution(solution: Solution, data: Measurement, bq: ArrayLike | None) -> float:
+    fields = reciprocal(solution.finalists, data.n_axes) * data.magnitude_scale
     over = shells(tuple(data.magnitude.shape), bq, device=str(data.magnitude.device))
     return resolution(prtf(fields, data.magnitude, over, data.valid))

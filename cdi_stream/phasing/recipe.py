@@ -1,10 +1,15 @@
-"""Recipes: schedules of projections as text, with groups and directives.
+"""Recipes as text: a schedule of projections, read from left to right.
 
-``50*ER+(50*HIO[beta=0.9]+50*ER)*9+100*ER`` is read left to right.  Algorithms are ER, HIO, RAAR and DM.  Directives
-hold from where they stand: ``SW[every=10,after=100,threshold=0.2,relative=max,sigma=1.0]``, ``SW[off]``,
-``SUPPORT[full]``, ``SUPPORT[border]``, ``SUPPORT[fixed]``, ``DETWIN`` (ten cycles of ER in half of the support),
-``AVG[20]`` (mean of the last 20 cycles), ``CLIP[every=10,low=0.5,high=1.5]`` (amplitudes inside the support are kept
-between these multiples of their mean) and ``CLIP[off]``.
+``50*ER+(50*HIO[beta=0.9]+50*ER)*9+100*ER`` means 50 cycles of ER, nine times 50 cycles of HIO and 50 of ER, and 100
+cycles of ER.  The algorithms are ER, HIO, RAAR and DM.  A directive holds from its place on:
+
+- ``SW[every=10,after=100,threshold=0.2,relative=max,sigma=1.0]`` sets shrink-wrap, ``SW[off]`` ends it; see
+  `cdi_stream.phasing.shrink_wrap.ShrinkWrap`.  A recipe begins with ``SW`` and these values.
+- ``SUPPORT[full]``, ``SUPPORT[border]`` and ``SUPPORT[fixed]`` choose how far an update may change the support.
+- ``DETWIN`` runs ten cycles of ER in one half of the support.
+- ``AVG[20]`` makes the mean of the last 20 cycles the result.
+- ``CLIP[every=10,low=0.5,high=1.5]`` keeps the amplitude inside the support between these multiples of its mean,
+  ``CLIP[off]`` ends that.  The word was ``FLAT`` before.
 """
 
 from __future__ import annotations
@@ -17,8 +22,13 @@ from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.steps import AmplitudeClip, Average, Cycles, Detwin, Recipe, Step, SupportMode
 
 MAX_CYCLES = 1_000_000
+"""Largest number of cycles of a recipe, more than any use needs; protects a service against a mistyped number."""
+
 MAX_STEPS = 100_000
+"""Largest number of steps of a recipe with its groups written out; limits the memory that a text can take."""
+
 MAX_DEPTH = 8
+"""Largest depth of groups within groups; limits the recursion that a text can cause."""
 
 NAMED = {
     "wu2021": "50*ER+(50*HIO[beta=0.9]+50*ER)*18+50*HIO[beta=0.9]+100*ER",
@@ -27,9 +37,16 @@ NAMED = {
     "masto2025-reference": "SW[every=20,after=0,threshold=0.3,relative=rms,sigma=1.0]+400*HIO+1000*RAAR+300*ER",
     "masto2025-er": "SW[every=20,after=0,threshold=0.3,relative=rms,sigma=1.0]+SUPPORT[border]+400*ER",
 }
-"""Recipes of the papers: Wu et al. (2021), npj Comput. Mater. 7, 175; Wu et al. (2021), IUCrJ 8, 12; Chan et al.
-(2021), Appl. Phys. Rev. 8, 021407; Masto et al. (2025).  Where a paper gives no threshold it is ours, and
-the second, fixed support of wu2021-2d is left out."""
+"""Recipes of the papers, by name.
+
+- ``wu2021``: Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z.
+- ``wu2021-2d``: Wu et al. (2021), IUCrJ 8, 12, doi:10.1107/S2052252520013780, without its second, fixed support.
+- ``chan2021``: Chan et al. (2021), Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486.
+- ``masto2025-reference`` and ``masto2025-er``: Masto et al. (2025), arXiv:2507.06644, doi:10.48550/arXiv.2507.06644;
+  npj Comput. Mater. (2026), doi:10.1038/s41524-026-02017-w.
+
+Where a paper gives no threshold of the support, the recipe has the default threshold of ``SW``.
+"""
 
 _TOKEN = re.compile(r"\s*(?:(?P<count>[0-9]+)\s*\*\s*)?(?P<name>[A-Z]+)\s*(?:\[(?P<options>[^\[\]]*)\])?\s*")
 _OPEN = re.compile(r"\s*\(")
@@ -39,12 +56,13 @@ _NUMBERS = {int: re.compile(r"[0-9]{1,9}"), float: re.compile(r"[0-9]+(\.[0-9]*)
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Read a recipe, or the name of one.
+    """Return the recipe that a text, or a name of `NAMED`, stands for.
 
     Raises
     ------
     ConfigError
-        If a part cannot be read, or there are more than `MAX_CYCLES` cycles; the part is quoted.
+        If a part of the text cannot be read (the error quotes it), or if the recipe has no cycle or more than
+        `MAX_CYCLES`.
     """
     steps = _Reader(NAMED.get(text.strip(), text)).whole()
     recipe = Recipe(text=text, steps=(ShrinkWrap(), *steps))
@@ -54,24 +72,24 @@ def parse_recipe(text: str) -> Recipe:
 
 
 class _Reader:
-    """Recursive descent over the text."""
+    """Reader of one text, by recursive descent."""
 
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
 
     def whole(self) -> list[Step]:
-        """Read all there is."""
+        """Read the whole text; return its steps."""
         steps = self._terms()
         if self._at < len(self._text):
             raise self._error("'+' or the end")
         return steps
 
     def _terms(self, depth: int = 0) -> list[Step]:
-        found = self._term(depth)
+        steps = self._term(depth)
         while self._take(_PLUS):
-            found += self._term(depth)
-            self._limit(len(found))
-        return found
+            steps += self._term(depth)
+            self._limit(len(steps))
+        return steps
 
     def _term(self, depth: int) -> list[Step]:
         if self._take(_OPEN):
@@ -124,7 +142,7 @@ def _count(digits: str) -> int:
 
 
 def _step(match: re.Match[str]) -> Step:
-    """Read one term; an error says what was expected."""
+    """Return the step that one term stands for; a ValueError says what was expected."""
     count, name, options = match["count"], match["name"], (match["options"] or "").strip()
     if count is None and name in _DIRECTIVES:
         return _DIRECTIVES[name](options)
@@ -181,14 +199,18 @@ _DIRECTIVES = {"SW": _shrink_wrap, "SUPPORT": _support_mode, "DETWIN": _detwin, 
 
 
 def _options(text: str, **defaults: Any) -> dict[str, Any]:
-    """Read ``name=value`` pairs, none twice; values are like their defaults, or one word of a tuple."""
-    found: dict[str, Any] = {}
+    """Return the options of a term by name.
+
+    ``text`` holds ``name=value`` pairs, each name once.  A value has the type of its default; where the default is a
+    tuple, the value is one of its words.
+    """
+    given: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, value = map(str.strip, part.partition("="))
-        if name not in defaults or name in found:
+        if name not in defaults or name in given:
             raise ValueError(f"{', '.join(defaults) or 'nothing'} as name=value, each once, not {_quoted(part)}")
-        found[name] = _value(name, value, defaults[name])
-    return {name: default[0] if isinstance(default, tuple) else default for name, default in defaults.items()} | found
+        given[name] = _value(name, value, defaults[name])
+    return {name: default[0] if isinstance(default, tuple) else default for name, default in defaults.items()} | given
 
 
 def _value(name: str, text: str, default: Any) -> Any:

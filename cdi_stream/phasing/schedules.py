@@ -1,91 +1,144 @@
-"""Schedules of the automatic method, each for a crystal of some extent [voxels]."""
+"""Recipes of the automatic method, each for a crystal with a given mean extent [voxels].
+
+All supports are thresholded against the rms amplitude inside the present support, and blurred by `sigma_for`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cdi_stream.phasing.shrink_wrap import ShrinkWrap
+from cdi_stream.phasing.steps import NO_CLIP, AmplitudeClip, Cycles, Recipe, recipe_of
+from cdi_stream.phasing.tuning import TUNING
+
+_STRONG_CLIP = AmplitudeClip(every=5, low=0.5, high=1.2)
+"""Clip of the first variant."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """How one round of starts is run: support threshold, how even amplitudes are kept, and how large a support may be.
+    """How one round of random starts is run.
 
-    ``margin`` is how much longer than its autocorrelation says the crystal may be, along each axis: that of a
-    strained crystal is narrower than its shape's, that of faint data wider.
+    Parameters
+    ----------
+    threshold
+        Share of the rms amplitude inside the support at which the support ends.
+    clip
+        Limits of the amplitude inside the support; None leaves it free.
+    margin
+        Largest length of the crystal, along each axis, over the length that its autocorrelation gives.  The
+        autocorrelation of a strained crystal is narrower than that of its shape; that of faint data is wider.
     """
 
     threshold: float = 0.3
-    even: str | None = "CLIP[every=5,low=0.5,high=1.2]"
+    clip: AmplitudeClip | None = _STRONG_CLIP
     margin: float = 1.4
 
 
 VARIANTS = (
     Variant(),
-    Variant(even="CLIP[every=10,low=0.5,high=1.2]", margin=1.03),
-    Variant(threshold=0.35, even="CLIP[every=5,low=0.6,high=1.3]", margin=1.03),
-    Variant(even=None, margin=1.03),
-    Variant(threshold=0.25, even="CLIP[every=10,low=0.5,high=1.5]", margin=1.03),
-    Variant(threshold=0.4, even="CLIP[every=5,low=0.8,high=1.2]", margin=1.03),
+    Variant(clip=AmplitudeClip(every=10, low=0.5, high=1.2), margin=1.03),
+    Variant(threshold=0.35, clip=AmplitudeClip(every=5, low=0.6, high=1.3), margin=1.03),
+    Variant(clip=None, margin=1.03),
+    Variant(threshold=0.25, clip=AmplitudeClip(every=10, low=0.5, high=1.5), margin=1.03),
+    Variant(threshold=0.4, clip=AmplitudeClip(every=5, low=0.8, high=1.2), margin=1.03),
 )
-"""Rounds in turn: no one of them finds every crystal."""
-FEW_VOX = 13.0
-"""Extent below which most voxels are so near the surface that a loose support says too little."""
+"""Variants of the rounds of random starts, used in turn: no single variant finds every crystal."""
+
+TIGHT_SIGMA_VOX = 0.5
+"""Blur of the tight supports of small crystals [voxels], whatever their extent."""
+
+_MILD_CLIP = AmplitudeClip(low=0.7, high=1.3)
+"""Clip of the finest grid: mild, so that a crystal with an uneven amplitude is still described."""
 
 
-def explore_recipe(extent: float, how: Variant) -> str:
-    """Schedule of the coarse level; each start ends without the constraint of even amplitudes."""
-    wrap = f"SW[every=10,after=20,threshold={how.threshold},relative=rms,sigma={sigma_for(extent):.2f}]"
-    even = f"{how.even}+" if how.even else ""
-    return f"{wrap}+50*HIO+{even}150*HIO+200*RAAR+40*ER+CLIP[off]+10*ER"
-
-
-def climb_recipe(extent: float) -> str:
-    """Schedule of the levels between."""
-    return f"{_wrap(0.22, extent)}+CLIP[low=0.6,high=1.4]+60*RAAR+20*ER+CLIP[off]+5*ER"
-
-
-def final_recipes(extent: float) -> tuple[str, ...]:
-    """Schedules of the finest level: the loose one, and the tight one if the crystal is of few voxels."""
-    return loose_and_tight(extent) if extent < FEW_VOX else loose_and_tight(extent)[:1]
-
-
-def loose_and_tight(extent: float) -> tuple[str, str]:
-    """Schedules of the finest level, whatever the crystal's size."""
-    return (
-        f"{_wrap(0.2, extent)}+{_EVEN}+60*RAAR+20*ER+CLIP[off]+{_wrap(0.25, extent)}+60*ER",
-        f"{_WRAP.format(0.3, 0.5)}+CLIP[low=0.5,high=1.2]+60*RAAR+20*ER+CLIP[off]+{_WRAP.format(0.25, 0.5)}+60*ER",
+def explore_recipe(extent: float, variant: Variant) -> Recipe:
+    """Return the recipe of the random starts on the coarsest grid; its last cycles do not clip the amplitude."""
+    clip = (variant.clip,) if variant.clip else ()
+    return recipe_of(
+        _wrap(variant.threshold, _sigma(extent), after=20),
+        Cycles("HIO", 50),
+        *clip,
+        Cycles("HIO", 150),
+        Cycles("RAAR", 200),
+        Cycles("ER", 40),
+        NO_CLIP,
+        Cycles("ER", 10),
     )
 
 
-def loose_end(extent: float) -> str:
-    """End of a schedule on the finest level, for a crystal that was found in too tight a support."""
-    return f"{_wrap(0.2, extent)}+{_EVEN}+40*ER+CLIP[off]+30*ER"
-
-
-def settle_recipe(extent: float) -> str:
-    """What makes crystals of different origin alike, if they are, without making others of them."""
-    return f"{_wrap(0.25, extent)}+20*ER"
-
-
-def finish_recipes(extent: float) -> tuple[str, ...]:
-    """What may still make the winner better, as score and held-out voxels decide: another threshold, longer, evener."""
-    return (
-        f"{_wrap(0.25, extent)}+80*ER",
-        f"{_wrap(0.3, extent)}+80*ER",
-        f"{_wrap(0.4, extent)}+80*ER",
-        f"{_wrap(0.3, extent)}+{_EVEN}+40*RAAR+20*ER+CLIP[off]+{_wrap(0.25, extent)}+40*ER",
-        f"{_wrap(0.3, extent)}+200*RAAR+60*ER",
-        f"{_wrap(0.5, extent)}+{_EVEN}+60*RAAR+40*ER+CLIP[off]+40*ER",
+def climb_recipe(extent: float) -> Recipe:
+    """Return the recipe of the grids between the coarsest and the finest."""
+    return recipe_of(
+        _wrap(0.22, _sigma(extent)),
+        AmplitudeClip(low=0.6, high=1.4),
+        Cycles("RAAR", 60),
+        Cycles("ER", 20),
+        NO_CLIP,
+        Cycles("ER", 5),
     )
 
 
-_EVEN = "CLIP[low=0.7,high=1.3]"
-_WRAP = "SW[every=10,after=0,threshold={},relative=rms,sigma={:.2f}]"
+def final_recipes(extent: float) -> tuple[Recipe, ...]:
+    """Return the recipes of the finest grid: one with a loose support, and for a small crystal a tight one too."""
+    return loose_and_tight(extent) if extent < TUNING.small_crystal_vox else loose_and_tight(extent)[:1]
 
 
-def _wrap(threshold: float, extent: float) -> str:
-    return _WRAP.format(threshold, sigma_for(extent))
+def loose_and_tight(extent: float) -> tuple[Recipe, Recipe]:
+    """Return the two recipes of the finest grid, with a loose and with a tight support, for any extent."""
+    loose = _final(_wrap(0.2, _sigma(extent)), _MILD_CLIP, _wrap(0.25, _sigma(extent)))
+    tight = _final(_wrap(0.3, TIGHT_SIGMA_VOX), AmplitudeClip(low=0.5, high=1.2), _wrap(0.25, TIGHT_SIGMA_VOX))
+    return loose, tight
+
+
+def _final(first: ShrinkWrap, clip: AmplitudeClip, last: ShrinkWrap) -> Recipe:
+    return recipe_of(first, clip, Cycles("RAAR", 60), Cycles("ER", 20), NO_CLIP, last, Cycles("ER", 60))
+
+
+def loose_end(extent: float) -> Recipe:
+    """Return the last part of a recipe for a large crystal whose support was tight before."""
+    return recipe_of(_wrap(0.2, _sigma(extent)), _MILD_CLIP, Cycles("ER", 40), NO_CLIP, Cycles("ER", 30))
+
+
+def settle_recipe(extent: float) -> Recipe:
+    """Return the recipe that settles candidates on the coarsest grid before they are compared.
+
+    A few ER cycles, each candidate in its own support, remove differences of their histories.  They change a crystal
+    too little to turn a wrong one into a right one.
+    """
+    return recipe_of(_wrap(0.25, _sigma(extent)), Cycles("ER", 20))
+
+
+def finish_recipes(extent: float) -> tuple[Recipe, ...]:
+    """Return the recipes that are tried on the winner: other thresholds, more cycles, and a clipped amplitude."""
+    sigma = _sigma(extent)
+    return (
+        recipe_of(_wrap(0.25, sigma), Cycles("ER", 80)),
+        recipe_of(_wrap(0.3, sigma), Cycles("ER", 80)),
+        recipe_of(_wrap(0.4, sigma), Cycles("ER", 80)),
+        recipe_of(
+            _wrap(0.3, sigma),
+            _MILD_CLIP,
+            Cycles("RAAR", 40),
+            Cycles("ER", 20),
+            NO_CLIP,
+            _wrap(0.25, sigma),
+            Cycles("ER", 40),
+        ),
+        recipe_of(_wrap(0.3, sigma), Cycles("RAAR", 200), Cycles("ER", 60)),
+        recipe_of(_wrap(0.5, sigma), _MILD_CLIP, Cycles("RAAR", 60), Cycles("ER", 40), NO_CLIP, Cycles("ER", 40)),
+    )
+
+
+def _wrap(threshold: float, sigma_vox: float, after: int = 0) -> ShrinkWrap:
+    return ShrinkWrap(every=10, after=after, threshold=threshold, relative="rms", sigma_vox=sigma_vox)
+
+
+def _sigma(extent: float) -> float:
+    """Return `sigma_for` in steps of 0.01 voxels, as recipes print it."""
+    return round(sigma_for(extent), 2)
 
 
 def sigma_for(extent: float) -> float:
-    """Blur of the support updates [voxels] for a crystal of this extent: 0.6 at 9 voxels, 1 at 25."""
+    """Return the blur of the support updates [voxels] for a crystal of this extent: 0.6 at 9 voxels, 1 at 25."""
     return float(min(max(0.2 * extent**0.5, 0.4), 2.5))

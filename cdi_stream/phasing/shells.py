@@ -1,4 +1,4 @@
-"""Shells of constant |q - Q0| and the curves over them, each with its equation and source.
+"""Shells of constant |q - Q0|, and curves over these shells, each with its equation and source.
 
 Magnitudes are sqrt(counts), ``(*shape)`` of two or three axes, in Fourier order (origin at voxel 0).
 """
@@ -21,32 +21,32 @@ from cdi_stream.phasing.measures import fitted_scale
 class Shells:
     """Shells of equal width in |q - Q0|, out to the corners of the array.
 
-    ``label (*shape)`` is each voxel's shell, in Fourier order; ``q (n_shells,)`` the mean |q - Q0| of its voxels
-    (NaN for a shell without any).
+    ``label (*shape)`` is the number of the shell of each voxel, in Fourier order; ``q (n_shells,)`` is the mean
+    |q - Q0| of the voxels of each shell, NaN for a shell without voxels.
     """
 
     label: Tensor
     q: Tensor
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over each shell, ``(n_shells,)``."""
+        """Return the sum of the values over each shell, ``(n_shells,)``."""
         return torch.bincount(self.label.flatten(), values.flatten().double(), minlength=len(self.q))
 
     def mean(self, values: Tensor, where: Tensor) -> Tensor:
-        """Mean over those voxels of each shell that are in ``where``, ``(n_shells,)``; NaN without any."""
+        """Return the mean over the voxels of each shell that are true in ``where``, ``(n_shells,)``; NaN if none is."""
         return self.total(torch.where(where, values, 0)) / self.total(where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """``value (n_shells,)`` against ``q (n_shells,)``."""
+    """A curve over shells: ``value (n_shells,)`` against ``q (n_shells,)``."""
 
     q: Tensor
     value: Tensor
 
 
 def radial_q(shape: Sequence[int], bq: ArrayLike | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """|q - Q0| = |B_q (i - N//2)| of every voxel, ``(*shape)`` float64 in Fourier order.
+    """Return |q - Q0| = |B_q (i - N//2)| of every voxel, ``(*shape)`` float64, in Fourier order.
 
     ``bq`` has the steps along the array's axes as columns, ``(3, n_axes)`` [1/m]; without it the steps are
     2 pi / N, that is q in radians per voxel of the crystal.
@@ -60,20 +60,24 @@ def radial_q(shape: Sequence[int], bq: ArrayLike | None = None, device: torch.de
 def shells(
     shape: Sequence[int], bq: ArrayLike | None = None, n_shells: int | None = None, device: torch.device | str = "cpu"
 ) -> Shells:
-    """Divide an array into shells of `radial_q` (same arguments); None is half as many as its longest axis."""
+    """Return shells of equal width in `radial_q`, which takes the same arguments.
+
+    By default there are half as many shells as the longest axis has voxels.
+    """
     n_shells = n_shells or (max(shape) + 1) // 2
     q = radial_q(shape, bq, device)
     label = (q * (n_shells / q.max().clamp_min(1e-30))).long().clamp_max(n_shells - 1)
-    found = Shells(label=label, q=torch.zeros(n_shells, device=device))
-    return Shells(label=label, q=found.mean(q, torch.ones_like(label, dtype=torch.bool)))
+    unlabelled = Shells(label=label, q=torch.zeros(n_shells, device=device))
+    return Shells(label=label, q=unlabelled.mean(q, torch.ones_like(label, dtype=torch.bool)))
 
 
 def prtf(fields: Tensor, magnitude: Tensor, over: Shells, valid: Tensor | None = None) -> Curve:
-    """Phase retrieval transfer function: shell mean of s |mean over runs of F| / sqrt I.
+    """Return the phase retrieval transfer function: the mean over each shell of s |mean over runs of F| / sqrt I.
 
-    ``fields (runs, *shape)`` are those of aligned crystals, in Fourier order; the scale s fits the runs' mean
-    magnitude.  One means that every run found the same phase, and the data's magnitude.  Voxels without counts
-    are left out.  Chapman et al. (2006), J. Opt. Soc. Am. A 23, 1179, doi:10.1364/JOSAA.23.001179.
+    ``fields (runs, *shape)`` are the Fourier transforms of aligned crystals, in Fourier order; the scale s fits the
+    mean magnitude of the runs.  A value of 1 means that all runs have the same phase and the measured magnitude.
+    Voxels without counts are left out.  Chapman et al. (2006), J. Opt. Soc. Am. A 23, 1179,
+    doi:10.1364/JOSAA.23.001179.
     """
     scale = fitted_scale(fields.abs().mean(0), magnitude, valid)
     where = magnitude > 0 if valid is None else valid & (magnitude > 0)
@@ -82,19 +86,19 @@ def prtf(fields: Tensor, magnitude: Tensor, over: Shells, valid: Tensor | None =
 
 
 def fsw(field: Tensor, over: Shells) -> Curve:
-    """Fourier spectral weight: |F| summed over shells of constant |q - Q0|, Fourier order.
+    """Return the Fourier spectral weight: |F| summed over each shell.
 
-    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z: "integrating the reconstructed
-    diffraction amplitude", which is a sum, not a mean; it grows with the shell's volume.
+    Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z: The paper integrates the
+    diffraction amplitude, so this is a sum, not a mean, and grows with the volume of the shell.
     """
     return Curve(q=over.q, value=over.total(field.abs()))
 
 
 def resolution(curve: Curve, level: float = 1 / math.e) -> float:
-    """2 pi / q where the curve first falls below ``level``, between shells by a straight line.
+    """Return the resolution: 2 pi / q where the curve first falls below ``level``, by linear interpolation.
 
-    In metres for q in 1/m, in voxels for q in radians per voxel.  Infinite if the innermost shell is below
-    already; 2 pi / the outermost q if none is.
+    In metres for q in 1/m, in voxels for q in radians per voxel.  Infinite if the innermost shell is below the level;
+    2 pi over the outermost q if no shell is.
     """
     known = torch.isfinite(curve.value)
     q, value = curve.q[known].cpu().numpy(), curve.value[known].cpu().numpy()

@@ -1,8 +1,9 @@
-"""Supports: shrink-wrap on batches, its cautious form that only moves the border, and where to begin.
+"""Supports of batches of crystals: shrink-wrap, its cautious form that changes the border only, and first supports.
 
-Marchesini et al. (2003), Phys. Rev. B 68, 140101, doi:10.1103/PhysRevB.68.140101.  Moving only the border keeps
-strained crystals, whose amplitude dips inside, from being eaten (Masto et al. 2025).  Arrays are in Fourier order;
-batches are ``(starts, *shape)``.
+Shrink-wrap: Marchesini et al. (2003), Phys. Rev. B 68, 140101, doi:10.1103/PhysRevB.68.140101.  The amplitude of a
+strained crystal may be low inside; an update of the border alone keeps these voxels in the support:
+Masto et al. (2025), arXiv:2507.06644, doi:10.48550/arXiv.2507.06644.  Arrays are in Fourier order, batches are
+``(starts, *shape)``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from cdi_stream.phasing.shrink_wrap import Mode, Relative, ShrinkWrap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes a support may have, as shares of the array; ``outer`` is a region it never leaves (Wu et al. 2021b)."""
+    """Limits of a support.
+
+    ``smallest`` and ``largest`` are its sizes as shares of the array.  ``outer``, bool ``(*shape)``, is a region that
+    it never leaves, as in Wu et al. (2021), IUCrJ 8, 12, doi:10.1107/S2052252520013780; None for no such region.
+    """
 
     smallest: float = 0.0
     largest: float = 1.0
@@ -27,7 +32,7 @@ class Limits:
 
 
 def smooth(amplitude: Tensor, sigma_vox: float, n_axes: int | None = None) -> Tensor:
-    """Gaussian blur over the last ``n_axes`` (all) axes, with periodic edges."""
+    """Return the amplitude, blurred by a Gaussian over its last ``n_axes`` (all) axes; edges are periodic."""
     n_axes = n_axes or amplitude.ndim
     axes, shape = tuple(range(-n_axes, 0)), tuple(amplitude.shape[-n_axes:])
     window = _gaussian(shape, sigma_vox, str(amplitude.device)).to(amplitude.dtype)
@@ -36,7 +41,7 @@ def smooth(amplitude: Tensor, sigma_vox: float, n_axes: int | None = None) -> Te
 
 @lru_cache(maxsize=16)
 def _gaussian(shape: tuple[int, ...], sigma_vox: float, device: str) -> Tensor:
-    """Transform of a Gaussian on the half spectrum."""
+    """Return the transform of a Gaussian on the half spectrum of ``rfftn``."""
     window = torch.ones((), device=device)
     for axis, n in enumerate(shape):
         frequency = (torch.fft.rfftfreq if axis == len(shape) - 1 else torch.fft.fftfreq)(n, device=device)
@@ -48,9 +53,9 @@ def _gaussian(shape: tuple[int, ...], sigma_vox: float, device: str) -> Tensor:
 def threshold_support(
     amplitude: Tensor, threshold: float, sigma_vox: float, relative: Relative = "max", within: Tensor | None = None
 ) -> Tensor:
-    """True where the blurred amplitude of a batch exceeds ``threshold`` of its maximum.
+    """Return where the blurred amplitude of a batch exceeds ``threshold`` times its reference amplitude.
 
-    Or of its mean or rms over ``within``, the old support.
+    The reference is the maximum of the array, or the mean or rms over the present support ``within``.
     """
     blurred = smooth(amplitude, sigma_vox, amplitude.ndim - 1)
     return blurred > threshold * _level(blurred, relative, within)
@@ -61,7 +66,7 @@ def _level(blurred: Tensor, relative: Relative, within: Tensor | None) -> Tensor
     if relative == "max":
         return blurred.amax(axes, keepdim=True)
     if within is None:
-        raise ValueError(f"a threshold relative to the {relative} needs the old support")
+        raise ValueError(f"support: expected the present support for a threshold relative to the {relative}, got none")
     count = within.sum(axes, keepdim=True).clamp_min(1)
     if relative == "mean":
         return (blurred * within).sum(axes, keepdim=True) / count
@@ -69,7 +74,10 @@ def _level(blurred: Tensor, relative: Relative, within: Tensor | None) -> Tensor
 
 
 def grow(support: Tensor, n_vox: int = 1, n_axes: int | None = None) -> Tensor:
-    """Dilate by ``n_vox`` steps along the last ``n_axes`` (all) axes, periodic; a diagonal is two steps."""
+    """Return supports dilated by ``n_vox`` steps along the last ``n_axes`` (all) axes; a diagonal takes two steps.
+
+    Edges are periodic.
+    """
     for _ in range(n_vox):
         grown = support
         for axis in range(-(n_axes or support.ndim), 0):
@@ -79,9 +87,9 @@ def grow(support: Tensor, n_vox: int = 1, n_axes: int | None = None) -> Tensor:
 
 
 def restrict_to_border(support: Tensor, proposed: Tensor, n_vox: int = 1) -> Tensor:
-    """Let a batch of supports become ``proposed`` within ``n_vox`` of its border only.
+    """Return the proposed supports within ``n_vox`` of the border of the present supports, and these elsewhere.
 
-    Cores stay, far voxels never join.
+    Voxels deeper inside stay in the support; voxels farther outside stay out of it.
     """
     n_axes = support.ndim - 1
     outer = grow(support, n_vox, n_axes)
@@ -90,9 +98,10 @@ def restrict_to_border(support: Tensor, proposed: Tensor, n_vox: int = 1) -> Ten
 
 
 def update_support(support: Tensor, crystal: Tensor, how: ShrinkWrap, mode: Mode, limits: Limits) -> Tensor:
-    """Next supports of a batch.
+    """Return the next supports of a batch.
 
-    One that would grow too large keeps its brightest voxels; one that would vanish or become too small stays.
+    A support that would grow above its limit keeps its brightest voxels; a support that would become too small stays
+    as it is.
     """
     blurred = smooth(crystal.abs(), how.sigma_vox, crystal.ndim - 1)
     proposed = blurred > how.threshold * _level(blurred, how.relative, support)
@@ -108,20 +117,20 @@ def update_support(support: Tensor, crystal: Tensor, how: ShrinkWrap, mode: Mode
 
 
 def _brightest_voxels(amplitude: Tensor, n: int) -> Tensor:
-    """The ``n`` largest voxels or so."""
+    """Return the ``n`` voxels with the largest amplitude; voxels of equal amplitude may make it fewer."""
     return amplitude > torch.kthvalue(amplitude.flatten(), amplitude.numel() - n).values
 
 
 def box_support(shape: tuple[int, ...], share: float = 0.5) -> Tensor:
-    """Box of this share of the array along each axis, about the origin."""
+    """Return the box about the origin that takes ``share`` of the array along each axis, in Fourier order."""
     sides = [torch.fft.fftfreq(n).abs() <= share / 2 + 1e-6 for n in shape]
     return torch.stack(torch.meshgrid(*sides, indexing="ij")).all(0)
 
 
 def halves(support: Tensor) -> Tensor:
-    """One half of each support of a batch along the first axis: what breaks the tie between a crystal and its twin.
+    """Return one half of each support of a batch, cut along the first axis; `Detwin` uses it.
 
-    Cut through the support's own middle, wherever it lies; the array is periodic.
+    The cut goes through the middle of the support, wherever it lies in the periodic array.
     """
     n = support.shape[1]
     turn = torch.exp(2j * torch.pi * torch.arange(n, device=support.device) / n)

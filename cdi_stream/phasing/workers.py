@@ -1,7 +1,7 @@
-"""Independent starts side by side: one thread each, with one-threaded transforms.
+"""Independent starts in parallel: one thread per start, with transforms that use one thread.
 
-Small transforms split among threads wait for one another at every step; on a busy machine that costs ten times the
-work itself.
+Transforms of small arrays that are split among threads wait for one another at every step; on a busy machine the
+waiting takes ten times as long as the work.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _CALLERS: ContextVar[int | None] = ContextVar("callers", default=None)
 
 
 def n_callers() -> int:
-    """How many may work side by side: torch's threads, or inside `one_thread_each` what they were before."""
+    """Return how many threads may work at the same time: torch's number of threads, outside of `one_thread_each`."""
     return _CALLERS.get() or torch.get_num_threads()
 
 
 @contextmanager
 def one_thread_each() -> Iterator[int]:
-    """Let torch use one thread a caller; yields how many callers there should be."""
+    """Let torch use one thread per calling thread; yield the number of threads that should call it."""
     n_parallel, n_threads = n_callers(), torch.get_num_threads()
     token = _CALLERS.set(n_parallel)
     torch.set_num_threads(1)
@@ -40,16 +40,17 @@ def one_thread_each() -> Iterator[int]:
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Do ``work`` on every item, as many at a time as torch has threads; results are in the order of the items.
+    """Return ``work`` of every item, in the order of the items; as many run at a time as torch has threads.
 
-    The caller does its part: what may only be called from its own thread is called often enough.  The first exception
-    reaches it; what has not begun by then never does.
+    The calling thread does its share of the items, so that functions which only it may call, such as the question of a
+    deadline, are called regularly.  The first exception is raised in the calling thread; items that have not started by
+    then are dropped.
     """
     with one_thread_each() as n_threads, ThreadPoolExecutor(max(1, n_threads - 1)) as pool:
-        begun = [None if k % n_threads == 0 else pool.submit(work, item) for k, item in enumerate(items)]
+        futures = [None if k % n_threads == 0 else pool.submit(work, item) for k, item in enumerate(items)]
         try:
-            own = [work(item) for item, future in zip(items, begun, strict=True) if future is None]
-            return [own.pop(0) if future is None else future.result() for future in begun]
+            own = [work(item) for item, future in zip(items, futures, strict=True) if future is None]
+            return [own.pop(0) if future is None else future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

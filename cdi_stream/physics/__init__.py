@@ -1,1 +1,1 @@
-"""From a complex crystal to physics: strain, displacement, lattice spacing, surface, facets."""
+"""Physics of a complex crystal: displacement, strain, lattice spacing, surface and facets."""

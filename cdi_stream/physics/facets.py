@@ -1,4 +1,4 @@
-"""Facets: the flat parts of a crystal's surface, each with its own numbers."""
+"""Facets, the flat parts of the surface of a crystal: area, normal, strain and displacement of each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,20 @@ from cdi_stream.physics.surface import Surface, Triangles, unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facet:
-    """A flat part of the surface.  Means are weighted by area; NaN where nothing is known.
+    """A flat part of the surface; means are weighted by area, and are NaN if no value is known.
 
-    ``normal`` is outward in lab axes (x, y, z), ``triangles`` are indices into the surface's, ``area_m2`` is that
-    of the flat part, without the rounded edges.  ``strain_spread`` is the standard deviation.
+    Parameters
+    ----------
+    normal
+        Outward unit normal in lab axes (x, y, z), ``(3,)``.
+    area_m2
+        Area of the flat part, without rounded edges [m^2].
+    strain, strain_spread
+        Mean and standard deviation of the strain along Q.
+    displacement_m
+        Mean displacement along Q [m].
+    triangles
+        Indices of its triangles in the surface.
     """
 
     normal: Floats
@@ -34,25 +44,26 @@ class Facet:
 def facets_of(surface: Surface, tolerance_deg: float = 10.0, least_share: float = 0.02) -> tuple[Facet, ...]:
     """Return the facets of a surface, the largest first.
 
-    Triangles whose normals lie within ``tolerance_deg`` of the direction that has most area around it are cut into
-    connected pieces; pieces of at least ``least_share`` of the surface are facets; and again with those left.  A
-    sphere has no facets as long as a cap of that half angle is smaller: (1 - cos tolerance)/2 < least_share.
+    Triangles whose normals lie within ``tolerance_deg`` of the direction with most area are taken and divided into
+    connected pieces.  Pieces with at least ``least_share`` of the whole area are facets.  This is repeated with the
+    triangles that remain.  A sphere has no facets if a cap with that half angle is smaller than a facet:
+    (1 - cos tolerance) / 2 < least_share.
     """
     normals = unit(surface.normals[surface.triangles].sum(axis=1))
     area = np.linalg.norm(surface.area_vectors_m2, axis=1)
     least, cosine = least_share * area.sum(), float(np.cos(np.deg2rad(tolerance_deg)))
-    found: list[Facet] = []
+    facets: list[Facet] = []
     free = np.ones(len(area), dtype=bool)
     while True:
         near = free & (normals @ _densest(normals, area * free, cosine) > cosine)
         if area[near].sum() < least or not near.any():
-            return tuple(sorted(found, key=lambda facet: -facet.area_m2))
-        found += [_facet(surface, piece) for piece in _pieces(surface.triangles, near) if area[piece].sum() >= least]
+            return tuple(sorted(facets, key=lambda facet: -facet.area_m2))
+        facets += [_facet(surface, piece) for piece in _pieces(surface.triangles, near) if area[piece].sum() >= least]
         free &= ~near
 
 
 def _densest(normals: Floats, area: Floats, cosine: float, n_shifts: int = 10) -> Floats:
-    """Direction about which most area lies: the best of a grid, moved to the mean of what is near it."""
+    """Return the direction with most area around it: the best of a grid, moved to the mean of the normals near it."""
     directions = _directions()
     within = (normals @ directions.T > cosine).T @ area
     best = directions[np.argmax(within)]
@@ -63,7 +74,7 @@ def _densest(normals: Floats, area: Floats, cosine: float, n_shifts: int = 10) -
 
 @lru_cache(maxsize=1)
 def _directions(n: int = 800) -> Floats:
-    """Unit vectors spread evenly over the sphere on a Fibonacci spiral, ``(n, 3)``."""
+    """Return ``n`` unit vectors, evenly spread over the sphere on a Fibonacci spiral, ``(n, 3)``."""
     z = 1 - (2 * np.arange(n) + 1) / n
     turn = np.pi * (1 + 5**0.5) * np.arange(n)
     radius = np.sqrt(1 - z**2)
@@ -71,7 +82,7 @@ def _directions(n: int = 800) -> Floats:
 
 
 def _pieces(triangles: Triangles, chosen: NDArray[np.bool_]) -> Iterator[NDArray[np.intp]]:
-    """Indices of the chosen triangles, for each set of them that hangs together."""
+    """Yield the indices of the chosen triangles of each connected piece."""
     index = np.flatnonzero(chosen)
     a, b, c = triangles[index].T
     edges = (np.ones(2 * len(index)), (np.concatenate((a, b)), np.concatenate((b, c))))
@@ -97,7 +108,7 @@ def _facet(surface: Surface, piece: NDArray[np.intp]) -> Facet:
 
 
 def _moments(values: Floats, weight: Floats) -> tuple[float, float]:
-    """Weighted mean and standard deviation of what is known."""
+    """Return the weighted mean and standard deviation of the finite values; NaN if there is none."""
     weight = weight * np.isfinite(values)
     if not weight.any():
         return np.nan, np.nan

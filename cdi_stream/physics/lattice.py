@@ -1,4 +1,4 @@
-"""The lattice of a crystal as maps: displacement, strain and spacing along Q."""
+"""Maps of the crystal lattice along Q: displacement, strain and spacing of the lattice planes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from cdi_stream.physics.strain import Complex, Mask, remove_phase_ramp, signific
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lattice:
-    """Maps of a crystal on its own voxels, counted from its mean lattice; NaN where ``is_significant`` is false.
+    """Maps on the voxels of a crystal, relative to its mean lattice; NaN where ``is_significant`` is false.
 
     Parameters
     ----------
     density
-        The crystal less the ramp and the offset of its phase, the shape of ``affine``; zero outside its support.
+        The crystal without the ramp and the offset of its phase, ``(*shape)``; zero outside its support.
     is_significant
-        Where its amplitude is large enough for a phase, see `solid`.
+        Voxels whose amplitude is large enough for their phase to mean something, see `significant_voxels`.
     affine
-        Map of its diffraction; ``affine.q0`` is the mean Q, ``(3,)`` [1/m], lab axes (x, y, z).
+        Map from voxels to lab coordinates; ``affine.q0`` is the mean Q, ``(3,)`` [1/m], lab axes (x, y, z).
     delta_q
-        What the mean Q is off the measured map's Q0, ``(3,)`` [1/m].
+        Difference of the mean Q to the Q0 of the measurement, ``(3,)`` [1/m].
     displacement_m
-        Displacement u along Q = phase/|Q| [m], its mean zero.
+        Displacement u along Q, phase / |Q| [m]; its mean is zero.
     strain
-        Qhat.grad(u), positive where the lattice is wider than its mean.
+        Strain along Q, Qhat.grad(u); positive where the lattice is wider than its mean.
     """
 
     density: Complex
@@ -42,33 +42,33 @@ class Lattice:
 
     @property
     def voxel_m(self) -> Floats:
-        """Lengths of a voxel's edges along the array axes, ``(3,)``."""
+        """Lengths of the edges of a voxel along the array axes, ``(3,)`` [m]."""
         return np.linalg.norm(self.affine.br, axis=0)
 
     @property
     def mean_spacing_m(self) -> float:
-        """Mean spacing of the lattice planes, d = 2 pi/|Q|."""
+        """Mean spacing of the lattice planes, d = 2 pi / |Q| [m]."""
         return 2 * np.pi / float(np.linalg.norm(self.affine.q0))
 
     @property
     def spacing_m(self) -> Floats:
-        """Spacing of the lattice planes at each voxel, d = 2 pi/|Q| (1 + strain)."""
+        """Spacing of the lattice planes at each voxel, d = 2 pi / |Q| (1 + strain) [m]."""
         return self.mean_spacing_m * (1 + self.strain)
 
 
 def lattice_of(crystal: Crystal) -> Lattice:
-    """Return the lattice of a crystal in any coordinates, on the crystal's own voxels.
+    """Return the lattice maps of a crystal, on the voxels of the crystal.
 
-    Nothing is resampled: B_r brings all to lab axes.  Where a map on an orthogonal grid is wanted, resample the
-    complex crystal before.
+    The voxels may be in any coordinates: B_r converts to lab axes, and no array is resampled.  For maps on an
+    orthogonal grid, resample the complex crystal before.
 
     Raises
     ------
     GeometryError
-        If Q0 is zero: without a Bragg peak a phase says nothing of a lattice.
+        If Q0 is zero: without a Bragg peak the phase does not describe a lattice.
     """
     if not crystal.affine.q0.any():
-        raise GeometryError("strain: expected the Q of a Bragg peak, got Q0 = 0; take a crystal with its geometry")
+        raise GeometryError("lattice: expected the Q0 of a Bragg peak, got Q0 = 0; give a crystal with its geometry")
     is_significant = significant_voxels(crystal.density, crystal.support)
     density, affine = remove_phase_ramp(crystal.density, is_significant, crystal.affine)
     return Lattice(
@@ -82,11 +82,12 @@ def lattice_of(crystal: Crystal) -> Lattice:
 
 
 def displacement(density: Complex, support: Mask, affine: AffineMap) -> Floats:
-    """Displacement along Q = unwrapped phase/|Q| [m], counted from its mean; NaN outside the support.
+    """Return the displacement along Q, unwrapped phase / |Q| [m], relative to its mean; NaN outside the support.
 
-    Unwrapped by sorting bonds by reliability (Herraez et al. 2002, doi:10.1364/AO.41.007437; scikit-image), within
-    the support only.  Parts that do not touch are off by any multiple of 2 pi/|Q|, and about a dislocation no
-    choice is right: there trust the strain, which needs no unwrapping.  The mean is weighted with |rho|^2.
+    The phase is unwrapped inside the support, in the order of the reliability of neighbouring voxels: Herraez et al.
+    (2002), Appl. Opt. 41, 7437, doi:10.1364/AO.41.007437, in scikit-image.  Between parts of the support that do not
+    touch, the displacement is ambiguous by multiples of 2 pi / |Q|.  Around a dislocation no unwrapped phase is right;
+    use the strain there, which needs no unwrapping.  The mean is weighted with |rho|^2.
     """
     if not support.any():
         return np.full(density.shape, np.nan)

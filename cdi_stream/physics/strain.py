@@ -1,7 +1,7 @@
-"""Strain of a complex crystal from its neighbours' phases, with nothing unwrapped.
+"""Strain of a complex crystal, from the phase differences of neighbouring voxels, without phase unwrapping.
 
-Sign convention of `cdi_stream.numerics.fourier`: phase = +Q.u for fourier_sign +1.  A crystal on any grid will do,
-skewed or left-handed: gradients along the array's axes become gradients in lab axes through B_r.
+Sign convention of `cdi_stream.numerics.fourier`: phase = +Q.u for fourier_sign +1.  The grid of the crystal may be
+skewed or left-handed: B_r converts gradients along the axes of the array to gradients in lab axes.
 """
 
 from __future__ import annotations
@@ -20,26 +20,30 @@ Mask = NDArray[np.bool_]
 
 
 def typical_amplitude(amplitude: Floats) -> float:
-    """Return sum a^2 / sum a, which neither a loose support lowers nor a bright voxel raises; 0 if all is empty."""
+    """Return the typical amplitude inside the crystal, sum a^2 / sum a; 0 for an empty crystal.
+
+    Empty voxels of a loose support do not lower it, and a single bright voxel hardly raises it.
+    """
     return float((amplitude**2).sum() / max(float(amplitude.sum()), 1e-30))
 
 
 def significant_voxels(density: Complex, support: Mask, share: float = 0.5) -> Mask:
-    """Where there is crystal: in the support, amplitude above ``share`` of the typical.
+    """Return where the phase means something: in the support, amplitude above ``share`` of `typical_amplitude`.
 
-    A support is often loose, and phases of all but empty voxels are noise that would pass for large strains.
+    A support is often loose.  The phase of a nearly empty voxel is noise, which would look like a large strain.
     """
     amplitude = np.abs(density) * support
     return amplitude > share * typical_amplitude(amplitude)
 
 
 def phase_gradient(density: Complex, support: Mask) -> Floats:
-    """Change of phase from voxel to voxel along each array axis, ``(n_axes, *shape)`` [rad].
+    """Return the change of the phase from voxel to voxel along each array axis, ``(n_axes, *shape)`` [rad].
 
-    The mean over the bonds to neighbours within the support: two inside it, one at its border, where the value is
-    that half a voxel further in; a voxel without a bond is as those about it.  NaN outside the support, and within
-    if nothing near has a bond.  A bond's turn is taken within half a turn of the crystal's mean, so that steep ramps
-    do no harm.
+    The value of a voxel is the mean of the phase differences to its neighbours along the axis: two inside the
+    support, one at its border (where the value belongs to a point half a voxel further inside).  A voxel of the support
+    without such neighbours gets the mean of the 3x3x3 voxels about it.  NaN outside the support, and where these have
+    no neighbours either.  Each difference is taken within pi of the mean difference of the crystal, so a steep phase
+    ramp is correct.
     """
     gradient = np.full((density.ndim, *density.shape), np.nan)
     box = _box(support)
@@ -49,11 +53,11 @@ def phase_gradient(density: Complex, support: Mask) -> Floats:
 
 
 def remove_phase_ramp(density: Complex, support: Mask, affine: AffineMap) -> tuple[Complex, AffineMap]:
-    """Remove the ramp and the offset of the phase; the ramp goes into Q0 of the map that is returned.
+    """Return the crystal without the ramp and the offset of its phase, and the map with Q0 shifted by the ramp.
 
-    Weighted with |rho|^2 the mean of the phase's gradient is the centroid of the diffraction, whatever the range of
-    the phase: the new Q0 is where the crystal diffracts, its mean spacing is 2 pi/|Q0|, and Q0 less the old one
-    [1/m] is the shift that was removed.  An empty crystal is returned as it came.
+    The mean gradient of the phase, weighted with |rho|^2, is the centroid of the diffraction for any range of the
+    phase.  The new Q0 is therefore the mean Q of the crystal: its mean lattice spacing is 2 pi / |Q0|.  The difference
+    to the Q0 before [1/m] is the ramp.  An empty crystal is returned unchanged.
     """
     weight = np.abs(density) ** 2 * support
     if not weight.any():
@@ -71,9 +75,9 @@ def remove_phase_ramp(density: Complex, support: Mask, affine: AffineMap) -> tup
 
 
 def strain(density: Complex, support: Mask, affine: AffineMap) -> Floats:
-    """Strain along Q relative to the lattice of Q0: Qhat.grad(phase)/|Q|, the array's shape; NaN outside the support.
+    """Return the strain along Q, relative to the lattice spacing 2 pi / |Q0|, ``(*shape)``; NaN outside the support.
 
-    Positive where the lattice is wider than 2 pi/|Q0|.
+    Qhat.grad(phase) / |Q|; positive where the lattice is wider than 2 pi / |Q0|.
     """
     along_q = np.linalg.solve(affine.br, affine.q0) / (affine.q0 @ affine.q0)
     return affine.fourier_sign * np.tensordot(along_q, phase_gradient(density, support), axes=1)
@@ -97,13 +101,13 @@ def _gradient_along(axis: int, density: Complex, support: Mask) -> Floats:
 
 
 def _mean(values: Floats, weight: Floats) -> float:
-    """Weighted mean of what is known; 0 if nothing is."""
+    """Return the weighted mean of the finite values; 0 if there is none."""
     weight = weight * np.isfinite(values)
     return float((np.nan_to_num(values) * weight).sum() / max(weight.sum(), 1e-300))
 
 
 def _box(support: Mask) -> tuple[slice, ...]:
-    """Smallest box that holds the support."""
+    """Return the smallest box that contains the support, as slices."""
     index = np.argwhere(support)
     if not len(index):
         return (slice(0, 0),) * support.ndim

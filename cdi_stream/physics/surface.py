@@ -1,4 +1,4 @@
-"""The surface of a crystal as a triangle mesh in lab metres, with the strain just beneath it."""
+"""Surface of a crystal: a triangle mesh in lab coordinates [m], with the strain just beneath it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Triangles = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surface:
-    """A closed mesh; r = 0 is the origin voxel N//2 of the crystal's array.
+    """A closed triangle mesh; r = 0 is the origin voxel N//2 of the array of the crystal.
 
     Parameters
     ----------
     vertices_m
-        Lab positions (x, y, z), ``(n, 3)`` [m].
+        Lab positions (x, y, z) of the vertices, ``(n, 3)`` [m].
     triangles
-        Vertices of each triangle, ``(m, 3)``; counter-clockwise seen from outside.
+        Indices of the vertices of each triangle, ``(m, 3)``; counter-clockwise seen from outside.
     normals
         Outward unit normals at the vertices, ``(n, 3)``.
     strain, displacement_m
-        Just inside the surface at each vertex, ``(n,)``; NaN where nothing is known.
+        Strain and displacement [m] along Q just inside the surface at each vertex, ``(n,)``; NaN if not known.
     """
 
     vertices_m: Floats
@@ -41,38 +41,49 @@ class Surface:
 
     @property
     def area_vectors_m2(self) -> Floats:
-        """Outward normal times area of each triangle, ``(m, 3)``."""
+        """Outward normal times area of each triangle, ``(m, 3)`` [m^2]."""
         return _area_vectors(self.vertices_m, self.triangles)
 
     @property
     def area_m2(self) -> float:
-        """Area of the whole surface."""
+        """Area of the whole surface [m^2]."""
         return float(np.linalg.norm(self.area_vectors_m2, axis=1).sum())
 
     @property
     def volume_m3(self) -> float:
-        """Enclosed volume, by Gauss's theorem: positive since the normals point outwards."""
+        """Volume inside the surface [m^3], by Gauss's theorem."""
         return float((self.vertices_m[self.triangles].mean(axis=1) * self.area_vectors_m2).sum() / 3)
 
 
 def surface_of(lattice: Lattice, share: float = 0.5, blur_vox: float = 1.0, depth_vox: float = 1.0) -> Surface:
-    """Return the surface where the amplitude falls to ``share`` of the typical.
+    """Return the surface of a crystal, where its amplitude falls to ``share`` of `typical_amplitude`.
 
-    Marching cubes (Lewiner et al. 2003, doi:10.1080/10867651.2003.10487582; scikit-image) after a blur of
-    ``blur_vox`` voxels, without which normals follow the voxels' steps.  Strain and displacement are read
-    ``depth_vox`` beneath.
+    By marching cubes: Lewiner et al. (2003), J. Graph. Tools 8, 1, doi:10.1080/10867651.2003.10487582, in scikit-image.
+
+    Parameters
+    ----------
+    lattice
+        Maps of the crystal.
+    share
+        Amplitude at the surface, relative to the typical amplitude.
+    blur_vox
+        Standard deviation of the blur before [voxels]; without it the normals follow the steps of the voxels.
+    depth_vox
+        Depth beneath the surface at which strain and displacement are read [voxels].
 
     Raises
     ------
     CurveError
-        If nothing reaches that amplitude.
+        If no voxel reaches that amplitude.
     """
     amplitude = np.abs(lattice.density).astype(float)
     level = share * typical_amplitude(amplitude)
     margin = 2 + int(2 * blur_vox)  # empty voxels that close the mesh of a crystal at the edge of its array
     blurred = gaussian_filter(np.pad(amplitude, margin), blur_vox, mode="constant")
     if not blurred.max() > level:
-        raise CurveError(f"surface: expected amplitudes above {share} of the typical, got none; check the support")
+        raise CurveError(
+            f"surface: expected amplitudes above {share} of the typical amplitude, got none; check the support"
+        )
     index, triangles, _, _ = marching_cubes(blurred, level)
     affine = lattice.affine
     vertices = (index - margin - np.array(affine.shape) // 2) @ affine.br.T
@@ -90,7 +101,7 @@ def surface_of(lattice: Lattice, share: float = 0.5, blur_vox: float = 1.0, dept
 
 
 def unit(vectors: Floats) -> Floats:
-    """Vectors ``(..., 3)`` scaled to length 1; zero stays zero."""
+    """Return vectors ``(..., 3)`` scaled to length 1; zero vectors stay zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
@@ -101,14 +112,14 @@ def _area_vectors(vertices: Floats, triangles: Triangles) -> Floats:
 
 
 def _vertex_normals(vertices: Floats, triangles: Triangles) -> Floats:
-    """Mean normal of the triangles about each vertex, weighted by area."""
+    """Return the mean normal of the triangles about each vertex, weighted by area, ``(n, 3)``."""
     total = np.zeros_like(vertices)
     np.add.at(total, triangles, _area_vectors(vertices, triangles)[:, None])
     return unit(total)
 
 
 def _sampled(field: Floats, affine: AffineMap, places_m: Floats) -> Floats:
-    """Trilinear in what is known of a field about each place; NaN where nothing is."""
+    """Return the trilinear interpolation of the finite values of a field at each place; NaN if there is none."""
     index = np.linalg.solve(affine.br, places_m.T) + (np.array(affine.shape) // 2)[:, None]
     known = map_coordinates(np.isfinite(field).astype(float), index, order=1)
     value = map_coordinates(np.nan_to_num(field), index, order=1)

@@ -23,6 +23,7 @@ from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import amplitude_spread
 from cdi_stream.phasing.ranking import Candidates, hold_out, metrics_of
+from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import final_recipes, loose_and_tight
 from cdi_stream.phasing.starts import start_from
 from tests.bench.crystals import Case, crystal, measured
@@ -145,7 +146,7 @@ def test_arrays_of_every_form_come_to_an_end(shape):
 @pytest.mark.parametrize("threshold", [0.1, 0.9])
 def test_no_support_is_much_larger_than_that_of_a_known_crystal_with_its_own_recipe(threshold):
     data, truth = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=5, n=32))
-    settings = replace(QUICK, known_recipe="SUPPORT[fixed]+20*ER", is_thorough=False)
+    settings = replace(QUICK, known_recipe=parse_recipe("SUPPORT[fixed]+20*ER"), is_thorough=False)
     known = start_from(truth, truth.abs() > threshold)
     found = solve(data, 1, Deadline(60), settings, known=known)
     largest = 1.2 * known.support.sum()
@@ -164,7 +165,7 @@ def test_of_two_ways_on_the_finest_grid_the_one_is_kept_that_foresees_the_held_o
     )
     assert tight.free_llk < loose.free_llk
     assert error(tight.crystal, truth) < 0.1 < error(loose.crystal, truth)
-    assert "sigma=0.50]" in tight.effort.recipe
+    assert "sigma=0.5]" in tight.effort.recipe
     assert [len(final_recipes(extent)) for extent in (12.9, 13.1)] == [2, 1]
 
 

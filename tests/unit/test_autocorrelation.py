@@ -19,9 +19,10 @@ from cdi_stream.phasing.autocorrelation import (
     slant,
     weights,
 )
-from cdi_stream.phasing.grid_level import STRAINED, level_of
+from cdi_stream.phasing.grid_level import level_of
 from cdi_stream.phasing.projections import Measurement, reciprocal
 from cdi_stream.phasing.pyramid import coarsest_shape
+from cdi_stream.phasing.tuning import TUNING
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,7 +102,7 @@ def test_the_box_of_nothing_and_of_one_plane_have_a_volume():
 def test_a_slant_as_strain_makes_it_leaves_the_limits_as_they_are():
     data = measured(block((40, 40, 96), (6, 10, 20), 1))
     box = box_of(data)
-    assert STRAINED < box.slant < 1
+    assert TUNING.slant_of_strain < box.slant < 1
     assert level_of(data).box_share == pytest.approx(np.prod(box.extents_vox) / data.magnitude.numel())
     assert level_of(data).extent_vox == pytest.approx(np.mean(box.extents_vox))
 

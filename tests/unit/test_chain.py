@@ -11,6 +11,7 @@ from cdi_stream.inversion.chain import infer_curve, phase_curve, reconstruct
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
+from cdi_stream.phasing.recipe import parse_recipe
 from sim_beamline.scan import recorded_scan
 from tests.builders import curve_of, settings_for
 
@@ -99,7 +100,7 @@ def test_where_others_found_another_crystal_theirs_is_taken(scan, network, too_l
         return replace(start, density=support.to(start.density.dtype), support=support)
 
     monkeypatch.setattr(chain, "starting_point", cube)
-    monkeypatch.setattr(phase_retrieval, "large_volume_recipe", lambda extent_vox: "SUPPORT[fixed]+2*ER")
+    monkeypatch.setattr(phase_retrieval, "large_volume_recipe", lambda extent_vox: parse_recipe("SUPPORT[fixed]+2*ER"))
     _, found = reconstruct(curve_of(scan), network, too_large)
     assert found.metrics.chi2 < 0.01
     assert found.metrics.agreement > LEAST_AGREEMENT

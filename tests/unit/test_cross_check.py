@@ -12,6 +12,7 @@ from cdi_stream.phasing.cross_check import cross_check
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.grid_level import level_of, refine
 from cdi_stream.phasing.judge import LEAST_AGREEMENT, judge
+from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.support import Limits
 from tests.bench.crystals import Case
@@ -25,7 +26,12 @@ def run(crystal, cycles, deadline=None):
     data, _ = case_of(CASE)
     start = start_from(crystal, crystal.abs() > 0.3)
     return cross_check(
-        data, start, lambda extent: FIXED.format(cycles), 1, LIVE_SEARCH.exploration, deadline or Deadline(60)
+        data,
+        start,
+        lambda extent: parse_recipe(FIXED.format(cycles)),
+        1,
+        LIVE_SEARCH.exploration,
+        deadline or Deadline(60),
     )
 
 
@@ -51,7 +57,7 @@ def test_where_others_know_better_theirs_is_taken():
 
 def test_where_others_know_no_better_the_crystal_stays_and_is_doubted(monkeypatch):
     """Of the three next to the best of few starts that were hardly refined nobody agrees with anyone."""
-    monkeypatch.setattr("cdi_stream.phasing.explore.explore_recipe", lambda *_: "3*ER")
+    monkeypatch.setattr("cdi_stream.phasing.explore.explore_recipe", lambda *_: parse_recipe("3*ER"))
     _, truth = case_of(CASE)
     found = run(truth, 30)
     assert error(found.crystal, truth) < 0.1
@@ -64,11 +70,11 @@ def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
     data, truth = case_of(case)
     start, level = start_from(truth, truth.abs() > 0.3), level_of(data)
     tight, loose = (
-        refine(level, start, how, Deadline(60), Limits()) for how in (FROM_NETWORK, large_volume_recipe(20))
+        refine(level, start, how, Deadline(60), Limits()) for how in (large_volume_recipe(12), large_volume_recipe(20))
     )
     assert error(loose.result[0], truth) < 0.06
     assert error(tight.result[0], truth) > 1.5 * error(loose.result[0], truth)
-    assert large_volume_recipe(12) == FROM_NETWORK
+    assert large_volume_recipe(12) == parse_recipe(FROM_NETWORK)
 
 
 def test_without_time_the_crystal_stays_and_the_time_is_named():
@@ -89,7 +95,12 @@ def test_without_others_there_is_nothing_to_compare_with():
     data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
     alone = replace(LIVE_SEARCH.exploration, pool=1)
     found = cross_check(
-        data, start_from(truth, truth.abs() > 0.3), lambda extent: FIXED.format(10), 1, alone, Deadline(60)
+        data,
+        start_from(truth, truth.abs() > 0.3),
+        lambda extent: parse_recipe(FIXED.format(10)),
+        1,
+        alone,
+        Deadline(60),
     )
     assert math.isnan(found.metrics.agreement)
     assert any("only one of" in reason for reason in judge(found.metrics).reasons)
@@ -99,5 +110,7 @@ def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):
     data, truth = case_of(Case(seed=2, kind="superellipsoid", phase_pi=1, n=24))
     monkeypatch.setattr("cdi_stream.phasing.cross_check.coarsest_shape", lambda data: tuple(data.magnitude.shape))
     start = start_from(truth, truth.abs() > 0.3)
-    found = cross_check(data, start, lambda extent: FIXED.format(10), 1, LIVE_SEARCH.exploration, Deadline(60))
+    found = cross_check(
+        data, start, lambda extent: parse_recipe(FIXED.format(10)), 1, LIVE_SEARCH.exploration, Deadline(60)
+    )
     assert found.metrics.agreement == pytest.approx(1, abs=0.05)

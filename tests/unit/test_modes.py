@@ -91,5 +91,5 @@ def test_crystals_of_zeros_share_nothing():
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -0.1], [0.0, 0.0], [1.0, np.nan]])
 def test_weights_that_mean_nothing_are_refused(weights):
-    with pytest.raises(InputError, match="expected one for each of 2 crystals"):
+    with pytest.raises(InputError, match="expected 2 numbers >= 0, one per crystal"):
         modes(noise(2, (4, 4)), weights)

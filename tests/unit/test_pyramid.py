@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
-from cdi_stream.phasing.pyramid import SHARE_KEPT, coarsen, coarsest_shape, crop_centre, grid_shapes, resample_crystals
+from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, crop_centre, grid_shapes, resample_crystals
+from cdi_stream.phasing.tuning import TUNING
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [
@@ -86,7 +87,7 @@ def test_the_coarsest_keeps_its_share_of_the_counts(shape):
     for axis, (n, m) in enumerate(zip(shape, small, strict=True)):
         along = counts.sum(tuple(k for k in range(len(shape)) if k != axis))
         kept = along[n // 2 - m // 2 : n // 2 - m // 2 + m].sum()
-        assert kept >= (SHARE_KEPT - 0.001) * along.sum()
+        assert kept >= (TUNING.kept_counts - 0.001) * along.sum()
 
 
 def test_masked_voxels_do_not_widen_it():

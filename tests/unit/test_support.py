@@ -72,7 +72,7 @@ def test_the_threshold_is_relative_to_the_blurred_amplitude(relative):
 
 
 def test_a_level_of_the_old_support_needs_one():
-    with pytest.raises(ValueError, match="relative to the rms needs the old support"):
+    with pytest.raises(ValueError, match="relative to the rms, got none"):
         threshold_support(noise((1, 8, 9)), 0.2, 1.0, "rms")
 
 

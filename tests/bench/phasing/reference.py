@@ -25,6 +25,7 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit
+from cdi_stream.phasing.recipe import Recipe, parse_recipe
 from cdi_stream.phasing.schedules import loose_and_tight
 from cdi_stream.phasing.starts import start_from
 from tests.bench.crystals import Case, crystal, measured
@@ -61,7 +62,9 @@ def main() -> None:
         show(name, found.crystal, found.support, data, found.effort.cycles)
     data, truth = volume(KNOWN)
     known = start_from(truth, truth.abs() > 0.1)
-    settings = AutoSettings(exploration=SETTINGS.exploration, attempts=1, known_recipe="SUPPORT[fixed]+20*ER")
+    settings = AutoSettings(
+        exploration=SETTINGS.exploration, attempts=1, known_recipe=parse_recipe("SUPPORT[fixed]+20*ER")
+    )
     found = solve(data, SEED, stopped_deadline(), settings, known=known)
     show("known crystal", found.crystal, found.support, data, found.effort.cycles)
     blurred = start_from(truth.abs().to(truth), truth.abs() > 0.1)
@@ -70,7 +73,7 @@ def main() -> None:
         show(name, checked.crystal, checked.support, data, int(checked.metrics.cycles or 0))
 
 
-def loose_recipe(extent_vox: float) -> str:
+def loose_recipe(extent_vox: float) -> Recipe:
     """Return the schedule that the checked crystals are refined with."""
     return loose_and_tight(extent_vox)[0]
 

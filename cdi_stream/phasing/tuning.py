@@ -1,0 +1,215 @@
+"""Numbers that steer the automatic method, in one place.
+
+`SearchTuning` has one field for each number; the modules of `cdi_stream.phasing` read them from `TUNING`.  The
+schedules of projections are recipes and stand in `cdi_stream.phasing.schedules`; how long a search may be is set by
+`cdi_stream.phasing.auto.AutoSettings` and `cdi_stream.phasing.explore.Exploration`; the limits of the verdict stand in
+`cdi_stream.phasing.judge`.
+
+Most values were found by trial on simulated crystals with a phase range of pi to 5 pi; ``make bench-phasing`` measures
+the outcome.  Where a single measurement decided a value, the field names it or its decision record
+(``deploy/decisions``).  A change of any value changes results: compare
+``python -m tests.bench.phasing.reference`` and ``make bench-phasing`` before and after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchTuning:
+    """Values that steer the automatic method; a share is between 0 and 1 and has no unit."""
+
+    # Size of the crystal, from the autocorrelation of the counts.
+
+    autocorrelation_threshold: float = 0.02
+    """Share of its maximum above which the autocorrelation counts as crystal."""
+
+    noise_multiple: float = 4.0
+    """Smallest threshold of the autocorrelation, in multiples of its counting noise."""
+
+    tail_correction: float = 1.12
+    """Factor on the length where `autocorrelation_threshold` cuts the autocorrelation.
+
+    The threshold cuts the tails of a compact crystal's autocorrelation by about a ninth of its length.
+    """
+
+    least_relative_scale: float = 1e-7
+    """Share of the largest expected scale below which a voxel tells nothing about the intensity."""
+
+    slant_of_strain: float = 0.75
+    """Smallest slant of the autocorrelation that strain alone causes; a smaller slant shrinks the size estimate."""
+
+    # Sizes that a support may have.
+
+    largest_support_share: float = 0.3
+    """Largest share of the array that a support may fill; beyond, the intensities do not determine the phases."""
+
+    support_growth: float = 1.5
+    """Largest support on a finer grid, relative to the median support of the best candidates on the coarser grid.
+
+    A factor of 1.2 cut strongly strained crystals.
+    """
+
+    growth_of_known: float = 1.2
+    """Largest support, relative to the support of a crystal that was known before the search.
+
+    Without this limit, crystals that are hardly oversampled along one axis were found at three times their volume, with
+    a better likelihood (decision record 0010).
+    """
+
+    size_tolerance: float = 1.01
+    """Factor on the largest support below which a candidate is still accepted: an update may overshoot slightly."""
+
+    # Support of a crystal that is carried to another grid.
+
+    first_threshold: float = 0.1
+    """Share of the largest amplitude above which a voxel is in the first guess of that support."""
+
+    carried_threshold: float = 0.22
+    """Share of the rms amplitude inside the support that the following updates use."""
+
+    carried_updates: int = 4
+    """Number of these updates; each one uses the support of the one before as its reference."""
+
+    # Grids from coarse to fine.
+
+    kept_counts: float = 0.988
+    """Share of the counts along each axis that the coarsest grid keeps.
+
+    Strained crystals have a wide diffraction and need all of it.
+    """
+
+    grid_step: float = 1.45
+    """Largest ratio of the lengths of an axis from one grid to the next finer grid."""
+
+    last_grid_step: float = 1.2
+    """Ratio below which the next finer grid is left out and the finest grid follows at once."""
+
+    least_grid_vox: int = 16
+    """Shortest axis of the coarsest grid [voxels]."""
+
+    uncropped_share: float = 0.85
+    """Share of an axis above which the coarsest grid keeps the whole axis: cropping would save little."""
+
+    # Random starts on the coarsest grid.
+
+    most_voxels_a_round: int = 1_000_000
+    """Largest number of voxels in all starts of a round; a large coarsest grid gets fewer starts at once."""
+
+    start_thresholds: tuple[float, float] = (0.05, 0.15)
+    """Lowest and highest threshold of the autocorrelation (largest value 1) that gives a start its support.
+
+    The thresholds of Masto et al. (2025), see `cdi_stream.phasing.starts`.
+    """
+
+    agreeing_correlation: float = 0.93
+    """Correlation from which two coarse crystals agree; both are then within an NMSE of about 0.07 of the truth."""
+
+    small_crystal_vox: float = 13.0
+    """Mean extent [voxels] below which most voxels lie near the surface, so that a loose support constrains too little.
+
+    Smaller crystals are refined with a tight support as well (decision record 0010).
+    """
+
+    # Candidates from grid to grid.
+
+    candidates_per_finalist: int = 3
+    """Candidates that leave the coarsest grid, per finalist."""
+
+    candidates_kept_of_three: int = 2
+    """Candidates, of every three, that are kept from one grid to the next, down to the number of finalists."""
+
+    planned_time_share: float = 0.9
+    """Share of the time left that the number of finalists is planned with."""
+
+    cycles_after_finalists: int = 80
+    """Cycles of the finest grid that are reserved for the steps after the finalists."""
+
+    # Voxels that are held out of the refinement on the finest grid.
+
+    held_out_share: float = 0.05
+    """Share of the valid voxels that is held out."""
+
+    held_out_radius_vox: int = 3
+    """Radius of the balls that are held out [voxels]."""
+
+    held_out_centre: float = 0.05
+    """Distance from the Bragg peak, in lengths of each axis, within which no voxel is held out."""
+
+    # Finish: further refinements of the winner.
+
+    better_score: float = 0.99
+    """Score, relative to the winner's, below which a further refinement replaces the winner."""
+
+    largest_llk_rise: float = 1.1
+    """Largest free log-likelihood of a further refinement, relative to its value before the first one."""
+
+    most_refinements: int = 6
+    """Largest number of refinements of the winner, one after the other."""
+
+    optional_work_share: float = 0.8
+    """Share of the time budget after which no step begins that can be left out."""
+
+    # Data without counting noise.
+
+    noise_free_misfit: float = 0.03
+    """chi2, relative to the floor of counting noise, below which the winner needs no further refinement.
+
+    The data then have no counting noise, and `cdi_stream.phasing.gradient.polish_exact` needs no better start.
+    """
+
+    noise_free_margin: float = 0.1
+    """chi2, relative to the floor of counting noise, below which data are taken as free of counting noise."""
+
+    overfitting_share: float = 0.5
+    """Free numbers of a support (two a voxel), per valid voxel, above which a fit may explain the noise too."""
+
+    rim_vox: int = 2
+    """Voxels that a support grows by before the exact polish: a tight support cuts the faint rim of the crystal."""
+
+    noise_test_steps: int = 30
+    """Steps of descent before the data are judged to be free of counting noise or not."""
+
+    exact_descent_steps: int = 100
+    """Steps of descent in each round of the exact polish."""
+
+    exact_misfit: float = 2e-8
+    """chi2 at which data without noise are explained: the limit of single precision."""
+
+    exact_improvement: float = 0.1
+    """Largest chi2, relative to chi2 before, at which the result of the exact polish is taken."""
+
+    exact_rounds: int = 12
+    """Largest number of rounds of the exact polish."""
+
+    exact_time_share: float = 0.95
+    """Share of the time budget at which the exact polish ends; the shift of the crystal and its support come after."""
+
+    exact_check_cycles: int = 20
+    """Cycles of the exact polish between two measurements of chi2."""
+
+    # Cross-check of one crystal against random starts.
+
+    first_check_share: float = 0.4
+    """Share of the time budget at which the first random starts of a cross-check end."""
+
+    more_checks_share: float = 0.7
+    """Share of the time budget at which the later random starts of a cross-check end."""
+
+    most_extra_rounds: int = 3
+    """Largest number of extra rounds of random starts while the starts disagree with the crystal that is checked.
+
+    All rounds use the first variants of the schedule; the other variants filled the pool with crystals that explain the
+    coarse grid and are wrong (decision record 0011).
+    """
+
+    largest_score_ratio: float = 1.1
+    """Largest score of a crystal from random starts, relative to the checked crystal's, at which it is taken instead.
+
+    Random starts may agree with one another although none of them explains the data.
+    """
+
+
+TUNING = SearchTuning()
+"""Values that all modules read."""
