@@ -3,24 +3,42 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.installed-demo
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+CONSTRAINTS := cdi_stream/constraints.txt
+
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test test-all check bench bench-phasing bench-networks docs clean
+.PHONY: demo test test-all check docs fast wheel bench bench-phasing bench-networks clean
 
-$(STAMP): pyproject.toml constraints.txt
-	@echo "[1/4] environment in $(VENV)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade "pip>=24" "setuptools>=77" wheel
-	@echo "[2/4] torch, the largest part: 200 MB or more, a few minutes"
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt torch==2.13.0
-	@echo "[3/4] the other dependencies and cdi-stream: a few minutes"
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[test]'
-	@touch $(STAMP)
-	@echo "[4/4] installed"
+$(BIN)/python:
+	@echo "environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
 
-demo: $(STAMP)  ## simulate a scan, play it through the whole system, draw the crystal
+# Packages are compiled when they are first imported: compiling all of them takes longer than the demo.
+$(DEMO): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "what the demo needs; torch is the largest part, 200 MB or more"
+	$(PIP) --no-compile --progress-bar on -c $(CONSTRAINTS) torch==2.13.0 -e '.[sim,plot]'
+	@touch $(DEMO)
+
+$(STAMP): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "all dependencies; torch is the largest part, 200 MB or more"
+	$(PIP) --progress-bar on -c $(CONSTRAINTS) torch==2.13.0 -e '.[test]'
+	@touch $(DEMO) $(STAMP)
+
+demo: $(DEMO)  ## simulate a scan, play it through the whole system, draw the crystal
 	@echo "the demo simulates a scan the first time (a minute), compiles its kernels (a minute), then plays it"
+	mkdir -p demo-results
 	$(BIN)/cdi-stream demo --out demo-results --plot demo-results/crystal.png
+
+fast: $(STAMP)  ## the decompressor of DECTRIS as well: needs a C++ compiler and some minutes
+	$(PIP) -c $(CONSTRAINTS) -e '.[fast]'
+
+wheel: | $(BIN)/python  ## dist/*.whl and the pinned versions it was tested with
+	rm -rf dist build
+	$(BIN)/python -m pip --disable-pip-version-check wheel --no-deps -w dist .
+	cp $(CONSTRAINTS) dist/constraints.txt
+	@echo "to install it elsewhere: python -m pip install -c dist/constraints.txt '$$(ls dist/*.whl)[all]'"
 
 test: $(STAMP)  ## the default suite
 	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
@@ -43,7 +61,7 @@ bench-networks: $(STAMP)  ## networks: forward passes, and what a polish reaches
 	$(BIN)/python -m tests.bench.networks $(ARGS)
 
 $(DOCS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $(DOCS_STAMP)
 
 docs: $(DOCS_STAMP)  ## the documentation, in build/docs/html; warnings are errors; nothing is loaded from the internet

@@ -31,7 +31,7 @@ def load(group: str, name: str) -> Any:
         raise PluginError(f"{group} {name!r} is provided by {' and '.join(sorted(providers))}: uninstall one")
     try:
         return found[0].load()
-    except Exception as error:
+    except Exception as error:  # import of foreign code may raise anything
         raise PluginError(f"{group} {name!r} of {_provider(found[0])} cannot be imported: {error}") from error
 
 

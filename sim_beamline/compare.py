@@ -56,7 +56,8 @@ def _nmse_shifted(truth: Complex, crystal: Complex) -> float:
 
     def correlation(shift: NDArray[np.float64]) -> float:
         phases = [np.exp(2j * np.pi * f * s) for f, s in zip(frequencies, shift, strict=True)]
-        return float(abs(np.einsum("ijk,i,j,k->", spectrum, *phases, optimize=True))) / spectrum.size / norm
+        result: float = float(abs(np.einsum("ijk,i,j,k->", spectrum, *phases, optimize=True))) / spectrum.size / norm
+        return result
 
     step, value = 0.5, correlation(best)
     while step > 0.02:

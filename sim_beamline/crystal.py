@@ -63,8 +63,10 @@ class ChiralCrystal:
         bump = np.exp(-((x - 0.45) ** 2 + (y + 0.25) ** 2 + (z - 0.2) ** 2) / 0.18)
         field = 0.45 * x * y + 0.5 * y * z - 0.35 * x * z + 0.4 * x**3 - 0.3 * z**2 + 0.9 * bump
         q = np.array(self.q_bragg)
-        return (self.phase_range_rad / 1.62 * field / np.linalg.norm(q))[..., None] * q / np.linalg.norm(q)
+        result: Floats = (self.phase_range_rad / 1.62 * field / np.linalg.norm(q))[..., None] * q / np.linalg.norm(q)
+        return result
 
     def complex_density(self, r: Floats) -> Complex:
         """Rho exp(+i Q.u) at positions ``(..., 3)`` [m]: what a reconstruction should return."""
-        return self.density(r) * np.exp(1j * self.displacement(r) @ np.array(self.q_bragg))
+        result: Complex = self.density(r) * np.exp(1j * self.displacement(r) @ np.array(self.q_bragg))
+        return result

@@ -11,7 +11,7 @@ from ophyd.sim import SynAxis
 from ophyd.status import DeviceStatus
 
 
-class Axis(SynAxis):
+class Axis(SynAxis):  # type: ignore[misc]
     """A simulated motor that describes its unit."""
 
     def __init__(self, *, name: str, unit: str, value: float) -> None:

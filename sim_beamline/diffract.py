@@ -73,7 +73,8 @@ def q_sample(experiment: Experiment, frame: int) -> Floats:
     k = 2 * np.pi * at_frame(experiment.photon_energy_ev, frame) / _HC_EV_M
     k_out = k * arm.apply(pixel / np.linalg.norm(pixel, axis=1, keepdims=True))
     sample = circles_rotation(experiment.sample_circles, experiment.sample_deg, frame)
-    return sample.inv().apply(k_out - k * signed_axis("z+")).reshape(rows, cols, 3)
+    result: Floats = sample.inv().apply(k_out - k * signed_axis("z+")).reshape(rows, cols, 3)
+    return result
 
 
 def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.complex64]:

@@ -60,7 +60,8 @@ def _cached(scan: SimulatedScan, cache: Path) -> NDArray[np.float64]:
     key = hashlib.sha256(repr((scan.experiment, scan.crystal, scan.pitch_m)).encode()).hexdigest()[:16]
     path = cache / f"{scan.name}-{key}.npy"
     if path.exists():
-        return np.load(path, allow_pickle=False).astype(np.float64)
+        result: NDArray[np.float64] = np.load(path, allow_pickle=False).astype(np.float64)
+        return result
     intensity = rocking_curve(scan.crystal, scan.experiment, scan.pitch_m)
     cache.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.npy")

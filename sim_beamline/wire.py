@@ -91,13 +91,15 @@ def bslz4(pixels: NDArray[Any]) -> bytes:
     """Bitshuffled and LZ4-compressed pixels behind HDF5's header: total size, block size."""
     block = 8192 // pixels.dtype.itemsize
     packed = bitshuffle.compress_lz4(np.ascontiguousarray(pixels).ravel(), block)
-    return struct.pack(">QI", pixels.nbytes, block * pixels.dtype.itemsize) + packed.tobytes()
+    result: bytes = struct.pack(">QI", pixels.nbytes, block * pixels.dtype.itemsize) + packed.tobytes()
+    return result
 
 
 def _lz4(pixels: NDArray[Any]) -> bytes:
     """HDF5's framing: total size, block size, then each block behind its length."""
     packed = lz4.block.compress(np.ascontiguousarray(pixels).tobytes(), store_size=False)
-    return struct.pack(">QII", pixels.nbytes, pixels.nbytes, len(packed)) + packed
+    result: bytes = struct.pack(">QII", pixels.nbytes, pixels.nbytes, len(packed)) + packed
+    return result
 
 
 def _encode(message: Mapping[str, Any]) -> bytes:

@@ -20,14 +20,18 @@ recipe = "{FROM_NETWORK}"
 """
 """A polish that takes a second, for what is not about the search."""
 
+A_DAY_S = 86_400.0
+"""A budget that no test can spend: numbers of starts and cycles end the phase retrieval, on a slow machine too."""
+
 DOCUMENTS = {"subscribe": "127.0.0.1:2", "publish": "127.0.0.1:3"}
 """Addresses where nobody is."""
 
 
 def settings_for(scan: RecordedScan, **sections: object) -> ChainSettings:
-    """Settings of the chain for a recorded scan, all defaults but the beamline."""
+    """Settings of the chain for a recorded scan: defaults, but the beamline, and no limit of time for the phase."""
     geometry = {"beamline" if isinstance(scan.beamline, str) else "inline": scan.beamline}
     base = {"detector": {"endpoint": "tcp://127.0.0.1:1"}, "documents": DOCUMENTS, "geometry": geometry}
+    sections["phase"] = {"budget_s": A_DAY_S, **sections.get("phase", {})}
     return chain_settings(Config.model_validate(base | sections))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,13 +19,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    """Threads of one transform wait for one another where other tests run at the same time."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Small transforms on two threads wait for one another wherever the machine is busy."""
+    """One thread for a transform, whatever an earlier test has left."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,6 +50,18 @@ def network():
     from cdi_stream.networks.torchscript import load
 
     return load(DEFAULT_NETWORK)
+
+
+@pytest.fixture(scope="module", params=["compiled", "dectris"])
+def backend(request) -> Iterator[str]:
+    """Each backend that decompresses images in turn; ``dectris`` is installed by `make fast`."""
+    from cdi_stream_plugins.decoders import decompression
+
+    if request.param not in decompression.BACKENDS:
+        pytest.skip(f"the backend {request.param} is not installed: run 'make fast'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decompression, "_default", decompression.BACKENDS[request.param])
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from rich.table import Table
 from cdi_stream.errors import WireError
 from cdi_stream.messages import Box, DetectorFrame, SeriesEnd, SeriesStart, WireMessage
 from cdi_stream.protocols import Decoder, DecoderFactory
+from cdi_stream_plugins.decoders import decompression
 from cdi_stream_plugins.decoders.array1 import Array1Decoder
 from cdi_stream_plugins.decoders.dectris1 import Dectris1Decoder
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
@@ -568,8 +569,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decoder", choices=DECODERS, action="append")
     parser.add_argument("--kind", choices=KINDS, action="append")
+    parser.add_argument("--backend", choices=decompression.BACKENDS, help="decompression; the default one otherwise")
     parser.add_argument("--keep", type=Path, help="file for the input that is being decoded")
     options = parser.parse_args(arguments)
+    if options.backend:
+        decompression._default = decompression.BACKENDS[options.backend]
     numbers = range(options.first, options.first + options.cases)
     table = Table("decoder", "kind", "cases", "decoded", "refused", "slowest", "peak", "RSS growth")
     exceeded: list[str] = []

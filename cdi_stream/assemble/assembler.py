@@ -152,7 +152,7 @@ class Assembler:
         """Release a curve if it is ready; a curve that raises an error is given up, so that the others go on."""
         try:
             return self._try_release(curve)
-        except Exception:
+        except Exception:  # border of a curve: the other curves go on
             logger.exception("series %s cannot be assembled and is given up; please report it", curve.series.id)
             self._curves.give_up(curve)
             return None

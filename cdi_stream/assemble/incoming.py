@@ -24,7 +24,7 @@ import numpy as np
 
 from cdi_stream.disk.aside import set_aside
 from cdi_stream.disk.atomic import atomic_write
-from cdi_stream.documents.bus import to_plain
+from cdi_stream.documents.plain import to_plain
 from cdi_stream.messages import SeriesStart
 from cdi_stream.stream.frame_log import FrameLog
 

@@ -118,8 +118,8 @@ def _play(
     scan_file: Path, directory: Path, speed: str, config: Path | None, beamline_only: bool, curves: int
 ) -> list[dict[str, Any]]:
     from cdi_stream.files.recording import read_scan
-    from cdi_stream.replay.play import Progress as ReplayProgress
     from cdi_stream.replay.play import replay as run_replay
+    from cdi_stream.replay.results import Progress as ReplayProgress
 
     n_points = len(read_scan(scan_file).frames) * curves
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))

@@ -180,7 +180,8 @@ class GeometryConfig(FixedGeometry):
         if self.inline is not None:
             return self.inline.beamline()
         assert self.beamline is not None
-        return load("cdi_stream.beamline", self.beamline)
+        result: Beamline = load("cdi_stream.beamline", self.beamline)
+        return result
 
 
 def _circles(beamline: Beamline) -> tuple[Circle, ...]:

@@ -60,7 +60,7 @@ Peer = Annotated[
 ]
 """Address of a socket that somebody else has bound."""
 
-BusPeer = Annotated[str, AfterValidator(lambda text: text if "://" in text else f"tcp://{text}"), *Peer.__metadata__]  # type: ignore[attr-defined]
+BusPeer = Annotated[str, AfterValidator(lambda text: text if "://" in text else f"tcp://{text}"), *Peer.__metadata__]
 """Address of a document proxy, also as ``host:port`` like Bluesky's own sockets take it."""
 
 Address = Annotated[str, _address("bind or connect to", lambda address: True, "")]

@@ -124,7 +124,7 @@ class BusDelivery:
         self._sent_s[entry.id] = self._clock()
         try:
             self._sink(entry.name, entry.doc)
-        except Exception:
+        except Exception:  # a sink is foreign code; the document stays in the spool and is sent again
             logger.exception("a %s document cannot be sent to the bus", entry.name)
 
     def _send_again(self, left: list[Entry]) -> None:
@@ -222,7 +222,7 @@ class ArchiveDelivery:
         """Return an open sink; any error becomes a `ServiceError`, because it does not come from a document."""
         try:
             return self._make()
-        except Exception as error:
+        except Exception as error:  # a sink is foreign code and raises errors of many kinds
             raise ServiceError(f"{type(error).__name__}: {error!s:.200}") from error
 
     @property

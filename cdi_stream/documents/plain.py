@@ -151,7 +151,8 @@ def _of_scalar(scalar: np.generic) -> Any:
 
 def _of_number(number: numbers.Number) -> Any:
     if isinstance(number, numbers.Integral):
-        if type(number) is int:
+        kind: type = type(number)
+        if kind is int:
             raise TypeError("an integer beyond 64 bits")
         return int(number)
     if isinstance(number, numbers.Complex) and not isinstance(number, numbers.Real):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from event_model import ComposeRunBundle, DocumentNames, compose_run, schema_validators
 
-from cdi_stream.documents.bus import to_plain
+from cdi_stream.documents.plain import to_plain
 from cdi_stream.files.result_file import ARRAYS, affine_data, result_file, write_result
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.messages import CurveProgress, FrameAccount, Result, RunContext

@@ -25,7 +25,7 @@ from typing import Any
 
 from cdi_stream.alarms import Alarms
 from cdi_stream.disk.aside import set_aside
-from cdi_stream.documents.bus import to_plain
+from cdi_stream.documents.plain import to_plain
 from cdi_stream.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,8 @@ class Spool:
 
     def next_attempt(self, raw_uid: str) -> int:
         """Return the number of runs that this service has begun for a raw run; part of the uid of the next one."""
-        return self._attempts.get(raw_uid, 0)
+        result: int = self._attempts.get(raw_uid, 0)
+        return result
 
     def is_published(self, curve_key: str) -> bool:
         """Whether the reconstruction of a curve is in the spool, or was."""

@@ -73,7 +73,8 @@ def counts_of_frames(frames: NDArray[Any]) -> NDArray[np.int64]:
 
 def do_sums_agree(measured: NDArray[Any], recorded: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether sums of frames agree with those on record, within the digits that a log file keeps."""
-    return np.isclose(measured, recorded, rtol=SUM_TOLERANCE, atol=0.5)
+    result: NDArray[np.bool_] = np.isclose(measured, recorded, rtol=SUM_TOLERANCE, atol=0.5)
+    return result
 
 
 def sum_doubts(scan: RecordedScan) -> tuple[str, ...]:
@@ -172,8 +173,10 @@ def _track(entry: h5py.Group, group: h5py.Group, motor: str) -> NDArray[np.float
     if motor == FRAME and f"scanned/{FRAME}" not in group:
         mine = entry["data/series_index"][()] == int(group.name.rpartition("_")[2])
         ids = entry["data/frame_id"][()][mine].astype(float)
-        return ids - ids.min(initial=math.inf)
-    return group[f"scanned/{motor}"][()]
+        result: NDArray[np.float64] = ids - ids.min(initial=math.inf)
+        return result
+    angles: NDArray[np.float64] = group[f"scanned/{motor}"][()]
+    return angles
 
 
 def _unreceived(file: h5py.File, group: h5py.Group, n_missing: int) -> tuple[str, ...]:

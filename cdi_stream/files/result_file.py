@@ -122,7 +122,8 @@ class StoredResult:
     @property
     def voxel_m(self) -> Floats:
         """Sides of a voxel along z, y, x [m]."""
-        return np.linalg.norm(self.affine.br, axis=0)
+        result: NDArray[np.float64] = np.linalg.norm(self.affine.br, axis=0)
+        return result
 
 
 def read_result(path: Path) -> StoredResult:

@@ -48,12 +48,14 @@ class AffineMap:
     def q(self, index: ArrayLike) -> Floats:
         """Return q ``(..., 3)`` [1/m] at voxel indices ``(..., 3)``, which may be fractional."""
         offset = np.asarray(index, dtype=float) - np.array(self.shape) // 2
-        return self.q0 + offset @ self.bq.T
+        result: Floats = self.q0 + offset @ self.bq.T
+        return result
 
     @property
     def br(self) -> Floats:
         """Steps of r along the axes of the Fourier-transformed array as columns, ``(3, 3)`` [m]."""
-        return 2 * np.pi * np.linalg.inv(self.bq).T / np.array(self.shape)
+        result: Floats = 2 * np.pi * np.linalg.inv(self.bq).T / np.array(self.shape)
+        return result
 
     @property
     def voxel_volume_m3(self) -> float:

@@ -149,7 +149,8 @@ def rotation(axis: ArrayLike, angle_rad: float) -> Floats:
     """Return the right-handed rotation by ``angle_rad`` about the unit vector ``axis`` (Rodrigues' formula)."""
     x, y, z = np.asarray(axis, dtype=float)
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle_rad) * cross + (1 - np.cos(angle_rad)) * cross @ cross
+    result: Floats = np.eye(3) + np.sin(angle_rad) * cross + (1 - np.cos(angle_rad)) * cross @ cross
+    return result
 
 
 def compose_rotations(circles: tuple[Circle, ...], angles_rad: Floats) -> tuple[Floats, list[Floats]]:
@@ -171,7 +172,8 @@ def pixel_vectors(beamline: Beamline, detector: DetectorPlacement, row: ArrayLik
     row, col = np.asarray(row, dtype=float), np.asarray(col, dtype=float)
     along_row = (row - detector.beam_row)[..., None] * detector.pixel_row_m * np.asarray(beamline.row_direction)
     along_col = (col - detector.beam_col)[..., None] * detector.pixel_col_m * np.asarray(beamline.col_direction)
-    return detector.distance_m * np.asarray(beamline.beam) + along_row + along_col
+    result: Floats = detector.distance_m * np.asarray(beamline.beam) + along_row + along_col
+    return result
 
 
 def exact_q_lab(
@@ -181,7 +183,8 @@ def exact_q_lab(
     arm, _ = compose_rotations(beamline.detector_circles, positions.arm_rad[frame])
     vectors = pixel_vectors(beamline, detector, row, col)
     units = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return wavenumber(positions.photon_energy_ev[frame]) * (units @ arm.T - np.asarray(beamline.beam))
+    result: Floats = wavenumber(positions.photon_energy_ev[frame]) * (units @ arm.T - np.asarray(beamline.beam))
+    return result
 
 
 def sample_rotation(beamline: Beamline, positions: Positions, frame: int) -> Floats:

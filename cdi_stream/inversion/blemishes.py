@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdi_stream.inversion.hot import Bools, Index, centre_of, hot_voxels
+from cdi_stream.inversion.hot import Index, centre_of, hot_voxels
+from cdi_stream.inversion.outliers import Bools
 from cdi_stream.inversion.window import cut
 
 Counts = NDArray[Any]
@@ -144,7 +145,8 @@ def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
     flagged = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
     for axis in range(counts.ndim):
         flagged = flagged.repeat(BLOCK, axis)
-    return flagged[tuple(slice(n) for n in counts.shape)]
+    result: Bools = flagged[tuple(slice(n) for n in counts.shape)]
+    return result
 
 
 def _block_means(volume: NDArray[Any], block: int) -> NDArray[np.float32]:

@@ -174,7 +174,8 @@ def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:
 def _frame_sums(curve: RockingCurve) -> NDArray[np.int64]:
     """Counts of each frame, voxels at the data type's maximum left out: to hold against the beamline's own."""
     is_gap = curve.counts == curve.sentinel
-    return curve.counts.sum(axis=(1, 2), dtype=np.int64) - curve.sentinel * is_gap.sum(axis=(1, 2))
+    result: NDArray[np.int64] = curve.counts.sum(axis=(1, 2), dtype=np.int64) - curve.sentinel * is_gap.sum(axis=(1, 2))
+    return result
 
 
 def _lacks(curve: RockingCurve) -> tuple[str, ...]:

@@ -53,7 +53,8 @@ def box_vox(amplitude: NDArray[np.float32], threshold: float = 0.3) -> NDArray[n
     if not amplitude.any():
         return np.zeros(3)
     inside = np.argwhere(amplitude > threshold * amplitude.max())
-    return (np.ptp(inside, axis=0) + 1).astype(float)
+    result: NDArray[np.float64] = (np.ptp(inside, axis=0) + 1).astype(float)
+    return result
 
 
 def _ends(values: Floats) -> tuple[float, float]:

@@ -46,8 +46,9 @@ from cdi_stream.phasing.ranking import (
     score_batch,
     without_held_out,
 )
-from cdi_stream.phasing.recipe import Recipe, parse_recipe
+from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts, random_starts, start_from
+from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.workers import side_by_side
 
 WaitTurn = Callable[[], None]

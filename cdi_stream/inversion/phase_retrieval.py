@@ -26,9 +26,10 @@ from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit, size_of
 from cdi_stream.phasing.ranking import metrics_of
-from cdi_stream.phasing.recipe import Recipe, parse_recipe
+from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import loose_and_tight, loose_end
 from cdi_stream.phasing.starts import start_from
+from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
 _SEARCH_STEPS = (

@@ -138,7 +138,8 @@ def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape
     by_frame, by_pixel = expected_scale(curve, known)
     frames = cut(by_frame[:, None, None], (start[0], 0, 0), (shape[0], 1, 1))
     pixels = cut(by_pixel[None], (0, *start[1:]), (1, *shape[1:]))
-    return frames[0] * pixels[0]
+    result: NDArray[np.float32] = frames[0] * pixels[0]
+    return result
 
 
 def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -185,8 +186,8 @@ def crystal_extent(
     threshold
         Value of the autocorrelation, relative to its maximum, at which the crystal's autocorrelation ends.
     """
-    shape: Shape = tuple(min(64, n) for n in counts.shape)  # type: ignore[assignment]
-    start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))  # type: ignore[assignment]
+    shape: Shape = tuple(min(64, n) for n in counts.shape)
+    start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))
     inner, seen, expected = (torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale))
     offsets = island(inner.float(), weights(seen, expected), threshold)
     extent = TUNING.tail_correction * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)

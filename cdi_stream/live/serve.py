@@ -126,12 +126,13 @@ def _received_uids(socket: zmq.Socket[bytes], config: Config) -> Callable[[int],
 def bus_sink_of(config: Config, *, is_immediate: bool = False) -> Sink:
     """Return a sink that publishes to the document bus; ``is_immediate``: drop documents while the proxy is down."""
     documents = config.documents
-    return load("cdi_stream.sink", "bus")(
+    result: Sink = load("cdi_stream.sink", "bus")(
         address=documents.publish,
         prefix=documents.prefix,
         serializer=documents.serializer,
         is_immediate=is_immediate,
     )
+    return result
 
 
 def chain_settings(config: Config) -> ChainSettings:

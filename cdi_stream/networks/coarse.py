@@ -43,7 +43,8 @@ def raar_cycles(
     field = _with_magnitude(measured, torch.where(support, density, torch.zeros_like(density)))
     explained = torch.fft.fftn(field, dim=[1, 2, 3], norm="ortho")
     weight = torch.where(support, explained.abs().square(), torch.zeros_like(measured))
-    return torch.fft.fftn(field * _ramp(weight), dim=[1, 2, 3], norm="ortho")
+    result: Tensor = torch.fft.fftn(field * _ramp(weight), dim=[1, 2, 3], norm="ortho")
+    return result
 
 
 def _weights(support: Tensor, inside: float, outside: float) -> Tensor:
@@ -70,7 +71,8 @@ def patterson(measured: Tensor) -> Tensor:
     """Return the crystal's autocorrelation with the square root of its modulus, scaled to 1 at the origin."""
     correlation = torch.fft.fftn(measured.square(), dim=[1, 2, 3])
     root = correlation.abs().clamp_min(1e-30).sqrt()
-    return correlation / root / root[:, :1, :1, :1]
+    result: Tensor = correlation / root / root[:, :1, :1, :1]
+    return result
 
 
 def scale_to_measured(crystal: Tensor, measured: Tensor) -> Tensor:
@@ -84,7 +86,8 @@ def _with_magnitude(measured: Tensor, density: Tensor) -> Tensor:
     field = torch.fft.ifftn(density, dim=[1, 2, 3], norm="ortho")
     real, imaginary = field.real, field.imag
     power = torch.addcmul(real * real, imaginary, imaginary)  # a third of the time of abs, which avoids overflow
-    return field * (measured * power.clamp_min(1e-36).rsqrt())
+    result: Tensor = field * (measured * power.clamp_min(1e-36).rsqrt())
+    return result
 
 
 def middle(magnitude: Tensor, m: int) -> Tensor:
@@ -112,11 +115,13 @@ def half_box(measured: Tensor) -> Tensor:
     n = measured.shape[-1]
     near = torch.fft.fftfreq(n, device=measured.device).abs() <= 0.25
     box = near[:, None, None] & near[None, :, None] & near[None, None, :]
-    return box.unsqueeze(0).expand_as(measured)
+    result: Tensor = box.unsqueeze(0).expand_as(measured)
+    return result
 
 
 def grow_support(support: Tensor) -> Tensor:
     """Return a support grown by one voxel to all sides; the crystal must not reach across the array's middle."""
     shifted = torch.fft.fftshift(support.float(), [1, 2, 3])
     grown = torch.nn.functional.max_pool3d(shifted.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
-    return torch.fft.ifftshift(grown, [1, 2, 3]) > 0.5
+    result: Tensor = torch.fft.ifftshift(grown, [1, 2, 3]) > 0.5
+    return result

@@ -40,7 +40,7 @@ class GraphPass:
 
 def _warm_up(forward: Pass, volume: Tensor) -> None:
     """Run passes on a side stream before the recording, as torch requires, so that kernels are chosen."""
-    side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side_stream = torch.cuda.Stream()
     side_stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side_stream):
         for _ in range(_WARM_UP_PASSES):

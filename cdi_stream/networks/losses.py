@@ -79,7 +79,8 @@ def _correlations(predicted: Tensor, truth: Tensor) -> Tensor:
     axes = _last(3)
     product = torch.fft.fftn(predicted, dim=axes) * torch.fft.fftn(truth, dim=axes).conj()
     norms = (predicted.abs().square().sum(axes) * truth.abs().square().sum(axes)).clamp_min(1e-24).sqrt()
-    return torch.fft.ifftn(product, dim=axes).flatten(1).abs() / norms[:, None]
+    result: Tensor = torch.fft.ifftn(product, dim=axes).flatten(1).abs() / norms[:, None]
+    return result
 
 
 def supervised_loss(amplitude: Tensor, phase: Tensor, truth: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ class Masto2025(nn.Module):
         volume = self.bottom(volume)
         for k, (up, merged) in enumerate(zip(self.up, self.merged, strict=True)):
             volume = merged(torch.cat((up(volume), skipped[len(skipped) - 1 - k]), dim=1))
-        return self.unfold(self.last(volume)).squeeze(1)
+        result: Tensor = self.unfold(self.last(volume)).squeeze(1)
+        return result
 
 
 def small() -> Masto2025:
@@ -110,7 +111,8 @@ class DilatedBlock(nn.Module):
         """Return the mixed channels of all dilations."""
         parts = [volume]
         parts.extend([part(volume) for part in self.parts])
-        return self.mixed(torch.cat(parts, dim=1))
+        result: Tensor = self.mixed(torch.cat(parts, dim=1))
+        return result
 
 
 def _upwards(n_in: int) -> nn.ConvTranspose3d:

@@ -211,7 +211,7 @@ class Trainable(nn.Module):
 
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Return amplitude and phase, with torch's derivatives: those of TorchScript fail on complex numbers."""
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             amplitude, phase = self.script(magnitude)
         return amplitude, phase
 

@@ -123,10 +123,12 @@ def _crop(volume: Tensor, n_seen: int = N_SEEN) -> Tensor:
     """Return the middle of an array, ``(batch, channels, 24, 24, 24)``, with its origin at voxel 12."""
     begin = volume.shape[-1] // 2 - n_seen // 2
     end = begin + n_seen
-    return torch.fft.fftshift(volume, [2, 3, 4])[:, :, begin:end, begin:end, begin:end]
+    result: Tensor = torch.fft.fftshift(volume, [2, 3, 4])[:, :, begin:end, begin:end, begin:end]
+    return result
 
 
 def _paste(crystal: Tensor, n: int, n_seen: int = N_SEEN) -> Tensor:
     before = n // 2 - n_seen // 2
     whole = torch.nn.functional.pad(crystal, [before, n - n_seen - before] * 3)
-    return torch.fft.ifftshift(whole, [1, 2, 3])
+    result: Tensor = torch.fft.ifftshift(whole, [1, 2, 3])
+    return result

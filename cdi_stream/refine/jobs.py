@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from cdi_stream.documents.bus import to_plain
+from cdi_stream.documents.plain import to_plain
 from cdi_stream.documents.publish import Identity, Provenance, RunPublisher, derived_uid
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.inversion.chain import crystal_in_lab, metrics_in_lab

@@ -95,7 +95,7 @@ class Worker:
             self._rest_until_s = time.monotonic() + REST_S
         except CdiStreamError as error:
             self._queue.fail(job, self._owner, str(error))
-        except Exception as error:
+        except Exception as error:  # border of the worker process: a job that fails is marked so
             logger.exception("refinement %d failed", job.id)
             self._queue.fail(job, self._owner, f"error of the program: {error!r}; please report it with worker.log")
         return True

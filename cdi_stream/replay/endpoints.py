@@ -72,7 +72,7 @@ def own_config(config: Config, directory: Path, *, is_refining: bool = False) ->
     is_refining
         Whether the section ``refine`` is kept; else the replay does not refine.
     """
-    settings = config.model_dump(mode="json", exclude=PLACES, exclude_unset=True, exclude_none=True)  # type: ignore[arg-type]
+    settings = config.model_dump(mode="json", exclude=PLACES, exclude_unset=True, exclude_none=True)
     if is_refining:
         settings["refine"] = config.refine.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     if config.publish.tiled is None:

@@ -117,7 +117,8 @@ class Series:
 
     @property
     def _n_image_bytes(self) -> int:
-        return 4 * self._volume.shape[1] * self._volume.shape[2]
+        result: int = 4 * self._volume.shape[1] * self._volume.shape[2]
+        return result
 
     @property
     def image_ids(self) -> NDArray[np.intp]:
@@ -230,7 +231,7 @@ class Series:
         WireError
             If the frame has another layout than the majority.
         """
-        layout: Layout = (frame.pixels.shape, frame.pixels.dtype.newbyteorder("=").name)  # type: ignore[assignment]
+        layout: Layout = (frame.pixels.shape, frame.pixels.dtype.newbyteorder("=").name)
         if self.layout in (None, layout):
             self.layout = layout
             return True
@@ -268,7 +269,7 @@ class Series:
     def _put(self, frame: DetectorFrame, now_s: float) -> None:
         slot, pixels = frame.image_id - self.first_id, frame.pixels
         if slot >= len(self._account):
-            self._grow(slot + 1, pixels.shape)  # type: ignore[arg-type]
+            self._grow(slot + 1, pixels.shape)
         if self._account[slot]["has"]:
             self.duplicate += 1
             return

@@ -63,7 +63,8 @@ class Atoms:
     def displacement_a(self) -> Floats:
         """Displacement of the atoms ``(n, 3)`` [angstrom], its mean subtracted."""
         moved = self.final_a - self.initial_a
-        return moved - moved.mean(0)
+        result: Floats = moved - moved.mean(0)
+        return result
 
 
 def simulate_crystal(rng: np.random.Generator) -> Atoms:
@@ -143,7 +144,8 @@ def crystal_of(atoms: Atoms, rotation: Floats, n: int = N_VOXELS, voxel_a: float
     """
     phase = 2 * np.pi / LATTICE_A * atoms.displacement_a.sum(1)
     total = _shared(_places(atoms, rotation, n, voxel_a), np.exp(1j * phase)[:, None], n)[0]
-    return (total / abs(total).max()).astype(np.complex64)
+    result: NDArray[np.complex64] = (total / abs(total).max()).astype(np.complex64)
+    return result
 
 
 def fields_of(atoms: Atoms, n: int = N_VOXELS, voxel_a: float = VOXEL_A) -> tuple[Floats, Floats]:

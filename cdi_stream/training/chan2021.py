@@ -50,7 +50,10 @@ def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
     nearest = errors.sum(1).argmin(0)  # shape and phase together: those of truth and twin must not be mixed
     shape, turns = errors[nearest, :, torch.arange(len(nearest), device=nearest.device)].T
     diffraction = (model - data).abs().flatten(1).sum(1) / data.flatten(1).sum(1)
-    return sum(term * error.mean() for term, error in zip(stage.terms, (shape, turns, diffraction), strict=True))
+    result: Tensor = sum(
+        term * error.mean() for term, error in zip(stage.terms, (shape, turns, diffraction), strict=True)
+    )
+    return result
 
 
 def _errors(amplitude: Tensor, phase: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

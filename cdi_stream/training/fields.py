@@ -22,7 +22,8 @@ def correlated_phases(length_vox: Tensor, n: int, generator: Generator) -> Tenso
     half = torch.fft.rfftfreq(n, device=noise.device)
     f2 = frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + half[None, None, :] ** 2
     window = torch.exp(-2 * (math.pi * length_vox[:, None, None, None]) ** 2 * f2)
-    return torch.fft.irfftn(torch.fft.rfftn(noise, dim=(1, 2, 3)) * window, s=(n, n, n), dim=(1, 2, 3))
+    result: Tensor = torch.fft.irfftn(torch.fft.rfftn(noise, dim=(1, 2, 3)) * window, s=(n, n, n), dim=(1, 2, 3))
+    return result
 
 
 def gaussian_phases(length_vox: Tensor, n: int, generator: Generator) -> Tensor:

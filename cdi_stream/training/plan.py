@@ -51,7 +51,8 @@ class Stage(BaseModel):
             share = self.last**done
         else:
             share = self.last + (1 - self.last) * 0.5 * (1 + math.cos(math.pi * done))
-        return self.rate * share * min(1.0, (step + 1) / min(WARM_UP_STEPS, self.steps))
+        result: float = self.rate * share * min(1.0, (step + 1) / min(WARM_UP_STEPS, self.steps))
+        return result
 
     def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """Return a new optimiser of the weights that this stage changes; all other weights are fixed."""

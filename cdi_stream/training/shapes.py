@@ -20,7 +20,8 @@ def random_rotations(batch: int, generator: Generator) -> Tensor:
     """Return random rotations ``(batch, 3, 3)``, uniform over SO(3), by QR decomposition of Gaussian matrices."""
     q, r = torch.linalg.qr(torch.randn(batch, 3, 3, generator=generator, device=generator.device))
     q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1))[:, None, :]
-    return q * torch.sign(torch.linalg.det(q))[:, None, None]
+    result: Tensor = q * torch.sign(torch.linalg.det(q))[:, None, None]
+    return result
 
 
 def superellipsoids(semi_axes: Tensor, n: int, generator: Generator) -> Tensor:

@@ -141,7 +141,7 @@ class Training:
         """Compute the clipped gradients of a batch and return the loss, or None if gradients are not finite."""
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=in_half):
             loss = self.task.loss(self.network, drawn, stage)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(weights, 1.0)
         return loss.item() if torch.isfinite(norm) else None

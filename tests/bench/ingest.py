@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import zmq
-from dectris.compression import decompress
 
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
@@ -19,11 +18,13 @@ from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.documents.tiled_server import free_port
 from cdi_stream.messages import RockingCurve, SeriesEnd
 from cdi_stream.stream.receive import Receiver, open_socket
+from cdi_stream_plugins.decoders.decompression import decompress
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 from sim_beamline import wire
 
 N_FRAMES = 1500
 SHAPE = (512, 512)
+FRAME_BYTES = 4 * SHAPE[0] * SHAPE[1]
 
 
 def bragg_frames(n: int = 16) -> np.ndarray:
@@ -69,7 +70,7 @@ def bare(socket: zmq.Socket) -> int:
         part = socket.recv(copy=False).buffer
         at = bytes(part[:400]).index(b"bslz4") + len(b"bslz4") + 1
         packed = part[at + length_bytes[part[at]] :]
-        volume[k] = np.frombuffer(decompress(packed, "bslz4", elem_size=4), np.uint32).reshape(SHAPE)
+        volume[k] = np.frombuffer(decompress(packed, "bslz4", 4, FRAME_BYTES), np.uint32).reshape(SHAPE)
     socket.recv()
     return N_FRAMES
 

@@ -18,6 +18,8 @@ from cdi_stream.messages import DetectorFrame
 from cdi_stream_plugins.decoders.array1 import Array1Decoder
 from sim_beamline import wire1
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 REPEATABLE = settings(
     max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
 )

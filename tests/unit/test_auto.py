@@ -5,55 +5,29 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
-from cdi_stream.numerics.fourier import to_fourier_order
-from cdi_stream.phasing.align import align
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.explore import Exploration, explore
 from cdi_stream.phasing.finish import finish_finalists
 from cdi_stream.phasing.grid_level import Search, level_of
 from cdi_stream.phasing.judge import judge
-from cdi_stream.phasing.measures import nmse
-from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import amplitude_spread
 from cdi_stream.phasing.ranking import Candidates, hold_out, metrics_of
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import final_recipes, loose_and_tight
 from cdi_stream.phasing.starts import start_from
-from tests.bench.crystals import Case, crystal, measured
+from tests.bench.crystals import Case, crystal
+from tests.measurements import case_of, data_of, error, ordered, spent, unlimited
 
 FEW = Exploration(starts_a_round=4, least_rounds=1, most_rounds=2, pool=6)
 QUICK = AutoSettings(exploration=FEW, finalists=2, attempts=1)
 WEAK = Case(seed=2, kind="polyhedron", phase_pi=1, n=32)
 SMALL = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
-
-
-def ordered(array: np.ndarray) -> torch.Tensor:
-    return to_fourier_order(torch.from_numpy(array)).contiguous()
-
-
-def data_of(counts: np.ndarray, valid: np.ndarray | None = None) -> Measurement:
-    """Counts with their origin at N//2, as they are phased."""
-    valid = np.ones(counts.shape, dtype=bool) if valid is None else valid
-    magnitude = ordered(counts.astype(np.float32)).sqrt()
-    return Measurement(magnitude=magnitude, magnitude_scale=torch.ones_like(magnitude), valid=ordered(valid))
-
-
-@cache
-def case_of(case: Case) -> tuple[Measurement, torch.Tensor]:
-    """What is measured of a case, and its crystal in Fourier order."""
-    truth = crystal(case)
-    return data_of(*measured(case, truth)), ordered(truth)
-
-
-def error(found: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(nmse(truth, align(truth, found).crystal))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +41,7 @@ def error(found: torch.Tensor, truth: torch.Tensor) -> float:
 )
 def test_a_crystal_is_found_and_called_good(case):
     data, truth = case_of(case)
-    found = solve(data, 1, Deadline(60))
+    found = solve(data, 1, unlimited())
     metrics = metrics_of(found, data)
     assert error(found.crystal, truth) < 0.1
     assert judge(metrics).grade == "good"
@@ -89,7 +63,7 @@ def test_strained_crystals_are_found_and_what_is_called_good_is_right(kind):
     errors = []
     for seed in range(1, 6):
         data, truth = case_of(Case(seed=seed, kind=kind, phase_pi=3, n=32))
-        found = solve(data, 1, Deadline(60))
+        found = solve(data, 1, unlimited())
         errors.append(error(found.crystal, truth))
         assert errors[-1] < 0.1 or judge(metrics_of(found, data)).grade != "good"
     assert sum(one < 0.15 for one in errors) >= 4
@@ -98,7 +72,7 @@ def test_strained_crystals_are_found_and_what_is_called_good_is_right(kind):
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_no_more_is_explored_than_asked_for_however_many_threads_there_are(n_threads):
     data, _ = case_of(SMALL)
-    how, search, before = replace(FEW, least_rounds=2, most_rounds=2), Search(Deadline(60)), torch.get_num_threads()
+    how, search, before = replace(FEW, least_rounds=2, most_rounds=2), Search(unlimited()), torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
         pool, following = explore(level_of(data), 1, how, 4, search)
@@ -110,13 +84,13 @@ def test_no_more_is_explored_than_asked_for_however_many_threads_there_are(n_thr
 def test_the_same_seed_gives_the_same_crystal_and_says_what_it_does():
     data, truth = case_of(SMALL)
     told = []
-    one, two = (solve(data, 5, Deadline(60), QUICK, told.append) for _ in range(2))
+    one, two = (solve(data, 5, unlimited(), QUICK, told.append) for _ in range(2))
     assert torch.equal(one.crystal, two.crystal)
     assert torch.equal(one.support, two.support)
     assert (one.free_llk, one.effort) == (two.free_llk, two.effort)
     assert error(one.crystal, truth) < 0.2
     assert f"{one.effort.starts} starts on" in told[0]
-    other = solve(data, 6, Deadline(60), QUICK)
+    other = solve(data, 6, unlimited(), QUICK)
     assert not torch.equal(other.crystal, one.crystal)
 
 
@@ -128,7 +102,7 @@ def test_a_slice_of_a_crystal_in_two_axes(shape):
     field = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(projection)))
     intensity = np.abs(field) ** 2
     data = data_of(np.random.default_rng(1).poisson(intensity * 1e6 / intensity.sum()))
-    found = solve(data, 1, Deadline(60))
+    found = solve(data, 1, unlimited())
     assert found.crystal.shape == shape
     assert error(found.crystal, ordered(projection)) < 0.1
     assert judge(metrics_of(found, data)).grade == "good"
@@ -138,7 +112,7 @@ def test_a_slice_of_a_crystal_in_two_axes(shape):
 def test_arrays_of_every_form_come_to_an_end(shape):
     counts = np.random.default_rng(0).poisson(1e3 * np.exp(-sum((x - n // 2) ** 2 for x, n in zip(
         np.indices(shape), shape, strict=True)) / 8))  # fmt: skip
-    found = solve(data_of(counts), 1, Deadline(60), QUICK)
+    found = solve(data_of(counts), 1, unlimited(), QUICK)
     assert found.crystal.shape == shape
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
 
@@ -148,11 +122,11 @@ def test_no_support_is_much_larger_than_that_of_a_known_crystal_with_its_own_rec
     data, truth = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=5, n=32))
     settings = replace(QUICK, known_recipe=parse_recipe("SUPPORT[fixed]+20*ER"), is_thorough=False)
     known = start_from(truth, truth.abs() > threshold)
-    found = solve(data, 1, Deadline(60), settings, known=known)
+    found = solve(data, 1, unlimited(), settings, known=known)
     largest = 1.2 * known.support.sum()
     assert found.support.sum() <= 1.01 * largest
     assert threshold > 0.5 or error(found.crystal, truth) < 0.02
-    free = solve(data, 1, Deadline(60), replace(settings, known_recipe=None), known=known)
+    free = solve(data, 1, unlimited(), replace(settings, known_recipe=None), known=known)
     assert threshold < 0.5 or free.support.sum() > largest
 
 
@@ -160,7 +134,7 @@ def test_of_two_ways_on_the_finest_grid_the_one_is_kept_that_foresees_the_held_o
     """A small crystal has most of its voxels at the surface, and a loose support too many more."""
     data, truth = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=3, n=32))
     loose, tight = (
-        solve(data, 1, Deadline(60), replace(QUICK, ways=ways, is_thorough=False))
+        solve(data, 1, unlimited(), replace(QUICK, ways=ways, is_thorough=False))
         for ways in (lambda extent: loose_and_tight(extent)[:1], final_recipes)
     )
     assert tight.free_llk < loose.free_llk
@@ -174,7 +148,7 @@ def test_of_two_ways_the_one_is_kept_whose_crystal_is_even_and_foresees_the_held
     """How far each way comes depends on the last digits, and so on the machine; which one is kept does not."""
     data, _ = case_of(Case(seed=seed, kind="superellipsoid", phase_pi=4, n=32))
     both, loose, tight = (
-        solve(data, 1, Deadline(60), replace(QUICK, ways=ways, is_thorough=False))
+        solve(data, 1, unlimited(), replace(QUICK, ways=ways, is_thorough=False))
         for ways in (
             loose_and_tight,
             lambda extent: loose_and_tight(extent)[:1],
@@ -193,7 +167,7 @@ def test_a_crystal_that_explains_the_data_far_below_noise_is_not_closed_in_other
     cycles = []
     for found in (truth, truth.abs().to(truth)):
         pool = Candidates(crystal=(found * support)[None], support=support[None], score=torch.tensor([1.0]))
-        search = Search(Deadline(60))
+        search = Search(unlimited())
         finish_finalists(replace(level_of(data), data=seen), pool, data, held, search, 1e-6)
         cycles.append(search.cycles)
     assert cycles[0] == 0
@@ -202,7 +176,7 @@ def test_a_crystal_that_explains_the_data_far_below_noise_is_not_closed_in_other
 
 def test_a_deadline_that_is_over_at_once_gives_something_that_is_not_called_good():
     data, _ = case_of(WEAK)
-    found = solve(data, 1, Deadline(0.0, begin_s=-1e9))
+    found = solve(data, 1, spent())
     metrics = metrics_of(found, data)
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
     assert math.isfinite(metrics.chi2)
@@ -212,7 +186,7 @@ def test_a_deadline_that_is_over_at_once_gives_something_that_is_not_called_good
 
 def test_no_support_is_larger_than_phases_can_be_determined_for():
     spots = np.where(np.random.default_rng(0).random((16, 16, 16)) < 0.02, 1e5, 1.0)
-    for deadline in (Deadline(60), Deadline(0.0, begin_s=-1e9)):
+    for deadline in (unlimited(), spent()):
         found = solve(data_of(spots), 1, deadline, QUICK)
         assert found.support.float().mean() <= 0.31
 
@@ -228,7 +202,7 @@ def test_what_the_turn_raises_ends_it_all(n_turns):
 
     threads = torch.get_num_threads()
     with pytest.raises(InterruptedError):
-        solve(data, 1, Deadline(60, wait_turn=wait))
+        solve(data, 1, Deadline(60, clock=lambda: 0.0, wait_turn=wait))
     assert next(turns) == n_turns + 1, "it is not asked again"
     assert torch.get_num_threads() == threads
 
@@ -236,7 +210,7 @@ def test_what_the_turn_raises_ends_it_all(n_turns):
 def test_a_crystal_that_is_known_is_a_finalist_and_wins_over_a_search_without_time():
     data, truth = case_of(SMALL)
     known = start_from(truth, truth.abs() > 0.3)
-    found = solve(data, 1, Deadline(0.0, begin_s=-1e9), QUICK, known=known)
+    found = solve(data, 1, spent(), QUICK, known=known)
     assert error(found.crystal, truth) < 0.1
     assert len(found.finalists) == 2
 
@@ -244,7 +218,7 @@ def test_a_crystal_that_is_known_is_a_finalist_and_wins_over_a_search_without_ti
 def test_data_without_noise_are_explained_exactly():
     case = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24, photons=math.inf)
     data, truth = case_of(case)
-    found = solve(data, 1, Deadline(60))
+    found = solve(data, 1, unlimited())
     assert metrics_of(found, data).chi2 < 1e-7
     assert error(found.crystal, truth) < 1e-3
 
@@ -253,16 +227,16 @@ def test_data_without_noise_are_explained_exactly():
 def test_nothing_to_phase_ends_without_nan_and_is_not_called_good(kind):
     counts = np.zeros((12, 13, 14)) if kind == "nothing" else np.ones((12, 13, 14))
     data = data_of(counts, None if kind != "masked" else counts == 2)
-    found = solve(data, 1, Deadline(60), QUICK)
+    found = solve(data, 1, unlimited(), QUICK)
     assert torch.isfinite(torch.view_as_real(found.crystal)).all()
     assert judge(metrics_of(found, data)).grade == "failed"
 
 
 def test_it_begins_again_from_other_starts_while_the_finalists_differ():
     hard, _ = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=5, n=32, photons=3e5))
-    once, twice = (solve(hard, 1, Deadline(60), AutoSettings(exploration=FEW, attempts=n)) for n in (1, 2))
+    once, twice = (solve(hard, 1, unlimited(), AutoSettings(exploration=FEW, attempts=n)) for n in (1, 2))
     assert once.effort.starts == 8
     assert twice.effort.starts == 16
     assert twice.free_llk <= once.free_llk
     data, _ = case_of(WEAK)
-    assert solve(data, 1, Deadline(60), AutoSettings(attempts=2)).effort.starts == 64, "they agree at once"
+    assert solve(data, 1, unlimited(), AutoSettings(attempts=2)).effort.starts == 64, "they agree at once"

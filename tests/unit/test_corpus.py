@@ -24,6 +24,8 @@ from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart, WireMessa
 from cdi_stream_plugins.decoders.dectris1 import Dectris1Decoder
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 CORPUS = Path(__file__).parents[1] / "data" / "wire"
 RECORDED = "begin begin image image image end"
 EXPECTED = {

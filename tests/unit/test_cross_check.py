@@ -16,7 +16,7 @@ from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.support import Limits
 from tests.bench.crystals import Case
-from tests.unit.test_auto import case_of, error
+from tests.measurements import case_of, error, spent, unlimited
 
 CASE = Case(seed=70_000, kind="polyhedron", phase_pi=3)
 FIXED = "SUPPORT[fixed]+{}*ER"
@@ -31,7 +31,7 @@ def run(crystal, cycles, deadline=None):
         lambda extent: parse_recipe(FIXED.format(cycles)),
         1,
         LIVE_SEARCH.exploration,
-        deadline or Deadline(60),
+        deadline or unlimited(),
     )
 
 
@@ -70,7 +70,7 @@ def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
     data, truth = case_of(case)
     start, level = start_from(truth, truth.abs() > 0.3), level_of(data)
     tight, loose = (
-        refine(level, start, how, Deadline(60), Limits()) for how in (large_volume_recipe(12), large_volume_recipe(20))
+        refine(level, start, how, unlimited(), Limits()) for how in (large_volume_recipe(12), large_volume_recipe(20))
     )
     assert error(loose.result[0], truth) < 0.06
     assert error(tight.result[0], truth) > 1.5 * error(loose.result[0], truth)
@@ -79,7 +79,7 @@ def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
 
 def test_without_time_the_crystal_stays_and_the_time_is_named():
     _, truth = case_of(CASE)
-    found = run(truth, 30, Deadline(1e-9))
+    found = run(truth, 30, spent())
     assert error(found.crystal, truth) < 0.1
     assert any("time ran out" in reason for reason in judge(found.metrics).reasons)
 
@@ -87,7 +87,7 @@ def test_without_time_the_crystal_stays_and_the_time_is_named():
 def test_it_asks_for_its_turn_at_every_cycle():
     turns = []
     _, truth = case_of(CASE)
-    run(truth, 30, Deadline(60, wait_turn=lambda: turns.append(1)))
+    run(truth, 30, Deadline(60, clock=lambda: 0.0, wait_turn=lambda: turns.append(1)))
     assert len(turns) > 450 + 30, "one round of starts on this thread, and the recipe"
 
 
@@ -100,7 +100,7 @@ def test_without_others_there_is_nothing_to_compare_with():
         lambda extent: parse_recipe(FIXED.format(10)),
         1,
         alone,
-        Deadline(60),
+        unlimited(),
     )
     assert math.isnan(found.metrics.agreement)
     assert any("only one of" in reason for reason in judge(found.metrics).reasons)
@@ -111,6 +111,6 @@ def test_a_coarsest_grid_that_is_the_finest_will_do(monkeypatch):
     monkeypatch.setattr("cdi_stream.phasing.cross_check.coarsest_shape", lambda data: tuple(data.magnitude.shape))
     start = start_from(truth, truth.abs() > 0.3)
     found = cross_check(
-        data, start, lambda extent: parse_recipe(FIXED.format(10)), 1, LIVE_SEARCH.exploration, Deadline(60)
+        data, start, lambda extent: parse_recipe(FIXED.format(10)), 1, LIVE_SEARCH.exploration, unlimited()
     )
     assert found.metrics.agreement == pytest.approx(1, abs=0.05)

@@ -19,6 +19,8 @@ from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart, WireMessa
 from cdi_stream_plugins.decoders.dectris1 import Dectris1Decoder
 from sim_beamline import wire1
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 REPEATABLE = settings(
     max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
 )

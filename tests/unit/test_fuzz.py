@@ -14,6 +14,8 @@ import pytest
 from cdi_stream.errors import WireError
 from tests import fuzz
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 ROOT = Path(__file__).parents[2]
 FOUND = sorted((fuzz.DATA / "fuzz").glob("*.msgpack"))
 
@@ -68,16 +70,18 @@ def fuzzed_in_a_process_of_its_own(*options: str) -> None:
     assert done.returncode == 0, f"{' '.join(options)}: {done.returncode}\n{done.stdout}\n{done.stderr[-5000:]}"
 
 
-def test_no_input_ends_the_process():
-    fuzzed_in_a_process_of_its_own("--first", "10000", "--cases", "1500")
+def test_no_input_ends_the_process(backend):
+    fuzzed_in_a_process_of_its_own("--backend", backend, "--first", "10000", "--cases", "1500")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 @pytest.mark.parametrize("name", fuzz.DECODERS)
-def test_no_input_of_very_many_ends_the_process(name, kind):
-    fuzzed_in_a_process_of_its_own("--decoder", name, "--kind", kind, "--first", "100000", "--cases", "100000")
+def test_no_input_of_very_many_ends_the_process(name, kind, backend):
+    fuzzed_in_a_process_of_its_own(
+        "--backend", backend, "--decoder", name, "--kind", kind, "--first", "100000", "--cases", "100000"
+    )
 
 
 # --- the fuzzer itself ------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ class DocumentPublisher(Publisher):
         try:
             super().__init__(address, prefix=prefix, serializer=write, curve_config=curve_config)
         except zmq.ZMQError as error:
-            self.close()
+            self.close()  # type: ignore[no-untyped-call]
             raise EndpointError(f"document bus {address!r}: {error}; expected host:port of the proxy") from error
         self._set_options()
 

@@ -73,7 +73,8 @@ def rocking_curve(
         if field is not None:
             raise
         logger.warning("%s", error)
-        return plan
+        result: Plan = plan
+        return result
 
 
 def _curve(detector: Any, motor: Any, positions: NDArray[np.float64], reconstruction: Any, streams: list[str]) -> Plan:

@@ -62,4 +62,5 @@ def _dtype(header: Mapping[str, Any]) -> np.dtype[Any]:
     kind = header.get("type")
     if kind not in _DTYPES:
         raise WireError(f"expected a type out of {', '.join(_DTYPES)}, got {kind!r:.40}")
-    return np.dtype(kind).newbyteorder(">" if header.get("endianness") == "big" else "<")
+    result: np.dtype[Any] = np.dtype(kind).newbyteorder(">" if header.get("endianness") == "big" else "<")
+    return result

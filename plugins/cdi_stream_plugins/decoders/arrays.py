@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import lz4.block
 import numpy as np
-from dectris.compression import decompress
 from numpy.typing import NDArray
 
 from cdi_stream.errors import WireError
+from cdi_stream_plugins.decoders import decompression
 from cdi_stream_plugins.decoders.cbor import Tag
 
 ROW_MAJOR, COLUMN_MAJOR, COMPRESSED = 40, 1040, 56500
@@ -78,7 +78,8 @@ def _check_size(shape: Any, max_pixels: int) -> None:
 
 def _inflate_block(blob: Bytes, n_bytes: int) -> bytes:
     try:
-        return lz4.block.decompress(blob, uncompressed_size=n_bytes)
+        result: bytes = lz4.block.decompress(blob, uncompressed_size=n_bytes)
+        return result
     except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError) as error:
         raise WireError(f"lz4 image cannot be decompressed to {n_bytes} bytes: {error}") from error
 
@@ -100,21 +101,22 @@ def _bytes_of(value: Any, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
     return value
 
 
-def inflate(parts: Any, dtype: np.dtype[Any], n_bytes: int) -> bytes:
+def inflate(parts: Any, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
     """Decompress [algorithm, element size, bytes] after holding its announced size against ``n_bytes``."""
     if not (isinstance(parts, list) and len(parts) == 3 and isinstance(parts[2], memoryview)):
         raise WireError(f"expected [algorithm, element size, bytes], got {_kind(parts)}")
     algorithm, element_size, packed = parts
     if algorithm not in ("lz4", "bslz4") or element_size != dtype.itemsize:
         raise WireError(f"compression {algorithm!r:.20} of {element_size!r:.20}-byte elements does not fit {dtype}")
-    return _decompress(_with_header(packed, n_bytes) if algorithm == "bslz4" else packed, algorithm, dtype, n_bytes)
+    content = _with_header(packed, n_bytes) if algorithm == "bslz4" else packed
+    return _decompress(content, algorithm, dtype, n_bytes)
 
 
-def _decompress(packed: Bytes, algorithm: str, dtype: np.dtype[Any], n_bytes: int) -> bytes:
+def _decompress(packed: Bytes, algorithm: decompression.Algorithm, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
     if len(packed) < 12 or struct.unpack_from(">Q", packed)[0] != n_bytes:
         raise WireError(f"compressed image does not announce the expected {n_bytes} bytes")
     try:
-        return decompress(packed, algorithm, elem_size=dtype.itemsize)
+        return decompression.decompress(packed, algorithm, dtype.itemsize, n_bytes)
     except (RuntimeError, ValueError, MemoryError) as error:
         raise WireError(f"{algorithm} image cannot be decompressed: {error}") from error
 

@@ -107,7 +107,8 @@ class Dectris1Decoder:
     def _mask(self, header: Mapping[str, Any], blob: Part) -> NDArray[np.bool_] | None:
         """True where a pixel may be used; a mask that is not an image is as good as none."""
         try:
-            return fields.cut(self._array(header, blob), self._roi) == 0
+            result: NDArray[np.bool_] | None = fields.cut(self._array(header, blob), self._roi) == 0
+            return result
         except WireError:
             return None
 

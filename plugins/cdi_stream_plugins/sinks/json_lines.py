@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdi_stream.documents.bus import to_plain
+from cdi_stream.documents.plain import to_plain
 
 
 class JsonLinesSink:

@@ -10,7 +10,7 @@ import httpx
 from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter
 from tiled.client import from_uri
 
-from cdi_stream.documents.bus import to_plain
+from cdi_stream.documents.plain import to_plain
 from cdi_stream.errors import ServiceError
 
 _OF_THE_DOCUMENT = {400, 409, 413, 422}
