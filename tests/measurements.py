@@ -34,7 +34,7 @@ def data_of(counts: np.ndarray, valid: np.ndarray | None = None) -> Measurement:
     """Return the measurement of counts whose origin is at N//2."""
     valid = np.ones(counts.shape, dtype=bool) if valid is None else valid
     magnitude = ordered(counts.astype(np.float32)).sqrt()
-    return Measurement(magnitude=magnitude, gain=torch.ones_like(magnitude), valid=ordered(valid))
+    return Measurement(magnitude=magnitude, magnitude_scale=torch.ones_like(magnitude), valid=ordered(valid))
 
 
 @cache

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cdi_stream.errors import IntensitiesError
 from cdi_stream.files.intensities.limits import require_intensities, require_mask
 from cdi_stream.files.intensities.masks import apply_mask
-from cdi_stream.files.intensities.read import marked
+from cdi_stream.files.intensities.read import mark_untrusted
 from cdi_stream.files.intensities.volume import Intensities, require_signal
 from cdi_stream.files.intensities.window import peak_of
 from cdi_stream.interface.limits import require_method, require_search
@@ -110,7 +110,7 @@ def usable_counts(counts: Intensities | ArrayLike, mask: ArrayLike | None = None
         axes=tuple(f"axis {k}" for k in range(array.ndim)),
         source=_SOURCE,
     )
-    return marked(plain if usable is None else apply_mask(plain, usable, "mask"), is_plain=True)
+    return mark_untrusted(plain if usable is None else apply_mask(plain, usable, "mask"), is_plain=True)
 
 
 def reconstruction_of(phased: PhasedCounts) -> Reconstruction:

@@ -17,6 +17,7 @@ from cdi_stream.config.reconstruction import PhaseConfig, PrepareConfig
 from cdi_stream.errors import CurveError, RecordingError
 from cdi_stream.files.intensities.objects import LabObject
 from cdi_stream.files.intensities.scans import Placement, curve_of
+from cdi_stream.files.plot import LAB_AXES
 from cdi_stream.geometry.circles import Beamline, DetectorPlacement
 from cdi_stream.interface.limits import require_budget, require_device
 from cdi_stream.interface.placement import placement_of
@@ -28,9 +29,6 @@ from cdi_stream.messages import RecordedScan, Result, RockingCurve
 from cdi_stream.networks.packaged import DEFAULT, network_file
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
-
-LAB_AXES = ("z", "y", "x")
-"""Axes of an object in lab coordinates."""
 
 
 def rocking_curve(

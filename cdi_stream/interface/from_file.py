@@ -10,13 +10,11 @@ from cdi_stream.errors import RecordingError
 from cdi_stream.files.intensities.objects import LabObject
 from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.volume import Intensities
+from cdi_stream.files.plot import LAB_AXES
 from cdi_stream.files.result_file import StoredResult, read_result
 from cdi_stream.interface.object_file import metrics_from, read_object
 from cdi_stream.interface.reconstruction import Reconstruction
 from cdi_stream.messages import Verdict
-
-LAB_AXES = ("z", "y", "x")
-"""Axes of an object in lab coordinates."""
 
 
 def read(path: str | Path, scan: int | None = None) -> Intensities:

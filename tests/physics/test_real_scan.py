@@ -48,18 +48,18 @@ def test_the_geometry_gives_the_lattice_spacing_and_the_voxels(reconstruction):
     affine = reconstruction.phased.volume.affine
     two_theta_rad = np.arccos(np.cos(np.deg2rad(32.174)) * np.cos(np.deg2rad(12.6346)))
     bragg_m = wavelength_m / (2 * np.sin(two_theta_rad / 2))
-    assert reconstruction.scalars["d_spacing_m"] == pytest.approx(bragg_m, rel=2e-3)
+    assert reconstruction.metrics.d_spacing_m == pytest.approx(bragg_m, rel=2e-3)
     for axis in (1, 2):
         step = np.linalg.norm(affine.bq[:, axis])
         assert step == pytest.approx(2 * np.pi / wavelength_m * pixel_m / distance_m, rel=2e-3)
-    assert reconstruction.scalars["voxel_size_m"] == pytest.approx(13.4e-9, rel=0.01)
+    assert reconstruction.metrics.voxel_size_m == pytest.approx(13.4e-9, rel=0.01)
 
 
 def test_the_crystal_has_the_known_size_and_explains_the_counts(reconstruction):
     assert reconstruction.verdict.grade == "good", reconstruction.verdict.reasons
     assert any("direct-beam pixel unknown" in reason for reason in reconstruction.verdict.reasons)
-    assert reconstruction.scalars["chi2"] < 0.035
-    assert reconstruction.scalars["r_p"] > 0.98
+    assert reconstruction.metrics.chi2 < 0.035
+    assert reconstruction.metrics.r_p > 0.98
     for length_nm, known_nm in zip(extent_lab_nm(reconstruction.crystal), SIZE_LAB_NM.values(), strict=True):
         assert length_nm == pytest.approx(known_nm, rel=0.15)
 

@@ -21,6 +21,7 @@ import zmq
 from cdi_stream.documents.tiled_server import free_port
 from cdi_stream.geometry.affine import AffineMap, lab_grid
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext, Verdict
+from cdi_stream.metrics import Metrics
 from cdi_stream.operators import feed
 from cdi_stream.operators.history import FILE_NAME
 from cdi_stream.processes import start_child
@@ -189,7 +190,7 @@ def crystal() -> Crystal:
         density=(amplitude * np.exp(1j * phase)).astype(np.complex64),
         support=support,
         affine=lab_grid(source, SHAPE, 5e-9),
-        scalars={},
+        metrics=Metrics(),
         verdict=Verdict(grade="good"),
     )
 

@@ -79,10 +79,10 @@ def read_intensities(
         ) from error
     if mask_path is not None:
         found = apply_mask(found, read_mask(mask_path), str(mask_path))
-    return marked(found, is_plain=is_plain, cleans=cleans)
+    return mark_untrusted(found, is_plain=is_plain, cleans=cleans)
 
 
-def marked(found: Intensities, *, is_plain: bool, cleans: bool = True) -> Intensities:
+def mark_untrusted(found: Intensities, *, is_plain: bool, cleans: bool = True) -> Intensities:
     """Return intensities with all voxels marked that cannot be trusted, and with their peak.
 
     Parameters
