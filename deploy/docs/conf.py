@@ -24,6 +24,7 @@ nb_ipywidgets_js = {}  # nothing is loaded from the internet
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 napoleon_google_docstring = False
 default_role = "literal"
 smartquotes = False  # two dashes begin an option

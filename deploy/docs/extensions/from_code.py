@@ -264,7 +264,7 @@ def _page(room: str, names: list[str]) -> str:
     for name in names:
         if name != room:
             parts.append(f"## `{name}`\n")
-        parts.append(f"```{{eval-rst}}\n.. automodule:: {name}\n```\n")
+        parts.append(f"```{{eval-rst}}\n.. automodule:: {name}\n   :ignore-module-all:\n```\n")
     return "\n".join(parts)
 
 
