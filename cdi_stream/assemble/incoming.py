@@ -181,6 +181,7 @@ def _fields_but_start(saved: SavedSeries) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> SavedSeries:
+    """Return the description of a series in its folder; raises an error if a file is damaged."""
     plain = msgpack.unpackb((folder / DESCRIPTION).read_bytes(), strict_map_key=False)
     start = dict(plain.pop("start"))
     for name in ("image_shape", "roi"):

@@ -146,6 +146,7 @@ def _tables(stream: str, events: dict[int, Event], curve: Curve) -> list[PointTa
 
 
 def _of_numbers(stream: str, lowest: int, chosen: dict[int, Event], curve: Curve, *, own: bool) -> PointTable:
+    """Return the table of the single readings of a stream, one row for each of the events ``chosen``."""
     seqs = np.array(sorted(chosen), dtype=np.int64)
     rows = [chosen[int(seq)] for seq in seqs]
     slots = [NO_IMAGE if event.image_id is None else event.image_id - curve.first_id for event in rows]

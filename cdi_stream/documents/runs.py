@@ -215,6 +215,7 @@ class RunBook:
             raise WireError(f"{name} document cannot be used: {error!r:.200}") from error
 
     def _take(self, name: str, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        """Check the fields that are needed, and pass the document on by its kind."""
         for key, kind in _NEEDED.get(name, {}).items():
             if not isinstance(doc.get(key), kind):
                 raise WireError(f"{name} document: expected {key!r} of type {kind.__name__}, got {doc.get(key)!r:.60}")
@@ -235,6 +236,7 @@ class RunBook:
         return None
 
     def _start(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        """Take a start document; runs of this service are left out."""
         if "original_run_uid" in doc or doc.get("analysis_stage") in ("reconstruction", "refinement", "arrays"):
             return None
         if not doc["uid"].isprintable() or not 0 < len(doc["uid"]) <= MAX_UID:
@@ -251,6 +253,7 @@ class RunBook:
         return str(doc["uid"])
 
     def _descriptor(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        """Take a descriptor; an unknown run becomes known by it, because its start document may be lost."""
         if doc["run_start"] not in self.runs:
             if _is_own(doc) or not doc["run_start"].isprintable() or len(doc["run_start"]) > MAX_UID:
                 return None
@@ -265,6 +268,7 @@ class RunBook:
         return record.uid
 
     def _event(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+        """Take an event; an event of an unknown descriptor only counts."""
         if doc["descriptor"] not in self._run_of_descriptor:
             self.orphans["event"] += 1
             return None

@@ -204,6 +204,7 @@ class Ingest:
             self._alarms.clear("messages")
 
     def _pass_on(self, curve: RockingCurve, put: Callable[[Work], None]) -> None:
+        """Put a released curve into the queue, and send its final progress to the operators' pages."""
         put(curve)
         progress = CurveProgress(
             key=curve.key,
