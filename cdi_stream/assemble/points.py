@@ -129,7 +129,7 @@ def _moves(track: NDArray[np.float64] | None) -> bool:
 def _tables(stream: str, events: dict[int, Event], curve: Curve) -> list[PointTable]:
     """Return the tables of a stream: one of its single readings, one of its arrays joined end to end."""
     has_names = any(event.series for event in events.values())
-    since = {seq: event for seq, event in events.items() if event.heard_s >= curve.since_s}
+    since = {seq: event for seq, event in events.items() if event.received_s >= curve.since_s}
     chosen = {seq: event for seq, event in since.items() if not has_names or curve.series in event.series}
     if not has_names:
         chosen = _share(stream, chosen, curve)

@@ -209,7 +209,7 @@ def test_a_worker_that_was_killed_before_it_could_finish_sends_nothing_twice(rig
     outbox = rig.outbox(sink)
     rig.compute("one")
     for uid in uids("one"):
-        rig.queue.mark_heard(uid)
+        rig.queue.mark_delivered(uid)
     outbox.send("worker_0", running)
     assert sink.sent == []
     assert rig.states() == {"one": "done"}

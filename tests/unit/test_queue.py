@@ -250,9 +250,9 @@ def test_a_job_is_completed_once(queue):
 
 def test_documents_that_were_heard_are_not_unheard(queue):
     job = computed(queue)
-    queue.mark_heard("one-1")
-    queue.mark_heard("one-1")
-    queue.mark_heard("somebody else's")
+    queue.mark_delivered("one-1")
+    queue.mark_delivered("one-1")
+    queue.mark_delivered("somebody else's")
     assert queue.documents_to_send(job) == [documents("one")[0], documents("one")[2]]
     assert queue.jobs()[0].state == "computed"
 
@@ -261,7 +261,7 @@ def test_a_finished_job_waits_for_the_archive_with_all_its_documents(queue):
     job = computed(queue)
     assert queue.jobs_to_archive() == []
     for k in range(3):
-        queue.mark_heard(f"one-{k}")
+        queue.mark_delivered(f"one-{k}")
     queue.finish(job)
     assert only(queue, "done").owner is None
     ((found, stored),) = queue.jobs_to_archive()
@@ -542,7 +542,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.queues[owner].finish(job)
                 self.jobs[job.id]["state"] = "done"
             else:
-                self.queues[owner].mark_heard(f"{job.key}-{heard}")
+                self.queues[owner].mark_delivered(f"{job.key}-{heard}")
                 self.jobs[job.id]["heard"] += 1
 
     @rule(dead=owners)
