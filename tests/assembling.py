@@ -1,4 +1,4 @@
-"""An assembler driven by hand: a clock that stands still, frames, documents, and the curves that come out."""
+"""Assembler with a clock that is set by hand, and functions that build frames and documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ N = 7
 
 
 class Clock:
-    """Time that stands still until it is told to go on."""
+    """Monotonic clock that is set by hand."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -22,7 +22,7 @@ class Clock:
 
 
 class Rig:
-    """An assembler with its clock; feeds messages and documents and collects the curves."""
+    """Assembler with its clock; takes messages and documents, and collects the curves."""
 
     def __init__(self, incoming=None, **settings) -> None:
         self.clock = Clock()

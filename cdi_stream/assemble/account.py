@@ -35,7 +35,7 @@ def doubts_of_losses(run: RunRecord | None, n_orphans: int, n_unreadable: int) -
         Number of messages of the detector since the series began that could not be decoded; 0 if no frame is missing.
     """
     doubts: tuple[str, ...] = ()
-    if run is not None and not run.is_start_heard:
+    if run is not None and not run.is_start_received:
         doubts += (
             "the start document of the run was not received: was it sent before the service was connected to the bus?",
         )

@@ -66,12 +66,12 @@ class Assembler:
 
     def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take one Bluesky document; raises `WireError` if it cannot be used."""
-        heard_s = self._wall_clock()
+        received_s = self._wall_clock()
         if name in NEW_RUN_KINDS:  # a new run may push an old one out of the book, but none of an open curve
             self.book.pinned = {run.uid for curve in self._curves if (run := self._match(curve).run)}
-        run_uid = self.book.on_document(name, doc, heard_s)
+        run_uid = self.book.on_document(name, doc, received_s)
         if self._incoming is not None and run_uid is not None:
-            self._incoming.keep_document(run_uid, name, doc, heard_s)
+            self._incoming.keep_document(run_uid, name, doc, received_s)
             if name == "start" and self.book.runs.keys() != self._known_runs:
                 self._known_runs = set(self.book.runs)
                 self._incoming.forget_runs(self._known_runs)
@@ -102,9 +102,9 @@ class Assembler:
         """
         if self._incoming is None:
             return 0
-        for name, doc, heard_s in self._incoming.documents():
+        for name, doc, received_s in self._incoming.documents():
             try:
-                self.book.on_document(name, doc, heard_s)
+                self.book.on_document(name, doc, received_s)
             except WireError as error:
                 logger.warning("a document on disk cannot be used and is left out: %s", error)
         for saved in self._incoming.saved_series():

@@ -156,6 +156,7 @@ def _remedy(receiver: Receiver) -> str:
 def _open(
     settings: CaptureSettings,
 ) -> Iterator[tuple[Recorder, Receiver, zmq.Socket[bytes] | None]]:
+    """Yield the recorder, the receiver and the document socket of a recording (None without documents)."""
     detector = settings.detector
     decoder = decoder_of(detector)
     with contextlib.ExitStack() as stack:

@@ -127,14 +127,14 @@ class Incoming:
         if folder.exists():
             logger.warning("its frames are kept as %s", set_aside(folder))
 
-    def keep_document(self, run_uid: str, name: str, doc: Mapping[str, Any], heard_s: float) -> None:
+    def keep_document(self, run_uid: str, name: str, doc: Mapping[str, Any], received_s: float) -> None:
         """Append a document to those of its run; a full disk is only logged.
 
-        ``heard_s`` is the time of receipt [s since the epoch].
+        ``received_s`` is the time of receipt [s since the epoch].
         """
         path = self._document_file(run_uid)
         try:
-            record = msgpack.packb([name, to_plain(dict(doc)), heard_s], default=str)
+            record = msgpack.packb([name, to_plain(dict(doc)), received_s], default=str)
             n_bytes = path.stat().st_size if path.exists() else 0
             if n_bytes + len(record) <= MAX_DOCUMENTS_BYTES:
                 _append(path, record, n_bytes)
@@ -147,8 +147,8 @@ class Incoming:
         for path in self._runs.glob("*.documents"):
             try:
                 with path.open("rb") as file:
-                    for name, doc, heard_s in msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=1 << 30):
-                        documents.append((str(name), dict(doc), float(heard_s)))
+                    for name, doc, received_s in msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=1 << 30):
+                        documents.append((str(name), dict(doc), float(received_s)))
             except (ValueError, TypeError, msgpack.UnpackException) as error:
                 logger.warning("%s: expected a whole document, got: %s; the documents before it are used", path, error)
         return iter(sorted(documents, key=lambda entry: entry[2]))
@@ -181,6 +181,7 @@ def _fields_but_start(saved: SavedSeries) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> SavedSeries:
+    """Return the description of a series in its folder; raises an error if a file is damaged."""
     plain = msgpack.unpackb((folder / DESCRIPTION).read_bytes(), strict_map_key=False)
     start = dict(plain.pop("start"))
     for name in ("image_shape", "roi"):

@@ -240,6 +240,7 @@ def _on_points(track: NDArray[np.float64], rows: Ids) -> NDArray[np.float64]:
 
 
 def _curve(series: Series, claim: Claim, run: RunRecord, offset_s: float, used: Mapping[str, int]) -> Curve:
+    """Return the facts that select the points of a curve from the streams of its run."""
     frames = (claim.n_points, series.start.n_images, series.n_slots)
     points = (*frames, whole(run.start.get("num_points")))
     return Curve(

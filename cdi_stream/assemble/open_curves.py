@@ -167,7 +167,7 @@ class OpenCurves:
             return self._curve_of_run(frame, now_s)
         curve = self._open.get(frame.series)
         newest = self._book.runs.get(self._book.newest_open() or "")
-        is_new = newest is not None and self._closed.get(frame.series, -np.inf) < newest.heard_s
+        is_new = newest is not None and self._closed.get(frame.series, -np.inf) < newest.received_s
         if curve is None and is_new:  # a run that began after the end of that series has another series of the name
             curve = self._new_headless_curve(frame.series, now_s, Claim(is_named=True))
             curve.doubts += (f"the start of series {frame.series} was not received: its header is unknown",)

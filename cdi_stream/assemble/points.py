@@ -129,7 +129,7 @@ def _moves(track: NDArray[np.float64] | None) -> bool:
 def _tables(stream: str, events: dict[int, Event], curve: Curve) -> list[PointTable]:
     """Return the tables of a stream: one of its single readings, one of its arrays joined end to end."""
     has_names = any(event.series for event in events.values())
-    since = {seq: event for seq, event in events.items() if event.heard_s >= curve.since_s}
+    since = {seq: event for seq, event in events.items() if event.received_s >= curve.since_s}
     chosen = {seq: event for seq, event in since.items() if not has_names or curve.series in event.series}
     if not has_names:
         chosen = _share(stream, chosen, curve)
@@ -146,6 +146,7 @@ def _tables(stream: str, events: dict[int, Event], curve: Curve) -> list[PointTa
 
 
 def _of_numbers(stream: str, lowest: int, chosen: dict[int, Event], curve: Curve, *, own: bool) -> PointTable:
+    """Return the table of the single readings of a stream, one row for each of the events ``chosen``."""
     seqs = np.array(sorted(chosen), dtype=np.int64)
     rows = [chosen[int(seq)] for seq in seqs]
     slots = [NO_IMAGE if event.image_id is None else event.image_id - curve.first_id for event in rows]

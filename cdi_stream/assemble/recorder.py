@@ -179,6 +179,7 @@ class Recorder:
         return next((entry for entry in reversed(self._series) if entry.series.id == name), None)
 
     def _frame(self, frame: DetectorFrame, receive_time_ns: int) -> None:
+        """Write a frame into the entry of its series, which is opened if its start message was lost."""
         now = receive_time_ns / 1e9
         self._growing.reserve(RESERVED_PER_FRAME * frame.pixels.nbytes + self.n_frames * DESCRIPTION_BYTES)
         entry = self._find(frame.series)
@@ -260,6 +261,7 @@ class Recorder:
             group["pixel_mask"] = mask
 
     def _scan_of(self, entry: _SeriesEntry, slots: NDArray[np.intp]) -> RecordedScan:
+        """Return the recorded scan of a series without its frames; ``slots`` are those of the frames in the file."""
         start, run = entry.series.start, self._run_of(entry)
         match = RunMatch(run=run, by="nothing" if run is None else "uid")
         joined = join(entry.series, read_claim(start.user_data), match, is_over=True)

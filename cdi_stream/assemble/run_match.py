@@ -40,7 +40,7 @@ class RunMatch:
 def find_run(series: Series, claim: Claim, book: RunBook, *, is_over: bool = False) -> RunMatch:
     """Return the run of a series; ``is_over``: no further documents are waited for."""
     claimed = None if claim.run_uid is None else book.runs.get(claim.run_uid)
-    if claimed is not None and (claimed.stop_heard_s or np.inf) >= series.wall_s - OPEN_SLACK_S:
+    if claimed is not None and (claimed.stop_received_s or np.inf) >= series.wall_s - OPEN_SLACK_S:
         return RunMatch(run=claimed, by="uid")
     if claim.run_uid is not None and claimed is None and claim.is_firm and not is_over:
         return RunMatch(run=None, by="nothing")
@@ -68,7 +68,7 @@ def _by_series(series: Series, book: RunBook, *, is_over: bool) -> RunMatch | No
     live = [run for run in runs if run.last_named_s(key) >= series.wall_s - EVENT_SLACK_S]
     doubts: tuple[str, ...] = ()
     if not live and is_over:
-        live = [run for run in runs if (run.stop_heard_s or np.inf) + REUSE_S >= series.wall_s][-1:]
+        live = [run for run in runs if (run.stop_received_s or np.inf) + REUSE_S >= series.wall_s][-1:]
         doubts = (f"the events that name series {series.id} came before its first message",) if live else ()
     if not live:
         return None
@@ -81,7 +81,7 @@ def _by_time(series: Series, book: RunBook) -> RunMatch:
     """Return the only run that was open when the series began, or the only one of them with several events."""
     during = [run for run in book.runs.values() if _was_open(run, series.wall_s, book.clock_offset_s)]
     since_s = series.wall_s - EVENT_SLACK_S
-    measuring = [run for run in during if any(run.n_heard(stream, since_s) > 1 for stream, _ in run.streams)]
+    measuring = [run for run in during if any(run.n_received(stream, since_s) > 1 for stream, _ in run.streams)]
     if len(during) > 1 and len(measuring) == 1:
         text = f"{len(during)} runs were open at the time of the series: the only one with several events is taken"
         return RunMatch(run=measuring[0], by="time", doubts=(text,))
@@ -93,12 +93,12 @@ def _by_time(series: Series, book: RunBook) -> RunMatch:
 
 def _was_open(run: RunRecord, wall_s: float, offset_s: float) -> bool:
     """Whether a run was open at ``wall_s`` [s since the epoch]; ``offset_s`` is added to the times of documents."""
-    began_s = _in_our_clock(run.start, run.heard_s, offset_s)
-    ended_s = np.inf if run.stop is None else _in_our_clock(run.stop, run.stop_heard_s or np.inf, offset_s)
+    began_s = _in_our_clock(run.start, run.received_s, offset_s)
+    ended_s = np.inf if run.stop is None else _in_our_clock(run.stop, run.stop_received_s or np.inf, offset_s)
     return began_s - OPEN_SLACK_S <= wall_s <= ended_s + OPEN_SLACK_S
 
 
-def _in_our_clock(doc: Mapping[str, object], heard_s: float, offset_s: float) -> float:
+def _in_our_clock(doc: Mapping[str, object], received_s: float, offset_s: float) -> float:
     """Return the time of a document by this machine's clock [s since the epoch], at most its time of receipt."""
     sent_s = finite(doc.get("time"))
-    return heard_s if sent_s is None else min(heard_s, sent_s + offset_s)
+    return received_s if sent_s is None else min(received_s, sent_s + offset_s)

@@ -51,7 +51,7 @@ class Event:
         Sequence number in the stream.
     time_s
         Time in the document [s since the epoch, clock of the sender]; None if missing or impossible.
-    heard_s
+    received_s
         Time of receipt [s since the epoch, clock of this machine].
     readings, arrays
         Single numbers, and lists of numbers, by data key.
@@ -63,7 +63,7 @@ class Event:
 
     seq_num: int
     time_s: float | None
-    heard_s: float
+    received_s: float
     readings: Mapping[str, float]
     arrays: Mapping[str, tuple[float, ...]]
     series: tuple[str, ...]
@@ -80,7 +80,7 @@ class RunRecord:
         Uid of the run.
     start, stop
         Start and stop document; ``stop`` is None while the run is open.
-    heard_s, stop_heard_s
+    received_s, stop_received_s
         Times of receipt of the first document and of the stop document [s since the epoch, clock of this machine].
     events
         By stream and sequence number.
@@ -88,20 +88,20 @@ class RunRecord:
         By uid.
     n_external
         Number of documents that name data in other files (StreamDatum, Datum).
-    is_start_heard
+    is_start_received
         Whether the start document was received.  The first document of a publisher is easily lost; the run is then
         known by its descriptors.
     """
 
     uid: str
     start: Mapping[str, Any]
-    heard_s: float
+    received_s: float
     stop: Mapping[str, Any] | None = None
-    stop_heard_s: float | None = None
+    stop_received_s: float | None = None
     events: dict[str, dict[int, Event]] = field(default_factory=dict)
     descriptors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     n_external: int = 0
-    is_start_heard: bool = True
+    is_start_received: bool = True
 
     @property
     def units(self) -> dict[str, str]:
@@ -135,11 +135,11 @@ class RunRecord:
     def last_named_s(self, series: str) -> float:
         """Return the time of receipt of the last event that names a series [s since the epoch]; -inf without one."""
         events = (event for _, stream in self.streams for event in stream.values())
-        return max((event.heard_s for event in events if series in event.series), default=-np.inf)
+        return max((event.received_s for event in events if series in event.series), default=-np.inf)
 
-    def n_heard(self, stream: str, since_s: float) -> int:
+    def n_received(self, stream: str, since_s: float) -> int:
         """Return the number of events of a stream that were received since ``since_s`` [s since the epoch]."""
-        return sum(event.heard_s >= since_s for event in self.events.get(stream, {}).values())
+        return sum(event.received_s >= since_s for event in self.events.get(stream, {}).values())
 
     def n_events_counted(self, stream: str) -> int | None:
         """Return the number of events of a stream that the stop document states; None if it states none."""
@@ -196,10 +196,10 @@ class RunBook:
         """Return the runs whose events name a series, oldest first."""
         return [self.runs[uid] for uid in self._runs_of_series.get(series, ()) if uid in self.runs]
 
-    def on_document(self, name: str, doc: Mapping[str, Any], heard_s: float | None = None) -> str | None:
+    def on_document(self, name: str, doc: Mapping[str, Any], received_s: float | None = None) -> str | None:
         """Take one document; return the uid of its run, None if the document is left out.
 
-        Documents of this service's own runs, and of unknown runs, are left out.  ``heard_s`` is the time of receipt
+        Documents of this service's own runs, and of unknown runs, are left out.  ``received_s`` is the time of receipt
         [s since the epoch]; None means now.
 
         Raises
@@ -208,33 +208,35 @@ class RunBook:
             If the document cannot be used.
         """
         try:
-            return self._take(name, doc, self._wall_clock() if heard_s is None else heard_s)
+            return self._take(name, doc, self._wall_clock() if received_s is None else received_s)
         except WireError:
             raise
         except Exception as error:  # no document may end the thread that reads the bus
             raise WireError(f"{name} document cannot be used: {error!r:.200}") from error
 
-    def _take(self, name: str, doc: Mapping[str, Any], heard_s: float) -> str | None:
+    def _take(self, name: str, doc: Mapping[str, Any], received_s: float) -> str | None:
+        """Check the fields that are needed, and pass the document on by its kind."""
         for key, kind in _NEEDED.get(name, {}).items():
             if not isinstance(doc.get(key), kind):
                 raise WireError(f"{name} document: expected {key!r} of type {kind.__name__}, got {doc.get(key)!r:.60}")
         match name:
             case "start":
-                return self._start(doc, heard_s)
+                return self._start(doc, received_s)
             case "descriptor":
-                return self._descriptor(doc, heard_s)
+                return self._descriptor(doc, received_s)
             case "event":
-                return self._event(doc, heard_s)
+                return self._event(doc, received_s)
             case "event_page":
-                uids = [self._event(event, heard_s) for event in _events_of_page(doc)]
+                uids = [self._event(event, received_s) for event in _events_of_page(doc)]
                 return uids[-1] if uids else None
             case "stop":
-                return self._stop(doc, heard_s)
+                return self._stop(doc, received_s)
             case "stream_datum" | "datum" | "datum_page" | "stream_resource" | "resource":
                 return self._external(name, doc)
         return None
 
-    def _start(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+    def _start(self, doc: Mapping[str, Any], received_s: float) -> str | None:
+        """Take a start document; runs of this service are left out."""
         if "original_run_uid" in doc or doc.get("analysis_stage") in ("reconstruction", "refinement", "arrays"):
             return None
         if not doc["uid"].isprintable() or not 0 < len(doc["uid"]) <= MAX_UID:
@@ -243,19 +245,20 @@ class RunBook:
             )
         record = self.runs.get(doc["uid"])
         if record is None:
-            self._note_lag(doc, heard_s)
-            self.runs[doc["uid"]] = RunRecord(uid=doc["uid"], start=dict(doc), heard_s=heard_s)
+            self._note_lag(doc, received_s)
+            self.runs[doc["uid"]] = RunRecord(uid=doc["uid"], start=dict(doc), received_s=received_s)
             self._forget_old()
-        elif not record.is_start_heard:  # the start document came late; a repeated one changes nothing
-            record.start, record.is_start_heard = dict(doc), True
+        elif not record.is_start_received:  # the start document came late; a repeated one changes nothing
+            record.start, record.is_start_received = dict(doc), True
         return str(doc["uid"])
 
-    def _descriptor(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+    def _descriptor(self, doc: Mapping[str, Any], received_s: float) -> str | None:
+        """Take a descriptor; an unknown run becomes known by it, because its start document may be lost."""
         if doc["run_start"] not in self.runs:
             if _is_own(doc) or not doc["run_start"].isprintable() or len(doc["run_start"]) > MAX_UID:
                 return None
             uid = str(doc["run_start"])
-            self.runs[uid] = RunRecord(uid=uid, start={"uid": uid}, heard_s=heard_s, is_start_heard=False)
+            self.runs[uid] = RunRecord(uid=uid, start={"uid": uid}, received_s=received_s, is_start_received=False)
             self._forget_old()
         record = self.runs[doc["run_start"]]
         name = doc.get("name", "primary")
@@ -264,7 +267,8 @@ class RunBook:
         self._run_of_descriptor[doc["uid"]] = (record.uid, name if isinstance(name, str) else "primary")
         return record.uid
 
-    def _event(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+    def _event(self, doc: Mapping[str, Any], received_s: float) -> str | None:
+        """Take an event; an event of an unknown descriptor only counts."""
         if doc["descriptor"] not in self._run_of_descriptor:
             self.orphans["event"] += 1
             return None
@@ -272,12 +276,12 @@ class RunBook:
         if seq_num is None or seq_num < 0 or isinstance(doc["seq_num"], bool):
             raise WireError(f"event document: expected a seq_num from 0 on, got {doc.get('seq_num')!r:.60}")
         uid, stream = self._run_of_descriptor[doc["descriptor"]]
-        self._note_lag(doc, heard_s)
+        self._note_lag(doc, received_s)
         data = doc["data"]
         event = Event(
             seq_num=seq_num,
-            time_s=_time_of(doc, heard_s),
-            heard_s=heard_s,
+            time_s=_time_of(doc, received_s),
+            received_s=received_s,
             readings=numbers_in(data),
             arrays=arrays_in(data),
             series=series_in(data, self._names),
@@ -290,14 +294,14 @@ class RunBook:
                 named.append(uid)
         return uid
 
-    def _stop(self, doc: Mapping[str, Any], heard_s: float) -> str | None:
+    def _stop(self, doc: Mapping[str, Any], received_s: float) -> str | None:
         record = self._record(doc["run_start"], "stop")
         if record is None or record.stop is not None:
             return None if record is None else record.uid
         counts = doc.get("num_events")
         record.stop = {**doc, "num_events": counts if isinstance(counts, Mapping) else {}}
-        record.stop_heard_s = heard_s
-        self._note_lag(doc, heard_s)
+        record.stop_received_s = received_s
+        self._note_lag(doc, received_s)
         return record.uid
 
     def _external(self, name: str, doc: Mapping[str, Any]) -> str | None:
@@ -316,10 +320,10 @@ class RunBook:
             self.orphans[kind] += 1
         return self.runs.get(uid)
 
-    def _note_lag(self, doc: Mapping[str, Any], heard_s: float) -> None:
-        sent_s = _time_of(doc, heard_s)
+    def _note_lag(self, doc: Mapping[str, Any], received_s: float) -> None:
+        sent_s = _time_of(doc, received_s)
         if sent_s is not None:
-            self._lags_s.append(heard_s - sent_s)
+            self._lags_s.append(received_s - sent_s)
             self._offset_s = None
 
     def _forget_old(self) -> None:
@@ -352,10 +356,10 @@ def _densest(ordered: NDArray[np.float64]) -> float:
     return float(ordered[int(np.argmin(widths))])
 
 
-def _time_of(doc: Mapping[str, Any], heard_s: float) -> float | None:
+def _time_of(doc: Mapping[str, Any], received_s: float) -> float | None:
     """Return the time in a document [s since the epoch]; None if it differs by more than `MAX_CLOCK_OFFSET_S`."""
     sent_s = finite(doc.get("time"))
-    return sent_s if sent_s is not None and abs(heard_s - sent_s) < MAX_CLOCK_OFFSET_S else None
+    return sent_s if sent_s is not None and abs(received_s - sent_s) < MAX_CLOCK_OFFSET_S else None
 
 
 def _events_of_page(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

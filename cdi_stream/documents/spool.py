@@ -208,6 +208,7 @@ class Spool:
         return left
 
     def _add(self, run: str, name: str, doc: dict[str, Any], sinks: tuple[str, ...]) -> list[_Change]:
+        """Queue a document for its sinks; return the changes that write it into the file."""
         entry = Entry(id=self._next_id, run=run, name=name, doc=doc)
         self._next_id += 1
         changes: list[_Change] = []

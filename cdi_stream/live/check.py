@@ -146,6 +146,7 @@ def is_network_folder(directory: Path, mounts: Path = Path("/proc/mounts")) -> b
 
 
 def _detector(config: Config) -> str:
+    """Check that the detector's address can be opened, and that a detector answers there."""
     detector = config.detector
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())

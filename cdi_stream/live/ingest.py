@@ -204,6 +204,7 @@ class Ingest:
             self._alarms.clear("messages")
 
     def _pass_on(self, curve: RockingCurve, put: Callable[[Work], None]) -> None:
+        """Put a released curve into the queue, and send its final progress to the operators' pages."""
         put(curve)
         progress = CurveProgress(
             key=curve.key,
@@ -237,8 +238,8 @@ class Ingest:
         now_s, runs, published = time.time(), self._assembler.book.runs, set(open_runs)
         measured = set(self._assembler.open_runs().values())
         self._ended_runs &= runs.keys() | published
-        stopped = {uid: record.stop_heard_s for uid, record in runs.items() if record.stop_heard_s is not None}
-        over = [uid for uid, heard_s in stopped.items() if now_s - max(heard_s, self._begin_s) >= STOP_DELAY_S]
+        stopped = {uid: record.stop_received_s for uid, record in runs.items() if record.stop_received_s is not None}
+        over = [uid for uid, received_s in stopped.items() if now_s - max(received_s, self._begin_s) >= STOP_DELAY_S]
         over += published - runs.keys()
         for uid in over:
             if uid not in measured and uid not in self._ended_runs:

@@ -177,6 +177,7 @@ def _ingest_settings(config: Config) -> IngestSettings:
 
 
 def _backlog(config: Config, config_file: Path, provenance: Provenance, directory: Path) -> Backlog:
+    """Return the backlog of the refinements; raises an error if a recipe is invalid."""
     refine, documents = config.refine, config.documents
     settings = MethodSettings(
         **refine.model_dump(include=set(MethodConfig.model_fields)), network_file=config.network.file.resolve()
@@ -209,6 +210,7 @@ def _receiver(config: Config, sockets: Sockets) -> Receiver:
 
 
 def _assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings:
+    """Return the settings of the assembler; circles and energy of the beamline are its motors."""
     assemble, beamline, names = config.assemble, chain.beamline, config.documents
     limits = SeriesLimits(max_images=config.detector.max_images, max_bytes=config.detector.max_series_bytes)
     circles = beamline.sample_circles + beamline.detector_circles

@@ -73,6 +73,7 @@ class Announcer:
 
 
 def _bind(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+    """Return a publishing socket that is bound to ``endpoint``."""
     socket = context.socket(zmq.PUB)
     socket.setsockopt(zmq.SNDHWM, MAX_WAITING)
     socket.setsockopt(zmq.IPV6, is_ipv6(endpoint))

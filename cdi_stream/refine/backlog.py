@@ -199,6 +199,7 @@ class Backlog:
         is_stopped: Callable[[], bool],
         hand_on: Callable[[Job, list[Document]], None],
     ) -> None:
+        """Do the work of `run` with one connection to the queue, until stopped or until an error."""
         monitor = DeliveryMonitor(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
         while not is_stopped():
             monitor.listen(200)

@@ -56,6 +56,7 @@ def read_input(path: Path) -> PhasedVolume:
 
 
 def _phased(arrays: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) -> PhasedVolume:
+    """Return volume and crystal from the arrays and attributes of an input file."""
     affine = AffineMap(
         shape=arrays["counts"].shape,
         q0=attrs["q0_inv_m"],

@@ -41,7 +41,7 @@ class DeliveryMonitor:
         """Note the documents that have come, or come within ``timeout_ms`` [ms]."""
         for _, doc in bus.receive(self._socket, self._prefix, self._read, timeout_ms):
             if isinstance(uid := doc.get("uid"), str):
-                self._queue.mark_heard(uid)
+                self._queue.mark_delivered(uid)
 
 
 class Outbox:

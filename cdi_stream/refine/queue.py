@@ -202,7 +202,7 @@ class Queue:
         """Return the documents of a job that have not arrived on the bus, in their order."""
         return self._documents(job.id, "AND is_heard = 0")
 
-    def mark_heard(self, uid: str) -> None:
+    def mark_delivered(self, uid: str) -> None:
         """Note that a document has arrived on the bus; other uids change nothing."""
         if self._db.execute("SELECT 1 FROM documents WHERE uid = ? AND is_heard = 0", (uid,)).fetchone():
             self._db.execute("UPDATE documents SET is_heard = 1 WHERE uid = ?", (uid,))

@@ -101,6 +101,7 @@ class Worker:
         return True
 
     def _do(self, job: Job) -> None:
+        """Compute a leased job, store its documents in the queue, and send them."""
         if job.attempts > MAX_ATTEMPTS:
             raise CdiStreamError(
                 f"{MAX_ATTEMPTS} workers died or hung over this job; is there enough memory? see worker.log, then use "
@@ -176,6 +177,7 @@ def lower_priority(threads: int) -> None:
 def _open(
     settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool]
 ) -> Iterator[tuple[Worker, DeliveryMonitor]]:
+    """Yield a worker with its sockets, slot and connection to the queue, and its delivery monitor."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         socket = bus.listen(context, settings.subscribe)

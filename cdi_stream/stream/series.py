@@ -267,6 +267,7 @@ class Series:
             self._put(frame, now_s)
 
     def _put(self, frame: DetectorFrame, now_s: float) -> None:
+        """Copy a frame that fits into its slot, and into the log."""
         slot, pixels = frame.image_id - self.first_id, frame.pixels
         if slot >= len(self._account):
             self._grow(slot + 1, pixels.shape)

@@ -1,4 +1,4 @@
-"""Addresses: one way to read them, and sockets that reach what they name, over IPv6 too."""
+"""Reading of 0MQ addresses, and connections to them, also over IPv6."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def context():
 
 @pytest.fixture
 def sender(context):
-    """Binds a socket on the IPv6 loopback; gives it with its address."""
+    """Return a socket that is bound on the IPv6 loopback, with its address."""
     with contextlib.ExitStack() as stack:
 
         def bound(kind):

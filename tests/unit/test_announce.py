@@ -1,4 +1,4 @@
-"""What the service tells its onlookers: it never waits for them."""
+"""The announcer never waits for its subscribers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def announcer():
 
 @pytest.fixture
 def onlooker(announcer):
-    """A subscriber that the announcer knows of."""
+    """Return a subscriber that is connected to the announcer."""
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.linger = 0
         socket.subscribe(b"")

@@ -1,4 +1,4 @@
-"""Whatever is lost, repeated or shuffled: the right volume, or one that says what it lacks."""
+"""Assembly with lost, repeated and reordered messages: the right volume, or a volume that states what it lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refinements that are asked for: the live path waits for no lock and no disk, and a worker that hangs is replaced."""
+"""Requests for refinements: the live path waits for no lock and no disk, and a worker that hangs is replaced."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ while True:
 
 @pytest.fixture
 def worker(backlog, tmp_path, monkeypatch):
-    """A worker process that gives signs of life, and the object that keeps it."""
+    """Return a worker process with a heartbeat, and the object that keeps it."""
     kept = module._WorkerProcess(backlog._settings)
     started = []
 

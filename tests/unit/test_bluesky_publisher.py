@@ -1,4 +1,4 @@
-"""A RunEngine with real ophyd devices, `publisher`, a bluesky proxy on loopback, and the project's other end."""
+"""A RunEngine with real ophyd devices, `publisher`, a bluesky proxy on loopback, and a subscriber of the service."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Colour(enum.Enum):
 
 
 class ComplexDetector(Device):
-    """Readings of every kind that numpy has."""
+    """Detector with readings of every kind of numpy data type."""
 
     field = Component(Signal, value=np.complex128(1 - 2j), kind=Kind.hinted)
     wave = Component(Signal, value=np.array([1j, 2]), kind=Kind.hinted)
@@ -51,7 +51,7 @@ class ComplexDetector(Device):
     nothing = Component(Signal, value=np.float32("nan"), kind=Kind.hinted)
 
     def describe(self):
-        """Own dtypes: ophyd knows none for complex numbers."""
+        """Return descriptions with data types for complex numbers, which ophyd has none for."""
         keys = ("field", "wave", "image", "count", "is_open", "name_of_file", "table", "nothing")
         return {f"{self.name}_{key}": {"source": "SIM", "dtype": "array", "shape": []} for key in keys}
 
@@ -70,7 +70,7 @@ Proxy(*(f"tcp://{end}" for end in ends), **curve).start()
 
 @contextlib.contextmanager
 def running_proxy(*secret: str) -> Iterator[list[str]]:
-    """A bluesky proxy in a process of its own; yields its in and out address."""
+    """Yield the in and out address of a bluesky proxy in another process."""
     ends = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     with subprocess.Popen([sys.executable, "-c", PROXY, *ends, *secret]) as process:
         try:
@@ -97,7 +97,7 @@ def proxy():
 
 
 class Listener:
-    """The project's own end of the bus."""
+    """Subscriber of the bus, as the service has it."""
 
     def __init__(self, context, address: str, serializer: str = "msgpack") -> None:
         self._socket = bus.listen(context, f"tcp://{address}")

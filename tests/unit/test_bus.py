@@ -1,4 +1,4 @@
-"""Documents to bytes and back, and what is refused from the bus."""
+"""Documents to bytes and back, and messages on the bus that are refused."""
 
 from __future__ import annotations
 

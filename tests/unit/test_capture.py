@@ -1,4 +1,4 @@
-"""A detector's stream into a file, through real sockets, in every format."""
+"""Capture of a detector's stream into a file, through real sockets, in every format."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def free_endpoint():
 
 
 class Rig:
-    """A detector, and a capture that runs in a thread of its own."""
+    """A detector, and a capture that runs in a thread."""
 
     def __init__(self, folder, stack) -> None:
         self.out, self.raw = folder / "out.h5", folder / "raw.log"
@@ -73,7 +73,7 @@ class Rig:
         self._answers = []
 
     def socket(self, kind, endpoint=None):
-        """Bound to a port of its own, or connected."""
+        """Return a socket that is bound to a free port, or connected."""
         socket = self._stack.enter_context(self._context.socket(kind))
         socket.linger = 0
         socket.sndtimeo = socket.rcvtimeo = int(1000 * PATIENCE_S)
@@ -97,14 +97,14 @@ class Rig:
         return self._thread.is_alive()
 
     def wait_for(self, n_frames):
-        """Until so many frames are written."""
+        """Wait until so many frames are written."""
         until_s = time.monotonic() + PATIENCE_S
         while not (self.reports and self.reports[-1] >= n_frames):
             assert time.monotonic() < until_s, "the frames do not come"
             time.sleep(0.01)
 
     def counts(self):
-        """Counts of a capture that ends by itself."""
+        """Return the counts of a capture that ends by itself."""
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the capture does not end"
         return self._answers[0]
@@ -247,7 +247,7 @@ def test_frames_overtaken_by_the_end_are_recorded_within_the_time_that_is_left(r
 
 
 def test_frames_that_grow_towards_the_peak_do_not_stop_the_stream(rig):
-    """0MQ's queues stand still for good if their limits are lowered to suit larger messages."""
+    """A 0MQ queue stops for ever if its limit is lowered while it is open."""
     detector, endpoint = rig.socket(zmq.PUSH)
     rig.begin(endpoint, detector={"max_queue_bytes": 10**6})
     dark = np.zeros((256, 256), np.uint16)

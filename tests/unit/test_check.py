@@ -1,4 +1,4 @@
-"""Checks of a deployment: they use the sockets of the service, and take nothing from anybody."""
+"""Checks of a deployment: they use the sockets of the service, and take no frame from any receiver."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def written(host: str, port: int) -> str:
 
 
 class Deployment:
-    """Sockets of a beamline, real ones, and the configuration for them."""
+    """Real sockets of a beamline, and the configuration for them."""
 
     def __init__(self, host: str, folder, stack: contextlib.ExitStack) -> None:
         self._context = stack.enter_context(zmq.Context())
         self._stack, self._host, self._folder = stack, host, folder
 
     def bound(self, kind: int) -> tuple[zmq.Socket[bytes], str]:
-        """A 0MQ socket that listens."""
+        """Return a 0MQ socket that is bound, with its address."""
         one = self._stack.enter_context(self._context.socket(kind))
         one.setsockopt(zmq.IPV6, ":" in self._host)
         one.linger = 0
         return one, written(self._host, one.bind_to_random_port(written(self._host, 0).rpartition(":")[0]))
 
     def silent(self) -> str:
-        """A server that speaks no 0MQ."""
+        """Return the address of a server that does not speak 0MQ."""
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         server = self._stack.enter_context(socket.socket(family))
         server.bind((self._host, 0))
@@ -42,14 +42,14 @@ class Deployment:
         return written(self._host, server.getsockname()[1])
 
     def absent(self) -> str:
-        """Nobody."""
+        """Return an address at which no program listens."""
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         with socket.socket(family) as server:
             server.bind((self._host, 0))
             return written(self._host, server.getsockname()[1])
 
     def found(self, endpoint: str, subscribe: str, publish: str, **detector):
-        """Findings about detector and documents."""
+        """Return the findings about detector and documents."""
         config = Config.model_validate(
             {
                 "detector": {"endpoint": endpoint, **detector},

@@ -30,7 +30,7 @@ def parts(message):
 
 
 def read(data):
-    """What the page does: length of the header, the header, the images one after another."""
+    """Return header and images of a message, read as the page does."""
     (length,) = struct.unpack_from("<I", data)
     header, rest, images = json.loads(data[4 : 4 + length]), data[4 + length :], {}
     for listed in header["images"]:
@@ -57,7 +57,7 @@ async def served(endpoint, token=None):
 
 
 def run(scenario, *arguments, **options):
-    """Run a scenario against a feed and a server on real sockets."""
+    """Run a scenario with a feed and a server on real sockets."""
 
     async def with_server():
         with source() as service:

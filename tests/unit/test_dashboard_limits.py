@@ -1,4 +1,4 @@
-"""What strangers and silent browsers cannot do to the dashboard: real sockets against the real server."""
+"""Limits of the dashboard against unknown programs and silent browsers, on real sockets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def opened(host):
 
 
 async def silent_web_socket(host, query=""):
-    """A web socket that is opened and then neither reads nor answers."""
+    """Return a web socket that is open and then neither reads nor answers."""
     reader, writer = await opened(host)
     key = base64.b64encode(os.urandom(16)).decode()
     upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"

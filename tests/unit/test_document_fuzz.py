@@ -1,4 +1,4 @@
-"""Documents of any content end nothing: each is used, left out, or refused by `WireError`, soon."""
+"""Documents of random content: each is used, left out, or refused with `WireError`, within a short time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts that do not fit, documents that lie, clocks that are off: the right curve, or one that says what it is not."""
+"""Contradicting counts, wrong documents, wrong clocks: the right curve, or a curve with doubts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PERIOD_S = 0.4
 
 
 def measured(rig: Rig, n_events: int = N, extra_after: tuple[int, ...] = (), skew_s: float = 0.0, pause_s: float = 0.0):
-    """A step scan in real time: a frame, then its event; after some points the frame is taken twice."""
+    """Feed a step scan in real time: each frame, then its event; at some points the frame is taken twice."""
     image_id = 0
     for point in range(n_events):
         for _ in range(2 if point in extra_after else 1):
@@ -469,7 +469,7 @@ def test_a_second_series_without_names_does_not_take_the_first_one_s_points():
 
 
 def measured_as(rig, ids):
-    """Points whose events follow the frames named; a point may have none, or two."""
+    """Feed points whose events follow the frames listed for them; a point may have no frame, or two."""
     for point, taken in enumerate(ids):
         for image_id in taken:
             rig.clock.now_s += PERIOD_S / max(len(taken), 1)

@@ -1,4 +1,4 @@
-"""The words of the feed's messages."""
+"""Messages of the feed: headers and pictures."""
 
 from __future__ import annotations
 

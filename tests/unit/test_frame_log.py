@@ -1,4 +1,4 @@
-"""Log of a series' frames: everything written is read again, whatever happened to the end of the file."""
+"""Log of the frames of a series: each whole record is read again, also if the end of the file is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard's own memory of the last results, in a file."""
+"""The file with the last results of the dashboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves that outlive the process: what the next one finds, and what it makes of files that are broken."""
+"""Series that outlive the process: the next process goes on with them, and puts broken files aside."""
 
 from __future__ import annotations
 

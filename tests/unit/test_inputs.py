@@ -1,4 +1,4 @@
-"""What a refinement starts from: there and back, and what is no such file."""
+"""Input file of a refinement: written, read, and told from other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw messages on disk: byte for byte, and good up to the last whole one."""
+"""Message log: byte for byte, and readable up to the last whole message."""
 
 from __future__ import annotations
 

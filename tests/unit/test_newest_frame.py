@@ -1,4 +1,4 @@
-"""The newest frame on its way to the operators' pages: few of many, and the last one always."""
+"""The newest frame for the operators' pages: a limited rate, and always the last frame."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N_FRAMES, EVERY_S = 40, 0.4
 
 
 class Told:
-    """Keeps what is told, in place of an announcer."""
+    """Keeps the messages, in place of an announcer."""
 
     is_on = True
 
@@ -34,7 +34,7 @@ class Told:
 
 @pytest.fixture
 def detector_and_told():
-    """A detector's socket, and what an ingest that reads it tells."""
+    """Yield a detector's socket, and the messages of an ingest that reads it."""
     told, is_stopped = Told(), threading.Event()
     with zmq.Context() as context, ExitStack() as stack:
         detector, documents = (stack.enter_context(context.socket(kind)) for kind in (zmq.PUSH, zmq.SUB))

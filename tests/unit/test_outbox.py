@@ -1,4 +1,4 @@
-"""Documents onto a real bus: each until it is heard, none after, in their order."""
+"""Delivery of documents to a real bus: in order, each until it arrives, and none again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIX = "cdi"
 
 
 class Sink:
-    """Sends to the proxy, and notes what it sent; may lose documents on the way."""
+    """Sink that sends to the proxy and notes each document; can lose documents."""
 
     def __init__(self, socket) -> None:
         self.sent = []
@@ -36,7 +36,7 @@ class Sink:
 
 
 class Bus:
-    """A proxy as Bluesky's, publishers and listeners that have met, and a queue."""
+    """A Bluesky proxy, connected publishers and subscribers, and a queue."""
 
     def __init__(self, folder, stack) -> None:
         self._path = folder / "queue.sqlite3"
@@ -85,14 +85,14 @@ class Bus:
         return socket
 
     def outbox(self, sink, queue=None, listener=None):
-        """Of a worker, with a monitor of its own that hears."""
+        """Return the outbox of a worker, with a connected monitor."""
         queue = queue or self.queue
         socket = listener or self.heard_listener(sink)
         monitor = DeliveryMonitor(socket, queue, PREFIX, bus.reader("msgpack"))
         return Outbox(queue, sink, monitor, lambda job: self.done.append(job.key))
 
     def heard_listener(self, sink):
-        """A listener that the sink's documents reach: it has heard one."""
+        """Return a subscriber that the sink's documents reach: it has received one."""
         socket = self.listener()
         for _ in range(PATIENCE_MS // 20):
             Sink(sink._socket)("greeting", {"uid": "greeting"})
@@ -187,7 +187,7 @@ def test_what_is_not_heard_is_sent_again_from_where_it_broke_off(rig, caplog):
 
 
 def test_a_new_worker_does_not_send_again_what_was_heard(rig):
-    """The first is killed behind its second document; the service's monitor has heard both."""
+    """The first worker is killed after its second document; the service's monitor has received both."""
     sink = rig.sink()
     service = DeliveryMonitor(rig.heard_listener(sink), rig.connection(), PREFIX, bus.reader("msgpack"))
     rig.compute("one")
@@ -209,7 +209,7 @@ def test_a_worker_that_was_killed_before_it_could_finish_sends_nothing_twice(rig
     outbox = rig.outbox(sink)
     rig.compute("one")
     for uid in uids("one"):
-        rig.queue.mark_heard(uid)
+        rig.queue.mark_delivered(uid)
     outbox.send("worker_0", running)
     assert sink.sent == []
     assert rig.states() == {"one": "done"}
@@ -217,7 +217,7 @@ def test_a_worker_that_was_killed_before_it_could_finish_sends_nothing_twice(rig
 
 
 def test_what_waits_to_be_heard_is_heard_before_anything_is_sent(rig):
-    """The worker's own monitor had the documents in its socket when it was held up."""
+    """The documents are in the socket of the worker's monitor while the worker is paused."""
     sink = rig.sink()
     listener = rig.heard_listener(sink)
     outbox = rig.outbox(sink, listener=listener)

@@ -1,4 +1,4 @@
-"""Results on a disk that is full: events go out, arrays follow, and operators are told."""
+"""Results on a full disk: events are published, arrays follow, and an alarm is active."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a Bluesky document holds becomes numbers, text, lists and maps, and every listener can read it."""
+"""Values of Bluesky documents become numbers, text, lists and maps, which every subscriber can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A message log sent again: at its pace, over real sockets, and to nobody."""
+"""Playback of a message log: at its pace, over real sockets, and without a receiver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SENT = [[b"header", b"", b"\x00" * 5000], *([b"image", bytes([k])] for k in rang
 
 
 class Time:
-    """A clock that only sleep moves."""
+    """Clock that advances only when `sleep` is called."""
 
     def __init__(self) -> None:
         self.now_s = 50.0
@@ -67,7 +67,7 @@ def free_endpoint():
 
 
 def played(log, endpoint, socket, n, **how):
-    """Play in a thread of its own; returns its answer and the first ``n`` messages that came."""
+    """Play a log in a thread; return its result and the first ``n`` messages received."""
     answers = []
     thread = threading.Thread(target=lambda: answers.append(play_log(log, endpoint, **how)))
     thread.start()

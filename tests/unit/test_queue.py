@@ -1,4 +1,4 @@
-"""The queue of refinements: no job lost, none done by two, whatever dies when."""
+"""The queue of refinements: no job is lost or done twice, whichever process is killed at any moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORKERS = ("a", "b")
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """Clock that is set by hand."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -69,7 +69,7 @@ def computed(queue, key="one", owner="a"):
 
 
 def only(queue, state):
-    """The only job, by its state."""
+    """Return the only job of the queue."""
     (job,) = queue.jobs()
     assert job.state == state
     assert queue.counts() == dict.fromkeys(STATES, 0) | {state: 1}
@@ -250,9 +250,9 @@ def test_a_job_is_completed_once(queue):
 
 def test_documents_that_were_heard_are_not_unheard(queue):
     job = computed(queue)
-    queue.mark_heard("one-1")
-    queue.mark_heard("one-1")
-    queue.mark_heard("somebody else's")
+    queue.mark_delivered("one-1")
+    queue.mark_delivered("one-1")
+    queue.mark_delivered("somebody else's")
     assert queue.documents_to_send(job) == [documents("one")[0], documents("one")[2]]
     assert queue.jobs()[0].state == "computed"
 
@@ -261,7 +261,7 @@ def test_a_finished_job_waits_for_the_archive_with_all_its_documents(queue):
     job = computed(queue)
     assert queue.jobs_to_archive() == []
     for k in range(3):
-        queue.mark_heard(f"one-{k}")
+        queue.mark_delivered(f"one-{k}")
     queue.finish(job)
     assert only(queue, "done").owner is None
     ((found, stored),) = queue.jobs_to_archive()
@@ -423,7 +423,7 @@ def test_two_processes_do_every_job_once(path):
 
 
 def at_once(commands):
-    """Start processes and let them go when all are ready; returns what they print."""
+    """Start processes, let them run when all are ready, and return their output."""
     children = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for command in commands
@@ -464,7 +464,7 @@ def test_a_new_queue_may_be_opened_by_several_at_once(tmp_path):
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """The queue against plain dictionaries, through a connection for each worker."""
+    """The queue compared with plain dictionaries, through a connection for each worker."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -542,7 +542,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.queues[owner].finish(job)
                 self.jobs[job.id]["state"] = "done"
             else:
-                self.queues[owner].mark_heard(f"{job.key}-{heard}")
+                self.queues[owner].mark_delivered(f"{job.key}-{heard}")
                 self.jobs[job.id]["heard"] += 1
 
     @rule(dead=owners)

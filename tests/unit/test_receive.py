@@ -1,4 +1,4 @@
-"""One detector socket on loopback: what arrives, what is dropped, and what cannot be opened."""
+"""One detector socket on loopback: messages received, messages dropped, and addresses that cannot be opened."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ END = wire.end_message(series=7)
 
 
 class Loopback:
-    """Makes both ends of a wire, and closes them."""
+    """Both ends of a connection, which are closed at the end."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -52,7 +52,7 @@ class Loopback:
         return receiver, receiver.socket.get_string(zmq.LAST_ENDPOINT)
 
     def close(self) -> None:
-        """Hangs if a socket was left open."""
+        """Close the context; blocks if a socket is still open."""
         self._stack.close()
 
 

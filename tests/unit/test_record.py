@@ -1,4 +1,4 @@
-"""Streams into HDF5: each frame once, an account of the rest, and scans that read back with the right motors."""
+"""Recording into HDF5: each frame once, the frame account, and scans that are read with the right motors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T_NS = 1_700_000_000 * 10**9
 
 
 class Tape:
-    """A recorder that is fed messages and documents, a millisecond apart."""
+    """Recorder that gets messages and documents, a millisecond apart."""
 
     def __init__(self, folder, beamline=None) -> None:
         self.path = folder / "recorded.h5"
@@ -63,7 +63,7 @@ def tape(tmp_path):
 
 
 def picture(image_id, dtype="u2", shape=SHAPE, series=1):
-    """Another one for every frame of every series."""
+    """Return an image that differs for every frame of every series."""
     return (np.arange(np.prod(shape)).reshape(shape) % 7 + 10 * image_id + sum(repr(series).encode())).astype(dtype)
 
 
@@ -88,7 +88,7 @@ def unnamed(ids, **how):
 
 
 def run_documents(n=N, run="run", ids=None, data=None, motors=("theta",), **metadata):
-    """Documents of one run, its readings a function of the place in the scan."""
+    """Return the documents of one run; its readings are a function of the place in the scan."""
     desc = f"{run}-primary"
     keys = {"theta": {"units": "deg"}, "chi": {"units": "deg"}}
     base = {"uid": f"{run}-baseline", "run_start": run, "name": "baseline", "data_keys": {"delta": {"units": "rad"}}}
@@ -107,7 +107,7 @@ def run_documents(n=N, run="run", ids=None, data=None, motors=("theta",), **meta
 
 
 def assert_pictures(scan, ids, **how):
-    """The frames that came are there, each at its point; those in between are missing."""
+    """Assert that each received frame is at its point, and that the frames in between are missing."""
     assert scan.missing == tuple(k - ids[0] for k in range(ids[0], ids[-1] + 1) if k not in ids)
     there = scan.frames[scan.has_frame]
     assert len(there) == len(ids)
@@ -186,7 +186,7 @@ def test_an_absurd_image_id_is_refused_without_memory(tape, image_id):
 
 @pytest.fixture
 def small_disk():
-    """No file may grow beyond 8 MiB."""
+    """Limit the size of files to 8 MiB."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, before[1]))
     yield
@@ -249,7 +249,7 @@ def test_a_series_without_frames_is_in_the_account_only(tape):
 
 
 def test_a_configuration_after_the_header_completes_it(tape):
-    """DECTRIS 1.8 sends the header first, and its configuration as a message of its own."""
+    """DECTRIS 1.8 sends the header first, and its configuration in a second message."""
     tape.feed(begin(), begin(n_images=N, pixel_row_m=75e-6), *frames(range(N)), end()).close()
     assert len(tape.accounts()) == 1
     assert tape.counts["expected"] == N

@@ -1,4 +1,4 @@
-"""The project's own file for a recorded scan: there and back, and what is not one."""
+"""The project's file format for a recorded scan: written, read, and told from other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames into their slots: order, growth, limits, and an account of what did not fit."""
+"""Frames in their slots: order, growth, limits, and the counts of frames that do not fit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def filled(ids: Any, n_images: int | None = None, **limits: int) -> Series:
 
 
 def assert_holds(result: Series, asked: Any, there: Any) -> None:
-    """The series gives the frames of ``asked`` that are ``there`` and zeros for the rest."""
+    """Assert that the series returns the frames of ``asked`` that are ``there``, and zeros for the others."""
     asked = np.asarray(asked, dtype=np.intp)
     volume, present = result.take(asked)
     assert volume.dtype == np.uint32

@@ -1,4 +1,4 @@
-"""Sockets are there before anything heavy is loaded: a gap in which documents are lost must be short."""
+"""Sockets are open before torch is loaded: documents that are sent before are lost."""
 
 from __future__ import annotations
 

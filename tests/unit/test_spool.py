@@ -1,4 +1,4 @@
-"""Documents on their way: in order, once, over restarts, and whatever the disk or a sink does."""
+"""Delivery of documents: in order, once, over restarts, and despite errors of the disk or of a sink."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_locked_file_holds_nothing_up_and_is_written_later(opened, tmp_path):
 
 
 class Bus:
-    """A proxy and its listener: what is sent while it is up is heard at the next look."""
+    """A proxy and its subscriber: a document that is sent while the proxy is up is received at the next look."""
 
     def __init__(self):
         self.is_up = True
@@ -245,7 +245,7 @@ def test_a_sink_that_raises_stops_nothing(opened):
 
 
 class Server:
-    """Runs by uid, as a server keeps them; `error` is raised while it is set."""
+    """Runs by uid, as a server stores them; `error` is raised while it is set."""
 
     def __init__(self):
         self.runs = {}
@@ -280,7 +280,7 @@ class Connection:
 
 
 def run_archive(spool, server, on_sleep=lambda: None):
-    """Deliver until nothing waits; `on_sleep` is called at each pause."""
+    """Deliver until no document waits; `on_sleep` is called at each pause."""
     slept = []
 
     def sleep(seconds):

@@ -1,4 +1,4 @@
-"""The tee between a detector, its file writer and onlookers, on real sockets: nothing lost, nobody held up."""
+"""The tee between a detector, its file writer and subscribers, on real sockets: no frame lost, no receiver blocked."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Rig:
         return socket
 
     def onlooker(self):
-        """A subscriber that the tee knows of: it has seen a first message."""
+        """Return a subscriber that is connected: it has received a first message."""
         socket = self._socket(zmq.SUB)
         socket.subscribe(b"")
         socket.connect(self.publish)
@@ -89,7 +89,7 @@ def take(socket, n):
 
 
 def met(rig, onlooker, writer):
-    """Send until the onlooker hears: a publisher loses what it sends before that."""
+    """Send until the subscriber receives: a publisher loses earlier messages."""
     for k in range(PATIENCE_MS // 50):
         rig.send([[b"greeting %d" % k]])
         assert take(writer, 1) == [[b"greeting %d" % k]]
@@ -135,7 +135,7 @@ def test_an_onlooker_gets_them_too(rig):
 
 
 def test_messages_that_grow_stop_nobody(rig):
-    """0MQ's queues stand still for good if their limits are lowered to suit larger messages."""
+    """A 0MQ queue stops for ever if its limit is lowered while it is open."""
     writer, onlooker = rig.writer(), rig.onlooker()
     met(rig, onlooker, writer)
     for parts in [*SENT, [b"\0" * 5_000_000], *SENT]:
@@ -154,7 +154,7 @@ def test_an_onlooker_that_does_not_read_holds_nobody_up(rig):
 
 
 def test_while_the_writer_takes_none_none_is_taken_from_the_detector(rig):
-    """Then the detector knows of it, and says so, instead of files that lack frames."""
+    """The detector then reports it, instead of a file that lacks frames."""
     rig.detector.sndtimeo = 300
     n_taken = 0
     with contextlib.suppress(zmq.Again):

@@ -1,4 +1,4 @@
-"""Locks that hold workers up, and that die with their holders."""
+"""Locks that pause workers, and that end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ with slot(folder) as name:
 
 @pytest.fixture
 def child(tmp_path):
-    """Start processes that hold something in ``tmp_path``; they are killed in the end."""
+    """Start processes that hold a lock in ``tmp_path``; they are killed at the end."""
     with contextlib.ExitStack() as stack:
 
         def start(what):
@@ -55,7 +55,7 @@ def urgency(tmp_path):
 
 
 class Sleep:
-    """Notes how often a turn waited, and tells it to stop in the end."""
+    """Counts the waits of a turn, and stops it at the end."""
 
     def __init__(self, n_looks=10) -> None:
         self.n = 0
@@ -74,7 +74,7 @@ def killed(process):
 
 
 def is_held_up(folder):
-    """Whether a worker would wait now."""
+    """Whether a worker would have to wait now."""
     sleep = Sleep()
     with contextlib.closing(Turn(folder, sleep.is_stopped, sleep)) as turn:
         try:
