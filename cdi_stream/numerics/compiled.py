@@ -6,12 +6,30 @@ Without signatures numba would compile at the first call, which is not safe if s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, Protocol, TypeVar, cast, overload
 
 import numba
 
-compile_loop = partial(
-    numba.njit, cache=True, fastmath={"contract", "arcp", "nsz", "reassoc", "afn"}, nogil=True, error_model="numpy"
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Compiler(Protocol):
+    """Decorator that compiles a function, bare or with the signatures to compile it for."""
+
+    @overload
+    def __call__(self, function: Function, /) -> Function: ...
+
+    @overload
+    def __call__(self, signatures: object, /) -> Callable[[Function], Function]: ...
+
+
+compile_loop: Compiler = cast(
+    Compiler,
+    partial(
+        numba.njit, cache=True, fastmath={"contract", "arcp", "nsz", "reassoc", "afn"}, nogil=True, error_model="numpy"
+    ),
 )
 """Decorator that compiles a loop; it runs without Python's global lock, and sums may be reordered.
 

@@ -19,13 +19,17 @@ def to_reciprocal(crystal: Tensor, n_axes: int = 3) -> Tensor:
     The last ``n_axes`` axes are transformed; those before them are a batch.
     """
     axes = tuple(range(-n_axes, 0))
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(crystal, axes), dim=axes, norm="ortho"), axes)
+    result: Tensor = torch.fft.fftshift(
+        torch.fft.ifftn(torch.fft.ifftshift(crystal, axes), dim=axes, norm="ortho"), axes
+    )
+    return result
 
 
 def to_crystal(field: Tensor, n_axes: int = 3) -> Tensor:
     """Return the crystals of fields F(q) ``(..., *shape)``, in centred order; inverse of `to_reciprocal`."""
     axes = tuple(range(-n_axes, 0))
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(field, axes), dim=axes, norm="ortho"), axes)
+    result: Tensor = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(field, axes), dim=axes, norm="ortho"), axes)
+    return result
 
 
 def mirror(array: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -41,9 +45,11 @@ def twin(crystal: Tensor, n_axes: int = 3) -> Tensor:
 
 def to_fourier_order(array: Tensor) -> Tensor:
     """Return an array with its origin moved from voxel N//2 to voxel 0 on every axis."""
-    return torch.fft.ifftshift(array)
+    result: Tensor = torch.fft.ifftshift(array)
+    return result
 
 
 def from_fourier_order(array: Tensor) -> Tensor:
     """Return an array with its origin moved from voxel 0 to voxel N//2 on every axis."""
-    return torch.fft.fftshift(array)
+    result: Tensor = torch.fft.fftshift(array)
+    return result

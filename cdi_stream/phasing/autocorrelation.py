@@ -112,4 +112,5 @@ def autocorrelation(data: Measurement) -> Tensor:
     Fienup and Thelen (1990), J. Opt. Soc. Am. A 7, 3, doi:10.1364/JOSAA.7.000003.
     """
     modulus = torch.fft.fftn(intensities(data)).abs()
-    return modulus / modulus.amax().clamp_min(1e-30)
+    result: Tensor = modulus / modulus.amax().clamp_min(1e-30)
+    return result

@@ -147,7 +147,8 @@ def free_kernel(like: Tensor, width_vox: float = 0.6, reach_vox: int = 3) -> Fre
 
 
 def _correlated(counts: Tensor, spectrum: Tensor) -> Tensor:
-    return torch.fft.irfftn(torch.fft.rfftn(counts) * spectrum, s=counts.shape)
+    result: Tensor = torch.fft.irfftn(torch.fft.rfftn(counts) * spectrum, s=counts.shape)
+    return result
 
 
 def _squared_frequencies(like: Tensor) -> list[Tensor]:

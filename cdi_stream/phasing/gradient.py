@@ -204,4 +204,5 @@ def _per_start(values: Tensor, like: Tensor) -> Tensor:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Return Re <a, b> of each start, ``(starts,)``."""
-    return torch.linalg.vecdot(torch.view_as_real(a).flatten(1), torch.view_as_real(b).flatten(1))
+    result: Tensor = torch.linalg.vecdot(torch.view_as_real(a).flatten(1), torch.view_as_real(b).flatten(1))
+    return result

@@ -91,4 +91,5 @@ def _gram(crystals: Tensor) -> Tensor:
 
 def _combine(crystals: Tensor, factors: Tensor) -> Tensor:
     """Return the sums over crystals times factors ``(..., n)``: ``(..., *shape)``."""
-    return torch.tensordot(factors.to(crystals.dtype), crystals, dims=1)
+    result: Tensor = torch.tensordot(factors.to(crystals.dtype), crystals, dims=1)
+    return result

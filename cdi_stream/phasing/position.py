@@ -24,7 +24,8 @@ def shift_crystal(crystal: Tensor, shift_vox: Tensor) -> Tensor:
         waves = -2 * math.pi * torch.fft.fftfreq(n, device=crystal.device) * shift_vox[axis]
         angle = angle + waves.reshape([-1 if k == axis else 1 for k in range(crystal.ndim)])
     field = torch.fft.fftn(crystal) * torch.polar(torch.ones_like(angle), angle)
-    return torch.fft.ifftn(field)
+    result: Tensor = torch.fft.ifftn(field)
+    return result
 
 
 def shift_to_even_amplitude(crystal: Tensor, is_over: Callable[[], bool] = lambda: False) -> Tensor:

@@ -63,12 +63,14 @@ class Measurement:
 
 def reciprocal(crystal: Tensor, n_axes: int, out: Tensor | None = None) -> Tensor:
     """Return F(q) of crystals ``(..., *shape)``, both in Fourier order."""
-    return torch.fft.ifftn(crystal, dim=tuple(range(-n_axes, 0)), norm="ortho", out=out)
+    result: Tensor = torch.fft.ifftn(crystal, dim=tuple(range(-n_axes, 0)), norm="ortho", out=out)
+    return result
 
 
 def direct(field: Tensor, n_axes: int, out: Tensor | None = None) -> Tensor:
     """Return the crystals of fields F(q) ``(..., *shape)``, both in Fourier order; inverse of `reciprocal`."""
-    return torch.fft.fftn(field, dim=tuple(range(-n_axes, 0)), norm="ortho", out=out)
+    result: Tensor = torch.fft.fftn(field, dim=tuple(range(-n_axes, 0)), norm="ortho", out=out)
+    return result
 
 
 def expected_counts(field: Tensor, data: Measurement) -> Tensor:

@@ -48,7 +48,8 @@ def _marginal(intensity: Tensor, axis: int) -> Tensor:
     others = tuple(k for k in range(intensity.ndim) if k != axis)
     along = torch.fft.fftshift(intensity.sum(others).double())
     edge = max(1, len(along) // 16)
-    return (along - torch.cat((along[:edge], along[-edge:])).mean()).clamp_min(0)
+    result: Tensor = (along - torch.cat((along[:edge], along[-edge:])).mean()).clamp_min(0)
+    return result
 
 
 def _kept_length(along: Tensor, n: int) -> int:
@@ -83,7 +84,8 @@ def crop_centre(array: Tensor, shape: Lengths) -> Tensor:
     window = tuple(
         slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(array.shape[-len(shape) :], shape, strict=True)
     )
-    return torch.fft.ifftshift(centred[(..., *window)], axes).contiguous()
+    result: Tensor = torch.fft.ifftshift(centred[(..., *window)], axes).contiguous()
+    return result
 
 
 def coarsen(data: Measurement, shape: Lengths) -> Measurement:

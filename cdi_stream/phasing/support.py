@@ -36,7 +36,8 @@ def smooth(amplitude: Tensor, sigma_vox: float, n_axes: int | None = None) -> Te
     n_axes = n_axes or amplitude.ndim
     axes, shape = tuple(range(-n_axes, 0)), tuple(amplitude.shape[-n_axes:])
     window = _gaussian(shape, sigma_vox, str(amplitude.device)).to(amplitude.dtype)
-    return torch.fft.irfftn(torch.fft.rfftn(amplitude, dim=axes).mul_(window), s=shape, dim=axes)
+    result: Tensor = torch.fft.irfftn(torch.fft.rfftn(amplitude, dim=axes).mul_(window), s=shape, dim=axes)
+    return result
 
 
 @lru_cache(maxsize=16)

@@ -69,7 +69,8 @@ def _densest(normals: Floats, area: Floats, cosine: float, n_shifts: int = 10) -
     best = directions[np.argmax(within)]
     for _ in range(n_shifts):
         best = unit(normals.T @ (area * (normals @ best > cosine)))
-    return best
+    result: Floats = best
+    return result
 
 
 @lru_cache(maxsize=1)

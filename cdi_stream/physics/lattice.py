@@ -43,7 +43,8 @@ class Lattice:
     @property
     def voxel_m(self) -> Floats:
         """Lengths of the edges of a voxel along the array axes, ``(3,)`` [m]."""
-        return np.linalg.norm(self.affine.br, axis=0)
+        result: Floats = np.linalg.norm(self.affine.br, axis=0)
+        return result
 
     @property
     def mean_spacing_m(self) -> float:

@@ -103,7 +103,8 @@ def surface_of(lattice: Lattice, share: float = 0.5, blur_vox: float = 1.0, dept
 def unit(vectors: Floats) -> Floats:
     """Return vectors ``(..., 3)`` scaled to length 1; zero vectors stay zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    result: Floats = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return result
 
 
 def _area_vectors(vertices: Floats, triangles: Triangles) -> Floats:
@@ -123,4 +124,5 @@ def _sampled(field: Floats, affine: AffineMap, places_m: Floats) -> Floats:
     index = np.linalg.solve(affine.br, places_m.T) + (np.array(affine.shape) // 2)[:, None]
     known = map_coordinates(np.isfinite(field).astype(float), index, order=1)
     value = map_coordinates(np.nan_to_num(field), index, order=1)
-    return np.divide(value, known, out=np.full(known.shape, np.nan), where=known > 1e-6)
+    result: Floats = np.divide(value, known, out=np.full(known.shape, np.nan), where=known > 1e-6)
+    return result
