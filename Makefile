@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test test-all check bench bench-phasing bench-networks clean
+.PHONY: demo test test-all check bench bench-phasing bench-networks docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "[1/4] environment in $(VENV)"
@@ -40,6 +41,15 @@ bench-phasing: $(STAMP)  ## phasing, hours in all; goes on where it stopped; ARG
 
 bench-networks: $(STAMP)  ## networks: forward passes, and what a polish reaches from them; goes on where it stopped
 	$(BIN)/python -m tests.bench.networks $(ARGS)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	@touch $(DOCS_STAMP)
+
+docs: $(DOCS_STAMP)  ## the documentation, in build/docs/html; warnings are errors; nothing is loaded from the internet
+	$(BIN)/python deploy/docs/figures/draw.py
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto -d build/docs/doctrees deploy/docs build/docs/html
+	@echo "open build/docs/html/index.html"
 
 clean:
 	rm -rf demo-results build *.egg-info

@@ -1,6 +1,7 @@
-"""The command line: arguments, progress and exit codes; the only package that prints.
+"""The command line: arguments, progress and exit codes.  No other package prints.
 
-Exit codes: 0 done, 2 bad input or usage, 3 done but incomplete or failed verdict, 1 our fault.
+Exit codes: 0 success; 2 bad input or usage; 3 finished, but frames are missing or the verdict is ``failed``; 1 another
+error, such as a server that does not answer.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from cdi_stream.cli import phasing, refinement, replays, streams, tools
 from cdi_stream.cli.output import console
 from cdi_stream.errors import CdiStreamError, InputError
 
+# torch and numpy read these settings when a command imports them.  OpenMP threads that spin while they wait cost up to
+# ten times the work on a busy machine.  OpenBLAS threads spin after every small product and halve the speed of torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-"""Threads that spin for long while they wait for one another cost ten times the work itself wherever the machine is
-busy, and numpy's, which spin after every small product, take half of torch's speed.  Read when torch and numpy are
-imported, which commands do."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -40,7 +40,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Live 3D imaging of nanocrystals at Bragg coherent X-ray beamlines."""
+    """Live 3D imaging of nanocrystals by Bragg coherent X-ray diffraction."""
 
 
 for command in (
@@ -65,12 +65,13 @@ for command in (
 app.add_typer(refinement.queue_app, name="queue")
 
 
-_OF_THE_USER = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_INPUT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""System errors that mean a wrong path given by the user: exit code 2."""
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one message and an exit code."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for every request to Tiled
+    """Run the command line; an error of the project becomes one message and an exit code."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it logs every request to Tiled
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
@@ -82,10 +83,10 @@ def main() -> None:
     except CdiStreamError as error:
         console.print(f"[red]failed:[/red] {escape(str(error))}", highlight=False)
         sys.exit(1)
-    except OSError as error:  # a file or folder that a command was given, or a full disk
+    except OSError as error:  # a wrong path, or a full disk
         place = "" if error.filename is None else f"{error.filename}: "
         console.print(f"[red]failed:[/red] {escape(place)}{escape(error.strerror or str(error))}", highlight=False)
-        sys.exit(2 if isinstance(error, _OF_THE_USER) else 1)
+        sys.exit(2 if isinstance(error, _INPUT_ERRORS) else 1)
     except KeyboardInterrupt:
         console.print("stopped")
         sys.exit(130)

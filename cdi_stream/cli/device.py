@@ -1,4 +1,4 @@
-"""The option that says where to compute."""
+"""The option for the device of the computation."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from cdi_stream.errors import ConfigError
 
 
 class Device(StrEnum):
-    """Where to compute."""
+    """Device of the computation."""
 
     CPU = "cpu"
     CUDA = "cuda"
 
 
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Device of the computation.")]
 
 
 def require(device: Device) -> None:
-    """Refuse a device that is not there.
+    """Check that a device is available.
 
     Raises
     ------
     ConfigError
-        With the remedy.
+        If torch cannot use the device.
     """
     import torch
 

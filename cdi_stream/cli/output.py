@@ -1,4 +1,4 @@
-"""What all commands share: options, the console, and the last line of JSON."""
+"""Options and output of all commands: the console, tables, progress, and the last line of JSON."""
 
 from __future__ import annotations
 
@@ -18,30 +18,44 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cdi_stream.cli.wording import written
+from cdi_stream.cli.wording import table_row
 
 console = Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for results and logs; a temporary one if none.")]
-PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw the crystal into this PNG.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="Configuration of the service, in TOML.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder for results and logs; default: a new one in /tmp.")
+]
+PlotOption = Annotated[Path | None, typer.Option("--plot", help="PNG file for a picture of the crystal.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Configuration of the service (TOML).")]
 SettingsOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="Configuration in TOML: geometry, network and other settings, not its endpoints and folders.",
+        help="Configuration (TOML) with geometry, network and other settings; its endpoints and folders are not used.",
     ),
 ]
-NeededConfig = Annotated[Path, typer.Option("--config", help="Configuration of the service, in TOML.")]
-SpeedOption = Annotated[str, typer.Option("--speed", help="Pace: 1 as recorded, 10, or max.")]
+NeededConfig = Annotated[Path, typer.Option("--config", help="Configuration of the service (TOML).")]
+SpeedOption = Annotated[
+    str, typer.Option("--speed", help="Speed relative to the recording: 1, 10 or another factor, or max.")
+]
 RunningOption = Annotated[
-    bool, typer.Option("--beamline-only", help="Play to a service that runs already, at the endpoints of --config.")
+    bool, typer.Option("--beamline-only", help="Send to a running service, at the endpoints of --config.")
 ]
 
 
 def show(result: dict[str, Any], as_json: bool, order: Sequence[str] | None = None) -> None:
-    """Print a result: one JSON object, or a table for people with the names of ``order``, else with all."""
+    """Print a result as one JSON object or as a table.
+
+    Parameters
+    ----------
+    result
+        Values by name.
+    as_json
+        Whether a JSON object is printed instead of a table.
+    order
+        Names that the table shows, in this order; None: all.
+    """
     if as_json:
         print(json.dumps(without_nan(result)))
         return
@@ -51,7 +65,7 @@ def show(result: dict[str, Any], as_json: bool, order: Sequence[str] | None = No
     table.add_column(overflow="fold")
     table.add_column(style="dim")
     for name in names:
-        table.add_row(*(Text(text) for text in written(name, result[name])))
+        table.add_row(*(Text(text) for text in table_row(name, result[name])))
     Console().print(table, highlight=False)
 
 
@@ -61,7 +75,10 @@ def _is_known(value: Any) -> bool:
 
 @contextmanager
 def budget_bar(passed_s: Callable[[], float], budget_s: float) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is being done and how much of a budget of seconds is spent; yields who is to be told."""
+    """Show the current stage and the time used of a limit on a terminal; yields a function that sets the stage.
+
+    ``passed_s`` returns the time passed [s]; ``budget_s`` is the limit [s].
+    """
     if not console.is_terminal:
         yield lambda line: None
         return
@@ -72,14 +89,14 @@ def budget_bar(passed_s: Callable[[], float], budget_s: float) -> Iterator[Calla
 
 
 class _BudgetColumn(ProgressColumn):
-    """A bar of the budget, and the seconds passed and left."""
+    """A bar of the time limit, with the seconds passed and left."""
 
     def __init__(self, passed_s: Callable[[], float], budget_s: float) -> None:
         super().__init__()
         self._passed_s, self._budget_s = passed_s, budget_s
 
     def render(self, task: Task) -> Columns:
-        """Draw it as of now."""
+        """Draw the bar for the present time."""
         passed_s = self._passed_s()
         left_s = max(self._budget_s - passed_s, 0)
         text = f"{passed_s:.0f} s, at most {left_s:.0f} s more"
@@ -87,14 +104,14 @@ class _BudgetColumn(ProgressColumn):
 
 
 def print_lines(lines: list[str]) -> None:
-    """Print lines as they are: a sketch keeps its columns."""
+    """Print lines unchanged, so that a sketch keeps its columns."""
     print("\n".join(lines) + "\n")
 
 
 class StopSignal:
-    """Becomes true at Ctrl-C or SIGTERM, so that a command ends in good order.
+    """Flag that Ctrl-C or SIGTERM sets, so that a command ends in good order.
 
-    A plain flag: a lock, as in `threading.Event`, would wait for itself if a second signal came while it is held.
+    It is a plain attribute: `threading.Event` has a lock, on which a second signal could block forever.
     """
 
     def __init__(self) -> None:
@@ -103,7 +120,7 @@ class StopSignal:
             signal.signal(number, self._set)
 
     def is_set(self) -> bool:
-        """Whether the command was told to stop."""
+        """Return whether a stop signal has come."""
         return self._is_set
 
     def _set(self, *_: object) -> None:
@@ -111,7 +128,7 @@ class StopSignal:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: missing values are null."""
+    """Return a value with NaN and infinity replaced by None, since JSON has no such numbers."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Command that phases a file: ``phase``."""
+"""The command ``phase``: phase retrieval of a file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cdi_stream.cli.output import JsonOption, PlotOption, budget_bar, show
 from cdi_stream.networks.packaged import DEFAULT
 
 BEGIN_S = time.monotonic() - time.process_time()
-"""When the command was started: its imports, all the work until here, count in the budget."""
+"""Start of the command on the monotonic clock [s]; the imports before this line count in the time limit."""
 
 ORDER = (
     "verdict", "reasons", "chi2_cleaned", "chi2_floor", "r_p_cleaned", "chi2", "r_p", "agreement", "amplitude_spread",
     "support_fraction", "support_over_box", "size_lab_nm", "voxel_size_nm", "voxel_size_lab_nm", "resolution_m",
     "resolution_vox", "method", "starts", "cycles", "ms_per_cycle", "seconds", "file",
 )  # fmt: skip
-"""What people are shown, in this order; the rest is in the JSON."""
+"""Names that the table shows, in this order; the JSON output holds all names."""
 
 
 class Method(StrEnum):
-    """Ways to phase."""
+    """Methods of phase retrieval."""
 
     AUTO = "auto"
     RECIPE = "recipe"
@@ -37,54 +37,58 @@ class Method(StrEnum):
 FileArgument = Annotated[
     Path,
     typer.Argument(
-        help="Intensities, 2D or 3D: npy, npz (data, mask), CXI, TIFF (one file, or a folder of numbered ones), "
-        "our own scan file, or a folder of 34-ID-C."
+        help="Intensities, 2D or 3D: npy, npz (arrays data and mask), CXI, TIFF (a file, or a folder of numbered "
+        "files), a scan recorded by cdi-stream, or a SPEC scan of 34-ID-C."
     ),
 ]
 StartsOption = Annotated[
     int,
     typer.Option(
-        help="Random starts of recipe; answers to mirror images, eight at most, of hybrid.", min=1, max=10_000
+        help="Number of random starts (method recipe), or of mirrored network answers, at most 8 (method hybrid).",
+        min=1,
+        max=10_000,
     ),
 ]
 CleaningOption = Annotated[
-    bool, typer.Option("--cleaning/--no-cleaning", help="Mask hot voxels and islands of other grains.")
+    bool, typer.Option("--cleaning/--no-cleaning", help="Mask hot voxels and alien peaks of other grains.")
 ]
 GeometryOption = Annotated[
-    Path | None, typer.Option(help="Configuration of the service, in TOML: its geometry places a scan's frames.")
+    Path | None, typer.Option(help="Configuration (TOML) whose geometry replaces that of the scan.")
 ]
 ObjectOption = Annotated[
     Path | None,
-    typer.Option(help="File for the object, npz.  [default: NAME_object.npz in this folder, never an old one]"),
+    typer.Option(help="File for the object (npz).  [default: NAME_object.npz here; existing files are kept]"),
 ]
-BudgetOption = Annotated[float, typer.Option(help="Seconds of wall time, for the whole command.", min=1.0, max=1e6)]
+BudgetOption = Annotated[float, typer.Option(help="Time limit for the whole command, in seconds.", min=1.0, max=1e6)]
 
 
 def phase(
     file: FileArgument,
-    method: Annotated[Method, typer.Option(help="auto is the one we stand behind.")] = Method.AUTO,
-    recipe: Annotated[str, typer.Option(help="Recipe, or the name of one.")] = "wu2021-2d",
+    method: Annotated[Method, typer.Option(help="Method; auto is the recommended one.")] = Method.AUTO,
+    recipe: Annotated[
+        str, typer.Option(help="Schedule of projections, or the name of one (methods recipe, hybrid).")
+    ] = "wu2021-2d",
     starts: StartsOption = 1,
     seed: Annotated[int, typer.Option(help="Seed of the random starts.", min=0, max=2**32 - 1)] = 1,
     budget: BudgetOption = 60.0,
-    scan: Annotated[int | None, typer.Option(help="Which scan of a file or folder that holds several.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Mask: true or 1 = use (CXI: 0 = good).")] = None,
+    scan: Annotated[int | None, typer.Option(help="Number of the scan, if the file or folder holds several.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Mask file: true or 1 = use the voxel (CXI: 0 = good).")] = None,
     cleaning: CleaningOption = True,
     config: GeometryOption = None,
     device: DeviceOption = Device.CPU,
     out: ObjectOption = None,
     plot: PlotOption = None,
-    network: Annotated[str, typer.Option(help="Network file, or the name of a packaged one.")] = DEFAULT,
+    network: Annotated[str, typer.Option(help="Network file, or name of a packaged network.")] = DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
-    """Phase the intensities of a file: the crystal, its misfit, and how far to trust it."""
+    """Reconstruct the crystal from a file of intensities; report its misfit and how reliable it is."""
     from cdi_stream.interface.phase_counts import method_settings
     from cdi_stream.interface.phase_file import Request, phase_file
     from cdi_stream.interface.placement import configured_placement
     from cdi_stream.phasing.deadline import Deadline
     from cdi_stream.phasing.recipe import parse_recipe
 
-    parse_recipe(recipe)  # refused now, not when the file is read
+    parse_recipe(recipe)  # a wrong recipe is refused before the file is read
     require(device)
     settings = method_settings(recipe=recipe, network=network, starts=starts, seed=seed, budget_s=budget)
     deadline = Deadline(budget, begin_s=BEGIN_S)

@@ -1,4 +1,4 @@
-"""Commands of the refinement queue: ``worker``, and ``queue list``, ``retry``, ``cancel`` and ``prioritise``."""
+"""Commands of the refinement queue: ``worker``, and ``queue`` with ``list``, ``retry``, ``cancel``, ``prioritise``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from cdi_stream.errors import InputError
 from cdi_stream.refine.queue import STATES
 
 NICE = 19
+"""Niceness of a worker: the lowest priority of the system."""
 
-queue_app = typer.Typer(no_args_is_help=True, help="Look at the refinement queue, and change it.")
-JobArgument = Annotated[int, typer.Argument(help="Number of the job, as 'queue list' shows it.")]
+queue_app = typer.Typer(no_args_is_help=True, help="List and change the jobs of the refinement queue.")
+JobArgument = Annotated[int, typer.Argument(help="Number of the job, as shown by 'queue list'.")]
 
 
 def worker(
     config: NeededConfig,
-    once: Annotated[bool, typer.Option("--once", help="End when there is nothing left to do.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="End when the queue is empty.")] = False,
 ) -> None:
-    """Work on the refinement queue, behind everything else (the service starts one itself)."""
-    os.nice(NICE)  # before the imports, which are most of the work of a worker that cannot start
+    """Run a worker for the refinement queue at the lowest priority (the service starts one itself)."""
+    os.nice(NICE)  # before the imports, which take most of the time at the start
     from cdi_stream.config import read_config
     from cdi_stream.live.serve import bus_sink_of
     from cdi_stream.refine.worker import WorkerSettings, run_worker
@@ -56,10 +57,10 @@ def worker(
 @queue_app.command("list")
 def list_jobs(
     config: NeededConfig,
-    state: Annotated[str | None, typer.Option(help="Only jobs of this state.")] = None,
+    state: Annotated[str | None, typer.Option(help="Show only jobs of this state.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the jobs, oldest first."""
+    """List the jobs of the queue, oldest first."""
     if state is not None and state not in STATES:
         raise InputError(f"--state: expected one of {', '.join(STATES)}, got {state!r}")
     with _queue(config) as queue:
@@ -75,14 +76,14 @@ def list_jobs(
 
 @queue_app.command()
 def retry(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
-    """Make a failed or cancelled job ready again."""
+    """Return a failed or cancelled job to the queue."""
     with _queue(config) as queue:
         _changed(job, queue.retry(job), "failed or cancelled", as_json)
 
 
 @queue_app.command()
 def cancel(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
-    """Take a job out that no worker has begun."""
+    """Cancel a job that no worker has started."""
     with _queue(config) as queue:
         _changed(job, queue.cancel(job), "ready or failed", as_json)
 
@@ -90,11 +91,11 @@ def cancel(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) 
 @queue_app.command()
 def prioritise(
     job: JobArgument,
-    priority: Annotated[int, typer.Argument(help="Higher goes first; 0 is usual.")],
+    priority: Annotated[int, typer.Argument(help="Priority of the job; higher runs first, the default is 0.")],
     config: NeededConfig,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a waiting job before those of lower priority."""
+    """Change the priority of a waiting job."""
     with _queue(config) as queue:
         _changed(job, queue.prioritise(job, priority), "ready", as_json)
 
@@ -116,10 +117,13 @@ def _queue(config: Path) -> Iterator[Any]:
 
 
 def _from_where(directory: Path) -> str:
-    """What to do about a folder that is not there."""
+    """Return the remedy for a missing folder."""
     if directory.is_absolute():
         return "or set publish.directory to the folder of the service"
-    return f"or run this command in the folder where it runs: publish.directory is {str(directory)!r}, seen from there"
+    return (
+        "or run this command in the folder in which the service runs: publish.directory is the relative path "
+        f"{str(directory)!r}"
+    )
 
 
 def _row(job: Any) -> dict[str, Any]:
@@ -139,5 +143,5 @@ def _row(job: Any) -> dict[str, Any]:
 
 def _changed(job: int, is_changed: bool, expected: str, as_json: bool) -> None:
     if not is_changed:
-        raise InputError(f"job {job}: expected one that is {expected}; see 'cdi-stream queue list'")
+        raise InputError(f"job {job}: expected a job that is {expected}, got another; see 'cdi-stream queue list'")
     show({"job": job, "changed": True}, as_json)

@@ -1,4 +1,4 @@
-"""Commands that play a scan through a simulated beamline: ``demo``, ``replay``, and ``play`` of a message log."""
+"""Commands that replay data: ``demo`` and ``replay`` through a simulated beamline, ``play`` of a message log."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from cdi_stream.errors import InputError
 
 
 def demo(
-    case: Annotated[str, typer.Option(help="Simulated scan to play; 'demo' is the default.")] = "demo",
+    case: Annotated[str, typer.Option(help="Name of the simulated scan.")] = "demo",
     speed: SpeedOption = "max",
     out: OutOption = None,
     plot: PlotOption = None,
     config: SettingsOption = None,
-    curves: Annotated[int, typer.Option(help="Rocking curves in the run.", min=1)] = 1,
+    curves: Annotated[int, typer.Option(help="Number of rocking curves in the run.", min=1)] = 1,
     beamline_only: RunningOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate a scan and play it through the whole system; compare the crystal with the truth."""
+    """Simulate a scan, run it through the live service, and compare the crystal with the truth."""
     from cdi_stream.processes import run_module
     from cdi_stream.replay.play import results_folder
 
@@ -42,13 +42,15 @@ def demo(
         with console.status("computing the diffraction of the simulated crystal (kept for the next time)"):
             run_module("sim_beamline", "simulate", "--case", case, "--out", str(directory / "scan.h5"))
         summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, curves)
-        _finish([_compared(summary, case) for summary in summaries], plot, as_json)
+        _finish([_compare(summary, case) for summary in summaries], plot, as_json)
 
 
 def replay(
-    scan: Annotated[Path, typer.Argument(help="Recorded scan: our HDF5, or a SPEC file or folder of 34-ID-C.")],
+    scan: Annotated[
+        Path, typer.Argument(help="Recorded scan: HDF5 file of cdi-stream, or SPEC file or folder of 34-ID-C.")
+    ],
     number: Annotated[
-        int | None, typer.Option("--scan", help="Scan number, where the recording holds several.")
+        int | None, typer.Option("--scan", help="Number of the scan, if the recording holds several.")
     ] = None,
     speed: SpeedOption = "max",
     out: OutOption = None,
@@ -57,7 +59,7 @@ def replay(
     beamline_only: RunningOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Play a recorded scan through a simulated beamline and the live service."""
+    """Run a recorded scan through a simulated beamline and the live service."""
     from cdi_stream.files.recorded_scan import read_recorded
     from cdi_stream.files.recording import write_scan
     from cdi_stream.replay.play import results_folder
@@ -71,21 +73,21 @@ def replay(
         write_scan(recorded, directory / "scan.h5")
         summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, 1)
         if recorded.truth is not None:
-            summaries = [_compared(summary, str(recorded.truth["case"])) for summary in summaries]
+            summaries = [_compare(summary, str(recorded.truth["case"])) for summary in summaries]
         _finish(summaries, plot, as_json)
 
 
 def play(
-    log: Annotated[Path, typer.Argument(help="Message log, as 'record --raw' writes it.")],
-    endpoint: Annotated[str, typer.Argument(help="Where to send the messages, tcp://host:port.")],
-    socket: Annotated[str, typer.Option("--socket", help="push or pub.")] = "push",
+    log: Annotated[Path, typer.Argument(help="Message log written by 'record --raw'.")],
+    endpoint: Annotated[str, typer.Argument(help="Address to which messages are sent, tcp://host:port.")],
+    socket: Annotated[str, typer.Option("--socket", help="Kind of ZeroMQ socket: push or pub.")] = "push",
     connect: Annotated[
         bool, typer.Option("--connect/--bind", help="Connect to the receiver, or bind as a detector does.")
     ] = False,
     speed: SpeedOption = "max",
     as_json: JsonOption = False,
 ) -> None:
-    """Send the messages of a log again, byte for byte."""
+    """Send the detector messages of a log again, byte for byte."""
     from cdi_stream.stream.playback import play_log
 
     if socket not in ("push", "pub"):
@@ -94,16 +96,18 @@ def play(
 
 
 def _require_usable(speed: str, config: Path | None, beamline_only: bool, plot: Path | None) -> None:
-    """Refuse before any work what would fail after it; raises `InputError`."""
+    """Check all options before the replay starts; raises `InputError`."""
     from cdi_stream.config import read_config
 
     _factor(speed)
     if beamline_only and config is None:
-        raise InputError("--beamline-only needs --config, the configuration of the service that runs")
+        raise InputError("--beamline-only: expected --config with the configuration of the running service, got none")
     if config is not None:
         read_config(config)
     if plot is not None and not plot.resolve().parent.is_dir():
-        raise InputError(f"--plot {plot}: expected a file in a folder that exists; {plot.resolve().parent} does not")
+        raise InputError(
+            f"--plot {plot}: expected a file in an existing folder, but {plot.resolve().parent} does not exist; make it"
+        )
 
 
 def _folder(out: Path | None) -> Path:
@@ -114,18 +118,19 @@ def _play(
     scan_file: Path, directory: Path, speed: str, config: Path | None, beamline_only: bool, curves: int
 ) -> list[dict[str, Any]]:
     from cdi_stream.files.recording import read_scan
-    from cdi_stream.replay.play import Progress as Heard
-    from cdi_stream.replay.play import replay as play
+    from cdi_stream.replay.play import Progress as ReplayProgress
+    from cdi_stream.replay.play import replay as run_replay
 
     n_points = len(read_scan(scan_file).frames) * curves
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("starting", total=n_points)
 
-        def report(heard: Heard) -> None:
-            bar.update(task, completed=heard.n_points, description=heard.streams[-1] if heard.streams else "scan")
+        def report(progress: ReplayProgress) -> None:
+            stage = progress.streams[-1] if progress.streams else "scan"
+            bar.update(task, completed=progress.n_points, description=stage)
 
-        return play(
+        return run_replay(
             scan_file,
             directory,
             speed=speed,
@@ -136,15 +141,15 @@ def _play(
         )
 
 
-def _compared(summary: dict[str, Any], case: str) -> dict[str, Any]:
-    """Add the distance to the simulated crystal; null where there is no crystal."""
+def _compare(summary: dict[str, Any], case: str) -> dict[str, Any]:
+    """Return a summary with the distance to the simulated crystal added; None where there is no crystal."""
     from cdi_stream.processes import run_module
 
     return summary | run_module("sim_beamline", "compare", "--case", case, "--file", summary["file"])
 
 
 def _factor(speed: str) -> float | None:
-    """Read a pace; None stands for as fast as it goes."""
+    """Return the factor of a speed; None for ``max``, which means without pauses."""
     if speed == "max":
         return None
     try:
@@ -157,7 +162,7 @@ def _factor(speed: str) -> float | None:
 
 
 def _finish(summaries: list[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
-    """Show the last curve's summary, draw it, and end with the code that its verdict asks for."""
+    """Show the last curve's summary, draw its crystal, and exit with code 3 if a curve failed or lacks frames."""
     summary = summaries[-1]
     if plot is not None and summary["verdict"] == "failed":
         console.print("[yellow]note:[/yellow] there is no crystal to draw")

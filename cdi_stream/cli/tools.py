@@ -1,4 +1,4 @@
-"""Commands that look at things or make them, from ``geometry`` to ``train`` and ``calibrate``."""
+"""Commands for geometry, plugins, configuration, export and networks, from ``geometry`` to ``calibrate``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from cdi_stream.networks.packaged import DEFAULT
 
 
 def geometry(
-    case: Annotated[Path, typer.Argument(help="Geometry case in JSON, or a configuration in TOML.")],
+    case: Annotated[Path, typer.Argument(help="Configuration (TOML), or geometry case (JSON).")],
     angle: Annotated[
-        list[str] | None, typer.Option(help="Angle of a circle as NAME=DEGREES; again for each circle.")
+        list[str] | None, typer.Option(help="Angle of a circle, NAME=DEGREES; repeat for each circle.")
     ] = None,
-    scan: Annotated[str | None, typer.Option(help="What is scanned, as NAME=STEP in degrees, or energy=STEP.")] = None,
-    shape: Annotated[str | None, typer.Option(help="FRAMESxROWSxCOLS; prepare.max_shape if it is not said.")] = None,
+    scan: Annotated[str | None, typer.Option(help="Scanned circle and its step, NAME=DEGREES, or energy=EV.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Shape FRAMESxROWSxCOLS; default: prepare.max_shape of the configuration.")
+    ] = None,
     energy: Annotated[float | None, typer.Option(help="Photon energy in eV.", min=1)] = None,
     distance: Annotated[float | None, typer.Option(help="Detector distance in m.", min=1e-3)] = None,
     pixel: Annotated[float | None, typer.Option(help="Pixel size in m.", min=1e-9)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell 2 theta, Q, d and the voxel of a configuration, with a sketch; or solve a geometry case."""
+    """Compute 2 theta, Q, d-spacing and voxel size of a configuration, with a sketch; or solve a geometry case."""
     if case.suffix != ".toml":
         from cdi_stream.geometry.case import solve_case
 
@@ -50,12 +52,12 @@ def geometry(
     lines = sketch(config.geometry.value())
     if not as_json:
         print_lines(lines)
-    found = report(config.geometry, place)
-    show(found | {"sketch": lines} if as_json else in_words(found), as_json)
+    numbers = report(config.geometry, place)
+    show(numbers | {"sketch": lines} if as_json else in_words(numbers), as_json)
 
 
 def _pair(option: str, text: str) -> tuple[str, float]:
-    """Read NAME=NUMBER."""
+    """Return name and number of a text NAME=NUMBER."""
     name, _, number = text.partition("=")
     try:
         value = float(number)
@@ -67,7 +69,7 @@ def _pair(option: str, text: str) -> tuple[str, float]:
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    """Read FRAMESxROWSxCOLS."""
+    """Return the shape of a text FRAMESxROWSxCOLS."""
     if re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5}){2}", text) is None:
         raise InputError(f"--shape: expected FRAMESxROWSxCOLS, such as 64x128x128, got {text!r}")
     frames, rows, cols = map(int, text.split("x"))
@@ -75,7 +77,7 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 
 def plugins(as_json: JsonOption = False) -> None:
-    """List installed decoders, beamlines, readers and sinks; of beamlines also the names that they read."""
+    """List installed decoders, beamlines, readers and sinks, and the motor names that each beamline reads."""
     listed: dict[str, Any] = {
         group.removeprefix("cdi_stream."): list(registry.names(group)) for group in registry.GROUPS
     }
@@ -84,7 +86,7 @@ def plugins(as_json: JsonOption = False) -> None:
 
 
 def _readings(beamline: str) -> dict[str, list[str]] | str:
-    """Names that a beamline reads, or why its plugin is broken."""
+    """Return the names that a beamline reads, or the error of a broken plugin."""
     try:
         return readings_of(registry.load("cdi_stream.beamline", beamline))
     except PluginError as error:
@@ -92,7 +94,7 @@ def _readings(beamline: str) -> dict[str, list[str]] | str:
 
 
 def check(config: NeededConfig, as_json: JsonOption = False) -> None:
-    """Check a configuration: plugins, files, endpoints, Tiled, geometry; say what is wrong and how to mend it."""
+    """Check a configuration: plugins, files, endpoints, Tiled and geometry; report each problem with its remedy."""
     from cdi_stream.config import read_config
     from cdi_stream.config.geometry_report import sketch
     from cdi_stream.live.check import check_config
@@ -110,14 +112,14 @@ def check(config: NeededConfig, as_json: JsonOption = False) -> None:
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Result file of cdi-stream, or the .checkpoint of a training.")],
+    source: Annotated[Path, typer.Argument(help="Result file of cdi-stream, or checkpoint folder of a training.")],
     target: Annotated[
         Path,
-        typer.Argument(help="File to write: .cxi for silx, PyNX and cdiutils, .vti for ParaView; .pt for a network."),
+        typer.Argument(help="File to write: .cxi (silx, PyNX, cdiutils) or .vti (ParaView); .pt for a network."),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Write a crystal in another program's format, with lab voxel sizes, or a network that is being trained."""
+    """Export a crystal for other programs, with lab axes and voxel size, or the network of a training."""
     if source.is_dir():
         from cdi_stream.training.run import export_training
 
@@ -134,25 +136,28 @@ def train(
     name: Annotated[
         str,
         typer.Argument(
-            help="Which network: unrolled, wu2021, wu2021-small, wu2021-2d, chan2021, chan2021-small, masto2025 "
+            help="Network: unrolled, wu2021, wu2021-small, wu2021-2d, chan2021, chan2021-small, masto2025 "
             "or masto2025-small."
         ),
     ] = DEFAULT,
     minutes: Annotated[
-        float, typer.Option(help="Longest time to train for, with --steps and --resume too.", min=0.01)
+        float,
+        typer.Option(help="Time limit of the training, in minutes; it holds with --steps, --resume too.", min=0.01),
     ] = 20.0,
-    steps: Annotated[int | None, typer.Option(help="Length of the plan; else what the minutes allow.", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of training steps; default: as many as --minutes allows.", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated crystals.", min=0)] = 1,
     crystals: Annotated[
         Path | None,
-        typer.Option(help="Train on the crystals of this file, see atoms, rather than on simulated shapes."),
+        typer.Option(help="File of crystals made by 'cdi-stream atoms', to train on instead of simulated shapes."),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="Begin with the weights of a network, file or name: the last stage alone."),
+        typer.Option("--from", help="Network (file or name) whose weights are fine-tuned by the last stage."),
     ] = None,
     device: DeviceOption = Device.CPU,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped, here or elsewhere.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
 ) -> None:
     """Train a network on simulated crystals and export it."""
     from cdi_stream.networks.packaged import network_file
@@ -178,12 +183,12 @@ def train(
 
 
 def calibrate(
-    network: Annotated[Path, typer.Argument(help="Network file, of ours or of others; it is written anew.")],
-    count: Annotated[int, typer.Option(help="Crystals to try it on.", min=100)] = 400,
+    network: Annotated[Path, typer.Argument(help="Network file; its contract is updated.")],
+    count: Annotated[int, typer.Option(help="Number of simulated crystals.", min=100)] = 400,
     device: DeviceOption = Device.CPU,
     as_json: JsonOption = False,
 ) -> None:
-    """Find out from which agreement of its answers on a network may be relied on, and write that into its file."""
+    """Determine the agreement of its answers at which a network is reliable, and write it into the file."""
     from cdi_stream.training.calibration import calibrate as run
 
     require(device)
@@ -192,11 +197,11 @@ def calibrate(
 
 
 def atoms(
-    out: Annotated[Path, typer.Option("--out", help="HDF5 file of crystals; it is filled up.")],
-    count: Annotated[int, typer.Option(help="Crystals in all.", min=1)] = 100,
+    out: Annotated[Path, typer.Option("--out", help="HDF5 file for the crystals; an existing file is continued.")],
+    count: Annotated[int, typer.Option(help="Number of crystals in the file.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the crystals.", min=0)] = 1,
 ) -> None:
-    """Simulate gold crystals atom by atom, relaxed with LAMMPS; it goes on where it stopped."""
+    """Simulate gold crystals for training atom by atom, relaxed by LAMMPS."""
     from cdi_stream.training.atom_sets import write_set
 
     write_set(out, count, seed)

@@ -207,7 +207,7 @@ class ArchiveDelivery:
                 self._spool.rewind(self.name, beginning)
                 return False
             self._write(self._sink, entry)
-        except Exception as error:  # noqa: BLE001 - whatever a sink raises, it is logged and tried again
+        except Exception as error:  # noqa: BLE001 - any error of a sink is logged and tried again
             self._on_failure(entry, error)
             if not is_stopped():
                 self._sleep(self._pause_s)

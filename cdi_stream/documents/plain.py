@@ -70,17 +70,17 @@ def _plain(value: Any, report: Report, containers: tuple[int, ...]) -> Any:
     if id(value) in containers or len(containers) >= MAX_DEPTH:
         return _text(value, report, "lies too deep, or within itself")
     try:
-        return _step(value, report, (*containers, id(value)))
-    except Exception:  # noqa: BLE001 - the methods of foreign objects raise whatever they like
+        return _convert(value, report, (*containers, id(value)))
+    except Exception:  # noqa: BLE001 - the methods of foreign objects may raise any error
         return _text(value, report, "cannot be written")
 
 
-def _step(value: Any, report: Report, containers: tuple[int, ...]) -> Any:
+def _convert(value: Any, report: Report, containers: tuple[int, ...]) -> Any:
     if isinstance(value, Mapping):
         return _map(value, report, containers)
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return (value.astype(np.float64) if value.dtype.itemsize > 8 else value).tolist()
-    simpler = _simpler(value)
+    simpler = _simplify(value)
     if isinstance(simpler, list):
         return [_plain(item, report, containers) for item in simpler]
     return _plain(simpler, report, containers)
@@ -98,7 +98,7 @@ def _key(key: Any) -> str:
     return _encodable(key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key))
 
 
-def _simpler(value: Any) -> Any:  # noqa: C901 - one line for each kind of value
+def _simplify(value: Any) -> Any:  # noqa: C901 - one line for each kind of value
     """Return a value that is one step closer to a plain value; raises `TypeError` for unknown types."""
     match value:
         case enum.Enum():
@@ -120,7 +120,7 @@ def _simpler(value: Any) -> Any:  # noqa: C901 - one line for each kind of value
         case numbers.Number():
             return _of_number(value)
         case Set():
-            return _sorted(value)
+            return _in_order(value)
         case Collection() if not hasattr(value, "__array__"):
             return list(value)
     return _of_object(value)
@@ -167,7 +167,7 @@ def _of_object(value: Any) -> Any:
     raise TypeError("an unknown type")
 
 
-def _sorted(items: Set[Any]) -> list[Any]:
+def _in_order(items: Set[Any]) -> list[Any]:
     try:
         return sorted(items)
     except TypeError:
@@ -184,5 +184,5 @@ def _text(value: Any, report: Report, reason: str) -> str:
     report(f"a value of type {kind} {reason}: its text stands for it")
     try:
         return _encodable(str(value)[:MAX_TEXT])
-    except Exception:  # noqa: BLE001 - the methods of foreign objects raise whatever they like
+    except Exception:  # noqa: BLE001 - the methods of foreign objects may raise any error
         return f"<{kind}>"

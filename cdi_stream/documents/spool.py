@@ -241,7 +241,7 @@ class Spool:
         self._db = db
         for table in ("curves", "attempts"):  # older rows are no longer needed
             db.execute(
-                f"DELETE FROM {table} WHERE rowid <= (SELECT MAX(rowid) FROM {table}) - {MAX_REMEMBERED}"  # noqa: S608 - ours
+                f"DELETE FROM {table} WHERE rowid <= (SELECT MAX(rowid) FROM {table}) - {MAX_REMEMBERED}"  # noqa: S608 - constant text
             )
         self._waiting: dict[str, deque[Entry]] = {name: deque() for name in self.sinks}
         self._attempts = dict(db.execute("SELECT raw_uid, n FROM attempts"))

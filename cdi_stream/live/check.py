@@ -78,13 +78,13 @@ def _geometry(config: Config) -> str:
     """Return the circles of the beamline, and the values that documents or the detector's header must state."""
     beamline, geometry = config.geometry.value(), config.geometry
     readings = readings_of(beamline)
-    circles = [circle.name for circle in beamline.sample_circles + beamline.detector_circles]
     numbers = ("distance_m", "pixel_row_m", "pixel_col_m", "beam_row", "beam_col", "photon_energy_ev")
     from_wire = [name for name in numbers if getattr(geometry, name) is None]
+    circles = ", ".join(circle.name for circle in beamline.sample_circles + beamline.detector_circles)
     return (
-        f"{beamline.name}; circles {', '.join(circles)}; the run's documents must bring {_needed(beamline, config)}; "
-        f"documents or the detector's header must bring {', '.join(from_wire) or 'nothing more'}; "
-        f"read are energy as {' or '.join(readings['energy'])}, distance as {' or '.join(readings['distance'])}; "
+        f"{beamline.name}; circles {circles}; the run's documents must state {_required_angles(beamline, config)}; "
+        f"documents or the detector's header must state {', '.join(from_wire) or 'nothing more'}; "
+        f"energy is read from {' or '.join(readings['energy'])}, distance from {' or '.join(readings['distance'])}; "
         f"{_numbers(config)}"
     )
 
@@ -98,7 +98,7 @@ def _numbers(config: Config) -> str:
     return "; ".join(f"{name} {words[name]}" for name in ("2 theta", "|Q|", "d", "step of q"))
 
 
-def _needed(beamline: Beamline, config: Config) -> str:
+def _required_angles(beamline: Beamline, config: Config) -> str:
     circles = beamline.sample_circles + beamline.detector_circles
     needed = [circle for circle in circles if circle.name not in config.geometry.circles_deg]
     return ", ".join("/".join((circle.name, *circle.motors)) for circle in needed) or "no angle"

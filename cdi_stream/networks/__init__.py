@@ -1,1 +1,1 @@
-"""Networks, their losses and their files."""
+"""Neural networks for phase retrieval, their losses, and their files."""

@@ -1,9 +1,8 @@
-"""The archive inside a network file: opened, measured and checked without running anything of it.
+"""Open and check the archive inside a network file without running its code.
 
-TorchScript is a zip: weights as raw bytes, code in Python's syntax, and the tree of modules as a pickle that torch
-reads with a reader of its own.  `checked` names whatever is more than a network needs, see
-`cdi_stream.networks.operators`, and returns the archive written anew from the checked members alone, so that what
-torch loads is what was checked.
+TorchScript is a zip archive: weights as raw bytes, code in Python's syntax, and the tree of modules as a pickle that
+torch reads with its own reader.  `check_members` refuses a file with more than a network needs
+(`cdi_stream.networks.operators`).  It returns a new archive of the checked members alone; torch loads that archive.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from cdi_stream.errors import NetworkFileError
 from cdi_stream.networks.operators import defined_names, forbidden
 
 MAX_BYTES = 2 << 30
-"""Largest unpacked archive [bytes]: a thousand times the package's own networks, and an eighth of a workstation's
-memory."""
+"""Largest size of an unpacked archive [bytes]: a thousand times the packaged networks, a small part of a memory."""
 
 MAX_MEMBERS = 20_000
+"""Largest number of members of an archive."""
+
 MAX_CODE_BYTES = 4 << 20
-"""Most code and most pickle in a file [bytes]; the package's networks have 0.2 MB of each."""
+"""Largest size of the code, and of the pickles, in a file [bytes]; the packaged networks have 0.2 MB of each."""
 
 _MEMBER = re.compile(
     r"version|byteorder|\.format_version|\.storage_alignment|\.data/(version|serialization_id)|data\.pkl|constants\.pkl"
@@ -40,12 +40,19 @@ _REMEDY = "take networks only from people whom you would let run a program here"
 
 
 def members(data: bytes, source: str) -> dict[str, bytes]:
-    """Unpack a network file; returns its members by name, without the folder around them.
+    """Return the members of a network file by name, without the name of the archive's top folder.
+
+    Parameters
+    ----------
+    data
+        Bytes of the file.
+    source
+        Name of the file, for error messages.
 
     Raises
     ------
     NetworkFileError
-        If the file is no such archive, or larger than the limits when unpacked.
+        If the file is not a TorchScript archive, or is larger than the limits when unpacked.
     """
     try:
         with ZipFile(io.BytesIO(data)) as archive:
@@ -58,64 +65,70 @@ def members(data: bytes, source: str) -> dict[str, bytes]:
             "write one with 'cdi-stream train' or 'cdi-stream export'"
         ) from error
     if len(inside) < len(entries) or len({entry.filename.partition("/")[0] for entry in entries}) != 1:
-        raise NetworkFileError(f"{source}: expected one folder with one member of each name in the archive, got more")
+        raise NetworkFileError(
+            f"{source}: expected one folder with one member of each name in the archive, got more; "
+            "save the network again"
+        )
     if "data.pkl" not in inside or not {"version", ".data/version"} & inside.keys():
-        raise NetworkFileError(f"{source}: expected TorchScript (torch.jit.save), got an archive without data.pkl")
+        raise NetworkFileError(
+            f"{source}: expected TorchScript, got an archive without data.pkl; save the network by torch.jit.save"
+        )
     return inside
 
 
 def _require_limits(entries: list[ZipInfo], source: str) -> None:
-    """Refuse by the sizes that the archive states; zipfile unpacks no more than those."""
+    """Raise an error if the sizes that the archive states exceed the limits; zipfile unpacks no more than these."""
     total = sum(entry.file_size for entry in entries)
     texts = sum(entry.file_size for entry in entries if entry.filename.endswith((".py", ".pkl", ".json")))
     if len(entries) > MAX_MEMBERS or total > MAX_BYTES or texts > 2 * MAX_CODE_BYTES:
         raise NetworkFileError(
             f"{source}: expected at most {MAX_MEMBERS} members, {MAX_BYTES >> 20} MiB unpacked and "
-            f"{MAX_CODE_BYTES >> 19} MiB of code, got {len(entries)}, {total >> 20} MiB and {texts >> 20} MiB"
+            f"{MAX_CODE_BYTES >> 19} MiB of code, got {len(entries)}, {total >> 20} MiB and {texts >> 20} MiB; "
+            "take a smaller network"
         )
 
 
-def checked(inside: Mapping[str, bytes], source: str, is_operator: Callable[[str], bool]) -> bytes:
-    """Check the members of a network file and return them as an archive for torch.
+def check_members(inside: Mapping[str, bytes], source: str, is_operator: Callable[[str], bool]) -> bytes:
+    """Return an archive for torch with the members of a network file, after a check of names, code and pickles.
 
     Parameters
     ----------
     inside
         Members as `members` returns them.
     source
-        Name of the file, for errors.
+        Name of the file, for error messages.
     is_operator
-        Whether torch has an operator of this name.
+        Returns whether torch has an operator of a given name.
 
     Raises
     ------
     NetworkFileError
-        If there is a member, an operator or a pickled object off the lists; all are named.
+        If there is a member, an operator or a pickled object that is not on the lists; the message names them.
     """
-    found = {f"member {name!r}" for name in inside if not _MEMBER.fullmatch(name)}
+    refused = {f"member {name!r}" for name in inside if not _MEMBER.fullmatch(name)}
     code = {name: text for name, text in inside.items() if name.endswith(".py")}
     trees = {name.removeprefix("code/").removesuffix(".py").replace("/", "."): _tree(code[name]) for name in code}
-    found |= {f"code that is no plain Python in {module}" for module, tree in trees.items() if tree is None}
+    refused |= {f"code that is no plain Python in {module}" for module, tree in trees.items() if tree is None}
     defined = {name for module, tree in trees.items() if tree for name in defined_names(tree, module)}
     for tree in filter(None, trees.values()):
-        found |= forbidden(tree, defined, is_operator)
+        refused |= forbidden(tree, defined, is_operator)
     for name in ("data.pkl", "constants.pkl"):
-        found |= _pickled(inside.get(name, b"N."), defined)
-    if found:
+        refused |= _foreign_pickles(inside.get(name, b"N."), defined)
+    if refused:
         raise NetworkFileError(
             f"{source}: refused, nothing in it was run: expected only what a network needs to compute, got "
-            f"{', '.join(sorted(found)[:12])}{', ...' if len(found) > 12 else ''}; {_REMEDY}"
+            f"{', '.join(sorted(refused)[:12])}{', ...' if len(refused) > 12 else ''}; {_REMEDY}"
         )
-    return packed({name: text for name, text in inside.items() if _is_needed(name)})
+    return pack_members({name: text for name, text in inside.items() if _is_needed(name)})
 
 
 def _is_needed(name: str) -> bool:
-    """Whether torch needs a member to run the network: places in the source and examples of inputs are left out."""
+    """Return whether torch needs a member to run the network; debug information and example inputs are not needed."""
     return not name.endswith(".debug_pkl") and not name.startswith("traced_inputs")
 
 
-def packed(inside: Mapping[str, bytes]) -> bytes:
-    """Return members as the bytes of an archive that torch loads."""
+def pack_members(inside: Mapping[str, bytes]) -> bytes:
+    """Return members as the bytes of an archive that torch can load."""
     data = io.BytesIO()
     with ZipFile(data, "w") as archive:
         for name, content in inside.items():
@@ -124,7 +137,7 @@ def packed(inside: Mapping[str, bytes]) -> bytes:
 
 
 def _tree(code: bytes) -> ast.Module | None:
-    """Syntax tree of a module; None for text that Python and TorchScript might read in two ways."""
+    """Return the syntax tree of a module; None for text that Python and TorchScript may read differently."""
     try:
         text = code.decode("ascii")
         tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
@@ -135,23 +148,23 @@ def _tree(code: bytes) -> ast.Module | None:
 
 
 def _is_plain(token: tokenize.TokenInfo) -> bool:
-    """Whether a token is no comment, and no text in a form that TorchScript does not write itself."""
+    """Return whether a token is not a comment, and not a string in a form that TorchScript never writes."""
     if token.type == tokenize.STRING:
         return _TEXT.fullmatch(token.string) is not None
     return token.type != tokenize.COMMENT
 
 
-def _pickled(data: bytes, defined: set[str]) -> set[str]:
-    """Classes and functions that a pickle asks for beyond those of tensors and of the file itself; it is not loaded."""
-    found = set()
+def _foreign_pickles(data: bytes, defined: set[str]) -> set[str]:
+    """Return the classes and functions that a pickle needs beyond tensors and the file's own; it is not loaded."""
+    foreign = set()
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-                found.add(f"pickled {opcode.name}")
+                foreign.add(f"pickled {opcode.name}")
             name = str(argument)
             is_known = _PICKLED.fullmatch(name) or name.replace(" ", ".") in defined
             if opcode.name == "GLOBAL" and not is_known:
-                found.add(f"pickled {name}")
+                foreign.add(f"pickled {name}")
     except (ValueError, IndexError, EOFError) as error:
-        found.add(f"a broken pickle ({error})")
-    return found
+        foreign.add(f"a broken pickle ({error})")
+    return foreign

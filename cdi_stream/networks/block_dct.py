@@ -1,7 +1,8 @@
-"""Fewer voxels by block-wise cosine transforms, as Chan et al. (2021) feed measured data to their network.
+"""Downsample measured data by block-wise cosine transforms, as Chan et al. (2021) do for their network.
 
-Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486: transform, crop, transform back, in blocks.  The paper does not say
-how large they are: `BLOCK` is ours.  The live path bins instead, which errs less on smooth peaks.
+Source: Chan et al., Applied Physics Reviews 8, 021407 (2021), doi:10.1063/5.0031486: transform, crop and inverse
+transform of each block.  The paper does not give the size of the blocks; `BLOCK` was chosen here.  The live path
+averages over blocks instead, which has a smaller error on smooth peaks.
 """
 
 from __future__ import annotations
@@ -13,14 +14,23 @@ from scipy.fft import dct, idct
 from torch import Tensor
 
 BLOCK = 8
-"""Voxels of a block along each axis."""
+"""Side of a block [voxels]."""
 
 
-def downsampled(volume: Tensor, factor: int = 2, block: int = BLOCK) -> Tensor:
-    """A volume with ``factor`` times fewer voxels along each axis; a constant stays what it is.
+def downsample(volume: Tensor, factor: int = 2, block: int = BLOCK) -> Tensor:
+    """Return a volume with ``factor`` times fewer voxels along each axis; a constant volume keeps its value.
 
-    Voxel k of the result lies where voxel ``factor k`` was, so that the origin N//2 stays a voxel; by the paper's own
-    transform it would lie between voxels, which turns the crystal's phase by a ramp.
+    Voxel k of the result lies at voxel ``factor k`` of the volume, so that the origin N//2 stays a voxel.  In the
+    paper's transform the origin lies between voxels, which adds a phase ramp to the crystal.
+
+    Parameters
+    ----------
+    volume
+        Volume of any number of axes.
+    factor
+        Ratio of the numbers of voxels.
+    block
+        Side of a block [voxels].
 
     Raises
     ------
@@ -29,17 +39,17 @@ def downsampled(volume: Tensor, factor: int = 2, block: int = BLOCK) -> Tensor:
     """
     if block % factor or any(n % block for n in volume.shape):
         raise ValueError(
-            f"expected axes that blocks of {block} voxels fill, cut by {factor}, got {tuple(volume.shape)}"
+            f"expected axes of whole blocks of {block} voxels, divisible by {factor}, got {tuple(volume.shape)}"
         )
-    matrix = torch.from_numpy(_kept(block, block // factor)).to(volume)
+    matrix = torch.from_numpy(_lowest_cosines(block, block // factor)).to(volume)
     for axis in range(volume.ndim):
         blocks = volume.movedim(axis, -1).unflatten(-1, (-1, block))
         volume = (blocks @ matrix.T).flatten(-2).movedim(-1, axis)
     return volume
 
 
-def _kept(n: int, m: int) -> NDArray[np.float64]:
-    """Matrix ``(m, n)`` from n voxels to what their lowest m cosines are at m of them."""
+def _lowest_cosines(n: int, m: int) -> NDArray[np.float64]:
+    """Return the matrix ``(m, n)`` from n voxels to their lowest m cosine components at every (n/m)-th voxel."""
     lowest = dct(np.eye(n), axis=0, norm="ortho")
     lowest[m:] = 0
     matrix: NDArray[np.float64] = idct(lowest, axis=0, norm="ortho")[:: n // m]

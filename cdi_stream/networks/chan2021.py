@@ -1,10 +1,12 @@
-"""3D-CDI-NN of Chan et al. (2021), Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486, figure 3.
+"""The network 3D-CDI-NN of Chan et al. (2021): shape and phase of a crystal from its diffraction magnitudes.
 
-Magnitudes of 32^3 voxels, hardly oversampled, to shape and phase on the same array.  As its program has it, not the
-text: 32, 64 and 128 channels, two 3 x 3 x 3 convolutions a level, dropout after each, 3.5 million weights.  `small`
-folds space into channels first, an eighth of the work, takes logarithms, normalises each layer, and as it never sees a
-crystal twice drops nothing out.  How it begins, and the leaks, are ours: no phase at all is so near to every crystal
-that layers without them die, and answer that for good.
+Source: Chan et al., Applied Physics Reviews 8, 021407 (2021), doi:10.1063/5.0031486, figure 3.  Input and output have
+32^3 voxels; the input is hardly oversampled.  The layers follow the authors' program rather than the text: 32, 64 and
+128 channels, two 3 x 3 x 3 convolutions a level, each with dropout, 3.5 million weights.
+
+`small` differs from the paper: it folds space into channels first (an eighth of the work), compresses magnitudes by a
+logarithm, normalises each layer, and needs no dropout, since it never gets a crystal twice.  Both sizes have their own
+initial weights and leaky rectifiers: otherwise training stops at a phase of zero, which is close to every crystal.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from cdi_stream.networks.blocks import Fold, Unfold, begun, compressed
+from cdi_stream.networks.blocks import Fold, Unfold, compress_magnitude, kaiming_initialised
 
 DROPOUT = 0.1
+"""Share of the channels that dropout sets to zero in training."""
+
 LEAK = 0.1
+"""Slope of the leaky rectifiers below zero."""
 
 
 class Chan2021(nn.Module):
-    """Magnitudes ``(batch, n, n, n)`` in [0, 1] to shape and phase [rad] of the same shape."""
+    """Network from magnitudes ``(batch, n, n, n)`` in [0, 1] to amplitude and phase [rad] of the same shape."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128), *, is_folded: bool = False) -> None:
         super().__init__()
@@ -34,23 +39,26 @@ class Chan2021(nn.Module):
         self.amplitude, self.phase = (_decoder(widths, n_first, bias, dropout) for bias in (0.1, 0.5))
 
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Return shape, at least 0, and phase, at least -pi; while it is trained, a little below."""
-        code = self.encoder((compressed(magnitude) if self.is_folded else magnitude).unsqueeze(1))
+        """Return amplitude >= 0 and phase >= -pi; in training both may be slightly lower."""
+        code = self.encoder((compress_magnitude(magnitude) if self.is_folded else magnitude).unsqueeze(1))
         amplitude, phase = self._positive(self.amplitude(code)), self._positive(self.phase(code))
         return amplitude.squeeze(1), 2 * math.pi * (phase.squeeze(1) - 0.5)
 
     def _positive(self, volume: Tensor) -> Tensor:
-        """ReLU; leaky while it is trained, or voxels that once fell below zero everywhere would learn no more."""
+        """Return the values rectified; in training leaky, so that voxels below zero keep a gradient."""
         return nn.functional.leaky_relu(volume, 0.01 if self.training else 0.0)
 
 
 def small() -> Chan2021:
-    """A size that a CPU can train."""
+    """Return the network in a size that a CPU can train."""
     return Chan2021(is_folded=True)
 
 
 def _decoder(widths: tuple[int, ...], n_last: int, bias: float, dropout: float) -> nn.Sequential:
-    """Up again; it begins near ``bias`` everywhere, or mean absolute errors of small crystals draw it to zero."""
+    """Return a decoder whose output is near ``bias`` before training.
+
+    From other initial values the mean absolute errors of small crystals draw the output to zero.
+    """
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise((widths[-1], *reversed(widths))):
         layers += [*_pair(n_in, n_out, dropout), nn.Upsample(scale_factor=2.0, mode="nearest")]
@@ -61,10 +69,10 @@ def _decoder(widths: tuple[int, ...], n_last: int, bias: float, dropout: float) 
 
 
 def _pair(n_in: int, n_out: int, dropout: float) -> list[nn.Module]:
-    """Two convolutions, each rectified and, where nothing is dropped out, normalised."""
+    """Return two convolutions, each rectified, and normalised where there is no dropout."""
     layers: list[nn.Module] = []
     for n in (n_in, n_out):
-        layers.append(begun(nn.Conv3d(n, n_out, 3, padding=1), slope=0.0))
+        layers.append(kaiming_initialised(nn.Conv3d(n, n_out, 3, padding=1), slope=0.0))
         if dropout > 0:
             layers += [nn.LeakyReLU(LEAK), nn.Dropout(dropout)]
         else:

@@ -1,7 +1,7 @@
-"""Projections on a coarse grid, in what TorchScript understands: no objects, the axes written out.
+"""Projections of phase retrieval on a coarse grid, in the subset of Python that TorchScript supports.
 
-Arrays are ``(batch, m, m, m)`` with the origin at voxel 0, unless it says otherwise; the transform has the sign of
-`cdi_stream.numerics.fourier`.
+Arrays are ``(batch, m, m, m)`` with the origin at voxel 0, unless a function says otherwise; the transform has the sign
+of `cdi_stream.numerics.fourier`.
 """
 
 from __future__ import annotations
@@ -12,68 +12,92 @@ import torch
 from torch import Tensor
 
 RELAXATION: Final[float] = 0.87
+"""Relaxation parameter beta of the relaxed averaged alternating reflections."""
 
 
-def reached(density: Tensor, support: Tensor, measured: Tensor, cycles: int, relaxation: float = RELAXATION) -> Tensor:
-    """What so many cycles reach, as the measurement explains it, the centre of its mass brought to the origin."""
-    kept, taken = _paired(support, 0.0, relaxation), _paired(support, 1.0, 1 - 2 * relaxation)
-    for _ in range(cycles):  # by products of real numbers: choices and complex products are dear on a CPU
-        explained = torch.view_as_real(torch.fft.fftn(_with(measured, density), dim=[1, 2, 3], norm="ortho"))
-        density = torch.view_as_complex(torch.addcmul(taken * explained, kept, torch.view_as_real(density)))
-    field = _with(measured, torch.where(support, density, torch.zeros_like(density)))
+def raar_cycles(
+    density: Tensor, support: Tensor, measured: Tensor, cycles: int, relaxation: float = RELAXATION
+) -> Tensor:
+    """Return the crystal after cycles of relaxed averaged alternating reflections, with the measured magnitudes.
+
+    The centre of mass is moved to the origin.  Source: Luke, Inverse Problems 21, 37 (2005),
+    doi:10.1088/0266-5611/21/1/004.
+
+    Parameters
+    ----------
+    density
+        Complex crystal to start from.
+    support
+        True inside the crystal.
+    measured
+        Magnitudes.
+    cycles
+        Number of cycles.
+    relaxation
+        Parameter beta.
+    """
+    kept, taken = _weights(support, 0.0, relaxation), _weights(support, 1.0, 1 - 2 * relaxation)
+    for _ in range(cycles):  # products of real numbers: torch.where and complex products are slow on a CPU
+        projection = torch.view_as_real(torch.fft.fftn(_with_magnitude(measured, density), dim=[1, 2, 3], norm="ortho"))
+        density = torch.view_as_complex(torch.addcmul(taken * projection, kept, torch.view_as_real(density)))
+    field = _with_magnitude(measured, torch.where(support, density, torch.zeros_like(density)))
     explained = torch.fft.fftn(field, dim=[1, 2, 3], norm="ortho")
     weight = torch.where(support, explained.abs().square(), torch.zeros_like(measured))
     return torch.fft.fftn(field * _ramp(weight), dim=[1, 2, 3], norm="ortho")
 
 
-def _paired(support: Tensor, inside: float, outside: float) -> Tensor:
-    """One number in a support and another outside of it, for the real and the imaginary part each."""
+def _weights(support: Tensor, inside: float, outside: float) -> Tensor:
+    """Return one number inside a support and another outside, for real and imaginary part each."""
     return torch.where(support, inside, outside).unsqueeze(-1).expand(-1, -1, -1, -1, 2).contiguous()
 
 
 def _ramp(weight: Tensor) -> Tensor:
-    """Phases of the field that bring the centre of this mass to the origin, found on the circle of each axis."""
+    """Return the phase factors in reciprocal space that move the periodic centre of mass to the origin."""
     z, y, x = weight.sum([2, 3]), weight.sum([1, 3]), weight.sum([1, 2])
-    return _turns(z)[:, :, None, None] * _turns(y)[:, None, :, None] * _turns(x)[:, None, None, :]
+    return _axis_ramp(z)[:, :, None, None] * _axis_ramp(y)[:, None, :, None] * _axis_ramp(x)[:, None, None, :]
 
 
-def _turns(mass: Tensor) -> Tensor:
-    """Along one axis: masses ``(batch, n)`` to phase factors ``(batch, n)``."""
+def _axis_ramp(mass: Tensor) -> Tensor:
+    """Return the phase factors ``(batch, n)`` of one axis for masses ``(batch, n)`` along it."""
     n = mass.shape[1]
     frequency = torch.fft.fftfreq(n, device=mass.device)
-    centre = torch.fft.ifft(mass.to(torch.complex64), dim=1)[:, 1].angle()  # in radians of the circle
+    centre = torch.fft.ifft(mass.to(torch.complex64), dim=1)[:, 1].angle()  # in radians, 2 pi for the whole axis
     angle = -n * frequency * centre[:, None]
     return torch.polar(torch.ones_like(angle), angle)
 
 
 def patterson(measured: Tensor) -> Tensor:
-    """Autocorrelation of the crystal, the root taken of its modulus, 1 at the origin."""
+    """Return the crystal's autocorrelation with the square root of its modulus, scaled to 1 at the origin."""
     correlation = torch.fft.fftn(measured.square(), dim=[1, 2, 3])
     root = correlation.abs().clamp_min(1e-30).sqrt()
     return correlation / root / root[:, :1, :1, :1]
 
 
-def scaled_like(crystal: Tensor, measured: Tensor) -> Tensor:
-    """The crystal with the measurement's energy."""
-    wanted, there = measured.square().sum([1, 2, 3], keepdim=True), crystal.abs().square().sum([1, 2, 3], keepdim=True)
-    return crystal * (wanted / there.clamp_min(1e-30)).sqrt()
+def scale_to_measured(crystal: Tensor, measured: Tensor) -> Tensor:
+    """Return the crystal scaled to the energy of the measurement."""
+    energy = measured.square().sum([1, 2, 3], keepdim=True)
+    present = crystal.abs().square().sum([1, 2, 3], keepdim=True)
+    return crystal * (energy / present.clamp_min(1e-30)).sqrt()
 
 
-def _with(measured: Tensor, density: Tensor) -> Tensor:
+def _with_magnitude(measured: Tensor, density: Tensor) -> Tensor:
     field = torch.fft.ifftn(density, dim=[1, 2, 3], norm="ortho")
     real, imaginary = field.real, field.imag
-    power = torch.addcmul(real * real, imaginary, imaginary)  # in a third of the time of abs, which minds overflow
+    power = torch.addcmul(real * real, imaginary, imaginary)  # a third of the time of abs, which avoids overflow
     return field * (measured * power.clamp_min(1e-36).rsqrt())
 
 
 def middle(magnitude: Tensor, m: int) -> Tensor:
-    """The inner ``m`` voxels along each axis, the origin at n//2 as before."""
+    """Return the inner ``m`` voxels along each axis; the origin is voxel n//2 before and m//2 after."""
     begin = magnitude.shape[-1] // 2 - m // 2
     return magnitude[:, begin : begin + m, begin : begin + m, begin : begin + m]
 
 
-def refined(crystal: Tensor, n: int) -> Tensor:
-    """The same crystal on voxels half as long, origins at n//2: ``(batch, m, m, m)`` to ``(batch, n/2, n/2, n/2)``."""
+def fourier_upsample(crystal: Tensor, n: int) -> Tensor:
+    """Return a crystal ``(batch, m, m, m)`` Fourier-interpolated to ``(batch, n/2, n/2, n/2)``, origins at n//2.
+
+    The diffraction is padded from m to n voxels, which makes voxels m/n as long; the inner half of the array is kept.
+    """
     m = crystal.shape[-1]
     field = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(crystal, [1, 2, 3]), dim=[1, 2, 3]), [1, 2, 3])
     before = n // 2 - m // 2
@@ -84,15 +108,15 @@ def refined(crystal: Tensor, n: int) -> Tensor:
 
 
 def half_box(measured: Tensor) -> Tensor:
-    """Half of the array along each axis, about the origin."""
+    """Return a support of half of the array along each axis, about the origin."""
     n = measured.shape[-1]
     near = torch.fft.fftfreq(n, device=measured.device).abs() <= 0.25
     box = near[:, None, None] & near[None, :, None] & near[None, None, :]
     return box.unsqueeze(0).expand_as(measured)
 
 
-def grown(support: Tensor) -> Tensor:
-    """Larger by a voxel to all sides; the origin is voxel 0, and a crystal does not reach across the array."""
+def grow_support(support: Tensor) -> Tensor:
+    """Return a support grown by one voxel to all sides; the crystal must not reach across the array's middle."""
     shifted = torch.fft.fftshift(support.float(), [1, 2, 3])
     grown = torch.nn.functional.max_pool3d(shifted.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
     return torch.fft.ifftshift(grown, [1, 2, 3]) > 0.5

@@ -1,4 +1,4 @@
-"""A pass recorded once on a GPU and then replayed: hundreds of small kernels cost one launch."""
+"""Record a network's pass on a GPU once and replay it, so that hundreds of small kernels cost one launch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from torch import Tensor
 
 Pass = Callable[[Tensor], tuple[Tensor, Tensor]]
 _WARM_UP_PASSES = 3
+"""Number of passes before the recording, in which torch chooses its kernels."""
 
 
-class Recorded:
-    """A pass on volumes of one shape, ``(1, ...)``, as a CUDA graph.
+class GraphPass:
+    """A network's pass on volumes of one shape, ``(1, ...)``, as a CUDA graph.
 
-    The pass has to be the same work whatever the volume holds.  Threads take turns: all passes share their memory.
+    The steps of the pass must not depend on the values of the volume.  Threads run one after the other, since all
+    passes share their memory.
     """
 
     @torch.no_grad()
@@ -28,7 +30,7 @@ class Recorded:
             self._answer = forward(self._volume)
 
     def __call__(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Answer to a volume of this shape, from wherever it lies."""
+        """Return amplitude and phase for a volume of this shape, on any device."""
         with self._turn:
             self._volume.copy_(volume)
             self._graph.replay()
@@ -37,10 +39,10 @@ class Recorded:
 
 
 def _warm_up(forward: Pass, volume: Tensor) -> None:
-    """Let plans be made and kernels be chosen, on a stream beside the one that is recorded, as torch asks for."""
-    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
+    """Run passes on a side stream before the recording, as torch requires, so that kernels are chosen."""
+    side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
         for _ in range(_WARM_UP_PASSES):
             forward(volume)
-    torch.cuda.current_stream().wait_stream(beside)
+    torch.cuda.current_stream().wait_stream(side_stream)

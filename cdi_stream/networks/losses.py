@@ -1,9 +1,9 @@
-"""Losses of the supervised training, per crystal of a batch; ``n_axes`` are the last axes, three or two.
+"""Losses of the supervised training, for each crystal of a batch; ``n_axes`` is the number of its axes, three or two.
 
-Wu et al. (2021), npj Comput. Mater. 7, 175, equation 6, weighs three terms: amplitude, phase and
-the correlation of diffraction magnitudes.  Two changes keep the terms meaningful: amplitude and
-phase are compared as one complex crystal, blind to the global phase, and each crystal is compared
-with the truth and with its twin, because the data cannot tell them apart.
+Wu et al., npj Computational Materials 7, 175 (2021), doi:10.1038/s41524-021-00644-z, equation 6, weighs three terms:
+amplitude, phase and the correlation of diffraction magnitudes.  Two changes were made here.  Amplitude and phase are
+compared as one complex crystal, up to a global phase.  Each crystal is compared with the truth and with its twin, since
+the data cannot distinguish them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from cdi_stream.numerics.fourier import to_reciprocal, twin
 
 
 def pad_to_double(crystal: Tensor, n_axes: int = 3) -> Tensor:
-    """Embed ``(..., n, n, n)`` into ``(..., 2n, 2n, 2n)``, origin voxel onto origin voxel."""
+    """Return ``(..., n, n, n)`` padded to ``(..., 2n, 2n, 2n)``, origin voxel onto origin voxel."""
     half = crystal.shape[-1] // 2
     return torch.nn.functional.pad(crystal, [half] * (2 * n_axes))
 
 
 def pearson(first: Tensor, second: Tensor, n_axes: int = 3) -> Tensor:
-    """Ordinary correlation coefficient over the last axes (the paper's is biased)."""
+    """Return Pearson's correlation coefficient over the last axes; the coefficient of Wu et al. (2021) is biased."""
     axes = _last(n_axes)
     a = first - first.mean(axes, keepdim=True)
     b = second - second.mean(axes, keepdim=True)
@@ -29,7 +29,10 @@ def pearson(first: Tensor, second: Tensor, n_axes: int = 3) -> Tensor:
 
 
 def chi2(model_magnitude: Tensor, magnitude: Tensor, n_axes: int = 3) -> Tensor:
-    """Sum of squared magnitude differences over the sum of intensities, one fitted scale (Wu 2021, L4)."""
+    """Return the sum of squared magnitude differences over the sum of intensities, with one fitted scale.
+
+    Source: loss L4 of Wu et al. (2021), see the module.
+    """
     axes = _last(n_axes)
     scale = (model_magnitude * magnitude).sum(axes, keepdim=True)
     scale = scale / model_magnitude.square().sum(axes, keepdim=True).clamp_min(1e-30)
@@ -37,7 +40,7 @@ def chi2(model_magnitude: Tensor, magnitude: Tensor, n_axes: int = 3) -> Tensor:
 
 
 def crystal_mismatch(predicted: Tensor, truth: Tensor, n_axes: int = 3) -> Tensor:
-    """1 - |correlation| of complex crystals plus the relative error of amplitudes, ``(batch,)``."""
+    """Return 1 - |correlation| of complex crystals plus the relative squared error of amplitudes, ``(batch,)``."""
     axes = _last(n_axes)
     overlap = (predicted.conj() * truth).sum(axes).abs()
     norms = (predicted.abs().square().sum(axes) * truth.abs().square().sum(axes)).sqrt()
@@ -46,16 +49,17 @@ def crystal_mismatch(predicted: Tensor, truth: Tensor, n_axes: int = 3) -> Tenso
 
 
 def mismatch_anywhere(predicted: Tensor, truth: Tensor) -> Tensor:
-    """1 - |correlation| of complex crystals, and 1 - that of amplitudes, with the truth or its twin, ``(batch,)``.
+    """Return 2 - |correlation| of complex crystals - correlation of amplitudes, ``(batch,)``.
 
-    Both where the complex crystals agree best among all shifts by whole voxels: the data know of none of the three.
+    Both correlations are those with the truth or its twin, at the shift by whole voxels where the complex crystals
+    agree best.  The data determine neither twin, nor shift, nor global phase.
     """
     crystal, amplitude = overlaps(predicted, truth)
     return 2 - (crystal + amplitude)
 
 
 def overlaps(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """|Correlation| of crystals and of their amplitudes, ``(batch,)``, as the truth or its twin lies best."""
+    """Return |correlation| of crystals and of amplitudes, ``(batch,)``, at the best shift of the truth or its twin."""
     best = [_best_overlap(predicted, one) for one in (truth, twin(truth))]
     crystals, amplitudes = (torch.stack(part) for part in zip(*best, strict=True))
     nearest = crystals.argmax(0, keepdim=True)
@@ -63,7 +67,7 @@ def overlaps(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best_overlap(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlation of crystals at the best shift, and of their amplitudes there."""
+    """Return |correlation| of crystals at the best shift, and of amplitudes at the same shift."""
     crystal = _correlations(predicted, truth)
     amplitude = _correlations(predicted.abs().to(predicted.dtype), truth.abs().to(truth.dtype))
     best = crystal.argmax(1, keepdim=True)
@@ -71,15 +75,18 @@ def _best_overlap(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _correlations(predicted: Tensor, truth: Tensor) -> Tensor:
-    """|Correlation| of crystals ``(batch, n, n, n)`` at every shift, ``(batch, n**3)``."""
+    """Return |correlation| of crystals ``(batch, n, n, n)`` at every shift by whole voxels, ``(batch, n**3)``."""
     axes = _last(3)
     product = torch.fft.fftn(predicted, dim=axes) * torch.fft.fftn(truth, dim=axes).conj()
     norms = (predicted.abs().square().sum(axes) * truth.abs().square().sum(axes)).clamp_min(1e-24).sqrt()
     return torch.fft.ifftn(product, dim=axes).flatten(1).abs() / norms[:, None]
 
 
-def supervised(amplitude: Tensor, phase: Tensor, truth: Tensor) -> Tensor:
-    """Mean loss of a batch: crystal (truth or twin, the nearer) and diffraction, weighed equally."""
+def supervised_loss(amplitude: Tensor, phase: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean loss of a batch: mismatch with the truth or its twin, the smaller, and that of the diffraction.
+
+    ``amplitude``, ``phase`` [rad] and the complex ``truth`` have the shape ``(batch, n, ...)``; terms weigh equally.
+    """
     n_axes = truth.ndim - 1
     predicted = torch.polar(amplitude, phase)
     mismatches = (crystal_mismatch(predicted, one, n_axes) for one in (truth, twin(truth, n_axes)))
@@ -89,10 +96,17 @@ def supervised(amplitude: Tensor, phase: Tensor, truth: Tensor) -> Tensor:
 
 
 def incoherence(phase: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """Weighted coherent average of phase differences in reciprocal space, ``(batch,)``: 0 is perfect.
+    """Return 1 - |weighted mean of exp(i difference)| of phases in reciprocal space, ``(batch,)``; 0 is perfect.
 
-    Masto et al. (2025), equations 1 and 2, over sum of weights instead of number of voxels, so that the best value is
-    0; blind to an offset, to wraps, and to the sign of all phases together.  ``truth`` and ``phase`` in radians.
+    The value does not depend on an offset, on wraps, or on the common sign of all phases.  Source: Masto et al. (2025),
+    arXiv:2507.06644, equations 1 and 2, divided by the sum of weights instead of the number of voxels.
+
+    Parameters
+    ----------
+    phase, truth
+        Phases [rad].
+    weight
+        Weight of each voxel, >= 0.
     """
     axes = _last(truth.ndim - 1)
     coherent = [

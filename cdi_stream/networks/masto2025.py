@@ -1,10 +1,13 @@
-"""The U-Net of Masto et al. (2025) for highly strained crystals: the phase of the diffraction itself.
+"""The U-Net of Masto et al. (2025) for highly strained crystals: the phase of the diffracted field.
 
-Section 2.2: logarithm of the intensities in, phase in reciprocal space out, without a last activation, so that it may
-be unwrapped; levels of dilated convolutions first, skips through a convolution that halves channels, transposed
-convolutions up, LeakyReLU 0.2, no normalisation.  The paper's has 143 million weights; this is a size that can be
-shipped: space is folded into channels first, kernels have 3 voxels an axis instead of 5, and the bottom has 2^3 voxels.
-How weights begin is ours: without normalisation, torch's own start lets what passes the bottom fade to nothing.
+Source: Masto et al. (2025), arXiv:2507.06644, section 2.2.  The input is the logarithm of the intensities; the output
+is the phase in reciprocal space, without a last activation, so that the phase may be unwrapped.  The first levels have
+dilated convolutions; each skip passes a convolution that halves the channels; transposed convolutions lead up again.
+Rectifiers are LeakyReLU with slope 0.2, and there is no normalisation.
+
+The paper's network has 143 million weights.  This network is smaller: it folds space into channels first, kernels have
+3 voxels along each axis instead of 5, and the lowest level has 2^3 voxels.  The initial weights differ from torch's
+default, which without normalisation lets the signal of the lowest level vanish.
 """
 
 from __future__ import annotations
@@ -14,25 +17,28 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cdi_stream.networks.blocks import Fold, Unfold, begun, compressed, convolution
+from cdi_stream.networks.blocks import Fold, Unfold, compress_magnitude, convolution, kaiming_initialised
 
 SLOPE = 0.2
-RATES = ((4, 2, 1), (3, 2, 1))
-"""Dilations of the first two levels; half of the paper's, since a folded voxel is twice as long."""
+"""Slope of the leaky rectifiers below zero."""
 
+RATES = ((4, 2, 1), (3, 2, 1))
+"""Dilations of the first two levels [folded voxels]; half of the paper's, since a folded voxel is twice as long."""
 
 LOG_GAIN: Final[float] = 1e5
-"""Intensities enter as log(1 + gain |F|^2) / log(1 + gain), |F| scaled to a maximum of 1: the paper's log(I + 1) of a
-peak of so many counts."""
+"""Gain of the compression log(1 + gain |F|^2) / log(1 + gain), |F| scaled to a maximum of 1.
+
+It equals the paper's log(I + 1) for a peak of as many counts.
+"""
 
 
-def log_scaled(magnitude: Tensor, gain: float = LOG_GAIN) -> Tensor:
-    """Logarithm of the intensities, in [0, 1]."""
-    return compressed(magnitude.square(), gain)
+def compress_intensity(magnitude: Tensor, gain: float = LOG_GAIN) -> Tensor:
+    """Return the logarithm of the intensities, scaled to [0, 1]."""
+    return compress_magnitude(magnitude.square(), gain)
 
 
 class Masto2025(nn.Module):
-    """Magnitudes ``(batch, n, n, n)`` in [0, 1] to the phase [rad] of the field, of the same shape."""
+    """U-Net from magnitudes ``(batch, n, n, n)`` in [0, 1] to the phase [rad] of the field, of the same shape."""
 
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 192)) -> None:
         super().__init__()
@@ -41,7 +47,7 @@ class Masto2025(nn.Module):
         self.skips = nn.ModuleList()
         n_in = 8
         for level, width in enumerate(widths):
-            self.down.append(Dilated(n_in, width, RATES[level]) if level < len(RATES) else _plain(n_in, width))
+            self.down.append(DilatedBlock(n_in, width, RATES[level]) if level < len(RATES) else _plain(n_in, width))
             self.skips.append(_plain(width, width // 2))
             n_in = width
         self.bottom = _plain(n_in, n_in)
@@ -52,26 +58,26 @@ class Masto2025(nn.Module):
         self.last = nn.Conv3d(widths[0], 8, 1)
 
     def forward(self, magnitude: Tensor) -> Tensor:
-        """Return the phase."""
-        volume = self.fold(log_scaled(magnitude).unsqueeze(1))
-        seen: list[Tensor] = []
+        """Return the phase [rad] of the diffracted field."""
+        volume = self.fold(compress_intensity(magnitude).unsqueeze(1))
+        skipped: list[Tensor] = []
         for down, skip in zip(self.down, self.skips, strict=True):
             volume = down(volume)
-            seen.append(skip(volume))
+            skipped.append(skip(volume))
             volume = torch.nn.functional.max_pool3d(volume, 2)
         volume = self.bottom(volume)
         for k, (up, merged) in enumerate(zip(self.up, self.merged, strict=True)):
-            volume = merged(torch.cat((up(volume), seen[len(seen) - 1 - k]), dim=1))
+            volume = merged(torch.cat((up(volume), skipped[len(skipped) - 1 - k]), dim=1))
         return self.unfold(self.last(volume)).squeeze(1)
 
 
 def small() -> Masto2025:
-    """A size that a CPU can train: a million weights."""
+    """Return the network in a size that a CPU can train: a million weights."""
     return Masto2025((12, 24, 48, 96))
 
 
 class FieldPhase(nn.Module):
-    """What such a network means in direct space: amplitude and phase of the crystal on half of the array."""
+    """Module that converts the network's phase to amplitude and phase of the crystal on half of the array."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -88,27 +94,27 @@ class FieldPhase(nn.Module):
         return amplitude / amplitude.amax(dim=axes, keepdim=True).clamp_min(1e-30), middle.angle()
 
 
-class Dilated(nn.Module):
-    """Convolutions of several reaches side by side, with what went in."""
+class DilatedBlock(nn.Module):
+    """Parallel convolutions of several dilations, concatenated with their input and mixed by one convolution."""
 
     def __init__(self, n_in: int, n_out: int, rates: tuple[int, ...]) -> None:
         super().__init__()
         share = n_out // len(rates)
         self.parts = nn.ModuleList(
-            nn.Sequential(begun(convolution(n_in, share, (3, 3, 3), rate), SLOPE), nn.LeakyReLU(SLOPE))
+            nn.Sequential(kaiming_initialised(convolution(n_in, share, (3, 3, 3), rate), SLOPE), nn.LeakyReLU(SLOPE))
             for rate in rates
         )
         self.mixed = _plain(n_in + share * len(rates), n_out)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Mix all reaches."""
-        found = [volume]
-        found.extend([part(volume) for part in self.parts])
-        return self.mixed(torch.cat(found, dim=1))
+        """Return the mixed channels of all dilations."""
+        parts = [volume]
+        parts.extend([part(volume) for part in self.parts])
+        return self.mixed(torch.cat(parts, dim=1))
 
 
 def _upwards(n_in: int) -> nn.ConvTranspose3d:
-    """Twice as many voxels an axis; each comes from one voxel below, so that is what keeps the variance."""
+    """Return a transposed convolution to twice as many voxels along each axis, initialised to keep the variance."""
     layer = nn.ConvTranspose3d(n_in, n_in // 2, 2, stride=2)
     nn.init.normal_(layer.weight, std=n_in**-0.5)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -116,4 +122,4 @@ def _upwards(n_in: int) -> nn.ConvTranspose3d:
 
 
 def _plain(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(begun(nn.Conv3d(n_in, n_out, 3, padding=1), SLOPE), nn.LeakyReLU(SLOPE))
+    return nn.Sequential(kaiming_initialised(nn.Conv3d(n_in, n_out, 3, padding=1), SLOPE), nn.LeakyReLU(SLOPE))

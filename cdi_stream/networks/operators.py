@@ -1,11 +1,11 @@
-"""Operators that a network file may use, and the check of its code against them.
+"""Operators that a network file may use, and the check of its code against this list.
 
-A TorchScript file holds code in Python's syntax, whose operators include some that read and write files
-(``torch.from_file``, ``torch.save``).  `forbidden` reads the code as a syntax tree, without running it, and names
-whatever is not known to be harmless: operators off the list, statements that a network does not need (``while``,
-``import``), methods that run while the file is loaded (``__setstate__``), and changes of the network's own
-attributes.  No operator on the list makes a shape of the values of a tensor, and only ``Bool``, ``Float`` and ``Int``
-make a number of them: these are looked at again when the file is loaded.
+A TorchScript file holds code in Python's syntax; some of its operators read and write files (``torch.from_file``,
+``torch.save``).  `forbidden` reads the code as a syntax tree, without running it, and returns everything that is not
+known to be harmless: operators off the list, statements that a network does not need (``while``, ``import``), methods
+that run while the file is loaded (``__setstate__``), and changes of the network's own attributes.  No operator on the
+list turns values of a tensor into a shape; only ``Bool``, ``Float`` and ``Int`` turn values into a number, and the
+loading of the file checks their use (`cdi_stream.networks.torchscript`).
 """
 
 from __future__ import annotations
@@ -50,11 +50,13 @@ reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replicatio
 upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
 """
 OPERATORS = frozenset(_TORCH.split())
-"""Names after ``torch.`` that compute from their arguments alone: no file, device, process, clock or random number
-but that of a dropout, which does nothing in evaluation mode."""
+"""Names after ``torch.`` of operators that compute from their arguments alone.
+
+They use no file, device, process, clock or random number; dropout does nothing in evaluation mode.
+"""
 
 _ATTRIBUTES = frozenset({"embedding", "gru", "items", "keys", "lstm", "values"})
-"""Operators off the list that do no harm, whose names parts of a network like to have."""
+"""Harmless operators off the list; parts of networks often have their names."""
 
 _PRIM = frozenset(
     {"NumToTensor", "RaiseException", "TupleIndex", "TupleUnpack", "device", "dtype", "is_cpu", "is_cuda", "is_nested"}
@@ -69,7 +71,7 @@ _TYPES = frozenset(
 _CONSTANTS = frozenset({"CONSTANTS", "inf", "nan"})
 _ROOTS = frozenset({"torch", "ops", "__torch__"})
 _ASKED = frozenset({"__len__", "__contains__"})
-"""Methods of a container of layers that run only where the code asks for them."""
+"""Special methods of a container of layers that run only where the code calls them."""
 _LISTS = frozenset({"__annotations__", "__buffers__", "__parameters__"})
 _STATEMENTS = (
     *(ast.Module, ast.ClassDef, ast.FunctionDef, ast.arguments, ast.arg),
@@ -90,7 +92,7 @@ def defined_names(tree: ast.Module, module: str) -> Iterator[str]:
 
 
 def forbidden(tree: ast.Module, defined: Set[str], is_operator: Callable[[str], bool]) -> set[str]:
-    """Return what a module of a network file holds beyond the list, each as a few words for people.
+    """Return all items of a module of a network file that are not allowed, each as a few words for people.
 
     Parameters
     ----------
@@ -99,23 +101,23 @@ def forbidden(tree: ast.Module, defined: Set[str], is_operator: Callable[[str], 
     defined
         Full names of all classes and functions in the file, see `defined_names`.
     is_operator
-        Whether torch has an operator of this name: a method call may mean it.
+        Returns whether torch has an operator of a given name, which a method call may mean.
     """
-    found: set[str] = set()
+    items: set[str] = set()
     inside = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         if not isinstance(node, _STATEMENTS + _EXPRESSIONS):
-            found.add(f"{type(node).__name__.lower()} (line {getattr(node, 'lineno', '?')})")
-        found.update(_in_definition(node))
+            items.add(f"{type(node).__name__.lower()} (line {getattr(node, 'lineno', '?')})")
+        items.update(_in_definition(node))
         if isinstance(node, ast.Attribute) and not (id(node) in inside and _root(node) in _ROOTS):
-            found.update(_in_attribute(node, defined, is_operator))
+            items.update(_in_attribute(node, defined, is_operator))
         if isinstance(node, ast.Call):
-            found.update(_in_call(node, is_operator))
-    return found | set(_in_names(tree))
+            items.update(_in_call(node, is_operator))
+    return items | set(_in_names(tree))
 
 
 def _in_definition(node: ast.AST) -> Iterator[str]:
-    """Methods that run by themselves, decorators, foreign base classes, and changes of attributes."""
+    """Yield special methods, decorators, foreign base classes, and changes of attributes."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         runs_unasked = node.name.startswith("__") and node.name not in _ASKED
         yield from [node.name] * (runs_unasked or bool(node.decorator_list))
@@ -128,7 +130,7 @@ def _in_definition(node: ast.AST) -> Iterator[str]:
 
 
 def _is_local(target: ast.expr) -> bool:
-    """Whether a target of an assignment is a local name, names, or one of the lists that a class opens with."""
+    """Return whether the target of an assignment is local: a name, names, or a list at the head of a class."""
     if isinstance(target, ast.Tuple | ast.List):
         return all(map(_is_local, target.elts))
     if isinstance(target, ast.Subscript):
@@ -138,7 +140,7 @@ def _is_local(target: ast.expr) -> bool:
 
 
 def _in_attribute(node: ast.Attribute, defined: Set[str], is_operator: Callable[[str], bool]) -> Iterator[str]:
-    """Whole dotted names, such as ``torch.add``, and attributes of values."""
+    """Yield dotted names such as ``torch.save``, and attributes of values, that are not allowed."""
     if _root(node) in _ROOTS:
         dotted = ast.unparse(node)
         if dotted not in defined and dotted not in _DOTTED:
@@ -148,14 +150,14 @@ def _in_attribute(node: ast.Attribute, defined: Set[str], is_operator: Callable[
 
 
 def _root(node: ast.expr) -> str | None:
-    """First name of a dotted name; None for an attribute of anything else."""
+    """Return the first name of a dotted name; None for an attribute of another expression."""
     while isinstance(node, ast.Attribute):
         node = node.value
     return node.id if isinstance(node, ast.Name) else None
 
 
 def _in_call(node: ast.Call, is_operator: Callable[[str], bool]) -> Iterator[str]:
-    """Attributes by their names as texts."""
+    """Yield calls of ``getattr`` with a name that is not allowed."""
     if isinstance(node.func, ast.Name) and node.func.id == "getattr":
         name = node.args[1] if len(node.args) > 1 else None
         if not isinstance(name, ast.Constant) or not _is_harmless(str(name.value), is_operator):
@@ -163,12 +165,12 @@ def _in_call(node: ast.Call, is_operator: Callable[[str], bool]) -> Iterator[str
 
 
 def _is_harmless(attribute: str, is_operator: Callable[[str], bool]) -> bool:
-    """Whether an attribute, called or not, can mean no operator off the list, whatever it is taken from."""
+    """Return whether an attribute, of any value and called or not, cannot mean an operator off the list."""
     return attribute in OPERATORS | _ATTRIBUTES or not (attribute.startswith("__") or is_operator(attribute))
 
 
 def _in_names(tree: ast.Module) -> Iterator[str]:
-    """Names that no function of the file binds, or that it binds to hide what they mean in TorchScript."""
+    """Yield names that the file does not define, and names of TorchScript that the file redefines."""
     known = _FUNCTIONS | _TYPES | _CONSTANTS | _LISTS
     inside = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for scope in (tree, *(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))):

@@ -1,4 +1,4 @@
-"""Networks that come with the package, by name."""
+"""Find the networks that come with the package by their names."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from cdi_stream.errors import ConfigError
 _FOLDER = Path(__file__).parent / "weights"
 
 
-def packaged() -> dict[str, Path]:
-    """Name and file of each."""
+def packaged_networks() -> dict[str, Path]:
+    """Return the file of every packaged network by name.
+
+    Each weight file has a model card (``.card.json``) and a training curve (``.curve.jsonl``) next to it.
+    """
     return {file.stem.replace("_", "-"): file for file in sorted(_FOLDER.glob("*.pt"))}
 
 
 def network_file(name_or_file: str | Path) -> Path:
-    """The file of a network by its name, or any other by its path: whatever has a suffix or a folder is a path.
+    """Return the file of a packaged network by its name, or a path unchanged.
+
+    A text with a suffix or a folder is a path.
 
     Raises
     ------
@@ -25,11 +30,14 @@ def network_file(name_or_file: str | Path) -> Path:
     path = Path(name_or_file)
     if path.suffix or path.name != str(name_or_file):
         return path
-    if path.name not in packaged():
-        raise ConfigError(f"network: expected a file or one of {', '.join(packaged())}, got {str(name_or_file)!r}")
-    return packaged()[path.name]
+    files = packaged_networks()
+    if path.name not in files:
+        raise ConfigError(f"network: expected a file or one of {', '.join(files)}, got {str(name_or_file)!r}")
+    return files[path.name]
 
 
 DEFAULT = "unrolled"
-"""The one that is used if none is named."""
+"""Name of the network that is used where no network is named."""
+
 DEFAULT_NETWORK = network_file(DEFAULT)
+"""File of the network that is used where no network is named."""

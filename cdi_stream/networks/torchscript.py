@@ -1,9 +1,9 @@
-"""Network files: TorchScript with its contract inside.  The only module that runs TorchScript.
+"""Read, run and write network files: TorchScript with a contract inside.  No other module runs TorchScript.
 
-A network file is code.  `load` runs it only after `cdi_stream.networks.archive` found nothing in it beyond a list of
-operators that compute; `cdi_stream.networks.trial` shows that its answer comes within a limit.
+A network file is code.  `load` runs it only after `cdi_stream.networks.archive` has checked that it uses nothing but a
+list of computing operators.  `cdi_stream.networks.trial` checks that its answer comes within a time limit.
 
-torch marks TorchScript as deprecated; see deploy/decisions/0003-torchscript.md for why it stays for now.
+torch marks TorchScript as deprecated; deploy/decisions/0003-torchscript.md explains why it stays for now.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import ConfigError, NetworkFileError
 from cdi_stream.geometry.circles import FOURIER_SIGN
 from cdi_stream.networks import archive
-from cdi_stream.networks.cuda_graph import Pass, Recorded
+from cdi_stream.networks.cuda_graph import GraphPass, Pass
 
 CONTRACT_FILE = "cdi_stream.json"
+"""Name of the contract inside a network file."""
+
 MAX_VOXELS = 512**3
-"""Largest array of a network [voxels]; 512 MiB in single precision."""
+"""Largest input or output of a network [voxels]; 512 MiB in single precision."""
 
 MAX_FILE_BYTES = 2 << 30
+"""Largest network file [bytes]."""
+
 MAX_WEIGHTS = 500_000_000
-"""Most numbers in a network: 2 GB in single precision, six hundred times the package's own."""
+"""Largest number of weights of a network; 2 GB in single precision, six hundred times the packaged networks."""
 
 _READ_VALUES = ("Int", "Float", "Bool", "Complex", "item", "IntImplicit", "FloatImplicit", "ScalarImplicit")
-"""Operators that turn the value of a tensor into a number."""
+"""Names of the operators that turn the value of a tensor into a number."""
 
 _SIZES = {"prim::NumToTensor", "prim::Constant"}
 _ARITHMETIC = {f"aten::{name}" for name in ("add", "div", "floor_divide", "mul", "remainder", "sub")}
@@ -43,10 +47,31 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class NetworkContract(BaseModel):
-    """What a network expects and returns, written into its file; what else a file says there is not read.
+    """Contract of a network, stored in its file: input, output and conventions; unknown keys are ignored.
 
-    ``sure_from``, which ``cdi-stream calibrate`` finds: how far its answers to mirror images of a volume have to agree
-    for its crystal to be relied on; without it, it never is.
+    Parameters
+    ----------
+    name, version
+        Name and version of the network.
+    input_shape, output_shape
+        Shapes of the magnitudes and of the crystal [voxels].
+    input_scaling
+        Scaling of the magnitudes.
+    oversampling
+        Field of view over the crystal's longest extent that the network expects.
+    phase_range_rad
+        Largest span of the phase in the training crystals [rad].
+    coordinates
+        Axes of input and output.
+    fourier_sign
+        Sign of the exponent from crystal to reciprocal space.
+    weights_sha256
+        Hash of the weights, see `weights_sha256`.
+    training
+        One sentence on the training.
+    sure_from
+        Least agreement of the answers to mirror images at which the crystal is reliable; None: never reliable.  The
+        command ``calibrate`` determines it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -72,12 +97,12 @@ class NetworkContract(BaseModel):
         return shape
 
     def is_sure(self, agreement: float) -> bool:
-        """Whether answers that agree so far may be relied on."""
+        """Return whether answers with this agreement are reliable."""
         return self.sure_from is not None and agreement >= self.sure_from
 
 
 class Network:
-    """A loaded network: magnitudes ``input_shape`` in, complex crystal ``output_shape`` out; on a GPU as a graph."""
+    """A loaded network: magnitudes ``input_shape`` in, complex crystal ``output_shape`` out; a CUDA graph on a GPU."""
 
     def __init__(self, script: torch.jit.ScriptModule, contract: NetworkContract, sha256: str, device: str) -> None:
         self.contract = contract
@@ -85,16 +110,16 @@ class Network:
         self.device = device
         self._script = script
         is_on_gpu = torch.device(device).type == "cuda"
-        self._pass_of_one: Pass = Recorded(script, contract.input_shape, device) if is_on_gpu else script
+        self._pass_of_one: Pass = GraphPass(script, contract.input_shape, device) if is_on_gpu else script
 
     @property
     def lab_shape(self) -> tuple[int, int, int]:
-        """Voxels of the volume that it takes.
+        """Shape of the input volume [voxels].
 
         Raises
         ------
         NetworkFileError
-            If it is not for volumes.
+            If the network is for images.
         """
         if len(self.contract.input_shape) != 3:
             raise NetworkFileError(
@@ -121,12 +146,12 @@ class Network:
     def _require(self, shape: torch.Size) -> None:
         if tuple(shape) != self.contract.input_shape:
             raise NetworkFileError(
-                f"network {self.contract.name}: expected {self.contract.input_shape}, got {tuple(shape)}"
+                f"network {self.contract.name}: expected magnitudes {self.contract.input_shape}, got {tuple(shape)}"
             )
 
 
 def weights_sha256(network: nn.Module) -> str:
-    """Hash of the state: names in order, then each tensor's bytes as little-endian float32."""
+    """Return the SHA-256 of a network's state: each name in order, then its tensor's bytes as little-endian float32."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
@@ -134,40 +159,49 @@ def weights_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def rounded(network: nn.Module) -> nn.Module:
-    """A copy on the CPU, its weights as a file holds them: at half precision."""
+def round_to_half(network: nn.Module) -> nn.Module:
+    """Return a copy on the CPU with weights rounded to half precision, as a network file holds them."""
     return copy.deepcopy(network).cpu().half().float()
 
 
 def export(network: nn.Module, contract: NetworkContract, path: Path) -> None:
-    """Write a network in evaluation mode with its contract, its weights at half precision, see `rounded`."""
+    """Write a network in evaluation mode with its contract; weights are stored in half precision."""
     script = torch.jit.script(copy.deepcopy(network).cpu().eval().half())
-    torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: _written(contract)})
+    torch.jit.save(script, str(path), _extra_files={CONTRACT_FILE: _contract_text(contract)})
 
 
 def rewrite_contract(path: Path, contract: NetworkContract, sha256: str) -> None:
-    """Put another contract into a file, weights and other texts in it as they are; the file is replaced whole.
+    """Replace the contract in a network file; all other members stay unchanged.
+
+    Parameters
+    ----------
+    path
+        Network file; it is replaced as a whole.
+    contract
+        New contract.
+    sha256
+        Hash of the file's bytes when it was read.
 
     Raises
     ------
     NetworkFileError
-        If the file is no longer the one with this ``sha256``.
+        If the file has changed since it was read.
     """
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise NetworkFileError(f"{path}: expected the file as it was read, got another one: do it again")
+        raise NetworkFileError(f"{path}: expected the file as it was read, got a changed file: do it again")
     inside = archive.members(data, str(path))
-    inside[f"extra/{CONTRACT_FILE}"] = _written(contract).encode()
+    inside[f"extra/{CONTRACT_FILE}"] = _contract_text(contract).encode()
     with atomic_write(path) as part:
-        part.write_bytes(archive.packed(inside))
+        part.write_bytes(archive.pack_members(inside))
 
 
-def _written(contract: NetworkContract) -> str:
+def _contract_text(contract: NetworkContract) -> str:
     return contract.model_dump_json(indent=1, exclude_none=True)
 
 
 class Trainable(nn.Module):
-    """A network from a file whose weights may be changed; normalisation stays in evaluation mode."""
+    """A network from a file with trainable weights; its normalisation stays in evaluation mode."""
 
     def __init__(self, script: torch.jit.ScriptModule) -> None:
         super().__init__()
@@ -176,30 +210,27 @@ class Trainable(nn.Module):
             weight.requires_grad_(True)
 
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Amplitude and phase; TorchScript's own derivatives fail on complex numbers, so it has to use torch's."""
+        """Return amplitude and phase, with torch's derivatives: those of TorchScript fail on complex numbers."""
         with torch.jit.optimized_execution(False):
             amplitude, phase = self.script(magnitude)
         return amplitude, phase
 
 
 def load_trainable(path: Path, device: str = "cpu") -> Trainable:
-    """Load a network to change its weights.
-
-    Raises `NetworkFileError` like `load`.
-    """
+    """Return a network from a file with trainable weights; raises `NetworkFileError` like `load`."""
     return Trainable(_read(path, device)[0])
 
 
 def load(path: Path, device: str = "cpu") -> Network:
-    """Load, check and warm up a network file.
+    """Return a network from a file, checked and warmed up.
 
     Raises
     ------
     NetworkFileError
-        If there is no such file, no contract, another Fourier sign than ours, more in its code than a network needs,
-        or an answer that is not what the contract says.
+        If there is no such file or no contract, if the Fourier sign differs from the project's, if the code holds more
+        than a network needs, or if the output differs from the contract.
     ConfigError
-        If ``device`` is not there.
+        If ``device`` is not available.
     """
     script, contract, sha256 = _read(path, device)
     try:
@@ -207,21 +238,21 @@ def load(path: Path, device: str = "cpu") -> Network:
         network = Network(script, contract, sha256, device)
         for _ in range(3):
             answer = network(torch.zeros(contract.input_shape))
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # whatever its code does when it runs
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # errors of the network's own code
         raise NetworkFileError(
             f"{path}: expected amplitude and phase {contract.output_shape} for magnitudes {contract.input_shape}, "
-            f"got an error: {_last_line(error)}"
+            f"got an error: {_last_line(error)}; take another network file"
         ) from error
     if tuple(answer.shape) != contract.output_shape:
         raise NetworkFileError(
             f"{path}: expected amplitude and phase {contract.output_shape} as its contract says, "
-            f"got {tuple(answer.shape)}"
+            f"got {tuple(answer.shape)}; export the network again"
         )
     return network
 
 
 def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContract, str]:
-    """Script, contract and sha256 of a file; nothing of it runs before its code is checked."""
+    """Return script, contract and SHA-256 of a file; none of its code runs before it is checked."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: expected a GPU with CUDA, got none that torch can use; take 'cpu'")
     data = _bytes_of(path)
@@ -239,8 +270,11 @@ def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContr
             f"{path}: expected TorchScript with a valid {CONTRACT_FILE} inside, got {wrong}"
         ) from error
     if contract.fourier_sign != FOURIER_SIGN:
-        raise NetworkFileError(f"{path}: expected fourier_sign {FOURIER_SIGN:+d}, got {contract.fourier_sign:+d}")
-    safe = archive.checked(inside, str(path), _is_operator)
+        raise NetworkFileError(
+            f"{path}: expected fourier_sign {FOURIER_SIGN:+d}, got {contract.fourier_sign:+d}; "
+            "train the network with the project's convention"
+        )
+    safe = archive.check_members(inside, str(path), _is_operator)
     try:
         script = torch.jit.load(io.BytesIO(safe), map_location=device)
     except (RuntimeError, ValueError) as error:
@@ -253,7 +287,10 @@ def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
         raise NetworkFileError(f"network file {path} does not exist; train one with 'cdi-stream train'")
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise NetworkFileError(f"{path}: expected at most {MAX_FILE_BYTES >> 20} MiB, got {path.stat().st_size >> 20}")
+        raise NetworkFileError(
+            f"{path}: expected at most {MAX_FILE_BYTES >> 20} MiB, got {path.stat().st_size >> 20}; "
+            "take a smaller network"
+        )
     try:
         return path.read_bytes()
     except OSError as error:
@@ -265,10 +302,12 @@ def _is_operator(name: str) -> bool:
 
 
 def _require_bounds(script: torch.jit.ScriptModule, path: Path) -> None:
-    """Refuse weights that would fill the memory, and steps whose number depends on the values that are measured."""
+    """Raise an error if weights would fill the memory, or if the network's steps depend on measured values."""
     n_weights = sum(tensor.numel() for tensor in (*script.parameters(), *script.buffers()))
     if n_weights > MAX_WEIGHTS:
-        raise NetworkFileError(f"{path}: expected at most {MAX_WEIGHTS} weights, got {n_weights}")
+        raise NetworkFileError(
+            f"{path}: expected at most {MAX_WEIGHTS} weights, got {n_weights}; take a smaller network"
+        )
     graph = script.inlined_graph
     for name in _READ_VALUES:
         for node in graph.findAllNodes(f"aten::{name}"):  # type: ignore[attr-defined]
@@ -280,16 +319,16 @@ def _require_bounds(script: torch.jit.ScriptModule, path: Path) -> None:
 
 
 def _is_measured(value: torch._C.Value) -> bool:
-    """Whether a tensor may depend on what is measured; sizes, which traces reckon with as tensors, do not."""
+    """Return whether a tensor may depend on measured values; sizes, which traces hold as tensors, do not."""
     if value.type().kind() != "TensorType":
         return False
     users = {use.user.kind() for use in value.uses()}
     kind = value.node().kind()
     if not users <= _ARITHMETIC | {f"aten::{name}" for name in _READ_VALUES} or kind not in _SIZES | _ARITHMETIC:
-        return True  # used by something that may write into it, or made of anything else
+        return True  # another operator may write into it, or made it
     return kind in _ARITHMETIC and any(map(_is_measured, value.node().inputs()))
 
 
 def _last_line(error: Exception) -> str:
-    """The last line of torch's messages, which carry a whole trace, says what happened."""
+    """Return the last line of an error message of torch, which states the cause behind a trace."""
     return next(iter(reversed(str(error).strip().splitlines())), type(error).__name__)

@@ -1,8 +1,8 @@
-"""Trial of a network file in a process of its own, which can be ended when no answer comes.
+"""Try a network file in a separate process, which can be ended if no answer comes.
 
-A network runs inside the service, where nothing can stop it.  Its steps depend on the shape of its input alone
-(`cdi_stream.networks.torchscript` refuses others), so that an answer within the limit here means answers in about this
-time there.
+A network runs inside the service, where it cannot be stopped.  Its steps depend on the shape of its input alone, since
+`cdi_stream.networks.torchscript` refuses other networks.  An answer within the time limit in the trial therefore means
+answers in about the same time in the service.
 """
 
 from __future__ import annotations
@@ -15,28 +15,39 @@ import tempfile
 from pathlib import Path
 
 from cdi_stream.errors import NetworkFileError
-from cdi_stream.networks.packaged import packaged
+from cdi_stream.networks.packaged import packaged_networks
 from cdi_stream.processes import start_child
 
 LIMIT_S = 120.0
-"""Longest time for start of the process, load and three passes [s]; the package's networks need 5 to 20 s, most of it
-to import torch on a busy machine."""
+"""Longest time for the start of the process, the load and three passes [s].
+
+The packaged networks need 5 to 20 s, most of it for the import of torch on a busy machine.
+"""
 
 MEMORY_SHARE = 0.5
-"""Most memory that a network may take on the CPU, as a share of the machine's."""
+"""Largest memory of a network on the CPU, as a share of the machine's memory."""
 
 _CHILD = "import sys; from cdi_stream.networks.trial import run; sys.exit(run(sys.argv[1], sys.argv[2]))"
 
 
 def require_answer(path: Path, device: str = "cpu", limit_s: float = LIMIT_S) -> None:
-    """Load and run a network file in a child process; those that come with the package are taken as they are.
+    """Check that a network file answers, by a run in a child process; packaged networks are not tried.
+
+    Parameters
+    ----------
+    path
+        Network file.
+    device
+        Device of the run.
+    limit_s
+        Longest time [s].
 
     Raises
     ------
     NetworkFileError
-        If the file is refused, no answer comes within ``limit_s``, or the process dies of it.
+        If the file is refused, if no answer comes within ``limit_s``, or if the process ends with an error.
     """
-    if path.resolve() in {file.resolve() for file in packaged().values()}:
+    if path.resolve() in {file.resolve() for file in packaged_networks().values()}:
         return
     with tempfile.TemporaryFile() as log:
         child = start_child([sys.executable, "-c", _CHILD, str(path), device], log)
@@ -51,18 +62,18 @@ def require_answer(path: Path, device: str = "cpu", limit_s: float = LIMIT_S) ->
             child.kill()
             child.wait()
         log.seek(0)
-        said = log.read().decode(errors="replace").strip()
+        output = log.read().decode(errors="replace").strip()
     if code == 2:
-        raise NetworkFileError(said)
+        raise NetworkFileError(output)
     if code:
         raise NetworkFileError(
             f"{path}: expected an answer, got a process that ended with code {code} "
-            f"({said.splitlines()[-1] if said else 'it said nothing'}); take another network file"
+            f"({output.splitlines()[-1] if output else 'without a message'}); take another network file"
         )
 
 
 def run(path: str, device: str) -> int:
-    """Load and run a network in this process, with a limit on its memory; returns the exit code."""
+    """Load and run a network in this process, with a limit on its memory, and return the exit code."""
     if device == "cpu":
         limit = int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -1,14 +1,14 @@
-"""Unsupervised refinement of a network on one measured volume.
+"""Train a network on one measured volume without a known truth.
 
-Wu et al. (2021), npj Computational Materials 7, 175, doi:10.1038/s41524-021-00644-z, equations 7 and 8: the weights are
-changed until the diffraction of the network's crystal agrees with the measurement; no truth is needed.
+Source: Wu et al., npj Computational Materials 7, 175 (2021), doi:10.1038/s41524-021-00644-z, equations 7 and 8.  The
+weights are changed until the diffraction of the network's crystal agrees with the measurement.
 
     l_u = (beta_1 L_3 + beta_2 L_4) / (beta_1 + beta_2),   beta_2 = 1
     beta_1 = a_0 k/lambda (n/lambda)^(k-1) exp(-(n/lambda)^k) + a_1,   k = 1, lambda = 0.5
 
-L_3 is one minus the correlation of magnitudes, L_4 the chi2 of magnitudes, both over the known voxels.  The paper lets
-beta_1 fall from 1e4 to 1 over the run without giving the scale of n: here n runs from 0 to `SPAN`.  L_3 is the
-ordinary correlation, not the paper's, and the scale of the model is fitted, since magnitudes are normalised.
+L_3 is one minus the correlation of magnitudes, L_4 the chi2 of magnitudes, both over the valid voxels.  In the paper
+beta_1 falls from 1e4 to 1 during the run, and the scale of n is not given; here n runs from 0 to `SPAN`.  L_3 uses
+Pearson's correlation instead of the paper's, and the scale of the model is fitted, since magnitudes are normalised.
 """
 
 from __future__ import annotations
@@ -24,15 +24,28 @@ from cdi_stream.networks.losses import chi2, pad_to_double, pearson
 from cdi_stream.numerics.fourier import to_reciprocal
 
 SPAN = 5.0
+"""Value of n in equation 8 at the end of the run."""
+
 _BEGIN, _END, _LAMBDA = 1e4, 1.0, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsupervisedSchedule:
-    """Steps of each optimiser in turn, Adam first; the rate falls by ``decay`` at each change, as in the paper.
+    """Steps and learning rates of two alternating optimisers, Adam first, as in the paper.
 
-    The paper's rate of 0.006 is kept for SGD; with Adam it throws this network's start away within ten steps (chi2
-    0.085 to 0.6 on the demo's volume, where 0.0005 goes to 0.035 in fifty).
+    The paper's rate of 0.006 is used for SGD.  Adam needs a lower rate: on the demonstration volume 0.006 raised chi2
+    from 0.085 to 0.6 within ten steps, while 0.0005 lowered it to 0.035 in fifty steps.
+
+    Parameters
+    ----------
+    steps
+        Number of steps in all.
+    adam_rate, sgd_rate
+        Learning rates at the start.
+    change_every
+        Steps between two changes of the optimiser.
+    decay
+        Factor of the learning rate at every change.
     """
 
     steps: int = 400
@@ -43,10 +56,10 @@ class UnsupervisedSchedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refined:
-    """Best crystal found, ``(n/2, n/2, n/2)`` or ``(n, n, n)`` complex, with its loss terms.
+class WeightRefinement:
+    """Best crystal of the training, complex ``(n/2, n/2, n/2)`` or ``(n, n, n)``, with its loss terms.
 
-    ``steps`` is the step that gave it, ``of_steps`` all of them.
+    ``steps`` is the step of the best crystal, ``of_steps`` the number of all steps.
     """
 
     crystal: Tensor
@@ -57,7 +70,7 @@ class Refined:
 
 
 def beta_1(progress: float) -> float:
-    """Weight of the correlation after a share ``progress`` of the run (equation 8)."""
+    """Return the weight of the correlation term after a share ``progress`` of the run (equation 8)."""
     a_0 = (_BEGIN - _END) * _LAMBDA
     return a_0 / _LAMBDA * math.exp(-SPAN * progress / _LAMBDA) + _END
 
@@ -70,13 +83,25 @@ def refine_weights(
     is_over: Callable[[], bool] = lambda: False,
     watch: Callable[[int, float, float, float], None] = lambda *terms: None,
     passed: Callable[[], float] = lambda: 0.0,
-) -> Refined:
-    """Change ``network`` until it explains ``magnitude`` ``(n, n, n)``; the best crystal on the way is returned.
+) -> WeightRefinement:
+    """Train ``network`` on one volume and return the crystal of the step with the lowest chi2.
 
-    ``valid`` is true where the magnitude is known; elsewhere the model is free.  ``is_over`` is asked after
-    every step; it may hold it up, end the refinement, or abandon it by raising.  ``watch`` is told each step,
-    counted from 1, with its loss, chi2 and correlation.  ``passed`` is the share of the time that has passed, where
-    time will end the run before its steps do.
+    Parameters
+    ----------
+    network
+        Network from magnitudes to amplitude and phase; its weights are changed.
+    magnitude
+        Magnitudes ``(n, n, n)``, maximum 1.
+    valid
+        True where the magnitude is known; the model is free elsewhere.
+    schedule
+        Steps and learning rates.
+    is_over
+        Called after every step; True ends the training.  It may block, or abandon the training by an exception.
+    watch
+        Called after every step with the number of the step, from 1, its loss, its chi2 and its correlation.
+    passed
+        Returns the share of the time limit that has passed; 0 where there is no time limit.
     """
     magnitude = torch.where(valid, magnitude, 0.0)
     best: tuple[Tensor, float, float, int] | None = None
@@ -101,7 +126,7 @@ def refine_weights(
         if is_over():
             break
     assert best is not None
-    return Refined(crystal=best[0], chi2=best[1], correlation=best[2], steps=best[3], of_steps=step + 1)
+    return WeightRefinement(crystal=best[0], chi2=best[1], correlation=best[2], steps=best[3], of_steps=step + 1)
 
 
 def _optimizer(network: nn.Module, schedule: UnsupervisedSchedule, turn: int) -> torch.optim.Optimizer:

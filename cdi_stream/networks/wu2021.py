@@ -1,18 +1,18 @@
 """The two-decoder networks of Wu et al. (2021), in three axes and in two.
 
-npj Computational Materials 7, 175, doi:10.1038/s41524-021-00644-z, figure 1, and IUCrJ 8, 12,
-doi:10.1107/S2052252520013780, figure 1: one encoder of convolution blocks and max-pooling, and two decoders that return
-amplitude and phase of the crystal on half of the input's array along each axis.
+Sources: Wu et al., npj Computational Materials 7, 175 (2021), doi:10.1038/s41524-021-00644-z, figure 1, and Wu et al.,
+IUCrJ 8, 12 (2021), doi:10.1107/S2052252520013780, figure 1.  An encoder of convolution blocks and max-pooling is
+followed by two decoders, which return amplitude and phase of the crystal on half of the input's array along each axis.
 
-Where these differ from the papers, and why:
+Differences from the papers:
 
-* the papers do not say how many channels there are: the numbers are ours;
-* batch normalisation comes before the activation, so that it folds into the convolution;
-* the papers scale each phase to [0, 1] and end with a ReLU, which loses the strain scale; here the amplitude ends in
-  a sigmoid and the phase, in radians, in no activation at all;
-* the magnitudes are compressed by a logarithm, so that weak fringes count;
-* the small size folds 2 x 2 x 2 voxels into channels first: eight times fewer voxels at full width, which is what
-  makes a forward pass fit the live path on two CPU cores.
+* The papers do not give the numbers of channels; they were chosen here.
+* Batch normalisation comes before the activation, so that it can be merged into the convolution.
+* The papers scale each phase to [0, 1] and end with a ReLU, which loses the scale of the strain.  Here the amplitude
+  ends with a sigmoid, and the phase, in radians, without an activation.
+* The magnitudes are compressed by a logarithm, so that weak fringes have weight.
+* The small size folds 2 x 2 x 2 voxels into channels first.  With eight times fewer voxels at full width a forward pass
+  is fast enough for the live service on two CPU cores.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cdi_stream.networks.blocks import Fold, compressed, decoder, encoder
+from cdi_stream.networks.blocks import Fold, compress_magnitude, decoder, encoder
 
 Widths = tuple[int, ...]
 
 
 class TwoDecoders(nn.Module):
-    """Magnitudes ``(batch, n, ...)`` in [0, 1] to amplitude and phase ``(batch, n/2, ...)``.
+    """Network from magnitudes ``(batch, n, ...)`` in [0, 1] to amplitude and phase ``(batch, n/2, ...)``.
 
     Parameters
     ----------
     widths
-        Channels after each level of the encoder; between two levels lies a max-pooling by two.
+        Channels of each level of the encoder; there is max-pooling by two between levels.
     up
-        Channels of each decoder's levels, each after an upsampling by two.
+        Channels of each level of the decoders; there is upsampling by two before each level.
     n_axes
         Two or three.
     is_folded
@@ -49,20 +49,20 @@ class TwoDecoders(nn.Module):
 
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Return amplitude in [0, 1] and phase in radians; the origin is voxel n//2 of each array."""
-        code = self.encoder(self.fold(compressed(magnitude).unsqueeze(1)))
+        code = self.encoder(self.fold(compress_magnitude(magnitude).unsqueeze(1)))
         return torch.sigmoid(self.amplitude(code)).squeeze(1), self.phase(code).squeeze(1)
 
 
 def small(widths: Widths = (24, 48, 96, 160), up: Widths = (96, 24, 12)) -> TwoDecoders:
-    """The size of the live path, 64^3 to 32^3: 2.1 million weights, folded."""
+    """Return the network in the size for the live service, 64^3 to 32^3, with folded space: 2.1 million weights."""
     return TwoDecoders(widths, up, is_folded=True)
 
 
 def whole() -> TwoDecoders:
-    """The paper's layout, 64^3 to 32^3: 4.7 million weights."""
+    """Return the network in the layout of the paper, 64^3 to 32^3: 4.7 million weights."""
     return TwoDecoders((16, 32, 64, 128, 256), (128, 64, 32))
 
 
 def plane() -> TwoDecoders:
-    """The paper's layout in two axes, 64^2 to 32^2: 1.9 million weights."""
+    """Return the network in the layout of the paper in two axes, 64^2 to 32^2: 1.9 million weights."""
     return TwoDecoders((32, 64, 128, 256), (128, 64), n_axes=2)

@@ -1,1 +1,1 @@
-"""The operators' page: the feed of the service, a read-only server, and the page itself."""
+"""The operators' page: the feed that the service publishes, a read-only web server, and the page itself."""

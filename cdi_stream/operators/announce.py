@@ -1,4 +1,4 @@
-"""Announce: tell the operators' pages what happens, without ever waiting for them."""
+"""Announcer: publishes the messages of the operators' feed without ever waiting for a receiver."""
 
 from __future__ import annotations
 
@@ -17,12 +17,23 @@ from cdi_stream.operators.feed import FeedMessage, pack
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 50
+"""Number of messages that may wait; of more, the oldest are dropped."""
 
 
 class Announcer:
-    """Keeps the newest messages of any thread; `send` publishes them, from one thread.
+    """Publishes the feed: `tell` adds a message from any thread, `send` publishes them from one thread.
 
-    ``endpoint`` None makes an announcer that tells nobody anything.
+    Parameters
+    ----------
+    endpoint
+        Address to bind; None makes an announcer that publishes nothing.
+    wall_clock
+        Time [s since the epoch].
+
+    Raises
+    ------
+    EndpointError
+        If the address cannot be bound.
     """
 
     def __init__(self, endpoint: str | None, wall_clock: Callable[[], float] = time.time) -> None:
@@ -35,16 +46,16 @@ class Announcer:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a feed at all."""
+        """Whether the feed is published."""
         return self._socket is not None
 
     def tell(self, message: FeedMessage) -> None:
-        """Add a message; the oldest goes if too many wait."""
+        """Add a message; if more than `MAX_WAITING` wait, the oldest is dropped."""
         if self.is_on:
             self._waiting.append(message)
 
     def send(self) -> None:
-        """Publish what waits; who does not keep up loses."""
+        """Publish the waiting messages; a receiver that is too slow loses messages."""
         while self._waiting and self._socket is not None:
             header, images = self._waiting.popleft()
             self._n_sent += 1
@@ -55,7 +66,7 @@ class Announcer:
                 logger.exception("a %s message for the operators cannot be written as JSON: left out", header["kind"])
 
     def close(self) -> None:
-        """Close the socket."""
+        """Stop publishing, and close the socket."""
         if self._socket is not None:
             self._socket.close(200)
         self._context.term()

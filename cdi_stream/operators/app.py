@@ -1,6 +1,6 @@
-"""The server of the operators' page: the page itself, a web socket that carries the feed, ``/healthz`` and ``/readyz``.
+"""Web server of the operators' page: the page, a web socket with the feed, ``/healthz`` and ``/readyz``.
 
-Read-only: nothing that a browser sends is looked at.  Without a token only this machine is served.
+The server is read-only: it ignores all data that a browser sends.  Without a token it serves only this machine.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from cdi_stream.operators.history import Keeper, load_history
 from cdi_stream.operators.hub import Hub, listen, subscribe
 
 TRY_AGAIN_LATER = 1013
-"""Close code of a web socket whose place was given to another browser."""
+"""Close code of a web socket whose place another browser has taken (RFC 6455, registry of close codes)."""
 
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
 def run_dashboard(feed: str, host: str, port: int, token: str | None, history: Path | None = None) -> None:
-    """Serve the page until the process is told to stop.
+    """Serve the page until the process is stopped.
 
     Parameters
     ----------
     feed
         0MQ address of the service's feed.
     host, port
-        Where the page is served.
+        Address of the page.
     token
-        What a browser must give as ``?token=``; None serves this machine only.
+        Secret that a browser must send as ``?token=``; None serves only this machine.
     history
         File that keeps the last results over a restart; None keeps them in memory.
 
     Raises
     ------
     ConfigError
-        If ``feed`` is no 0MQ address, or ``host`` can be reached from elsewhere and there is no token.
+        If ``feed`` is no 0MQ address, or if other machines can reach ``host`` and there is no token.
     EndpointError
         If the page cannot be served at ``host`` and ``port``.
     """
@@ -67,21 +67,22 @@ def run_dashboard(feed: str, host: str, port: int, token: str | None, history: P
 
 
 def open_listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address; raises `EndpointError` if it cannot."""
+    """Return a socket that listens at an address; raises `EndpointError` if the address cannot be used."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
         raise EndpointError(
             f"dashboard: the page cannot be served at {host}:{port}: {error.strerror or error}; "
-            "if another program is there, choose another port with --port or dashboard.port"
+            "if another program uses the port, choose another port with --port or dashboard.port"
         ) from error
 
 
 def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
-    """The server's limits: headers, time for a request, web sockets that do not answer.
+    """Return the configuration of the server, with limits on headers, requests and silent web sockets.
 
-    h11, unlike httptools, bounds the headers.  A web socket that leaves a ping unanswered is closed after 3 + 7 s.
+    The parser h11, unlike httptools, limits the size of the headers.  A web socket that does not answer a ping is
+    closed after 3 + 7 s.
     """
     return uvicorn.Config(
         app,
@@ -100,7 +101,7 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
 
 
 def make_app(feed: str, token: str | None = None, history: Path | None = None) -> FastAPI:
-    """The server, with a hub that listens to ``feed`` while it runs; ``history`` is as in `run_dashboard`."""
+    """Return the server; while it runs, a hub listens to ``feed``.  Parameters as in `run_dashboard`."""
     keeper = None if history is None else Keeper(history)
     hub = Hub() if history is None or keeper is None else Hub(results=load_history(history), on_results=keeper.keep)
 
@@ -122,7 +123,7 @@ def make_app(feed: str, token: str | None = None, history: Path | None = None) -
 
 
 def _add_page(app: FastAPI, query: str) -> None:
-    """The page's files; their links to one another carry the token on."""
+    """Add the files of the page; the links in them carry the token."""
     for file in (files("cdi_stream.operators") / "page").iterdir():
         content = file.read_text(encoding="utf-8").replace("?QUERY", query)
         path = "/" if file.name == "index.html" else f"/{file.name}"
@@ -137,14 +138,14 @@ def _always(content: str, media_type: str) -> Callable[[Request], Awaitable[Resp
 
 
 def _add_health(app: FastAPI, hub: Hub) -> None:
-    """``/healthz``: the process lives; ``/readyz``: the service is heard too."""
+    """Add ``/healthz`` (the server runs) and ``/readyz`` (the server receives the feed)."""
 
     def answer(trouble: str) -> JSONResponse:
         facts = {"feed_age_s": hub.feed_age_s(), "clients": hub.n_clients, "malformed": hub.n_malformed}
         return JSONResponse({"status": trouble or "ok", **facts}, 503 if trouble else 200)
 
     def failure() -> str:
-        return "the listener to the feed has ended: see the log" if app.state.listener.done() else ""
+        return "the task that receives the feed has ended: see the log" if app.state.listener.done() else ""
 
     @app.get("/healthz")
     async def health() -> JSONResponse:
@@ -163,12 +164,12 @@ def _add_feed(app: FastAPI, hub: Hub) -> None:
             await _serve(browser, client)
         if client.has_lost_place.is_set():
             with contextlib.suppress(WebSocketDisconnect):
-                await browser.close(TRY_AGAIN_LATER, "another browser took this place")
+                await browser.close(TRY_AGAIN_LATER, "too many browsers: another one has taken this place")
 
 
 async def _serve(browser: WebSocket, client: Client) -> None:
-    """Send until the browser has gone, or has lost its place."""
-    bodies = (_hear(browser), _send(browser, client), client.has_lost_place.wait())
+    """Send the feed until the browser disconnects or loses its place."""
+    bodies = (_receive(browser), _send(browser, client), client.has_lost_place.wait())
     tasks = [asyncio.create_task(body) for body in bodies]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -178,7 +179,8 @@ async def _serve(browser: WebSocket, client: Client) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _hear(browser: WebSocket) -> None:
+async def _receive(browser: WebSocket) -> None:
+    """Ignore all data from the browser, until it disconnects."""
     while (await browser.receive())["type"] != "websocket.disconnect":
         pass
 

@@ -1,4 +1,4 @@
-"""Client: one browser, its short queue, and the choice of who gives a place up when all are taken."""
+"""Client: the short queue of one browser, and the choice of the browser that loses its place to a new one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections import Counter, deque
 from collections.abc import Collection
 
 QUEUE_LENGTH = 16
+"""Number of messages that may wait for one browser."""
 
 
 class Client:
-    """What one browser at ``address`` has yet to be sent; when it is slow the oldest goes, results last.
+    """Messages that wait for one browser at ``address``.
 
-    ``displaced`` is set when the browser has lost its place to another one.
+    If the browser is slow, the oldest message is dropped; results are dropped last.  ``has_lost_place`` is set when
+    another browser has taken its place, ``n_dropped`` counts dropped messages.
     """
 
     def __init__(self, address: str = "") -> None:
@@ -23,7 +25,7 @@ class Client:
         self._has_some = asyncio.Event()
 
     def put(self, kind: str, data: bytes) -> None:
-        """Add a message; never waits."""
+        """Add a message of a kind; never waits."""
         self._queue.append((kind, data))
         if len(self._queue) > QUEUE_LENGTH:
             del self._queue[next((i for i, (kind, _) in enumerate(self._queue) if kind != "result"), 0)]
@@ -31,7 +33,7 @@ class Client:
         self._has_some.set()
 
     async def get(self) -> bytes:
-        """Wait for the next message."""
+        """Return the next message; waits for it."""
         while not self._queue:
             self._has_some.clear()
             await self._has_some.wait()
@@ -39,9 +41,9 @@ class Client:
 
 
 def client_to_displace(clients: Collection[Client]) -> Client:
-    """Return the oldest client of the address that has the most of them, so that no address can fill all places.
+    """Return the oldest client of the address with the most clients, so that no address can take all places.
 
-    ``clients`` are in order of arrival, at least one.
+    ``clients`` are in order of arrival; there is at least one.
     """
     n_of = Counter(client.address for client in clients)
     most = max(n_of.values())

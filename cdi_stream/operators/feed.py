@@ -1,13 +1,13 @@
-"""The operators' feed: what the service tells its onlookers, as small messages that may be lost.
+"""The operators' feed: small messages of the service about curves, frames, results and its state.
 
-A message is a header, JSON, and arrays of bytes behind it.  Every header has ``schema``, ``service`` (new with
-each start of the service, so that a reader knows when counters begin anew), ``seq`` (rising by one) and
-``time_s`` (epoch).  Messages of a curve name it by its *place*: ``raw_uid, scan_id, sample, plan_name, motors`` of
-the run (null, or an empty list, where the run does not tell) and ``curve_index`` in it.  Four kinds:
+A message may be lost.  It has a header in JSON and, behind it, arrays of bytes.  Every header has ``schema``,
+``service`` (new with each start of the service, so that a reader knows when counters start again), ``seq`` (rises by
+one) and ``time_s`` (epoch).  Messages about a curve name its *place*: ``raw_uid, scan_id, sample, plan_name, motors``
+of the run (null, or an empty list, where the run states none) and ``curve_index`` in the run.  There are four kinds:
 
 ``progress``  a curve while it is measured, and once when it is over (``is_over``): its place, ``series``,
               ``expected, received, missing, awaited, duplicate, late, bad``, and ``strip``, one letter for each frame
-              or bin of frames: ``#`` there, ``x`` missing, ``.`` awaited
+              or bin of frames: ``#`` received, ``x`` missing, ``.`` awaited
 ``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts``; array ``frame``
 ``result``    a crystal: its place, ``stage`` (inference, reconstruction, refinement), ``run_uid``, ``verdict`` (good,
               doubtful, failed; preliminary for an inference), ``reasons``, ``scalars`` by name, ``published`` (false
@@ -15,9 +15,9 @@ the run (null, or an empty list, where the run does not tell) and ``curve_index`
               and ``recipe``; arrays ``amplitude_z, phase_z`` and so on for y and x
 ``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, or null),
               ``counters`` (cumulative), ``waiting`` (curves in the queues), ``lag_s`` (now minus the newest frame),
-              ``alarms``: what is wrong now, each with ``key, text, since_s`` (epoch)
+              ``alarms``: the active alarms, each with ``key, text, since_s`` (epoch)
 
-A service that sends nothing has stopped, or cannot be reached: its last ``state`` grows old.
+A service that sends nothing has stopped or cannot be reached.
 
 Images are ``uint8``.  A frame runs from 0 to 255 on a logarithmic scale, log(1 + counts) over its maximum.  A slice
 of the amplitude runs from 0 to the crystal's maximum; one of the phase is 0 outside the support, and 1 to 255 for -pi
@@ -40,23 +40,30 @@ from cdi_stream.errors import WireError
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext
 
 SCHEMA = "cdi_stream feed 1"
+"""Name and version of the format, in each header."""
+
 MAX_SIDE = 256
+"""Largest side of a frame in the feed [pixels]; larger frames are reduced."""
+
 MAX_BINS = 400
+"""Largest number of letters in a strip; further frames share a letter."""
 
 Image = NDArray[np.uint8]
+"""Picture ``(rows, cols)``, 0 to 255."""
+
 FeedMessage = tuple[dict[str, Any], dict[str, Image]]
 """Header and images by name."""
 
 
 def pack(header: Mapping[str, Any], images: Mapping[str, Image]) -> list[bytes]:
-    """Parts of a 0MQ message: the header with names and shapes of the images, then each image."""
+    """Return the parts of a 0MQ message: the header with names and shapes of the images, then each image."""
     listed = [{"name": name, "shape": list(image.shape)} for name, image in images.items()]
     text = json.dumps({**header, "schema": SCHEMA, "images": listed}, allow_nan=False)
     return [text.encode(), *(np.ascontiguousarray(image).tobytes() for image in images.values())]
 
 
 def unpack(parts: Sequence[bytes]) -> FeedMessage:
-    """Read what `pack` made; raises `WireError` if it is something else."""
+    """Return header and images of a message from `pack`; raises `WireError` for any other message."""
     try:
         header = json.loads(parts[0])
         if header["schema"] != SCHEMA:
@@ -70,8 +77,8 @@ def unpack(parts: Sequence[bytes]) -> FeedMessage:
 
 
 def progress_message(progress: CurveProgress, *, is_over: bool = False) -> FeedMessage:
-    """Frames of a curve so far; frames after the newest one are awaited, not missing, until the curve is over."""
-    account, passed = asdict(progress.account), _passed(progress.account, is_over)
+    """Return the message about the frames of a curve; until it is over, frames after the newest count as awaited."""
+    account, passed = asdict(progress.account), _n_passed(progress.account, is_over)
     account["awaited"] = sum(index >= passed for index in progress.account.missing)
     account["missing"] = len(progress.account.missing) - account["awaited"]
     place = _place(progress.run, progress.curve_index)
@@ -80,18 +87,18 @@ def progress_message(progress: CurveProgress, *, is_over: bool = False) -> FeedM
 
 
 def strip(account: FrameAccount, *, is_over: bool = False) -> str:
-    """One letter for each frame, or for each bin of frames if there are many: the worst of its frames."""
+    """Return one letter for each frame; with more than `MAX_BINS` frames, for each bin: that of its worst frame."""
     state = np.full(account.expected, 2, dtype=np.uint8)
     missing = np.array(account.missing, dtype=int)
     state[missing] = 1
-    state[missing[missing >= _passed(account, is_over)]] = 0
+    state[missing[missing >= _n_passed(account, is_over)]] = 0
     n_bins = min(account.expected, MAX_BINS)
     bins = np.array_split(state, n_bins) if n_bins else []
     return "".join(".x#"[1 if (b == 1).any() else int(b.min())] for b in bins)
 
 
-def _passed(account: FrameAccount, is_over: bool) -> int:
-    """Frames up to the newest one that came; all of them once the curve is over."""
+def _n_passed(account: FrameAccount, is_over: bool) -> int:
+    """Return the number of frames up to the newest received; all frames if the curve is over."""
     if is_over:
         return account.expected
     missing = set(account.missing)
@@ -99,7 +106,10 @@ def _passed(account: FrameAccount, is_over: bool) -> int:
 
 
 def frame_message(series: object, image_id: int, pixels: NDArray[Any]) -> FeedMessage:
-    """A frame, reduced by maxima over blocks; pixels at the data type's maximum, which mark gaps, count as 0."""
+    """Return the message with a frame, reduced to the maximum of each block of pixels.
+
+    Pixels at the maximum of an integer data type mark gaps and count as 0.
+    """
     is_whole = pixels.dtype.kind in "ui"
     counts = np.where(pixels == np.iinfo(pixels.dtype).max, 0, pixels) if is_whole else np.nan_to_num(pixels)
     block = max(1, math.ceil(max(counts.shape) / MAX_SIDE))
@@ -116,10 +126,22 @@ def frame_message(series: object, image_id: int, pixels: NDArray[Any]) -> FeedMe
 def result_message(
     *, stage: str, run: RunContext, run_uid: str, curve_index: int, crystal: Crystal | None, **fields: Any
 ) -> FeedMessage:
-    """A result with its central slices; a failed one has none.  Numbers that are not finite are left out.
+    """Return the message about a result, with the central slices of the crystal; a failed result has none.
 
-    ``run`` is the raw run, ``run_uid`` names the run of ours that publishes the result, ``fields`` are further entries
-    of the header.
+    Scalars that are not finite are left out.
+
+    Parameters
+    ----------
+    stage
+        Stage of the result: inference, reconstruction or refinement.
+    run, curve_index
+        Raw run, and place of the curve in it.
+    run_uid
+        Uid of the run that publishes the result.
+    crystal
+        Crystal in lab coordinates, None if there is none.
+    fields
+        Further entries of the header.
     """
     header = {"kind": "result", "stage": stage, **_place(run, curve_index), "run_uid": run_uid}
     scalars = {key: value for key, value in fields.pop("scalars", {}).items() if math.isfinite(value)}
@@ -127,20 +149,20 @@ def result_message(
 
 
 def _place(run: RunContext, curve_index: int) -> dict[str, Any]:
-    """Which curve of which run, in the words of a beamline: scan number, sample, plan and motors."""
+    """Return the entries that name a curve: uid, scan number, sample, plan and motors of its run, and its index."""
     names = {"scan_id": run.scan_id, "sample": run.sample, "plan_name": run.plan_name, "motors": list(run.motors)}
     return {"raw_uid": run.uid, **names, "curve_index": curve_index}
 
 
 def slices(crystal: Crystal) -> dict[str, Image]:
-    """Three central slices of amplitude and phase, through the origin voxel; the phase about its mean."""
-    found: dict[str, Image] = {}
+    """Return three slices of amplitude and phase through the origin voxel; the phase is relative to its mean."""
+    pictures: dict[str, Image] = {}
     mean_phase = np.angle(crystal.density.sum(where=crystal.support))
     for axis, name in enumerate("zyx"):
         middle = crystal.density.shape[axis] // 2
         density, support = (np.take(array, middle, axis=axis) for array in (crystal.density, crystal.support))
         amplitude = np.abs(density) / max(float(np.abs(crystal.density).max()), 1e-30)
-        found[f"amplitude_{name}"] = (255 * amplitude).astype(np.uint8)
+        pictures[f"amplitude_{name}"] = (255 * amplitude).astype(np.uint8)
         turn = (np.angle(density * np.exp(-1j * mean_phase)) + np.pi) / (2 * np.pi)
-        found[f"phase_{name}"] = np.where(support, 1 + 254 * turn, 0).astype(np.uint8)
-    return found
+        pictures[f"phase_{name}"] = np.where(support, 1 + 254 * turn, 0).astype(np.uint8)
+    return pictures

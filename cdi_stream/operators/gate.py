@@ -1,4 +1,4 @@
-"""Gate: who may read the page, and the headers that every answer carries."""
+"""Gate: refuses browsers that may not read the page, and adds the security headers to every answer."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+"""Headers of every answer: the page loads only its own files, and is neither framed nor stored."""
 
 
 class Gate:
-    """Refuses requests that come from elsewhere or without the token, and adds the headers to what it lets through.
+    """Middleware that answers 403 to requests without the token, and adds `HEADERS` to all other answers.
 
-    Without a token the host that the browser asked for must be this machine, lest a foreign page whose name was
-    made to mean 127.0.0.1 reads the feed.  A web socket must be opened by a page of ours.
+    Without a token the ``Host`` of a request must be this machine; this stops a foreign page whose host name was made
+    to point to 127.0.0.1 (DNS rebinding).  The ``Origin`` of a web socket must be this server.
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -32,7 +33,7 @@ class Gate:
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403 or pass the request on."""
+        """Answer 403, or pass the request on."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
         elif reason := self._refusal(HTTPConnection(scope)):
@@ -41,6 +42,7 @@ class Gate:
             await self._app(scope, receive, _with_headers(send))
 
     def _refusal(self, request: HTTPConnection) -> str:
+        """Return the reason to refuse a request; empty if it is allowed."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if (
             request.scope["type"] == "websocket"
@@ -60,7 +62,7 @@ class Gate:
 
 
 def _split(url: str) -> SplitResult:
-    """Parts of an address that a browser sent; all empty if it is none."""
+    """Return the parts of a URL; all are empty if the text is no URL."""
     try:
         return urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Between the feed and the browsers: what came last, and the browsers that it is passed on to."""
+"""Hub: keeps the newest messages of the feed, and passes the feed on to the browsers."""
 
 from __future__ import annotations
 
@@ -22,29 +22,38 @@ from cdi_stream.operators.history import Results
 logger = logging.getLogger(__name__)
 
 KEPT_RESULTS = 50
+"""Number of results in the history."""
+
 MAX_CLIENTS = 64
-"""Number of browsers that are served at a time; a further one takes the place of an older one."""
+"""Number of browsers that are served at a time; a further browser takes the place of an older one."""
 
 MAX_MESSAGE_BYTES = 16 << 20
+"""Largest size [bytes] of a message of the feed."""
+
 SILENT_MS = 5000
+"""Time [ms] without a message after which the socket of the feed is opened again."""
+
 READY_S = 5.0
-"""Age [s] of the feed above which the dashboard is not ready; the service tells its state every second."""
+"""Age [s] of the feed above which the dashboard is not ready; the service publishes its state every second."""
 
 STAGES = ("inference", "reconstruction", "refinement")
+"""Stages of a result."""
+
 KINDS = ("progress", "frame", "result", "state")
+"""Kinds of messages."""
 
 
 class Hub:
-    """Keeps the newest message of each kind, of results of each stage, and passes all on to the clients.
+    """Keeps the newest message of each kind, and of each stage of results; passes all messages on to the clients.
 
     Parameters
     ----------
     clock, wall_clock
-        Time [s] that rises steadily, and time since the epoch.
+        Monotonic time [s], and time [s since the epoch].
     results
-        Results of an earlier dashboard, to begin with.
+        Results of an earlier dashboard.
     on_results
-        Called with the results to keep whenever a result has come.
+        Called with all kept results after each new result.
     """
 
     def __init__(
@@ -66,15 +75,15 @@ class Hub:
 
     @property
     def n_clients(self) -> int:
-        """Browsers that are connected."""
+        """Number of connected browsers."""
         return len(self._clients)
 
     def feed_age_s(self) -> float | None:
-        """Time since the last good message of the feed, None before the first."""
+        """Return the time since the last valid message of the feed [s]; None before the first."""
         return None if self._heard_s is None else self._clock() - self._heard_s
 
     def trouble(self) -> str:
-        """What is wrong with the feed, in words; empty if a message has come within `READY_S`."""
+        """Return a sentence if no message has come within `READY_S`; else an empty text."""
         age_s = self.feed_age_s()
         if age_s is None:
             return "no message from the service yet"
@@ -83,11 +92,11 @@ class Hub:
     def take(self, parts: Sequence[bytes]) -> None:
         """Take one message of the feed; a malformed one is counted and dropped."""
         try:
-            message = _checked(unpack(parts))
+            message = _require_known(unpack(parts))
             data = to_bytes(message)
         except (WireError, ValueError, RecursionError) as error:
             self.n_malformed += 1
-            logger.warning("message %d of the feed that is malformed: %s", self.n_malformed, error)
+            logger.warning("malformed message of the feed dropped (%d so far): %s", self.n_malformed, error)
             return
         self._heard_s = self._clock()
         self._note_service(message[0].get("service"))
@@ -98,7 +107,7 @@ class Hub:
             self._on_results(self._results())
 
     def _note_service(self, service: object) -> None:
-        """Forget what an earlier start of the service was doing; its results stay."""
+        """Delete progress, frame and state of an earlier start of the service; its results are kept."""
         if service != self._service:
             self._newest = {key: value for key, value in self._newest.items() if key[0] == "result"}
             self._service = service
@@ -106,7 +115,7 @@ class Hub:
     def _keep(self, message: FeedMessage, heard_s: float) -> None:
         header = message[0]
         key = (header["kind"], header["stage"] if header["kind"] == "result" else "")
-        self._newest.pop(key, None)  # so that the snapshot comes in order of arrival
+        self._newest.pop(key, None)  # keeps the snapshot in order of arrival
         self._newest[key] = message, heard_s
         if header["kind"] == "result":
             self._history.append(header)
@@ -116,20 +125,20 @@ class Hub:
         return Results(headers=list(self._history), newest=newest)
 
     def _restore(self, results: Results, wall_s: float) -> None:
-        """Begin with an earlier dashboard's results, as old as their time stamps say."""
+        """Start with the results of an earlier dashboard; their age follows from their time stamps."""
         for message in results.newest:
             with contextlib.suppress(WireError, ValueError):
                 to_bytes(message)
-                told_s = _checked(message)[0].get("time_s")
-                age_s = max(0.0, wall_s - told_s) if isinstance(told_s, int | float) else 0.0
+                sent_s = _require_known(message)[0].get("time_s")
+                age_s = max(0.0, wall_s - sent_s) if isinstance(sent_s, int | float) else 0.0
                 self._keep(message, self._clock() - age_s)
         self._history = deque(results.headers, maxlen=KEPT_RESULTS)
 
     @contextlib.contextmanager
     def client(self, address: str = "") -> Iterator[Client]:
-        """A browser that gets the snapshot, with the age of each message, then what comes until the context ends.
+        """Yield the client of a browser: it gets the newest messages with their ages, then all new messages.
 
-        If all places are taken, another browser is displaced: one that says nothing cannot keep an operator out.
+        If all places are taken, an older browser loses its place, so that silent browsers cannot keep an operator out.
         """
         client = Client(address)
         client.put("history", to_bytes(({"kind": "history", "results": list(self._history)}, {})))
@@ -146,22 +155,25 @@ class Hub:
             self._clients.pop(client, None)
 
 
-def _checked(message: FeedMessage) -> FeedMessage:
-    """Refuse kinds and stages that are none, so that what is kept stays bounded."""
+def _require_known(message: FeedMessage) -> FeedMessage:
+    """Return a message; raises `WireError` for an unknown kind or stage, which would have to be kept too."""
     header = message[0]
     if header.get("kind") not in KINDS or (header["kind"] == "result" and header.get("stage") not in STAGES):
-        raise WireError(f"expected a kind out of {KINDS}, got {header.get('kind')!r:.40} {header.get('stage')!r:.40}")
+        raise WireError(
+            f"expected a kind out of {KINDS} and, for a result, a stage out of {STAGES}, "
+            f"got {header.get('kind')!r:.40} {header.get('stage')!r:.40}"
+        )
     return message
 
 
 def to_bytes(message: FeedMessage) -> bytes:
-    """One message of the web socket: length of the header, little-endian, the header, then the images."""
+    """Return a message of the web socket: length of the header (32 bits, little-endian), header, then the images."""
     header, *images = pack(*message)
     return b"".join((struct.pack("<I", len(header)), header, *images))
 
 
 def subscribe(context: zmq.Context[Any], endpoint: str) -> Any:
-    """A socket that hears the feed, and finds it again after the service or the network was down.
+    """Return a socket that receives the feed, and reconnects after the service or the network was down.
 
     Raises
     ------
@@ -190,7 +202,8 @@ def subscribe(context: zmq.Context[Any], endpoint: str) -> Any:
 async def listen(hub: Hub, endpoint: str) -> None:
     """Pass the feed to the hub until cancelled.
 
-    The socket is made anew when nothing comes: 0MQ never mends a connection that it cut over a message too large.
+    The socket is opened again when no message comes for `SILENT_MS`: 0MQ never reopens a connection that it closed
+    because a message was too large.
     """
     with zmq.asyncio.Context() as context:
         while True:

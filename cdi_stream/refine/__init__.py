@@ -1,1 +1,1 @@
-"""Refinement behind the live path: a durable queue, worker processes, methods."""
+"""Refinement of reconstructions after the live path: a durable queue, worker processes, and published results."""

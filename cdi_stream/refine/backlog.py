@@ -1,4 +1,4 @@
-"""The service's side of refinement: enqueue, hold the workers up, keep one worker running, hear and hand on results."""
+"""Backlog: the part of the service that queues refinements, pauses the workers, and passes on their results."""
 
 from __future__ import annotations
 
@@ -32,25 +32,61 @@ from cdi_stream.refine.turn import UrgentLock, heartbeat_file
 
 logger = logging.getLogger(__name__)
 
-RESTART_S, MAX_RESTART_S, STEADY_S = 1.0, 120.0, 20.0
+RESTART_S = 1.0
+"""Time [s] before a worker is started again after it failed; doubles with each further failure."""
+
+MAX_RESTART_S = 120.0
+"""Longest time [s] between two starts of a worker that fails."""
+
+STEADY_S = 20.0
+"""Time [s] that a worker must run so that its next failure counts as the first one."""
+
 STOP_S = 10.0
+"""Time [s] that a worker has to end after SIGTERM, before SIGKILL."""
+
 RETRY_S = 10.0
+"""Time [s] before the queue is tried again after an error, for example on a full disk."""
+
 ARCHIVE_CHECK_S = 1.0
+"""Time [s] between two searches for published refinements that the archives do not have yet."""
+
 HANG_TIMEOUT_S = 120.0
-"""A worker that has given no sign of life for so long, while nothing held it up, is killed and started again."""
+"""Age [s] of the heartbeat at which a worker is killed and started again, unless the live path pauses it."""
 
 REQUESTS = "requests"
-"""Folder of the refinements that are asked for and not in the queue yet, beside the results."""
+"""Folder, in the results folder, of requested refinements that are not in the queue yet."""
 
 STATE_PATIENCE_S = 0.2
+"""Time [s] to wait for a lock on the queue when its state is read for the operators' pages."""
+
 MAX_UNWRITTEN = 5
+"""Number of requests that are kept in memory while the disk is full; older requests are lost."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables that limit the threads of a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BacklogSettings:
-    """Which methods every reconstruction is queued for, with what; and the bus that the results appear on."""
+    """Settings of the refinements.
+
+    Parameters
+    ----------
+    methods, method_settings
+        Methods that refine every reconstruction, and their settings.
+    provenance
+        Origin of the results.
+    lab_shape
+        Shape of the published arrays.
+    directory
+        Folder of the results, the queue and the locks.
+    config_file
+        File of the configuration, for the worker.
+    subscribe, prefix, serializer
+        Document bus on which the results appear.
+    threads
+        Number of threads of a worker.
+    """
 
     methods: tuple[str, ...]
     method_settings: MethodSettings
@@ -65,9 +101,9 @@ class BacklogSettings:
 
 
 class Backlog:
-    """One object for the service's threads: `ask` and `hold` from any, `run` is the body of a thread of its own.
+    """Refinements of the service.  `ask` and `hold` may be called from any thread; `run` is the body of a thread.
 
-    Each published job is handed on with its documents until `archived` is told of it.
+    A published job is passed on with its documents, again and again, until `mark_archived` is called with it.
     """
 
     def __init__(self, settings: BacklogSettings) -> None:
@@ -80,14 +116,14 @@ class Backlog:
         open_queue(settings.directory / QUEUE).close()
 
     def hold(self, is_urgent: bool) -> None:
-        """Hold the workers up, or let them go on."""
+        """Pause the workers while a curve is urgent, or let them continue."""
         self._is_held, self._held_s = is_urgent, time.monotonic()
         (self._urgency.begin if is_urgent else self._urgency.end)()
 
     def ask(self, result: Result, run: RunContext, reconstruction_uid: str) -> None:
-        """Ask for the refinements of a reconstruction that is published; the request is on disk when this returns.
+        """Request the refinements of a published reconstruction; the request is on disk when this returns.
 
-        Neither a full disk nor a locked queue holds the caller up: `run` puts the request into the queue later.
+        The caller waits neither for a full disk nor for a locked queue: `run` puts the request into the queue later.
         """
         if result.phased is None:
             return
@@ -96,7 +132,9 @@ class Backlog:
         try:
             self._write(spec, result.phased)
         except OSError as error:
-            logger.warning("refinement of run %s: asked for again when the disk takes it: %s", run.uid[:8], error)
+            logger.warning(
+                "refinement of run %s: the request is kept in memory until the disk takes it: %s", run.uid[:8], error
+            )
             self._unwritten.append((spec, result.phased))
 
     def _write(self, spec: JobSpec, phased: PhasedVolume) -> None:
@@ -105,7 +143,7 @@ class Backlog:
             part.write_text(spec.model_dump_json())
 
     def enqueue_requests(self, queue: Queue) -> None:
-        """Put what was asked for into the queue; the file of a request goes when its jobs are there."""
+        """Put all requests into the queue; the file of a request is deleted when its jobs are in the queue."""
         for _ in range(len(self._unwritten)):
             spec, phased = self._unwritten.popleft()
             try:
@@ -117,19 +155,19 @@ class Backlog:
             try:
                 spec = JobSpec.model_validate_json(path.read_text())
             except ValueError:
-                logger.exception("%s is no request for a refinement; it is kept as %s", path, set_aside(path))
+                logger.exception("%s: expected a request for a refinement; it is kept as %s", path, set_aside(path))
                 continue
             for method in self._settings.methods:
                 queue.enqueue(spec.key(method), method, spec.model_dump(mode="json"), spec.input)
             path.unlink()
 
     def state(self) -> dict[str, Any]:
-        """Jobs by state, and what is being refined now."""
+        """Return the number of jobs in each state, and the refinement at work, for the operators' pages."""
         try:
             with self._queue(STATE_PATIENCE_S) as queue:
                 leased, counts = queue.jobs("leased"), queue.counts()
         except (sqlite3.Error, OSError) as error:
-            return {"queue": {}, "refinement": f"the queue is in trouble: {error}"}
+            return {"queue": {}, "refinement": f"the queue cannot be read: {error}"}
         current = None
         if leased:
             spec = leased[0].spec
@@ -137,9 +175,10 @@ class Backlog:
         return {"queue": counts, "refinement": current}
 
     def run(self, is_stopped: Callable[[], bool], hand_on: Callable[[Job, list[Document]], None]) -> None:
-        """Keep a worker while there is work, note what is heard on the bus, hand on what is published.
+        """Keep a worker while there is work, note received documents, and pass on published jobs, until stopped.
 
-        Trouble here, a full disk say, is logged and tried again: it must not end the live path.
+        An error, for example on a full disk, is logged and tried again; it must not end the live path.
+        ``hand_on`` takes a published job and its documents.
         """
         worker = _WorkerProcess(self._settings)
         with zmq.Context() as context, bus.listen(context, self._settings.subscribe) as socket:
@@ -148,7 +187,7 @@ class Backlog:
                     with self._queue() as queue:
                         self._attend(queue, socket, worker, is_stopped, hand_on)
                 except Exception:
-                    logger.exception("the refinement queue is in trouble; trying again in %.0f s", RETRY_S)
+                    logger.exception("the refinement queue cannot be used; next attempt in %.0f s", RETRY_S)
                     _sleep(RETRY_S, is_stopped)
         worker.stop()
 
@@ -172,21 +211,21 @@ class Backlog:
                     hand_on(job, documents)
 
     def mark_archived(self, job: Job) -> None:
-        """The slower sinks have a job's documents."""
+        """Note that the archives have the documents of a job."""
         with self._queue() as queue:
             queue.mark_archived(job)
 
     def close(self) -> None:
-        """Let go of the locks."""
+        """Release the locks."""
         self._urgency.close()
 
     def _queue(self, patience_s: float = PATIENCE_S) -> contextlib.closing[Queue]:
-        """Open a connection for one use: the service's threads share none."""
+        """Return a connection for one use: the threads of the service share no connection."""
         return contextlib.closing(Queue(self._settings.directory / QUEUE, patience_s=patience_s))
 
 
 class _WorkerProcess:
-    """The one worker that a service keeps; one that fails by itself is started again ever more rarely."""
+    """The worker process of a service; if it fails repeatedly, the pause before the next start doubles."""
 
     def __init__(self, settings: BacklogSettings) -> None:
         self._settings = settings
@@ -195,13 +234,13 @@ class _WorkerProcess:
         self._pause_s = RESTART_S
 
     def keep(self, has_work: bool, *, is_held: bool) -> None:
-        """Start the worker if there is work for it and it does not run; kill one that hangs.
+        """Start the worker if there is work and it does not run; kill a worker that hangs.
 
-        ``is_held``: the live path holds the workers up, or did until a moment ago, so that silence means nothing.
+        ``is_held``: the live path pauses the workers, or did a moment ago, so that a heartbeat may be missing.
         """
         if self._process is not None and self._process.poll() is None:
             if not is_held and self._hangs(self._process):
-                logger.warning("the worker has given no sign of life for %.0f s: it is killed", HANG_TIMEOUT_S)
+                logger.warning("the worker has had no heartbeat for %.0f s: it is killed", HANG_TIMEOUT_S)
                 self._process.kill()
                 self._process.wait()
             return
@@ -217,16 +256,16 @@ class _WorkerProcess:
             self._process, self._started_s = self._start(), now
 
     def _hangs(self, process: Popen[bytes]) -> bool:
-        """Whether the worker's sign of life, or its start, is long ago."""
-        sign = heartbeat_file(self._settings.directory, process.pid)
+        """Whether the last heartbeat of the worker, or its start, is longer ago than `HANG_TIMEOUT_S`."""
+        heartbeat = heartbeat_file(self._settings.directory, process.pid)
         try:
-            age_s = time.time() - sign.stat().st_mtime
+            age_s = time.time() - heartbeat.stat().st_mtime
         except OSError:
-            return time.monotonic() - self._started_s > 2 * HANG_TIMEOUT_S  # not even begun
+            return time.monotonic() - self._started_s > 2 * HANG_TIMEOUT_S  # no heartbeat yet
         return min(age_s, time.monotonic() - self._started_s) > HANG_TIMEOUT_S
 
     def stop(self) -> None:
-        """End the worker, politely at first."""
+        """End the worker: SIGTERM, after `STOP_S` SIGKILL."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()

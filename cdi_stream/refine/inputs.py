@@ -1,4 +1,4 @@
-"""What a refinement starts from, on disk: the measured volume and the crystal that the live path left there."""
+"""Input file of a refinement: the measured volume and the crystal of the live path."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume, Verdict, 
 from cdi_stream.metrics import Metrics
 
 INPUTS = "jobs"
-"""Folder of the input files, beside the results."""
+"""Folder of the input files, in the results folder."""
 
 _VOLUME = ("counts", "valid_pixels", "expected_scale")
 _CRYSTAL = ("density", "support")
 
 
 def write_input(path: Path, phased: PhasedVolume) -> None:
-    """Write volume and crystal; the file has its name only when it is whole and on disk."""
+    """Write volume and crystal; the file has its name only when it is complete and on disk."""
     volume, crystal = phased.volume, phased.crystal
     with atomic_write(path) as part, h5py.File(part, "w") as file:
         for names, holder in ((_VOLUME, volume), (_CRYSTAL, crystal)):
@@ -41,12 +41,12 @@ def write_input(path: Path, phased: PhasedVolume) -> None:
 
 
 def read_input(path: Path) -> PhasedVolume:
-    """Read what `write_input` wrote.
+    """Return volume and crystal of a file from `write_input`.
 
     Raises
     ------
     RecordingError
-        If the file is gone or is no such file.
+        If the file does not exist or has other content.
     """
     try:
         with h5py.File(path, "r") as file:

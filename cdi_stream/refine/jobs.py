@@ -1,4 +1,4 @@
-"""A refinement as a job: what of a reconstruction it has to know, and the documents that come of it."""
+"""Refinement job: its description, its work, and the documents of its result."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from cdi_stream.metrics import RefinementMetrics
 from cdi_stream.refine.queue import Document
 
 STREAM = "refinement"
+"""Name of the stream, and of the stage, of a refinement."""
 
 
 class JobSpec(BaseModel):
-    """What a job carries beside its input file; texts and numbers only."""
+    """Description of a job, without its input file: texts and numbers about run, curve, settings and provenance."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,13 +49,13 @@ class JobSpec(BaseModel):
     start_r_p: float
 
     def key(self, method: str) -> str:
-        """Uid of the run that the job publishes: the same for the same curve, method and settings."""
+        """Return the uid of the run that the job publishes: the same for the same curve, method and settings."""
         made_by = (self.provenance["config_sha256"], method, self.settings.model_dump_json())
         return derived_uid(self.raw_uid, STREAM, f"curve {self.curve_index}", *made_by)
 
     @property
     def input(self) -> str:
-        """Name of the file with the volume and the crystal to start from; the methods share it."""
+        """Name of the input file, which all methods share."""
         return f"{self.reconstruction_uid}_{self.curve_index:04d}.h5"
 
 
@@ -66,7 +67,7 @@ def spec_of(
     settings: MethodSettings,
     lab_shape: Shape,
 ) -> JobSpec:
-    """Describe what to refine of a reconstruction that has a crystal."""
+    """Return the description of the jobs that refine a reconstruction; ``result`` must have a crystal."""
     assert result.phased is not None
     metrics = result.phased.crystal.metrics
     return JobSpec(
@@ -98,7 +99,10 @@ def run_job(
     wait_turn: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """Do the work of a job; the result is in lab coordinates."""
+    """Refine the crystal of a job with ``method``; return the result in lab coordinates.
+
+    ``wait_turn`` is called before each step; ``clock`` is monotonic time [s].
+    """
     begin_s = clock()
     refined_crystal, schedule = refine(method, replace(phased, doubts=()), spec.settings, wait_turn)
     crystal = crystal_in_lab(refined_crystal, spec.lab_shape)
@@ -122,8 +126,8 @@ def run_job(
 
 
 def documents_of(spec: JobSpec, method: str, result: Result, directory: Path) -> list[Document]:
-    """Write the result's file, and compose the whole refinement run from start to stop."""
-    found: list[Document] = []
+    """Write the file of a result; return the documents of its run, from start to stop document."""
+    documents: list[Document] = []
     identity = Identity(uid=spec.key(method), stage=STREAM, parents=(spec.reconstruction_uid,))
     publisher = RunPublisher(
         RunContext(
@@ -138,9 +142,9 @@ def documents_of(spec: JobSpec, method: str, result: Result, directory: Path) ->
         Provenance(**spec.provenance),
         {STREAM: spec.lab_shape},
         directory,
-        lambda name, doc: found.append((name, to_plain(doc))),
+        lambda name, doc: documents.append((name, to_plain(doc))),
         identity,
     )
     publisher.result(result)
     publisher.close()
-    return found
+    return documents

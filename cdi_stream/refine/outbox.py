@@ -1,8 +1,9 @@
-"""From computed to published: documents go out on the bus and count as published once they are heard there.
+"""Outbox: sends the documents of computed jobs to the bus; they count as published when they are received there.
 
-0MQ's publishers are told nothing of what becomes of a message.  So a *monitor* listens at the other end of the proxy
-and notes in the queue what it hears.  The service runs one too: if a worker is killed between sending a document and
-hearing it, the service has heard it, and the next worker does not send it again.
+A 0MQ publisher does not learn whether a message arrives.  A *delivery monitor* therefore receives the documents on the
+other side of the proxy and notes them in the queue.  The service has a delivery monitor too: if a worker is killed
+after it sent a document and before it received it, the service has received it, and the next worker does not send it
+again.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from cdi_stream.refine.queue import Job, Queue
 logger = logging.getLogger(__name__)
 
 RESEND_AFTER_S = 5.0
-"""A document that nobody heard for so long is sent again, later."""
+"""Time [s] after which a document that was not received counts as lost; it is sent again later."""
 
 
 class DeliveryMonitor:
-    """Notes in the queue which of its documents are heard on the bus."""
+    """Receives documents on the bus, and notes those of the queue as delivered.
+
+    ``socket`` comes from `bus.listen`, ``read`` from `bus.reader`.
+    """
 
     def __init__(self, socket: zmq.Socket[bytes], queue: Queue, prefix: str, read: Callable[[bytes], Any]) -> None:
         self._socket = socket
@@ -34,14 +38,28 @@ class DeliveryMonitor:
         self._read = read
 
     def listen(self, timeout_ms: int) -> None:
-        """Note what has come, or comes within the time."""
+        """Note the documents that have come, or come within ``timeout_ms`` [ms]."""
         for _, doc in bus.receive(self._socket, self._prefix, self._read, timeout_ms):
             if isinstance(uid := doc.get("uid"), str):
                 self._queue.mark_heard(uid)
 
 
 class Outbox:
-    """Sends the documents of computed jobs, in order, those that were heard never again."""
+    """Sends the documents of computed jobs in order; a document that was received is never sent again.
+
+    Parameters
+    ----------
+    queue
+        Queue with the computed jobs.
+    sink
+        Sink that publishes to the bus.
+    monitor
+        Notes the documents that arrive.
+    on_done
+        Called with each job whose documents have all arrived.
+    clock
+        Monotonic time [s].
+    """
 
     def __init__(
         self,
@@ -58,14 +76,14 @@ class Outbox:
         self._clock = clock
 
     def send(self, owner: str, is_stopped: Callable[[], bool]) -> None:
-        """Send all that this owner has to send, each document when the one before was heard.
+        """Send the documents of all computed jobs of ``owner``, each after the one before has arrived.
 
-        Returns when all is heard, or nobody seems to listen.
+        Ends when all have arrived, when one does not arrive, or when stopped.
         """
         self._monitor.listen(0)
         for job in self._queue.jobs_to_send(owner):
             if not all(self._is_heard(job, name, doc) for name, doc in self._queue.documents_to_send(job)):
-                logger.warning("refinement %d: its documents are not heard on the bus; is the proxy up?", job.id)
+                logger.warning("refinement %d: its documents do not arrive on the bus: is the proxy running?", job.id)
                 return
             self._queue.finish(job)
             self._on_done(job)
@@ -73,7 +91,7 @@ class Outbox:
                 return
 
     def _is_heard(self, job: Job, name: str, doc: Mapping[str, Any]) -> bool:
-        """Send one document, and listen until it comes back."""
+        """Send one document; false if it does not arrive within `RESEND_AFTER_S`."""
         self._sink(name, doc)
         give_up_s = self._clock() + RESEND_AFTER_S
         while self._clock() < give_up_s:

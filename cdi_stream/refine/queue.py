@@ -1,8 +1,9 @@
-"""The durable queue of refinements: one SQLite file, written through to disk before anything is said to be so.
+"""Durable queue of refinements: one SQLite file; each change is on disk before its method returns.
 
-A job is ``ready``, then ``leased`` by a worker, then ``computed``: its documents lie beside it and go out one by one,
-each marked when it has been heard on the bus.  When all have been heard it is ``done``; it may also be ``failed`` or
-``cancelled``.  So a process killed anywhere loses no job, and sends no document twice that was heard.
+A job is ``ready``, then ``leased`` by a worker, then ``computed``: its documents are in the queue and are sent one by
+one, each marked when it has arrived on the bus.  When all have arrived, the job is ``done``.  A job may also be
+``failed`` or ``cancelled``.  A process that is killed at any moment loses no job, and sends no document again that has
+arrived.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ from cdi_stream.disk.aside import set_aside
 logger = logging.getLogger(__name__)
 
 VERSION = 1
+"""Version of the tables; a file of another version is put aside."""
+
 QUEUE = "queue.sqlite3"
-"""Name of the file, beside the results."""
+"""Name of the file in the results folder."""
 
 PATIENCE_S = 30.0
+"""Time [s] to wait for another process that has locked the file."""
+
 _WAL_TRIES, _WAL_AGAIN_S = 100, 0.01
 
 STATES = ("ready", "leased", "computed", "done", "failed", "cancelled")
+"""States of a job."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -47,13 +53,37 @@ CREATE INDEX IF NOT EXISTS documents_by_uid ON documents (uid);
 """
 
 Document = tuple[str, dict[str, Any]]
+"""Name and content of a Bluesky document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One refinement to do: ``key`` is the uid of the run it will publish, ``input`` the name of its file.
+    """One refinement in the queue.
 
-    ``spec`` is the rest of what it needs, as plain values.
+    Parameters
+    ----------
+    id
+        Number of the job.
+    key
+        Uid of the run that the job publishes.
+    method
+        Method of the refinement.
+    spec
+        Description of the job as plain values.
+    input
+        Name of the input file.
+    state
+        One of `STATES`.
+    priority
+        Jobs of higher priority are taken first.
+    created_s
+        Time at which the job was added [s since the epoch].
+    attempts
+        Number of workers that have taken the job.
+    owner
+        Worker that has leased the job, or has to send its documents.
+    error
+        Reason why the job failed.
     """
 
     id: int
@@ -70,10 +100,10 @@ class Job:
 
 
 class Queue:
-    """One connection to the queue; each thread and each process opens its own.
+    """Connection to the queue; each thread and each process opens its own connection.
 
-    ``now`` gives seconds since the epoch, which several processes share.  Whoever holds the file locked is waited for
-    for ``patience_s``.
+    ``now`` gives seconds since the epoch, the same in all processes.  ``patience_s`` is the time [s] to wait for
+    another process that has locked the file.
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time, patience_s: float = PATIENCE_S) -> None:
@@ -86,25 +116,25 @@ class Queue:
             self._create()
 
     def _create(self) -> None:
-        """Make the tables, unless another process has done so at the same moment."""
+        """Create the tables, unless another process creates them at the same moment."""
         for _ in range(_WAL_TRIES):
-            with contextlib.suppress(sqlite3.OperationalError):  # two at once are locked out whatever the time-out
+            with contextlib.suppress(sqlite3.OperationalError):  # of two at once one fails despite the timeout
                 self._db.execute("PRAGMA journal_mode = WAL")
                 break
             time.sleep(_WAL_AGAIN_S)
         self._db.execute("BEGIN IMMEDIATE")
-        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
         is_new = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
         if is_new:
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
         self._db.execute("COMMIT")
-        if not is_new and found != VERSION:
-            raise sqlite3.DatabaseError(f"expected a queue of version {VERSION}, got {found}")
+        if not is_new and version != VERSION:
+            raise sqlite3.DatabaseError(f"expected a queue of version {VERSION}, got version {version}")
 
     def enqueue(self, key: str, method: str, spec: Mapping[str, Any], input: str, priority: int = 0) -> bool:
-        """Add a job; False if it is there already."""
+        """Add a job; false if the queue has a job of the same key."""
         values = (key, method, json.dumps(spec), input, priority, self._now())
         added = self._db.execute(
             "INSERT OR IGNORE INTO jobs (key, method, spec, input, priority, created_s) VALUES (?, ?, ?, ?, ?, ?)",
@@ -113,7 +143,10 @@ class Queue:
         return added.rowcount == 1
 
     def lease(self, owner: str, lease_s: float) -> Job | None:
-        """Take the next job: highest priority, then oldest; those whose lease has run out come back."""
+        """Return the next job, now leased by ``owner`` for ``lease_s`` [s]; None if no job is ready.
+
+        Jobs of higher priority come first, then older jobs.  A job whose lease has expired counts as ready.
+        """
         now = self._now()
         rows = self._db.execute(
             "UPDATE jobs SET state = 'leased', owner = ?, lease_until_s = ?, attempts = attempts + 1 WHERE id = ("
@@ -124,11 +157,11 @@ class Queue:
         return _job(rows[0]) if rows else None
 
     def renew(self, job: Job, owner: str, lease_s: float) -> bool:
-        """Keep a lease alive; False if the job is no longer the owner's."""
+        """Extend a lease to ``lease_s`` [s] from now; false if ``owner`` has lost the job."""
         return self._mine("lease_until_s = ?", (self._now() + lease_s,), job, owner)
 
     def complete(self, job: Job, owner: str, documents: Iterable[Document]) -> bool:
-        """Store the documents of a finished job; False, and nothing stored, if it is no longer the owner's."""
+        """Store the documents of a finished job; if ``owner`` has lost the job, store nothing and return false."""
         rows = [(job.id, k, str(doc["uid"]), name, json.dumps(doc)) for k, (name, doc) in enumerate(documents)]
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -143,80 +176,80 @@ class Queue:
         return is_mine
 
     def give_back(self, job: Job, owner: str) -> None:
-        """Put a leased job back as if it had not been taken."""
+        """Make a leased job ready again; the attempt does not count."""
         self._mine("state = 'ready', owner = NULL, attempts = attempts - 1", (), job, owner)
 
     def fail(self, job: Job, owner: str, error: str) -> None:
-        """Note why a job cannot be done."""
+        """Mark a leased job as failed, with the reason."""
         self._mine("state = 'failed', error = ?", (error,), job, owner)
 
     def take_over(self, dead: str, owner: str) -> None:
-        """A worker has died: its jobs are ready again, its unsent documents are ``owner``'s to send."""
+        """Make the leased jobs of a dead worker ready again, and pass its documents to ``owner``."""
         self._db.execute("UPDATE jobs SET state = 'ready', owner = NULL WHERE state = 'leased' AND owner = ?", (dead,))
         self._db.execute("UPDATE jobs SET owner = ? WHERE state = 'computed' AND owner = ?", (owner, dead))
 
     def owners(self) -> set[str]:
-        """Workers that hold a lease or have documents to send."""
+        """Return the workers that have leased a job or have documents to send."""
         rows = self._db.execute("SELECT DISTINCT owner FROM jobs WHERE state IN ('leased', 'computed')")
         return {row["owner"] for row in rows}
 
     def jobs_to_send(self, owner: str) -> list[Job]:
-        """Jobs whose documents the owner has to send."""
+        """Return the computed jobs whose documents ``owner`` has to send."""
         rows = self._db.execute("SELECT * FROM jobs WHERE state = 'computed' AND owner = ? ORDER BY id", (owner,))
         return [_job(row) for row in rows]
 
     def documents_to_send(self, job: Job) -> list[Document]:
-        """Documents of a job that nobody has heard yet, in their order."""
+        """Return the documents of a job that have not arrived on the bus, in their order."""
         return self._documents(job.id, "AND is_heard = 0")
 
     def mark_heard(self, uid: str) -> None:
-        """Note that a document was heard on the bus; one that is not the queue's changes nothing."""
+        """Note that a document has arrived on the bus; other uids change nothing."""
         if self._db.execute("SELECT 1 FROM documents WHERE uid = ? AND is_heard = 0", (uid,)).fetchone():
             self._db.execute("UPDATE documents SET is_heard = 1 WHERE uid = ?", (uid,))
 
     def finish(self, job: Job) -> None:
-        """All documents of a computed job have been heard."""
+        """Mark a computed job as done: all its documents have arrived."""
         self._db.execute("UPDATE jobs SET state = 'done', owner = NULL WHERE id = ? AND state = 'computed'", (job.id,))
 
     def jobs_to_archive(self) -> list[tuple[Job, list[Document]]]:
-        """Published jobs whose documents the slower sinks have not got yet."""
+        """Return the done jobs, with their documents, that the archives do not have yet."""
         rows = self._db.execute("SELECT * FROM jobs WHERE state = 'done' AND is_archived = 0 ORDER BY id").fetchall()
         return [(_job(row), self._documents(row["id"], "")) for row in rows]
 
     def mark_archived(self, job: Job) -> None:
-        """The slower sinks have the documents too."""
+        """Note that the archives have the documents of a job."""
         self._db.execute("UPDATE jobs SET is_archived = 1 WHERE id = ?", (job.id,))
 
     def jobs(self, state: str | None = None) -> list[Job]:
-        """All jobs, or those of one state, oldest first."""
+        """Return all jobs, or those of one state, oldest first."""
         rows = self._db.execute("SELECT * FROM jobs WHERE ?1 IS NULL OR state = ?1 ORDER BY id", (state,))
         return [_job(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """Number of jobs in each state."""
+        """Return the number of jobs in each state."""
         rows = self._db.execute("SELECT state, COUNT(*) AS n FROM jobs GROUP BY state")
         return dict.fromkeys(STATES, 0) | {row["state"]: row["n"] for row in rows}
 
     def has_work(self) -> bool:
-        """Whether a worker would find something to do."""
+        """Whether there is a job to compute or a document to send."""
         return bool(self._db.execute("SELECT 1 FROM jobs WHERE state IN ('ready', 'leased', 'computed')").fetchone())
 
     def needs_input(self, name: str) -> bool:
-        """Whether a job that is not published may start from this file."""
+        """Whether an unfinished job uses the input file ``name``."""
         states = "('ready', 'leased', 'failed', 'cancelled')"
-        row = self._db.execute(f"SELECT 1 FROM jobs WHERE input = ? AND state IN {states}", (name,))  # noqa: S608 - ours
+        row = self._db.execute(f"SELECT 1 FROM jobs WHERE input = ? AND state IN {states}", (name,))  # noqa: S608 - constant text
         return row.fetchone() is not None
 
     def retry(self, job_id: int) -> bool:
-        """Make a failed or cancelled job ready again."""
+        """Make a failed or cancelled job ready again; false for any other job."""
         return self._set(job_id, "state = 'ready', attempts = 0, error = NULL", "'failed', 'cancelled'")
 
     def cancel(self, job_id: int) -> bool:
-        """Take a job out that no worker has begun."""
+        """Cancel a ready or failed job; false for any other job."""
         return self._set(job_id, "state = 'cancelled'", "'ready', 'failed'")
 
     def prioritise(self, job_id: int, priority: int) -> bool:
-        """Put a waiting job before those of lower priority."""
+        """Set the priority of a ready job; false for any other job."""
         changed = self._db.execute("UPDATE jobs SET priority = ? WHERE id = ? AND state = 'ready'", (priority, job_id))
         return changed.rowcount == 1
 
@@ -226,21 +259,21 @@ class Queue:
 
     def _documents(self, job_id: int, condition: str) -> list[Document]:
         rows = self._db.execute(
-            f"SELECT name, doc FROM documents WHERE job_id = ? {condition} ORDER BY seq",  # noqa: S608 - ours
+            f"SELECT name, doc FROM documents WHERE job_id = ? {condition} ORDER BY seq",  # noqa: S608 - constant text
             (job_id,),
         )
         return [(row["name"], json.loads(row["doc"])) for row in rows]
 
     def _mine(self, change: str, values: tuple[Any, ...], job: Job, owner: str) -> bool:
         changed = self._db.execute(
-            f"UPDATE jobs SET {change} WHERE id = ? AND state = 'leased' AND owner = ?",  # noqa: S608 - ours
+            f"UPDATE jobs SET {change} WHERE id = ? AND state = 'leased' AND owner = ?",  # noqa: S608 - constant text
             (*values, job.id, owner),
         )
         return changed.rowcount == 1
 
     def _set(self, job_id: int, change: str, states: str) -> bool:
         changed = self._db.execute(
-            f"UPDATE jobs SET {change} WHERE id = ? AND state IN ({states})",  # noqa: S608 - ours
+            f"UPDATE jobs SET {change} WHERE id = ? AND state IN ({states})",  # noqa: S608 - constant text
             (job_id,),
         )
         return changed.rowcount == 1
@@ -252,11 +285,11 @@ def _job(row: sqlite3.Row) -> Job:
 
 
 def open_queue(path: Path) -> Queue:
-    """Open a queue for good; a file that is none, or of another version, is put aside, not obeyed."""
+    """Return a connection to a queue; a file that is no queue, or has another version, is put aside."""
     try:
         return Queue(path)
-    except sqlite3.OperationalError:  # locked, or the disk is full: nothing is wrong with the file
+    except sqlite3.OperationalError:  # locked, or a full disk: the file itself is good
         raise
     except sqlite3.DatabaseError:
-        logger.exception("%s cannot be used; it is kept as %s and a new queue is begun", path, set_aside(path))
+        logger.exception("%s cannot be used; it is kept as %s and replaced by a new queue", path, set_aside(path))
         return Queue(path)

@@ -1,7 +1,7 @@
-"""Whose turn it is: locks on files, which the system frees when their holder dies, however it dies.
+"""Turns between service and workers: locks on files, which the system releases when a process ends or is killed.
 
-The service holds ``urgent.lock`` from a complete curve to its document, and workers stand still between two steps for
-as long.  Each worker holds the lock of a slot, so that others can tell a dead one's jobs from a living one's.
+The service holds ``urgent.lock`` from a complete curve to its document; meanwhile the workers pause between two steps.
+Each worker holds the lock of its slot, so that the jobs of a dead worker can be recognised.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 MAX_SLOTS = 64
+"""Largest number of workers on one results folder."""
+
 _LOOK_AGAIN_S = 0.005
 _TRIES, _TRY_AGAIN_S = 10, 0.0005
 
 
 def heartbeat_file(directory: Path, pid: int) -> Path:
-    """Return the file that a worker touches as long as it gets on; its time tells one that hangs."""
+    """Return the heartbeat of a worker: a file that it touches while it makes progress."""
     return directory / f"worker-{pid}.alive"
 
 
 class WorkerStopped(Exception):  # noqa: N818 - no error, but the end of the work
-    """A worker was told to stop in the middle of a job."""
+    """A worker is to stop in the middle of a job."""
 
 
 class UrgentLock:
-    """The service's side: `begin` holds all workers up, `end` lets them go on; neither waits noticeably.
+    """The lock of the service: `begin` pauses all workers, `end` lets them continue; neither takes more than 5 ms.
 
-    A worker that is frozen in the moment of looking keeps the lock; the live path does without it then.
+    A worker that is suspended while it tests the lock keeps it; the live path then goes on without the lock.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -38,23 +40,26 @@ class UrgentLock:
         self._handle = _open(directory / "urgent.lock")
 
     def begin(self) -> None:
-        """Hold the workers up; a second time changes nothing."""
+        """Pause the workers; a second call changes nothing."""
         for _ in range(_TRIES):
             if _try_lock(self._handle, fcntl.LOCK_EX):
                 return
             time.sleep(_TRY_AGAIN_S)
 
     def end(self) -> None:
-        """Let the workers go on."""
+        """Let the workers continue."""
         fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let go for good."""
+        """Release the lock and close its file."""
         os.close(self._handle)
 
 
 class Turn:
-    """A worker's side: `wait` returns when nothing is urgent, and raises `WorkerStopped` when told to stop."""
+    """The lock seen by a worker: `wait` returns when no curve is urgent.
+
+    ``is_stopped`` tells whether the worker is to end; ``sleep`` waits for a time [s].
+    """
 
     def __init__(
         self, directory: Path, is_stopped: Callable[[], bool], sleep: Callable[[float], None] = time.sleep
@@ -64,7 +69,13 @@ class Turn:
         self._sleep = sleep
 
     def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Wait for one's turn, calling ``meanwhile`` now and then; to be called before each step."""
+        """Wait until no curve is urgent; call this before each step.  ``meanwhile`` is called during the wait.
+
+        Raises
+        ------
+        WorkerStopped
+            If the worker is to end.
+        """
         while not self._is_stopped():
             meanwhile()
             if _try_lock(self._handle, fcntl.LOCK_SH):
@@ -74,13 +85,13 @@ class Turn:
         raise WorkerStopped
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file of the lock."""
         os.close(self._handle)
 
 
 @contextlib.contextmanager
 def slot(directory: Path) -> Iterator[str]:
-    """Take the first free slot for a worker; yields its name, an owner of leases.
+    """Yield the name of the first free slot, locked for a worker; the name is the owner of its leases.
 
     Raises
     ------
@@ -96,12 +107,12 @@ def slot(directory: Path) -> Iterator[str]:
                 os.close(handle)
             return
         os.close(handle)
-    raise OSError(f"{MAX_SLOTS} workers run on {directory} already")
+    raise OSError(f"expected fewer than {MAX_SLOTS} workers on {directory}; end some of them, or use another folder")
 
 
 @contextlib.contextmanager
 def orphan_lock(directory: Path, owner: str) -> Iterator[bool]:
-    """Whether no process holds a worker's slot; if so, none can take it in the meantime."""
+    """Yield whether no process holds the slot of a worker; no process can take the slot within this context."""
     handle = _open(directory / f"{owner}.lock")
     try:
         yield _try_lock(handle, fcntl.LOCK_EX)

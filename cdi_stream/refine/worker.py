@@ -1,4 +1,4 @@
-"""The worker: one process behind the live path, niced and with few threads, that takes jobs and publishes results."""
+"""Worker: a process of low priority and few threads that computes refinement jobs and publishes their results."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from cdi_stream.refine.turn import Turn, WorkerStopped, heartbeat_file, orphan_l
 logger = logging.getLogger(__name__)
 
 LEASE_S = 120.0
+"""Time [s] for which a worker leases a job; the worker extends the lease while it works."""
+
 MAX_ATTEMPTS = 3
-"""A job that took so many workers with it is not given to another."""
+"""Number of workers that may die or hang over a job; after that the job fails."""
 
 REST_S = 60.0
-"""After trouble with the disk."""
+"""Time [s] that a worker takes no job after an error of the disk."""
 
 _RENEW_S = LEASE_S / 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """Where the queue and the bus are, and how much of the machine may be used."""
+    """Folder of the queue, document bus, and number of threads."""
 
     directory: Path
     subscribe: str
@@ -46,7 +48,19 @@ class WorkerSettings:
 
 
 class Worker:
-    """Takes jobs one after another until stopped."""
+    """Computes jobs one after another.
+
+    Parameters
+    ----------
+    directory
+        Folder of the results and the input files.
+    owner
+        Name of the worker's slot.
+    queue, outbox, turn
+        Jobs, way to the bus, and pauses for the live path.
+    is_stopped
+        Tells whether to end.
+    """
 
     def __init__(
         self, directory: Path, owner: str, queue: Queue, outbox: Outbox, turn: Turn, is_stopped: Callable[[], bool]
@@ -59,12 +73,12 @@ class Worker:
         self._is_stopped = is_stopped
         self._renewed_s = 0.0
         self._rest_until_s = 0.0
-        self._signed_s = 0.0
-        self._sign = heartbeat_file(directory, os.getpid())
+        self._heartbeat_s = 0.0
+        self._heartbeat = heartbeat_file(directory, os.getpid())
 
     def step(self) -> bool:
-        """Send what is computed, then do one job; False if there was none."""
-        self._live()
+        """Send the documents of computed jobs, then compute one job; false if no job was ready."""
+        self._beat()
         self._reclaim_orphaned_jobs()
         self._outbox.send(self._owner, self._is_stopped)
         is_resting = self._is_stopped() or time.monotonic() < self._rest_until_s
@@ -76,21 +90,21 @@ class Worker:
         except WorkerStopped:
             self._queue.give_back(job, self._owner)
         except OSError:
-            logger.exception("refinement %d: given back; is the disk full?", job.id)
+            logger.exception("refinement %d: put back into the queue; is the disk full?", job.id)
             self._queue.give_back(job, self._owner)
             self._rest_until_s = time.monotonic() + REST_S
         except CdiStreamError as error:
             self._queue.fail(job, self._owner, str(error))
         except Exception as error:
             logger.exception("refinement %d failed", job.id)
-            self._queue.fail(job, self._owner, f"our fault: {error!r}; please report it with the worker's log")
+            self._queue.fail(job, self._owner, f"error of the program: {error!r}; please report it with worker.log")
         return True
 
     def _do(self, job: Job) -> None:
         if job.attempts > MAX_ATTEMPTS:
             raise CdiStreamError(
-                f"set aside: {MAX_ATTEMPTS} workers died or hung over this job; is there enough memory? see "
-                "worker.log, then 'cdi-stream queue retry'"
+                f"{MAX_ATTEMPTS} workers died or hung over this job; is there enough memory? see worker.log, then use "
+                "'cdi-stream queue retry'"
             )
         begin_s = self._renewed_s = time.monotonic()
         spec = JobSpec.model_validate(job.spec)
@@ -109,28 +123,29 @@ class Worker:
         self._outbox.send(self._owner, self._is_stopped)
 
     def _wait(self, job: Job) -> None:
-        """Wait for one's turn before each step, keeping the lease alive; a lost lease ends the work."""
+        """Wait for the live path before each step, and extend the lease; a lost lease raises `WorkerStopped`."""
         self._turn.wait(lambda: self._renew(job))
 
-    def _live(self) -> None:
-        """Give a sign of life, once a second."""
-        if time.monotonic() - self._signed_s > 1.0:
-            self._signed_s = time.monotonic()
+    def _beat(self) -> None:
+        """Touch the heartbeat, at most once a second."""
+        if time.monotonic() - self._heartbeat_s > 1.0:
+            self._heartbeat_s = time.monotonic()
             with contextlib.suppress(OSError):
-                self._sign.touch()
+                self._heartbeat.touch()
 
     def close(self) -> None:
-        """Take the sign of life away."""
-        self._sign.unlink(missing_ok=True)
+        """Delete the heartbeat."""
+        self._heartbeat.unlink(missing_ok=True)
 
     def _renew(self, job: Job) -> None:
-        self._live()
+        self._beat()
         if time.monotonic() - self._renewed_s > _RENEW_S:
             self._renewed_s = time.monotonic()
             if not self._queue.renew(job, self._owner, LEASE_S):
                 raise WorkerStopped
 
     def _reclaim_orphaned_jobs(self) -> None:
+        """Take over the jobs and documents of workers that have died."""
         for owner in self._queue.owners() - {self._owner}:
             with orphan_lock(self._directory, owner) as is_orphaned:
                 if is_orphaned:
@@ -138,7 +153,7 @@ class Worker:
 
 
 def run_worker(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool], *, ends_when_idle: bool) -> None:
-    """Work until stopped, or until there is nothing left if ``ends_when_idle``."""
+    """Compute jobs until stopped; with ``ends_when_idle`` until no job is left."""
     lower_priority(settings.threads)
     with _open(settings, sink, is_stopped) as (worker, monitor):
         while not is_stopped():
@@ -150,7 +165,7 @@ def run_worker(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bo
 
 
 def lower_priority(threads: int) -> None:
-    """Leave the machine to others: few threads, and idle scheduling where the system has it."""
+    """Limit this process to ``threads`` threads, and to idle CPU time where the system supports that."""
     torch.set_num_threads(threads)
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(PermissionError):
@@ -169,7 +184,7 @@ def _open(
         queue = stack.enter_context(contextlib.closing(Queue(settings.directory / QUEUE)))
         turn = stack.enter_context(contextlib.closing(Turn(settings.directory, is_stopped)))
         owner = stack.enter_context(slot(settings.directory))
-        queue.take_over(owner, owner)  # what the last worker of this slot left
+        queue.take_over(owner, owner)  # jobs of the last worker in this slot
         monitor = DeliveryMonitor(socket, queue, settings.prefix, bus.reader(settings.serializer))
         outbox = Outbox(queue, sink, monitor, lambda job: clean_up(queue, job, settings.directory))
         worker = Worker(settings.directory, owner, queue, outbox, turn, is_stopped)
@@ -178,6 +193,6 @@ def _open(
 
 
 def clean_up(queue: Queue, job: Job, directory: Path) -> None:
-    """Remove the input of a published job, unless another job needs it still."""
+    """Delete the input file of a published job, unless another job needs it."""
     if not queue.needs_input(job.input):
         (directory / INPUTS / job.input).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""A recorded scan goes through a simulated beamline and the service."""
+"""Replay a recorded scan through a simulated beamline and the live service."""

@@ -1,4 +1,4 @@
-"""Configuration of a replay: endpoints and folders of its own, settings from the scan or from a given configuration."""
+"""Make the configuration of a replay: its own endpoints and folders, and the settings of a scan or a configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNKNOWN_BEAMLINE = {
     "row_direction": "y-",
     "col_direction": "x+",
 }
-"""For recordings that do not say where they come from: frames can be played, but not placed."""
+"""Beamline of a recording that names none; its frames can be replayed, but have no angles."""
 
 PLACES: dict[str, bool | set[str]] = {
     "detector": {"endpoint"},
@@ -31,13 +31,17 @@ PLACES: dict[str, bool | set[str]] = {
     "feed": True,
     "dashboard": True,
 }
-"""Sections and keys of a configuration that say where a service listens, writes and shows, and what runs behind it.
+"""Sections and keys of a configuration that a replay replaces: endpoints, folders, refinement and pages.
 
-A replay takes none of them from a given configuration; all other keys are settings, and it takes those."""
+A replay takes all other keys from a given configuration.
+"""
 
 
 def example_config(scan: RecordedScan, directory: Path) -> str:
-    """Return the configuration of a replay that is told nothing: what the scan knows, and places of its own."""
+    """Return the configuration (TOML) of a replay without a given configuration, from what the scan has on record.
+
+    All files of the replay lie in ``directory``.
+    """
     detector: dict[str, Any] = {}
     if scan.white_field is not None:
         white_field = directory.resolve() / "white_field.npy"
@@ -54,11 +58,19 @@ def example_config(scan: RecordedScan, directory: Path) -> str:
 
 
 def own_config(config: Config, directory: Path, *, is_refining: bool = False) -> str:
-    """Return a configuration with the settings of ``config`` and the places of a replay.
+    """Return the configuration (TOML) of a replay with the settings of a given configuration.
 
-    Endpoints are free loopback ports and all files lie in ``directory``: a service that runs with ``config``
-    receives nothing of the replay.  A Tiled server of the replay's own stands for any that ``config`` names.
-    ``is_refining`` keeps the section ``refine``, which a replay does without.
+    A service that runs with ``config`` receives nothing of the replay.
+
+    Parameters
+    ----------
+    config
+        Configuration whose settings are used.  Its endpoints are replaced by free ports of this machine, its Tiled
+        server by one of the replay.
+    directory
+        Folder for all files of the replay.
+    is_refining
+        Whether the section ``refine`` is kept; else the replay does not refine.
     """
     settings = config.model_dump(mode="json", exclude=PLACES, exclude_unset=True, exclude_none=True)  # type: ignore[arg-type]
     if is_refining:
@@ -81,7 +93,7 @@ def _with_own_places(settings: Mapping[str, Any], directory: Path) -> dict[str, 
 
 
 def to_toml(config: Mapping[str, Any]) -> str:
-    """Write a configuration as TOML: numbers and switches first, then one table for each section."""
+    """Return a configuration as TOML: plain values first, then one table for each section."""
     plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     tables = {key: value for key, value in config.items() if isinstance(value, Mapping)}
     texts = [_lines(plain)] if plain else []
@@ -98,7 +110,7 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value in TOML: text, numbers, switches and lists are written as in JSON, maps as inline tables."""
+    """Return a value in TOML: texts, numbers, booleans and lists as in JSON, mappings as inline tables."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""Replay: a recorded scan through a simulated beamline and the live service, over real sockets.
+"""Replay a recorded scan through a simulated beamline and the live service, over real sockets.
 
-The beamline (detector, document proxy, RunEngine) and the service run in processes of their own; this one
-only listens to the document bus, as any client would.
+The beamline (detector, document proxy, RunEngine) and the service run in processes of their own.  This process only
+listens to the document bus, like any other client.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from cdi_stream.replay.endpoints import example_config, own_config
 from cdi_stream.replay.results import Progress, follow, summary
 
 READY_TIMEOUT_S = 120.0
-"""Longest time from the start of the replay's own service until it is ready [s]."""
+"""Longest time from the start of the replay's service until it is ready [s]."""
 
 CONNECT_TIMEOUT_S = 10
-"""Longest time that a running service takes to connect to a detector that appears [s]; it tries each second."""
+"""Longest time in which a running service must connect to the simulated detector [s]; it tries every second."""
 
 
 @contextlib.contextmanager
 def results_folder(directory: Path) -> Iterator[Path]:
-    """Make a folder for one replay and hold it: yields its full path.
+    """Make a folder for one replay, lock it against other replays, and yield its full path.
 
     Raises
     ------
@@ -49,14 +49,17 @@ def results_folder(directory: Path) -> Iterator[Path]:
             directory.mkdir(parents=True, exist_ok=True)
             handle = stack.enter_context((directory / ".replay").open("w"))
         except OSError as error:
-            raise InputError(f"--out {directory}: expected a folder that can be written: {error.strerror}") from error
+            raise InputError(
+                f"--out {directory}: expected a folder that can be written, got: {error.strerror}; "
+                "choose another folder"
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(f"--out {directory}: another replay writes there; give each its own folder") from error
         if (directory / "ready").exists():
             raise InputError(
-                f"--out {directory}: a service writes there (its file 'ready' is there): give another folder, "
+                f"--out {directory}: a service writes there (its file 'ready' exists): give another folder, "
                 "or delete the file if no service runs"
             )
         yield directory
@@ -74,7 +77,7 @@ def replay(
     is_refining: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """Play a scan in our own format; returns one summary for each curve, as the contract has it.
+    """Replay a scan file of the project and return a summary of each curve, by the names of the command's JSON output.
 
     Parameters
     ----------
@@ -83,25 +86,25 @@ def replay(
     directory
         Folder for results, logs and the replay's configuration ``replay.toml``.
     speed
-        Factor on the recorded pace as text, or ``max``.
+        Factor of the recorded speed as text, or ``max``.
     config_file
-        Configuration whose settings the replay takes; its endpoints and folders are left alone, see
-        `cdi_stream.replay.endpoints.PLACES`.  With ``is_service_running`` its endpoints are played to.
+        Configuration whose settings are used, without its endpoints and folders
+        (`cdi_stream.replay.endpoints.PLACES`).  With ``is_service_running`` its endpoints are used as well.
     is_service_running
-        Whether a service with ``config_file`` runs already; else one of the replay's own is started.
+        Whether a service with ``config_file`` runs already; else the replay starts a service.
     n_curves, pause_s
-        Rocking curves in the run, and the pause between two [s].
+        Number of rocking curves in the run, and pause between two [s].
     is_refining
-        Whether the replay's service queues refinements as ``config_file`` says.
+        Whether the replay's service queues refinements as configured in ``config_file``.
     report
         Called with the progress at each document.
 
     Raises
     ------
     InputError
-        If an endpoint to play to is in use, or the configuration is wrong.
+        If an endpoint is in use, or the configuration is wrong.
     ServiceError
-        If a process dies, no service runs, or no result comes in time.
+        If a process dies, if no service runs, or if no result comes in time.
     """
     scan = read_scan(scan_file)
     directory.mkdir(parents=True, exist_ok=True)
@@ -118,13 +121,13 @@ def replay(
             _start_service(children, config, config_file)
         pace = ("--speed", speed, "--curves", str(n_curves), "--pause", str(pause_s))
         _start_beamline(children, scan_file, config, pace)
-        heard = follow(listener, config, children, scan.name, n_curves, report)
+        documents = follow(listener, config, children, scan.name, n_curves, report)
         listener.close(0)
-    return [summary(heard, index, scan) for index in range(n_curves)]
+    return [summary(documents, index, scan) for index in range(n_curves)]
 
 
 def _write_config(scan: RecordedScan, directory: Path, given: Path | None, is_refining: bool) -> Path:
-    """Write the replay's own configuration into its folder."""
+    """Write the replay's configuration into its folder and return the file."""
     if given is None:
         text = example_config(scan, directory)
     else:
@@ -136,12 +139,12 @@ def _write_config(scan: RecordedScan, directory: Path, given: Path | None, is_re
 
 
 def _require_listening_service(config: Config) -> None:
-    """Take the detector's place for a moment and wait until the service connects.
+    """Open the detector's endpoint for a moment and wait until the service connects.
 
     Raises
     ------
     EndpointError
-        If the detector's place is taken, or is not on this machine.
+        If the endpoint is in use, or is not on this machine.
     ServiceError
         If no service connects.
     """
@@ -153,8 +156,8 @@ def _require_listening_service(config: Config) -> None:
             (probe.connect if config.detector.bind else probe.bind)(endpoint)
         except zmq.ZMQError as error:
             raise EndpointError(
-                f"detector.endpoint {endpoint}: the simulated detector cannot take its place ({error}); "
-                "stop the detector or replay that has it, or use a configuration with a free endpoint of this machine"
+                f"detector.endpoint {endpoint}: the simulated detector cannot open it ({error}); stop the detector or "
+                "replay that uses it, or use a configuration with a free endpoint of this machine"
             ) from error
         # A PUSH socket can send, and an XPUB socket has a subscription to read, when a receiver is there.
         if not probe.poll(CONNECT_TIMEOUT_S * 1000, zmq.POLLOUT if is_pull else zmq.POLLIN):
@@ -165,12 +168,12 @@ def _require_listening_service(config: Config) -> None:
 
 
 def _start_proxy(children: Processes, config: Config) -> None:
-    """Start a document proxy where none listens; raises `EndpointError` if half of one does."""
+    """Start a document proxy where none listens; raises `EndpointError` if only one of its two ends listens."""
     ends = (config.documents.publish, config.documents.subscribe)
     listening = [end for end in ends if _has_listener(end)]
     if len(listening) == 1:
         raise EndpointError(
-            f"document proxy: {listening[0]} is in use, but nobody listens at the other of documents.publish and "
+            f"document proxy: {listening[0]} is in use, but nothing listens at the other of documents.publish and "
             f"documents.subscribe ({', '.join(ends)}); are they the in and out address of one bluesky-0MQ-proxy?"
         )
     if not listening:
@@ -178,13 +181,13 @@ def _start_proxy(children: Processes, config: Config) -> None:
 
 
 def _start_service(children: Processes, config: Config, config_file: Path) -> None:
-    """Start the replay's own service and wait until it is ready."""
+    """Start the replay's service and wait until it is ready."""
     children.start("service", "cdi_stream", "serve", "--config", str(config_file))
     children.wait_for_file(config.publish.directory / "ready", READY_TIMEOUT_S)
 
 
 def _has_listener(endpoint: str) -> bool:
-    """Whether a server listens on an endpoint already."""
+    """Return whether a server listens at an endpoint."""
     parts = urlsplit(endpoint)
     with contextlib.suppress(OSError, ValueError):
         socket.create_connection((parts.hostname or "", parts.port or 0), timeout=0.5).close()

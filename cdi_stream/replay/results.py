@@ -1,4 +1,4 @@
-"""What a listener on the document bus hears of a replay, and the summary that it makes of it."""
+"""Collect the documents of a replay from the bus, and summarise each curve."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from cdi_stream.messages import RecordedScan
 from cdi_stream.processes import Processes
 
 RESULT_TIMEOUT_S = 180.0
-"""Longest silence on the bus before a replay gives up [s]."""
+"""Longest time without a document before a replay fails [s]."""
 
 SERVICE_TIMEOUT_S = 60.0
-"""Longest time from the end of the played run to the first document of a service [s]; it sends previews each second."""
+"""Longest time from the end of the replayed run to the first document of the service [s].
+
+A service sends previews every second.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What a listener to the bus sees: points of the raw run so far, and events of ours."""
+    """Progress of a replay: points of the raw run, events of the reconstruction run, and its streams."""
 
     n_points: int
     n_events: int
@@ -35,8 +38,12 @@ class Progress:
 
 
 @dataclass(slots=True)
-class Heard:
-    """Documents heard on the bus; others may use it too, so the played run is known by its sample and its marks."""
+class ReplayDocuments:
+    """Documents of a replay on the bus.
+
+    Other programs may use the bus; the replayed run is known by its sample, and by ``replay_of`` or ``simulated`` in
+    its start document.
+    """
 
     scan_name: str
     raw_uid: str | None = None
@@ -48,7 +55,7 @@ class Heard:
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def take(self, name: str, doc: Mapping[str, Any], now_s: float) -> None:
-        """Sort one document into played run or ours; ``now_s`` is monotonic time [s]."""
+        """Assign one document to the replayed run or to the reconstruction run; ``now_s`` is monotonic time [s]."""
         run = doc.get("run_start")
         if name == "start":
             self._start(doc)
@@ -82,31 +89,50 @@ def follow(
     scan_name: str,
     n_curves: int,
     report: Callable[[Progress], None],
-) -> Heard:
-    """Listen until every curve has its reconstruction and our run is over.
+) -> ReplayDocuments:
+    """Return the documents of a replay, as soon as every curve has its reconstruction and the run has ended.
+
+    Parameters
+    ----------
+    listener
+        Socket that is subscribed to the document bus.
+    config
+        Configuration of the service.
+    children
+        Processes of the replay.
+    scan_name
+        Sample name in the replayed run.
+    n_curves
+        Number of curves.
+    report
+        Called with the progress at each document.
 
     Raises
     ------
     ServiceError
-        If a process dies, no service answers, or no result comes in time.
+        If a process dies, if no service answers, or if no result comes in time.
     """
-    heard, read = Heard(scan_name), bus.reader(config.documents.serializer)
+    documents, read = ReplayDocuments(scan_name), bus.reader(config.documents.serializer)
     last_s = time.monotonic()
-    while not (heard.is_over and len(heard.events.get("reconstruction", [])) >= n_curves):
+    while not (documents.is_over and len(documents.events.get("reconstruction", [])) >= n_curves):
         children.check()
         for name, doc in bus.receive(listener, config.documents.prefix, read, timeout_ms=200):
             last_s = time.monotonic()
-            heard.take(name, doc, last_s)
-            counted = {stream: len(events) for stream, events in heard.events.items()}
-            report(Progress(n_points=heard.n_points, n_events=sum(counted.values()), streams=tuple(counted)))
-        _require_progress(heard, time.monotonic(), last_s)
-    return heard
+            documents.take(name, doc, last_s)
+            counted = {stream: len(events) for stream, events in documents.events.items()}
+            report(Progress(n_points=documents.n_points, n_events=sum(counted.values()), streams=tuple(counted)))
+        _require_progress(documents, time.monotonic(), last_s)
+    return documents
 
 
-def _require_progress(heard: Heard, now_s: float, last_s: float) -> None:
-    if heard.is_over and not heard.events.get("reconstruction"):
+def _require_progress(documents: ReplayDocuments, now_s: float, last_s: float) -> None:
+    if documents.is_over and not documents.events.get("reconstruction"):
         raise ServiceError("the service closed its run without a reconstruction; see service.log")
-    if heard.our_uid is None and heard.raw_over_s is not None and now_s - heard.raw_over_s > SERVICE_TIMEOUT_S:
+    if (
+        documents.our_uid is None
+        and documents.raw_over_s is not None
+        and now_s - documents.raw_over_s > SERVICE_TIMEOUT_S
+    ):
         raise ServiceError(
             f"no service published anything of the run within {SERVICE_TIMEOUT_S:.0f} s of its end: does 'cdi-stream "
             "serve' run with this configuration?"
@@ -115,9 +141,19 @@ def _require_progress(heard: Heard, now_s: float, last_s: float) -> None:
         raise ServiceError(f"nothing on the document bus for {RESULT_TIMEOUT_S:.0f} s; see the logs in the folder")
 
 
-def summary(heard: Heard, index: int, scan: RecordedScan) -> dict[str, Any]:
-    """The contract's last line of one curve: from the documents, and from what is doubtful of the recording."""
-    events = {stream: _of_curve(found, index) for stream, found in heard.events.items() if stream != "preview"}
+def summary(documents: ReplayDocuments, index: int, scan: RecordedScan) -> dict[str, Any]:
+    """Return the summary of one curve, the JSON output of the command ``replay``.
+
+    Parameters
+    ----------
+    documents
+        Documents of the replay.
+    index
+        Number of the curve.
+    scan
+        Replayed scan; its doubts enter the verdict.
+    """
+    events = {stream: _of_curve(sent, index) for stream, sent in documents.events.items() if stream != "preview"}
     result = events["reconstruction"]
     latency = {stream: event["latency_s"] for stream, event in events.items()}
     stages = {
@@ -136,23 +172,26 @@ def summary(heard: Heard, index: int, scan: RecordedScan) -> dict[str, Any]:
         "reasons": [*scan.doubts, *(reason for reason in result["reasons"].split(" | ") if reason)],
         "latency_s": {**latency, **stages},
         "size_lab_nm": [result[f"size_lab_{axis}_nm"] for axis in "xyz"],
-        "raw_uid": heard.raw_uid,
-        "reconstruction_uid": heard.our_uid,
+        "raw_uid": documents.raw_uid,
+        "reconstruction_uid": documents.our_uid,
         "file": result["file"],
         "frame_sums_match": _frame_sums_match(Path(result["file"]), scan),
     }
 
 
 def _of_curve(events: list[dict[str, Any]], index: int) -> dict[str, Any]:
-    """A curve's event of one stream; the bus may lose one."""
-    found = next((event for event in events if event["curve_index"] == index), None)
-    if found is None:
-        raise ServiceError(f"an event of curve {index} was lost on the document bus; it is in the results' folder")
-    return found
+    """Return the event of a curve; raises `ServiceError` if the bus has lost it."""
+    event = next((event for event in events if event["curve_index"] == index), None)
+    if event is None:
+        raise ServiceError(
+            f"expected an event of curve {index}, got none: it was lost on the document bus; the result is in the "
+            "results' folder"
+        )
+    return event
 
 
 def _frame_sums_match(path: Path, scan: RecordedScan) -> bool | None:
-    """Whether every frame of the recording arrived with the sum on record, such as SPEC's ImageTot; None without."""
+    """Return whether all frames arrived with the sums on record, such as SPEC's ImageTot; None without such sums."""
     if scan.frame_sums is None:
         return None
     with h5py.File(path) as file:

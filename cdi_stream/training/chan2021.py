@@ -1,10 +1,12 @@
-"""How 3D-CDI-NN of Chan et al. (2021), Appl. Phys. Rev. 8, 021407, doi:10.1063/5.0031486, is trained here.
+"""Training of 3D-CDI-NN of Chan et al., Applied Physics Reviews 8, 021407 (2021), doi:10.1063/5.0031486.
 
-In four stages: shape, phase with all else fixed, both with the encoder, everything; mean absolute errors of shape,
-phase and diffraction, here relative to the crystal's mean shape and the mean magnitude, so that all count.  Each
-crystal is compared with the truth or its twin, whichever is nearer in shape and phase together: the data cannot tell
-them apart, and the paper's network answers now the one and now the other.  How long each stage is, what the phase's
-error weighs, and the share without strain (a half in the paper), are ours.
+The training has four stages: the shape; the phase, with all other weights fixed; the phase with the encoder;
+everything.  The loss is the sum of mean absolute errors of shape, phase and diffraction, relative to the crystal's mean
+amplitude and the mean magnitude, so that all terms have weight.  Each crystal is compared with the truth or its twin,
+whichever is nearer in shape and phase together, since the data cannot distinguish them.
+
+The lengths of the stages, the weight of the phase, and the share of unstrained crystals (a half in the paper) were
+chosen here.
 """
 
 from __future__ import annotations
@@ -17,44 +19,51 @@ from torch import Generator, Tensor, nn
 
 from cdi_stream.networks.chan2021 import Chan2021, small
 from cdi_stream.numerics.fourier import twin
-from cdi_stream.training.crystals import CrystalRanges, drawn_from
-from cdi_stream.training.diffraction import Array, field, measure, scaled
+from cdi_stream.training.crystals import CrystalRanges, crystal_source
+from cdi_stream.training.diffraction import Array, field, measure, scale_to_maximum
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
 
 N_VOXELS = 32
+"""Side of input and output [voxels]."""
+
 GAP_SHARE = 0.3
+"""Share of the patterns with a detector gap."""
+
 RANGES = CrystalRanges(
     longest_vox=(16.0, 26.0), phase_range_rad=(0.0, 2 * math.pi), unstrained_share=0.1, shapes=("polyhedron",)
 )
 
 
-def seen(crystal: Tensor, generator: Generator) -> Draw:
-    """Magnitudes and crystals ``(batch, 32, 32, 32)``: oversampled by 1.2 to 2 only."""
+def observe(crystal: Tensor, generator: Generator) -> Draw:
+    """Return magnitudes and crystals ``(batch, 32, 32, 32)``, oversampled by 1.2 to 2 only."""
     return measure(crystal, generator, array=Array.SAME, gap_share=GAP_SHARE)
 
 
 def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
-    """Relative mean absolute errors of shape, phase [turns] and diffraction, weighed by the stage's terms."""
+    """Return the sum of relative mean absolute errors of shape, phase and diffraction, weighed by the stage's terms."""
     magnitude, truth = drawn
     amplitude, phase = (part.float() for part in network(magnitude))
-    crystal = amplitude * torch.polar(torch.ones_like(phase), phase)  # amplitudes may be negative here, not in `polar`
-    model, data = (scaled(field(one, array=Array.SAME).abs()) for one in (crystal, truth))
+    crystal = amplitude * torch.polar(torch.ones_like(phase), phase)  # torch.polar needs amplitudes >= 0
+    model, data = (scale_to_maximum(field(one, array=Array.SAME).abs()) for one in (crystal, truth))
     errors = torch.stack([torch.stack(_errors(amplitude, phase, one)) for one in (truth, twin(truth))])
-    nearest = errors.sum(1).argmin(0)  # blind to the terms: a shape of the one with a phase of the other is no crystal
+    nearest = errors.sum(1).argmin(0)  # shape and phase together: those of truth and twin must not be mixed
     shape, turns = errors[nearest, :, torch.arange(len(nearest), device=nearest.device)].T
     diffraction = (model - data).abs().flatten(1).sum(1) / data.flatten(1).sum(1)
     return sum(term * error.mean() for term, error in zip(stage.terms, (shape, turns, diffraction), strict=True))
 
 
 def _errors(amplitude: Tensor, phase: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Of shape over the crystal's, and of phase [turns] in its mean, blind to whole turns and offset; ``(batch,)``."""
+    """Return the relative errors of amplitude and of phase [turns], each ``(batch,)``.
+
+    The phase is weighed by the crystal's amplitude; its offset and whole turns have no effect.
+    """
     shape = truth.abs()
     size = shape.flatten(1).sum(1)
     difference = torch.polar(shape, phase) * truth.conj()
     offset = difference.flatten(1).sum(1).angle().reshape(-1, 1, 1, 1)
     turned = difference * torch.polar(torch.ones_like(offset), -offset)
-    turned = torch.where(shape > 1e-3, turned, 1.0)  # the angle of nothing has no derivative
+    turned = torch.where(shape > 1e-3, turned, 1.0)  # the angle of zero has no derivative
     return (
         (amplitude - shape).abs().flatten(1).sum(1) / size,
         (turned.angle().abs() / (2 * math.pi) * shape).flatten(1).sum(1) / size,
@@ -64,8 +73,8 @@ def _errors(amplitude: Tensor, phase: Tensor, truth: Tensor) -> tuple[Tensor, Te
 TASK = Task(
     name="chan2021",
     network=Chan2021,
-    crystals=drawn_from(RANGES, N_VOXELS),
-    seen=seen,
+    crystals=crystal_source(RANGES, N_VOXELS),
+    observe=observe,
     loss=loss,
     plan=Plan(
         stages=(

@@ -1,7 +1,7 @@
-"""Where a training stands, on disk: it survives any stop, and can be carried to another machine in small files.
+"""Save and load checkpoints of a training; a checkpoint consists of small files that can be copied between machines.
 
-A checkpoint is a folder of parts with a manifest of their sizes and hashes; it gets its name only when all of it is
-written, and the one before is removed only then.
+A checkpoint is a folder of parts with a manifest of their sizes and hashes.  The folder gets its name only when all
+parts are written; the checkpoint before it is removed only then.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from pydantic import BaseModel, ValidationError
 from cdi_stream.errors import NetworkFileError
 
 PART_BYTES = 15_000_000
+"""Largest size of one part [bytes]."""
+
 MOST_BYTES = 60_000_000
+"""Largest size of a checkpoint [bytes]."""
+
 _MANIFEST = "manifest.json"
 _PARTIAL = ".partial"
 
 
 class Part(BaseModel):
-    """One file of a checkpoint."""
+    """Name, size and hash of one file of a checkpoint."""
 
     name: str
     n_bytes: int
@@ -41,12 +45,21 @@ class Manifest(BaseModel):
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state of a training, unless that of this step is there; only the newest stays.
+    """Write the state of a training and return its folder; older checkpoints are removed.
+
+    Parameters
+    ----------
+    folder
+        Folder of the training's checkpoints.
+    step
+        Step of the training; an existing checkpoint of this step is kept.
+    state
+        Tensors, numbers and texts.
 
     Raises
     ------
     NetworkFileError
-        If it is too large to be carried about.
+        If the state is larger than `MOST_BYTES`.
     """
     partial, whole = folder / f"step-{step:08d}{_PARTIAL}", folder / f"step-{step:08d}"
     if (whole / _MANIFEST).is_file():
@@ -71,18 +84,18 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def newest(folder: Path) -> Path | None:
-    """The last whole checkpoint."""
+    """Return the newest complete checkpoint; None if there is none."""
     whole = (path for path in folder.glob("step-*") if path.suffix != _PARTIAL and (path / _MANIFEST).is_file())
     return max(whole, default=None)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; sizes and hashes are checked before anything is believed.
+    """Return the state in a checkpoint, after a check of all sizes and hashes.
 
     Raises
     ------
     NetworkFileError
-        If a part is missing, too large or not what was written.
+        If a part is missing, too large or changed.
     """
     try:
         manifest = Manifest.model_validate_json((path / _MANIFEST).read_bytes())
@@ -91,11 +104,13 @@ def load(path: Path) -> dict[str, Any]:
         data = b"".join(_read(path, part) for part in manifest.parts)
         state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except UnpicklingError:
-        raise NetworkFileError(f"checkpoint {path}: expected tensors, numbers and texts, got objects") from None
+        raise NetworkFileError(
+            f"checkpoint {path}: expected tensors, numbers and texts, got other objects; train without --resume"
+        ) from None
     except (OSError, ValueError, RuntimeError, ValidationError) as error:
         raise NetworkFileError(
             f"checkpoint {path}: expected the parts that {_MANIFEST} names, got: {error}; "
-            "carry the whole folder over again, or train without --resume"
+            "copy the whole folder again, or train without --resume"
         ) from error
     return state
 
@@ -116,8 +131,8 @@ def _put(path: Path, data: bytes) -> None:
 def _read(folder: Path, part: Part) -> bytes:
     path = folder / Path(part.name).name
     if path.stat().st_size != part.n_bytes:
-        raise ValueError(f"{part.name} has {path.stat().st_size} bytes, not {part.n_bytes}")
+        raise ValueError(f"{part.name} of {path.stat().st_size} bytes, not {part.n_bytes}")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise ValueError(f"{part.name} has another hash")
+        raise ValueError(f"{part.name} with another hash")
     return data

@@ -1,7 +1,7 @@
-"""Random crystals to train on: shapes and strain fields, in voxels, batched on torch.
+"""Draw random crystals for training: shapes and strain fields in voxels, as batches of torch tensors.
 
-Every function takes a ``torch.Generator`` and computes on its device; nothing here keeps state.
-Arrays are ``(batch, n, n, n)`` in lab axes [z, y, x], the crystal's centre at voxel n//2.
+Every function takes a ``torch.Generator`` and computes on its device; the functions keep no state.  Arrays are
+``(batch, n, n, n)`` in lab axes [z, y, x], the crystal's centre at voxel n//2.
 """
 
 from __future__ import annotations
@@ -20,29 +20,42 @@ from cdi_stream.training.shapes import SHAPES, positions, random_rotations
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrystalRanges:
-    """What the training crystals are drawn from; lengths in voxels, angles in radians.
+    """Ranges from which training crystals are drawn uniformly.
 
-    ``shapes`` and ``fields`` are names of `SHAPES` and `FIELDS`; one that stands there twice is drawn twice as often.
+    Parameters
+    ----------
+    longest_vox
+        Longest extent of the crystal [voxels].
+    aspect
+        Ratio of each semi-axis to the largest.
+    phase_range_rad
+        Span of the phase inside the crystal [rad].
+    correlation
+        Length of the strain field over half of the longest extent.
+    unstrained_share
+        Share of crystals without strain.
+    shapes, fields
+        Names in `SHAPES` and `FIELDS`; a name that occurs twice is drawn twice as often.
     """
 
     longest_vox: tuple[float, float] = (19.0, 29.0)
     aspect: tuple[float, float] = (0.5, 1.0)
     phase_range_rad: tuple[float, float] = (0.0, math.pi)
-    correlation: tuple[float, float] = (0.25, 1.0)  # length over half the longest extent
+    correlation: tuple[float, float] = (0.25, 1.0)
     unstrained_share: float = 0.0
     shapes: tuple[str, ...] = ("polyhedron", "polyhedron", "superellipsoid")
     fields: tuple[str, ...] = ("correlated",)
 
 
-def drawn_from(ranges: CrystalRanges, n: int) -> Callable[[int, Generator], Tensor]:
-    """What draws such crystals of n voxels along an axis by their number and a generator."""
+def crystal_source(ranges: CrystalRanges, n: int) -> Callable[[int, Generator], Tensor]:
+    """Return a function that draws crystals of ``n`` voxels along each axis, from their number and a generator."""
     return lambda batch, generator: crystals(batch, n, ranges, generator)
 
 
 def crystals(batch: int, n: int, ranges: CrystalRanges, generator: Generator) -> Tensor:
-    """Draw complex crystals ``(batch, n, n, n)``: amplitude 1 inside, soft border, zero mean phase.
+    """Return random complex crystals ``(batch, n, n, n)``: amplitude 1 inside, soft surface, zero mean phase.
 
-    The phase spans a random part of ``ranges.phase_range_rad``; the centre of mass is at voxel n//2.
+    The centre of mass is at voxel n//2.
     """
     longest = uniform((batch, 1), ranges.longest_vox, generator)
     semi_axes = 0.5 * n * 0.9 * uniform((batch, 3), ranges.aspect, generator)
@@ -57,19 +70,28 @@ def crystals(batch: int, n: int, ranges: CrystalRanges, generator: Generator) ->
 
 
 def _rotate_and_centre(amplitude: Tensor, rotation: Tensor, longest: Tensor) -> Tensor:
-    """Rotate about the centre of mass, bring that to voxel n//2 and the longest lab extent to ``longest``."""
+    """Return amplitudes rotated about the centre of mass, which moves to n//2, with longest lab extent ``longest``."""
     batch, position = amplitude.shape[0], positions(amplitude.shape[-1], amplitude.device)
     mass = amplitude.reshape(batch, -1, 1)
     centre = (mass * position).sum(1) / mass.sum(1)
     turned = (position - centre[:, None, :]) @ rotation.transpose(1, 2)
     reach = torch.where(mass > 0.5, turned.abs(), 0.0).amax((1, 2))
-    return resampled(amplitude[:, None], rotation, 2 * reach / longest[:, 0], centre)[:, 0]
+    return rotate_and_shrink(amplitude[:, None], rotation, 2 * reach / longest[:, 0], centre)[:, 0]
 
 
-def resampled(volumes: Tensor, rotation: Tensor, shrink: Tensor, centre: Tensor) -> Tensor:
-    """Volumes ``(batch, channels, n, n, n)`` turned, and so many times smaller, about a ``centre`` that goes to n//2.
+def rotate_and_shrink(volumes: Tensor, rotation: Tensor, shrink: Tensor, centre: Tensor) -> Tensor:
+    """Return volumes rotated and shrunk about a centre that moves to voxel n//2, by linear interpolation.
 
-    ``centre`` ``(batch, 3)`` is in voxels from n//2; ``rotation`` is ``(batch, 3, 3)``, ``shrink`` ``(batch,)``.
+    Parameters
+    ----------
+    volumes
+        Arrays ``(batch, channels, n, n, n)``.
+    rotation
+        Rotations ``(batch, 3, 3)``.
+    shrink
+        Factors ``(batch,)`` by which the volumes become smaller.
+    centre
+        Centres ``(batch, 3)`` [voxels from n//2].
     """
     n = volumes.shape[-1]
     source = shrink[:, None, None] * positions(n, volumes.device) @ rotation + centre[:, None, :]

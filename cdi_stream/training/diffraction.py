@@ -1,4 +1,4 @@
-"""From training crystals to what a detector would have counted, as the network will see it; two axes or three."""
+"""Simulate the diffraction of training crystals as a detector counts it, in two axes or three."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Photons = tuple[float, float]
 
 
 class Array(Enum):
-    """Where the diffraction of crystals of m voxels along an axis is computed."""
+    """Array on which the diffraction of crystals of m voxels along each axis is computed."""
 
     DOUBLE = "on twice as many voxels, so that it is oversampled"
-    SAME = "on as many"
-    MIDDLE = "on the middle half of twice as many"
+    SAME = "on as many voxels"
+    MIDDLE = "on the middle half of twice as many voxels"
 
     def voxels(self, m: int) -> tuple[int, int]:
-        """Of the array that the transform is of, and how many of them are computed."""
+        """Return the side of the transform's array, and the side of the part that is computed [voxels]."""
         return (m, m) if self is Array.SAME else (2 * m, m if self is Array.MIDDLE else 2 * m)
 
 
@@ -36,24 +36,39 @@ def measure(
     array: Array = Array.DOUBLE,
     gap_share: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Measured magnitudes of crystals, see `counted`, scaled to a maximum of 1, and the crystals.
+    """Return the measured magnitudes of crystals, scaled to a maximum of 1, and the crystals that they show.
 
-    ``gap_share`` of them fell on a detector with a gap.
+    Parameters
+    ----------
+    crystal, generator, photons, array
+        As in `draw_counts`.
+    gap_share
+        Share of the patterns with a detector gap.
     """
-    counts, crystal = counted(crystal, generator, photons, array)
+    counts, crystal = draw_counts(crystal, generator, photons, array)
     if gap_share:
         counts = counts * _gaps(counts.shape[0], counts.ndim - 1, counts.shape[-1], gap_share, generator)
-    return scaled(counts.sqrt()), crystal
+    return scale_to_maximum(counts.sqrt()), crystal
 
 
-def counted(
+def draw_counts(
     crystal: Tensor, generator: Generator, photons: Photons = (1e5, 1e8), array: Array = Array.DOUBLE
 ) -> tuple[Tensor, Tensor]:
-    """Simulate the counts of crystals ``(batch, m, m, m)`` on an array.
+    """Return simulated counts of crystals, and the crystals with the phase ramp that the counts imply.
 
-    Returns the crystals too, as the data show them: with the phase ramp that a peak centred to the voxel leaves.  The
-    peak lies off the voxel by up to half a step, photons are counted, and the far corners were not measured.
-    ``photons`` are those of the whole array.
+    The Bragg peak lies up to half a voxel off the origin voxel.  Counts have Poisson noise.  Voxels outside a random
+    parallelepiped count as not measured.
+
+    Parameters
+    ----------
+    crystal
+        Complex crystals ``(batch, m, m, m)``.
+    generator
+        Source of random numbers.
+    photons
+        Smallest and largest number of photons of the whole array.
+    array
+        Array of the counts.
     """
     batch, n_axes, m = crystal.shape[0], crystal.ndim - 1, crystal.shape[-1]
     n, n_seen = array.voxels(m)
@@ -70,25 +85,25 @@ def counted(
 
 
 def field(crystal: Tensor, array: Array = Array.DOUBLE) -> Tensor:
-    """F(q) of a batch on an array, orthonormal as `to_reciprocal`."""
+    """Return the diffracted field F(q) of a batch on an array, with the normalisation of `to_reciprocal`."""
     n_axes = crystal.ndim - 1
     match array:
         case Array.DOUBLE:
             return to_reciprocal(pad_to_double(crystal, n_axes), n_axes)
         case Array.SAME:
             return to_reciprocal(crystal, n_axes)
-        case Array.MIDDLE:  # by matrices: eight times fewer voxels than there would be to transform
+        case Array.MIDDLE:  # by matrix products, since an FFT would compute eight times more voxels
             m = crystal.shape[-1]
             position = torch.arange(m, device=crystal.device) - m // 2
             angle = FOURIER_SIGN * 2 * math.pi / (2 * m) * torch.outer(position, position)
             matrix = torch.polar(torch.full_like(angle, (2 * m) ** -0.5), angle)
-            for _ in range(n_axes):  # each turns the last axis and brings it to the front of the others
+            for _ in range(n_axes):  # each product transforms the last axis and moves it to the front
                 crystal = (crystal @ matrix).movedim(-1, 1)
             return crystal
 
 
-def scaled(values: Tensor) -> Tensor:
-    """Each of a batch over its largest value."""
+def scale_to_maximum(values: Tensor) -> Tensor:
+    """Return each array of a batch divided by its largest value."""
     return values / _per_crystal(values.flatten(1).amax(1).clamp_min(1e-30), values.ndim - 1)
 
 
@@ -97,7 +112,7 @@ def _per_crystal(values: Tensor, n_axes: int) -> Tensor:
 
 
 def _ramp(shift_vox: Tensor, m: int, n: int) -> Tensor:
-    """Phase ramp ``(batch, m, ...)`` that moves the diffraction by ``shift_vox`` voxels of an n-array."""
+    """Return the phase ramp ``(batch, m, ...)`` that shifts the diffraction by ``shift_vox`` voxels of an n-array."""
     batch, n_axes = shift_vox.shape
     axis = torch.arange(m, dtype=torch.float32, device=shift_vox.device) - m // 2
     total = torch.zeros((batch, *(1,) * n_axes), device=shift_vox.device)
@@ -112,7 +127,7 @@ def _brightest(intensity: Tensor) -> Tensor:
 
 
 def _measured_window(batch: int, n_axes: int, n: int, n_seen: int, generator: Generator) -> Tensor:
-    """1 inside a random parallelepiped about the origin: a skew volume seen on an orthogonal grid."""
+    """Return 1 inside a random parallelepiped about the origin, as of a skew measured volume on an orthogonal grid."""
     device, position = generator.device, positions(n_seen, generator.device, n_axes)
     random = torch.randn(batch, n_axes, n_axes, generator=generator, device=device)
     skew = torch.eye(n_axes, device=device) + 0.4 * random
@@ -122,7 +137,7 @@ def _measured_window(batch: int, n_axes: int, n: int, n_seen: int, generator: Ge
 
 
 def _gaps(batch: int, n_axes: int, n: int, share: float, generator: Generator) -> Tensor:
-    """0 in a slab of random direction, one to three voxels thick, off the peak: a gap between two detector modules."""
+    """Return 0 in a slab of random direction off the peak, one to three voxels thick, as of a detector gap, else 1."""
     device = generator.device
     normal = torch.nn.functional.normalize(torch.randn(batch, n_axes, generator=generator, device=device), dim=1)
     distance = uniform((batch, 1), (3.0, n / 4), generator)

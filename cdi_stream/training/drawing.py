@@ -1,4 +1,4 @@
-"""Random choices of a batch, each crystal for itself."""
+"""Draw random numbers and kinds independently for each crystal of a batch."""
 
 from __future__ import annotations
 
@@ -8,24 +8,38 @@ import torch
 from torch import Generator, Tensor
 
 Draws = Mapping[str, Callable[[Tensor, int, Generator], Tensor]]
-"""Ways to draw a batch by one tensor of its sizes and the voxels along an axis."""
+"""Functions by name that draw a batch from a tensor of its sizes, the voxels along an axis, and a generator."""
 
 
 def uniform(shape: tuple[int, ...], bounds: tuple[float, float], generator: Generator) -> Tensor:
-    """Evenly between the bounds."""
+    """Return random numbers distributed uniformly between the bounds."""
     return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(shape, generator=generator, device=generator.device)
 
 
 def among(names: Sequence[str], ways: Draws, sizes: Tensor, n: int, generator: Generator) -> Tensor:
-    """Draw each of a batch in a way of its own, chosen from the names."""
+    """Return a batch in which each element is drawn by a randomly chosen function.
+
+    Parameters
+    ----------
+    names
+        Names of functions; a name that occurs twice is chosen twice as often.
+    ways
+        Functions by name.
+    sizes
+        Sizes ``(batch, ...)`` that the functions take.
+    n
+        Voxels along each axis.
+    generator
+        Source of random numbers.
+    """
     chosen = torch.randint(len(names), (sizes.shape[0],), generator=generator, device=generator.device)
-    found: Tensor | None = None
+    batch: Tensor | None = None
     for name in dict.fromkeys(names):
         places = torch.tensor([k for k, other in enumerate(names) if other == name], device=sizes.device)
         rows = torch.isin(chosen, places).nonzero()[:, 0]
         if len(rows):
             drawn = ways[name](sizes[rows], n, generator)
-            found = drawn.new_empty((sizes.shape[0], *drawn.shape[1:])) if found is None else found
-            found[rows] = drawn
-    assert found is not None
-    return found
+            batch = drawn.new_empty((sizes.shape[0], *drawn.shape[1:])) if batch is None else batch
+            batch[rows] = drawn
+    assert batch is not None
+    return batch

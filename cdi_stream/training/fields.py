@@ -1,4 +1,4 @@
-"""Phases of training crystals, ``(batch, n, n, n)`` of any scale, by their lengths [voxels] ``(batch,)``."""
+"""Draw phases of training crystals, ``(batch, n, n, n)`` of arbitrary scale, from lengths ``(batch,)`` [voxels]."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from cdi_stream.training.shapes import positions
 
 
 def correlated_phases(length_vox: Tensor, n: int, generator: Generator) -> Tensor:
-    """Gaussian-correlated fields ``(batch, n, n, n)`` of zero mean, correlation length [voxels] per crystal.
+    """Return Gaussian-correlated fields ``(batch, n, n, n)`` of zero mean with correlation lengths ``length_vox``.
 
-    Wu et al. (2021), equation 5, evaluated in reciprocal space.
+    Source: Wu et al., npj Computational Materials 7, 175 (2021), doi:10.1038/s41524-021-00644-z, equation 5, evaluated
+    in reciprocal space.
     """
     noise = torch.randn(length_vox.shape[0], n, n, n, generator=generator, device=generator.device)
     frequency = torch.fft.fftfreq(n, device=noise.device)
@@ -25,7 +26,10 @@ def correlated_phases(length_vox: Tensor, n: int, generator: Generator) -> Tenso
 
 
 def gaussian_phases(length_vox: Tensor, n: int, generator: Generator) -> Tensor:
-    """Two Gaussian humps of either sign somewhere in the crystal, as Masto et al. (2025), section 2.1, draw them."""
+    """Return fields of two Gaussians of either sign, centred within ``length_vox`` of the origin along each axis.
+
+    Source: Masto et al. (2025), arXiv:2507.06644, section 2.1.
+    """
     batch, total = length_vox.shape[0], torch.zeros(length_vox.shape[0], n**3, device=length_vox.device)
     for _ in range(2):
         centre = uniform((batch, 1, 3), (-1.0, 1.0), generator) * length_vox[:, None, None]
@@ -36,7 +40,10 @@ def gaussian_phases(length_vox: Tensor, n: int, generator: Generator) -> Tensor:
 
 
 def cosine_phases(length_vox: Tensor, n: int, generator: Generator) -> Tensor:
-    """Two plane waves of random direction, their lengths three to six times ``length_vox``, as there."""
+    """Return fields of two plane waves of random direction, with wavelengths of three to six times ``length_vox``.
+
+    Source: Masto et al. (2025), arXiv:2507.06644, section 2.1.
+    """
     batch, total = length_vox.shape[0], torch.zeros(length_vox.shape[0], n**3, device=length_vox.device)
     for _ in range(2):
         direction = torch.randn(batch, 3, generator=generator, device=generator.device)

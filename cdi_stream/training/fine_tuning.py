@@ -1,4 +1,4 @@
-"""Training that begins with the weights of a network that is there."""
+"""Fine-tune an existing network: a training that starts from the weights of a network file."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from cdi_stream.networks.torchscript import load_trainable
 from cdi_stream.training.task import Task
 
 
-def begun_from(task: Task, file: Path) -> Task:
-    """The last stage of a training, from the weights in a network file of the same kind.
+def fine_tune(task: Task, file: Path) -> Task:
+    """Return the last stage of a training, which starts from the weights of a network file of the same kind.
 
     Raises
     ------
     NetworkFileError
-        If it is no network file, or one of other weights.
+        If the file is no network file, or its network has other layers.
     """
     weights = load_trainable(file).script.state_dict()
 
     def network() -> nn.Module:
-        made = task.network()
+        initialised = task.network()
         try:
-            task.exported(made).load_state_dict(weights)
+            task.wrap_for_export(initialised).load_state_dict(weights)
         except RuntimeError as error:
-            raise NetworkFileError(f"{file}: expected weights of {task.name}, got others: {error}") from error
-        return made
+            raise NetworkFileError(
+                f"{file}: expected weights of {task.name}, got others: {error}; take a network file of {task.name}"
+            ) from error
+        return initialised
 
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     plan = task.plan.model_copy(update={"stages": task.plan.stages[-1:]})

@@ -1,4 +1,4 @@
-"""How long and how fast to train: stages of steps, each with its optimiser and the weights that it changes."""
+"""Training plans: stages of steps, each with its optimiser, its learning rate and the weights that it changes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,28 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import nn
 
 WARM_UP_STEPS = 50
+"""Number of steps in which the learning rate of a stage rises to its full value."""
 
 
 class Stage(BaseModel):
-    """Steps of one optimiser; its rate warms up, then falls to ``last`` of itself.
+    """Steps of one optimiser, whose learning rate warms up and then falls.
 
-    ``trained`` are beginnings of names: only such weights change.  ``terms`` are weights of the loss's terms, where it
-    has several.
+    Parameters
+    ----------
+    steps
+        Number of steps.
+    optimizer
+        Kind of optimiser.
+    rate
+        Learning rate after the warm-up.
+    fall
+        Shape of the fall of the learning rate.
+    last
+        Learning rate at the end, as a share of ``rate``.
+    trained
+        Prefixes of the names of the weights that change.
+    terms
+        Weights of the terms of the loss, where it has several.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,7 +45,7 @@ class Stage(BaseModel):
     terms: tuple[float, ...] = ()
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step of this stage, counted from 0."""
+        """Return the learning rate of a step of this stage, counted from 0."""
         done = step / self.steps
         if self.fall == "geometric":
             share = self.last**done
@@ -38,8 +53,8 @@ class Stage(BaseModel):
             share = self.last + (1 - self.last) * 0.5 * (1 + math.cos(math.pi * done))
         return self.rate * share * min(1.0, (step + 1) / min(WARM_UP_STEPS, self.steps))
 
-    def started(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Let the weights of this stage change and no others; returns a new optimiser of them."""
+    def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Return a new optimiser of the weights that this stage changes; all other weights are fixed."""
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith(self.trained))
         weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -53,7 +68,7 @@ class Stage(BaseModel):
 
 
 class Plan(BaseModel):
-    """Stages one after the other, crystals a step, and steps between two looks at held-out crystals."""
+    """Stages in their order, number of crystals for each step, and number of steps between two validations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,19 +78,19 @@ class Plan(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Of all stages."""
+        """Number of steps of all stages."""
         return sum(stage.steps for stage in self.stages)
 
     def at(self, step: int) -> tuple[Stage, int]:
-        """The stage of a step, and which of its steps that is."""
+        """Return the stage of a step, and the number of the step within that stage."""
         for stage in self.stages:
             if step < stage.steps:
                 return stage, step
             step -= stage.steps
         raise IndexError(f"expected a step below {self.steps}, got {self.steps + step}")
 
-    def lasting(self, steps: int) -> Plan:
-        """The same with about so many steps in all."""
+    def with_steps(self, steps: int) -> Plan:
+        """Return the plan with about ``steps`` steps in all, distributed over the stages as before."""
         share = steps / self.steps
         stages = (stage.model_copy(update={"steps": max(1, round(share * stage.steps))}) for stage in self.stages)
         return self.model_copy(update={"stages": tuple(stages)})

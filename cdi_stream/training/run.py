@@ -1,4 +1,4 @@
-"""A training from its name to an exported network: it goes on where it stopped, and says how it came about."""
+"""Run a training from its name to an exported network with model card, training curve and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.files.intensities.objects import require_writable
-from cdi_stream.networks.torchscript import NetworkContract, export, rounded
+from cdi_stream.networks.torchscript import NetworkContract, export, round_to_half
 from cdi_stream.training import chan2021, checkpoint, masto2025, unrolled, wu2021
-from cdi_stream.training.atom_sets import AtomSet, on_set
-from cdi_stream.training.fine_tuning import begun_from
+from cdi_stream.training.atom_sets import AtomSet, train_on_atoms
+from cdi_stream.training.fine_tuning import fine_tune
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Progress, Training, step_s
 
@@ -33,9 +33,11 @@ TASKS: dict[str, Task] = {
         masto2025.TASK,
     )
 }
+"""Trainings by name."""
+
 Report = Callable[[str], None]
-PLANNED = 0.92
-"""Share of the minutes that steps are planned for; looks at held-out crystals and saving take the rest."""
+STEPS_SHARE = 0.92
+"""Share of the minutes that is planned for steps; validation and checkpoints take the rest."""
 
 
 def train(
@@ -52,74 +54,100 @@ def train(
     start: Path | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Training:
-    """Train the network of this name for at most ``minutes`` and export it to ``out``.
+    """Train a network, export it to ``out``, and return the training.
 
-    Beside it go the curve, ``.curve.jsonl``, the card, ``.card.json``, and what a resumed training needs,
-    ``.checkpoint``.  Without ``steps`` the plan is made as long as the minutes allow; with a file of ``crystals`` those
-    are trained on, see `AtomSet`; ``start`` is a network file whose weights it begins with.
+    The training curve (``.curve.jsonl``), the model card (``.card.json``) and the checkpoints (``.checkpoint``) are
+    written next to ``out``.
+
+    Parameters
+    ----------
+    name
+        Name of the training in `TASKS`.
+    out
+        Network file, ending in ``.pt``.
+    minutes
+        Longest time [min].
+    steps
+        Number of steps; None: as many as the minutes allow.
+    seed
+        Seed of weights and crystals.
+    device
+        Device of the training.
+    is_resumed
+        Whether the training continues from its newest checkpoint.
+    report
+        Called with a line of text at every validation.
+    crystals
+        File of an `AtomSet` to train on; None: crystals simulated for each step.
+    start
+        Network file whose weights the training starts from; None: random weights.
+    clock
+        Time in seconds.
 
     Raises
     ------
     ConfigError
-        If ``out`` is no .pt or cannot be written, there is no such network or no such crystals, or a checkpoint is
-        there that nobody asked to go on from, or none is, or one of other crystals or another beginning.
+        If ``out`` does not end in .pt or cannot be written; if network or crystals do not exist; if there is a
+        checkpoint and ``is_resumed`` is false, or none and it is true; if the checkpoint belongs to another training.
     NetworkFileError
         If ``start`` is no network of this name.
     """
     begin_s = clock()
     _require_network_file(out)
-    task = _task(name) if crystals is None else on_set(_task(name), AtomSet.read(crystals))
-    task = task if start is None else begun_from(task, start)
-    training = _begun(task, _folder(out), minutes, steps, seed, device, is_resumed)
+    task = _task(name) if crystals is None else train_on_atoms(_task(name), AtomSet.read(crystals))
+    task = task if start is None else fine_tune(task, start)
+    training = _open_training(task, _folder(out), minutes, steps, seed, device, is_resumed)
     report(f"{name}: {training.plan.steps} steps on {device}, from step {training.step}")
     training.run(
         lambda progress: report(_line(progress)),
-        lambda training: _saved(training, out),
+        lambda training: _save(training, out),
         lambda: clock() - begin_s > 60 * minutes,
         clock,
     )
-    if not training.is_done:  # else it has been
-        _saved(training, out)
-    _exported(training, out)
+    if not training.is_done:  # a finished training has been saved
+        _save(training, out)
+    _export(training, out)
     report(_end(training, out))
     return training
 
 
 def export_training(folder: Path, out: Path) -> None:
-    """Export the network of a training, as far as its newest checkpoint in ``folder`` is, with its card.
+    """Export the network in the newest checkpoint of a training, with its model card and training curve.
 
     Raises
     ------
     ConfigError
-        If there is no checkpoint, or ``out`` is no .pt or cannot be written.
+        If there is no checkpoint, or if ``out`` does not end in .pt or cannot be written.
     """
     _require_network_file(out)
-    there = checkpoint.newest(folder)
-    if there is None:
-        raise ConfigError(f"expected a training's checkpoint in {folder}, found none")
-    state = checkpoint.load(there)
+    latest = checkpoint.newest(folder)
+    if latest is None:
+        raise ConfigError(
+            f"expected a training's checkpoint in {folder}, got none; name the folder that ends in .checkpoint"
+        )
+    state = checkpoint.load(latest)
     task = replace(_task(state["task"]), data=state["data"])
-    training = Training.resumed(task, state, device="cpu")
-    training.device = state["device"]  # that it was trained on, for its card
-    _exported(training, out)
+    training = Training.resume(task, state, device="cpu")
+    training.device = state["device"]  # device of the training, for the model card
+    _export(training, out)
 
 
 def _require_network_file(out: Path) -> None:
     if out.suffix != ".pt":
-        raise ConfigError(f"{out}: expected a network file that ends in .pt, by which others know it")
+        raise ConfigError(f"{out}: expected a network file that ends in .pt, got {out.suffix!r}; change the ending")
     require_writable(out)
 
 
-def _exported(training: Training, out: Path) -> None:
-    network = rounded(training.network.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
-    contract = training.task.contract(network, described(training))
-    export(training.task.exported(network), contract, out)
-    _write_curve(training, out)  # again: a training may have been killed before it was written
+def _export(training: Training, out: Path) -> None:
+    network = round_to_half(training.network.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
+    contract = training.task.contract(network, training_summary(training))
+    export(training.task.wrap_for_export(network), contract, out)
+    _write_curve(training, out)  # again, since a training may have been killed before the curve was written
     out.with_suffix(".card.json").write_text(json.dumps(card(training, contract), indent=1) + "\n")
 
 
 def card(training: Training, contract: NetworkContract) -> dict[str, Any]:
-    """How a network came to be: what it is for, on what and how long it was trained, and how well it did."""
+    """Return the model card of a network: contract, training data, plan, duration and last losses."""
     last = asdict(training.curve[-1]) if training.curve else None
     return {
         "network": contract.model_dump(),
@@ -136,8 +164,8 @@ def card(training: Training, contract: NetworkContract) -> dict[str, Any]:
     }
 
 
-def described(training: Training) -> str:
-    """One sentence on how a network came to be."""
+def training_summary(training: Training) -> str:
+    """Return one sentence on the training of a network."""
     held_out = f"{training.curve[-1].validation_loss:.3f}" if training.curve else "not yet known"
     return (
         f"{training.step} of {training.plan.steps} steps of {training.plan.batch} crystals, {training.task.data}; "
@@ -146,7 +174,7 @@ def described(training: Training) -> str:
 
 
 def _end(training: Training, out: Path) -> str:
-    """What there is now, and what to do if the time ended it before its plan."""
+    """Return a line on the exported network, with the way to continue if the time ended the training."""
     done = f"{out} written after step {training.step} of {training.plan.steps}"
     return done if training.is_done else f"{done}: the time is over; go on with --resume and more --minutes"
 
@@ -157,29 +185,32 @@ def _task(name: str) -> Task:
     return TASKS[name]
 
 
-def _begun(
+def _open_training(
     task: Task, folder: Path, minutes: float, steps: int | None, seed: int, device: str, is_resumed: bool
 ) -> Training:
-    """The training that is there, or a new one."""
-    there = checkpoint.newest(folder)
-    if is_resumed and there is None:
-        raise ConfigError(f"--resume: expected a checkpoint in {folder}, found none; train without it first")
-    if there is not None and not is_resumed:
-        raise ConfigError(f"{folder} holds a training at {there.name}: go on with --resume, or remove the folder")
-    if there is not None:
-        state = checkpoint.load(there)
+    """Return the training of the newest checkpoint if it is resumed, else a new training."""
+    latest = checkpoint.newest(folder)
+    if is_resumed and latest is None:
+        raise ConfigError(f"--resume: expected a checkpoint in {folder}, got none; train without --resume first")
+    if latest is not None and not is_resumed:
+        raise ConfigError(f"{folder} holds a training at {latest.name}: go on with --resume, or remove the folder")
+    if latest is not None:
+        state = checkpoint.load(latest)
         if state["task"] != task.name:
-            raise ConfigError(f"--resume: expected a checkpoint of {task.name}, got one of {state['task']} in {there}")
+            raise ConfigError(
+                f"--resume: expected a checkpoint of {task.name}, got one of {state['task']} in {latest}; "
+                "give the network's name as before"
+            )
         if state["data"] != task.data:
             raise ConfigError(
                 f"--resume: expected crystals {state['data']}, got {task.data}; say --crystals, --from as before"
             )
-        return Training.resumed(task, state, device=device)
-    n_steps = steps or max(1, int(PLANNED * 60 * minutes / step_s(task, task.plan, device)))
-    return Training(task, task.plan.lasting(n_steps), seed=seed, device=device)
+        return Training.resume(task, state, device=device)
+    n_steps = steps or max(1, int(STEPS_SHARE * 60 * minutes / step_s(task, task.plan, device)))
+    return Training(task, task.plan.with_steps(n_steps), seed=seed, device=device)
 
 
-def _saved(training: Training, out: Path) -> None:
+def _save(training: Training, out: Path) -> None:
     checkpoint.save(_folder(out), training.step, training.state())
     _write_curve(training, out)
 

@@ -1,4 +1,4 @@
-"""Shapes of training crystals by their semi-axes: signed depths ``(batch, n**3)`` [voxels, positive inside]."""
+"""Draw shapes of training crystals from semi-axes, as signed depths ``(batch, n**3)`` [voxels, positive inside]."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from cdi_stream.training.drawing import Draws, uniform
 
 
 def positions(n: int, device: torch.device, n_axes: int = 3) -> Tensor:
-    """Voxels ``(n**n_axes, n_axes)`` of an array with its origin at n//2."""
+    """Return the positions ``(n**n_axes, n_axes)`` of the voxels of an array, from its origin at n//2."""
     axis = torch.arange(n, dtype=torch.float32, device=device) - n // 2
     return torch.stack(torch.meshgrid(*[axis] * n_axes, indexing="ij"), dim=-1).reshape(-1, n_axes)
 
 
 def random_rotations(batch: int, generator: Generator) -> Tensor:
-    """Rotations ``(batch, 3, 3)`` uniform over SO(3), by QR of Gaussian matrices."""
+    """Return random rotations ``(batch, 3, 3)``, uniform over SO(3), by QR decomposition of Gaussian matrices."""
     q, r = torch.linalg.qr(torch.randn(batch, 3, 3, generator=generator, device=generator.device))
     q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1))[:, None, :]
     return q * torch.sign(torch.linalg.det(q))[:, None, None]
 
 
 def superellipsoids(semi_axes: Tensor, n: int, generator: Generator) -> Tensor:
-    """Signed depth ``(batch, n**3)`` [voxels, positive inside] of superellipsoids.
+    """Return the signed depth ``(batch, n**3)`` [voxels, positive inside] of superellipsoids.
 
-    Wu et al. (2021), npj Comput. Mater. 7, 175, equation 4.
+    Source: Wu et al., npj Computational Materials 7, 175 (2021), doi:10.1038/s41524-021-00644-z, equation 4.
     """
     batch = semi_axes.shape[0]
     e = uniform((batch, 1), (0.3, 1.3), generator)
@@ -37,9 +37,9 @@ def superellipsoids(semi_axes: Tensor, n: int, generator: Generator) -> Tensor:
 
 
 def polyhedra(semi_axes: Tensor, n: int, generator: Generator, n_planes: int = 14) -> Tensor:
-    """Signed depth ``(batch, n**3)`` [voxels, positive inside] of convex polyhedra.
+    """Return the signed depth ``(batch, n**3)`` [voxels, positive inside] of convex polyhedra.
 
-    Each is cut by ``n_planes`` random planes at 0.55 to 1 of the ellipsoid's reach along their normals.
+    Each is cut by ``n_planes`` random planes at 0.55 to 1 of the ellipsoid's extent along their normals.
     """
     batch, position = semi_axes.shape[0], positions(n, semi_axes.device)
     normals = torch.nn.functional.normalize(
@@ -52,9 +52,10 @@ def polyhedra(semi_axes: Tensor, n: int, generator: Generator, n_planes: int = 1
 
 
 def wulff(semi_axes: Tensor, n: int, generator: Generator) -> Tensor:
-    """Crystals bounded by {100}, {110} and {111} facets, each family at its own distance from the centre.
+    """Return the signed depth ``(batch, n**3)`` [voxels, positive inside] of crystals with {100}, {110}, {111} facets.
 
-    Wulff (1901), Z. Kristallogr. 34, 449: distances go as surface energies, here 0.7 to 1 of the reach.
+    Each family of facets lies at its own distance from the centre, 0.7 to 1 of the smallest semi-axis.  Source: Wulff,
+    Zeitschrift fuer Kristallographie 34, 449 (1901): the distances are proportional to surface energies.
     """
     families = _families(semi_axes.device)
     reach = semi_axes.amin(-1, keepdim=True)
@@ -67,10 +68,10 @@ def wulff(semi_axes: Tensor, n: int, generator: Generator) -> Tensor:
 
 
 def winterbottom(semi_axes: Tensor, n: int, generator: Generator) -> Tensor:
-    """Wulff crystals that stand on a substrate: a plane of random direction cuts one side away, at 0.2 to
-    0.7 of the reach.
+    """Return the signed depth ``(batch, n**3)`` [voxels, positive inside] of Wulff crystals on a substrate.
 
-    Winterbottom (1967), Acta Metall. 15, 303.
+    The substrate is a plane of random direction, at 0.2 to 0.7 of the smallest semi-axis from the centre.  Source:
+    Winterbottom, Acta Metallurgica 15, 303 (1967).
     """
     normal = torch.nn.functional.normalize(
         torch.randn(semi_axes.shape[0], 3, generator=generator, device=generator.device), dim=-1
@@ -81,18 +82,18 @@ def winterbottom(semi_axes: Tensor, n: int, generator: Generator) -> Tensor:
 
 
 def _families(device: torch.device) -> list[Tensor]:
-    """Unit normals of {100}, {110} and {111}."""
-    found = []
+    """Return the unit normals of {100}, {110} and {111}."""
+    families = []
     for indices in ((1, 0, 0), (1, 1, 0), (1, 1, 1)):
         signed = {
             tuple(s * k for s, k in zip(signs, order, strict=True))
             for order in permutations(indices)
             for signs in product((1, -1), repeat=3)
         }
-        found.append(
+        families.append(
             torch.nn.functional.normalize(torch.tensor(sorted(signed), dtype=torch.float32), dim=-1).to(device)
         )
-    return found
+    return families
 
 
 SHAPES: Draws = {

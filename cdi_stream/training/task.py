@@ -1,4 +1,4 @@
-"""What is trained: a network, the crystals that it sees, and what it is judged by."""
+"""Description of a training: network, crystals, simulated measurement, loss, plan and contract."""
 
 from __future__ import annotations
 
@@ -13,43 +13,61 @@ from cdi_stream.training.plan import Plan, Stage
 
 Draw = tuple[Tensor, ...]
 Crystals = Callable[[int, Generator], Tensor]
-"""Draws a batch of complex crystals; the generator's device is theirs."""
+"""Function that draws a batch of complex crystals on the generator's device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One network's training.
+    """Training of one network.
 
-    ``seen`` makes of crystals what the network sees of them, and what it should answer.  ``held_out`` crystals, where
-    they are not drawn like ``crystals``, are those it is judged by.  ``loss`` is of a batch in either mode of the
-    network, its terms weighed by the stage.  ``exported`` makes of it what answers amplitude and phase of the crystal;
-    `contract` says what is written into its file.  ``data`` says where the crystals come from.
+    Parameters
+    ----------
+    name
+        Name of the training and of its network.
+    network
+        Function that makes the untrained network.
+    crystals
+        Function that draws crystals.
+    observe
+        Function from crystals to the network's input and the expected output.
+    loss
+        Function of network, batch and stage; the stage weighs its terms.
+    plan
+        Stages of the training.
+    input_shape, output_shape, oversampling, phase_range_rad
+        Entries of the network's contract.
+    wrap_for_export
+        Function from the network to a module that returns amplitude and phase of the crystal.
+    held_out
+        Function that draws crystals for validation; None: ``crystals``.
+    data
+        Origin of the crystals, for the model card.
     """
 
     name: str
     network: Callable[[], nn.Module]
     crystals: Crystals
-    seen: Callable[[Tensor, Generator], Draw]
+    observe: Callable[[Tensor, Generator], Draw]
     loss: Callable[[nn.Module, Draw, Stage], Tensor]
     plan: Plan
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     oversampling: float
     phase_range_rad: float
-    exported: Callable[[nn.Module], nn.Module] = nn.Module.eval
+    wrap_for_export: Callable[[nn.Module], nn.Module] = nn.Module.eval
     held_out: Crystals | None = None
     data: str = "simulated as they were needed, each step from a seed of its own"
 
     def draw(self, batch: int, generator: Generator) -> Draw:
-        """A batch to learn from: what the network sees, and what it should answer."""
-        return self.seen(self.crystals(batch, generator), generator)
+        """Return a training batch: the network's input and the expected output."""
+        return self.observe(self.crystals(batch, generator), generator)
 
     def draw_held_out(self, batch: int, generator: Generator) -> Draw:
-        """A batch to be judged by."""
-        return self.seen((self.held_out or self.crystals)(batch, generator), generator)
+        """Return a validation batch: the network's input and the expected output."""
+        return self.observe((self.held_out or self.crystals)(batch, generator), generator)
 
     def contract(self, network: nn.Module, training: str) -> NetworkContract:
-        """Contract of a trained network, with one sentence on its training."""
+        """Return the contract of a trained network; ``training`` is one sentence on its training."""
         return NetworkContract(
             name=self.name,
             version="1",

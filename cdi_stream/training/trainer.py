@@ -1,7 +1,7 @@
-"""Supervised training on crystals simulated as they are needed; no data set on disk.
+"""Supervised training on crystals that are simulated for each step, without a data set on disk.
 
-Every step draws its crystals, and whatever the network itself draws, from a seed of its own: a training that was
-stopped and goes on does what one that was not stopped does.
+Every step has its own seed, for its crystals and for the random numbers of the network.  A training that is stopped and
+resumed therefore takes the same steps as a training without interruption.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
 
 HELD_OUT_SEED = 1 << 31
-"""Held-out crystals are drawn from seeds from here on; trainings keep below, see `seed_of`."""
+"""Smallest seed of validation crystals; seeds of training steps are smaller, see `seed_of`."""
 HELD_OUT_BATCHES = 4
+"""Number of batches of a validation."""
 _TRIAL_STEPS = 3
 
 
@@ -36,31 +37,31 @@ class Progress:
 
 
 class Training:
-    """A network on its way: weights, optimiser, step, curve."""
+    """State of a training: network, optimiser, step and training curve."""
 
     def __init__(self, task: Task, plan: Plan, *, seed: int, device: str) -> None:
         torch.manual_seed(seed)
         self.task, self.plan, self.seed, self.device = task, plan, seed, device
         self.network = task.network().to(device)
         self.step, self.minutes, self.curve = 0, 0.0, list[Progress]()
-        self._optimizer = plan.at(0)[0].started(self.network)
+        self._optimizer = plan.at(0)[0].make_optimizer(self.network)
         self._mean = math.nan
 
     @classmethod
-    def resumed(cls, task: Task, state: dict[str, Any], *, device: str) -> Training:
-        """Go on where `state` was taken."""
+    def resume(cls, task: Task, state: dict[str, Any], *, device: str) -> Training:
+        """Return the training whose `state` was saved."""
         training = cls(task, Plan.model_validate_json(state["plan"]), seed=state["seed"], device=device)
         training.network.load_state_dict(state["network"])
         training.step, training.minutes, training._mean = state["step"], state["minutes"], state["mean"]
         training.curve = [Progress(**line) for line in state["curve"]]
         if training.step < training.plan.steps:
-            training._optimizer = training.plan.at(training.step)[0].started(training.network)
+            training._optimizer = training.plan.at(training.step)[0].make_optimizer(training.network)
             if state["optimizer"] is not None:
                 training._optimizer.load_state_dict(state["optimizer"])
         return training
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on, in tensors, numbers and texts."""
+        """Return the state from which the training can be resumed, in tensors, numbers and texts."""
         is_new_stage = self.is_done or self.plan.at(self.step)[1] == 0
         return {
             "task": self.task.name,
@@ -69,7 +70,7 @@ class Training:
             "seed": self.seed,
             "step": self.step,
             "minutes": self.minutes,
-            "device": str(self.device),  # the command line has a kind of its own
+            "device": str(self.device),  # the command line passes an enumeration
             "mean": self._mean,
             "curve": [asdict(line) for line in self.curve],
             "network": self.network.state_dict(),
@@ -78,7 +79,7 @@ class Training:
 
     @property
     def is_done(self) -> bool:
-        """Whether all steps of the plan are."""
+        """Whether all steps of the plan are done."""
         return self.step >= self.plan.steps
 
     def run(
@@ -88,7 +89,19 @@ class Training:
         is_over: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Train to the end of the plan, or until ``is_over``; each look at held-out crystals is reported and saved."""
+        """Train to the end of the plan or until ``is_over``.
+
+        Parameters
+        ----------
+        report
+            Called after every validation.
+        save
+            Called after every validation; it writes a checkpoint.
+        is_over
+            Called before every step; True ends the training.
+        clock
+            Time in seconds.
+        """
         self.network.train()
         begin_s, before = clock(), self.minutes
         while not self.is_done and not is_over():
@@ -96,20 +109,23 @@ class Training:
             self.minutes = before + (clock() - begin_s) / 60
             if self.step % self.plan.validate_every == 0 or self.is_done:
                 if math.isnan(self._mean):
-                    raise CdiStreamError(f"{self.task.name}: no gradient of the first {self.step} steps was finite")
+                    raise CdiStreamError(
+                        f"{self.task.name}: expected finite gradients, got none in the first {self.step} steps; "
+                        "try another seed or device"
+                    )
                 self.curve.append(self._progress())
                 report(self.curve[-1])
                 save(self)
 
     def advance(self) -> None:
-        """One batch; its update is left out if a gradient is not finite."""
+        """Train on one batch; the weights stay unchanged if a gradient is not finite."""
         stage, k = self.plan.at(self.step)
         if k == 0 and self.step > 0:
-            self._optimizer = stage.started(self.network)
+            self._optimizer = stage.make_optimizer(self.network)
         for group in self._optimizer.param_groups:
             group["lr"] = stage.rate_at(k)
         seed = seed_of(self.seed, self.step)
-        torch.manual_seed(seed)  # what the network draws itself, dropout for one
+        torch.manual_seed(seed)  # for random numbers of the network, such as dropout
         drawn = self.task.draw(self.plan.batch, Generator(self.device).manual_seed(seed))
         self._optimizer.zero_grad()
         loss = self._loss(drawn, stage, in_half=True)
@@ -122,7 +138,7 @@ class Training:
         self.step += 1
 
     def _loss(self, drawn: Draw, stage: Stage, *, in_half: bool) -> float | None:
-        """Leave the gradients of a batch, clipped; returns the loss, or None if they are not finite."""
+        """Compute the clipped gradients of a batch and return the loss, or None if gradients are not finite."""
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=in_half):
             loss = self.task.loss(self.network, drawn, stage)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -136,13 +152,16 @@ class Training:
 
 
 def seed_of(seed: int, step: int) -> int:
-    """Seed of one step of a training, of 31 bits: torch's generator of a CPU knows the lowest 32 of a seed alone."""
+    """Return the seed of one step, of 31 bits, since torch's CPU generator uses the lowest 32 bits of a seed alone."""
     return (2_654_435_761 * seed + step) % HELD_OUT_SEED
 
 
 @torch.no_grad()
 def validate(task: Task, network: nn.Module, plan: Plan, device: str) -> float:
-    """Mean loss of the last stage over held-out crystals, the same on every machine, in evaluation mode."""
+    """Return the mean loss over held-out crystals in evaluation mode, with the terms of the last stage.
+
+    The crystals are the same on every machine.
+    """
     was_training = network.training
     network.eval()
     total = 0.0
@@ -154,7 +173,7 @@ def validate(task: Task, network: nn.Module, plan: Plan, device: str) -> float:
 
 
 def step_s(task: Task, plan: Plan, device: str, clock: Callable[[], float] = time.monotonic) -> float:
-    """Seconds of a step, in the mean of all stages, by trainings that are thrown away."""
+    """Return the mean duration of a step over all stages [s], measured by short trial trainings."""
     each_s = (_stage_s(task, plan, stage, device, clock) * stage.steps for stage in plan.stages)
     return sum(each_s) / plan.steps
 

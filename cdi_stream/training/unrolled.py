@@ -1,4 +1,4 @@
-"""How the project's own network is trained: from whatever random starts reach, to the crystal they came from."""
+"""Training of the unrolled network: from random starts to the crystal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from cdi_stream.networks import losses
 from cdi_stream.networks.unrolled import Unrolled
 from cdi_stream.numerics.fourier import to_crystal
-from cdi_stream.training.crystals import CrystalRanges, drawn_from
+from cdi_stream.training.crystals import CrystalRanges, crystal_source
 from cdi_stream.training.diffraction import Array, field, measure
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Draw, Task
@@ -25,10 +25,10 @@ RANGES = CrystalRanges(
 )
 
 
-def seen(crystal: Tensor, generator: Generator) -> Draw:
-    """Magnitudes ``(batch, 64, 64, 64)``, crystals ``(batch, 32, 32, 32)`` on the coarse grid, phases of the starts.
+def observe(crystal: Tensor, generator: Generator) -> Draw:
+    """Return magnitudes ``(batch, 64, 64, 64)``, crystals ``(batch, 32, 32, 32)`` on the coarse grid, and start phases.
 
-    Only the middle of the diffraction is simulated, the network looks at no more.
+    Only the middle of the diffraction is simulated, since the network uses no more.
     """
     magnitude, crystal = measure(crystal, generator, (1e5, 1e8), Array.MIDDLE)
     turn = 2 * math.pi * torch.rand(magnitude.shape, generator=generator, device=generator.device)
@@ -36,7 +36,10 @@ def seen(crystal: Tensor, generator: Generator) -> Draw:
 
 
 def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
-    """Mismatch of every look's answer with the crystal or its twin, wherever it lies, the later ones more."""
+    """Return the mean mismatch of the crystal after every round with the truth; later rounds weigh more.
+
+    The mismatch is `losses.mismatch_anywhere`: up to shift and twin.
+    """
     assert isinstance(network, Unrolled)
     magnitude, truth, turn = drawn
     terms = [losses.mismatch_anywhere(answer, truth).mean() for answer in network.answers(magnitude, turn)]
@@ -47,8 +50,8 @@ def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
 TASK = Task(
     name="unrolled",
     network=Unrolled,
-    crystals=drawn_from(RANGES, N_COARSE),
-    seen=seen,
+    crystals=crystal_source(RANGES, N_COARSE),
+    observe=observe,
     loss=loss,
     plan=Plan(stages=(Stage(steps=20_000, rate=2e-3),)),
     input_shape=(N_VOXELS,) * 3,

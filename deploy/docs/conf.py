@@ -26,6 +26,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 default_role = "literal"
+smartquotes = False  # two dashes begin an option
 
 html_theme = "furo"
 html_title = f"cdi-stream {version}"

@@ -240,7 +240,7 @@ def test_what_is_wrong_is_red_and_said_in_full(tmp_path):
         page.check_fits()
         page.wait_for("#lamp", "no message from the service for")
         assert "No message from the service for" in page.text("#band")
-        assert "what is shown is old" in page.text("#band")
+        assert "the page shows old data" in page.text("#band")
         assert (page.tone("#lamp"), page.tone("#band"), page.tone("body")) == ("bad", "bad", "bad")
         assert chrome.execute_script("return getComputedStyle(document.querySelector('main')).filter") == "grayscale(1)"
         assert page.figure("lag") == "\u2013"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdi_stream.documents.runs import MAX_STOPPED
 from cdi_stream.errors import WireError
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart
 from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, picture, run_start, run_stop
@@ -522,3 +523,18 @@ def test_the_largest_value_marks_gaps_of_unsigned_detectors(dtype):
     rig.feed(*(DetectorFrame(series=1, image_id=k, pixels=pixels) for k in range(N)))
     assert rig.curves[0].sentinel == np.iinfo(dtype).max
     assert (rig.curves[0].counts[0] == rig.curves[0].sentinel).tolist() == [[False, True]]
+
+
+# --- runs that are forgotten -------------------------------------------------------------------------------------
+
+
+def test_the_run_of_an_open_curve_is_not_forgotten():
+    rig = Rig()
+    rig.feed(run_start(sample="gold"), descriptor(), begin(user_data="run"), *all_events(), run_stop(N))
+    rig.feed(*(frame(k) for k in range(N - 1)))
+    for k in range(MAX_STOPPED + 5):
+        rig.feed(run_start(f"later {k}"), run_stop(0, f"later {k}"))
+    assert len(rig.assembler.book.runs) <= MAX_STOPPED + 1
+    rig.feed(frame(N - 1))
+    (curve,) = rig.curves
+    assert (curve.run.uid, curve.run.sample, curve.doubts) == ("run", "gold", ())

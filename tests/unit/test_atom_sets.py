@@ -12,7 +12,7 @@ from torch import Generator
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.training import atom_sets, atoms, chan2021, run
-from cdi_stream.training.atom_sets import AtomSet, on_set, write_set
+from cdi_stream.training.atom_sets import AtomSet, train_on_atoms, write_set
 from cdi_stream.training.shapes import random_rotations
 
 
@@ -67,14 +67,14 @@ def test_half_are_without_strain_and_no_two_alike():
 def test_held_out_crystals_are_others():
     rng = np.random.default_rng(2)
     whole = set_of(*(bent(rng) for _ in range(10)))
-    task = on_set(chan2021.SMALL, whole)
+    task = train_on_atoms(chan2021.SMALL, whole)
     known, held_out = task.crystals.__self__, task.held_out.__self__
     assert (len(known.density), len(held_out.density)) == (9, 1)
     assert torch.equal(torch.cat((known.density, held_out.density)), whole.density)
     first, second = (draw(2, Generator().manual_seed(1))[1] for draw in (task.draw, task.draw_held_out))
     assert not torch.allclose(first, second)
     with pytest.raises(ConfigError, match="ten crystals or more to train on, got 4"):
-        on_set(chan2021.SMALL, whole.part(0, 0.4))
+        train_on_atoms(chan2021.SMALL, whole.part(0, 0.4))
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_a_corner_that_reaches_out_of_the_voxels_is_drawn_again(rng, monkeypatch
     monkeypatch.setattr(atoms, "FARTHEST_A", HALF_A)
     for _ in range(20):
         assert np.linalg.norm(atoms.cut(rng, HALF_A), axis=1).max() < HALF_A
-    assert atoms.FARTHEST_A + atoms.LARGEST_STRAIN * atoms.FARTHEST_A < (atoms.N_VOXELS // 2 - 1) * atoms.VOXEL_A
+    assert atoms.FARTHEST_A + atoms.MAX_STRAIN * atoms.FARTHEST_A < (atoms.N_VOXELS // 2 - 1) * atoms.VOXEL_A
 
 
 def test_one_too_large_for_its_voxels_is_refused(rng):
@@ -70,10 +70,10 @@ def bonds_of_the_core(positions_a):
 
 
 def test_the_potential_holds_gold_together_and_takes_strain_out(rng):
-    initial = atoms.relaxed(atoms.cut(rng, 24.0))
+    initial = atoms.relax(atoms.cut(rng, 24.0))
     assert abs(bonds_of_the_core(initial).mean() - 1) < 0.01
     strained = initial * (1.03, 1.0, 0.97)
-    assert bonds_of_the_core(atoms.relaxed(strained)).std() < 0.8 * bonds_of_the_core(strained).std()
+    assert bonds_of_the_core(atoms.relax(strained)).std() < 0.8 * bonds_of_the_core(strained).std()
 
 
 def test_a_set_goes_on_where_it_stopped(tmp_path, monkeypatch):

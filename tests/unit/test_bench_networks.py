@@ -15,7 +15,7 @@ from cdi_stream.inversion.infer import crystal_of
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.networks.masto2025 import Masto2025
 from cdi_stream.networks.packaged import network_file
-from cdi_stream.networks.torchscript import export, load, rounded
+from cdi_stream.networks.torchscript import export, load, round_to_half
 from cdi_stream.numerics.fourier import to_crystal, to_fourier_order, to_reciprocal, twin
 from cdi_stream.phasing.quality import misfit
 from cdi_stream.phasing.starts import start_from
@@ -65,9 +65,13 @@ def test_phases_count_within_half_a_turn(known):
 def test_a_network_for_phases_of_the_diffraction_is_measured_by_these(tmp_path):
     network, volume = Masto2025((6, 8, 12)).eval(), torch.rand(1, 64, 64, 64)
     task = TASKS["masto2025"]
-    export(task.exported(rounded(network)), task.contract(rounded(network), "none"), tmp_path / "network.pt")
+    export(
+        task.wrap_for_export(round_to_half(network)),
+        task.contract(round_to_half(network), "none"),
+        tmp_path / "network.pt",
+    )
     with torch.inference_mode():
-        expected = rounded(network)(volume)
+        expected = round_to_half(network)(volume)
     torch.testing.assert_close(phase_network(tmp_path / "network.pt")(volume), expected, rtol=1e-4, atol=1e-4)
 
 

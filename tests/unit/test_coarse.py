@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdi_stream.networks.coarse import grown, half_box, middle, patterson, reached, refined, scaled_like
+from cdi_stream.networks.coarse import (
+    fourier_upsample,
+    grow_support,
+    half_box,
+    middle,
+    patterson,
+    raar_cycles,
+    scale_to_measured,
+)
 from cdi_stream.networks.losses import overlaps, pad_to_double
 from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order, to_reciprocal
 from cdi_stream.training.crystals import CrystalRanges, crystals
@@ -31,8 +39,8 @@ def measured(truth):
 
 def test_the_truth_stays_and_comes_to_the_origin(truth, measured):
     moved = shifted(truth.roll((2, -1, 3), (1, 2, 3)), to_fourier_order)
-    support = grown(moved.abs() > 0.1)
-    found = reached(moved, support, measured, 5)
+    support = grow_support(moved.abs() > 0.1)
+    found = raar_cycles(moved, support, measured, 5)
     assert overlaps(shifted(found, from_fourier_order), truth)[0].min() > 0.995
     position = torch.fft.fftfreq(32) * 32
     for axes in ((2, 3), (1, 3), (1, 2)):
@@ -46,8 +54,8 @@ def test_cycles_come_nearer_to_the_measurement(truth, measured):
     begin = torch.fft.fftn(torch.polar(measured, turn), dim=(1, 2, 3), norm="ortho")
 
     def outside(cycles):
-        found = reached(begin, support, measured, cycles)
-        return float((found.abs().square() * ~grown(grown(support))).sum() / found.abs().square().sum())
+        found = raar_cycles(begin, support, measured, cycles)
+        return float((found.abs().square() * ~grow_support(grow_support(support))).sum() / found.abs().square().sum())
 
     assert outside(60) < 0.3 * outside(0)
 
@@ -63,12 +71,12 @@ def test_the_autocorrelation_is_that_of_the_crystal(truth, measured):
 
 
 def test_scales_boxes_and_grids(truth, measured):
-    scaled = scaled_like(7 * truth, measured)
+    scaled = scale_to_measured(7 * truth, measured)
     assert torch.allclose(scaled.abs().square().sum((1, 2, 3)), measured.square().sum((1, 2, 3)), rtol=1e-4)
     assert half_box(measured)[0].sum() == 17**3
     one = torch.zeros(1, 8, 8, 8, dtype=torch.bool)
     one[0, 0, 0, 0] = True
-    assert grown(one).sum() == 27
+    assert grow_support(one).sum() == 27
     assert middle(torch.arange(8.0).reshape(8, 1, 1).expand(1, 8, 8, 8), 4)[0, :, 0, 0].tolist() == [2, 3, 4, 5]
 
 
@@ -76,7 +84,7 @@ def test_a_crystal_on_finer_voxels_is_the_same_crystal(truth):
     fine = truth[:, 8:24, 8:24, 8:24]
     inner = field(fine, Array.MIDDLE)
     coarse = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(inner, (1, 2, 3)), dim=(1, 2, 3)), (1, 2, 3))
-    again = refined(coarse, 32)
+    again = fourier_upsample(coarse, 32)
     correlation = (again.conj() * fine).sum((1, 2, 3)).abs() / (
         again.abs().square().sum((1, 2, 3)) * fine.abs().square().sum((1, 2, 3))
     ).sqrt()

@@ -79,7 +79,7 @@ def test_a_browser_that_loses_its_place_is_told_so():
     async def scenario(service, host):
         async with contextlib.AsyncExitStack() as stack:
             first, *_ = [await stack.enter_async_context(connect(f"ws://{host}/feed")) for _ in range(MAX_CLIENTS + 1)]
-            with pytest.raises(ConnectionClosed, match=r"1013.*another browser took this place"):
+            with pytest.raises(ConnectionClosed, match=r"1013.*another one has taken this place"):
                 _ = [data async for data in endless(first)]
 
     run(scenario)

@@ -63,7 +63,7 @@ def test_a_damaged_file_is_put_aside_and_the_history_begins_anew(tmp_path, caplo
         read_history(path)
     with caplog.at_level(logging.WARNING):
         assert load_history(path) == Results()
-    assert "put aside as history.json.damaged" in caplog.text
+    assert "renamed to history.json.damaged" in caplog.text
     assert not path.exists()
     assert (tmp_path / "history.json.damaged").read_bytes() == DAMAGED[name]
 
@@ -72,7 +72,7 @@ def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "history.json"
     write_history(path, Results(headers=HEADERS))
     monkeypatch.setattr(history, "MAX_FILE_BYTES", 10)
-    with pytest.raises(InputError, match="at most 10 bytes were expected"):
+    with pytest.raises(InputError, match="expected at most 10 bytes"):
         read_history(path)
 
 

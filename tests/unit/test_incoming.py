@@ -50,6 +50,16 @@ def test_a_curve_goes_on_with_the_frames_and_documents_that_were_there(folder):
     np.testing.assert_array_equal(curve.series.pixel_mask, mask)
 
 
+def test_a_release_describes_its_series_once(folder, monkeypatch):
+    made = rig(folder)
+    made.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), *(frame(k) for k in range(N - 1)))
+    saved = []
+    monkeypatch.setattr(Incoming, "save", lambda _, description: saved.append(description))
+    made.feed(frame(N - 1))
+    assert len(made.curves) == 1
+    assert [description.curve_index for description in saved] == [0]
+
+
 def test_frames_lost_while_nobody_listened_are_missing(folder):
     first = rig(folder)
     first.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *all_events()[:3])

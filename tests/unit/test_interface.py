@@ -26,6 +26,8 @@ from sim_beamline.scan import recorded_scan
 from tests.bench.crystals import Case, crystal, measured
 from tests.unit import test_exports
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CASE = Case(seed=2, kind="superellipsoid", phase_pi=1, n=16)
 QUICK = {"method": "recipe", "budget_s": 30.0, "seed": 3}
 """A recipe of 600 cycles: well below a second at 16^3, in cycles rather than in time."""

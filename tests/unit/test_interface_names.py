@@ -102,6 +102,7 @@ MODULES_WITH_EXAMPLES = sorted(
 )
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", MODULES_WITH_EXAMPLES)
 def test_examples_in_docstrings_give_what_they_say(name):
     result = doctest.testmod(importlib.import_module(name), raise_on_error=False)

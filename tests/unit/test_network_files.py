@@ -14,7 +14,7 @@ from torch import nn
 
 from cdi_stream.errors import NetworkFileError
 from cdi_stream.networks import archive
-from cdi_stream.networks.packaged import packaged
+from cdi_stream.networks.packaged import packaged_networks
 from cdi_stream.networks.torchscript import CONTRACT_FILE, NetworkContract, _is_operator, export, load, rewrite_contract
 from cdi_stream.networks.trial import require_answer
 
@@ -156,14 +156,14 @@ def changed(path: Path, old: str, new: str, member: str = "test_network_files.py
     name = next(name for name in inside if name.endswith(member))
     assert old.encode() in inside[name]
     inside[name] = inside[name].replace(old.encode(), new.encode())
-    path.write_bytes(archive.packed(inside))
+    path.write_bytes(archive.pack_members(inside))
     return path
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", packaged_networks())
 def test_the_networks_of_the_package_pass(name):
-    inside = archive.members(packaged()[name].read_bytes(), name)
-    assert archive.checked(inside, name, _is_operator).startswith(b"PK")
+    inside = archive.members(packaged_networks()[name].read_bytes(), name)
+    assert archive.check_members(inside, name, _is_operator).startswith(b"PK")
 
 
 def test_a_fresh_network_passes_and_answers(small):
@@ -262,7 +262,7 @@ def test_a_pickle_that_asks_for_more_is_refused_without_being_loaded(small, tmp_
 
     inside = archive.members(small.read_bytes(), "small")
     for member in ("data.pkl", "constants.pkl"):
-        small.write_bytes(archive.packed(inside | {member: pickle.dumps(Opens(), protocol=2)}))
+        small.write_bytes(archive.pack_members(inside | {member: pickle.dumps(Opens(), protocol=2)}))
         with pytest.raises(NetworkFileError, match=r"pickled .* open"):
             load(small)
     assert not (tmp_path / "written").exists()
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_network_is_refused_in_our_words(tmp_path, content, wo
 
 def test_a_foreign_member_is_refused(small):
     inside = archive.members(small.read_bytes(), "small")
-    small.write_bytes(archive.packed(inside | {"code/evil.so": b"\x7fELF"}))
+    small.write_bytes(archive.pack_members(inside | {"code/evil.so": b"\x7fELF"}))
     with pytest.raises(NetworkFileError, match=r"member 'code/evil\.so'"):
         load(small)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cdi_stream.networks import wu2021
-from cdi_stream.networks.blocks import Fold, compressed
+from cdi_stream.networks.blocks import Fold, compress_magnitude
 from cdi_stream.networks.chan2021 import Chan2021
 from cdi_stream.networks.masto2025 import Masto2025
 from cdi_stream.networks.packaged import network_file
@@ -122,7 +122,7 @@ def test_folding_keeps_every_voxel_once():
 
 
 def test_compression_keeps_the_ends_and_lifts_the_fringes():
-    seen = compressed(torch.tensor([0.0, 0.01, 1.0]))
+    seen = compress_magnitude(torch.tensor([0.0, 0.01, 1.0]))
     assert seen.tolist() == pytest.approx([0.0, math.log(4) / math.log(301), 1.0])
 
 

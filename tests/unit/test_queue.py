@@ -535,7 +535,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(owner=owners, pick=picks)
     def hear(self, owner, pick):
-        for job in self.queues[owner].computed(owner):
+        for job in self.queues[owner].jobs_to_send(owner):
             heard = self.jobs[job.id]["heard"]
             assert len(self.queues[owner].documents_to_send(job)) == 2 - heard
             if heard == 2:

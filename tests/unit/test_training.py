@@ -6,13 +6,13 @@ import torch
 
 from cdi_stream.errors import NetworkFileError
 from cdi_stream.networks import losses
-from cdi_stream.networks.packaged import network_file, packaged
-from cdi_stream.networks.torchscript import export, load, load_trainable, rounded, weights_sha256
+from cdi_stream.networks.packaged import network_file, packaged_networks
+from cdi_stream.networks.torchscript import export, load, load_trainable, round_to_half, weights_sha256
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.numerics.fourier import twin
 from cdi_stream.training import chan2021
 from cdi_stream.training.crystals import CrystalRanges, crystals
-from cdi_stream.training.diffraction import counted, field, measure
+from cdi_stream.training.diffraction import draw_counts, field, measure
 from cdi_stream.training.fields import FIELDS
 from cdi_stream.training.plan import Stage
 from cdi_stream.training.run import TASKS
@@ -91,12 +91,12 @@ def test_a_detector_gap_is_a_slab_off_the_peak_and_the_rest_is_as_it_was():
 
 def test_the_loss_cannot_tell_a_crystal_from_its_twin_and_knows_a_flip(generator):
     truth = crystals(4, 16, RANGES, generator)
-    same = losses.supervised(truth.abs(), truth.angle(), truth)
+    same = losses.supervised_loss(truth.abs(), truth.angle(), truth)
     other = twin(truth)
-    assert torch.allclose(losses.supervised(other.abs(), other.angle(), truth), same, atol=1e-4)
+    assert torch.allclose(losses.supervised_loss(other.abs(), other.angle(), truth), same, atol=1e-4)
     assert same < 1e-3
     flipped = truth.flip(-1)
-    assert losses.supervised(flipped.abs(), flipped.angle(), truth) > 0.05
+    assert losses.supervised_loss(flipped.abs(), flipped.angle(), truth) > 0.05
 
 
 def test_a_crystal_anywhere_matches_itself_and_its_twin(generator):
@@ -108,7 +108,7 @@ def test_a_crystal_anywhere_matches_itself_and_its_twin(generator):
 
 
 def test_an_exported_network_answers_as_the_original_and_names_its_weights(tmp_path):
-    network = rounded(small()).eval()
+    network = round_to_half(small()).eval()
     path = tmp_path / "network.pt"
     export(network, SMALL.contract(network, "none"), path)
     loaded = load(path)
@@ -123,12 +123,12 @@ def test_an_exported_network_answers_as_the_original_and_names_its_weights(tmp_p
         loaded(torch.zeros(8, 8, 8))
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", packaged_networks())
 def test_packaged_networks_answer_alike_in_python_and_in_torchscript_alone_and_in_a_batch(name):
     """As served, `unrolled` is another: rounding errors grow over 90 cycles, until they choose another answer."""
     task, file = TASKS[name], network_file(name)
     script, served = load_trainable(file), load(file)
-    network = task.exported(task.network())
+    network = task.wrap_for_export(task.network())
     network.load_state_dict(script.script.state_dict())
     magnitudes = torch.rand((2, *task.input_shape), generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
@@ -194,7 +194,7 @@ def test_a_projection_is_what_the_central_slice_shows(generator):
     of_volume = field(crystal)[:, 16]
     of_projection = field(crystal.sum(1))
     torch.testing.assert_close(of_volume * 32**0.5, of_projection, rtol=1e-4, atol=1e-3)
-    counts, shown = counted(crystal.sum(1), generator, (1e7, 2e7))
+    counts, shown = draw_counts(crystal.sum(1), generator, (1e7, 2e7))
     assert counts.shape == (3, 32, 32)
     for model, measured in zip(field(shown).abs(), counts.sqrt(), strict=True):
         assert np.corrcoef(model[measured > 0], measured[measured > 0])[0, 1] > 0.99
@@ -226,7 +226,7 @@ def test_an_amplitude_below_zero_is_drawn_where_the_diffraction_says(generator):
 
 
 def test_a_shape_of_the_truth_with_a_phase_of_the_twin_is_no_answer(generator):
-    magnitude, truth = chan2021.seen(crystals(1, 32, LOPSIDED, generator), generator)
+    magnitude, truth = chan2021.observe(crystals(1, 32, LOPSIDED, generator), generator)
 
     def loss(shape, phase, terms):
         answer = shape.abs(), phase.angle()
@@ -277,7 +277,7 @@ def test_every_network_can_be_trained_and_exported(name, tmp_path):
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(weight.grad).all() for weight in network.parameters())
-    export(task.exported(network), task.contract(network, "none"), tmp_path / "network.pt")
+    export(task.wrap_for_export(network), task.contract(network, "none"), tmp_path / "network.pt")
     answer = load(tmp_path / "network.pt")(drawn[0][0])
     assert answer.shape == task.output_shape
     assert torch.isfinite(torch.view_as_real(answer)).all()

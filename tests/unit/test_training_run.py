@@ -22,9 +22,9 @@ from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load, weights_sha256
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.training import checkpoint, run, wu2021
-from cdi_stream.training.crystals import CrystalRanges, drawn_from
+from cdi_stream.training.crystals import CrystalRanges, crystal_source
 from cdi_stream.training.diffraction import measure
-from cdi_stream.training.fine_tuning import begun_from
+from cdi_stream.training.fine_tuning import fine_tune
 from cdi_stream.training.plan import Plan, Stage
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import Training, step_s, validate
@@ -56,8 +56,8 @@ class WithDropout(nn.Module):
 TINY = Task(
     name="tiny",
     network=WithDropout,
-    crystals=drawn_from(RANGES, 16),
-    seen=measure,
+    crystals=crystal_source(RANGES, 16),
+    observe=measure,
     loss=wu2021.loss,
     plan=PLAN,
     input_shape=(32, 32, 32),
@@ -114,7 +114,7 @@ def test_a_loss_without_gradients_is_not_trained_for_hours(tmp_path):
     def broken(network, drawn, stage):
         return sum(weight.sum() for weight in network.parameters()) * float("nan")
 
-    with pytest.raises(CdiStreamError, match="tiny: no gradient of the first 3 steps was finite"):
+    with pytest.raises(CdiStreamError, match="tiny: expected finite gradients, got none in the first 3 steps"):
         Training(replace(TINY, loss=broken), TINY.plan, seed=1, device="cpu").run(print, lambda training: None)
 
 
@@ -129,7 +129,7 @@ def test_stopped_for_want_of_time_it_is_exported_and_goes_on(whole, tmp_path, ca
     assert second.step == 21
     assert capsys.readouterr().out.endswith("written after step 21 of 21\n")
     assert [line[2] for line in losses_of(out)] == pytest.approx([line[2] for line in losses_of(whole)])
-    assert "21 of 21 steps" in run.described(second)
+    assert "21 of 21 steps" in run.training_summary(second)
     card = json.loads(out.with_suffix(".card.json").read_text())
     assert (card["steps"], card["crystals"], card["seed"]) == (21, 42, 3)
     assert card["last"]["validation_loss"] == losses_of(out)[-1][2]
@@ -163,7 +163,7 @@ def test_a_checkpoint_is_exported_by_itself(whole, tmp_path):
         del run.TASKS["tiny"]
     first, again = (load(file).contract for file in (whole, tmp_path / "again.pt"))
     assert first == again
-    with pytest.raises(ConfigError, match="found none"):
+    with pytest.raises(ConfigError, match="got none"):
         run.export_training(tmp_path, tmp_path / "no.pt")
     with pytest.raises(ConfigError, match=r"ends in \.pt"):
         run.export_training(whole.with_suffix(".checkpoint"), tmp_path / "no.cxi")
@@ -195,12 +195,12 @@ def test_weights_that_a_stage_does_not_name_stay(one_thread):
 @pytest.mark.parametrize("name", ["chan2021-small", "masto2025-small"])
 def test_a_training_begins_with_the_weights_of_a_file_and_its_last_stage(tmp_path, name):
     task = run.TASKS[name]
-    begun = begun_from(task, network_file(name))
-    assert begun.plan.stages == task.plan.stages[-1:]
-    assert weights_sha256(begun.network()) == load(network_file(name)).contract.weights_sha256
-    assert begun.data.startswith(f"{task.data}, begun with other weights (sha256 ")
+    tuned = fine_tune(task, network_file(name))
+    assert tuned.plan.stages == task.plan.stages[-1:]
+    assert weights_sha256(tuned.network()) == load(network_file(name)).contract.weights_sha256
+    assert tuned.data.startswith(f"{task.data}, begun with other weights (sha256 ")
     with pytest.raises(NetworkFileError, match=f"expected weights of {name}, got others"):
-        begun_from(task, network_file("wu2021-2d")).network()
+        fine_tune(task, network_file("wu2021-2d")).network()
 
 
 def test_a_network_learns(one_thread):
@@ -225,7 +225,7 @@ def test_rates_warm_up_and_fall():
 
 
 def test_a_plan_made_longer_keeps_the_shares_of_its_stages():
-    longer = PLAN.lasting(210)
+    longer = PLAN.with_steps(210)
     assert [stage.steps for stage in longer.stages] == [90, 120]
     assert longer.at(89)[1] == 89
     assert longer.at(90) == (longer.stages[1], 0)
@@ -289,7 +289,7 @@ class TestCheckpoints:
                 manifest.write_text("{}")
             case "outside":
                 manifest.write_text(manifest.read_text().replace("part-000", "../../../etc/passwd"))
-        with pytest.raises(NetworkFileError, match="carry the whole folder over again"):
+        with pytest.raises(NetworkFileError, match="copy the whole folder again"):
             checkpoint.load(path)
 
     def test_one_too_large_to_carry_is_not_written(self, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cdi_stream.cli.wording import written
+from cdi_stream.cli.wording import table_row
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ from cdi_stream.cli.wording import written
     ],
 )
 def test_few_digits_with_their_unit(name, value, label, text):
-    assert written(name, value)[:2] == (label, text)
+    assert table_row(name, value)[:2] == (label, text)

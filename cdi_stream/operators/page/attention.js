@@ -1,4 +1,4 @@
-// What needs attention, and what of it somebody has seen.
+// Items that need attention, and the items that an operator has marked as seen.
 
 import {byId, element, setChildren, setText} from "./text.js?QUERY";
 
@@ -10,7 +10,7 @@ function stored() {
     const keys = JSON.parse(localStorage.getItem(STORE));
     return Array.isArray(keys) ? keys.map(String) : [];
   } catch {
-    return []; // a browser that stores nothing
+    return []; // the browser stores nothing
   }
 }
 
@@ -18,7 +18,7 @@ let seen = stored();
 
 export const isSeen = (key) => seen.includes(key);
 
-// What was seen stays so when the page is loaded anew.
+// Mark keys as seen; the mark stays when the page is loaded again.
 export function see(keys) {
   seen = [...seen.filter((key) => !keys.includes(key)), ...keys].slice(-MAX_SEEN);
   try {
@@ -43,7 +43,7 @@ function row(onSeen) {
   };
 }
 
-// Show {key, tone, text} items: those not yet seen each with a button, the others quietly.  Returns those not yet seen.
+// Show items {key, tone, text}: unseen ones with a button, seen ones in a quiet list.  Returns the unseen ones.
 export function showItems(items, onSeen) {
   const [open, quiet] = [items.filter((item) => !isSeen(item.key)), items.filter((item) => isSeen(item.key))];
   setChildren(byId("alarms"), open.map((item) => item.key), row(onSeen)).forEach((child, i) => {

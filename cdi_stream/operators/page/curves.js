@@ -1,17 +1,17 @@
-// Curves in the words of a beamline: scan number, sample and motors, and which of two came later.
+// Names of curves (scan number, sample, motors), and their order.
 
 import {plain} from "./text.js?QUERY";
 
 const MAX_CURVES = 400;
-const runs = new Map(); // by the uid of the run: what any message told of it, and its curves
+const runs = new Map(); // by uid: facts about the run from any message, and its curves
 const order = []; // keys of the curves, in order of their first message
 
 export const keyOf = (header) => `${header.raw_uid} ${header.curve_index}`;
 
-// How late a curve came first; -1 for none.
+// Place of a curve in the order of first messages; -1 for an unknown curve.
 export const rank = (key) => order.indexOf(key);
 
-// Note what a message tells of its curve.  Refinements come long after: one of an unknown curve is of an old one.
+// Note the facts that a message states about its curve.  A refinement of an unknown curve belongs to an old curve.
 export function note(header) {
   const run = runs.get(header.raw_uid) ?? {curves: new Set()};
   for (const name of ["scan_id", "sample", "plan_name"]) run[name] = header[name] ?? run[name];
@@ -26,7 +26,7 @@ export function note(header) {
 
 export const runOf = (header) => runs.get(header?.raw_uid) ?? {curves: new Set()};
 
-// "scan 54", and which curve of it where it has several; a run without a number goes by its uid.
+// "scan 54", with the number of the curve if the scan has several; the uid for a run without a scan number.
 export function nameOf(header) {
   const run = runOf(header);
   const number = header.scan_id ?? run.scan_id;

@@ -1,14 +1,14 @@
-// Pictures: colours, canvases, scale bars.
+// Pictures: colours, canvases and scale bars.
 
 import {byId, element, number} from "./text.js?QUERY";
 
-const VIEWS = { // by the axis that is cut: [across, up, where the viewer stands]
+const VIEWS = { // by the axis normal to the slice: [axis to the right, axis upwards, direction of view]
   z: ["x", "y", "beam towards you"],
   y: ["x", "z", "up is away from you"],
   x: ["y", "z", "outboard towards you"],
 };
 
-// 256 colours through evenly spaced stops.
+// 256 colours, interpolated between evenly spaced stops.
 function ramp(stops) {
   return Array.from({length: 256}, (_, i) => {
     const place = (i / 255) * (stops.length - 1);
@@ -17,7 +17,7 @@ function ramp(stops) {
   });
 }
 
-// A wheel of equal lightness (OKLCH), so that no phase looks more important than another.
+// Colour wheel of equal lightness (OKLCH), so that no phase looks more important than another.
 function wheel(turn) {
   const [a, b] = [0.125 * Math.cos(2 * Math.PI * turn), 0.125 * Math.sin(2 * Math.PI * turn)];
   const [l, m, s] = [0.3963377774 * a + 0.2158037573 * b, -0.1055613458 * a - 0.0638541728 * b,
@@ -47,7 +47,7 @@ export function paint(canvas, {shape: [rows, cols], data}, colours, isUpward) {
   canvas.hidden = false;
 }
 
-// Frames as a strip that needs no colour to be read: there low, missing high and striped, awaited a line.
+// Strip of frames, readable without colour: received low, missing high and striped, awaited a line.
 const ROWS = 9;
 const MARKS = {"#": (row) => (row >= 3 ? 1 : 0), x: (row) => (row % 3 < 2 ? 2 : 0), ".": (row) => (row === ROWS - 1 ? 3 : 0)};
 
@@ -67,7 +67,7 @@ export function paintLegend(id, colours, first) {
   paint(byId(id), {shape: [1, data.length], data}, colours, false);
 }
 
-// Voxels from the origin to the farthest one that is not dark, with a margin: what the boxes show.
+// Half side of the boxes [voxels]: from the origin to the farthest voxel that is not dark, with a margin.
 export function reach(images) {
   let far = 1;
   for (const {shape: [rows, cols], data} of images) {
@@ -87,7 +87,7 @@ function scaleBar(spanNm) {
   return bar;
 }
 
-// The origin voxel N//2 lies at the middle of the box, whatever the array's sides.
+// Box with one slice; the origin voxel N//2 is at its centre for any size of the array.
 export function slice(kind, axis, image, half, voxelM) {
   const [rows, cols] = image.shape;
   const [across, up, view] = VIEWS[axis];

@@ -1,11 +1,11 @@
-// The feed: a web socket that is opened again whenever it closes.
+// The feed: a web socket that is opened again when it closes.
 
 const RETRY_MS = 500; // doubles with each failure, up to 10 s
 const MAX_RETRY_MS = 10000;
 
 export const connection = {state: "connecting", retryAt: 0};
 
-// Length of the header, the header, and the images one after another.
+// Return header and images of a message: length of the header, header, then the images one after another.
 export function read(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));

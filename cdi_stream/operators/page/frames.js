@@ -1,4 +1,4 @@
-// How far a curve has come, and the newest frame.
+// Progress of a curve, and the newest frame.
 
 import {COLOURS, paint, paintStrip} from "./draw.js?QUERY";
 import {page} from "./model.js?QUERY";
@@ -9,7 +9,7 @@ const MAX_LISTED = 12; // missing frames that are listed by number
 function stripNote(p) {
   const strip = String(p?.strip ?? "");
   if (p && !strip) return "the number of frames was not announced";
-  if (p?.expected > strip.length) return `each mark stands for the worst of about ${Math.ceil(p.expected / strip.length)} frames`;
+  if (p?.expected > strip.length) return `each mark shows the worst of about ${Math.ceil(p.expected / strip.length)} frames`;
   const missing = Array.from(strip, (letter, i) => (letter === "x" ? i : -1)).filter((i) => i >= 0);
   if (!missing.length) return "";
   const more = missing.length > MAX_LISTED ? ` and ${missing.length - MAX_LISTED} more` : "";
@@ -22,7 +22,7 @@ export function showProgress() {
   const tone = (name) => (p?.[name] > 0 ? {missing: "bad", bad: "bad", duplicate: "warn", late: "warn"}[name] : "");
   setList("counts", names.map((name) => [name, count(p?.[name]), tone(name)]));
   setText(byId("strip-note"), stripNote(p));
-  byId("strip").setAttribute("aria-label", p ? `frames: ${count(p.received)} there, ${count(p.missing)} missing, ${
+  byId("strip").setAttribute("aria-label", p ? `frames: ${count(p.received)} received, ${count(p.missing)} missing, ${
     count(p.awaited)} awaited` : "no frames yet");
   paintStrip(byId("strip"), String(p?.strip ?? ""));
 }

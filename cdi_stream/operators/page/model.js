@@ -1,17 +1,17 @@
-// What the page knows, and what follows from it.
+// State of the page, and the values derived from it.
 
 import {keyOf, rank} from "./curves.js?QUERY";
 import {connection} from "./feed.js?QUERY";
 import {plain} from "./text.js?QUERY";
 
-export const SILENT_MS = 5000; // the service tells its state every second
+export const SILENT_MS = 5000; // the service sends its state every second
 export const STAGES = ["inference", "reconstruction", "refinement"];
 const TONES = {good: "good", doubtful: "warn", failed: "bad", preliminary: "busy"};
 const SIGNS = {good: "✔", doubtful: "▲", failed: "✖", preliminary: "…"};
 
 export const page = {
-  openedAt: performance.now(), heardAt: null, // last message of the service
-  state: null, risen: new Map(), // when each counter rose last
+  openedAt: performance.now(), heardAt: null, // time of the last message of the service
+  state: null, risen: new Map(), // time at which each counter rose last
   progress: null, frame: null, frameAt: null,
   results: new Map(), newest: null, pinned: null, // newest by stage; key of the newest curve; stage that was clicked
   history: [], unreadable: 0,
@@ -25,12 +25,12 @@ export const silentMs = () => performance.now() - (page.heardAt ?? page.openedAt
 export const isStale = () => connection.state === "closed" || silentMs() > SILENT_MS ||
   (page.heardAt === null && page.newest !== null); // results of an earlier dashboard, and no service
 
-// An inference is never the last word: the reconstruction of the same curve follows.
+// An inference is preliminary: the reconstruction of the same curve follows.
 export const verdictOf = (h) => (h.stage === "inference" && h.verdict !== "failed" ? "preliminary" : plain(h.verdict));
 export const toneOf = (h) => TONES[verdictOf(h)] ?? "bad";
 export const signed = (h) => `${SIGNS[verdictOf(h)] ?? "?"} ${verdictOf(h)}`;
 
-// The last result that is more than preliminary; refinements of earlier curves are no news.
+// The last result that is not preliminary; refinements of earlier curves do not count.
 export const lastFinal = () => page.history.find((h) => verdictOf(h) !== "preliminary" &&
   (h.stage !== "refinement" || keyOf(h) === page.newest));
 

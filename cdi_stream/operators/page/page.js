@@ -28,7 +28,7 @@ function lamp() {
 
 const verdictKey = (h) => `verdict ${keyOf(h)} ${h.stage} ${h.verdict}`;
 
-// What is wrong now, worst first: as the service tells it, and as the frames and the last result show.
+// Items that are wrong now, worst first: alarms of the service, missing frames, publications, and the last verdict.
 function troubles() {
   const alarms = Array.isArray(page.state?.alarms) ? page.state.alarms : [];
   const found = alarms.map((alarm) => ({key: `alarm ${alarm.key} ${alarm.since_s}`, tone: "bad",
@@ -50,10 +50,10 @@ function troubles() {
   return found;
 }
 
-// What happens now, in one line.
+// The present activity, in one line.
 function headline() {
   const {progress: p} = page;
-  if (isStale() && page.heardAt !== null) return ["bad", `${lamp()[1]}: what is shown is old`];
+  if (isStale() && page.heardAt !== null) return ["bad", `${lamp()[1]}: the page shows old data`];
   if (isStale()) return ["idle", lamp()[1]];
   if (isMeasuring()) {
     const frames = p.expected > 0 ? `${count(p.received)} of ${count(p.expected)} frames` : `${count(p.received)} frames`;
@@ -99,12 +99,12 @@ function showWhole() {
 
 // ---- the feed ------------------------------------------------------------------------------------------
 
-// What the snapshot brings was heard ``age_s`` ago.
+// Time at which a message came; messages of the first snapshot came ``age_s`` seconds ago.
 const heardAt = (header) => performance.now() - 1000 * (header.age_s ?? 0);
 
 function forgetEarlierService({service}) {
   if (page.progress && page.progress.service !== service) {
-    page.progress = null; // what was measured when it ended is not measured now
+    page.progress = null; // the curve of the earlier service is no longer measured
     showProgress();
   }
 }

@@ -56,7 +56,7 @@ function numbersOf(header) {
   ].filter(([, value]) => value !== "–").map(([name, value, unit = ""]) => [name, value + unit]);
 }
 
-// While a curve is measured the verdict is an earlier one's: say so, lest it is taken for its own.
+// While a curve is measured, the page shows the verdict of an earlier curve: say so.
 export function showPast() {
   const isPast = isPending() && page.newest !== null;
   byId("verdict").dataset.past = isPast;

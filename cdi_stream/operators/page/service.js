@@ -1,4 +1,4 @@
-// The service: its queue, what it counts, and how far it is behind the detector.
+// The service: its queue, its counters, and its lag behind the detector.
 
 import {isSeen, see} from "./attention.js?QUERY";
 import {nameOf} from "./curves.js?QUERY";
@@ -9,9 +9,9 @@ const RISEN_MS = 60000; // how long a counter stays red after it rose
 const TROUBLE = /malformed|stale|drop|lost|refus|fail|error|bad|missing|late/;
 const QUEUE = {ready: "waiting", leased: "being refined", computed: "to be published"};
 const COUNTERS = {messages: "messages of the detector", malformed: "messages that cannot be read",
-  stale: "messages of no known series"};
+  stale: "messages of unknown series"};
 
-// Counters begin anew with each start of the service, so a rise is told within one service only.
+// Note the counters that have risen; counters start again with each start of the service.
 export function noteCounters(before, now) {
   if (before?.service !== now.service) page.risen.clear();
   else {
@@ -23,7 +23,7 @@ export function noteCounters(before, now) {
 
 const counterKey = (name, value) => `counter ${page.state?.service} ${name} ${value}`;
 
-// A counter of trouble is red for a minute after it rose, then amber until it was seen.
+// Tone of a counter of errors: red for a minute after it rose, then amber until it is marked as seen.
 function counterTone([name, value]) {
   if (!TROUBLE.test(name) || !(value > 0) || isSeen(counterKey(name, value))) return "";
   return performance.now() - (page.risen.get(name) ?? -Infinity) < RISEN_MS ? "bad" : "warn";
@@ -54,7 +54,7 @@ export function showState() {
   showCounters();
 }
 
-// How far the crystals are behind the detector: a number of the moment, and of none while nothing is measured.
+// Lag of the crystals behind the detector; while no curve is measured, the time since when the service is idle.
 export function lag() {
   const {lag_s: lagS, time_s: timeS, waiting} = page.state ?? {};
   if (isStale() || page.state === null) return ["lag", "–"];
@@ -62,7 +62,7 @@ export function lag() {
   return ["idle", isNumber(lagS) ? clock(timeS - lagS) : "the service's start", "", "idle since"];
 }
 
-// Take the counters as they are now for seen.
+// Mark the present values of the counters as seen.
 export function seeCounters() {
   see(Object.entries(page.state?.counters ?? {}).filter(counterTone).map(([name, value]) => counterKey(name, value)));
   showCounters();

@@ -1,4 +1,4 @@
-// Elements and texts.  What comes from outside is set as text, never as HTML.
+// Elements and texts.  Data from outside is set as text, never as HTML.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -9,12 +9,12 @@ export function element(name, text = "", attributes = {}) {
   return made;
 }
 
-// What is unchanged is left alone, so that a reader keeps the selection and the focus.
+// Set the text of a node; an unchanged node is not touched, so that the reader keeps selection and focus.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Show one child for each key: those that are there stay the same elements, and with them the focus.
+// Show one child for each key; existing children stay the same elements, so that they keep the focus.
 export function setChildren(parent, keys, make) {
   const old = new Map(Array.from(parent.children, (child) => [child.dataset.name, child]));
   const children = keys.map((key) => old.get(key) ?? make());
@@ -52,7 +52,7 @@ export const number = (value, digits = 3) => (isNumber(value) ? String(Number(va
 export const count = (value) => (isNumber(value) ? value.toLocaleString("en").replaceAll(",", "\u202f") : "–");
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-// Time of day; of another day with its date.
+// Time of day; with the date if it is not today.
 export function clock(epochS) {
   if (!isNumber(epochS)) return "–";
   const then = new Date(1000 * epochS);

@@ -78,6 +78,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, int):
+        return f"{value:_}"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -104,7 +106,7 @@ def _range(metadata: list[Any]) -> str:
         if isinstance(check, AfterValidator):
             bounds = inspect.getclosurevars(check.func).nonlocals
             if {"low", "high", "unit"} <= set(bounds):
-                return f" {bounds['low']:g} to {bounds['high']:g} {bounds['unit'].partition(':')[0]}"
+                return f", {bounds['low']:g} to {bounds['high']:.4g} {bounds['unit'].partition(':')[0]}"
     return ""
 
 
@@ -163,9 +165,9 @@ class _Entry:
         name = self.parameter.name
         if self.is_argument:
             return name.upper()
-        if self.info.param_decls:
-            return ", ".join(self.info.param_decls)
-        return f"--{name.replace('_', '-')}"
+        first = self.info.default  # where typer keeps the first name of an option in Annotated
+        names = [*([first] if isinstance(first, str) else []), *(self.info.param_decls or ())]
+        return ", ".join(names) or f"--{name.replace('_', '-')}"
 
     def written(self) -> str:
         """Return the entry of a definition list."""
@@ -173,7 +175,7 @@ class _Entry:
         marks = [f"`{self.names}`"] + ([] if self._kind == PLAIN[bool] else [self._kind])
         if default is inspect.Parameter.empty:
             marks.append("**required**")
-        elif default not in (None, False, True):
+        elif default is not None and not isinstance(default, bool):
             marks.append(f"default `{getattr(default, 'value', default)}`")
         return f"{' · '.join(marks)}\n: {self.info.help or ''}\n"
 
@@ -222,7 +224,12 @@ MAKERS = {
 
 def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
     """Replace each marker of a page by the text that is made from the code."""
-    source[0] = MARKER.sub(lambda match: MAKERS[match[1]](), source[0])
+    source[0] = MARKER.sub(lambda match: app.env.from_code[match[1]], source[0])
+
+
+def make_texts(app: Sphinx) -> None:
+    """Make all texts before autodoc, which changes the signatures of functions, reads the packages."""
+    app.env.from_code = {name: make() for name, make in MAKERS.items()}
 
 
 def write_api_pages(app: Sphinx) -> None:
@@ -279,6 +286,8 @@ def escape_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
             parts = [part if part.startswith("`") else _escaped(part) for part in LITERAL.split(text)]
             paragraphs[k] = re.sub(r"`(?=\0[\w^])|(?<=\w)\0(?=`)", r"\g<0>\\ ", "\0".join(parts)).replace("\0", "")
     lines[:] = "\n\n".join(paragraphs).split("\n")
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")  # napoleon takes the words before a colon in the first line for a type
 
 
 LITERAL = re.compile(r"(``.+?``|`[^`]+?`)", re.S)
@@ -289,12 +298,13 @@ COLUMNS = re.compile(r"^\s*\S.* {4,}\S", re.M)
 
 
 def _escaped(text: str) -> str:
-    text = re.sub(r"(?<!^)(?<!\n)\*|\*(?! )", r"\\*", text)
+    text = re.sub(r"(?<!\w)(\*\w+\*)(?!\w)|(?<=.)\*|\*(?! )", lambda match: match[1] or r"\*", text)
     return re.sub(r"(?<=\w)_(?!\w)", r"\\_", text.replace("|", r"\|"))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the extension."""
+    app.connect("builder-inited", make_texts)
     app.connect("builder-inited", write_api_pages)
     app.connect("source-read", fill_in)
     app.connect("autodoc-process-docstring", escape_docstring, priority=400)  # before napoleon makes its markup

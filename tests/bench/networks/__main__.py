@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from cdi_stream.networks.packaged import packaged
+from cdi_stream.networks.packaged import packaged_networks
 from cdi_stream.training.run import TASKS
 from tests.bench import session
 from tests.bench.networks import confidence, forward, live, papers, polish, real, strained
@@ -39,7 +39,7 @@ def main() -> None:
         "--start", action="append", metavar="NAME", help="in polish and live: only from this one, random or a network"
     )
     asked = parser.parse_args()
-    for_volumes = [name for name in packaged() if TASKS[name].input_shape == (64, 64, 64)]
+    for_volumes = [name for name in packaged_networks() if TASKS[name].input_shape == (64, 64, 64)]
     session.run(asked, experiments(asked.network or for_volumes, asked.start))
 
 

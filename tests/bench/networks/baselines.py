@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from cdi_stream.networks.blocks import compressed
-from cdi_stream.networks.torchscript import export, rounded
+from cdi_stream.networks.blocks import compress_magnitude
+from cdi_stream.networks.torchscript import export, round_to_half
 from cdi_stream.training.task import Task
 from cdi_stream.training.trainer import seed_of
 
@@ -27,7 +27,7 @@ Known = Callable[[int, Generator], tuple[Tensor, Tensor]]
 
 
 class Nearest(nn.Module):
-    """Answers with the known crystal whose compressed magnitudes, in the middle half, correlate best."""
+    """Answers with the known crystal whose compress_magnitude magnitudes, in the middle half, correlate best."""
 
     def __init__(self, magnitude: Tensor, crystal: Tensor) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def key_of(magnitude: Tensor) -> Tensor:
     quarter, half = magnitude.shape[-1] // 4, magnitude.shape[-1] // 2
     for axis in range(1, magnitude.ndim):
         magnitude = magnitude.narrow(axis, quarter, half)
-    return torch.nn.functional.normalize(compressed(magnitude).flatten(1), dim=1)
+    return torch.nn.functional.normalize(compress_magnitude(magnitude).flatten(1), dim=1)
 
 
 def written(kind: str, task: Task, known: Known, folder: Path) -> Path:
@@ -71,6 +71,6 @@ def written(kind: str, task: Task, known: Known, folder: Path) -> Path:
         generator = Generator().manual_seed(seed_of(SEED, 0))
         drawn = [known(BATCH, generator) for _ in range(N_KNOWN // BATCH)]
         magnitude, crystal = (torch.cat(part) for part in zip(*drawn, strict=True))
-        made = rounded(Nearest(magnitude, crystal) if kind == "nearest" else Mean(crystal))
+        made = round_to_half(Nearest(magnitude, crystal) if kind == "nearest" else Mean(crystal))
         export(made, task.contract(made, f"{kind} of {N_KNOWN} crystals"), file)
     return file

@@ -31,7 +31,7 @@ def timed(name: str, device: str) -> Line:
     task = TASKS[name]
     with tempfile.TemporaryDirectory() as folder:
         file, made = Path(folder) / "network.pt", task.network()
-        export(task.exported(made), task.contract(made, "none"), file)
+        export(task.wrap_for_export(made), task.contract(made, "none"), file)
         network = load(file, device)
     volume = torch.rand(task.input_shape)
     pair = torch.randn((64, 64, 64), dtype=torch.complex64, device=device)

@@ -24,8 +24,8 @@ from rich.table import Table
 from torch import Generator, Tensor
 
 from cdi_stream.networks.losses import chi2, incoherence, pad_to_double, pearson
-from cdi_stream.networks.masto2025 import FieldPhase, log_scaled
-from cdi_stream.networks.packaged import network_file, packaged
+from cdi_stream.networks.masto2025 import FieldPhase, compress_intensity
+from cdi_stream.networks.packaged import network_file, packaged_networks
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.numerics.fourier import to_reciprocal
 from cdi_stream.phasing.align import align
@@ -60,7 +60,7 @@ KNOWN: dict[str, Known] = {
 
 def cases() -> Iterator[Case]:
     """Every packaged network, and both baselines on what it was trained for; those of Chan et al. on gold, too."""
-    for name in packaged():
+    for name in packaged_networks():
         for kind in ("network", "nearest", "mean"):
             yield Case(key=f"papers/{name}/{kind}", measure=partial(_on_its_own, kind, name))
             if name.startswith("chan2021"):
@@ -133,7 +133,9 @@ def figures(answer: Tensor, truth: Tensor, magnitude: Tensor, phase: Tensor | No
         "mae_amplitude": (amplitude[0] - amplitude[1]).abs().mean(),
         "mae_phase_turns": _within_half(turns[0] - turns[1]).abs().mean(),
         "wca": incoherence(
-            fields[0].angle() if phase is None else phase, fields[1].angle(), log_scaled(magnitude / magnitude.amax())
+            fields[0].angle() if phase is None else phase,
+            fields[1].angle(),
+            compress_intensity(magnitude / magnitude.amax()),
         ),
     }
     line = {key: float(value) for key, value in found.items()}

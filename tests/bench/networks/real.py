@@ -23,7 +23,7 @@ from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.methods import MethodSettings, refine
 from cdi_stream.inversion.phase_retrieval import retrieve_phase
 from cdi_stream.messages import LabVolume, PhasedVolume, PreparedVolume, read_only
-from cdi_stream.networks.block_dct import downsampled
+from cdi_stream.networks.block_dct import downsample
 from cdi_stream.networks.mirrors import agreement, mirrored_answers
 from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 from cdi_stream.networks.torchscript import Network, load
@@ -80,7 +80,7 @@ def _by_blocks(volume: PreparedVolume, network: Network) -> LabVolume:
     start = tuple(n // 2 - m for n, m in zip(volume.counts.shape, shape, strict=True))
     inner = tuple(slice(first, first + 2 * m) for first, m in zip(start, shape, strict=True))
     seen = torch.from_numpy(np.where(volume.valid_pixels, volume.counts, 0)[inner].astype(np.float32))
-    magnitude = downsampled(seen.sqrt()).clamp_min(0)
+    magnitude = downsample(seen.sqrt()).clamp_min(0)
     whole = volume.affine.window(start, tuple(2 * m for m in shape))
     return LabVolume(
         magnitude=read_only((magnitude / magnitude.amax()).numpy()),

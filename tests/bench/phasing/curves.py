@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cdi_stream.networks.losses import pad_to_double
 from cdi_stream.networks.packaged import network_file
 from cdi_stream.networks.torchscript import load_trainable
-from cdi_stream.networks.unsupervised import Refined, UnsupervisedSchedule, refine_weights
+from cdi_stream.networks.unsupervised import UnsupervisedSchedule, WeightRefinement, refine_weights
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.engine import Batch, run
@@ -108,7 +108,7 @@ def _weights(make: Callable[[], nn.Module], volume: Volume, curve: Curve, second
     return to_fourier_order(pad_to_double(refined.crystal)), len(curve.points)
 
 
-def _refined(network: nn.Module, volume: Volume, steps: int, curve: Curve, seconds: float) -> Refined:
+def _refined(network: nn.Module, volume: Volume, steps: int, curve: Curve, seconds: float) -> WeightRefinement:
     return refine_weights(
         network,
         volume.magnitude,
