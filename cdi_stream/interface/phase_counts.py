@@ -224,8 +224,8 @@ def _reserve_s(intensities: Intensities, options: PhaseOptions) -> float:
 def _misfit_of(density: Tensor, intensities: Intensities) -> dict[str, float]:
     counts = torch.from_numpy(intensities.counts.astype(np.float32)).to(density.device)
     scale = intensities.expected_scale
-    gain = 1.0 if scale is None else torch.from_numpy(np.sqrt(scale)).to(density.device)
-    model = gain * to_reciprocal(density, density.ndim).abs()
+    model_scale = 1.0 if scale is None else torch.from_numpy(np.sqrt(scale)).to(density.device)
+    model = model_scale * to_reciprocal(density, density.ndim).abs()
     whole = _misfit(model, counts, intensities.own_valid_pixels)
     is_cleaned = intensities.blemishes is not None and bool(intensities.blemishes.any())
     cleaned = _misfit(model, counts, intensities.valid_pixels) if is_cleaned else whole

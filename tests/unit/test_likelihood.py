@@ -29,7 +29,7 @@ def crystals(shape: tuple[int, ...], n: int = 2) -> Tensor:
 
 
 def measurement(shape: tuple[int, ...], is_plain: bool) -> Measurement:
-    """Counts with zeros among them, uneven gain and holes; a lopsided kernel and a background unless plain."""
+    """Counts with zeros, an uneven magnitude scale and holes; a lopsided kernel and a background unless plain."""
     uniform = [torch.rand(shape, dtype=torch.float64, generator=generator(seed)) for seed in (4, 5, 6, 7)]
     data = Measurement(
         magnitude=torch.poisson(3 * uniform[0], generator=generator(8)).sqrt(),

@@ -53,7 +53,7 @@ def blur(shape: tuple[int, ...]) -> Tensor:
 
 
 def measurement(crystal: Tensor, seed: int = 4, share_valid: float = 0.8, is_plain: bool = True) -> Measurement:
-    """Magnitudes of a crystal, with uneven gain and holes."""
+    """Magnitudes of a crystal, with an uneven magnitude scale and holes."""
     shape = tuple(crystal.shape)
     data = Measurement(
         magnitude=torch.zeros(shape, dtype=torch.float64),
@@ -139,7 +139,7 @@ def test_an_empty_crystal_stays_finite(is_plain):
     assert torch.isfinite(torch.view_as_real(result)).all()
 
 
-def test_one_gain_for_all_will_do():
+def test_one_magnitude_scale_for_all_will_do():
     data = measurement(noise((6, 7), 6))
     one = Measurement(magnitude=data.magnitude, magnitude_scale=torch.tensor(2.0), valid=data.valid)
     all_ = Measurement(magnitude=data.magnitude, magnitude_scale=torch.full((6, 7), 2.0), valid=data.valid)

@@ -133,12 +133,16 @@ def test_a_crystal_comes_back_from_another_grid(shape, other):
 @pytest.mark.parametrize(("shape", "small"), [((16, 18, 15), (8, 12, 10)), ((20, 21), (12, 16))])
 def test_a_coarse_measurement_is_that_of_the_coarse_crystal(shape, small):
     rng = np.random.default_rng(4)
-    gain, background = (torch.from_numpy(rng.uniform(0.5, 1.5, shape)) for _ in range(2))
+    scale, background = (torch.from_numpy(rng.uniform(0.5, 1.5, shape)) for _ in range(2))
     valid, truth = torch.from_numpy(rng.random(shape) < 0.8), crystal(shape)
-    data = Measurement(magnitude=gain, magnitude_scale=gain, valid=valid, background=background)
+    data = Measurement(magnitude=scale, magnitude_scale=scale, valid=valid, background=background)
     full = expected_counts(reciprocal(truth, len(shape)), data)
     data = Measurement(
-        magnitude=full.sqrt(), magnitude_scale=gain, valid=valid, background=background, coherence=torch.fft.rfftn(gain)
+        magnitude=full.sqrt(),
+        magnitude_scale=scale,
+        valid=valid,
+        background=background,
+        coherence=torch.fft.rfftn(scale),
     )
     found = coarsen(data, small)
     assert found.coherence is None
