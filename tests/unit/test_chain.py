@@ -8,6 +8,7 @@ import torch
 
 from cdi_stream.inversion import chain, phase_retrieval
 from cdi_stream.inversion.chain import reconstruct
+from cdi_stream.inversion.phase_retrieval import FROM_NETWORK
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.quality import AGREEING
@@ -47,13 +48,22 @@ def test_missing_frames_are_invalid_voxels_and_a_doubt_not_a_failure(scan, netwo
     counts = np.where(has_frame[:, None, None], complete.counts, 0).astype(np.uint32)
     account = FrameAccount(expected=len(counts), received=len(counts) - 2, missing=(5, 17))
     lacking = replace(complete, counts=counts, has_frame=has_frame, account=account)
-    _, result = reconstruct(lacking, network, settings_for(scan))
+    _, result = reconstruct(lacking, network, settings_for(scan, phase={"recipe": FROM_NETWORK}))
     assert result.verdict.grade == "doubtful"
     assert "2 of 48 frames missing (5, 17)" in result.verdict.reasons[0]
     assert result.crystal is not None
 
 
-@pytest.mark.parametrize(("settings", "least"), [({"recipe": "7*ER"}, 7), ({}, 300), ({"most_voxels": 0}, 600)])
+@pytest.fixture(scope="module")
+def searched(scan, network):
+    """The reconstruction by a search, and how often it asked for its turn before each result."""
+    turns, asked = [], []
+    for result in reconstruct(curve_of(scan), network, settings_for(scan), wait_turn=lambda: turns.append(1)):
+        asked.append(len(turns))
+    return result, asked
+
+
+@pytest.mark.parametrize(("settings", "least"), [({"recipe": "7*ER"}, 7), ({"most_voxels": 0}, 600)])
 def test_the_polish_waits_its_turn_at_every_cycle(scan, network, settings, least):
     turns = []
     results = reconstruct(
@@ -66,8 +76,15 @@ def test_the_polish_waits_its_turn_at_every_cycle(scan, network, settings, least
     assert result.stream == "reconstruction"
 
 
-def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_sees(scan, network):
-    _, searched = reconstruct(curve_of(scan), network, settings_for(scan))
+def test_a_search_waits_its_turn_at_every_cycle(searched):
+    result, (before, after) = searched
+    assert before == 0
+    assert after >= 300
+    assert result.stream == "reconstruction"
+
+
+def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_sees(scan, network, searched):
+    searched, _ = searched
     _, by_recipe = reconstruct(curve_of(scan), network, settings_for(scan, phase={"recipe": "30*ER"}))
     assert searched.scalars["agreement"] > 0.97
     assert 0 < searched.scalars["resolution_m"] < 50e-9
