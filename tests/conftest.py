@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for all processes that tests start
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sim_beamline.diffract import direct_sum, q_sample
 from tests.builders import geometry_of
 
 
+@cache
 def diffraction(name: str, size_m: float | None = None, phase_range_rad: float = 2.8):
     """Complex diffraction of a simulated case, its map, its crystal and the crystal's extent along lab (x, y, z)."""
     scan = simulated_scan(name)
@@ -49,9 +51,10 @@ def test_intensities_on_the_lab_grid_equal_the_direct_sum_there(name, size_m):
         oversampling=(2.5, 2.5, 2.5),
     )
     lab = to_lab(volume, 48, 2.5)
-    index = np.stack(np.meshgrid(*[np.arange(48)] * 3, indexing="ij"), -1)
+    index = np.stack(np.meshgrid(*[np.arange(0, 48, 2)] * 3, indexing="ij"), -1)  # every second voxel of each axis
     truth = np.abs(direct_sum(crystal, lab.affine.q(index) @ affine.sample_to_lab, crystal.size_m / 44))
-    model, data = lab.magnitude[lab.valid_pixels].astype(float), truth[lab.valid_pixels].astype(float)
+    magnitude, valid = lab.magnitude[::2, ::2, ::2], lab.valid_pixels[::2, ::2, ::2]
+    model, data = magnitude[valid].astype(float), truth[valid].astype(float)
     scale = (model @ data) / (model @ model)
     assert lab.valid_pixels.mean() > 0.2
     assert ((scale * model - data) ** 2).sum() / (data**2).sum() < 1e-3

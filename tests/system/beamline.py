@@ -69,7 +69,7 @@ class TestBeamline:
         ready = self.config.publish.directory / "ready"
         ready.unlink(missing_ok=True)
         service = self.children.start(name, "cdi_stream", "serve", "--config", str(self.config_file))
-        self.children.wait_for_file(ready, 90)
+        self.children.wait_for_file(ready, 600)
         return service
 
     def start_detector(self) -> None:
@@ -116,7 +116,7 @@ class TestBeamline:
         except OSError:
             return False
 
-    def wait_until(self, condition: Any, timeout_s: float = 90) -> None:
+    def wait_until(self, condition: Any, timeout_s: float = 600) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end, f"timed out; service log:\n{self.children.log_tail('service', 30)}"

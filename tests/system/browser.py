@@ -94,7 +94,7 @@ def dashboard(
         process = start_child(command, out)
     try:
         uri = f"http://127.0.0.1:{port}"
-        wait_until(lambda: process.poll() is not None or is_up(uri), 30, "the dashboard")
+        wait_until(lambda: process.poll() is not None or is_up(uri), 300, "the dashboard")
         assert process.poll() is None, log.read_text()
         yield uri
     finally:
@@ -122,7 +122,7 @@ def health(uri: str) -> dict[str, Any]:
         return json.loads(answer.read())
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 15, what: str = "condition") -> None:
+def wait_until(condition: Callable[[], Any], timeout_s: float = 120, what: str = "condition") -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"{what} did not come within {timeout_s} s"

@@ -61,7 +61,7 @@ def test_two_curves_in_one_run_reach_a_foreign_dispatcher_and_tiled(tmp_path, pl
         check_old_writer(server.uri, server.api_key, ours, files)
 
 
-def wait_for(server, timeout_s=60):
+def wait_for(server, timeout_s=600):
     end = time.monotonic() + timeout_s
     while True:
         try:

@@ -77,7 +77,7 @@ class Page:
         rows, cols, data = self.chrome.execute_script(PIXELS, canvas)
         return np.array(data, dtype=int).reshape(rows, cols, 4)[..., :3]
 
-    def wait_for(self, selector, text, timeout_s=15):
+    def wait_for(self, selector, text, timeout_s=120):
         wait_until(lambda: text in self.text(selector), timeout_s, f"{text!r} in {selector}: {self.text(selector)!r}")
 
     def click(self, selector):
@@ -279,7 +279,7 @@ def test_a_dashboard_that_was_killed_comes_back_with_its_results(tmp_path):
             service.wait_for_listener()
             service.send(result("reconstruction", "doubtful", ("two crystals",), curve=0))
             service.send(result("reconstruction", curve=0, run=NEXT))
-            wait_until(lambda: "6e1d52a3" in file_text(tmp_path / FILE_NAME), 15, "the history")
+            wait_until(lambda: "6e1d52a3" in file_text(tmp_path / FILE_NAME), 120, "the history")
         port = int(uri.rsplit(":", 1)[1])
         with dashboard(tmp_path, service.endpoint, port=port) as uri:
             chrome.get(uri)
@@ -483,6 +483,6 @@ def test_the_page_reads_well_on_a_phone_and_by_daylight(tmp_path):
         page.shoot("long names")
         before = page.pixels("strip")[0, 4]
         page.prefer("dark")
-        wait_until(lambda: tuple(page.pixels("strip")[0, 4]) != tuple(before), 5, "another colour")
+        wait_until(lambda: tuple(page.pixels("strip")[0, 4]) != tuple(before), 120, "another colour")
         assert tuple(page.pixels("strip")[0, 4]) == MISSING
         page.check_quiet()

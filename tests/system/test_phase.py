@@ -21,11 +21,13 @@ from cdi_stream.cli import phasing
 from cdi_stream.files.recording import write_scan
 from cdi_stream.phasing.align import align
 from tests.bench.crystals import Case, crystal, measured
-from tests.system.test_cli import last_line, run
+from tests.system.command_line import last_line, run
 from tests.unit.test_blemishes import ideal
 from tests.unit.test_intensities import scan, write_series
 
 CASE = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
+AMPLE = ("--budget", 600)
+"""More time than the search of a small volume takes anywhere: it ends when its starts agree."""
 QUICK = "SW[every=10,after=20,threshold=0.3,relative=rms,sigma=0.7]+80*HIO+20*ER"
 CONTRACT_KEYS = {
     "chi2", "r_p", "free_llk", "verdict", "reasons", "seconds", "ms_per_cycle", "cycles", "method", "recipe", "starts",
@@ -49,7 +51,7 @@ def saved(path: Path, array: Any) -> Path:
 
 def phase(*arguments: object, code: int = 0) -> dict[str, Any]:
     """Run the command in a process of its own; return its last line."""
-    done = run("phase", *map(str, arguments), "--json", timeout_s=100)
+    done = run("phase", *map(str, arguments), "--json")
     assert done.returncode == code, done.stderr
     return last_line(done)
 
@@ -96,12 +98,12 @@ def check_object(out: Path, shown: dict[str, Any], data: np.ndarray, valid: np.n
 
 def test_a_good_crystal_by_default(tmp_path):
     data, out = counts(), tmp_path / "new" / "out.npz"
-    shown = phase(saved(tmp_path / "a.npy", data), "--out", out)
+    shown = phase(saved(tmp_path / "a.npy", data), "--out", out, *AMPLE)
     assert shown.keys() >= CONTRACT_KEYS
     assert (shown["verdict"], shown["reasons"]) == ("good", [])
     assert (shown["method"], shown["seed"], shown["device"]) == ("auto", 1, "cpu")
     assert shown["starts"] >= 16
-    assert shown["ms_per_cycle"] * shown["cycles"] < 1e3 * shown["seconds"] < 60e3
+    assert shown["ms_per_cycle"] * shown["cycles"] < 1e3 * shown["seconds"]
     assert math.isfinite(shown["free_llk"])
     check_object(out, shown, data)
 
@@ -134,7 +136,7 @@ def test_two_axes_and_the_same_bytes_for_the_same_seed(tmp_path, here):
     data = cut(measured(replace(CASE, photons=1e7), crystal(CASE))[0][CASE.n // 2], (23, 24))
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         out = tmp_path / f"{name}.npz"
-        code, shown, _ = here(saved(tmp_path / "a.npy", data), "--out", out, "--seed", seed)
+        code, shown, _ = here(saved(tmp_path / "a.npy", data), "--out", out, "--seed", seed, *AMPLE)
         assert code == 0
         objects.append(check_object(out, shown, data).tobytes())
     assert objects[0] == objects[1] != objects[2]
@@ -168,7 +170,7 @@ def test_a_network(tmp_path, method):
 def test_units_change_nothing(tmp_path, here):
     """Intensities over their maximum are as good as counts."""
     data = counts()
-    shown = [here(saved(tmp_path / "a.npy", array))[1] for array in (data, data / data.max())]
+    shown = [here(saved(tmp_path / "a.npy", array), *AMPLE)[1] for array in (data, data / data.max())]
     for one in shown:
         assert one["verdict"] == "good"
     assert shown[0]["chi2"] == pytest.approx(shown[1]["chi2"], rel=0.05)
@@ -198,7 +200,7 @@ def test_a_hot_voxel_changes_nothing_and_is_told(tmp_path, here, name):
     for place in places:
         hot[place] = True
     out = tmp_path / "o.npz"
-    code, shown, _ = here(saved(tmp_path / "a.npy", np.where(hot, 1e7, data)), "--out", out, "--budget", 8)
+    code, shown, _ = here(saved(tmp_path / "a.npy", np.where(hot, 1e7, data)), "--out", out, *AMPLE)
     assert code == 0
     assert far(crystal(case), out) < 0.1
     assert shown["chi2_cleaned"] < 0.03 < 0.5 < shown["chi2"]
@@ -432,7 +434,9 @@ NOISE = [
 
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_is_never_called_good(tmp_path, here, name):
-    code, shown, _ = here(saved(tmp_path / "a.npy", noise(name, (16, 18, 17))), "--budget", 3)
+    """By a recipe; `test_auto` asks the same of a search, and the slow tests of a long one."""
+    file = saved(tmp_path / "a.npy", noise(name, (16, 18, 17)))
+    code, shown, _ = here(file, *QUICKLY, "--starts", 8)
     assert shown["verdict"] in ("doubtful", "failed")
     assert code == (3 if shown["verdict"] == "failed" else 0)
     assert shown["reasons"]
@@ -456,7 +460,7 @@ def test_what_is_not_quite_right_is_told(tmp_path, here, change):
         "tiny": (cut(data, (8, 8, 8)), ""),
         "odd": (cut(counts(Case(seed=2, kind="polyhedron", phase_pi=1, n=40)), (33, 40, 37)), ""),
     }[change]
-    code, shown, _ = here(saved(tmp_path / "a.npy", array), "--budget", 5)
+    code, shown, _ = here(saved(tmp_path / "a.npy", array), *QUICKLY)
     assert code in (0, 3)
     assert words in " ".join(shown["reasons"])
     if change in ("clipped", "amplitudes"):

@@ -6,7 +6,7 @@ import numpy as np
 import tifffile
 
 from tests.spec_folders import SpecEntry, peak_frames, spec_folder
-from tests.system.test_cli import last_line, run
+from tests.system.command_line import last_line, run
 
 
 def replayed(folder, out):

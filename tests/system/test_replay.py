@@ -16,7 +16,7 @@ from cdi_stream.files.recording import read_scan, write_scan
 from cdi_stream.replay.endpoints import example_config
 from sim_beamline.scan import recorded_scan
 from tests.system.beamline import beamline
-from tests.system.test_cli import last_line, run
+from tests.system.command_line import last_line, run
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ class Rig:
                 wire.image_message(series=series, image_id=first_id + k, pixels=pixels, count_time_s=0.1, codec="bslz4")
             )
 
-    def wait_for(self, condition, timeout_s=60):
+    def wait_for(self, condition, timeout_s=600):
         end = time.monotonic() + timeout_s
         while not condition():
             assert self.service.failure is None, self.service.failure

@@ -64,7 +64,7 @@ def start_recording(endpoint: str, out: Path, *options: str) -> subprocess.Popen
 
 
 def counts_of(recording: subprocess.Popen[str]) -> dict[str, int]:
-    output, errors = recording.communicate(timeout=60)
+    output, errors = recording.communicate(timeout=600)
     assert recording.returncode == 0, errors
     return json.loads(output.splitlines()[-1])
 
@@ -110,7 +110,7 @@ def logged_again(log: Path, directory: Path, scan) -> None:
     endpoint = loopback()
     recording = start_recording(endpoint, directory / "copy.h5", "--raw", str(directory / "copy.log"))
     play = [sys.executable, "-m", "cdi_stream", "play", str(log), endpoint, "--json"]
-    played = subprocess.run(play, capture_output=True, text=True, check=True, timeout=60)
+    played = subprocess.run(play, capture_output=True, text=True, check=True, timeout=600)
     assert json.loads(played.stdout.splitlines()[-1])["messages"] == len(scan.frames) + 2
     assert counts_of(recording)["received"] == len(scan.frames)
     from cdi_stream.stream.message_log import read_log

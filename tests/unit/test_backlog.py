@@ -164,7 +164,7 @@ def worker(backlog, tmp_path, monkeypatch):
         process.wait()
 
 
-def wait_for(condition, timeout_s=20.0):
+def wait_for(condition, timeout_s=300.0):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end

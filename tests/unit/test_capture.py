@@ -25,7 +25,7 @@ from cdi_stream.stream import receive as receive_module
 from cdi_stream.stream.message_log import MessageLog, read_log
 from sim_beamline import wire, wire1
 
-PATIENCE_S = 20.0
+PATIENCE_S = 300.0
 N = 5
 STACK = np.random.default_rng(0).poisson(3, (N, 5, 8)).astype(np.uint16)
 HEADER = {"pixel_row_m": 55e-6, "pixel_col_m": 75e-6, "count_time_s": 0.25}

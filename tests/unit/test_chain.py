@@ -8,6 +8,7 @@ import torch
 
 from cdi_stream.inversion import chain, phase_retrieval
 from cdi_stream.inversion.chain import infer_curve, phase_curve, reconstruct
+from cdi_stream.inversion.phase_retrieval import FROM_NETWORK
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
@@ -48,13 +49,22 @@ def test_missing_frames_are_invalid_voxels_and_a_doubt_not_a_failure(scan, netwo
     counts = np.where(has_frame[:, None, None], complete.counts, 0).astype(np.uint32)
     account = FrameAccount(expected=len(counts), received=len(counts) - 2, missing=(5, 17))
     lacking = replace(complete, counts=counts, has_frame=has_frame, account=account)
-    _, result = reconstruct(lacking, network, settings_for(scan))
+    _, result = reconstruct(lacking, network, settings_for(scan, phase={"recipe": FROM_NETWORK}))
     assert result.verdict.grade == "doubtful"
     assert "2 of 48 frames missing (5, 17)" in result.verdict.reasons[0]
     assert result.crystal is not None
 
 
-@pytest.mark.parametrize(("settings", "least"), [({"recipe": "7*ER"}, 7), ({}, 300), ({"most_voxels": 0}, 600)])
+@pytest.fixture(scope="module")
+def searched(scan, network):
+    """The reconstruction by a search, and how often it asked for its turn."""
+    turns = []
+    chain = settings_for(scan)
+    result = phase_curve(infer_curve(curve_of(scan), network, chain), chain, lambda: turns.append(1))
+    return result, len(turns)
+
+
+@pytest.mark.parametrize(("settings", "least"), [({"recipe": "7*ER"}, 7), ({"most_voxels": 0}, 600)])
 def test_phase_retrieval_waits_its_turn_at_every_cycle(scan, network, settings, least):
     turns = []
     chain = settings_for(scan, phase=settings)
@@ -64,8 +74,14 @@ def test_phase_retrieval_waits_its_turn_at_every_cycle(scan, network, settings, 
     assert result.stream == "reconstruction"
 
 
-def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_sees(scan, network):
-    _, searched = reconstruct(curve_of(scan), network, settings_for(scan))
+def test_a_search_waits_its_turn_at_every_cycle(searched):
+    result, n_turns = searched
+    assert n_turns >= 300
+    assert result.stream == "reconstruction"
+
+
+def test_a_searching_polish_knows_how_far_other_starts_agree_and_how_fine_it_sees(scan, network, searched):
+    searched, _ = searched
     _, by_recipe = reconstruct(curve_of(scan), network, settings_for(scan, phase={"recipe": "30*ER"}))
     assert searched.metrics.agreement > 0.97
     assert 0 < searched.metrics.resolution_m < 50e-9

@@ -200,7 +200,7 @@ def test_an_endless_header_costs_no_memory_and_needs_no_token_to_be_refused(tmp_
         ]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            wait_until(lambda: process.poll() is not None or is_up(f"http://127.0.0.1:{port}"), 30)
+            wait_until(lambda: process.poll() is not None or is_up(f"http://127.0.0.1:{port}"), 300)
             before = memory_mib(process.pid)
             n_sent = asyncio.run(sent_until_cut(f"127.0.0.1:{port}", begin, 100 * MIB))
             assert n_sent < 20 * MIB, "what the system's buffers hold, and no more"

@@ -432,7 +432,7 @@ def at_once(commands):
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()
-    answers = [child.communicate(timeout=60) for child in children]
+    answers = [child.communicate(timeout=600) for child in children]
     assert [error for _, error in answers] == [""] * len(children)
     return [answer for answer, _ in answers]
 

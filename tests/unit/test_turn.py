@@ -15,7 +15,7 @@ import pytest
 from cdi_stream.refine import turn as turn_module
 from cdi_stream.refine.turn import Turn, UrgentLock, WorkerStopped, orphan_lock, slot
 
-PATIENCE_S = 20.0
+PATIENCE_S = 300.0
 
 HOLDER = """
 import sys, time

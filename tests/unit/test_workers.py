@@ -55,7 +55,7 @@ def test_inside_one_thread_each_there_are_as_many_as_outside(n_threads):
 def test_all_are_at_work_together():
     with one_thread_each() as n_threads:
         pass
-    meeting = threading.Barrier(n_threads, timeout=10)
+    meeting = threading.Barrier(n_threads, timeout=300)
     side_by_side(lambda item: meeting.wait(), range(2 * n_threads))
 
 
