@@ -116,10 +116,10 @@ def _rank(spec: Path, folder: Path, entries: Sequence[SpecScan]) -> tuple[int, i
     told = [text for entry in entries for line in entry.header if folder.name in (text := line.text)]
     by_name = 0 if prefix in (spec.stem, spec.name) else 1 if prefix in {e.file_name for e in entries} or told else None
     wanted = {text.strip(": ") for entry in entries for text in entry.texts("#UIMDET")}
-    found = set(_DETECTOR.findall(" ".join(folder.parts[-3:-1])))
-    if by_name is None or (wanted and found and not wanted & found):
+    present = set(_DETECTOR.findall(" ".join(folder.parts[-3:-1])))
+    if by_name is None or (wanted and present and not wanted & present):
         return None
-    return by_name, 0 if wanted & found else 1
+    return by_name, 0 if wanted & present else 1
 
 
 def _named(entries: tuple[SpecScan, ...], spec: Path, folder: Path) -> tuple[SpecScan, ...]:
