@@ -1,17 +1,19 @@
 """Errors of cdi-stream.
 
-CdiStreamError            expected, received, where and remedy, in one sentence
+A message states what was expected, what was received, where, and the remedy.
+
+CdiStreamError            base class of all errors
 |-- InputError            bad input or usage: exit code 2
-|   |-- ConfigError       a configuration file or option
-|   |-- EndpointError     an address of a socket that cannot be opened
-|   |-- GeometryError     circles, angles, distances or energies that make no volume
-|   |-- PluginError       an unknown, doubled or broken plugin
-|   |-- RecordingError    a recorded scan that cannot be read
-|   |-- IntensitiesError  a file of intensities that cannot be read, or not be phased
-|   `-- NetworkFileError  a network file without a valid contract
-|-- WireError             a malformed message: counted, logged, dropped
-|-- CurveError            a rocking curve that cannot be reconstructed: published as failed
-`-- ServiceError          a server, bus or process of ours that did not answer: exit code 1
+|   |-- ConfigError       a configuration file or option is wrong
+|   |-- EndpointError     a socket cannot be opened at an address
+|   |-- GeometryError     circles, angles, distances or energies span no volume
+|   |-- PluginError       a plugin is unknown, installed twice or broken
+|   |-- RecordingError    a recorded scan cannot be read
+|   |-- IntensitiesError  a file of intensities cannot be read or phased
+|   `-- NetworkFileError  a network file is not valid
+|-- WireError             a detector message is malformed: counted, logged, dropped
+|-- CurveError            a rocking curve cannot be reconstructed: published as failed
+`-- ServiceError          a server, bus or process did not answer: exit code 1
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 
 
 class CdiStreamError(Exception):
-    """Root of all errors raised on purpose."""
+    """Base class of the errors of cdi-stream."""
 
 
 class InputError(CdiStreamError):
@@ -33,15 +35,15 @@ class ConfigError(InputError):
 
 
 class EndpointError(InputError):
-    """An address cannot be opened as a socket."""
+    """A socket cannot be opened at an address."""
 
 
 class GeometryError(InputError):
-    """Circles, angles, distances or energies do not make a volume of q."""
+    """Circles, angles, distances or energies do not span a volume of q."""
 
 
 class PluginError(InputError):
-    """A plugin is unknown, doubled or broken."""
+    """A plugin is unknown, installed twice or broken."""
 
 
 class RecordingError(InputError):
@@ -53,7 +55,7 @@ class IntensitiesError(InputError):
 
 
 class NetworkFileError(InputError):
-    """A network file has no valid contract."""
+    """A network file cannot be read, has no valid contract, or its code is refused."""
 
 
 class WireError(CdiStreamError):
@@ -69,12 +71,12 @@ class ServiceError(CdiStreamError):
 
 
 def describe_error(error: Any) -> str:
-    """One line for one error of pydantic's: key, what was expected, what came."""
+    """Return one line for a validation error of pydantic: key, expected and received value."""
     entry = dict(error)
     where = ".".join(map(str, entry["loc"]))
     text = entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if entry["type"] == "extra_forbidden":
-        text = "unknown key; deploy/beamline.toml explains those that there are"
+        text = "unknown key; deploy/beamline.toml explains the known keys"
     is_told = entry["type"] in ("missing", "extra_forbidden") or isinstance(entry["input"], dict) or ", got " in text
     return f"  {where}{': ' if where else ''}{text}" + ("" if is_told else f", got {_short(entry['input'])}")
 

@@ -1,4 +1,4 @@
-"""Plugins by entry point: listed without importing, loaded by name, refused with a remedy."""
+"""Find plugins by entry point: list them without import, and load them by name."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from typing import Any
 from cdi_stream.errors import PluginError
 
 GROUPS = ("cdi_stream.decoder", "cdi_stream.beamline", "cdi_stream.reader", "cdi_stream.sink")
+"""Groups of entry points."""
 
 
 def names(group: str) -> tuple[str, ...]:
-    """Names installed in a group."""
+    """Return the names of the installed plugins of a group."""
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
 def load(group: str, name: str) -> Any:
-    """Load one plugin.
+    """Return the object of one plugin.
 
     Raises
     ------
     PluginError
-        If the name is unknown, provided twice, or its import fails.
+        If the name is unknown, if two packages provide it, or if its import fails.
     """
-    found = [point for point in entry_points(group=group) if point.name == name]
-    if not found:
+    points = [point for point in entry_points(group=group) if point.name == name]
+    if not points:
         raise PluginError(f"unknown {group} {name!r}; installed are: {', '.join(names(group)) or 'none'}")
-    providers = {_provider(point) for point in found}
+    providers = {_provider(point) for point in points}
     if len(providers) > 1:
         raise PluginError(f"{group} {name!r} is provided by {' and '.join(sorted(providers))}: uninstall one")
     try:
-        return found[0].load()
+        return points[0].load()
     except Exception as error:  # import of foreign code may raise anything
-        raise PluginError(f"{group} {name!r} of {_provider(found[0])} cannot be imported: {error}") from error
+        raise PluginError(f"{group} {name!r} of {_provider(points[0])} cannot be imported: {error}") from error
 
 
 def _provider(point: EntryPoint) -> str:

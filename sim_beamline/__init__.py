@@ -1,1 +1,1 @@
-"""A simulated beamline: ground truth by its own route, real bytes on real sockets."""
+"""A simulated beamline: diffraction computed independently of cdi_stream, and real messages on real sockets."""

@@ -1,4 +1,4 @@
-"""The simulated beamline's processes: ``python -m sim_beamline {simulate,detector,proxy,plan,compare}``."""
+"""Processes of the simulated beamline: ``python -m sim_beamline {simulate,detector,proxy,plan,compare}``."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Parse the command line and run one process."""
+    """Run the process that the command line names."""
     parser = argparse.ArgumentParser(prog="sim_beamline")
     commands = parser.add_subparsers(required=True)
 

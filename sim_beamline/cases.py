@@ -1,4 +1,4 @@
-"""Simulated scans by name: the demonstration and the geometries that betray a wrong sign."""
+"""Simulated scans by name: the demonstration, and geometries that reveal a wrong sign."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sim_beamline.crystal import ChiralCrystal
 from sim_beamline.diffract import Experiment, q_sample
 
 PEAK_VOXEL_OFFSET = (2, -5, 4)
-"""The Bragg peak lies this many voxels off the centre of the scan and detector."""
+"""Distance of the Bragg peak from the centre of the scan and of the detector [frames, rows, columns]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedScan:
-    """One experiment with its crystal, the circle that rocks, and how much light there is."""
+    """One experiment with its crystal, its rocking circle, its number of photons, and the seed of its noise."""
 
     name: str
     experiment: Experiment
@@ -26,7 +26,7 @@ class SimulatedScan:
 
     @property
     def pitch_m(self) -> float:
-        """Grid of the direct sum: fine enough that its first replica lies far outside the detector."""
+        """Step of the grid of the direct sum [m]; its first replica lies far outside the detector."""
         return self.crystal.size_m / 44
 
 
@@ -35,7 +35,7 @@ def _ramp(start: float, step: float, n: int) -> tuple[float, ...]:
 
 
 def _with_crystal(name: str, experiment: Experiment, rocking: str, size_m: float) -> SimulatedScan:
-    """Put the Bragg peak near, not at, the middle of the scan."""
+    """Return a scan whose Bragg peak lies near, but not at, the middle of the scan."""
     frame, row, col = (n // 2 + d for n, d in zip(experiment.shape, PEAK_VOXEL_OFFSET, strict=True))
     q = q_sample(experiment, frame)[row, col]
     crystal = ChiralCrystal(size_m=size_m, q_bragg=(float(q[0]), float(q[1]), float(q[2])))
@@ -43,7 +43,7 @@ def _with_crystal(name: str, experiment: Experiment, rocking: str, size_m: float
 
 
 def _aps_34idc(shape: tuple[int, int, int], step_deg: float) -> Experiment:
-    """Theta scan of a gold 111 peak at 9 keV on a 55 um detector, as at 34-ID-C."""
+    """Return a theta scan of a gold 111 peak at 9 keV on a detector of 55 um pixels, with the geometry of 34-ID-C."""
     return Experiment(
         sample_circles={"theta": "y+", "chi": "z-", "phi": "y+"},
         arm_circles={"delta": "y+", "gamma": "x-"},
@@ -62,12 +62,12 @@ def _aps_34idc(shape: tuple[int, int, int], step_deg: float) -> Experiment:
 
 
 def simulated_scan(name: str) -> SimulatedScan:
-    """Look a case up by name.
+    """Return a case by name.
 
     Raises
     ------
     KeyError
-        If there is no such case; the known names are `CASES`.
+        If there is no case of that name in `CASES`.
     """
     demo = _aps_34idc((72, 112, 128), 0.009)
     small = _aps_34idc((48, 56, 64), 0.012)
@@ -95,3 +95,4 @@ def simulated_scan(name: str) -> SimulatedScan:
 
 
 CASES = ("demo", "plain", "negative_step", "mirrored_columns", "inner_circle", "energy", "rectangular")
+"""Names of the simulated scans."""

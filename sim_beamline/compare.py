@@ -1,4 +1,4 @@
-"""Compare a published crystal with the simulated one: global phase, shift and twin allowed, nothing else."""
+"""Compare a published crystal with the simulated crystal, up to global phase, shift and twin."""
 
 from __future__ import annotations
 
@@ -18,10 +18,19 @@ def truth_on_grid(
     shape: tuple[int, int, int],
     voxel_size_m: float,
 ) -> Complex:
-    """The simulated crystal on a lab grid [z, y, x], origin at N//2, averaged over each voxel.
+    """Return the simulated crystal on a lab grid [z, y, x], origin at N//2, averaged over each voxel.
 
-    Phases are referred to ``q0_lab`` [1/m], as those of a reconstruction about that voxel are: a lattice
-    that diffracts at Q beside Q_0 carries the ramp (Q_0 - Q).r.
+    Parameters
+    ----------
+    crystal
+        Simulated crystal.
+    q0_lab
+        Q [1/m] to which phases refer, that of the reconstruction's origin voxel.  A lattice that diffracts at Q has the
+        phase ramp (Q_0 - Q).r.
+    sample_to_lab
+        Rotation from sample to lab axes.
+    shape, voxel_size_m
+        Shape and voxel side [m] of the grid.
     """
     axes = [(np.arange(n) - n // 2) * voxel_size_m for n in shape]
     z, y, x = np.meshgrid(*axes, indexing="ij")
@@ -36,18 +45,18 @@ def truth_on_grid(
 
 
 def nmse(truth: Complex, crystal: Complex) -> float:
-    """1 - |correlation|^2 after the best shift (to a fraction of a voxel), the twin allowed."""
+    """Return 1 - |correlation|^2 at the best shift, to a fraction of a voxel, of the crystal or its twin."""
     flipped = np.roll(crystal[::-1, ::-1, ::-1], [1 - n % 2 for n in crystal.shape], (0, 1, 2))
     return min(_nmse_shifted(truth, crystal), _nmse_shifted(truth, flipped.conj()))
 
 
 def nmse_forbidden(truth: Complex, crystal: Complex) -> float:
-    """The same for a bare flip and a bare conjugation, which a right result must not resemble."""
+    """Return `nmse` of the conjugated or inverted crystal, which a correct result must not resemble."""
     return nmse(truth, crystal.conj())
 
 
 def _nmse_shifted(truth: Complex, crystal: Complex) -> float:
-    """Correlate on a four times finer grid of shifts about the best whole one."""
+    """Return 1 - |correlation|^2 at the best shift, refined from the best shift by whole voxels."""
     spectrum = fft.fftn(truth) * fft.fftn(crystal).conj()
     coarse = np.abs(fft.ifftn(spectrum))
     best = np.array(np.unravel_index(coarse.argmax(), coarse.shape), dtype=float)

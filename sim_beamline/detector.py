@@ -1,4 +1,4 @@
-"""The detector's process: armed and triggered over a control socket, it streams a recorded scan's frames."""
+"""Process of the simulated detector: armed and triggered over a control socket, it streams a scan's frames."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from sim_beamline import wire, wire1
 
 
 class StreamingDetector:
-    """One detector: a series begins with `arm` and ends with `disarm`; each `trigger` takes one frame and sends it.
+    """Simulated detector: ``arm`` starts a series, ``trigger`` takes and sends one frame, ``disarm`` ends the series.
 
-    A frame that the recording lacks is taken, and counted, but lost on its way: it is never sent.
+    A frame that the recording lacks is counted, but not sent.
 
-    ``wire_format`` is dectris2, dectris1 or array1; the last has neither series nor beginning nor end, and counts
-    its frames on from series to series.
+    Parameters
+    ----------
+    scan
+        Scan whose frames are sent.
+    data
+        Socket of the stream.
+    codec
+        Compression of the frames.
+    wire_format
+        dectris2, dectris1 or array1.  array1 has no series, start or end; its frame number continues from series to
+        series.
     """
 
     def __init__(
@@ -34,7 +43,7 @@ class StreamingDetector:
         self._image_id = 0
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one control request: ``arm``, ``trigger`` or ``disarm``."""
+        """Execute a control request, ``arm``, ``trigger`` or ``disarm``, and return the reply."""
         match request.get("command"):
             case "arm":
                 return self._arm(request.get("user_data"), int(request["n_images"]))
@@ -61,7 +70,7 @@ class StreamingDetector:
         return self._names(image_id)
 
     def _names(self, image_id: int) -> dict[str, Any]:
-        """What the newest frame is called on the wire, for the run's events."""
+        """Return the names of the newest frame in the stream, for the run's events."""
         if self._format == "array1":
             return {"unique_id": self._n_taken - 1}
         return {"series_id": self._series, "image_id": image_id}
@@ -103,7 +112,21 @@ def run_detector(
     *,
     does_connect: bool,
 ) -> None:
-    """Serve until told to exit; the data socket binds, as a detector's does, unless the other end does."""
+    """Run the simulated detector until the request ``exit``.
+
+    Parameters
+    ----------
+    scan
+        Scan whose frames are sent.
+    data_endpoint, control_endpoint
+        Addresses of the stream and of the control socket.
+    socket
+        Kind of the stream's socket: push or pub.
+    codec, wire_format
+        As in `StreamingDetector`.
+    does_connect
+        Whether the stream's socket connects; else it binds, as a detector does.
+    """
     with zmq.Context() as context:
         data = context.socket(zmq.PUSH if socket == "push" else zmq.PUB)
         data.setsockopt(zmq.SNDHWM, 1000)

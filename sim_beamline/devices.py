@@ -1,4 +1,4 @@
-"""Simulated ophyd devices: motors that know their units, and the detector as a plan sees it."""
+"""Simulated ophyd devices: motors with units, and the client of the simulated detector."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ophyd.status import DeviceStatus
 
 
 class Axis(SynAxis):  # type: ignore[misc]
-    """A simulated motor that describes its unit."""
+    """A simulated motor with a unit in its description."""
 
     def __init__(self, *, name: str, unit: str, value: float) -> None:
         super().__init__(name=name, value=value)
         self._unit = unit
 
     def describe(self) -> OrderedDict[str, Any]:
-        """Describe the readings, with their unit."""
+        """Return the description of the readings, with their unit."""
         return OrderedDict((key, {**entry, "units": self._unit}) for key, entry in super().describe().items())
 
 
 class DetectorClient:
-    """A detector in another process: staging arms it, unstaging disarms, each trigger takes one frame.
+    """Device for a detector in another process: staging arms it, unstaging disarms it, a trigger takes one frame.
 
-    ``user_data`` travels in the stream's start message; ``point`` is the recorded frame that the next trigger plays:
-    each goes on by one, from 0 when the detector is staged, unless a plan sets it.
+    ``user_data`` is sent in the stream's start message.  ``point`` is the number of the recorded frame for the next
+    trigger; it starts at 0 when the detector is staged, and increases by one with each trigger unless a plan sets it.
     """
 
     def __init__(self, *, name: str, control_endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -62,11 +62,11 @@ class DetectorClient:
         return status
 
     def read(self) -> OrderedDict[str, Any]:
-        """Which frame of which series was taken."""
+        """Return the names of the last frame and its series."""
         return OrderedDict((f"{self.name}_{k}", {"value": v, "timestamp": time.time()}) for k, v in self._last.items())
 
     def describe(self) -> OrderedDict[str, Any]:
-        """Describe the readings."""
+        """Return the description of the readings."""
         entry = {"source": f"SIM:{self.name}", "dtype": "integer", "shape": []}
         return OrderedDict((f"{self.name}_{key}", dict(entry)) for key in self._last)
 
@@ -79,7 +79,7 @@ class DetectorClient:
         return OrderedDict()
 
     def close(self) -> None:
-        """Let go of the detector."""
+        """Close the control socket."""
         self._control.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Diffraction of the simulated crystal by a direct sum over exact momentum transfers.
+"""Compute the diffraction of the simulated crystal by a direct sum over exact momentum transfers.
 
-Deliberately slow and independent: no Fourier transform, no linear map, nothing of `cdi_stream.geometry.circles`.
-Rotations come from scipy; each voxel's own q enters the sum.  The density lies on a regular grid, so the
-exponential factorises along its axes and the sum runs as matrix products, with no approximation.
+The computation is slow and independent of `cdi_stream.geometry.circles`: it uses neither a Fourier transform nor a
+linear map, takes rotations from scipy, and uses the exact q of each voxel.  The density lies on a regular grid, so that
+the exponential factorises along its axes and the sum becomes matrix products, without approximation.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _LETTERS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """Everything that decides q: circles by letters (outermost first), angles, energies, detector.
+    """Geometry of a simulated experiment: circles by signed axes (outermost first), angles, energy and detector.
 
-    ``sample_deg`` and ``arm_deg`` hold one number or one number a frame for each circle by name.
+    ``sample_deg`` and ``arm_deg`` hold a number, or a number for each frame, for each circle by name.
     """
 
     sample_circles: dict[str, str]
@@ -45,17 +45,17 @@ class Experiment:
 
 
 def signed_axis(name: str) -> Floats:
-    """Unit vector of a signed axis such as ``"y-"``."""
+    """Return the unit vector of a signed axis such as ``"y-"``."""
     return np.array(_LETTERS[name[0]]) * (1.0 if name[1] == "+" else -1.0)
 
 
 def at_frame(value: float | tuple[float, ...], frame: int) -> float:
-    """Value of a fixed or scanned quantity at one frame."""
+    """Return the value of a fixed or scanned quantity at one frame."""
     return float(value[frame]) if isinstance(value, tuple) else float(value)
 
 
 def circles_rotation(circles: dict[str, str], degrees: dict[str, float | tuple[float, ...]], frame: int) -> Rotation:
-    """Total rotation of a stack of circles at one frame."""
+    """Return the total rotation of circles, outermost first, at one frame."""
     total = Rotation.identity()
     for name, axis in circles.items():
         total = total * Rotation.from_rotvec(np.deg2rad(at_frame(degrees[name], frame)) * signed_axis(axis))
@@ -63,7 +63,7 @@ def circles_rotation(circles: dict[str, str], degrees: dict[str, float | tuple[f
 
 
 def q_sample(experiment: Experiment, frame: int) -> Floats:
-    """Exact Q ``(rows, cols, 3)`` [1/m] of every pixel of a frame, in sample axes; the beam is +z."""
+    """Return the exact Q ``(rows, cols, 3)`` [1/m] of every pixel of a frame in sample axes; the beam is +z."""
     _, rows, cols = experiment.shape
     row = (np.arange(rows) - experiment.beam_row)[:, None, None] * experiment.pixel_row_m
     col = (np.arange(cols) - experiment.beam_col)[None, :, None] * experiment.pixel_col_m
@@ -78,7 +78,10 @@ def q_sample(experiment: Experiment, frame: int) -> Floats:
 
 
 def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.complex64]:
-    """Sum of rho exp(i (q - Q).r) over a grid of ``pitch_m`` at every q ``(..., 3)`` [1/m], Q = q_bragg."""
+    """Return the sum of rho exp(i (q - Q).r) over a grid of step ``pitch_m`` at every q ``(..., 3)`` [1/m].
+
+    Q is ``crystal.q_bragg``.
+    """
     n = int(np.ceil(0.75 * crystal.size_m / pitch_m))
     axis = np.arange(-n, n + 1) * pitch_m
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
@@ -95,7 +98,7 @@ def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.
 
 
 def _trimmed(density: NDArray[np.complex64], axis: NDArray[Any]) -> tuple[NDArray[np.complex64], list[NDArray[Any]]]:
-    """Cut off the planes of the grid in which there is nothing; returns the grid's axes too."""
+    """Return the density without empty outer planes of the grid, and the axes of the remaining grid."""
     present = np.abs(density) > 1e-7
     axes = []
     for k in range(3):
@@ -107,6 +110,6 @@ def _trimmed(density: NDArray[np.complex64], axis: NDArray[Any]) -> tuple[NDArra
 
 
 def rocking_curve(crystal: ChiralCrystal, experiment: Experiment, pitch_m: float) -> NDArray[np.float64]:
-    """Intensities ``[frame, row, col]`` of the whole scan, in arbitrary units."""
+    """Return the intensities ``[frame, row, col]`` of the whole scan, in arbitrary units."""
     frames = range(experiment.shape[0])
     return np.stack([np.abs(direct_sum(crystal, q_sample(experiment, f), pitch_m)) ** 2 for f in frames])

@@ -1,4 +1,4 @@
-"""The rocking-curve plan, run by a real RunEngine over simulated devices."""
+"""The rocking-curve plan, which a real RunEngine runs with simulated devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdi_stream.messages import RecordedScan
 from sim_beamline.devices import Axis, DetectorClient
 
 SETTLE_S = 1.0
-"""A 0MQ publisher loses what it sends before its subscribers have met it."""
+"""Pause after connecting [s]; a ZeroMQ publisher loses messages sent before its subscribers are connected."""
 
 
 def rocking_curves(
@@ -29,9 +29,19 @@ def rocking_curves(
 ) -> Iterator[Any]:
     """Open one run, read the baseline, and measure the scan ``n_curves`` times.
 
-    The run's uid goes into the detector's ``user_data`` before it is armed, so that frames and events are
-    joined by id.  ``speed`` multiplies the recorded pace; None plays as fast as the devices go.  ``pause_s``
-    lies between two curves.
+    The run's uid is written into the detector's ``user_data`` before it is armed, so that frames and events are joined
+    by id.
+
+    Parameters
+    ----------
+    scan
+        Scan that is replayed.
+    detector, axes
+        Simulated detector, and motors by name.
+    n_curves, pause_s
+        Number of curves, and pause between two [s].
+    speed
+        Factor of the recorded speed; None: without pauses.
     """
     moving = [axes[name] for name in scan.scanned]
     still = [axes[name] for name in scan.baseline]
@@ -64,7 +74,7 @@ def rocking_curves(
 
 
 def origin(scan: RecordedScan) -> dict[str, Any]:
-    """Marks of a played run in its start document: ``simulated``, or ``replay_of`` with the uid where it is known."""
+    """Return the origin of a replayed run for its start document: ``simulated``, or ``replay_of`` with a known uid."""
     if scan.truth is not None:
         return {"simulated": True}
     known = {} if scan.run_uid is None else {"replay_of_uid": scan.run_uid}
@@ -87,7 +97,21 @@ def run_plan(
     prefix: str,
     serializer: str,
 ) -> str:
-    """Run the plan and publish its documents to the proxy at ``documents``; returns the run's uid."""
+    """Run the plan, publish its documents, and return the run's uid.
+
+    Parameters
+    ----------
+    scan
+        Scan that is replayed.
+    control_endpoint
+        Control socket of the simulated detector.
+    documents
+        In address of the document proxy.
+    n_curves, speed, pause_s
+        As in `rocking_curves`.
+    prefix, serializer
+        Prefix and format of the documents.
+    """
     engine = RunEngine({})
     publisher = Publisher(documents, prefix=prefix.encode(), serializer=writer(serializer))
     engine.subscribe(publisher)

@@ -1,4 +1,4 @@
-"""A simulated scan as a recorded one: photons counted, pixels dead, hot and missing."""
+"""Simulate a recorded scan, with counting noise and with dead, hot and missing pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GAP_VALUE = 2**32 - 1
 
 
 def recorded_scan(name: str, cache: Path | None = None) -> RecordedScan:
-    """Simulate a case of `sim_beamline.cases` completely; the diffraction is cached by its parameters."""
+    """Return the recorded scan of a case of `sim_beamline.cases`; the diffraction is cached by its parameters."""
     scan = simulated_scan(name)
     rng = np.random.default_rng(scan.seed)
     intensity = _cached(scan, cache or default_cache())
@@ -52,7 +52,7 @@ def recorded_scan(name: str, cache: Path | None = None) -> RecordedScan:
 
 
 def default_cache() -> Path:
-    """Folder for computed diffraction: the user's cache, as the XDG base directory specification has it."""
+    """Return the folder for computed diffraction, in the user's cache of the XDG base directory specification."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cdi-stream"
 
 
@@ -71,7 +71,7 @@ def _cached(scan: SimulatedScan, cache: Path) -> NDArray[np.float64]:
 
 
 def _spoil(frames: NDArray[np.uint32], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Put dead pixels, a gap and a hot pixel in; returns the mask that the detector knows (not the hot one)."""
+    """Add dead pixels, a gap and a hot pixel to the frames; return the detector's mask, without the hot pixel."""
     rows, cols = frames.shape[1:]
     mask = np.ones((rows, cols), dtype=bool)
     mask[rng.integers(0, rows, _DEAD), rng.integers(0, cols, _DEAD)] = False
@@ -84,7 +84,7 @@ def _spoil(frames: NDArray[np.uint32], rng: np.random.Generator) -> NDArray[np.b
 
 
 def _beamline(experiment: Experiment) -> str | dict[str, Any]:
-    """34-ID-C where the experiment is laid out like it, else written out."""
+    """Return the name of 34-ID-C if the experiment has its geometry, else the whole geometry."""
     if experiment.col_direction == "x+":
         return "aps_34idc"
     return {

@@ -1,4 +1,4 @@
-"""Bytes of DECTRIS stream v2, made with foreign libraries: cbor2 encodes, bitshuffle and lz4 compress."""
+"""Make messages of DECTRIS stream v2 with independent libraries: cbor2 encodes, bitshuffle and lz4 compress."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def start_message(
     user_data: Any,
     dtype: str,
 ) -> bytes:
-    """Start of a series; ``header`` holds the numbers that the scan knows of its detector."""
+    """Return the start message of a series; ``header`` holds the detector's numbers of the scan."""
     message: dict[str, Any] = {
         "type": "start",
         "arm_date": datetime.now(UTC),
@@ -56,7 +56,7 @@ def start_message(
 
 
 def image_message(*, series: int, image_id: int, pixels: NDArray[Any], count_time_s: float, codec: str) -> bytes:
-    """One image of one channel."""
+    """Return the message of one image of one channel."""
     nanoseconds = int(count_time_s * 1e9)
     return _encode(
         {
@@ -73,12 +73,12 @@ def image_message(*, series: int, image_id: int, pixels: NDArray[Any], count_tim
 
 
 def end_message(*, series: int) -> bytes:
-    """End of a series."""
+    """Return the end message of a series."""
     return _encode({"type": "end", "series_id": series, "series_unique_id": f"sim-{series}"})
 
 
 def array(pixels: NDArray[Any], codec: str = "raw") -> cbor2.CBORTag:
-    """A row-major array (tag 40) of typed elements, raw or compressed (tag 56500)."""
+    """Return a row-major array (tag 40) of typed elements, raw or compressed (tag 56500)."""
     content: Any = np.ascontiguousarray(pixels).tobytes()
     if codec != "raw":
         packed = {"bslz4": bslz4, "lz4": _lz4}[codec](pixels)
@@ -88,7 +88,7 @@ def array(pixels: NDArray[Any], codec: str = "raw") -> cbor2.CBORTag:
 
 
 def bslz4(pixels: NDArray[Any]) -> bytes:
-    """Bitshuffled and LZ4-compressed pixels behind HDF5's header: total size, block size."""
+    """Return bitshuffled and LZ4-compressed pixels behind HDF5's header of total size and block size."""
     block = 8192 // pixels.dtype.itemsize
     packed = bitshuffle.compress_lz4(np.ascontiguousarray(pixels).ravel(), block)
     result: bytes = struct.pack(">QI", pixels.nbytes, block * pixels.dtype.itemsize) + packed.tobytes()
@@ -96,7 +96,7 @@ def bslz4(pixels: NDArray[Any]) -> bytes:
 
 
 def _lz4(pixels: NDArray[Any]) -> bytes:
-    """HDF5's framing: total size, block size, then each block behind its length."""
+    """Return LZ4-compressed pixels in HDF5's format: total size, block size, then each block behind its length."""
     packed = lz4.block.compress(np.ascontiguousarray(pixels).tobytes(), store_size=False)
     result: bytes = struct.pack(">QII", pixels.nbytes, pixels.nbytes, len(packed)) + packed
     return result

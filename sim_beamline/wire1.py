@@ -1,4 +1,4 @@
-"""Parts of DECTRIS stream v1 and of ``array-1.0``, with the codecs of foreign libraries."""
+"""Make the message parts of DECTRIS stream v1 and of ``array-1.0`` with independent codec libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NANO = 10**9
 def start_parts(
     *, series: int, n_images: int, shape: tuple[int, int], header: Mapping[str, Any], mask: Any, user_data: Any
 ) -> list[bytes]:
-    """Header of a series with ``header_detail`` basic, or all if there is a mask, and the user's appendix."""
+    """Return the header of a series, with ``header_detail`` basic, or all if there is a mask, and the appendix."""
     names = {
         "pixel_row_m": "y_pixel_size",
         "pixel_col_m": "x_pixel_size",
@@ -38,7 +38,7 @@ def start_parts(
 
 
 def image_parts(*, series: int, image_id: int, pixels: NDArray[Any], count_time_s: float, codec: str) -> list[bytes]:
-    """One image: four parts."""
+    """Return the four parts of one image."""
     rows, cols = pixels.shape
     bits = 8 * pixels.dtype.itemsize
     encoding = {"raw": "<", "lz4": "lz4<", "bslz4": f"bs{bits}-lz4<"}[codec]
@@ -54,19 +54,19 @@ def image_parts(*, series: int, image_id: int, pixels: NDArray[Any], count_time_
 
 
 def end_parts(*, series: int) -> list[bytes]:
-    """End of a series."""
+    """Return the end message of a series."""
     return [_json(htype="dseries_end-1.0", series=series)]
 
 
 def array_parts(*, frame: int, pixels: NDArray[Any], codec: str) -> list[bytes]:
-    """One image of ``array-1.0``, as ADZMQ 1.4 sends it."""
+    """Return one image of ``array-1.0`` in the form of ADZMQ 1.4."""
     encoding = "" if codec == "raw" else codec
     header = {"type": pixels.dtype.name, "shape": list(pixels.shape), "frame": frame, "encoding": encoding}
     return [_json(htype="array-1.0", **header, ndattr={}), packed(pixels, codec)]
 
 
 def packed(pixels: NDArray[Any], codec: str) -> bytes:
-    """Pixels as the blob of either format: raw, a bare LZ4 block, or bitshuffled with HDF5's header."""
+    """Return pixels as the blob of either format: raw, a bare LZ4 block, or bitshuffled with HDF5's header."""
     if codec == "bslz4":
         return bslz4(pixels)
     content = np.ascontiguousarray(pixels).tobytes()

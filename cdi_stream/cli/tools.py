@@ -188,7 +188,7 @@ def calibrate(
     device: DeviceOption = Device.CPU,
     as_json: JsonOption = False,
 ) -> None:
-    """Determine the agreement of its answers at which a network is reliable, and write it into the file."""
+    """Determine at which agreement of its answers a network is reliable, and write that into its file."""
     from cdi_stream.training.calibration import calibrate as run
 
     require(device)

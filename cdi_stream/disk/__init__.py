@@ -1,1 +1,1 @@
-"""Files on disk, whatever they hold: written whole or not at all, put aside, grown for hours."""
+"""Write files safely: atomic writes, broken files renamed, and HDF5 files that grow for hours."""

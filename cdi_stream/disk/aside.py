@@ -1,4 +1,4 @@
-"""Put a file that cannot be read aside, so that it is neither obeyed nor lost."""
+"""Rename files that cannot be read, so that they are neither used nor lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SQLITE = ("", "-wal", "-shm")
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder, and what SQLite keeps beside it; returns the new name, which ends in ``.broken``."""
+    """Rename a file or folder with SQLite's files next to it, and return the new name, which ends in ``.broken``."""
     aside = path.with_name(f"{path.name}.{time.time_ns()}.broken")
     for suffix in _SQLITE:
         part = path.with_name(path.name + suffix)

@@ -1,4 +1,4 @@
-"""Write a file so that its name appears only when the file is whole and on disk."""
+"""Write a file so that it gets its name only when it is complete and on disk."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 def atomic_write(path: Path, *, is_flushed: bool = True) -> Iterator[Path]:
     """Yield the path of a temporary file in the same folder; at the end flush it to disk and give it its name.
 
-    The folder is made if it is not there.  If the block raises, the temporary file is deleted, and a file that had
-    the name before is left as it was.
+    A missing folder is made.  If the block raises an exception, the temporary file is deleted, and an existing file of
+    the final name is unchanged.
 
     Parameters
     ----------
     path
         Final name of the file.
     is_flushed
-        Whether the file must survive a power cut; without, it survives the end of the process, and costs no wait.
+        Whether the file must survive a power cut; False is faster, and survives only the end of the process.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def atomic_write(path: Path, *, is_flushed: bool = True) -> Iterator[Path]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Bring the names in a folder to disk, so that they survive a power cut."""
+    """Write the names in a folder to disk, so that they survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,8 +1,8 @@
 """An HDF5 file that grows for hours, and stays readable when the disk fills up or the process is killed.
 
-HDF5 cannot recover from a write that fails: what it holds in memory no longer fits what lies on disk, and closing the
-file ends in a segmentation fault.  So the space is taken from the disk before HDF5 writes into it.  And HDF5 may write
-its index of the file piece by piece whenever its cache is full: here it is written by `flush` only, as a whole.
+HDF5 cannot recover from a failed write: its memory no longer matches the file, and closing the file ends in a
+segmentation fault.  Space is therefore reserved on the disk before HDF5 writes into it.  By default HDF5 writes parts
+of the file's index whenever its cache is full; here only `flush` writes the index, as a whole.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 import h5py
 
 AHEAD_BYTES = 64 << 20
-"""How much space is taken at once [bytes], where there is so much."""
+"""Space that is reserved in advance [bytes], if the disk has as much."""
 
 MARGIN_BYTES = 4 << 20
-"""Space kept for the index and the descriptions [bytes]; the index takes 200 bytes a frame."""
+"""Space reserved for index and metadata [bytes]; the index takes 200 bytes for each frame."""
 
 _NOT_OFFERED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class GrowingFile:
-    """A new HDF5 file at ``path``: ask `reserve` before writing into `root`, then `flush` now and then."""
+    """A new HDF5 file at ``path``; call `reserve` before each write into `root`, and `flush` at intervals."""
 
     def __init__(self, path: Path) -> None:
         self.root = h5py.File(path, "w")
@@ -36,12 +36,12 @@ class GrowingFile:
         self.reserve(0)
 
     def reserve(self, n_bytes: int) -> None:
-        """Take space for ``n_bytes`` more, and the margin.
+        """Reserve disk space for ``n_bytes`` more and for the margin.
 
         Raises
         ------
         OSError
-            If the disk, a quota or a limit on the size of files leaves no room; the file is as it was.
+            If the disk, a quota or a limit on the size of files leaves no room; the file is unchanged.
         """
         needed = self.root.id.get_filesize() + n_bytes + MARGIN_BYTES
         if needed <= self._reserved:
@@ -64,18 +64,18 @@ class GrowingFile:
         self._reserved = n_bytes
 
     def flush(self) -> None:
-        """Let all that is written reach the disk, so that a kill loses nothing older.
+        """Write all data to the disk, so that a kill loses nothing that was written before.
 
         Raises
         ------
         OSError
-            If the disk is full; the file is whole.
+            If the disk is full; the file stays readable.
         """
         self.root.flush()
-        self._reserved = 0  # HDF5 has cut the file to its contents
+        self._reserved = 0  # HDF5 has truncated the file to its contents
         self.reserve(0)
 
     def close(self) -> None:
-        """Close the file and give back the space that was not needed."""
+        """Close the file and release unused space."""
         self.root.close()
-        h5py.File(self._path, "r+").close()  # HDF5 cuts a file to its contents when it finds it longer
+        h5py.File(self._path, "r+").close()  # HDF5 truncates a longer file to its contents when it opens it

@@ -1,1 +1,1 @@
-"""Everything that is read from or written to disk by name: scans, intensities, results, exports, plots."""
+"""Read and write files: recorded scans, intensities, results, exports and plots."""

@@ -1,8 +1,8 @@
-"""Export of a result file to what others read: CXI for silx, PyNX and cdiutils, VTI for ParaView.
+"""Export a result file for other programs: CXI for silx, PyNX and cdiutils, VTI for ParaView.
 
-Neither format moves a voxel: arrays stay ``[z, y, x]`` in lab axes and r = 0 stays at voxel N//2.  CXI keeps the
-complex crystal with its own phase, and under ``/entry_1/cdi_stream`` what that phase means.  VTI holds plain
-pictures: lengths in nanometres, and the phase counted from its mean in the support.
+In both formats arrays stay ``[z, y, x]`` in lab axes, and r = 0 stays at voxel N//2.  CXI holds the complex crystal
+with its own phase, and the meaning of the phase under ``/entry_1/cdi_stream``.  VTI holds real fields: lengths are in
+nanometres, and the phase is relative to its mean in the support.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _MAP_MEANING = (
 def export_result(source: Path, target: Path) -> None:
     """Write the crystal of a result file as CXI 1.4 (``.cxi``) or VTK ImageData (``.vti``), by the target's suffix.
 
-    The target appears under its name only when it is whole; one that is there already is replaced.
+    The target gets its name only when it is complete; an existing file is replaced.
 
     Raises
     ------
     ConfigError
-        If the target has any other suffix.
+        If the target has another suffix.
     RecordingError
-        If the source is not a result file of ours, or its curve gave no crystal.
+        If the source is no result file of cdi-stream, or its curve gave no crystal.
     """
     write = _WRITERS.get(target.suffix.lower())
     if write is None:
@@ -57,13 +57,13 @@ def export_result(source: Path, target: Path) -> None:
 
 
 def _write_cxi(result: StoredResult, path: Path) -> None:
-    """Write CXI 1.4 with the NeXus attributes that lead a viewer from the root to the crystal."""
+    """Write CXI 1.4, with NeXus attributes by which a viewer finds the crystal."""
     numbers = result.numbers
     with h5py.File(path, "w") as file:
         file.attrs.update({"NX_class": "NXroot", "default": "entry_1"})
         file["cxi_version"], file["number_of_entries"] = 140, 1
         entry = _group(file, "entry_1", "NXentry", default="data_1")
-        file["entry_last"] = h5py.SoftLink(entry.name)  # where PyNX looks first
+        file["entry_last"] = h5py.SoftLink(entry.name)  # the entry that PyNX reads
         entry["title"] = f"series {numbers['series']}, curve {numbers['curve_index']}: {numbers['verdict']}"
         entry["program_name"] = f"cdi-stream {version('cdi-stream')}"
         image = _add_image(entry, result)
@@ -88,7 +88,7 @@ def _add_image(entry: h5py.Group, result: StoredResult) -> h5py.Group:
     image["dimensionality"], image["is_fft_shifted"] = 3, 0
     for name, lengths in {"image_size": result.voxel_m * result.density.shape, "voxel_size": result.voxel_m}.items():
         image[name] = lengths
-        # "Width, height and depth" could be read either way; PyNX and cdiutils follow the array's axes.
+        # The order of "width, height and depth" is ambiguous; PyNX and cdiutils use the order of the array's axes.
         image[name].attrs.update({"units": "m", "order": ":".join(_AXES)})
     for axis, n, step in zip(_AXES, result.density.shape, result.voxel_m, strict=True):
         image[axis] = (np.arange(n) - n // 2) * step
@@ -97,7 +97,7 @@ def _add_image(entry: h5py.Group, result: StoredResult) -> h5py.Group:
 
 
 def _add_process(image: h5py.Group, numbers: Mapping[str, Any]) -> None:
-    """Add ``process_1``: who made the image and every number said of it; ``version`` is that of the export."""
+    """Add ``process_1``: the program, and all metrics of the crystal; ``version`` is that of the exporting program."""
     process = _group(image, "process_1", "NXprocess")
     process["program"], process["version"] = "cdi-stream", version("cdi-stream")
     process["comments"] = f"{numbers['verdict']}: {numbers['reasons']}"
@@ -113,7 +113,7 @@ def _group(parent: h5py.Group, name: str, nx_class: str, **attributes: Any) -> h
 
 
 def _write_vti(result: StoredResult, path: Path) -> None:
-    """Write VTK XML ImageData, base64 inside, so that any XML parser reads it; VTK's order is x, y, z."""
+    """Write VTK XML ImageData with base64 data, which any XML parser can read; VTK's order is x, y, z."""
     counts, spacing_nm = np.array(result.density.shape[::-1]), result.voxel_m[::-1] * 1e9
     extent = " ".join(f"0 {n - 1}" for n in counts)
     place = {"WholeExtent": extent, "Origin": _words(-spacing_nm * (counts // 2)), "Spacing": _words(spacing_nm)}
@@ -127,9 +127,12 @@ def _write_vti(result: StoredResult, path: Path) -> None:
 
 
 def _pictures(result: StoredResult) -> dict[str, np.ndarray]:
-    """Fields by name.  The phase is wrapped, zero outside the support; without q0 there is no displacement."""
+    """Return the fields by name: amplitude, wrapped phase (0 outside the support), support, and displacement.
+
+    There is no displacement without Q_0.
+    """
     inside, affine = result.support > 0, result.affine
-    # A crystal's overall phase is arbitrary: counted from the mean, wraps lie as far away as they can.
+    # The global phase is arbitrary; relative to the mean, few voxels are near a wrap.
     mean = result.density[inside].sum(dtype=np.complex128)
     phase = np.where(inside, np.angle(result.density * mean.conj()), 0.0)
     pictures = {"amplitude": np.abs(result.density).astype("<f4"), "phase_rad": phase.astype("<f4")}
@@ -144,7 +147,7 @@ def _words(numbers: Floats) -> str:
 
 
 def _encoded(array: np.ndarray) -> str:
-    """Bytes in base64, after their count; C order of ``[z, y, x]`` is VTK's, x fastest."""
+    """Return the number of bytes and the bytes in base64; C order of ``[z, y, x]`` is VTK's order, x fastest."""
     data = array.tobytes()
     return base64.b64encode(struct.pack("<Q", len(data)) + data).decode()
 

@@ -1,4 +1,4 @@
-"""Pictures of a crystal: central slices of amplitude and phase."""
+"""Plot a crystal: central slices of amplitude and phase."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Complex = NDArray[np.complex64]
 LAB_AXES = ("z", "y", "x")
 LAB_VIEWS = {0: "beam towards you", 1: "up points away from you", 2: "outboard towards you"}
 INSIDE = 0.3
-"""Share of the largest amplitude above which the phase is shown."""
+"""Least amplitude, relative to the largest, at which the phase is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A crystal, 2D or 3D, and how its axes are labelled.
+    """A crystal, 2D or 3D, with the labels of its axes.
 
     Parameters
     ----------
     crystal
-        Complex, of one step along every axis.
+        Complex crystal with the same step along every axis.
     axes
         Name of each axis.
     unit
         Unit of ``step``.
     step
-        Length of a voxel.
+        Side of a voxel.
     views
-        What is said above the slice across an axis.
+        Title of the slice across an axis, by axis.
     phase
-        What the phase is.
+        Label of the phase.
     """
 
     crystal: Complex
@@ -50,7 +50,7 @@ class Picture:
 
 
 def require_matplotlib() -> None:
-    """Raise `ConfigError` with the remedy if matplotlib is not installed."""
+    """Raise `ConfigError` if matplotlib is not installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -58,7 +58,7 @@ def require_matplotlib() -> None:
 
 
 def plot_result(file: Path, out: Path, title: str) -> None:
-    """Draw central slices of a result file's crystal in lab axes, in nanometres; raises as `plot`."""
+    """Plot central slices of a result file's crystal in lab axes, in nanometres; raises as `plot`."""
     with h5py.File(file) as data:
         crystal = data["entry/data/crystal"][0]
         voxel_m = float(data["entry/cdi_stream"].attrs["voxel_size_m"])
@@ -66,24 +66,24 @@ def plot_result(file: Path, out: Path, title: str) -> None:
 
 
 def lab_picture(crystal: Complex, voxel_m: float) -> Picture:
-    """Picture of a crystal on a lab grid [z, y, x] with cubic voxels."""
+    """Return the picture of a crystal on a lab grid [z, y, x] with cubic voxels of side ``voxel_m``."""
     return Picture(
         crystal=crystal, axes=LAB_AXES, unit="nm", step=voxel_m * 1e9, views=LAB_VIEWS, phase="phase Q.u / rad"
     )
 
 
 def voxel_picture(crystal: Complex, axes: tuple[str, ...]) -> Picture:
-    """Picture of a crystal whose geometry is unknown, its centre of mass brought to the middle."""
+    """Return the picture of a crystal of unknown geometry, with its centre of mass moved to the middle."""
     weights = np.abs(crystal) ** 2
     turns = [np.exp(2j * np.pi * index / n) for index, n in zip(np.indices(crystal.shape), crystal.shape, strict=True)]
-    centre = [np.angle((weights * turn).sum()) / (2 * np.pi) for turn in turns]  # the array goes on at its other end
+    centre = [np.angle((weights * turn).sum()) / (2 * np.pi) for turn in turns]  # periodic
     shift = [n // 2 - round(n * c) for n, c in zip(crystal.shape, centre, strict=True)]
     views = {axis: f"across {axes[axis]}" for axis in range(3)} if crystal.ndim == 3 else {}
     return Picture(crystal=np.roll(crystal, shift, tuple(range(crystal.ndim))), axes=axes, views=views)
 
 
 def plot(picture: Picture, out: Path, title: str) -> None:
-    """Draw central slices of amplitude and phase; the file has its name only when it is whole.
+    """Plot central slices of amplitude and phase into a file, which gets its name only when it is complete.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def draw_slices(figure: Any, picture: Picture, title: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """Amplitude and phase ``(up, across)`` of one cut, largest amplitude of the whole, names, and how far it shows."""
+    """Amplitude and phase ``(up, across)`` of one slice, the crystal's largest amplitude, labels, and half width."""
 
     amplitude: NDArray[np.float32]
     phase: NDArray[np.float32]
@@ -129,7 +129,7 @@ class _Slice:
 
 
 def _slices(picture: Picture) -> list[_Slice]:
-    """Middle cuts across each axis of a volume; a plane is its own only one."""
+    """Return the middle slices across each axis of a volume, or the single slice of a 2D crystal."""
     crystal = picture.crystal
     amplitude = np.abs(crystal)
     inside = amplitude > INSIDE * amplitude.max()
@@ -146,7 +146,7 @@ def _slices(picture: Picture) -> list[_Slice]:
 
 
 def _draw(axes: Any, cut: _Slice, picture: Picture) -> None:
-    """Draw one cut into two axes, the amplitude above the phase."""
+    """Draw one slice into two axes, the amplitude above the phase."""
     extent = [side * picture.step for n in cut.amplitude.shape[::-1] for side in (-(n // 2) - 0.5, n - n // 2 - 0.5)]
     common: dict[str, Any] = {"origin": "lower", "extent": extent}
     axes[0].imshow(cut.amplitude, cmap="magma", vmin=0, vmax=cut.largest, **common)

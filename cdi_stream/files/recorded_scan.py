@@ -1,4 +1,4 @@
-"""Read a recorded scan of whatever facility: the one way that all commands go."""
+"""Read a recorded scan of any facility by an installed reader; all commands use this function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GROUP = "cdi_stream.reader"
 
 
 def readers_of(path: Path) -> dict[str, Reader]:
-    """Installed readers that understand a file or folder, by name; readers that cannot be imported are left out.
+    """Return the installed readers that can read a file or folder, by name; broken readers are left out.
 
     Raises
     ------
@@ -27,25 +27,25 @@ def readers_of(path: Path) -> dict[str, Reader]:
         raise RecordingError(f"{path} does not exist")
     readers: dict[str, Reader] = {}
     for name in registry.names(_GROUP):
-        with contextlib.suppress(PluginError):  # the command 'plugins' tells why it cannot be imported
+        with contextlib.suppress(PluginError):  # the command 'plugins' reports the error
             readers[name] = registry.load(_GROUP, name)()
     return {name: reader for name, reader in readers.items() if reader.can_read(path)}
 
 
 def read_recorded(path: Path, number: int | None) -> RecordedScan:
-    """Read one scan, and hold its frames against the sums that it has on record.
+    """Return one scan, with a doubt if its frames differ from the sums of counts on record.
 
     Parameters
     ----------
     path
         File or folder of the scan.
     number
-        Which scan of several; None: the only one.
+        Number of the scan where there are several; None: the only scan.
 
     Raises
     ------
     RecordingError
-        If no reader understands it, or the scan cannot be read.
+        If no reader can read the path, or the scan cannot be read.
     """
     readers = readers_of(path)
     if not readers:

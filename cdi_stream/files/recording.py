@@ -1,4 +1,4 @@
-"""A recorded scan, whatever facility it came from, and the project's own HDF5 file for it."""
+"""Write and read recorded scans in the project's HDF5 format, and check their frames against sums of counts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cdi_stream.errors import RecordingError
 from cdi_stream.messages import RecordedScan
 
 FORMAT = "cdi_stream recorded scan 1"
+"""Name and version of the file format, stored in the header."""
 
 DETECTOR_HEADER = (
     "pixel_row_m",
@@ -29,24 +30,24 @@ DETECTOR_HEADER = (
     "photon_energy_ev",
     "distance_m",
 )
-"""What a detector may say of itself; names as in `RecordedScan.detector`."""
+"""Names of the detector's header values in `RecordedScan.detector`."""
 
 FRAME = "frame"
-"""Stands for the motor where none is known: the number of each frame in its series."""
+"""Name of the scanned quantity where no motor is known: the number of each frame in its series."""
 
 SUM_TOLERANCE = 1e-7
-"""Largest relative difference of two sums that count as equal: SPEC prints eight digits."""
+"""Largest relative difference of two sums of counts that count as equal; SPEC prints eight digits."""
 
 _ARRAYS = ("pixel_mask", "white_field", "times_s", "frame_sums")
 _MAX_SPREAD = 4
-"""Most points per received frame that a series may span; frame numbers that lie further apart are not believed."""
+"""Largest number of points for each received frame of a series; frame numbers with wider gaps are refused."""
 
 _FEW_POINTS = 1000
-"""Number of points that any series may span."""
+"""Number of points up to which `_MAX_SPREAD` does not apply."""
 
 
 def scan_header(scan: RecordedScan) -> dict[str, Any]:
-    """Return all of a scan but its arrays, as plain values."""
+    """Return the values of a scan without its arrays, as plain values."""
     return {
         "format": FORMAT,
         "name": scan.name,
@@ -65,25 +66,28 @@ def scan_header(scan: RecordedScan) -> dict[str, Any]:
 
 
 def counts_of_frames(frames: NDArray[Any]) -> NDArray[np.int64]:
-    """Sum each of ``(n_frames, rows, cols)``; gaps (the data type's maximum, values below zero) are left out."""
+    """Return the sum of counts of each frame ``(n_frames, rows, cols)`` without gaps.
+
+    Gaps are voxels at the data type's maximum or below zero.
+    """
     gap = np.iinfo(frames.dtype).max if frames.dtype.kind in "iu" else np.inf
     sums = [frame[(frame >= 0) & (frame < gap)].sum(dtype=np.float64) for frame in frames]  # exact up to 2^53
     return np.rint(np.array(sums, dtype=np.float64)).astype(np.int64)
 
 
 def do_sums_agree(measured: NDArray[Any], recorded: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether sums of frames agree with those on record, within the digits that a log file keeps."""
+    """Return which sums of counts agree with those on record, within the digits of a log file."""
     result: NDArray[np.bool_] = np.isclose(measured, recorded, rtol=SUM_TOLERANCE, atol=0.5)
     return result
 
 
 def sum_doubts(scan: RecordedScan) -> tuple[str, ...]:
-    """Hold the frames that are there against the sums on record; name the first that differs, file and both sums.
+    """Return a doubt if frames differ from the sums of counts on record; it names the first such frame.
 
     Raises
     ------
     RecordingError
-        If there is not one sum a frame.
+        If the number of sums is not the number of frames.
     """
     if scan.frame_sums is None:
         return ()
@@ -105,7 +109,7 @@ def sum_doubts(scan: RecordedScan) -> tuple[str, ...]:
 
 
 def write_scan(scan: RecordedScan, path: Path) -> None:
-    """Write a recorded scan; frames lie at ``/entry/data/data``, compressed by gzip."""
+    """Write a recorded scan; its frames are at ``/entry/data/data``, compressed by gzip."""
     with atomic_write(path) as part, h5py.File(part, "w") as file:
         chunks = (1, *scan.frames.shape[1:])
         file.create_dataset("entry/data/data", data=scan.frames, chunks=chunks, compression="gzip", compression_opts=1)
@@ -119,12 +123,12 @@ def write_scan(scan: RecordedScan, path: Path) -> None:
 
 
 def read_scan(path: Path, number: int | None = None) -> RecordedScan:
-    """Read a scan written by `write_scan`, or series ``number`` (from 0) of those that ``record`` wrote.
+    """Return a scan written by `write_scan`, or series ``number`` (from 0) of a file written by ``record``.
 
     Raises
     ------
     RecordingError
-        If the file is not one of ours, or holds several series and none is chosen.
+        If the file has another format, or holds several series and ``number`` names none.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -155,21 +159,21 @@ def read_scan(path: Path, number: int | None = None) -> RecordedScan:
 
 
 def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Group, h5py.Group]:
-    """Entry that holds a series, and the group that describes it."""
+    """Return the entry that holds a series, and the group that describes it."""
     if "header" in file["entry/cdi_stream"].attrs:
         return file["entry"], file["entry/cdi_stream"]
     groups = [(file[entry], name) for entry in file for name in file[entry].get("cdi_stream", ())]
-    found = {int(name[7:]): entry for entry, name in groups if name[:7] == "series_"}
-    if number is None and len(found) == 1:
-        number = next(iter(found))
-    if number not in found:
-        listed = ", ".join(map(str, sorted(found))) or "none"
+    series = {int(name[7:]): entry for entry, name in groups if name[:7] == "series_"}
+    if number is None and len(series) == 1:
+        number = next(iter(series))
+    if number not in series:
+        listed = ", ".join(map(str, sorted(series))) or "none"
         raise RecordingError(f"{path}: expected --scan with one of the recorded series {listed}, got {number}")
-    return found[number], found[number][f"cdi_stream/series_{number}"]
+    return series[number], series[number][f"cdi_stream/series_{number}"]
 
 
 def _track(entry: h5py.Group, group: h5py.Group, motor: str) -> NDArray[np.float64]:
-    """A motor at each frame that was received; frame numbers where a recording was cut off before it knew motors."""
+    """Return a motor at each received frame; frame numbers where a recording ended before motors were known."""
     if motor == FRAME and f"scanned/{FRAME}" not in group:
         mine = entry["data/series_index"][()] == int(group.name.rpartition("_")[2])
         ids = entry["data/frame_id"][()][mine].astype(float)
@@ -180,7 +184,7 @@ def _track(entry: h5py.Group, group: h5py.Group, motor: str) -> NDArray[np.float
 
 
 def _unreceived(file: h5py.File, group: h5py.Group, n_missing: int) -> tuple[str, ...]:
-    """Say so when a series had more frames than were received, beside those that are missing in between."""
+    """Return a doubt if a series had more frames than were received, besides the missing frames in between."""
     index = group.name.rpartition("series_")[2]
     if "accounting" not in file["entry/cdi_stream"] or not index.isdigit():
         return ()
@@ -193,10 +197,10 @@ def _unreceived(file: h5py.File, group: h5py.Group, n_missing: int) -> tuple[str
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """Where the frames of a scan lie in a file's stack, and at which points of the scan they were taken.
+    """Assignment of a file's stack of frames to the points of a scan.
 
-    ``places`` are indices into the stack, ``ranks`` into the tracks of the motors, both in the order of the points
-    ``points``; None: the stack is the scan.
+    ``places`` are indices into the stack, ``ranks`` into the tracks of the motors, both in the order of ``points``.
+    None: the stack is already in the order of the scan.
     """
 
     places: NDArray[np.intp] | None = None
@@ -205,13 +209,13 @@ class _Order:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Points between the first and the last frame that have none."""
+        """Points between the first and the last frame that have no frame."""
         if self.points is None:
             return ()
         return tuple(sorted(set(range(int(self.points[-1]) + 1)) - set(self.points.tolist())))
 
     def frames(self, stack: NDArray[Any]) -> NDArray[Any]:
-        """Frames by point; zeros where one is missing."""
+        """Return the frames by point; zeros where a frame is missing."""
         if self.points is None or not self.missing:
             return stack if self.places is None else stack[self.places]
         frames = np.zeros((int(self.points[-1]) + 1, *stack.shape[1:]), dtype=stack.dtype)
@@ -219,14 +223,14 @@ class _Order:
         return frames
 
     def track(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Motor by point; where a frame is missing, on the straight line between its neighbours."""
+        """Return a motor by point, interpolated linearly where a frame is missing."""
         if self.points is None or not self.missing:
             return values if self.ranks is None else values[self.ranks]
         return np.interp(np.arange(int(self.points[-1]) + 1), self.points, values[self.ranks])
 
 
 def _order_of(entry: h5py.Group, group: h5py.Group, path: Path) -> _Order:
-    """Order the frames of a recorded series by their numbers, from the first that came."""
+    """Return the order of a recorded series' frames by their numbers; the first received number is point 0."""
     if "series_index" not in entry["data"]:
         return _Order()
     mine = np.flatnonzero(entry["data/series_index"][()] == int(group.name.rpartition("_")[2]))

@@ -134,7 +134,7 @@ class _Readings:
         scale = factor(unit, kind)
         if scale is None:
             self.doubts.append(
-                f"reading {name!r}: expected a unit of {kind}, got {unit!r}; {default} is assumed; "
+                f"reading {name!r} has the unit {unit!r}, expected a unit of {kind}: taken as {default}; "
                 "set the unit in the device"
             )
             scale = factor(default, kind)
@@ -236,12 +236,12 @@ def _moving(curve: RockingCurve, readings: _Readings) -> str:
     unknown = sorted(name for name, track in known.items() if name not in readings.used and name in planned)
     if unknown:
         return (
-            f"the plan moved {', '.join(unknown)}, which is neither a motor of a circle nor the energy: "
+            f"the plan moved {', '.join(unknown)}, no motor of a circle and not the energy: "
             "add the name to the circle's motors"
         )
     moved = sorted(name for name in readings.used & known.keys() if np.nanmax(known[name]) > np.nanmin(known[name]))
     if moved:
-        return f"{', '.join(moved)} moved, but together not normal to the detector's plane"
+        return f"{', '.join(moved)} moved, but on the whole not normal to the detector's plane"
     others = sorted(name for name, track in known.items() if np.nanmax(track) > np.nanmin(track))[:8]
     return f"no circle and no energy moved; readings that changed: {', '.join(others) or 'none'}"
 

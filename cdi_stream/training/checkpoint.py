@@ -105,7 +105,7 @@ def load(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except UnpicklingError:
         raise NetworkFileError(
-            f"checkpoint {path}: expected tensors, numbers and texts, got other objects; train without --resume"
+            f"checkpoint {path}: expected tensors, numbers and texts, got objects; train without --resume"
         ) from None
     except (OSError, ValueError, RuntimeError, ValidationError) as error:
         raise NetworkFileError(

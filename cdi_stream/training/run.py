@@ -56,31 +56,22 @@ def train(
 ) -> Training:
     """Train a network, export it to ``out``, and return the training.
 
-    The training curve (``.curve.jsonl``), the model card (``.card.json``) and the checkpoints (``.checkpoint``) are
-    written next to ``out``.
+    Training curve (``.curve.jsonl``), model card (``.card.json``) and ``.checkpoint`` are written next to ``out``.
 
     Parameters
     ----------
-    name
-        Name of the training in `TASKS`.
-    out
-        Network file, ending in ``.pt``.
-    minutes
-        Longest time [min].
-    steps
-        Number of steps; None: as many as the minutes allow.
-    seed
-        Seed of weights and crystals.
-    device
-        Device of the training.
+    name, out
+        Name of the training in `TASKS`, and network file, ending in ``.pt``.
+    minutes, steps
+        Longest time [min], and number of steps; None: as many as the minutes allow.
+    seed, device
+        Seed of weights and crystals, and device of the training.
     is_resumed
         Whether the training continues from its newest checkpoint.
     report
         Called with a line of text at every validation.
-    crystals
-        File of an `AtomSet` to train on; None: crystals simulated for each step.
-    start
-        Network file whose weights the training starts from; None: random weights.
+    crystals, start
+        File of an `AtomSet` to train on, and network file with the initial weights; None: simulated, and random.
     clock
         Time in seconds.
 

@@ -1,1 +1,1 @@
-"""Adapters of cdi-stream: wire formats, beamlines, facility files, document sinks."""
+"""Plugins of cdi-stream: detector formats, beamlines, readers of facility files, and document sinks."""

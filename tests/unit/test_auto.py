@@ -247,7 +247,7 @@ def test_noise_is_not_called_good(kind):
     expected = 50 * (rng.exponential(size=(16, 18, 17)) if kind == "speckle" else np.ones((16, 18, 17)))
     data = data_of(rng.poisson(expected))
     found = solve(data, 1, unlimited(), BRIEFLY)
-    assert judge(scalars_of(found, data)).grade in ("doubtful", "failed")
+    assert judge(metrics_of(found, data)).grade in ("doubtful", "failed")
 
 
 def test_it_begins_again_from_other_starts_while_the_finalists_differ():

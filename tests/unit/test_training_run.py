@@ -236,7 +236,7 @@ def test_a_plan_made_longer_keeps_the_shares_of_its_stages():
 def test_what_is_asked_for_by_mistake_is_told(whole, tmp_path):
     with pytest.raises(ConfigError, match=r"expected one of .*wu2021-small.*, got 'no'"):
         run.train("no", tmp_path / "n.pt", minutes=1, steps=1, seed=1, device="cpu", is_resumed=False, report=print)
-    with pytest.raises(ConfigError, match="train without it first"):
+    with pytest.raises(ConfigError, match="train without --resume first"):
         trained(tmp_path / "n.pt", is_resumed=True)
     with pytest.raises(ConfigError, match="go on with --resume"):
         trained(whole)

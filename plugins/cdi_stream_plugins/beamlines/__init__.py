@@ -1,1 +1,1 @@
-"""Beamlines as values, group ``cdi_stream.beamline``."""
+"""Geometry of beamlines, group ``cdi_stream.beamline``."""

@@ -1,4 +1,4 @@
-"""APS 34-ID-C: theta, chi, phi under a delta-gamma arm; motor names as its SPEC writes them."""
+"""Geometry of APS 34-ID-C: sample circles theta, chi, phi and a delta-gamma arm, with motor names of its SPEC files."""
 
 from cdi_stream.geometry.circles import Beamline, Circle, direction
 

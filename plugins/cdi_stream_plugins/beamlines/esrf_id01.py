@@ -1,4 +1,4 @@
-"""ESRF ID01: mu, eta, phi under a nu-delta arm; motor names as BLISS writes them."""
+"""Geometry of ESRF ID01: sample circles mu, eta, phi and a nu-delta arm, with motor names of BLISS."""
 
 from cdi_stream.geometry.circles import Beamline, Circle, direction
 

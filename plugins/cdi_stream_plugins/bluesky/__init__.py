@@ -1,6 +1,6 @@
-"""For a beamline's Bluesky profile: documents to the bus, and plans whose frames are joined to their run by its uid.
+"""Tools for a beamline's Bluesky profile: publish documents to the bus, and join frames to their run by its uid.
 
-Neither torch nor any other heavy part of cdi-stream is imported.
+The package imports neither torch nor any other heavy part of cdi-stream.
 
 >>> from cdi_stream_plugins.bluesky import publisher, rocking_curve, with_run_uid
 """

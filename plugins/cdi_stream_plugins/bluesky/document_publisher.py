@@ -1,4 +1,4 @@
-"""Documents of a RunEngine to the 0MQ bus, whatever they hold, without an exception into the plan."""
+"""Publish the documents of a RunEngine to the ZeroMQ bus; no document raises an exception in the plan."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from cdi_stream.errors import EndpointError
 logger = logging.getLogger(__name__)
 
 LARGE_ARRAY = 10_000
-"""Numbers in one reading from which on a warning tells that arrays travel in events: ten of 32 x 32 pixels.  A frame of
-4.5 million pixels takes 0.13 s of the RunEngine's time (measured on one x86 core)."""
+"""Largest number of values in a reading without a warning: ten images of 32 x 32 pixels.
+
+For scale: a frame of 4.5 million pixels takes 0.13 s of the RunEngine's time, measured on one x86 core.
+"""
 
 LINGER_MS = 2000
-"""How long `close` waits for documents that are still to be sent [ms]; 0MQ itself waits for ever."""
-
+"""Longest time that `close` waits for unsent documents [ms]; the default of ZeroMQ has no limit."""
 
 MAX_WAITING = 100_000
-"""Documents that wait for a slow proxy; further ones are lost.  0MQ itself keeps 1000, the points of a fast scan."""
+"""Largest number of documents that wait for a slow proxy; further documents are lost.
+
+The default of ZeroMQ is 1000, about the points of one fast scan.
+"""
 
 
 class ClientCurve(Protocol):
-    """Keys of CurveZMQ, as `bluesky.callbacks.zmq.ClientCurve` holds them."""
+    """Key files of CurveZMQ, the fields of `bluesky.callbacks.zmq.ClientCurve`."""
 
     secret_path: Path
     server_public_key: Path
@@ -42,25 +46,25 @@ def publisher(
     prefix: str | bytes = b"",
     curve_config: ClientCurve | None = None,
 ) -> DocumentPublisher:
-    """Return a publisher for ``RE.subscribe`` that sends documents to a proxy, and takes whatever bluesky yields.
+    """Return a publisher for ``RE.subscribe`` that sends documents with any content to a proxy.
 
     Parameters
     ----------
     address
-        In address of the proxy, ``"host:port"`` or as `bluesky.callbacks.zmq.Publisher` takes it.
+        In address of the proxy, ``"host:port"`` or any form that `bluesky.callbacks.zmq.Publisher` accepts.
     serializer
-        ``"msgpack"`` or ``"json"``: what ``documents.serializer`` in the service's configuration says.
+        ``"msgpack"`` or ``"json"``, equal to ``documents.serializer`` in the service's configuration.
     prefix
-        What ``documents.prefix`` says; without blanks.
+        Prefix of the messages, equal to ``documents.prefix``; without blanks.
     curve_config
-        Keys for a proxy that asks for CurveZMQ (`bluesky.callbacks.zmq.ClientCurve`).
+        Keys for a proxy with CurveZMQ (`bluesky.callbacks.zmq.ClientCurve`).
 
     Raises
     ------
     ConfigError
         If the serializer is unknown.
     EndpointError
-        If the address cannot be one.
+        If the address is not valid.
 
     Examples
     --------
@@ -78,19 +82,18 @@ def publisher(
 class DocumentPublisher(Publisher):
     """A `bluesky.callbacks.zmq.Publisher` that never raises into the plan.
 
-    A value that msgpack and JSON do not know becomes the plain value nearest to it, see
-    `cdi_stream.documents.plain.to_plain`: complex numbers become maps of ``real`` and ``imag``. A value of an
-    unknown type is replaced by its text, and the document is sent: angles and names are of use without it, and an
-    experiment is worth more than one value. A document that cannot be sent at all is dropped, as nothing can be
-    done about it in a plan. Both are counted, and each reason is logged once.
+    A value that msgpack and JSON cannot represent becomes a plain value (`cdi_stream.documents.plain.to_plain`); a
+    complex number becomes a map of ``real`` and ``imag``.  A value of an unknown type is replaced by its text, so that
+    the other values of the document arrive.  A document that cannot be sent is dropped.  Replacements and dropped
+    documents are counted, and each reason is logged once.
 
-    A publisher that is subscribed twice sends each document once.  Two publishers at one address send it twice, which
-    the service bears.
+    A publisher that is subscribed twice sends each document once.  Two publishers at one address send it twice; the
+    service ignores the second copy.
 
     Attributes
     ----------
     n_sent, n_replaced, n_dropped, n_repeated
-        Documents sent, values replaced by their text, documents dropped, and documents that came again.
+        Number of documents sent, of values replaced by their text, of documents dropped, and of repeated documents.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class DocumentPublisher(Publisher):
         self._set_options()
 
     def _set_options(self) -> None:
-        """Options that bluesky does not set; they hold for connections that begin after."""
+        """Set options that bluesky does not set, and connect again, since they hold for new connections only."""
         self._socket.disconnect(self.address)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, MAX_WAITING)
@@ -121,10 +124,10 @@ class DocumentPublisher(Publisher):
         self._socket.connect(self.address)
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Send one document; nothing raises."""
+        """Send one document; no error is raised."""
         try:
             self._send(str(name), doc)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, the plan goes on
+        except Exception as error:  # noqa: BLE001 - an error here must not stop the plan
             self.n_dropped += 1
             self._warn_once(f"a document is not sent ({type(error).__name__}: {error})")
 
@@ -154,7 +157,7 @@ class DocumentPublisher(Publisher):
 
 
 def _large_arrays(name: str, doc: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of readings in an event that hold a large array."""
+    """Yield the keys of an event's readings that hold a large array."""
     data = doc.get("data") if name in ("event", "event_page") else None
     for key, value in data.items() if isinstance(data, Mapping) else ():
         reading = value[0] if name == "event_page" and isinstance(value, list) and value else value
@@ -163,7 +166,7 @@ def _large_arrays(name: str, doc: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _n_numbers(value: Any) -> int:
-    """About how many numbers an array, or lists within lists, hold."""
+    """Return about how many numbers an array or a nested list holds."""
     if isinstance(value, np.ndarray):
         return value.size
     return len(value) * _n_numbers(value[0]) if isinstance(value, list) and value else 1

@@ -1,4 +1,4 @@
-"""Plans for Bragg coherent diffraction."""
+"""Bluesky plans for Bragg coherent diffraction."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def rocking_curve(
     md: Mapping[str, Any] | None = None,
     field: str | None = None,
 ) -> Plan:
-    """Return a plan that measures one rocking curve: one run, one series of frames that carries the run's uid.
+    """Return a plan that measures one rocking curve in one run, with one series of frames that carries the run's uid.
 
-    The goniometer (the device that ``motor`` is part of, else the motor alone) is read into the stream ``baseline``,
-    unless a `bluesky.preprocessors.SupplementalData` has read one.  Then the detector is staged and read at each
-    position, and unstaged before the run ends.
+    The goniometer (the device of ``motor``, or the motor itself if it has no parent) is read into the stream
+    ``baseline``, unless a `bluesky.preprocessors.SupplementalData` has read a baseline.  The detector is staged, read
+    at each position, and unstaged before the run ends.
 
     Parameters
     ----------
@@ -44,13 +44,13 @@ def rocking_curve(
     start, stop, num
         First and last position [unit of the motor], and the number of positions.
     reconstruction
-        Device whose ``trigger`` waits for this run's crystal: read once after the scan, into the stream
+        Device whose ``trigger`` waits for this run's crystal; it is read once after the scan into the stream
         ``reconstruction``.
     md
         Metadata of the run.
     field
-        Where the detector takes the run's uid, see `with_run_uid`.  A detector that has no such field is used
-        as it is, with a warning: its events must name the series of frames.
+        Field of the detector for the run's uid, see `with_run_uid`.  A detector without such a field is used
+        with a warning; its events must then name the series of frames.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def rocking_curve(
 
 
 def _curve(detector: Any, motor: Any, positions: NDArray[np.float64], reconstruction: Any, streams: list[str]) -> Plan:
-    """Measure inside an open run; ``streams`` holds the names of the streams that it has so far."""
+    """Measure the curve inside an open run; ``streams`` holds the names of the run's streams so far."""
     if "baseline" not in streams:
         yield from bps.trigger_and_read([root_ancestor(motor)], name="baseline")
 
@@ -92,7 +92,7 @@ def _curve(detector: Any, motor: Any, positions: NDArray[np.float64], reconstruc
 
 
 def _metadata(detector: Any, motor: Any, start: float, stop: float, num: int) -> dict[str, Any]:
-    """Metadata under the names that bluesky's own scans use."""
+    """Return the metadata of the run, under the names of bluesky's own scans."""
     return {
         "plan_name": "rocking_curve",
         "plan_args": {"detector": repr(detector), "motor": repr(motor), "start": start, "stop": stop, "num": num},

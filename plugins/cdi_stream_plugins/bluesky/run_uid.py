@@ -1,4 +1,4 @@
-"""A preprocessor that gives a run's uid to the detector before it is armed: its frames are joined to the run by id."""
+"""Preprocessor that writes a run's uid into the detector before it is armed, so that frames are joined to their run."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ logger = logging.getLogger(__name__)
 Plan = Generator[Msg, Any, Any]
 
 FIELDS = ("user_data", "header_appendix", "cam.user_data", "cam.header_appendix")
-"""Where the uid is written if no field is named: the first of these signals or attributes that the detector has."""
+"""Signals or attributes for the uid; the first that the detector has is used if no field is named."""
 
-_BEGINNING = ("trigger", "prepare", "kickoff")
-"""Messages that begin an exposure."""
+_EXPOSURE_COMMANDS = ("trigger", "prepare", "kickoff")
+"""Messages that start an exposure."""
 
-_CHANGING = ("set", "configure")
+_SETTING_COMMANDS = ("set", "configure")
 """Messages whose effect another staging might undo."""
 
 
 def with_run_uid(plan: Any, detector: Any, field: str | None = None) -> Plan:
-    """Return a plan whose runs are known to the detector: their uid travels with the frames.
+    """Return a plan in which the uid of each run is sent with the detector's frames.
 
     Stock plans (``scan``, ``rel_scan``, ``list_scan``, ``count``) stage their devices before the run is open, when its
-    uid is not known.  Here the staging of ``detector`` waits until the run is open; then the uid is written into the
-    detector's field, and the detector is staged.  Everything else of the plan is left as it is.
+    uid is not known.  In the returned plan the staging of ``detector`` waits until the run is open; then the uid is
+    written into the detector's field, and the detector is staged.  All other messages of the plan are unchanged.
 
-    - A plan with several runs in one staging: the detector is unstaged and staged again for each, so that each
-      has its own series of frames; unless the plan has set something of the detector since it was staged, which that
-      might undo.
-    - Several stagings in one run: the field names the curve's place in the run too.
+    - A plan with several runs in one staging: the detector is unstaged and staged again for each run, so that each run
+      has its own series of frames.  This is not done if the plan has set a value of the detector since it was staged,
+      since another staging might undo the value.
+    - Several stagings in one run: the field also holds the number of the curve in the run.
     - Nested runs: the uid is that of the run with the key (`bluesky.preprocessors.set_run_key_wrapper`) of the
       message that triggers the detector.
-    - A plan that uses the detector while no run is open finds it staged.
+    - A message to the detector while no run is open: the detector is staged before it.
     - A plan without the detector is not changed.
 
     Parameters
@@ -50,11 +50,11 @@ def with_run_uid(plan: Any, detector: Any, field: str | None = None) -> Plan:
     plan
         Any plan.
     detector
-        Device that has the field, itself or one of its parts.  It may be staged through the device that it is part of.
+        Device that has the field, itself or in one of its parts.  It may be staged through its parent device.
     field
-        Signal or attribute of the detector that its stream sends in front of the frames (SIMPLON:
-        ``header_appendix``), dotted for parts: ``"cam.header_appendix"``.  By default the first of `FIELDS` that is
-        there.  It takes text: the uid, 36 characters; for further curves of a run JSON of at most 80 characters.
+        Signal or attribute of the detector that its stream sends before the frames (SIMPLON: ``header_appendix``),
+        dotted for parts: ``"cam.header_appendix"``.  By default the first of `FIELDS` that the detector has.  It must
+        take text: the uid of 36 characters, and for further curves of a run JSON of at most 80 characters.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def with_run_uid(plan: Any, detector: Any, field: str | None = None) -> Plan:
 
 
 def _answered(plan: Any, answer: Callable[[Msg], Plan]) -> Plan:
-    """Run a plan whose messages are each replaced by a plan; what that returns or raises goes back to the first."""
+    """Run a plan in which each message is replaced by the plan ``answer`` returns, with its response or exception."""
     plan = ensure_generator(plan)
     step = functools.partial(next, plan)
     while True:
@@ -84,14 +84,14 @@ def _answered(plan: Any, answer: Callable[[Msg], Plan]) -> Plan:
         except GeneratorExit:
             plan.close()
             raise
-        except Exception as error:  # noqa: BLE001 - it is the plan's to handle
+        except Exception as error:  # noqa: BLE001 - the original plan handles it
             step = functools.partial(plan.throw, error)
 
 
 class _Armed:
-    """Where one detector stands in a plan: stagings that wait, open runs by key, and the run it was armed for.
+    """State of one detector in a plan: waiting stagings, open runs by key, and the run for which it was armed.
 
-    The detector may be staged in several pieces: itself, parts of it, a device that it is part of.
+    The detector may be staged in several messages: the detector itself, parts of it, and its parent device.
     """
 
     def __init__(self, detector: Any, write: Callable[[str], Plan]) -> None:
@@ -105,7 +105,7 @@ class _Armed:
         self._n_curves: dict[str, int] = {}
 
     def answer(self, message: Msg) -> Plan:
-        """Replace one message of the plan; returns the response to it."""
+        """Replace one message of the plan, and return the response to it."""
         if message.command == "open_run":
             return (yield from self._open_run(message))
         if message.command == "close_run":
@@ -131,13 +131,13 @@ class _Armed:
             case "unstage":
                 return (yield from self._unstage(message))
         yield from self._stage_waiting(uid)
-        if message.command in _BEGINNING and uid is not None and uid != self._uid:
+        if message.command in _EXPOSURE_COMMANDS and uid is not None and uid != self._uid:
             yield from self._rearm(uid)
-        self._is_changed |= message.command in _CHANGING
+        self._is_changed |= message.command in _SETTING_COMMANDS
         return (yield message)
 
     def _stage(self, message: Msg, uid: str | None) -> Plan:
-        """Stage in an open run; without one wait, and answer as a device that has staged nothing."""
+        """Stage in an open run; without an open run postpone the staging, and return an empty list of devices."""
         if uid is None:
             self._waiting.append(message.obj)
             return []
@@ -148,7 +148,7 @@ class _Armed:
         return (yield message)
 
     def _stage_waiting(self, uid: str | None) -> Plan:
-        """Stage what waits; the uid, if a run is open, is written before."""
+        """Stage the waiting devices; the uid is written before, if a run is open."""
         if self._waiting and uid is not None:
             yield from self._tell(uid)
         while self._waiting:
@@ -167,7 +167,7 @@ class _Armed:
         return (yield message)
 
     def _rearm(self, uid: str) -> Plan:
-        """Begin a new series for a run, in a detector that was staged for another one or for none."""
+        """Start a new series for a run, in a detector that was staged for another run or outside a run."""
         if self._is_changed and self._staged:
             logger.warning("%s was set after it was staged: not staged again for run %s", self._detector.name, uid)
         if self._is_changed or not self._staged:
@@ -185,12 +185,12 @@ class _Armed:
 
 
 def _devices(message: Msg) -> tuple[Any, ...]:
-    """Devices that a message is for."""
+    """Return the devices that a message addresses."""
     return message.args if message.command == "declare_stream" else (message.obj,)
 
 
 def _are_of_one(obj: Any, detector: Any) -> bool:
-    """Whether a device is the detector, a part of it, or a device that it is part of."""
+    """Return whether a device is the detector, a part of it, or a device of which it is a part."""
     return any(one is detector for one in _with_parents(obj)) or any(one is obj for one in _with_parents(detector))
 
 
@@ -214,7 +214,7 @@ def _writer(detector: Any, field: str | None) -> Callable[[str], Plan]:
 
 
 def _place(detector: Any, fields: tuple[str, ...]) -> tuple[Any, str]:
-    """Return the part of the detector that has the first field that is there, and the field's name in it."""
+    """Return the part of the detector that has the first existing field, and the field's name in that part."""
     for field in fields:
         part, _, name = field.rpartition(".")
         with contextlib.suppress(AttributeError):

@@ -1,1 +1,1 @@
-"""Decoders of wire formats, group ``cdi_stream.decoder``."""
+"""Decoders of detector streams, group ``cdi_stream.decoder``."""

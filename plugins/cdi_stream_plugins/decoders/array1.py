@@ -1,6 +1,7 @@
-"""``array-1.0`` (PSI htypes): a JSON header and a blob, as ADZMQ sends any areaDetector camera's images.
+"""Decode ``array-1.0`` (PSI htypes), the format in which ADZMQ sends images of areaDetector cameras.
 
-The format knows neither series nor beginning nor end: frames come with ``series=None`` and a running number.
+A message is a JSON header and a blob.  The format has no series, start or end: frames have ``series=None`` and a
+running number.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _CODECS: dict[str, Compression] = {"": "raw", "raw": "raw", "none": "raw", "lz4"
 
 
 class Array1Decoder:
-    """Decodes one image a message; images are cut to ``roi`` as they are decoded.
+    """Decoder of one image for each message; images are cut to ``roi``.
 
-    ``shape`` is [rows, cols].  ADZMQ before 1.4.0 wrote it as [cols, rows]; it is known by its ``htype`` in a
-    list beside ``ndattr``.
+    ``shape`` is [rows, cols].  ADZMQ before 1.4.0 sent [cols, rows]; such messages have ``htype`` as a list, and
+    ``ndattr``.
     """
 
     def __init__(self, *, roi: Box | None = None, channel: str | None = None, max_pixels: int = 40_000_000) -> None:
-        del channel  # this format knows one only
+        del channel  # the format has one channel
         self._roi = roi
         self._max_pixels = max_pixels
 

@@ -1,4 +1,4 @@
-"""Arrays on the wire: RFC 8746 typed arrays, multi-dimensional tags and compressed blobs."""
+"""Read arrays from messages: RFC 8746 typed arrays, multi-dimensional tags and compressed blobs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _DTYPES |= {72: "i1", 73: ">i2", 74: ">i4", 75: ">i8", 77: "<i2", 78: "<i4", 79:
 _DTYPES |= {81: ">f4", 82: ">f8", 85: "<f4", 86: "<f8"}
 
 _BLOCK_BYTES = 8192
-"""Bitshuffle's own choice of block size, where a header does not tell it."""
+"""Default block size of bitshuffle [bytes], for headers without one."""
 
 Compression = Literal["raw", "lz4", "bslz4"]
 Bytes = bytes | memoryview
 
 
 def read_array(item: object, max_pixels: int) -> NDArray[Any]:
-    """Turn a tagged two-dimensional array into numpy; uncompressed ones are views of the message.
+    """Return a tagged two-dimensional array as a NumPy array; an uncompressed array is a view of the message.
 
     Raises
     ------
@@ -53,10 +53,21 @@ def read_array(item: object, max_pixels: int) -> NDArray[Any]:
 def image_of(
     blob: Bytes, shape: tuple[int, int], dtype: np.dtype[Any], compression: Compression, max_pixels: int
 ) -> NDArray[Any]:
-    """Turn a blob whose header came beside it into an image ``(rows, cols)``; raw ones are views of the message.
+    """Return the image ``(rows, cols)`` of a blob with a separate header; a raw image is a view of the message.
 
-    ``lz4`` is a bare block here; ``bslz4`` may or may not begin with HDF5's header of 12 bytes, filled or zero.
-    Raises `WireError` like `read_array`.
+    Parameters
+    ----------
+    blob
+        Pixels.  ``lz4`` is a bare block; ``bslz4`` may start with HDF5's header of 12 bytes, which may be zero.
+    shape, dtype, compression
+        Entries of the header.
+    max_pixels
+        Largest number of pixels.
+
+    Raises
+    ------
+    WireError
+        If shape and bytes do not agree, or the shape exceeds ``max_pixels``.
     """
     _check_size(shape, max_pixels)
     n_bytes = math.prod(shape) * dtype.itemsize
@@ -86,11 +97,11 @@ def _inflate_block(blob: Bytes, n_bytes: int) -> bytes:
 
 
 def _with_header(blob: Bytes, n_bytes: int) -> Bytes:
-    """Give a bitshuffled blob the header that its reader wants, if the sender left it zero or away."""
+    """Return a bitshuffled blob with the header that its reader needs, where the sender left it zero or out."""
     n_announced, block_bytes = struct.unpack_from(">QI", blob) if len(blob) >= 12 else (n_bytes, 0)
     if n_announced == n_bytes:
         return blob
-    content = blob[12:] if n_announced == 0 else blob  # no block is of length 0, so this is a header left zero
+    content = blob[12:] if n_announced == 0 else blob  # no block has length 0, so the header was left zero
     return struct.pack(">QI", n_bytes, block_bytes if n_announced == 0 < block_bytes else _BLOCK_BYTES) + bytes(content)
 
 
@@ -103,7 +114,7 @@ def _bytes_of(value: object, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
 
 
 def inflate(parts: object, dtype: np.dtype[Any], n_bytes: int) -> Bytes:
-    """Decompress [algorithm, element size, bytes] after holding its announced size against ``n_bytes``."""
+    """Decompress [algorithm, element size, bytes], after a check that its announced size is ``n_bytes``."""
     if not (isinstance(parts, list) and len(parts) == 3 and isinstance(parts[2], memoryview)):
         raise WireError(f"expected [algorithm, element size, bytes], got {_kind(parts)}")
     algorithm, element_size, packed = parts

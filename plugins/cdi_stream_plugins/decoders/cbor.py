@@ -1,8 +1,8 @@
-"""A CBOR reader that copies nothing: byte strings come back as views of the message.
+"""Read CBOR without copies: byte strings are views of the message.
 
-RFC 8949, definite lengths only, as detectors send it.  Every length is held against what is left of the
-message before anything is built, and the number of items is limited, so that no message can ask for much more
-memory than it is long.
+The reader supports RFC 8949 with definite lengths, as detectors send it.  Every length is compared with the rest of the
+message before memory is allocated, and the number of items is limited, so that a message cannot need much more memory
+than its own length.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SIMPLE = {20: False, 21: True, 22: None, 23: None}
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tagged item that is left to its reader."""
+    """A tagged item, which the caller interprets."""
 
     number: int
     value: Any
 
 
 class CborReader:
-    """Reads one item from the start of a message."""
+    """Reader of one item at the start of a message."""
 
     def __init__(self, message: memoryview) -> None:
         self._data = message

@@ -1,8 +1,8 @@
-"""DECTRIS stream v1 ("legacy"): JSON headers and blobs as parts of multipart messages (SIMPLON API 1.8).
+"""Decode DECTRIS stream v1 ("legacy"): JSON headers and blobs as parts of multipart messages (SIMPLON API 1.8).
 
-Shapes on the wire are [width, height]; here they are (rows, cols).  Seen from real senders and borne here: header and
-configuration as messages of their own, several messages in one multipart, images without ``dconfig``, bitshuffled
-blobs whose 12-byte header is zero or missing, sizes and hashes that are wrong.
+Shapes in the messages are [width, height]; decoded shapes are (rows, cols).  The decoder accepts deviations of real
+senders: header and configuration as separate messages, several messages in one multipart, images without ``dconfig``,
+bitshuffled blobs whose 12-byte header is zero or missing, wrong sizes and hashes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Part = bytes | memoryview
 
 
 class Dectris1Decoder:
-    """Decodes header, image and end messages; images are cut to ``roi`` as they are decoded.
+    """Decoder of header, image and end messages; images are cut to ``roi``.
 
-    Remembers the last series, because its configuration may follow in a message that does not name it.
+    The decoder remembers the last series, because its configuration may follow in a message without its number.
     """
 
     def __init__(self, *, roi: Box | None = None, channel: str | None = None, max_pixels: int = 40_000_000) -> None:
-        del channel  # this format knows one only
+        del channel  # the format has one channel
         self._roi = roi
         self._max_pixels = max_pixels
         self._series: int | str | None = None
 
     def decode(self, parts: Sequence[Part]) -> Iterator[WireMessage]:
-        """Decode all messages in one multipart; raises `WireError` at the first that is malformed."""
+        """Yield the messages in one multipart; raises `WireError` at the first malformed message."""
         left = deque(parts)
         while left:
             first = left.popleft()
@@ -91,7 +91,7 @@ class Dectris1Decoder:
         )
 
     def _mask_and_appendix(self, rest: deque[Part]) -> tuple[NDArray[np.bool_] | None, str | None]:
-        """Walk what follows a configuration: tables as (JSON, blob) pairs, then the user's appendix."""
+        """Return mask and appendix of the parts behind a configuration: (JSON, blob) pairs, then the appendix."""
         mask, appendix = None, None
         while rest:
             part = rest.popleft()
@@ -105,7 +105,7 @@ class Dectris1Decoder:
         return mask, appendix
 
     def _mask(self, header: Mapping[str, Any], blob: Part) -> NDArray[np.bool_] | None:
-        """True where a pixel may be used; a mask that is not an image is as good as none."""
+        """Return the mask, true where a pixel may be used; None for a mask that is not an image."""
         try:
             result: NDArray[np.bool_] | None = fields.cut(self._array(header, blob), self._roi) == 0
             return result
@@ -141,17 +141,17 @@ class Dectris1Decoder:
 
 
 def _until_next(left: deque[Part], n_positional: int) -> deque[Part]:
-    """Take the parts of this message off the left: ``n_positional`` of any content, then up to a new beginning."""
+    """Remove and return the parts of a message: ``n_positional`` of any content, then all up to the next header."""
     taken: deque[Part] = deque()
     if n_positional == 1 and left and _kind(left[0]) in _BEGINNINGS:
-        n_positional = 0  # a header of detail "none", and the next message at once
+        n_positional = 0  # a header of detail "none", directly followed by the next message
     while left and (len(taken) < n_positional or _kind(left[0]) not in _BEGINNINGS):
         taken.append(left.popleft())
     return taken
 
 
 def _kind(part: Part) -> str | None:
-    """``htype`` of a part, if it is a short JSON object with one."""
+    """Return the ``htype`` of a part; None if the part is no short JSON object with an ``htype``."""
     if len(part) > 4096 or bytes(part[:1]) != b"{":
         return None
     try:
@@ -161,7 +161,7 @@ def _kind(part: Part) -> str | None:
 
 
 def _encoding(text: Any) -> tuple[Compression, str]:
-    """Read ``[bs<bits>-][lz4][<|>]``: compression, and byte order of the pixels."""
+    """Return compression and byte order of an encoding ``[bs<bits>-][lz4][<|>]``."""
     match = _ENCODING.fullmatch(text) if isinstance(text, str) else None
     if match is None or (match[1] and not match[2]):
         raise WireError(f"expected an encoding like 'lz4<', 'bs16-lz4<' or '<', got {text!r:.40}")

@@ -1,4 +1,4 @@
-"""DECTRIS stream v2: one CBOR map a message (SIMPLON API, ``stream/api/1.8.0``, format cbor)."""
+"""Decode DECTRIS stream v2: one CBOR map for each message (SIMPLON API, ``stream/api/1.8.0``, format cbor)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cdi_stream_plugins.decoders.cbor import CborReader, Tag
 
 
 class Dectris2Decoder:
-    """Decodes start, image and end messages; images are cut to ``roi`` as they are decoded.
+    """Decoder of start, image and end messages; images are cut to ``roi``.
 
-    With several thresholds the first channel of the data is taken, or the one named.  The data type comes
-    from the array's own tag, never from the start message.  The start message's flat field is left alone: the
-    detector has applied it already, unless told otherwise.
+    With several thresholds the first channel is used, or the channel that is named.  The data type is that of the
+    array's tag, not that of the start message.  The flat field in the start message is not used, since the detector
+    applies it by default.
     """
 
     def __init__(self, *, roi: Box | None = None, channel: str | None = None, max_pixels: int = 40_000_000) -> None:
@@ -28,12 +28,14 @@ class Dectris2Decoder:
         self._max_pixels = max_pixels
 
     def decode(self, parts: Sequence[bytes | memoryview]) -> Iterator[WireMessage]:
-        """Decode all messages in one multipart; raises `WireError` at the first that is malformed."""
+        """Yield the messages in one multipart; raises `WireError` at the first malformed message."""
         if not parts:
             raise WireError("expected a CBOR map, got an empty message")
         for part in parts:
             if bytes(part[:1]) == b"{":
-                raise WireError("expected a CBOR map, got JSON: set the detector to format cbor, or ours to dectris1")
+                raise WireError(
+                    "expected a CBOR map, got JSON: set the detector to format cbor, or detector.format to dectris1"
+                )
             yield self._message(CborReader(memoryview(part)).read(), part)
 
     def _message(self, item: Any, part: bytes | memoryview) -> WireMessage:
@@ -90,7 +92,7 @@ class Dectris2Decoder:
         )
 
     def _map_of(self, channels: Any) -> NDArray[Any] | None:
-        """Mask of our channel; one that is not an array is as good as none."""
+        """Return the mask of the decoded channel; None for a mask that is not an array."""
         try:
             if channels is None:
                 return None
@@ -112,9 +114,9 @@ def _ratio(value: Any) -> float | None:
 
 
 def _distance(translation: Any) -> float | None:
-    """Distance along the beam; some detectors count it against their own z axis."""
-    found = fields.number(translation[2]) if isinstance(translation, list) and len(translation) == 3 else None
-    return abs(found) if found else None
+    """Return the detector distance [m], or None; some detectors count it against their own z axis."""
+    along_beam = fields.number(translation[2]) if isinstance(translation, list) and len(translation) == 3 else None
+    return abs(along_beam) if along_beam else None
 
 
 def _goniometer(value: Any) -> dict[str, tuple[float, float]]:

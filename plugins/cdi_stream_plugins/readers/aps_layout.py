@@ -1,8 +1,8 @@
-"""Where a scan of APS 34-ID-C lies: which SPEC file describes it, and which folder holds its images.
+"""Find the files of a scan of APS 34-ID-C: the SPEC file that describes it, and the folder of its images.
 
-The images of scan 54 lie in a folder ``NAME_S0054``, where NAME is the SPEC file's name, or the name that the file was
-begun with (``#F``).  The folder above it is named after the detector (``#UIMDET``).  PATH chooses where this leaves a
-choice: it may be the SPEC file, the image folder, or the detector's folder.
+The images of scan 54 lie in a folder ``NAME_S0054``, where NAME is the name of the SPEC file, or its original name in
+the line ``#F``.  The folder above it has the name of the detector (``#UIMDET``).  Where several files fit, PATH
+decides: it may be the SPEC file, the image folder, or the detector's folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LEVELS_UP = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanPlace:
-    """Image folder of a scan, and the SPEC entries that may describe it: those of one file with the same number.
+    """Image folder of a scan, and the entries of one SPEC file with its number, of which one describes it.
 
-    ``doubts`` hold unless the frames' sums show that entry and images belong together.
+    ``doubts`` are dropped if the frames' sums show that entry and images belong together.
     """
 
     entries: tuple[SpecScan, ...]
@@ -35,30 +35,30 @@ class ScanPlace:
 
 
 def spec_files(path: Path) -> list[Path]:
-    """SPEC files that ``path`` stands for: the file itself, those in the folder, else those in the folders above."""
+    """Return the SPEC files of a path: the file itself, those in the folder, else those in the folders above."""
     if path.is_file():
         return [path] if is_spec(path) else []
     if not path.is_dir():
         return []
     below = sorted(p for p in path.rglob("*") if p.suffix.lower() not in (".tif", ".tiff") and is_spec(p))
     levels = (sorted(p for p in above.iterdir() if is_spec(p)) for above in path.absolute().parents[:_LEVELS_UP])
-    return below or next((found for found in levels if found), [])
+    return below or next((files for files in levels if files), [])
 
 
 def scan_place(path: Path, scan: int | None) -> ScanPlace:
-    """Find images and SPEC entries of one scan below ``path``.
+    """Return images and SPEC entries of one scan below ``path``.
 
     Raises
     ------
     RecordingError
-        If the scan is not named, not there, or several files or folders may be meant; it lists them.
+        If no scan is named, if the scan does not exist, or if several files or folders fit; the message lists them.
     """
     path = path.absolute()
     specs, folders = spec_files(path), _image_folders(path)
     number = _number(path, folders, scan)
     mine = [folder for folder in folders if _folder_number(folder) == number]
     entries = {spec: tuple(s for s in read_spec(spec) if s.number == number) for spec in specs}
-    entries = {spec: found for spec, found in entries.items() if found}
+    entries = {spec: scans for spec, scans in entries.items() if scans}
     if not entries:
         raise RecordingError(f"{path}: there is no scan {number} in {_listed(specs)}")
     pairs = [(spec, folder) for spec in entries for folder in mine]
@@ -79,7 +79,7 @@ def scan_place(path: Path, scan: int | None) -> ScanPlace:
 
 
 def _image_folders(path: Path) -> list[Path]:
-    """Image folders below ``path``, or ``path`` itself if it is one."""
+    """Return the image folders below ``path``, or ``path`` itself if it is an image folder."""
     if path.is_dir() and _FOLDER.match(path.name) and tiff_files(path):
         return [path]
     root = path.parent if path.is_file() else path
@@ -104,26 +104,26 @@ def _number(path: Path, folders: Sequence[Path], scan: int | None) -> int:
 
 
 def _likeliest(pairs: list[tuple[Path, Path]], entries: dict[Path, tuple[SpecScan, ...]]) -> list[tuple[Path, Path]]:
-    """Pairs of SPEC file and image folder that fit best by name, then by detector; none where no name fits."""
+    """Return the pairs of SPEC file and image folder that fit best by name, then by detector; empty if no name fits."""
     ranks = {pair: _rank(*pair, entries[pair[0]]) for pair in pairs}
     fitting = [rank for rank in ranks.values() if rank is not None]
     return [pair for pair, rank in ranks.items() if rank is not None and rank == min(fitting)]
 
 
 def _rank(spec: Path, folder: Path, entries: Sequence[SpecScan]) -> tuple[int, int] | None:
-    """How well an image folder fits a SPEC file, the best first; None where it belongs to something else."""
+    """Return the rank of an image folder for a SPEC file, the lowest is best; None where it belongs to another."""
     prefix = _FOLDER.sub(r"\1", folder.name)
     told = [text for entry in entries for line in entry.header if folder.name in (text := line.text)]
     by_name = 0 if prefix in (spec.stem, spec.name) else 1 if prefix in {e.file_name for e in entries} or told else None
     wanted = {text.strip(": ") for entry in entries for text in entry.texts("#UIMDET")}
-    found = set(_DETECTOR.findall(" ".join(folder.parts[-3:-1])))
-    if by_name is None or (wanted and found and not wanted & found):
+    present = set(_DETECTOR.findall(" ".join(folder.parts[-3:-1])))
+    if by_name is None or (wanted and present and not wanted & present):
         return None
-    return by_name, 0 if wanted & found else 1
+    return by_name, 0 if wanted & present else 1
 
 
 def _named(entries: tuple[SpecScan, ...], spec: Path, folder: Path) -> tuple[SpecScan, ...]:
-    """Entries below the head that names the images, where a SPEC file was renamed and holds several heads."""
+    """Return the entries below the head with the name of the images, where a SPEC file holds several heads."""
     prefix = _FOLDER.sub(r"\1", folder.name)
     own = tuple(entry for entry in entries if entry.file_name == prefix)
     return entries if prefix in (spec.stem, spec.name) else own or entries

@@ -1,4 +1,4 @@
-"""Dark image and white field of APS 34-ID-C, kept beside the SPEC file for the whole detector."""
+"""Read dark image and flat field of APS 34-ID-C, which lie next to the SPEC file for the whole detector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdi_stream_plugins.readers.tiff_frames import read_image
 def detector_maps(
     entry: SpecScan, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.float32] | None]:
-    """Good pixels (dark <= 1) and white field beside the SPEC file, cut to the scan's region of interest."""
+    """Return good pixels (dark <= 1) and flat field of a scan, cut to its region of interest; None without a file."""
     dark, white = entry.file.parent / "dark.tif", entry.file.parent / "whitefield.tif"
     good = _cut(dark, entry, shape) <= 1 if dark.exists() else None
     field = _cut(white, entry, shape).astype(np.float32) if white.exists() else None
@@ -24,7 +24,7 @@ def detector_maps(
 
 
 def _cut(file: Path, entry: SpecScan, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Pixels of an image of the whole detector, or of the same region, that the frames show."""
+    """Return the part of an image that the frames show; the image covers the whole detector, or the same region."""
     image = read_image(file)
     if image.shape == shape:
         return image

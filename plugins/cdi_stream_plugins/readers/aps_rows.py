@@ -1,4 +1,4 @@
-"""Which row of a SPEC scan each frame belongs to: by the number in its file's name, and by its sum."""
+"""Assign frames to the rows of a SPEC scan, by the number in the file's name and by the sum of counts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cdi_stream_plugins.readers.spec import SpecScan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Which SPEC entry describes the frames, and the frame number of its first row.
+    """Assignment of frames to a SPEC entry: ``first`` is the frame number of its first row.
 
-    ``n_agreeing`` of the ``n_placed`` frames that have a row have the sum of counts that is ``recorded`` there.
+    Of the ``n_placed`` frames that have a row, ``n_agreeing`` have the sum of counts in ``recorded``.
     """
 
     entry: SpecScan
@@ -29,20 +29,20 @@ class Placement:
 
     @property
     def is_certain(self) -> bool:
-        """Whether every frame has the sum that its row has on record."""
+        """Whether every frame has the sum of counts on record in its row."""
         return self.recorded is not None and self.n_agreeing == self.n_placed
 
     @property
     def merit(self) -> tuple[int, int]:
-        """How well the frames fit: agreeing sums, where they are no chance, and frames that have a row."""
+        """Quality of the assignment: the number of agreeing sums, if more than half agree, and of frames with a row."""
         return (self.n_agreeing if 2 * self.n_agreeing > self.n_placed else 0, self.n_placed)
 
 
 def place_frames(entries: Sequence[SpecScan], numbers: NDArray[np.int64], sums: NDArray[np.float64]) -> Placement:
-    """Find the entry of one scan number, and the numbering, that fit the frames best.
+    """Return the best assignment of frames to the entries of one scan number.
 
-    Frames are numbered from 0, from 1, from the first that is there, or in the one way that all sums agree with.  Of
-    equals, the entry that stands last in the file, and the numbering from 0.
+    The first frame has the number 0, 1, that of the first file, or the number with which all sums agree.  At equal
+    quality the last entry in the file and the numbering from 0 are used.
 
     Parameters
     ----------
@@ -56,23 +56,25 @@ def place_frames(entries: Sequence[SpecScan], numbers: NDArray[np.int64], sums: 
     RecordingError
         If no entry has points.
     """
-    tried = [found for entry in reversed(entries) if entry.rows for found in _placements(entry, numbers, sums)]
-    if not tried:
+    candidates = [
+        placement for entry in reversed(entries) if entry.rows for placement in _placements(entry, numbers, sums)
+    ]
+    if not candidates:
         raise RecordingError(f"{entries[-1].place} has no points: it was aborted at once. Give another --scan")
-    return max(tried, key=lambda found: found.merit)
+    return max(candidates, key=lambda placement: placement.merit)
 
 
 def _placements(entry: SpecScan, numbers: NDArray[np.int64], sums: NDArray[np.float64]) -> Iterator[Placement]:
-    """Frames by each usual numbering, and by an unusual one if the sums of all frames agree with it."""
+    """Yield the assignments by each usual numbering, and by another numbering if all sums agree with it."""
     recorded, _ = entry.optional("ImageTot")
-    yield from (_placed(entry, first, numbers, sums, recorded) for first in (0, 1, int(numbers[0])))
+    yield from (_assign(entry, first, numbers, sums, recorded) for first in (0, 1, int(numbers[0])))
     if recorded is not None:
-        unusual = _placed(entry, _numbering_by_sums(numbers, sums, recorded), numbers, sums, recorded)
+        unusual = _assign(entry, _numbering_by_sums(numbers, sums, recorded), numbers, sums, recorded)
         if unusual.is_certain:
             yield unusual
 
 
-def _placed(
+def _assign(
     entry: SpecScan,
     first: int,
     numbers: NDArray[np.int64],
@@ -86,7 +88,7 @@ def _placed(
 
 
 def _numbering_by_sums(numbers: NDArray[np.int64], sums: NDArray[np.float64], recorded: NDArray[np.float64]) -> int:
-    """Frame number of the first row with which most sums agree; below zero where the first frames are lost."""
+    """Return the frame number of the first row with which most sums agree; it may be negative if frames are lost."""
     votes: Counter[int] = Counter()
     for number, total in zip(numbers.tolist(), sums, strict=True):
         votes.update((number - np.flatnonzero(do_sums_agree(total, recorded))).tolist())

@@ -1,8 +1,8 @@
-"""APS 34-ID-C scans: motors and counters from a SPEC file, frames from TIFF files.
+"""Read scans of APS 34-ID-C: motors and counters from a SPEC file, frames from TIFF files.
 
-``PATH`` is the SPEC file, a folder with one, the folder of the scan's images, or the detector's folder; `aps_layout`
-tells which files belong to a scan.  The number at the end of a file's name says which row of the scan it is; rows
-without a file are missing frames.
+``PATH`` is the SPEC file, a folder with a SPEC file, the folder of the scan's images, or the detector's folder;
+`aps_layout` finds the files of a scan.  The number at the end of a file's name gives the row of the scan; a row without
+a file is a missing frame.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from cdi_stream_plugins.readers.spec import SpecScan
 from cdi_stream_plugins.readers.tiff_frames import as_counts, numbered_frames, read_frames
 
 PIXEL_SIZE_M = 55e-6
-"""Timepix (34idcTIM1, 34idcTIM2)."""
+"""Side of a pixel of the Timepix detectors 34idcTIM1 and 34idcTIM2 [m]."""
 
 READOUT_COUNTS = 11_810
-"""Largest count of a Timepix pixel in one readout, the end of its 14-bit counter.
+"""Largest count of a Timepix pixel in one readout, the end of its counter.
 
-Images may be sums of readouts: the limit holds only where no voxel of the scan lies above it.
+An image may be a sum of readouts; the limit is used only if no voxel of the scan lies above it.
 """
 
 _HEAD = 200_000
@@ -43,20 +43,20 @@ _USES = {
     "Monitor": "the beam is taken to be constant",
     "ImageTot": "frames are not checked against the sums of their counts",
 }
-"""Columns that a scan can do without, and what follows where one is lacking."""
+"""Optional columns, and the consequence of a missing column."""
 
 _STEP_SCAN = re.compile(r"[ad]\d?scan|lup")
 
 
 class ApsSpecTiffReader:
-    """Reader of group ``cdi_stream.reader``; see the module's docstring for the layout."""
+    """Reader of scans of 34-ID-C, group ``cdi_stream.reader``; the module describes the files."""
 
     def can_read(self, path: Path) -> bool:
-        """Whether there is a SPEC file that speaks of 34-ID-C's detectors."""
+        """Return whether there is a SPEC file that names a detector of 34-ID-C."""
         return any("34idc" in _head(spec) for spec in spec_files(path))
 
     def read(self, path: Path, scan: int | None) -> RecordedScan:
-        """Read one scan: every row of the SPEC file, with its frame where there is one."""
+        """Return one scan: every row of the SPEC file, with its frame if there is one."""
         place = scan_place(path, scan)
         files, notes = numbered_frames(place.folder)
         numbers = np.array(sorted(files))
@@ -70,7 +70,7 @@ class ApsSpecTiffReader:
 
 @dataclass(frozen=True, slots=True)
 class _Assembly:
-    """Parts of one scan; ``counts`` holds the files' frames in the order of ``numbers``, ``sums`` those as read."""
+    """Parts of one scan; ``counts`` holds the frames in the order of ``numbers``, ``sums`` the sums of raw frames."""
 
     place: ScanPlace
     placement: Placement
@@ -80,7 +80,7 @@ class _Assembly:
     counts: NDArray[Any]
 
     def scan(self, limit: float | None) -> RecordedScan:
-        """Put frames, motors and counters together; ``limit`` is the largest count that the files' type can hold."""
+        """Return the scan of frames, motors and counters; ``limit`` is the largest count of the files' data type."""
         entry, n_rows, first = self.placement.entry, len(self.placement.entry.rows), self.placement.first
         rows = self.numbers - first
         has_row = (rows >= 0) & (rows < n_rows)
@@ -112,7 +112,7 @@ class _Assembly:
         )
 
     def _frames(self, rows: NDArray[np.int64], has_row: NDArray[np.bool_]) -> NDArray[Any]:
-        """Frames by row; zeros where a row has none."""
+        """Return the frames by row; zeros in a row without a frame."""
         shape = (len(self.placement.entry.rows), *self.counts.shape[1:])
         require_few(shape, self.placement.entry.place)
         frames = np.zeros(shape, dtype=self.counts.dtype)
@@ -122,7 +122,7 @@ class _Assembly:
     def _frame_sums(
         self, rows: NDArray[np.int64], has_row: NDArray[np.bool_], frames: NDArray[Any]
     ) -> NDArray[np.int64] | None:
-        """ImageTot of each row, without what gaps of the detector add to it."""
+        """Return ImageTot of each row without the contribution of detector gaps; None without that column."""
         if self.placement.recorded is None:
             return None
         in_gaps = -counts_of_frames(frames).astype(np.float64)
@@ -134,24 +134,29 @@ class _Assembly:
         return (f"frame numbers do not begin at 0: row k of the scan is file number k {first:+d}",) if first else ()
 
     def _choices(self, has_row: NDArray[np.bool_]) -> tuple[str, ...]:
-        """What was chosen, and is doubtful unless all sums agree: names, doubled entries, numbering, surplus frames."""
-        entry, placed, told = self.placement.entry, self.placement, self.place.doubts
+        """Return the assumptions about names, repeated entries, numbering and surplus frames.
+
+        They are doubts unless all sums agree.
+        """
+        entry, placement, choices = self.placement.entry, self.placement, self.place.doubts
         if len(self.place.entries) > 1:
             lines = ", ".join(str(other.line) for other in self.place.entries)
-            told += (f"scan {entry.number} stands in {entry.file} at lines {lines}: that at line {entry.line} is used",)
-        if placed.first and placed.n_placed < len(entry.rows):
-            told += (f"frame {placed.first} is taken to be the first of {entry.place}",)
+            choices += (
+                f"scan {entry.number} stands in {entry.file} at lines {lines}: that at line {entry.line} is used",
+            )
+        if placement.first and placement.n_placed < len(entry.rows):
+            choices += (f"frame {placement.first} is taken to be the first of {entry.place}",)
         if not has_row.all():
             extra = self.files[int(self.numbers[~has_row][0])]
-            told += (
+            choices += (
                 f"{int((~has_row).sum())} frames have no row among the {len(entry.rows)} of {entry.place} and are left "
                 f"out, the first is {extra}",
             )
-        return told
+        return choices
 
 
 def _scanned(entry: SpecScan) -> dict[str, NDArray[np.float64]]:
-    """Tracks of the motor that the command moves, and of all others that have a column."""
+    """Return the positions at each row of the motor in the scan's command, and of all motors that have a column."""
     labels, words = entry.labels(), (*entry.command, "", "")
     known = (entry.motor_of(words[1]), _MNEMONICS.get(words[1]), words[1])
     moved = next((name for name in known if name in labels), None)
@@ -175,7 +180,7 @@ def _damaged_columns(entry: SpecScan) -> tuple[str, ...]:
 
 
 def _aborted(entry: SpecScan) -> tuple[str, ...]:
-    """Say so when a scan has fewer points than its command asked for."""
+    """Return a doubt if a scan has fewer points than its command planned."""
     words = entry.command
     if not words or not _STEP_SCAN.fullmatch(words[0]) or len(words) < 6 or not words[-2].isdigit():
         return ()
@@ -195,7 +200,7 @@ def _detector_doubts(entry: SpecScan) -> tuple[str, ...]:
 
 
 def _header(entry: SpecScan, counts: NDArray[Any], limit: float | None) -> dict[str, float]:
-    """What the detector would say of itself, with the smallest limit of counts that is known."""
+    """Return the detector's header: pixel size, exposure time, and the smallest known limit of counts."""
     header = {"pixel_row_m": PIXEL_SIZE_M, "pixel_col_m": PIXEL_SIZE_M}
     seconds = entry.texts("#T")[:1]
     if seconds and re.fullmatch(r"[\d.]+", seconds[0].split()[0]):

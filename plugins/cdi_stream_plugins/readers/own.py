@@ -1,4 +1,4 @@
-"""Scans in the project's own HDF5 file."""
+"""Read scans in the project's HDF5 format."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class OwnReader:
     """Reader of group ``cdi_stream.reader`` for files that cdi-stream wrote."""
 
     def can_read(self, path: Path) -> bool:
-        """Whether the file has our group."""
+        """Return whether the file is HDF5 with the group ``entry/cdi_stream``."""
         if not (path.is_file() and h5py.is_hdf5(path)):
             return False
         with h5py.File(path, "r") as file:
             return "entry/cdi_stream" in file
 
     def read(self, path: Path, scan: int | None) -> RecordedScan:
-        """Read the file's only scan, or the series ``scan`` of several that were recorded."""
+        """Return the only scan of a file, or the series ``scan`` of a recording of several series."""
         return read_scan(path, scan)

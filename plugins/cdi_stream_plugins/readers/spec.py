@@ -1,8 +1,8 @@
-"""SPEC files: scans with their motors, columns and header lines, read line by line.
+"""Read SPEC files line by line: scans with their motors, columns and header lines.
 
 A SPEC file may hold several heads (``#F``, ``#E``).  The motor names of a scan are the ``#O`` lines between its ``#S``
-and its ``#L`` line, else those of the head before it.  Numbers are read only when they are asked for, so that a
-damaged line harms nothing but what stands in it.
+and its ``#L`` line, else those of the head before it.  Numbers are read only when they are needed, so that a damaged
+line affects only its own numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cdi_stream.errors import RecordingError
 
 
 class Line(NamedTuple):
-    """One line of a file; its number counts from 1."""
+    """One line of a file, with its number from 1."""
 
     number: int
     text: str
@@ -36,11 +36,11 @@ class SpecScan:
     command
         Words of the ``#S`` line behind the scan number, such as ``ascan th 0 1 20 0.5``.
     file_name
-        Name of the file when it was begun (``#F``), without folder and suffix; empty where there is no ``#F`` line.
+        Original name of the file (``#F``), without folder and suffix; empty without a line ``#F``.
     names, mnemonics
-        Lines ``#O`` and ``#o`` that hold for this scan.
+        Lines ``#O`` and ``#o`` of this scan.
     header, rows
-        All other lines that begin with ``#``, and the lines of numbers.
+        All other lines that start with ``#``, and the lines of numbers.
     """
 
     file: Path
@@ -54,11 +54,11 @@ class SpecScan:
     rows: tuple[Line, ...]
 
     def texts(self, key: str) -> list[str]:
-        """Texts behind all header lines with one key, such as ``#UIMDET``."""
+        """Return the texts of all header lines with a key such as ``#UIMDET``."""
         return [words[1] for line in self.header if (words := line.text.split(maxsplit=1))[0] == key and words[1:]]
 
     def labels(self) -> list[str]:
-        """Names of the columns; raises `RecordingError` where ``#L`` is missing or does not agree with ``#N``."""
+        """Return the names of the columns; raises `RecordingError` if ``#L`` is missing or differs from ``#N``."""
         lines = [line for line in self.header if line.text.split(maxsplit=1)[0] == "#L"]
         if not lines:
             raise RecordingError(f"{self.place}: expected a line #L with the names of the columns, got none")
@@ -75,7 +75,7 @@ class SpecScan:
         return labels
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """Numbers of one column ``(n_rows,)``; raises `RecordingError` with the line that holds none."""
+        """Return the numbers of one column ``(n_rows,)``; raises `RecordingError` with the line of a wrong number."""
         labels = self.labels()
         if labels.count(name) != 1:
             raise RecordingError(f"{self.place}: expected one column {name!r}, got: {', '.join(labels)}")
@@ -91,19 +91,19 @@ class SpecScan:
         return np.array(values, dtype=np.float64)
 
     def optional(self, name: str) -> tuple[NDArray[np.float64] | None, str]:
-        """Read a column that a scan can do without; None, and why, where it cannot be read."""
+        """Return a column and an empty text; None and the reason if the column cannot be read."""
         try:
             return self.column(name), ""
         except RecordingError as error:
             return None, str(error)
 
     def motors(self, wanted: Iterable[str]) -> dict[str, float]:
-        """Positions of motors before the scan, by name, as far as they are recorded.
+        """Return the positions of motors before the scan by name; motors without a record are left out.
 
         Raises
         ------
         RecordingError
-            If a ``#P`` line has not as many positions as its ``#O`` line has names, or holds no number.
+            If the numbers of positions in ``#P`` and of names in ``#O`` differ, or a position is not a number.
         """
         texts: dict[str, tuple[str, Line]] = {}
         for name, text, line in self._positions():
@@ -113,7 +113,7 @@ class SpecScan:
         return {name: self._number(*texts[name], f"motor {name!r}") for name in wanted if name in texts}
 
     def motor_of(self, mnemonic: str) -> str | None:
-        """Name of the motor that SPEC's commands call by ``mnemonic``; None where the file does not say."""
+        """Return the name of the motor with a mnemonic of SPEC's commands; None if the file does not name it."""
         names = [name for name, _, _ in self._positions()]
         mnemonics = [word for line in self.mnemonics for word in line.text.split()[1:]]
         return dict(zip(mnemonics, names, strict=True)).get(mnemonic) if len(mnemonics) == len(names) else None
@@ -124,19 +124,19 @@ class SpecScan:
         return f"{self.file}:{self.line}: scan {self.number}"
 
     def _positions(self) -> Iterator[tuple[str, str, Line]]:
-        """Name, position as text, and line of each motor."""
+        """Yield name, position as text, and line of each motor."""
         positions = {line.text.split()[0][2:]: line for line in self.header if re.match(r"#P\d+(\s|$)", line.text)}
         for names in self.names:
             index = names.text.split()[0][2:]
             line = positions.pop(index, Line(self.line, ""))
             values = line.text.split()[1:]
-            found = _split_names(names.text, len(values))
-            if len(found) != len(values):
+            motors = _split_names(names.text, len(values))
+            if len(motors) != len(values):
                 raise RecordingError(
-                    f"{self.file}:{line.number}: expected {len(found)} positions in #P{index}, as many as there are "
+                    f"{self.file}:{line.number}: expected {len(motors)} positions in #P{index}, as many as there are "
                     f"motors in #O{index} (line {names.number}), got {len(values)}: are the lines of another head?"
                 )
-            yield from zip(found, values, [line] * len(found), strict=True)
+            yield from zip(motors, values, [line] * len(motors), strict=True)
         if positions:
             line = next(iter(positions.values()))
             raise RecordingError(
@@ -156,7 +156,7 @@ class SpecScan:
 
 
 def is_spec(path: Path) -> bool:
-    """Whether a file begins as SPEC files do, whatever its suffix; one that may not be opened is none."""
+    """Return whether a file starts like a SPEC file, whatever its suffix; False for a file that cannot be opened."""
     if path.name.startswith(".") or not path.is_file():
         return False
     try:
@@ -167,17 +167,17 @@ def is_spec(path: Path) -> bool:
 
 
 def read_spec(path: Path) -> list[SpecScan]:
-    """Read all scans of a SPEC file, in its order."""
+    """Return all scans of a SPEC file in the order of the file."""
     lines, scans = _Lines(path), []
     with path.open(errors="replace") as file:
         for number, text in enumerate(file, 1):
             scans += lines.take(Line(number, text.rstrip("\r\n")))
-    return scans + lines.finished()
+    return scans + lines.close_scan()
 
 
 @dataclass(slots=True)
 class _Lines:
-    """Sorts lines into the file's head and the scan that is open."""
+    """Parser state: the file's head, and the lines of the current scan."""
 
     file: Path
     file_name: str = ""
@@ -189,14 +189,14 @@ class _Lines:
     is_continued: bool = False
 
     def take(self, line: Line) -> list[SpecScan]:
-        """Take one line; return the scan that it ends, if any."""
+        """Add one line, and return the scan that it ends, if any."""
         done: list[SpecScan] = []
         is_rest, self.is_continued = self.is_continued, line.text.startswith("@") or self.is_continued
         self.is_continued &= line.text.endswith("\\")
         if is_rest or line.text.startswith("@") or not line.text.strip():  # spectra of a multichannel analyser
             return done
         if re.match(r"#[FES]\s", line.text):
-            done = self.finished()
+            done = self.close_scan()
         if line.text.startswith(("#F ", "#E ")):
             self.head = []
             self.file_name = Path(line.text[3:].strip()).stem if line.text.startswith("#F") else self.file_name
@@ -209,15 +209,15 @@ class _Lines:
         return done
 
     def _take_names(self, line: Line) -> None:
-        """Names within a scan's header are its own; anywhere else they hold from there on, until the next ``#O0``."""
+        """Add a line of names: to the scan within its header, else to the file's head until the next ``#O0``."""
         is_own = self.title is not None and not any(entry.text.startswith("#L") for entry in self.header)
         block, key = self.own if is_own else self.head, line.text.split()[0]
         if key in ("#O0", "#o0"):  # mnemonics stand below the names that they belong to
             block[:] = [] if key == "#O0" else [entry for entry in block if entry.text.startswith("#O")]
         block.append(line)
 
-    def finished(self) -> list[SpecScan]:
-        """Close the scan that is open, if any."""
+    def close_scan(self) -> list[SpecScan]:
+        """Return the current scan, if any, and start a new one."""
         title, self.title = self.title, None
         parts, self.own, self.header, self.rows = (self.own, self.header, self.rows), [], [], []
         numbered = re.match(r"#S\s+(\d+)(.*)", "" if title is None else title.text)
@@ -241,7 +241,7 @@ class _Lines:
 
 
 def _split_names(text: str, n_expected: int | None) -> list[str]:
-    """Names behind a line's key: two spaces or a tab lie between them; names without spaces may come with one."""
+    """Return the names behind a line's key, separated by two spaces or a tab, or by one space if none has a space."""
     words = text.split(maxsplit=1)[1:]
     names = re.split(r"\s{2,}|\t", words[0].strip()) if words else []
     is_single_spaced = len(names) == 1 and len(names) != n_expected

@@ -1,4 +1,4 @@
-"""Frames of a scan as TIFF files, one a frame; the number at the end of a file's name says which frame it is."""
+"""Read the frames of a scan from TIFF files; the number at the end of a file's name is the number of the frame."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from cdi_stream.errors import RecordingError
 from cdi_stream.files.intensities.limits import UNREADABLE, require_few
 
 MAX_NEGATIVE = 0.01
-"""Largest share of voxels below zero, gaps of the detector left out, that is taken for blemishes."""
+"""Largest share of voxels below zero outside of detector gaps; frames with a larger share are refused."""
 
 _SUFFIXES = (".tif", ".tiff")
 _BROKEN = (*UNREADABLE, IndexError, struct.error)
 
 
 def tiff_files(folder: Path) -> list[Path]:
-    """List the TIFF files of a folder by name; hidden ones, such as the ``._*`` of macOS, are left out."""
+    """Return the TIFF files of a folder, sorted by name, without hidden files such as the ``._*`` of macOS."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
 
 
 def numbered_frames(folder: Path) -> tuple[dict[int, Path], tuple[str, ...]]:
-    """Find the file of each frame number, and say which TIFF files are left out.
+    """Return the file of each frame number, and a note on TIFF files that are no frames.
 
-    Where files are named after the folder (``NAME/NAME_00017.tif``), only those are frames.
+    If files have the name of the folder (``NAME/NAME_00017.tif``), only these files are frames.
 
     Raises
     ------
     RecordingError
-        If there is none, or a number comes twice.
+        If there is no frame, or two files have one number.
     """
     files = tiff_files(folder)
     own = [file for file in files if re.fullmatch(rf"{re.escape(folder.name)}_?\d+", file.stem)]
@@ -61,12 +61,12 @@ def numbered_frames(folder: Path) -> tuple[dict[int, Path], tuple[str, ...]]:
 
 
 def read_frames(files: Sequence[Path]) -> NDArray[Any]:
-    """Read images of one shape and type as ``(n_files, rows, cols)``, in the files' data type.
+    """Return images of one shape and type as ``(n_files, rows, cols)``, in the files' data type.
 
     Raises
     ------
     RecordingError
-        If a file is broken, or has another shape or type than most.
+        If a file is broken, or differs from most files in shape or type.
     IntensitiesError
         If there are too many voxels.
     """
@@ -90,15 +90,15 @@ def read_frames(files: Sequence[Path]) -> NDArray[Any]:
 
 
 def as_counts(frames: NDArray[Any], files: Sequence[Path]) -> tuple[NDArray[Any], float | None]:
-    """Turn frames into unsigned integers of the same width, and tell the largest value that their type could hold.
+    """Return frames as unsigned integers of the same width, and the largest value of the files' data type.
 
-    Unsigned frames are returned as they are, and None, since their type says the limit itself.  Values below zero
-    and NaN are gaps: they become the type's maximum.  Numbers of 64 bits and floats become uint32.
+    Values below zero and NaN are gaps; they become the type's maximum.  64-bit integers and floats become uint32.
+    Unsigned frames are returned unchanged with None, since their type states the limit itself.
 
     Raises
     ------
     RecordingError
-        If values are no counts: fractions, too large, or below zero at many places that are no gaps.
+        If values are fractions or too large, or if too many voxels outside of gaps are below zero.
     """
     is_small = frames.dtype.itemsize <= 4 and frames.dtype.kind in "iu"
     if is_small and frames.dtype.kind == "u":
@@ -127,7 +127,7 @@ def as_counts(frames: NDArray[Any], files: Sequence[Path]) -> tuple[NDArray[Any]
 
 
 def read_image(file: Path) -> NDArray[Any]:
-    """Read one image; raises `RecordingError` where the file is broken."""
+    """Return one image; raises `RecordingError` if the file is broken."""
     try:
         return np.asarray(tifffile.imread(file))
     except _BROKEN as error:

@@ -1,4 +1,4 @@
-"""Documents to Bluesky's 0MQ bus."""
+"""Publish documents to Bluesky's ZeroMQ bus."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from cdi_stream.documents.bus import writer
 from cdi_stream.errors import EndpointError
 
 SETTLE_S = 0.5
+"""Pause after connecting [s]; a publisher loses documents that it sends before its subscribers are connected."""
+
 LINGER_MS = 2000
+"""Longest time that `BusSink.close` waits for unsent documents [ms]."""
 
 
 class BusSink:
-    """Publishes to a bluesky 0MQ proxy, in the framing of `bluesky.callbacks.zmq.Publisher`.
+    """Sink that publishes to a bluesky ZeroMQ proxy, in the format of `bluesky.callbacks.zmq.Publisher`.
 
-    While the proxy is away documents wait for it; with ``is_immediate`` they are dropped instead, for a sender that
-    listens whether it was heard and sends again.
+    Documents wait while the proxy is not reachable.  With ``is_immediate`` they are dropped, for a sender that checks
+    their arrival and sends them again.
     """
 
     def __init__(
@@ -39,7 +42,6 @@ class BusSink:
         except zmq.ZMQError as error:
             self.close()
             raise EndpointError(f"document bus {address!r}: {error}; expected tcp://host:port") from error
-        # A publisher loses what it sends before its subscribers have met it.
         time.sleep(SETTLE_S)
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -47,6 +49,6 @@ class BusSink:
         self._socket.send(b" ".join((self._prefix, name.encode(), self._write(dict(doc)))))
 
     def close(self) -> None:
-        """Send what is queued, for a while, then close."""
+        """Send queued documents for at most `LINGER_MS`, then close the socket."""
         self._socket.close()
         self._context.term()

@@ -1,4 +1,4 @@
-"""Documents to a file, one line each."""
+"""Write documents to a file, one line of JSON for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cdi_stream.documents.plain import to_plain
 
 
 class JsonLinesSink:
-    """Appends each document as one line of JSON."""
+    """Sink that appends each document to a file as one line of JSON, ``[name, document]``."""
 
     def __init__(self, *, path: Path) -> None:
         self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - closed by `close`

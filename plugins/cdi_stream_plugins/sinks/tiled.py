@@ -1,4 +1,4 @@
-"""Documents to a Tiled server."""
+"""Write documents to a Tiled server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tiled.client import from_uri
 from cdi_stream.documents.plain import to_plain
 from cdi_stream.errors import ServiceError
 
-_OF_THE_DOCUMENT = {400, 409, 413, 422}
-"""Answers that blame the document; a wrong key, say, blames none."""
+_DOCUMENT_REFUSED = {400, 409, 413, 422}
+"""HTTP status codes with which the server refuses a document; other codes are errors of the server or of the key."""
 
 
 class TiledSink:
-    """Writes runs to a Tiled server; the server must be allowed to read the folder of our HDF5 files.
+    """Sink that writes runs to a Tiled server, which must have read access to the folder of the result files.
 
-    Every call raises `ServiceError` if the server cannot be reached or is in trouble.
+    Every call raises `ServiceError` if the server cannot be reached or reports an error.
     """
 
     def __init__(self, *, uri: str, api_key: str | None = None) -> None:
@@ -35,7 +35,7 @@ class TiledSink:
             self._writer(name, to_plain(doc))
 
     def has_run(self, uid: str) -> bool:
-        """Whether the server has a run to its end; of one that broke off the beginning is deleted."""
+        """Return whether the server has the complete run; an incomplete run is deleted from the server."""
         with self._reached():
             if uid not in self._client:
                 return False
@@ -45,16 +45,16 @@ class TiledSink:
             return False
 
     def close(self) -> None:
-        """Let go of the server."""
+        """Close the connection to the server."""
         self._client.context.close()
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
-        """Tell trouble of the server from a document that it refuses."""
+        """Raise errors of the server as `ServiceError`; the refusal of a document keeps its own error."""
         try:
             yield
         except httpx.HTTPStatusError as error:
-            if error.response.status_code in _OF_THE_DOCUMENT:
+            if error.response.status_code in _DOCUMENT_REFUSED:
                 raise
             raise ServiceError(f"Tiled at {self._uri} is in trouble: {error!s:.200}") from error
         except httpx.HTTPError as error:
