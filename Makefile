@@ -43,7 +43,7 @@ wheel: | $(BIN)/python  ## dist/*.whl and the pinned versions it was tested with
 test: $(STAMP)  ## the default suite
 	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: $(STAMP)  ## with the slow ones
+test-all: fast  ## with the slow ones
 	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 check: $(STAMP)  ## format, lint, types
