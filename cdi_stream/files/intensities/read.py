@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cdi_stream.errors import IntensitiesError
 from cdi_stream.files.intensities.cleaning import cleaned
+from cdi_stream.files.intensities.hdf5_files import read_cxi, read_cxi_mask
 from cdi_stream.files.intensities.limits import UNREADABLE, Shape
 from cdi_stream.files.intensities.masks import masked
 from cdi_stream.files.intensities.numpy_files import read_npy, read_npy_mask, read_npz, read_npz_mask
@@ -20,7 +21,6 @@ from cdi_stream.files.intensities.scans import Placement
 from cdi_stream.files.intensities.tiff_files import MAGIC, TiffFrames, is_tiff_folder, read_tiff, read_tiff_folder
 from cdi_stream.files.intensities.volume import Intensities, counted, require_signal, unsaturated
 from cdi_stream.files.intensities.window import peak_of
-from cdi_stream.intensities.hdf5_files import read_cxi, read_cxi_mask
 
 _MASKS: dict[str, Callable[[Path], NDArray[np.bool_]]] = {
     "npy": read_npy_mask,

@@ -8,11 +8,11 @@ from pathlib import Path
 import h5py
 
 from cdi_stream.errors import IntensitiesError
+from cdi_stream.files.intensities.hdf5_files import dataset_of
 from cdi_stream.files.intensities.limits import require_intensities
 from cdi_stream.files.intensities.scans import Placement, scan_intensities
 from cdi_stream.files.intensities.volume import Intensities
 from cdi_stream.files.recorded_scan import read_recorded, readers_of
-from cdi_stream.intensities.hdf5_files import dataset_of
 
 
 def read_own_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
