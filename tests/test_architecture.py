@@ -96,6 +96,18 @@ def imports(tree: ast.Module) -> set[str]:
 GRAPH = {name: imports(tree) - {name} for name, tree in MODULES.items()}
 
 
+def test_every_imported_module_of_the_project_exists():
+    """Also inside functions, where an import fails only when a user gets there."""
+    absent = {
+        f"{name} imports {node.module}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        if node.module.split(".")[0] in PACKAGES and node.module not in MODULES
+    }
+    assert not absent
+
+
 def test_the_core_knows_neither_plugins_nor_the_simulated_beamline():
     for name, imported in GRAPH.items():
         if name.split(".")[0] == "cdi_stream":

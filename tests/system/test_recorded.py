@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tifffile
 
 from tests.spec_folders import SpecEntry, peak_frames, spec_folder
@@ -38,14 +39,23 @@ def test_a_lost_and_a_changed_frame_are_told_by_both(tmp_path):
     assert summary["verdict"] != "good"
 
 
-def test_a_saturated_peak_in_16_bits_is_told_by_both(tmp_path):
+@pytest.fixture
+def saturated(tmp_path):
     frames = peak_frames(dtype=np.uint16)
     frames[10, 11:13, 13:15] = 65535
-    folder = spec_folder(tmp_path / "scan", SpecEntry(frames=frames))
-    _, summary = replayed(folder, tmp_path / "out")
+    return spec_folder(tmp_path / "scan", SpecEntry(frames=frames))
+
+
+def test_a_saturated_peak_in_16_bits_is_told_by_phase(saturated):
+    assert any("4 voxels are at the detector's limit" in reason for reason in phased(saturated)["reasons"])
+
+
+@pytest.mark.slow
+def test_a_saturated_peak_in_16_bits_is_told_by_replay(saturated, tmp_path):
+    """Quicker: `test_prepare` refuses a saturated peak, and the test above replays another faulty scan of this kind."""
+    _, summary = replayed(saturated, tmp_path / "out")
     assert summary["verdict"] == "failed"
     assert "saturated: 4 voxels" in summary["reasons"][0]
-    assert any("4 voxels are at the detector's limit" in reason for reason in phased(folder)["reasons"])
 
 
 def test_two_samples_in_one_folder_are_refused_by_both(tmp_path):

@@ -53,7 +53,9 @@ def test_where_others_know_better_theirs_is_taken(wrong):
     found = run(another if wrong == "another crystal" else truth.abs().to(truth), 2)
     assert error(found.crystal, truth) < 0.1
     assert found.metrics.agreement > LEAST_AGREEMENT
-    assert found.metrics.starts in (8 + 16 * n + 1 for n in (1, 2, 3)), "more were asked, by the same variants"
+    n_random = found.metrics.starts - 1
+    assert n_random >= 16, "more were asked"
+    assert n_random % 8 == 0, "in whole rounds, however many run side by side"
 
 
 def test_where_others_know_no_better_the_crystal_stays_and_is_doubted(monkeypatch):
