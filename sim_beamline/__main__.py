@@ -7,10 +7,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
-import numpy as np
-
+from cdi_stream.errors import RecordingError
 from cdi_stream.files.recording import read_scan, write_scan
+from cdi_stream.files.result_file import read_result
 from sim_beamline.cases import CASES, simulated_scan
 
 
@@ -54,20 +53,20 @@ def _plan(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from sim_beamline.compare import nmse, nmse_forbidden, truth_on_grid
 
-    with h5py.File(options.file) as file:
-        crystal = file["entry/data/crystal"][0]
-        numbers = file["entry/cdi_stream"].attrs
-        if "q0_lab_inv_m" not in numbers:
-            print(json.dumps({"nmse_to_truth_lab": None, "nmse_forbidden": None}))
-            return
-        truth = truth_on_grid(
-            simulated_scan(options.case).crystal,
-            np.array(numbers["q0_lab_inv_m"]),
-            np.array(numbers["sample_to_lab"]),
-            crystal.shape,
-            float(numbers["voxel_size_m"]),
-        )
-    print(json.dumps({"nmse_to_truth_lab": nmse(truth, crystal), "nmse_forbidden": nmse_forbidden(truth, crystal)}))
+    try:
+        stored = read_result(options.file)
+    except RecordingError:
+        print(json.dumps({"nmse_to_truth_lab": None, "nmse_forbidden": None}))
+        return
+    truth = truth_on_grid(
+        simulated_scan(options.case).crystal,
+        stored.affine.q0,
+        stored.affine.sample_to_lab,
+        stored.density.shape,
+        float(stored.voxel_m[0]),
+    )
+    errors = {"nmse_to_truth_lab": nmse(truth, stored.density), "nmse_forbidden": nmse_forbidden(truth, stored.density)}
+    print(json.dumps(errors))
 
 
 def main() -> None:

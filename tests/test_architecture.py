@@ -150,6 +150,7 @@ def test_the_simulated_beamline_uses_only_the_neutral_parts_of_the_core():
         "cdi_stream.messages",
         "cdi_stream.files.recording",
         "cdi_stream.files",
+        "cdi_stream.files.result_file",
     }
     allowed |= {"cdi_stream.documents", "cdi_stream.documents.bus"}
     for name, imported in GRAPH.items():

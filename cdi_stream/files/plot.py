@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import ConfigError
+from cdi_stream.files.result_file import read_result
 from cdi_stream.inversion.describe import box_vox
 
 Complex = NDArray[np.complex64]
@@ -58,11 +58,15 @@ def require_matplotlib() -> None:
 
 
 def plot_result(file: Path, out: Path, title: str) -> None:
-    """Plot central slices of a result file's crystal in lab axes, in nanometres; raises as `plot`."""
-    with h5py.File(file) as data:
-        crystal = data["entry/data/crystal"][0]
-        voxel_m = float(data["entry/cdi_stream"].attrs["voxel_size_m"])
-    plot(lab_picture(crystal, voxel_m), out, title)
+    """Plot central slices of a result file's crystal in lab axes, in nanometres.
+
+    Raises
+    ------
+    RecordingError
+        If the file is no result file, or has no crystal.
+    """
+    stored = read_result(file)
+    plot(lab_picture(stored.density, float(stored.voxel_m[0])), out, title)
 
 
 def lab_picture(crystal: Complex, voxel_m: float) -> Picture:

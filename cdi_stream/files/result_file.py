@@ -152,6 +152,13 @@ def read_result(path: Path) -> StoredResult:
     return StoredResult(density=density, support=support, affine=_affine(numbers, density.shape), numbers=numbers)
 
 
+def read_frame_sums(path: Path) -> NDArray[np.int64] | None:
+    """Return the sum of counts of each frame from a result file; None if the file holds no sums."""
+    with h5py.File(path, "r") as file:
+        numbers = file["entry/cdi_stream"]
+        return numbers["frame_sums"][()] if "frame_sums" in numbers else None
+
+
 def _own_parts(file: h5py.File) -> tuple[NDArray[np.complex64], NDArray[np.uint8], dict[str, Any]]:
     """Return crystal, support and numbers of a result file."""
     numbers = dict(file["entry/cdi_stream"].attrs)

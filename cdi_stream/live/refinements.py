@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
-import numpy as np
-
-from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.errors import RecordingError
+from cdi_stream.files.result_file import read_result
 from cdi_stream.messages import Crystal, RunContext, Verdict
 from cdi_stream.metrics import Metrics
 from cdi_stream.operators.feed import FeedMessage, result_message
@@ -35,14 +33,11 @@ def refinement_message(job: Job, documents: list[Document]) -> FeedMessage:
 
 
 def _crystal(path: Path, verdict: Verdict) -> Crystal | None:
+    """Return the crystal of a result file; None if the file cannot be read or has no crystal."""
     try:
-        with h5py.File(path, "r") as file:
-            density, support = file["entry/data/crystal"][0], file["entry/data/support"][0] > 0
-            numbers = file["entry/cdi_stream"].attrs
-            q0, bq, rotation = numbers["q0_lab_inv_m"], numbers["bq_lab_inv_m"], numbers["sample_to_lab"]
-    except (OSError, KeyError):
+        stored = read_result(path)
+    except RecordingError:
         return None
-    affine = AffineMap(
-        shape=density.shape, q0=np.array(q0), bq=np.array(bq), sample_to_lab=np.array(rotation), coordinates="lab"
+    return Crystal(
+        density=stored.density, support=stored.support > 0, affine=stored.affine, metrics=Metrics(), verdict=verdict
     )
-    return Crystal(density=density, support=support, affine=affine, metrics=Metrics(), verdict=verdict)

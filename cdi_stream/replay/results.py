@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import zmq
 
 from cdi_stream.config import Config
 from cdi_stream.documents import bus
 from cdi_stream.errors import ServiceError
 from cdi_stream.files.recording import do_sums_agree
+from cdi_stream.files.result_file import read_frame_sums
 from cdi_stream.messages import RecordedScan
 from cdi_stream.processes import Processes
 
@@ -194,8 +194,7 @@ def _frame_sums_match(path: Path, scan: RecordedScan) -> bool | None:
     """Return whether all frames arrived with the sums on record, such as SPEC's ImageTot; None without such sums."""
     if scan.frame_sums is None:
         return None
-    with h5py.File(path) as file:
-        if "frame_sums" not in file["entry/cdi_stream"]:
-            return None
-        sums = file["entry/cdi_stream/frame_sums"][()]
+    sums = read_frame_sums(path)
+    if sums is None:
+        return None
     return sums.shape == scan.frame_sums.shape and bool(do_sums_agree(sums, scan.frame_sums)[scan.has_frame].all())
