@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -175,3 +176,17 @@ def test_documents_of_forgotten_runs_are_deleted(folder):
     for k in range(60):
         first.feed(run_start(f"run {k}"), run_stop(0, f"run {k}"))
     assert len(list((folder / "runs").iterdir())) <= 52
+
+
+def test_a_series_that_an_earlier_version_left_is_put_aside_and_named(folder, caplog):
+    """Its frames lay in a mapped file, ``layout`` told their shape: this version must not half understand them."""
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data="run"), frame(0))
+    (description,) = (folder / "curves").glob(f"*/{DESCRIPTION}")
+    plain = msgpack.unpackb(description.read_bytes(), strict_map_key=False)
+    description.write_bytes(msgpack.packb(plain | {"layout": [[3, 5], "uint16"]}))
+    (description.parent / "frames.u32").write_bytes(bytes(60))
+    assert resumed(folder).n == 0
+    (broken,) = (folder / "curves").glob("*.broken")
+    assert (broken / "frames.u32").exists(), "nothing is deleted"
+    assert str(broken) in caplog.text
