@@ -35,7 +35,7 @@ fast: $(STAMP)  ## the decompressor of DECTRIS as well: needs a C++ compiler and
 	$(PIP) -c $(CONSTRAINTS) -e '.[fast]'
 
 wheel: | $(BIN)/python  ## dist/*.whl and the pinned versions it was tested with
-	rm -rf dist build
+	rm -rf dist build/lib build/bdist.*
 	$(BIN)/python -m pip --disable-pip-version-check wheel --no-deps -w dist .
 	cp $(CONSTRAINTS) dist/constraints.txt
 	@echo "to install it elsewhere: python -m pip install -c dist/constraints.txt '$$(ls dist/*.whl)[all]'"
