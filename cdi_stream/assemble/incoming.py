@@ -8,7 +8,6 @@ process, but not a power cut.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from cdi_stream.disk.append import append_whole
 from cdi_stream.disk.aside import set_aside
 from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.documents.plain import to_plain
@@ -168,9 +168,7 @@ def _append(path: Path, record: bytes, n_bytes: int) -> None:
     """Append a record to a file of ``n_bytes`` bytes, whole or not at all."""
     handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     try:
-        if os.write(handle, record) < len(record):
-            os.ftruncate(handle, n_bytes)
-            raise OSError(errno.ENOSPC, "no space left on the disk", str(path))
+        append_whole(handle, [record], n_bytes, path)
     finally:
         os.close(handle)
 

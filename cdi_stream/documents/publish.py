@@ -18,7 +18,7 @@ from typing import Any, Literal
 from event_model import ComposeRunBundle, DocumentNames, compose_run, schema_validators
 
 from cdi_stream.documents.plain import to_plain
-from cdi_stream.files.result_file import ARRAYS, affine_data, result_file, write_result
+from cdi_stream.files.result_file import ARRAYS, result_file, result_numbers, write_result
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.messages import CurveProgress, FrameAccount, Result, RunContext
 from cdi_stream.metrics import UNITS
@@ -261,14 +261,9 @@ def _is_allowed(metadata: Mapping[str, Any]) -> bool:
 def _result_data(result: Result) -> dict[str, Any]:
     return {
         **_account_data(result.account, result.curve_index),
-        **result.metrics.values(),
+        **result_numbers(result.crystal, result.verdict, result.metrics),
         **result.notes,
-        "verdict": result.verdict.grade,
-        "verdict_crystal": result.verdict.crystal or result.verdict.grade,
-        "verdict_join": result.verdict.join or result.verdict.grade,
-        "reasons": " | ".join(result.verdict.reasons),
         "series": result.series,
-        "affine": json.dumps(affine_data(result.crystal)),
     }
 
 

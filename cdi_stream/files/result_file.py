@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import RecordingError
 from cdi_stream.geometry.affine import AffineMap, Floats, Shape
-from cdi_stream.messages import Crystal
+from cdi_stream.messages import Crystal, Verdict
+from cdi_stream.metrics import Metrics
 
 ARRAYS = {"crystal": "<c8", "support": "|u1"}
 """Arrays of a result file by name, with their data types."""
@@ -83,6 +84,18 @@ def _write_axes(group: h5py.Group, crystal: Crystal | None, shape: Shape) -> Non
     for name, n, step in zip(("z_nm", "y_nm", "x_nm"), shape, steps, strict=True):
         group[name] = (np.arange(n) - n // 2) * step
         group[name].attrs["units"] = "nm" if crystal is not None else "voxel"
+
+
+def result_numbers(crystal: Crystal | None, verdict: Verdict, metrics: Metrics) -> dict[str, Any]:
+    """Return metrics, verdict and map of a crystal, as documents and files hold them."""
+    return {
+        **metrics.values(),
+        "verdict": verdict.grade,
+        "verdict_crystal": verdict.crystal or verdict.grade,
+        "verdict_join": verdict.join or verdict.grade,
+        "reasons": " | ".join(verdict.reasons),
+        "affine": json.dumps(affine_data(crystal)),
+    }
 
 
 def affine_data(crystal: Crystal | None) -> dict[str, Any]:

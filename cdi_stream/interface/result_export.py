@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.files.exports import export_result
-from cdi_stream.files.result_file import affine_data, result_file, write_result
+from cdi_stream.files.result_file import result_file, result_numbers, write_result
 from cdi_stream.messages import Crystal
 from cdi_stream.metrics import Metrics
 
@@ -23,7 +21,8 @@ def save_lab_object(path: Path, crystal: Crystal, metrics: Metrics) -> Path:
     ConfigError
         If the file cannot be written.
     """
-    content = result_file(crystal, crystal.affine.shape, _attributes(crystal, metrics), _about())
+    numbers = {**result_numbers(crystal, crystal.verdict, metrics), "series": "", "curve_index": 0}
+    content = result_file(crystal, crystal.affine.shape, numbers, _about())
     try:
         if path.suffix.lower() == ".h5":
             write_result(path, content)
@@ -35,21 +34,6 @@ def save_lab_object(path: Path, crystal: Crystal, metrics: Metrics) -> Path:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error}; choose another place") from error
     return path
-
-
-def _attributes(crystal: Crystal, metrics: Metrics) -> dict[str, Any]:
-    """Return metrics, verdict and map as the attributes of a result file."""
-    verdict = crystal.verdict
-    return {
-        **metrics.values(),
-        "verdict": verdict.grade,
-        "verdict_crystal": verdict.crystal or verdict.grade,
-        "verdict_join": verdict.join or verdict.grade,
-        "reasons": " | ".join(verdict.reasons),
-        "series": "",
-        "curve_index": 0,
-        "affine": json.dumps(affine_data(crystal)),
-    }
 
 
 def _about() -> dict[str, str]:

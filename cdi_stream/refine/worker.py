@@ -107,7 +107,7 @@ class Worker:
                 f"{MAX_ATTEMPTS} workers died or hung over this job; is there enough memory? see worker.log, then use "
                 "'cdi-stream queue retry'"
             )
-        begin_s = self._renewed_s = time.monotonic()
+        self._renewed_s = time.monotonic()
         spec = JobSpec.model_validate(job.spec)
         phased = read_input(self._directory / INPUTS / job.input)
         result = run_job(spec, job.method, phased, lambda: self._wait(job))
@@ -119,7 +119,7 @@ class Worker:
             spec.start_chi2,
             result.metrics.chi2,
             result.verdict.grade,
-            time.monotonic() - begin_s,
+            result.metrics.known()["seconds"],
         )
         self._outbox.send(self._owner, self._is_stopped)
 

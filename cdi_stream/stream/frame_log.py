@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from cdi_stream.disk.append import append_whole
 from cdi_stream.errors import WireError
 from cdi_stream.messages import DetectorFrame, WireMessage
 
@@ -56,12 +57,8 @@ class FrameLog:
             If the disk is full.
         """
         record = _record(frame, received_s)
-        n_bytes = sum(len(piece) for piece in record)
-        self._require_room(n_bytes)
-        if os.writev(self._handle, record) < n_bytes:
-            os.ftruncate(self._handle, self._n_bytes)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        self._n_bytes += n_bytes
+        self._require_room(sum(len(piece) for piece in record))
+        self._n_bytes = append_whole(self._handle, record, self._n_bytes, self._path)
 
     def _require_room(self, n_bytes: int) -> None:
         """Raise `OSError` if the disk is full; the free space is read once for several frames."""
