@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@touch $(DEMO) $(STAMP)
 
 demo: $(DEMO)  ## simulate a scan, play it through the whole system, draw the crystal
-	@echo "the demo simulates a scan the first time (a minute), compiles its kernels (a minute), then plays it"
+	@echo "the first time the demo simulates a scan and compiles its kernels (a minute together), then it plays the scan"
 	mkdir -p demo-results
 	$(BIN)/cdi-stream demo --out demo-results --plot demo-results/crystal.png
 
