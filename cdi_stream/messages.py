@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.metrics import Metrics
 
+Document = Mapping[str, Any]
+"""Bluesky document."""
+
 SeriesId = int | str
+"""Id of a detector series: number or name."""
+
 Box = tuple[int, int, int, int]
 """Region of interest: first row, row after the last, first column, column after the last."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from cdi_stream.messages import Box, RecordedScan, WireMessage
+from cdi_stream.messages import Box, Document, RecordedScan, WireMessage
 
 Buffer = bytes | memoryview
 """One part of a multipart message."""
@@ -68,7 +68,7 @@ class Sink(Protocol):
     After any other error it is tried five times.
     """
 
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+    def __call__(self, name: str, doc: Document) -> None:
         """Take one document."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.documents.runs import RunRecord
+from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.messages import FrameAccount
 from cdi_stream.stream.series import Series
 
@@ -35,9 +35,16 @@ def doubts_of_losses(run: RunRecord | None, n_orphans: int, n_unreadable: int) -
         Number of messages of the detector since the series began that could not be decoded; 0 if no frame is missing.
     """
     doubts: tuple[str, ...] = ()
-    if run is not None and not run.is_start_received:
+    if run is not None and not run.is_uid_known:
+        doubts += ("only events of the run were received, no start document, descriptor or stop document",)
+    elif run is not None and not run.is_start_received:
         doubts += (
             "the start document of the run was not received: was it sent before the service was connected to the bus?",
+        )
+    if run is not None and run.n_descriptors_lost:
+        doubts += (
+            f"{run.n_descriptors_lost} descriptors of the run were not received: their streams are known by the number "
+            "of their events only",
         )
     if run is not None and (n_lost := run.missing_events()):
         doubts += (f"{n_lost} documents of the run were lost on the bus",)

@@ -8,8 +8,8 @@ outlives the process: the next process goes on with its frames and documents.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,12 +21,15 @@ from cdi_stream.assemble.open_curves import OpenCurves
 from cdi_stream.assemble.release import Stage, is_ready, rocking_curve, run_context, stage_of
 from cdi_stream.assemble.run_match import RunMatch, find_run
 from cdi_stream.assemble.settings import AssembleSettings
-from cdi_stream.documents.runs import NEW_RUN_KINDS, RunBook, RunRecord
+from cdi_stream.documents.run_record import RunRecord
+from cdi_stream.documents.runs import NEW_RUN_KINDS, RunBook
 from cdi_stream.errors import WireError
-from cdi_stream.messages import CurveProgress, RockingCurve, WireMessage
+from cdi_stream.messages import CurveProgress, Document, RockingCurve, WireMessage
 from cdi_stream.stream.frame_log import Decode
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Assembler:
@@ -64,16 +67,17 @@ class Assembler:
         """Number of messages of the detector that belong to no series."""
         return self._curves.n_stale
 
-    def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
+    def on_document(self, name: str, doc: Document) -> None:
         """Take one Bluesky document; raises `WireError` if it cannot be used."""
         received_s = self._wall_clock()
         if name in NEW_RUN_KINDS:  # a new run may push an old one out of the book, but none of an open curve
             self.book.pinned = {run.uid for curve in self._curves if (run := self._match(curve).run)}
         run_uid = self.book.on_document(name, doc, received_s)
+        self._n_curves, self._used = self._by_uid_now(self._n_curves), self._by_uid_now(self._used)
         if self._incoming is not None and run_uid is not None:
             self._incoming.keep_document(run_uid, name, doc, received_s)
-            if name == "start" and self.book.runs.keys() != self._known_runs:
-                self._known_runs = set(self.book.runs)
+            if name == "start" and self.book.uids != self._known_runs:
+                self._known_runs = self.book.uids
                 self._incoming.forget_runs(self._known_runs)
 
     def on_message(self, message: WireMessage) -> None:
@@ -162,13 +166,14 @@ class Assembler:
         series, now_s = curve.series, self._clock()
         match = self._match(curve)
         stage = stage_of(curve, match.run, now_s, self._settings)
-        if stage is Stage.MEASURING:
+        if stage is Stage.OVER or self._is_forsaken(curve, match):
+            stage, match = Stage.OVER, self._match(curve, is_over=True)
+        if curve.is_headless and self._is_foreign(curve, match, stage):
+            self._curves.drop(curve)
             return None
-        if stage is Stage.OVER:
-            match = self._match(curve, is_over=True)
-            if match.run is None and curve.is_headless:
-                self._curves.drop(curve)
-                return None
+        is_named_later = stage is not Stage.OVER and match.run is not None and not match.run.is_uid_known
+        if stage is Stage.MEASURING or is_named_later:  # the stop document will name the run
+            return None
         joined = self._join(curve, match, stage)
         has_frames = bool(np.isin(joined.slots, series.image_ids).all()) and len(joined.slots) > 0
         if not is_ready(stage, joined, has_frames=has_frames):
@@ -178,6 +183,27 @@ class Assembler:
         if quiet_s >= self._settings.idle_timeout_s and not has_frames:
             doubts += (f"no message for {quiet_s:.0f} s: the end of the series was lost",)
         return self._release(curve, match.run, joined, doubts)
+
+    def _is_forsaken(self, curve: OpenCurve, match: RunMatch) -> bool:
+        """Whether a curve without a start message waits in vain: no run names its series, and none is open."""
+        if not curve.is_headless or match.run is not None or self.book.newest_open() is not None:
+            return False
+        age_s, quiet_s = self._wall_clock() - curve.series.wall_s, self._clock() - curve.series.last_s
+        is_old = age_s >= self._settings.reading_timeout_s and quiet_s >= self._settings.late_grace_s
+        return is_old or age_s >= self._settings.idle_timeout_s
+
+    def _is_foreign(self, curve: OpenCurve, match: RunMatch, stage: Stage) -> bool:
+        """Whether a curve without a start message is the end of an earlier series: no run, or one with a curve."""
+        others = (self._match(other).run for other in self._curves if other is not curve)
+        has_curve = match.run is not None and (
+            match.run.uid in self._n_curves or any(run is match.run for run in others)
+        )
+        return stage is Stage.OVER and (match.run is None or (match.by == "time" and has_curve))
+
+    def _by_uid_now(self, by_uid: dict[str, T]) -> dict[str, T]:
+        """Return values by the present uid of their run, without those of forgotten runs."""
+        now = {self.book.uid_now(uid): value for uid, value in by_uid.items()}
+        return {uid: value for uid, value in now.items() if uid in self.book.runs}
 
     def _join(self, curve: OpenCurve, match: RunMatch, stage: Stage) -> Join:
         return join(
@@ -193,7 +219,6 @@ class Assembler:
     def _release(self, curve: OpenCurve, run: RunRecord | None, joined: Join, doubts: tuple[str, ...]) -> RockingCurve:
         if run is not None and joined.used is not None:
             stream, last_seq = joined.used
-            self._used = {uid: used for uid, used in self._used.items() if uid in self.book.runs}
             self._used.setdefault(run.uid, {})[stream] = last_seq
         self._assign_index(curve, run)
         n_orphans = self.book.orphans.total() - curve.n_orphans
@@ -215,5 +240,4 @@ class Assembler:
         next_index = max((index + 1 for index in indices if index is not None), default=0)
         curve.curve_index = max(self._n_curves.get(run.uid, 0), next_index)
         self._n_curves[run.uid] = curve.curve_index + 1
-        self._n_curves = {uid: n for uid, n in self._n_curves.items() if uid in self.book.runs}
         return True

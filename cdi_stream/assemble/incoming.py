@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from cdi_stream.disk.append import append_whole
 from cdi_stream.disk.aside import set_aside
 from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.documents.plain import to_plain
-from cdi_stream.messages import SeriesStart
+from cdi_stream.messages import Document, SeriesStart
 from cdi_stream.stream.frame_log import FrameLog
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Incoming:
         if folder.exists():
             logger.warning("its frames are kept as %s", set_aside(folder))
 
-    def keep_document(self, run_uid: str, name: str, doc: Mapping[str, Any], received_s: float) -> None:
+    def keep_document(self, run_uid: str, name: str, doc: Document, received_s: float) -> None:
         """Append a document to those of its run; a full disk is only logged.
 
         ``received_s`` is the time of receipt [s since the epoch].

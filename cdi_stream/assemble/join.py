@@ -19,7 +19,7 @@ from cdi_stream.assemble.points import Curve, PointTable, best_table
 from cdi_stream.assemble.run_match import EVENT_SLACK_S, RunMatch
 from cdi_stream.documents.claim import Claim
 from cdi_stream.documents.readings import series_key, whole
-from cdi_stream.documents.runs import RunRecord
+from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.inversion.tracks import fill_missing
 from cdi_stream.stream.series import Series
 

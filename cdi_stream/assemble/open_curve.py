@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cdi_stream.assemble.incoming import SavedSeries
 from cdi_stream.documents.claim import Claim, read_claim
-from cdi_stream.documents.runs import RunRecord
+from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.stream.series import Series
 
 
@@ -88,10 +88,16 @@ def restore_curve(saved: SavedSeries, series: Series) -> OpenCurve:
     return OpenCurve(
         key=saved.key,
         series=series,
-        claim=Claim(run_uid=saved.run_uid, is_firm=True) if saved.run_uid else read_claim(saved.start.user_data),
+        claim=_claim_of(saved),
         n_announced=saved.n_announced,
         is_headless=saved.is_headless,
         run_uid=saved.run_uid,
         curve_index=saved.curve_index,
         doubts=saved.doubts,
     )
+
+
+def _claim_of(saved: SavedSeries) -> Claim:
+    if saved.run_uid is not None:
+        return Claim(run_uid=saved.run_uid, is_firm=True)
+    return Claim(is_named=True) if saved.is_headless else read_claim(saved.start.user_data)

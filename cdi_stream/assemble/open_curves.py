@@ -6,8 +6,6 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from cdi_stream.assemble.incoming import Incoming, SavedSeries
 from cdi_stream.assemble.open_curve import OpenCurve, restore_curve
 from cdi_stream.assemble.settings import AssembleSettings
@@ -162,13 +160,17 @@ class OpenCurves:
         return n_held + n_bytes <= self._settings.max_total_bytes
 
     def _curve_of(self, frame: DetectorFrame, now_s: float) -> OpenCurve | None:
-        """Return the curve of a frame; if its start message was lost, a curve is opened while a run is open."""
+        """Return the curve of a frame; if its start message was lost, a curve is opened.
+
+        Frames of a closed series open a curve only if a run is open that began after the end of that series: then they
+        belong to another series of the same id.
+        """
         if frame.series is None:
             return self._curve_of_run(frame, now_s)
         curve = self._open.get(frame.series)
         newest = self._book.runs.get(self._book.newest_open() or "")
-        is_new = newest is not None and self._closed.get(frame.series, -np.inf) < newest.received_s
-        if curve is None and is_new:  # a run that began after the end of that series has another series of the name
+        closed_s = self._closed.get(frame.series)
+        if curve is None and (closed_s is None or (newest is not None and closed_s < newest.received_s)):
             curve = self._new_headless_curve(frame.series, now_s, Claim(is_named=True))
             curve.doubts += (f"the start of series {frame.series} was not received: its header is unknown",)
             self.save(curve)
@@ -180,7 +182,7 @@ class OpenCurves:
         for curve in self._open.values():
             if curve.run_uid is None or curve.is_superseded:
                 continue
-            if run_uid in (curve.run_uid, None) and frame.image_id >= curve.series.first_id:
+            if run_uid in (self._book.uid_now(curve.run_uid), None) and frame.image_id >= curve.series.first_id:
                 return curve if self._is_in_time(curve, now_s) else None
             curve.series.end(now_s)
             curve.is_superseded = True
@@ -194,7 +196,7 @@ class OpenCurves:
 
     def _is_in_time(self, curve: OpenCurve, now_s: float) -> bool:
         """Whether a frame may still belong to the run of a curve: some cameras go on after the end of the run."""
-        run = self._book.runs.get(curve.run_uid or "")
+        run = self._book.runs.get(self._book.uid_now(curve.run_uid or ""))
         if run is not None and run.stop is None:
             return True
         if curve.series.ended_s is None:
@@ -213,5 +215,5 @@ class OpenCurves:
         if series not in self._stale_series and series not in self._closed:
             self._stale_series.append(series)
             if self.n_stale <= 20 or self.n_stale % 1000 == 0:  # a flood of them must not fill the log
-                text = "series %s: its start was not received and no run is open; its messages are dropped (%d so far)"
+                text = "series %s: no run is open that began after it; its messages are dropped (%d so far)"
                 logger.warning(text, series, self.n_stale)

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from cdi_stream.assemble.points import PointTable
 from cdi_stream.documents.claim import Claim
 from cdi_stream.documents.readings import whole
-from cdi_stream.documents.runs import RunRecord
+from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.stream.series import Series
 
 

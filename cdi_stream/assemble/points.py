@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.documents.claim import Claim
-from cdi_stream.documents.runs import Event, RunRecord
+from cdi_stream.documents.run_record import Event, RunRecord
 
 NO_IMAGE = -(2**62)
 """Slot of a point whose event names no image.  Other negative slots lie before the first frame received."""

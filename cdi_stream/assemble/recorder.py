@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from cdi_stream.assemble.run_match import RunMatch
 from cdi_stream.disk.growing import GrowingFile
 from cdi_stream.documents.claim import read_claim
 from cdi_stream.documents.readings import series_key
-from cdi_stream.documents.runs import RunBook, RunRecord
+from cdi_stream.documents.run_record import RunRecord
+from cdi_stream.documents.runs import RunBook
 from cdi_stream.files.recording import DETECTOR_HEADER, FRAME, scan_header
-from cdi_stream.messages import DetectorFrame, RecordedScan, SeriesEnd, SeriesId, SeriesStart, WireMessage
+from cdi_stream.messages import DetectorFrame, Document, RecordedScan, SeriesEnd, SeriesId, SeriesStart, WireMessage
 from cdi_stream.stream.series import Series, SeriesLimits
 
 UNNAMED = "unnamed"
@@ -98,7 +98,7 @@ class Recorder:
         else:
             self._frame(message, receive_time_ns)
 
-    def on_document(self, name: str, doc: Mapping[str, Any]) -> None:
+    def on_document(self, name: str, doc: Document) -> None:
         """Take a document; the stop document ends the series of a stream whose frames name no series.
 
         Raises
@@ -108,7 +108,7 @@ class Recorder:
         """
         self.book.on_document(name, doc)
         is_end, nameless = name == "stop" and doc["run_start"] in self.book.runs, self._find(None)
-        if is_end and nameless is not None and nameless.run_uid in (None, doc["run_start"]):
+        if is_end and nameless is not None and self.book.uid_now(nameless.run_uid or "") in ("", doc["run_start"]):
             self._end(nameless, time.time())
 
     @property
@@ -287,7 +287,8 @@ class Recorder:
     def _run_of(self, entry: _SeriesEntry) -> RunRecord | None:
         claim = read_claim(entry.series.start.user_data)
         named = self.book.runs_naming(series_key(entry.series.id))
-        run = self.book.runs.get(claim.run_uid or entry.run_uid or (named[-1].uid if named else ""))
+        uid = claim.run_uid or entry.run_uid or (named[-1].uid if named else "")
+        run = self.book.runs.get(self.book.uid_now(uid))
         return run if run is not None or len(self.book.runs) != 1 else next(iter(self.book.runs.values()))
 
 

@@ -12,7 +12,7 @@ from cdi_stream.assemble.join import Join
 from cdi_stream.assemble.open_curve import OpenCurve
 from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.documents.run_context import context_of, context_without_documents
-from cdi_stream.documents.runs import RunRecord
+from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.messages import RockingCurve, RunContext, read_only
 
 Track = NDArray[np.float64]

@@ -10,7 +10,8 @@ import numpy as np
 
 from cdi_stream.documents.claim import Claim
 from cdi_stream.documents.readings import finite, series_key
-from cdi_stream.documents.runs import RunBook, RunRecord
+from cdi_stream.documents.run_record import RunRecord
+from cdi_stream.documents.runs import RunBook
 from cdi_stream.stream.series import Series
 
 OPEN_SLACK_S = 2.0
@@ -39,13 +40,16 @@ class RunMatch:
 
 def find_run(series: Series, claim: Claim, book: RunBook, *, is_over: bool = False) -> RunMatch:
     """Return the run of a series; ``is_over``: no further documents are waited for."""
-    claimed = None if claim.run_uid is None else book.runs.get(claim.run_uid)
+    claimed = None if claim.run_uid is None else book.runs.get(book.uid_now(claim.run_uid))
     if claimed is not None and (claimed.stop_received_s or np.inf) >= series.wall_s - OPEN_SLACK_S:
         return RunMatch(run=claimed, by="uid")
     if claim.run_uid is not None and claimed is None and claim.is_firm and not is_over:
         return RunMatch(run=None, by="nothing")
-    match = _by_series(series, book, is_over=is_over) or (None if claim.is_named else _by_time(series, book))
-    match = match or RunMatch(run=None, by="nothing")
+    match = _by_series(series, book, is_over=is_over) or RunMatch(run=None, by="nothing")
+    if match.run is None and not claim.is_named:
+        match = _by_time(series, list(book.runs.values()), book.clock_offset_s)
+    elif match.run is None and is_over:
+        match = _by_time(series, _runs_naming_no_series(series, book), book.clock_offset_s)
     if claimed is not None:  # a detector keeps its user_data until the next plan sets it
         text = f"user_data names run {claimed.uid:.60}, which was over before the series began"
         run, by = (claimed, "uid") if match.run is None and is_over else (match.run, match.by)
@@ -77,9 +81,16 @@ def _by_series(series: Series, book: RunBook, *, is_over: bool) -> RunMatch | No
     return RunMatch(run=live[-1], by="series", doubts=doubts)
 
 
-def _by_time(series: Series, book: RunBook) -> RunMatch:
-    """Return the only run that was open when the series began, or the only one of them with several events."""
-    during = [run for run in book.runs.values() if _was_open(run, series.wall_s, book.clock_offset_s)]
+def _runs_naming_no_series(series: Series, book: RunBook) -> list[RunRecord]:
+    """Return the runs with events since a series began of which none names a series."""
+    since_s = series.wall_s - EVENT_SLACK_S
+    since = [run for run in book.runs.values() if any(run.n_received(stream, since_s) for stream, _ in run.streams)]
+    return [run for run in since if not run.names_series]
+
+
+def _by_time(series: Series, runs: list[RunRecord], offset_s: float) -> RunMatch:
+    """Return the only one of ``runs`` that was open when the series began, or the only one with several events."""
+    during = [run for run in runs if _was_open(run, series.wall_s, offset_s)]
     since_s = series.wall_s - EVENT_SLACK_S
     measuring = [run for run in during if any(run.n_received(stream, since_s) > 1 for stream, _ in run.streams)]
     if len(during) > 1 and len(measuring) == 1:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from event_model import ComposeRunBundle, DocumentNames, compose_run, schema_validators
 
+from cdi_stream.documents.own import SOURCE
 from cdi_stream.documents.plain import to_plain
 from cdi_stream.files.result_file import ARRAYS, result_file, result_numbers, write_result
 from cdi_stream.geometry.affine import Shape
@@ -273,7 +274,7 @@ def _account_data(account: FrameAccount, curve_index: int) -> dict[str, Any]:
 
 
 def _data_key(key: str, value: Any) -> dict[str, Any]:
-    source = f"cdi_stream:{key}"
+    source = f"{SOURCE}{key}"
     if isinstance(value, str):
         return {"source": source, "dtype": "string", "shape": []}
     if isinstance(value, bool):
@@ -291,7 +292,7 @@ def _data_key(key: str, value: Any) -> dict[str, Any]:
 
 def _array_key(dtype: str, shape: Shape) -> dict[str, Any]:
     return {
-        "source": "cdi_stream:hdf5",
+        "source": f"{SOURCE}hdf5",
         "dtype": "array",
         "shape": list(shape),
         "dtype_numpy": dtype,

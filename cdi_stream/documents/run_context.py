@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdi_stream.documents.readings import whole
-from cdi_stream.documents.runs import RunRecord
+from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.messages import RunContext
 
 COPIED_KEYS = ("tiled_access_tags", "data_session", "proposal", "cycle", "sample", "simulated", "replay_of")
@@ -33,6 +33,7 @@ def context_of(run: RunRecord, copied_keys: tuple[str, ...] = ()) -> RunContext:
         else (),
         readings=run.readings,
         units=run.units,
+        is_heard=run.is_uid_known,
     )
 
 

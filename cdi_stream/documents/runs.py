@@ -1,4 +1,4 @@
-"""Records of raw Bluesky runs, filled by their documents as these come.
+"""Book of the raw Bluesky runs, filled by their documents as these come.
 
 Documents come from outside.  Each field that is used is checked here; other fields are not, so that unusual documents
 of other devices stay usable.  A document that cannot be used raises `WireError`, whatever it contains.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdi_stream.documents.own import is_own_descriptor, is_own_event, is_own_start, is_own_stop
 from cdi_stream.documents.readings import ReadingNames, arrays_in, finite, image_in, numbers_in, series_in, whole
+from cdi_stream.documents.run_record import Event, RunRecord
 from cdi_stream.errors import WireError
+from cdi_stream.messages import Document
 
 MAX_STOPPED = 50
 """Number of runs with a stop document that are kept."""
@@ -23,11 +25,17 @@ MAX_STOPPED = 50
 MAX_OPEN = 1000
 """Number of runs without a stop document that are kept: other programs may leave their runs open."""
 
+MAX_UNKNOWN = 100
+"""Number of runs of which only events came; events of further ones are only counted."""
+
 MAX_UID = 200
 """Largest number of characters of a uid, which becomes part of file names and of documents."""
 
 MAX_CLOCK_OFFSET_S = 86_400.0
 """Largest difference [s] between a document's time and this machine's clock; a larger one means a wrong clock."""
+
+UNKNOWN = "unknown-"
+"""Begin of the uid of a run of which only events came; the uid of their descriptor follows."""
 
 NEW_RUN_KINDS = ("start", "descriptor")
 """Kinds of documents by which a run becomes known; only these can push an old run out of a `RunBook`."""
@@ -41,122 +49,14 @@ _NEEDED: dict[str, dict[str, type]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Values of an event document that are used.
-
-    Parameters
-    ----------
-    seq_num
-        Sequence number in the stream.
-    time_s
-        Time in the document [s since the epoch, clock of the sender]; None if missing or impossible.
-    received_s
-        Time of receipt [s since the epoch, clock of this machine].
-    readings, arrays
-        Single numbers, and lists of numbers, by data key.
-    series
-        Ids of the series that the event names.
-    image_id
-        Id of the image that the event names.
-    """
-
-    seq_num: int
-    time_s: float | None
-    received_s: float
-    readings: Mapping[str, float]
-    arrays: Mapping[str, tuple[float, ...]]
-    series: tuple[str, ...]
-    image_id: int | None
-
-
-@dataclass(slots=True, kw_only=True)
-class RunRecord:
-    """Documents of one run that were received; a repeated event replaces the earlier one of its sequence number.
-
-    Parameters
-    ----------
-    uid
-        Uid of the run.
-    start, stop
-        Start and stop document; ``stop`` is None while the run is open.
-    received_s, stop_received_s
-        Times of receipt of the first document and of the stop document [s since the epoch, clock of this machine].
-    events
-        By stream and sequence number.
-    descriptors
-        By uid.
-    n_external
-        Number of documents that name data in other files (StreamDatum, Datum).
-    is_start_received
-        Whether the start document was received.  The first document of a publisher is easily lost; the run is then
-        known by its descriptors.
-    """
-
-    uid: str
-    start: Mapping[str, Any]
-    received_s: float
-    stop: Mapping[str, Any] | None = None
-    stop_received_s: float | None = None
-    events: dict[str, dict[int, Event]] = field(default_factory=dict)
-    descriptors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    n_external: int = 0
-    is_start_received: bool = True
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Units by data key, as far as the descriptors state them."""
-        keys = [item for d in self.descriptors.values() for item in d["data_keys"].items()]
-        return {str(name): str(key["units"]) for name, key in keys if isinstance(key, Mapping) and key.get("units")}
-
-    @property
-    def readings(self) -> dict[str, float]:
-        """Numbers of the whole run by data key: configuration of the devices, overwritten by the newest baseline."""
-        readings: dict[str, float] = {}
-        for descriptor in self.descriptors.values():
-            for device in descriptor["configuration"].values():
-                if isinstance(device, Mapping) and isinstance(data := device.get("data"), Mapping):
-                    readings.update(numbers_in(data))
-        for _, event in sorted(self.events.get("baseline", {}).items()):
-            readings.update(event.readings)
-        return readings
-
-    @property
-    def streams(self) -> Iterator[tuple[str, dict[int, Event]]]:
-        """Names and events of the streams, without the baseline; ``primary`` comes first."""
-        names = sorted((name for name in self.events if name != "baseline"), key=lambda name: (name != "primary", name))
-        return ((name, self.events[name]) for name in names)
-
-    @property
-    def is_aborted(self) -> bool:
-        """Whether the exit status in the stop document is not ``success``."""
-        return self.stop is not None and self.stop.get("exit_status", "success") != "success"
-
-    def last_named_s(self, series: str) -> float:
-        """Return the time of receipt of the last event that names a series [s since the epoch]; -inf without one."""
-        events = (event for _, stream in self.streams for event in stream.values())
-        return max((event.received_s for event in events if series in event.series), default=-np.inf)
-
-    def n_received(self, stream: str, since_s: float) -> int:
-        """Return the number of events of a stream that were received since ``since_s`` [s since the epoch]."""
-        return sum(event.received_s >= since_s for event in self.events.get(stream, {}).values())
-
-    def n_events_counted(self, stream: str) -> int | None:
-        """Return the number of events of a stream that the stop document states; None if it states none."""
-        counts = {} if self.stop is None else self.stop["num_events"]
-        return whole(counts.get(stream))
-
-    def missing_events(self) -> int:
-        """Return the number of events that the stop document counts but that were not received."""
-        counts = {} if self.stop is None else self.stop["num_events"]
-        return sum(max(0, (whole(n) or 0) - len(self.events.get(stream, {}))) for stream, n in counts.items())
-
-
 class RunBook:
     """Records of the raw runs whose documents were received; the oldest runs are forgotten.
 
+    The first documents of a run may be lost.  Events without a descriptor make a run of their own, with a uid that
+    begins with `UNKNOWN`; the stop document, or a late descriptor, tells to which run they belong.
+
     ``runs`` holds the records by uid, ``pinned`` the uids of runs that must not be forgotten.  ``orphans`` counts, by
-    kind, documents whose run is unknown because its first documents were lost.
+    kind, documents of unknown runs that could not be used.
 
     Parameters
     ----------
@@ -174,6 +74,7 @@ class RunBook:
         self._names = names or ReadingNames()
         self._runs_of_series: dict[str, list[str]] = {}
         self._run_of_descriptor: dict[str, tuple[str, str]] = {}
+        self._later_uids: dict[str, str] = {}
         self._lags_s: deque[float] = deque(maxlen=500)
         self._offset_s: float | None = 0.0
 
@@ -192,11 +93,20 @@ class RunBook:
         """Return the uid of the newest run without a stop document."""
         return next((uid for uid, run in reversed(self.runs.items()) if run.stop is None), None)
 
+    @property
+    def uids(self) -> set[str]:
+        """Uids of all runs, and the earlier uids of runs whose own uid came later."""
+        return {*self.runs, *self._later_uids}
+
+    def uid_now(self, uid: str) -> str:
+        """Return the uid of a run that may have had another uid before its own was known."""
+        return self._later_uids.get(uid, uid)
+
     def runs_naming(self, series: str) -> list[RunRecord]:
         """Return the runs whose events name a series, oldest first."""
         return [self.runs[uid] for uid in self._runs_of_series.get(series, ()) if uid in self.runs]
 
-    def on_document(self, name: str, doc: Mapping[str, Any], received_s: float | None = None) -> str | None:
+    def on_document(self, name: str, doc: Document, received_s: float | None = None) -> str | None:
         """Take one document; return the uid of its run, None if the document is left out.
 
         Documents of this service's own runs, and of unknown runs, are left out.  ``received_s`` is the time of receipt
@@ -214,7 +124,7 @@ class RunBook:
         except Exception as error:  # no document may end the thread that reads the bus
             raise WireError(f"{name} document cannot be used: {error!r:.200}") from error
 
-    def _take(self, name: str, doc: Mapping[str, Any], received_s: float) -> str | None:
+    def _take(self, name: str, doc: Document, received_s: float) -> str | None:
         """Check the fields that are needed, and pass the document on by its kind."""
         for key, kind in _NEEDED.get(name, {}).items():
             if not isinstance(doc.get(key), kind):
@@ -235,11 +145,11 @@ class RunBook:
                 return self._external(name, doc)
         return None
 
-    def _start(self, doc: Mapping[str, Any], received_s: float) -> str | None:
+    def _start(self, doc: Document, received_s: float) -> str | None:
         """Take a start document; runs of this service are left out."""
-        if "original_run_uid" in doc or doc.get("analysis_stage") in ("reconstruction", "refinement", "arrays"):
+        if is_own_start(doc):
             return None
-        if not doc["uid"].isprintable() or not 0 < len(doc["uid"]) <= MAX_UID:
+        if not _is_uid(doc["uid"]):
             raise WireError(
                 f"start document: expected a uid of at most {MAX_UID} printable letters, got {doc['uid']!r:.60}"
             )
@@ -252,29 +162,32 @@ class RunBook:
             record.start, record.is_start_received = dict(doc), True
         return str(doc["uid"])
 
-    def _descriptor(self, doc: Mapping[str, Any], received_s: float) -> str | None:
+    def _descriptor(self, doc: Document, received_s: float) -> str | None:
         """Take a descriptor; an unknown run becomes known by it, because its start document may be lost."""
-        if doc["run_start"] not in self.runs:
-            if _is_own(doc) or not doc["run_start"].isprintable() or len(doc["run_start"]) > MAX_UID:
-                return None
-            uid = str(doc["run_start"])
-            self.runs[uid] = RunRecord(uid=uid, start={"uid": uid}, received_s=received_s, is_start_received=False)
-            self._forget_old()
-        record = self.runs[doc["run_start"]]
-        name = doc.get("name", "primary")
+        if doc["run_start"] not in self.runs and (is_own_descriptor(doc) or not _is_uid(doc["run_start"])):
+            return None
+        record = self._known_or_new(doc["run_start"], received_s)
+        name = doc["name"] if isinstance(doc.get("name"), str) else "primary"
+        if (early := self.runs.get(UNKNOWN + doc["uid"])) is not None:
+            self._move_events(early, record, name)
         kept = {key: doc[key] if isinstance(doc.get(key), Mapping) else {} for key in ("data_keys", "configuration")}
         record.descriptors[doc["uid"]] = kept
-        self._run_of_descriptor[doc["uid"]] = (record.uid, name if isinstance(name, str) else "primary")
+        self._run_of_descriptor[doc["uid"]] = (record.uid, name)
         return record.uid
 
-    def _event(self, doc: Mapping[str, Any], received_s: float) -> str | None:
-        """Take an event; an event of an unknown descriptor only counts."""
-        if doc["descriptor"] not in self._run_of_descriptor:
-            self.orphans["event"] += 1
+    def _event(self, doc: Document, received_s: float) -> str | None:
+        """Take an event; an event of an unknown descriptor opens a run of its own."""
+        is_known = doc["descriptor"] in self._run_of_descriptor
+        if not is_known and is_own_event(doc):
             return None
         seq_num = whole(doc.get("seq_num"))
         if seq_num is None or seq_num < 0 or isinstance(doc["seq_num"], bool):
             raise WireError(f"event document: expected a seq_num from 0 on, got {doc.get('seq_num')!r:.60}")
+        if not is_known and len(self._unknown()) >= MAX_UNKNOWN:
+            self.orphans["event"] += 1
+            return None
+        if not is_known:
+            self._open_unknown(doc["descriptor"], received_s)
         uid, stream = self._run_of_descriptor[doc["descriptor"]]
         self._note_lag(doc, received_s)
         data = doc["data"]
@@ -294,17 +207,73 @@ class RunBook:
                 named.append(uid)
         return uid
 
-    def _stop(self, doc: Mapping[str, Any], received_s: float) -> str | None:
+    def _stop(self, doc: Document, received_s: float) -> str | None:
+        counts = doc["num_events"] if isinstance(doc.get("num_events"), Mapping) else {}
+        is_raw = _is_uid(doc["run_start"]) and not is_own_stop(counts)
+        streams = self._streams_of_unknown(doc["run_start"], counts) if is_raw else {}
+        for stream, early in streams.items():
+            run = self._known_or_new(doc["run_start"], early.received_s)
+            self._move_events(early, run, stream)
+            run.n_descriptors_lost += 1
         record = self._record(doc["run_start"], "stop")
         if record is None or record.stop is not None:
             return None if record is None else record.uid
-        counts = doc.get("num_events")
-        record.stop = {**doc, "num_events": counts if isinstance(counts, Mapping) else {}}
+        record.stop = {**doc, "num_events": counts}
         record.stop_received_s = received_s
         self._note_lag(doc, received_s)
         return record.uid
 
-    def _external(self, name: str, doc: Mapping[str, Any]) -> str | None:
+    def _known_or_new(self, uid: str, received_s: float) -> RunRecord:
+        """Return the record of a run; without a start document so far, the run becomes known now."""
+        if uid not in self.runs:
+            self.runs[uid] = RunRecord(uid=uid, start={"uid": uid}, received_s=received_s, is_start_received=False)
+            self._forget_old()
+        return self.runs[uid]
+
+    def _open_unknown(self, descriptor: str, received_s: float) -> None:
+        """Open a run for the events of a descriptor that was not received."""
+        if not _is_uid(descriptor):
+            raise WireError(f"event document: expected the uid of a descriptor, got {descriptor!r:.60}")
+        uid = UNKNOWN + descriptor
+        record = RunRecord(uid=uid, start={"uid": uid}, received_s=received_s, is_start_received=False)
+        record.is_uid_known = False
+        record.descriptors[descriptor] = {"data_keys": {}, "configuration": {}}
+        self.runs[uid] = record
+        self._run_of_descriptor[descriptor] = (uid, "primary")
+
+    def _streams_of_unknown(self, uid: str, counts: Mapping[str, Any]) -> dict[str, RunRecord]:
+        """Return the unknown runs that are streams of run ``uid``, by stream.
+
+        ``counts`` are the numbers of events in its stop document.  A stream whose descriptor was not received is, of
+        the unknown runs with at most as many events, the one with the most.
+        """
+        known = self.runs.get(uid)
+        names = set() if known is None else {self._run_of_descriptor.get(d, ("", ""))[1] for d in known.descriptors}
+        lost = {name: n for name, value in counts.items() if name not in names and (n := whole(value))}
+        unknown = sorted(self._unknown(), key=_n_events, reverse=True)
+        streams: dict[str, RunRecord] = {}
+        for name, n in sorted(lost.items(), key=lambda item: item[1], reverse=True):
+            fitting = next((k for k, record in enumerate(unknown) if _n_events(record) <= n), None)
+            if fitting is not None:
+                streams[name] = unknown.pop(fitting)
+        return streams
+
+    def _unknown(self) -> list[RunRecord]:
+        """Return the runs of which only events came."""
+        return [record for record in self.runs.values() if not record.is_uid_known]
+
+    def _move_events(self, early: RunRecord, record: RunRecord, stream: str) -> None:
+        """Move the events of an unknown run into the run to which they belong."""
+        record.events.setdefault(stream, {}).update(early.events.get("primary", {}))
+        record.descriptors |= early.descriptors
+        self._run_of_descriptor |= dict.fromkeys(early.descriptors, (record.uid, stream))
+        self._later_uids[early.uid] = record.uid
+        del self.runs[early.uid]
+        for series, uids in self._runs_of_series.items():
+            own = [record.uid] if early.uid in uids and stream != "baseline" else []
+            self._runs_of_series[series] = list(dict.fromkeys([uid for uid in uids if uid != early.uid] + own))
+
+    def _external(self, name: str, doc: Document) -> str | None:
         """Count a document that names data in another file, which is not read."""
         descriptor = doc.get("descriptor")
         uid = self._run_of_descriptor.get(descriptor, (None, ""))[0] if isinstance(descriptor, str) else None
@@ -320,7 +289,7 @@ class RunBook:
             self.orphans[kind] += 1
         return self.runs.get(uid)
 
-    def _note_lag(self, doc: Mapping[str, Any], received_s: float) -> None:
+    def _note_lag(self, doc: Document, received_s: float) -> None:
         sent_s = _time_of(doc, received_s)
         if sent_s is not None:
             self._lags_s.append(received_s - sent_s)
@@ -336,17 +305,19 @@ class RunBook:
     def _forget(self, uid: str) -> None:
         for descriptor in self.runs.pop(uid).descriptors:
             self._run_of_descriptor.pop(descriptor, None)
+        self._later_uids = {early: later for early, later in self._later_uids.items() if later != uid}
         named = {series: [other for other in uids if other != uid] for series, uids in self._runs_of_series.items()}
         self._runs_of_series = {series: uids for series, uids in named.items() if uids}
 
 
-def _is_own(descriptor: Mapping[str, Any]) -> bool:
-    """Whether a descriptor belongs to a run of this service, by the sources of its data."""
-    keys = descriptor.get("data_keys")
-    sources = (
-        [key.get("source") for key in keys.values() if isinstance(key, Mapping)] if isinstance(keys, Mapping) else []
-    )
-    return any(isinstance(source, str) and source.startswith("cdi_stream:") for source in sources)
+def _is_uid(text: str) -> bool:
+    """Whether a text can be a uid, which becomes part of file names."""
+    return text.isprintable() and 0 < len(text) <= MAX_UID
+
+
+def _n_events(unknown: RunRecord) -> int:
+    """Return the number of events that an unknown run has at least."""
+    return unknown.last_seq("primary")
 
 
 def _densest(ordered: NDArray[np.float64]) -> float:
@@ -356,13 +327,13 @@ def _densest(ordered: NDArray[np.float64]) -> float:
     return float(ordered[int(np.argmin(widths))])
 
 
-def _time_of(doc: Mapping[str, Any], received_s: float) -> float | None:
+def _time_of(doc: Document, received_s: float) -> float | None:
     """Return the time in a document [s since the epoch]; None if it differs by more than `MAX_CLOCK_OFFSET_S`."""
     sent_s = finite(doc.get("time"))
     return sent_s if sent_s is not None and abs(received_s - sent_s) < MAX_CLOCK_OFFSET_S else None
 
 
-def _events_of_page(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _events_of_page(page: Document) -> Iterator[dict[str, Any]]:
     """Yield the events of an event page; if a column is too short, its last events lack that reading."""
     columns = {str(key): column for key, column in page["data"].items() if isinstance(column, list)}
     if len(columns) < len(page["data"]):

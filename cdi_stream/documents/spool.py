@@ -27,6 +27,7 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.disk.aside import set_aside
 from cdi_stream.documents.plain import to_plain
 from cdi_stream.errors import ConfigError
+from cdi_stream.messages import Document
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Entry:
     id: int
     run: str
     name: str
-    doc: Mapping[str, Any]
+    doc: Document
 
 
 class Spool:

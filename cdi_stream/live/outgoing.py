@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cdi_stream.alarms import Alarms
 from cdi_stream.documents.publish import (
@@ -22,7 +21,7 @@ from cdi_stream.documents.publish import (
 )
 from cdi_stream.documents.spool import Item, Spool
 from cdi_stream.geometry.affine import Shape
-from cdi_stream.messages import CurveProgress, Result, RunContext
+from cdi_stream.messages import CurveProgress, Document, Result, RunContext
 from cdi_stream.operators.announce import Announcer
 from cdi_stream.operators.feed import result_message
 
@@ -63,7 +62,7 @@ class _Publisher:
         """Delete the documents of an event that failed half-way; start document and descriptors are kept."""
         self._composed = [(name, doc) for name, doc in self._composed if name in ("start", "descriptor")]
 
-    def _compose(self, name: str, doc: Mapping[str, Any]) -> None:
+    def _compose(self, name: str, doc: Document) -> None:
         self._composed.append((name, doc))
 
 

@@ -33,7 +33,7 @@ from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.operators.announce import Announcer
 from cdi_stream.refine.backlog import Backlog
-from cdi_stream.refine.queue import Document, Job
+from cdi_stream.refine.queue import Job, NamedDocument
 from cdi_stream.stream.frame_log import Decode
 
 logger = logging.getLogger(__name__)
@@ -303,7 +303,7 @@ class Service:
         assert self._parts.backlog is not None
         self._parts.backlog.run(self._stopping.is_set, self._hand_on)
 
-    def _hand_on(self, job: Job, documents: list[Document]) -> None:
+    def _hand_on(self, job: Job, documents: list[NamedDocument]) -> None:
         """Give a published refinement to the archives and to the operators."""
         assert self._parts.backlog is not None
         key = f"refinement {job.key}"

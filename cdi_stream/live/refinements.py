@@ -10,10 +10,10 @@ from cdi_stream.messages import Crystal, RunContext, Verdict
 from cdi_stream.metrics import Metrics
 from cdi_stream.operators.feed import FeedMessage, result_message
 from cdi_stream.refine.jobs import STREAM
-from cdi_stream.refine.queue import Document, Job
+from cdi_stream.refine.queue import Job, NamedDocument
 
 
-def refinement_message(job: Job, documents: list[Document]) -> FeedMessage:
+def refinement_message(job: Job, documents: list[NamedDocument]) -> FeedMessage:
     """Return the message about a refinement; without slices if its file cannot be read."""
     data = next(doc["data"] for name, doc in documents if name == "event")
     plain = {key.removeprefix(f"{STREAM}_"): value for key, value in data.items()}

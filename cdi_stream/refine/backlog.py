@@ -27,7 +27,7 @@ from cdi_stream.processes import start_child
 from cdi_stream.refine.inputs import INPUTS, write_input
 from cdi_stream.refine.jobs import JobSpec, spec_of
 from cdi_stream.refine.outbox import DeliveryMonitor
-from cdi_stream.refine.queue import PATIENCE_S, QUEUE, Document, Job, Queue, open_queue
+from cdi_stream.refine.queue import PATIENCE_S, QUEUE, Job, NamedDocument, Queue, open_queue
 from cdi_stream.refine.turn import UrgentLock, heartbeat_file
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Backlog:
             current = f"{leased[0].method}, run {spec['raw_uid'][:8]} curve {spec['curve_index']}"
         return {"queue": counts, "refinement": current}
 
-    def run(self, is_stopped: Callable[[], bool], hand_on: Callable[[Job, list[Document]], None]) -> None:
+    def run(self, is_stopped: Callable[[], bool], hand_on: Callable[[Job, list[NamedDocument]], None]) -> None:
         """Keep a worker while there is work, note received documents, and pass on published jobs, until stopped.
 
         An error, for example on a full disk, is logged and tried again; it must not end the live path.
@@ -197,7 +197,7 @@ class Backlog:
         socket: zmq.Socket[bytes],
         worker: _WorkerProcess,
         is_stopped: Callable[[], bool],
-        hand_on: Callable[[Job, list[Document]], None],
+        hand_on: Callable[[Job, list[NamedDocument]], None],
     ) -> None:
         """Do the work of `run` with one connection to the queue, until stopped or until an error."""
         monitor = DeliveryMonitor(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))

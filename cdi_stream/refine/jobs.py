@@ -18,7 +18,7 @@ from cdi_stream.inversion.methods import MethodSettings, refine
 from cdi_stream.inversion.verdict import combined
 from cdi_stream.messages import FrameAccount, PhasedVolume, Result, RunContext
 from cdi_stream.metrics import RefinementMetrics
-from cdi_stream.refine.queue import Document
+from cdi_stream.refine.queue import NamedDocument
 
 STREAM = "refinement"
 """Name of the stream, and of the stage, of a refinement."""
@@ -125,9 +125,9 @@ def run_job(
     )
 
 
-def documents_of(spec: JobSpec, method: str, result: Result, directory: Path) -> list[Document]:
+def documents_of(spec: JobSpec, method: str, result: Result, directory: Path) -> list[NamedDocument]:
     """Write the file of a result; return the documents of its run, from start to stop document."""
-    documents: list[Document] = []
+    documents: list[NamedDocument] = []
     identity = Identity(uid=spec.key(method), stage=STREAM, parents=(spec.reconstruction_uid,))
     publisher = RunPublisher(
         RunContext(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import zmq
 
 from cdi_stream.documents import bus
+from cdi_stream.messages import Document
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.queue import Job, Queue
 
@@ -90,7 +91,7 @@ class Outbox:
             if is_stopped():
                 return
 
-    def _is_heard(self, job: Job, name: str, doc: Mapping[str, Any]) -> bool:
+    def _is_heard(self, job: Job, name: str, doc: Document) -> bool:
         """Send one document; false if it does not arrive within `RESEND_AFTER_S`."""
         self._sink(name, doc)
         give_up_s = self._clock() + RESEND_AFTER_S

@@ -52,7 +52,7 @@ CREATE INDEX IF NOT EXISTS jobs_by_input ON jobs (input);
 CREATE INDEX IF NOT EXISTS documents_by_uid ON documents (uid);
 """
 
-Document = tuple[str, dict[str, Any]]
+NamedDocument = tuple[str, dict[str, Any]]
 """Name and content of a Bluesky document."""
 
 
@@ -160,7 +160,7 @@ class Queue:
         """Extend a lease to ``lease_s`` [s] from now; false if ``owner`` has lost the job."""
         return self._mine("lease_until_s = ?", (self._now() + lease_s,), job, owner)
 
-    def complete(self, job: Job, owner: str, documents: Iterable[Document]) -> bool:
+    def complete(self, job: Job, owner: str, documents: Iterable[NamedDocument]) -> bool:
         """Store the documents of a finished job; if ``owner`` has lost the job, store nothing and return false."""
         rows = [(job.id, k, str(doc["uid"]), name, json.dumps(doc)) for k, (name, doc) in enumerate(documents)]
         self._db.execute("BEGIN IMMEDIATE")
@@ -198,7 +198,7 @@ class Queue:
         rows = self._db.execute("SELECT * FROM jobs WHERE state = 'computed' AND owner = ? ORDER BY id", (owner,))
         return [_job(row) for row in rows]
 
-    def documents_to_send(self, job: Job) -> list[Document]:
+    def documents_to_send(self, job: Job) -> list[NamedDocument]:
         """Return the documents of a job that have not arrived on the bus, in their order."""
         return self._documents(job.id, "AND is_heard = 0")
 
@@ -211,7 +211,7 @@ class Queue:
         """Mark a computed job as done: all its documents have arrived."""
         self._db.execute("UPDATE jobs SET state = 'done', owner = NULL WHERE id = ? AND state = 'computed'", (job.id,))
 
-    def jobs_to_archive(self) -> list[tuple[Job, list[Document]]]:
+    def jobs_to_archive(self) -> list[tuple[Job, list[NamedDocument]]]:
         """Return the done jobs, with their documents, that the archives do not have yet."""
         rows = self._db.execute("SELECT * FROM jobs WHERE state = 'done' AND is_archived = 0 ORDER BY id").fetchall()
         return [(_job(row), self._documents(row["id"], "")) for row in rows]
@@ -257,7 +257,7 @@ class Queue:
         """Close the connection."""
         self._db.close()
 
-    def _documents(self, job_id: int, condition: str) -> list[Document]:
+    def _documents(self, job_id: int, condition: str) -> list[NamedDocument]:
         rows = self._db.execute(
             f"SELECT name, doc FROM documents WHERE job_id = ? {condition} ORDER BY seq",  # noqa: S608 - constant text
             (job_id,),

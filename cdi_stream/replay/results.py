@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cdi_stream.documents import bus
 from cdi_stream.errors import ServiceError
 from cdi_stream.files.recording import do_sums_agree
 from cdi_stream.files.result_file import read_frame_sums
-from cdi_stream.messages import RecordedScan
+from cdi_stream.messages import Document, RecordedScan
 from cdi_stream.processes import Processes
 
 RESULT_TIMEOUT_S = 180.0
@@ -54,7 +54,7 @@ class ReplayDocuments:
     streams: dict[str, str] = field(default_factory=dict)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    def take(self, name: str, doc: Mapping[str, Any], now_s: float) -> None:
+    def take(self, name: str, doc: Document, now_s: float) -> None:
         """Assign one document to the replayed run or to the reconstruction run; ``now_s`` is monotonic time [s]."""
         run = doc.get("run_start")
         if name == "start":
@@ -68,14 +68,14 @@ class ReplayDocuments:
         elif name == "stop":
             self.is_over |= run == self.our_uid
 
-    def _start(self, doc: Mapping[str, Any]) -> None:
+    def _start(self, doc: Document) -> None:
         stage, is_played = doc.get("analysis_stage"), "replay_of" in doc or "simulated" in doc
         if self.raw_uid is None and stage is None and is_played and doc.get("sample") == self.scan_name:
             self.raw_uid = doc["uid"]
         elif self.raw_uid is not None and stage == "reconstruction" and doc.get("original_run_uid") == self.raw_uid:
             self.our_uid = doc["uid"]
 
-    def _event(self, stream: str, doc: Mapping[str, Any]) -> None:
+    def _event(self, stream: str, doc: Document) -> None:
         self.n_points += stream == "raw primary"
         if not stream.startswith("raw "):
             plain = {key.removeprefix(f"{stream}_"): value for key, value in doc["data"].items()}

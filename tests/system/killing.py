@@ -26,16 +26,16 @@ def campaign(directory: Path, n_scans: int, n_kills: int, seed: int, speed: str,
     """Run the campaign: scans go on while the service is killed at random moments and started again."""
     rng = random.Random(seed)
     with beamline(directory, recorded_scan("plain")) as line:
-        line.start_service()
+        line.start_service("service_0")
         line.start_detector()
         scans = threading.Thread(target=play, args=(line, n_scans, speed))
         scans.start()
         n_killed = 0
         while scans.is_alive() and n_killed < n_kills:
             time.sleep(rng.uniform(0.2, longest_s))
-            line.children.kill("service")
+            line.children.kill(f"service_{n_killed}")
             n_killed += 1
-            line.start_service()
+            line.start_service(f"service_{n_killed}")  # one log for each start, so that a lost frame can be explained
         scans.join()
         end = time.monotonic() + 60
         while len(reconstructed(line)) < n_scans and time.monotonic() < end:

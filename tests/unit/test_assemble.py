@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi_stream.documents.runs import MAX_STOPPED
+from cdi_stream.documents.runs import MAX_STOPPED, MAX_UNKNOWN
 from cdi_stream.errors import WireError
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart
 from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, picture, run_start, run_stop
@@ -179,7 +179,7 @@ def test_a_series_not_seen_to_start_is_drained():
     rig = Rig()
     rig.feed(*(frame(k, "stale") for k in range(3)), SeriesEnd(series="stale"))
     assert rig.settle() == []
-    assert rig.assembler.n_stale == 4
+    assert rig.assembler.n_stale == 3
 
 
 def test_the_header_may_announce_too_few_images():
@@ -381,15 +381,113 @@ def test_a_series_whose_start_was_lost_is_taken_if_a_run_names_it():
     assert rig.assembler.n_stale == 0
 
 
-def test_a_series_whose_start_was_lost_is_dropped_if_no_run_names_it(caplog):
+def test_a_series_whose_start_was_lost_is_joined_by_time_if_no_event_names_a_series():
     rig = Rig()
-    rig.feed(run_start(), descriptor(), *(frame(k, 5) for k in range(3)), *all_events(), run_stop(N))
-    assert rig.settle() == []
+    rig.feed(run_start(), descriptor(), *(frame(k, 5) for k in range(N)), *all_events(), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert any("start of series 5 was not received" in doubt for doubt in curve.doubts)
+
+
+def test_the_end_of_an_earlier_series_is_dropped_if_its_run_has_a_curve(caplog):
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), *(frame(k, 5) for k in range(3)), begin(series=6))
+    rig.feed(*(frame(k, 6) for k in range(N)), *all_events(), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.series.series == 6
     assert rig.assembler.n_stale == 3
     assert "no run names it; 3 frames dropped" in caplog.text
+
+
+def test_frames_after_their_series_was_dropped_are_counted():
+    rig = Rig()
+    rig.feed(frame(0, 5))
+    rig.settle()
+    rig.feed(frame(1, 5), frame(2, 5))
+    assert rig.assembler.n_stale == 3
     rig.feed(run_start("other"), frame(3, 5))
     assert rig.settle() == []
     assert rig.assembler.n_stale == 4
+
+
+# --- first documents of a run lost -------------------------------------------------------------------------------
+
+
+def test_a_run_without_its_first_documents_is_known_by_its_stop_document():
+    rig = Rig()
+    for k in range(N):
+        rig.feed(frame(k, 5), event(k + 1, series=5))
+    rig.feed(SeriesEnd(series=5), run_stop(N))
+    (curve,) = rig.settle()
+    assert (curve.run.uid, curve.run.is_heard) == ("run", True)
+    assert curve.account.missing == ()
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert any("start document of the run was not received" in doubt for doubt in curve.doubts)
+    assert any("1 descriptors of the run were not received" in doubt for doubt in curve.doubts)
+
+
+def test_a_run_of_which_only_events_came_is_released_with_its_doubt():
+    rig = Rig()
+    for k in range(N):
+        rig.feed(frame(k, 5), event(k + 1, series=5))
+    assert rig.curves == []
+    (curve,) = rig.settle()
+    assert (curve.run.uid, curve.run.is_heard) == ("unknown-primary", False)
+    assert any("only events of the run were received" in doubt for doubt in curve.doubts)
+
+
+@pytest.mark.parametrize("has_start", [True, False])
+def test_streams_without_a_descriptor_are_known_by_their_numbers_of_events(has_start):
+    rig = Rig()
+    rig.feed(
+        *([run_start()] if has_start else []), begin(user_data="run"), event(1, theta=0.5, delta=30.0, desc="base")
+    )
+    rig.feed(*(frame(k) for k in range(N)), *all_events(), event(2, theta=0.5, delta=30.0, desc="base"))
+    stop = run_stop(N)
+    stop[1]["num_events"]["baseline"] = 2
+    rig.feed(stop)
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert curve.run.readings["delta"] == 30.0
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert any("2 descriptors of the run were not received" in doubt for doubt in curve.doubts)
+
+
+def test_a_late_descriptor_names_the_run_of_its_events():
+    rig = Rig()
+    rig.feed(begin(user_data="run"), *all_events(), *(frame(k) for k in range(N)), descriptor(), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert not any("descriptors" in doubt for doubt in curve.doubts)
+    assert list(rig.assembler.book.runs) == ["run"]
+
+
+def test_two_curves_of_a_run_whose_first_documents_were_lost_keep_their_order():
+    rig = Rig()
+    for series, first in ((5, 0), (6, N)):
+        for k in range(N):
+            rig.feed(frame(k, series), event(first + k + 1, series=series))
+        rig.feed(SeriesEnd(series=series))
+        rig.settle(20.0)
+    rig.feed(run_stop(2 * N))
+    assert [curve.curve_index for curve in rig.settle()] == [0, 1]
+
+
+def test_events_of_this_service_open_no_run():
+    rig = Rig()
+    rig.feed(event(1, desc="ours", reconstruction_frames_expected=48), event(1, desc="raw"))
+    rig.feed(("stop", {"run_start": "ours", "num_events": {"reconstruction": 1}}))
+    assert list(rig.assembler.book.runs) == ["unknown-raw"]
+    assert rig.assembler.book.orphans == {"stop": 1}
+
+
+def test_a_flood_of_unknown_descriptors_pushes_no_run_out():
+    rig = Rig()
+    rig.feed(run_start(), descriptor())
+    rig.feed(*(event(1, desc=f"flood-{k}") for k in range(300)))
+    assert "run" in rig.assembler.book.runs
+    assert len(rig.assembler.book.runs) == 1 + MAX_UNKNOWN
+    assert rig.assembler.book.orphans == {"event": 300 - MAX_UNKNOWN}
 
 
 def test_a_start_behind_the_first_frames_completes_the_series():

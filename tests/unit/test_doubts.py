@@ -280,7 +280,16 @@ def test_documents_of_which_beginning_and_description_were_lost_are_named():
     rig = Rig()
     rig.feed(begin(), *(frame(k) for k in range(N)), *all_events(), SeriesEnd(series=1), run_stop(N))
     (curve,) = rig.settle()
-    assert any("8 documents came of runs whose start document was not received" in doubt for doubt in curve.doubts)
+    assert curve.run.uid == "run"
+    assert any("the start document of the run was not received" in doubt for doubt in curve.doubts)
+    assert any("1 descriptors of the run were not received" in doubt for doubt in curve.doubts)
+
+
+def test_a_stop_document_that_no_other_document_belongs_to_is_named():
+    rig = Rig()
+    rig.feed(begin(), *(frame(k) for k in range(N)), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert any("1 documents came of runs whose start document was not received" in doubt for doubt in curve.doubts)
 
 
 def test_our_own_descriptors_begin_no_run():

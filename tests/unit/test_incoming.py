@@ -190,3 +190,39 @@ def test_a_series_that_an_earlier_version_left_is_put_aside_and_named(folder, ca
     (broken,) = (folder / "curves").glob("*.broken")
     assert (broken / "frames.u32").exists(), "nothing is deleted"
     assert str(broken) in caplog.text
+
+
+@pytest.mark.parametrize("n_before", [0, 3, N])
+def test_a_run_without_its_first_documents_goes_on_too(folder, n_before):
+    first = rig(folder)
+    for k in range(n_before):
+        first.feed(frame(k, 5), event(k + 1, series=5))
+    second = resumed(folder)
+    for k in range(n_before, N):
+        second.feed(frame(k, 5), event(k + 1, series=5))
+    second.feed(SeriesEnd(series=5), run_stop(N))
+    third = resumed(folder)
+    (curve,) = second.settle()
+    (again,) = third.settle()
+    for released in (curve, again):
+        assert contents(released) == list(range(1, N + 1))
+        assert released.run.uid == "run"
+        np.testing.assert_allclose(released.scanned["theta"], 0.1 * np.arange(1, N + 1))
+
+
+def test_a_series_without_a_start_message_takes_no_other_run_after_a_restart(folder):
+    first = rig(folder)
+    first.feed(*(frame(k, 5) for k in range(3)))
+    second = resumed(folder)
+    second.feed(run_start(), descriptor(), begin(series=6, user_data="run"), *(frame(k, 6) for k in range(N)))
+    second.feed(*all_events(), run_stop(N))
+    (curve,) = second.settle()
+    assert curve.series.series == 6
+
+
+def test_documents_of_a_run_that_is_named_late_are_kept_with_it(folder):
+    made = rig(folder)
+    made.feed(*(event(k + 1) for k in range(N)), run_stop(N), run_start("other"))
+    book = resumed(folder).assembler.book
+    assert sorted(book.runs) == ["other", "run"]
+    assert len(book.runs["run"].events["primary"]) == N

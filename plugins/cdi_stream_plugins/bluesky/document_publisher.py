@@ -13,6 +13,7 @@ from bluesky.callbacks.zmq import Publisher
 
 from cdi_stream.documents.bus import writer
 from cdi_stream.errors import EndpointError
+from cdi_stream.messages import Document
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class DocumentPublisher(Publisher):
         self._socket.setsockopt(zmq.IPV6, 1)
         self._socket.connect(self.address)
 
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+    def __call__(self, name: str, doc: Document) -> None:
         """Send one document; no error is raised."""
         try:
             self._send(str(name), doc)
@@ -131,7 +132,7 @@ class DocumentPublisher(Publisher):
             self.n_dropped += 1
             self._warn_once(f"a document is not sent ({type(error).__name__}: {error})")
 
-    def _send(self, name: str, doc: Mapping[str, Any]) -> None:
+    def _send(self, name: str, doc: Document) -> None:
         identity = (name, doc.get("uid", doc.get("datum_id")))
         if identity[1] is not None and identity == self._last:
             self.n_repeated += 1
@@ -156,7 +157,7 @@ class DocumentPublisher(Publisher):
             logger.warning("publisher to %s: %s", self.address, message)
 
 
-def _large_arrays(name: str, doc: Mapping[str, Any]) -> Iterator[str]:
+def _large_arrays(name: str, doc: Document) -> Iterator[str]:
     """Yield the keys of an event's readings that hold a large array."""
     data = doc.get("data") if name in ("event", "event_page") else None
     for key, value in data.items() if isinstance(data, Mapping) else ():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import zmq
 
 from cdi_stream.addresses import is_ipv6
 from cdi_stream.documents.bus import writer
 from cdi_stream.errors import EndpointError
+from cdi_stream.messages import Document
 
 SETTLE_S = 0.5
 """Pause after connecting [s]; a publisher loses documents that it sends before its subscribers are connected."""
@@ -44,7 +43,7 @@ class BusSink:
             raise EndpointError(f"document bus {address!r}: {error}; expected tcp://host:port") from error
         time.sleep(SETTLE_S)
 
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+    def __call__(self, name: str, doc: Document) -> None:
         """Send one document."""
         self._socket.send(b" ".join((self._prefix, name.encode(), self._write(dict(doc)))))
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cdi_stream.documents.plain import to_plain
+from cdi_stream.messages import Document
 
 
 class JsonLinesSink:
@@ -16,7 +15,7 @@ class JsonLinesSink:
     def __init__(self, *, path: Path) -> None:
         self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+    def __call__(self, name: str, doc: Document) -> None:
         """Write one document."""
         self._file.write(json.dumps([name, to_plain(doc)]) + "\n")
         self._file.flush()

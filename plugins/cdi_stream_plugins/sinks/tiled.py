@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import httpx
 from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter
@@ -12,6 +11,7 @@ from tiled.client import from_uri
 
 from cdi_stream.documents.plain import to_plain
 from cdi_stream.errors import ServiceError
+from cdi_stream.messages import Document
 
 _DOCUMENT_REFUSED = {400, 409, 413, 422}
 """HTTP status codes with which the server refuses a document; other codes are errors of the server or of the key."""
@@ -29,7 +29,7 @@ class TiledSink:
             self._client = from_uri(uri, api_key=api_key)
             self._writer = TiledWriter(self._client, batch_size=1)
 
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+    def __call__(self, name: str, doc: Document) -> None:
         """Write one document."""
         with self._reached():
             self._writer(name, to_plain(doc))
