@@ -12,13 +12,18 @@ from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.documents.claim import Claim, read_claim
 from cdi_stream.documents.runs import RunBook
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesId, SeriesStart, WireMessage
-from cdi_stream.stream.frame_log import Decode
+from cdi_stream.stream.frame_log import Decode, FrameLog
 from cdi_stream.stream.series import Series
+from cdi_stream.stream.volumes import VolumePool
 
 logger = logging.getLogger(__name__)
 
 MAX_CLOSED = 1000
 """Number of closed series that are remembered, so that their late messages are recognised."""
+
+
+IDLE_SHARE = 8
+"""Part of the memory of all open series that is kept for the next series: one eighth."""
 
 
 class OpenCurves:
@@ -55,6 +60,7 @@ class OpenCurves:
         self._open: dict[SeriesId, OpenCurve] = {}
         self._closed: OrderedDict[SeriesId, float] = OrderedDict()
         self._stale_series: deque[SeriesId | None] = deque(maxlen=1000)
+        self._volumes = VolumePool(settings.max_total_bytes // IDLE_SHARE)
         self._n_aborted = 0
         self._n_keys = 0
 
@@ -85,7 +91,7 @@ class OpenCurves:
     def restore(self, saved: SavedSeries, decode: Decode) -> None:
         """Open a series of an earlier process again; ``decode`` reads the messages in its frame log."""
         now_s = self._clock()
-        series = Series(saved.start, self._settings.limits, now_s, self._wall_clock(), has_room=self._has_room)
+        series = self._new_series(saved.start, now_s, self._wall_clock(), None)
         series.wall_s, series.first_id = saved.wall_s, saved.first_id
         log = None if self._incoming is None else self._incoming.frame_log(saved.key)
         if log is not None:
@@ -151,8 +157,11 @@ class OpenCurves:
         self._n_keys += 1
         key = f"{self._n_keys}" if self._incoming is None else self._incoming.new_key(start.series, wall_s)
         log = None if self._incoming is None else self._incoming.frame_log(key)
-        series = Series(start, self._settings.limits, now_s, wall_s, log, self._has_room)
+        series = self._new_series(start, now_s, wall_s, log)
         return OpenCurve(key=key, series=series, claim=claim, n_announced=0, n_orphans=self._book.orphans.total())
+
+    def _new_series(self, start: SeriesStart, now_s: float, wall_s: float, log: FrameLog | None) -> Series:
+        return Series(start, self._settings.limits, now_s, wall_s, log, self._has_room, self._volumes.volume)
 
     def _has_room(self, n_bytes: int) -> bool:
         """Whether the memory of all open series together may grow by ``n_bytes``."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cdi_stream.errors import WireError
 from cdi_stream.messages import DetectorFrame, SeriesId, SeriesStart
 from cdi_stream.stream.frame_log import Decode, FrameLog
+from cdi_stream.stream.volumes import Shape3, new_volume
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Series:
         Keeps each frame on disk too.
     has_room
         Tells whether the memory of all series may grow by a number of bytes.
+    new_volume
+        Returns memory ``(n_frames, rows, cols)`` of undefined content for the frames.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Series:
         wall_s: float,
         log: FrameLog | None = None,
         has_room: Callable[[int], bool] = lambda _: True,
+        new_volume: Callable[[Shape3], NDArray[np.uint32]] = new_volume,
     ) -> None:
         self.start = start
         self.wall_s = wall_s
@@ -82,6 +86,7 @@ class Series:
         self._volume: NDArray[np.uint32] = np.zeros((0, 1, 1), np.uint32)
         self._account: NDArray[Any] = np.zeros(0, SLOT_RECORD)
         self._has_room = has_room
+        self._new_volume = new_volume
         self._n_received = 0
         self._odd: dict[Layout, list[tuple[DetectorFrame, float]]] = {}
 
@@ -169,6 +174,7 @@ class Series:
             return np.zeros((n, 1, 1), np.uint32), np.zeros(n, bool)
         has = self._account["has"].astype(bool)
         if n <= len(volume) and np.array_equal(image_ids, np.arange(n)):
+            volume[:n][~has[:n]] = 0  # the memory may hold counts of an earlier series
             return volume[:n], has[:n]
         known = (image_ids >= 0) & (image_ids < len(has))
         present = np.zeros(n, dtype=bool)
@@ -306,16 +312,16 @@ class Series:
         largest = min(self._limits.max_images, self._limits.max_bytes // (4 * shape[0] * shape[1]))
         n_slots = min(max(n_images, self.start.n_images or 0, 2 * len(self._account)), largest)
         try:
-            volume = np.zeros((n_slots, *shape), np.uint32)
+            volume = self._new_volume((n_slots, *shape))
         except MemoryError as error:
             raise WireError(
                 f"series {self.id}: no memory for {n_slots} images of {shape} pixels; "
                 "lower detector.max_series_bytes or cut the images with detector.roi"
             ) from error
         account = np.zeros(n_slots, SLOT_RECORD)
-        n = len(self._account)
-        if n:
-            volume[:n], account[:n] = self._volume, self._account
+        account[: len(self._account)] = self._account
+        for slot in self.image_ids:
+            volume[slot] = self._volume[slot]
         self._volume, self._account = volume, account
 
 

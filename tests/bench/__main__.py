@@ -16,6 +16,7 @@ if __name__ == "__main__":
     table.add_row("ingest, bare loop", f"{rates['bare_fps']:.0f} frames/s", "")
     table.add_row("ingest, receiver and assembler", f"{rates['ours_fps']:.0f} frames/s", "")
     table.add_row("ingest ratio", f"{rates['ratio']:.2f}", ">= 0.9")
+    table.add_row("ingest ratio, first scan of a service", f"{rates['ratio_first_scan']:.2f}", "")
     busy = latency.measure(pause_s=0.0)["inference"]
     table.add_row("latency, inference, next scan and polish beside it", f"p95 {busy['p95_s'] * 1e3:.0f} ms", "")
     alone, beside = latency.measure(), latency.measure(refine=True)

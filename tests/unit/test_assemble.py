@@ -365,6 +365,16 @@ def test_the_tail_of_a_foreign_series_is_not_told_of():
     assert rig.assembler.n_stale == 3
 
 
+def test_missing_frames_are_zeros_in_memory_that_an_earlier_scan_used():
+    rig = Rig()
+    rig.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), *(frame(k) for k in range(N)))
+    rig.curves.clear()
+    rig.feed(run_start("next"), descriptor("next", "d"), begin(2, user_data="next"), *all_events(desc="d"))
+    rig.feed(frame(3, 2), SeriesEnd(series=2), run_stop(N, "next"))
+    (curve,) = rig.settle()
+    assert [int(image.sum()) for image in curve.counts] == [0, 0, 0, 4 * 15, 0, 0, 0]
+
+
 # --- series whose start was lost ---------------------------------------------------------------------------------
 
 

@@ -18,8 +18,14 @@ SHAPE = (3, 5)
 BYTES = 4 * 15
 
 
+def used_memory(shape: tuple[int, int, int]) -> np.ndarray:
+    """Memory with the counts of an earlier series."""
+    return np.full(shape, 999, np.uint32)
+
+
 def series(n_images: int | None = None, **limits: int) -> Series:
-    return Series(SeriesStart(series=7, n_images=n_images, image_shape=SHAPE), SeriesLimits(**limits), 100.0, 1e9)
+    start = SeriesStart(series=7, n_images=n_images, image_shape=SHAPE)
+    return Series(start, SeriesLimits(**limits), 100.0, 1e9, new_volume=used_memory)
 
 
 def pixels(image_id: int) -> np.ndarray:
