@@ -20,6 +20,8 @@ class OpenCurve:
         Name of the series in the folder of open series; unique.
     series
         Frames received so far.
+    opened_s
+        Time since when this process listens to the series (monotonic) [s].
     claim
         Statement of the detector's ``user_data`` about the run.
     n_announced
@@ -42,6 +44,7 @@ class OpenCurve:
 
     key: str
     series: Series
+    opened_s: float
     claim: Claim
     n_announced: int
     is_headless: bool = False
@@ -83,11 +86,12 @@ class OpenCurve:
         )
 
 
-def restore_curve(saved: SavedSeries, series: Series) -> OpenCurve:
-    """Return the open curve of a series that an earlier process described."""
+def restore_curve(saved: SavedSeries, series: Series, now_s: float) -> OpenCurve:
+    """Return the open curve of a series that an earlier process described; ``now_s`` is monotonic time [s]."""
     return OpenCurve(
         key=saved.key,
         series=series,
+        opened_s=now_s,
         claim=_claim_of(saved),
         n_announced=saved.n_announced,
         is_headless=saved.is_headless,

@@ -98,9 +98,9 @@ class OpenCurves:
             series.restore(log, decode)
         series.duplicate, series.late, series.bad = saved.duplicate, saved.late, saved.bad
         if saved.is_ended:
-            series.end(now_s)
+            series.end(series.last_s)
         name = saved.start.series if saved.start.series not in self._open else f"{saved.start.series} ({saved.key})"
-        self._open[name] = restore_curve(saved, series)
+        self._open[name] = restore_curve(saved, series, now_s)
         logger.info("series %s: resumed with the %d frames on disk", saved.start.series, series.n_received)
 
     def save(self, curve: OpenCurve) -> None:
@@ -158,7 +158,9 @@ class OpenCurves:
         key = f"{self._n_keys}" if self._incoming is None else self._incoming.new_key(start.series, wall_s)
         log = None if self._incoming is None else self._incoming.frame_log(key)
         series = self._new_series(start, now_s, wall_s, log)
-        return OpenCurve(key=key, series=series, claim=claim, n_announced=0, n_orphans=self._book.orphans.total())
+        return OpenCurve(
+            key=key, series=series, opened_s=now_s, claim=claim, n_announced=0, n_orphans=self._book.orphans.total()
+        )
 
     def _new_series(self, start: SeriesStart, now_s: float, wall_s: float, log: FrameLog | None) -> Series:
         return Series(start, self._settings.limits, now_s, wall_s, log, self._has_room, self._volumes.volume)

@@ -19,6 +19,10 @@ Track = NDArray[np.float64]
 """Values of one reading, one for each point."""
 
 
+RECONNECTION_S = 3.0
+"""Time [s] after a restart in which detector and bus connect again; a resumed series waits for it."""
+
+
 class Stage(Enum):
     """Stage of a series, from its first message to its release."""
 
@@ -38,13 +42,14 @@ class Stage(Enum):
 def stage_of(curve: OpenCurve, run: RunRecord | None, now_s: float, settings: AssembleSettings) -> Stage:
     """Return the stage of a series at ``now_s`` (monotonic) [s]; ``run`` is its run as far as it is known."""
     quiet_s = now_s - curve.series.last_s
-    if quiet_s >= settings.idle_timeout_s:
+    is_waiting = now_s - curve.opened_s < RECONNECTION_S
+    if quiet_s >= settings.idle_timeout_s and not is_waiting:
         return Stage.OVER
     is_ended = curve.series.ended_s is not None and quiet_s >= settings.late_grace_s
     has_stopped = run is not None and run.stop is not None
     if not (is_ended or has_stopped or curve.has_all_frames):
         return Stage.MEASURING
-    if quiet_s >= settings.reading_timeout_s:
+    if quiet_s >= settings.reading_timeout_s and not is_waiting:
         return Stage.OVER
     return Stage.ENDED if is_ended else Stage.COMPLETE
 

@@ -193,14 +193,17 @@ class Series:
         return self._of_frames("received_s", image_ids)
 
     def restore(self, log: FrameLog, decode: Decode) -> None:
-        """Add the frames that an earlier process wrote to ``log``; later frames are appended to the same log."""
-        last_s = self.last_s
+        """Add the frames that an earlier process wrote to ``log``; later frames are appended to the same log.
+
+        The time of the last message is that of the last frame in the log, so that a restart prolongs no waiting time.
+        """
+        now_s = self.last_s
         for frame, received_s in log.frames(decode):
             try:
                 self.add(frame, received_s - self._to_wall_s)
             except WireError as error:
                 logger.warning("a frame in the log does not fit its series and is left out: %s", error)
-        self.last_s = self.last_frame_s = last_s
+        self.last_s = self.last_frame_s = min(self.last_s, now_s)  # the wall clock may have been set back
         self._log = log
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,22 @@ def campaign(directory: Path, n_scans: int, n_kills: int, seed: int, speed: str,
             n_killed += 1
             line.start_service(f"service_{n_killed}")  # one log for each start, so that a lost frame can be explained
         scans.join()
-        end = time.monotonic() + 60
-        while len(reconstructed(line)) < n_scans and time.monotonic() < end:
-            time.sleep(0.5)
+        wait(lambda: len(reconstructed(line)) >= n_scans, 180)  # a series without an end is given up after 120 s
+        wait(lambda: all(map(line.is_in_tiled, own_runs(line))), 120)
         time.sleep(3)
         return summary(line, n_scans, n_killed)
+
+
+def wait(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Wait for a condition, at most ``timeout_s`` [s]."""
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.5)
+
+
+def own_runs(line: TestBeamline) -> set[str]:
+    """Uids of the service's own runs."""
+    return {doc["uid"] for kind, doc in line.documents() if kind == "start" and "original_run_uid" in doc}
 
 
 def play(line: TestBeamline, n_scans: int, speed: str) -> None:
@@ -71,7 +83,7 @@ def summary(line: TestBeamline, n_scans: int, n_killed: int) -> dict[str, Any]:
     found = line.documents()
     events = reconstructed(line)
     uids = Counter((kind, doc["uid"]) for kind, doc in found if kind in KINDS)
-    ours = {doc["uid"] for kind, doc in found if kind == "start" and "original_run_uid" in doc}
+    ours = own_runs(line)
     stopped = {doc["run_start"] for kind, doc in found if kind == "stop"}
     firsts = [data[0] for data in events.values()]
     return {
@@ -89,6 +101,8 @@ def summary(line: TestBeamline, n_scans: int, n_killed: int) -> dict[str, Any]:
         "reasons": dict(Counter(r.split(":")[0] for d in firsts for r in d["reconstruction_reasons"].split(" | "))),
         "documents_heard_twice": sum(n > 1 for n in uids.values()),
         "runs_left_open": len(ours - stopped),
+        "runs": len(ours),
+        "runs_in_tiled": sum(map(line.is_in_tiled, ours)),
     }
 
 

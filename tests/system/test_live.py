@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 from cdi_stream.documents.tiled_server import local_tiled
 from cdi_stream.errors import ServiceError
+from cdi_stream_plugins.sinks.tiled import TiledSink
 from sim_beamline.scan import recorded_scan
 from tests.system.beamline import beamline
 
@@ -59,6 +63,7 @@ def test_two_curves_in_one_run_reach_a_foreign_dispatcher_and_tiled(tmp_path, pl
         check_tiled(server.uri, server.api_key, start["uid"], files)
         ours = [(name, doc) for name, doc in documents if belongs(name, doc, start["uid"], documents)]
         check_old_writer(server.uri, server.api_key, ours, files)
+        check_rewriting(server.uri, server.api_key, ours, files)
 
 
 def wait_for(server, timeout_s=600):
@@ -122,6 +127,26 @@ def check_old_writer(uri, api_key, documents, files):
     for volume, file in zip(volumes, files, strict=True):
         with h5py.File(file) as data:
             np.testing.assert_array_equal(volume, data["entry/data/crystal"][0])
+
+
+def check_rewriting(uri, api_key, documents, files):
+    """A run that a killed service left without its stop document is written again, and its files stay."""
+    uid = documents[0][1]["uid"]
+    other = uid[:-4] + "0000"
+    again = [(name, doc) for name, doc in json.loads(json.dumps(documents).replace(uid, other))]
+    copies = [shutil.copy(file, file.replace(uid, other)) for file in files]
+    for file in Path(files[0]).parent.glob(f"{uid}*_inference.h5"):
+        shutil.copy(file, str(file).replace(uid, other))
+    for attempt in (again[:-1], again):
+        sink = TiledSink(uri=uri, api_key=api_key)
+        assert not sink.has_run(other)
+        for name, doc in attempt:
+            sink(name, doc)
+        sink.close()
+    sink = TiledSink(uri=uri, api_key=api_key)
+    assert sink.has_run(other)
+    sink.close()
+    check_tiled(uri, api_key, other, copies)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cdi_stream.assemble.incoming import DESCRIPTION, Incoming
+from cdi_stream.assemble.release import RECONNECTION_S
 from cdi_stream.messages import SeriesEnd
 from cdi_stream.stream import frame_log
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
@@ -226,3 +227,30 @@ def test_documents_of_a_run_that_is_named_late_are_kept_with_it(folder):
     book = resumed(folder).assembler.book
     assert sorted(book.runs) == ["other", "run"]
     assert len(book.runs["run"].events["primary"]) == N
+
+
+def test_a_restart_prolongs_no_waiting_time(folder):
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), *(frame(k) for k in range(N - 1)))
+    for n in range(1, 4):  # restarts every 50 s
+        later = rig(folder, 5.0)
+        later.wall_ahead_s = 95.0 + 50.0 * n
+        later.assembler.resume(lambda key: False, Dectris2Decoder().decode)
+        assert later.curves == []
+        later.settle(RECONNECTION_S - 0.1)
+        assert later.curves == []
+        later.settle(0.5)
+        assert len(later.curves) == (n == 3), "the end of the series is given up after 120 s"
+    assert later.curves[0].account.missing == (N - 1,)
+
+
+def test_a_clock_that_was_set_back_ends_no_series_and_keeps_none_for_ever(folder):
+    first = rig(folder)
+    first.feed(run_start(), descriptor(), begin(user_data="run"), *all_events(), frame(0))
+    second = rig(folder, 5.0)
+    second.wall_ahead_s = -5000.0
+    second.assembler.resume(lambda key: False, Dectris2Decoder().decode)
+    second.settle(60.0)
+    assert second.curves == []
+    second.settle(120.0)
+    assert len(second.curves) == 1

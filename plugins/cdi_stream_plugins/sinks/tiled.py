@@ -35,13 +35,16 @@ class TiledSink:
             self._writer(name, to_plain(doc))
 
     def has_run(self, uid: str) -> bool:
-        """Return whether the server has the complete run; an incomplete run is deleted from the server."""
+        """Return whether the server has the complete run; an incomplete run is deleted from the server.
+
+        The deletion includes the table of the events, which the server stores itself; it leaves the result files.
+        """
         with self._reached():
             if uid not in self._client:
                 return False
             if self._client[uid].metadata.get("stop"):
                 return True
-            self._client.delete_contents([uid], recursive=True, external_only=True)
+            self._client.delete_contents([uid], recursive=True, external_only=False)
             return False
 
     def close(self) -> None:
