@@ -7,7 +7,7 @@ from typing import Any
 
 from cdi_stream.errors import PluginError
 
-GROUPS = ("cdi_stream.decoder", "cdi_stream.beamline", "cdi_stream.reader", "cdi_stream.sink")
+GROUPS = ("cdi_stream.decoder", "cdi_stream.beamline", "cdi_stream.reader", "cdi_stream.sink", "cdi_stream.source")
 """Groups of entry points."""
 
 

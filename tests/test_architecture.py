@@ -33,7 +33,7 @@ LAYERS = (
 
 SOCKETS = {
     "cdi_stream": {"assemble", "documents", "live", "operators", "refine", "replay", "stream"},
-    "cdi_stream_plugins": {"bluesky", "sinks"},
+    "cdi_stream_plugins": {"bluesky", "sinks", "sources"},
     "sim_beamline": {"detector", "devices", "plans"},
 }
 """Rooms that may import zmq: those that speak to other processes; all others are tested without sockets."""

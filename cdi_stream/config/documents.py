@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from cdi_stream import addresses
-from cdi_stream.config.section import Section
+from cdi_stream.config.section import Section, require_plugin
 from cdi_stream.config.values import BusPeer, Name, Prefix
 
 
@@ -41,14 +42,63 @@ class BusConfig(Section):
     )
 
 
+OWN_ADDRESSES = {"subscribe": "tcp://127.0.0.1:5578", "publish": "tcp://127.0.0.1:5577"}
+"""Addresses of the service's own proxy, where the configuration names none."""
+
+
 class DocumentsConfig(BusConfig):
-    """Bluesky's document bus, in both directions."""
+    """Source of Bluesky's documents, and the document bus on which results appear."""
+
+    source: Annotated[str, AfterValidator(partial(require_plugin, "cdi_stream.source"))] = Field(
+        default="zmq",
+        description=(
+            "Plugin by which the documents of the RunEngine come: zmq (a proxy, at documents.subscribe), process "
+            "(CdiStream in the RunEngine's process) or another one that 'cdi-stream plugins' lists. Results always go "
+            "to the bus."
+        ),
+    )
+    address: str | None = Field(
+        default=None,
+        description="Address of the source, for a source other than zmq; which form it has depends on the source.",
+    )
+    options: dict[str, str] = Field(
+        default={},
+        description="Further options of the source, for a source other than zmq.",
+    )
+    own_proxy: bool = Field(
+        default=False,
+        description=(
+            "Whether the service starts a document proxy itself, at documents.subscribe and documents.publish. By "
+            "default it does for every source but zmq; then the addresses need not be given."
+        ),
+    )
 
     publish: BusPeer = Field(
         description=(
             "ZeroMQ address of the document proxy's in side, where results are published, for example tcp://proxy:5577."
         ),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_own_proxy(cls, values: object) -> object:
+        """Add the addresses of a proxy of the service's own, where documents come by another way."""
+        if not isinstance(values, dict) or values.get("source", "zmq") == "zmq":
+            return values
+        if not values.get("address"):
+            raise ValueError(f"address: expected the address of the source {values['source']!r}, got none")
+        is_own = not values.keys() & OWN_ADDRESSES.keys()
+        return {"own_proxy": is_own, **(OWN_ADDRESSES if is_own else {}), **values}
+
+    @property
+    def source_address(self) -> str:
+        """Address at which the documents of the RunEngine come."""
+        return self.address if self.source != "zmq" and self.address is not None else self.subscribe
+
+    @property
+    def source_options(self) -> dict[str, str]:
+        """Options of the source."""
+        return self.options if self.source != "zmq" else {"prefix": self.prefix, "serializer": self.serializer}
 
     @field_validator("publish")
     @classmethod

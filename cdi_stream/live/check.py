@@ -16,6 +16,7 @@ from cdi_stream.addresses import Address, parse
 from cdi_stream.config import Config, prepare_folder, read_image
 from cdi_stream.config.geometry_report import Place, in_words, missing, report
 from cdi_stream.documents import bus
+from cdi_stream.documents.proxy import own_proxy
 from cdi_stream.errors import CdiStreamError, ConfigError, EndpointError, ServiceError
 from cdi_stream.geometry.circles import Beamline, readings_of
 from cdi_stream.networks.torchscript import load as load_network
@@ -162,12 +163,24 @@ def _detector(config: Config) -> str:
 
 
 def _documents(config: Config) -> str:
+    documents = config.documents
+    if documents.own_proxy:
+        with own_proxy(documents.publish, documents.subscribe):
+            return f"the service starts a proxy at {documents.subscribe} and {documents.publish}{_source(config)}"
     with zmq.Context() as context:
         for key in ("subscribe", "publish"):
             address = getattr(config.documents, key)
             with bus.listen(context, address) as probe:
                 _reach(probe, address, f"documents.{key}", "start bluesky-0MQ-proxy")
-    return f"proxy answers at {config.documents.subscribe} and {config.documents.publish}{_trust(config)}"
+    return (
+        f"proxy answers at {config.documents.subscribe} and {config.documents.publish}{_source(config)}{_trust(config)}"
+    )
+
+
+def _source(config: Config) -> str:
+    """Return a text about the source of the documents, where they do not come from the proxy."""
+    documents = config.documents
+    return "" if documents.source == "zmq" else f"; documents come by {documents.source} from {documents.address}"
 
 
 def _trust(config: Config) -> str:

@@ -14,7 +14,7 @@ import zmq
 
 from cdi_stream.alarms import Alarms, Complaints
 from cdi_stream.assemble.assembler import Assembler
-from cdi_stream.documents import bus
+from cdi_stream.documents.source import DocumentSource
 from cdi_stream.errors import WireError
 from cdi_stream.messages import CurveProgress, DetectorFrame, RockingCurve
 from cdi_stream.operators.announce import Announcer
@@ -48,10 +48,8 @@ Work = RockingCurve | CurveProgress | RunStopped
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestSettings:
-    """Prefix and serializer of the documents; shortest times [s] between two previews and between two frames."""
+    """Shortest times [s] between two previews, and between two frames on the operators' page."""
 
-    prefix: str
-    serializer: str
     preview_every_s: float
     frame_every_s: float
 
@@ -64,9 +62,9 @@ class Ingest:
     Parameters
     ----------
     settings
-        Form of the documents, rates of previews and frames.
+        Rates of previews and frames.
     receiver, documents
-        Sockets of the detector and of the document bus.
+        Receiver of the detector's messages, and source of the documents.
     assembler
         Takes the messages and the documents.
     announcer
@@ -79,7 +77,7 @@ class Ingest:
         self,
         settings: IngestSettings,
         receiver: Receiver,
-        documents: zmq.Socket[bytes],
+        documents: DocumentSource,
         assembler: Assembler,
         announcer: Announcer,
         alarms: Alarms | None = None,
@@ -94,7 +92,6 @@ class Ingest:
         self._alarms = alarms or Alarms()
         self._unusable = Complaints(logger, "document")
         self._unusable_s = self._malformed_s = -ALARM_HOLD_S
-        self._read = bus.reader(settings.serializer)
         self._n_shown: dict[str, int] = {}
         self._ended_runs: set[str] = set()
         self._begin_s = time.time()
@@ -124,10 +121,10 @@ class Ingest:
         """
         poller = zmq.Poller()
         poller.register(self._receiver.socket, zmq.POLLIN)
-        poller.register(self._documents, zmq.POLLIN)
+        poller.register(self._documents.socket, zmq.POLLIN)
         while not is_stopped():
             events = dict(poller.poll(_POLL_MS))
-            if self._documents in events:
+            if self._documents.socket in events:
                 self._take_documents()
             if self._receiver.socket in events:
                 self._take_frames()
@@ -178,7 +175,7 @@ class Ingest:
             self._frame_s = now + max(self._settings.frame_every_s, 20 * spent_s)  # at most 1/20 of the time
 
     def _take_documents(self) -> None:
-        documents = bus.receive(self._documents, self._settings.prefix, self._read, on_unusable=self._refuse)
+        documents = self._documents.documents(self._refuse)
         for _, (name, doc) in zip(range(MAX_DOCUMENTS), documents, strict=False):
             self.n_documents += 1
             try:

@@ -169,8 +169,6 @@ def _provenance(config: Config, chain: ChainSettings, network: Network) -> Prove
 
 def _ingest_settings(config: Config) -> IngestSettings:
     return IngestSettings(
-        prefix=config.documents.prefix,
-        serializer=config.documents.serializer,
         preview_every_s=config.publish.preview_every_s,
         frame_every_s=config.feed.frame_every_s,
     )

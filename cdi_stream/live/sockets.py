@@ -15,6 +15,9 @@ import zmq
 
 from cdi_stream.config import Config
 from cdi_stream.documents import bus
+from cdi_stream.documents.proxy import own_proxy
+from cdi_stream.documents.source import DocumentSource, DocumentSourceFactory
+from cdi_stream.registry import load
 from cdi_stream.stream.detector import socket_of
 
 
@@ -27,34 +30,40 @@ class Sockets:
     context
         Context of the sockets.
     documents
-        Socket on the document bus, for the assembler.
+        Source of the documents of the RunEngine, for the assembler.
     delivery_monitor
-        Second socket on the document bus, which shows whether documents of this service arrive.
+        Socket on the document bus, which shows whether documents of this service arrive.
     detector
         Socket of the detector; None if it is not open yet.
     """
 
     context: zmq.Context[zmq.Socket[bytes]]
-    documents: zmq.Socket[bytes]
+    documents: DocumentSource
     delivery_monitor: zmq.Socket[bytes]
     detector: zmq.Socket[bytes] | None
 
 
 @contextlib.contextmanager
 def open_sockets(config: Config) -> Iterator[Sockets]:
-    """Yield sockets that are connected to the document bus, and to the detector if it publishes (``socket = "sub"``).
+    """Yield sockets that are connected to the documents, and to the detector if it publishes (``socket = "sub"``).
 
-    A detector that pushes waits until its frames are taken; its socket is opened later.
+    The service's own document proxy is started, if the configuration asks for one.  A detector that pushes waits until
+    its frames are taken; its socket is opened later.
 
     Raises
     ------
     EndpointError
-        If an address is invalid.
+        If an address is invalid, or in use.
     """
+    settings = config.documents
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
-        documents, delivery_monitor = (bus.listen(context, config.documents.subscribe) for _ in range(2))
-        stack.callback(documents.close, 0)
+        if settings.own_proxy:
+            stack.enter_context(own_proxy(settings.publish, settings.subscribe))
+        make: DocumentSourceFactory = load("cdi_stream.source", settings.source)
+        documents = make(context, settings.source_address, **settings.source_options)
+        stack.callback(documents.close)
+        delivery_monitor = bus.listen(context, settings.subscribe)
         stack.callback(delivery_monitor.close, 0)
         detector = socket_of(config.detector, context) if config.detector.socket == "sub" else None
         if detector is not None:

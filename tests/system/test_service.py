@@ -26,6 +26,7 @@ from cdi_stream.live.pipeline import Parts, Service
 from cdi_stream.operators.announce import Announcer
 from cdi_stream.stream.receive import Receiver, open_socket
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
+from cdi_stream_plugins.sources.bus import BusSource
 from sim_beamline import wire
 from sim_beamline.scan import recorded_scan
 from tests.builders import settings_for
@@ -68,9 +69,7 @@ class Rig:
         docs_port = self.docs.bind_to_random_port("tcp://127.0.0.1")
         endpoint = f"tcp://127.0.0.1:{data_port}"
         self.detector = open_socket(self.context, endpoint, "pull", bind=False, max_message_bytes=10**8)
-        self.documents = self.context.socket(zmq.SUB)
-        self.documents.setsockopt(zmq.SUBSCRIBE, b"")
-        self.documents.connect(f"tcp://127.0.0.1:{docs_port}")
+        self.documents = BusSource(self.context, f"tcp://127.0.0.1:{docs_port}")
         self.sink = Collector()
         incoming = Incoming(directory / "incoming")
         waits = AssembleSettings(reading_timeout_s=1.0)
@@ -78,7 +77,7 @@ class Rig:
         self.alarms = Alarms()
         spool, announcer = Spool(directory), Announcer(None)
         delivery = BusDelivery(spool, self.sink, self.sink.heard)
-        settings = IngestSettings(prefix="", serializer="msgpack", preview_every_s=0.05, frame_every_s=1.0)
+        settings = IngestSettings(preview_every_s=0.05, frame_every_s=1.0)
         self.receiver = Receiver(self.detector, Dectris2Decoder())
         chain = chain or settings_for(scan, phase={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
         shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
@@ -161,7 +160,8 @@ class Rig:
             return
         self.service.stop()
         self.receiver.close()
-        for socket in (self.data, self.docs, self.documents):
+        self.documents.close()
+        for socket in (self.data, self.docs):
             socket.close(0)
         self.context.term()
 

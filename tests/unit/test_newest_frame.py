@@ -15,6 +15,7 @@ from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.stream.receive import Receiver, open_socket
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
+from cdi_stream_plugins.sources.process import ProcessSource
 from sim_beamline import wire
 
 N_FRAMES, EVERY_S = 40, 0.4
@@ -37,12 +38,14 @@ def detector_and_told():
     """Yield a detector's socket, and the messages of an ingest that reads it."""
     told, is_stopped = Told(), threading.Event()
     with zmq.Context() as context, ExitStack() as stack:
-        detector, documents = (stack.enter_context(context.socket(kind)) for kind in (zmq.PUSH, zmq.SUB))
+        detector = stack.enter_context(context.socket(zmq.PUSH))
+        documents = ProcessSource(context, "tcp://127.0.0.1:*")
+        stack.callback(documents.close)
         port = detector.bind_to_random_port("tcp://127.0.0.1")
         data = open_socket(context, f"tcp://127.0.0.1:{port}", "pull", bind=False, max_message_bytes=10**6)
         receiver = Receiver(data, Dectris2Decoder())
         stack.callback(receiver.close)
-        settings = IngestSettings(prefix="", serializer="msgpack", preview_every_s=60, frame_every_s=EVERY_S)
+        settings = IngestSettings(preview_every_s=60, frame_every_s=EVERY_S)
         assembler = Assembler(AssembleSettings(), time.monotonic, time.time)
         ingest = Ingest(settings, receiver, documents, assembler, told)
         body = (is_stopped.is_set, lambda work: None, lambda: True, tuple)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -13,20 +13,23 @@ from bluesky.utils import get_hinted_fields, root_ancestor
 from numpy.typing import NDArray
 
 from cdi_stream.errors import InputError
-from cdi_stream_plugins.bluesky.run_uid import Plan, with_run_uid
+from cdi_stream_plugins.bluesky.run_uid import Device, Plan, with_run_uid
+
+Metadata = Mapping[str, Any]
+"""Metadata of a run."""
 
 logger = logging.getLogger(__name__)
 
 
 def rocking_curve(
-    detector: Any,
-    motor: Any,
+    detector: Device,
+    motor: Device,
     start: float,
     stop: float,
     num: int,
     *,
-    reconstruction: Any = None,
-    md: Mapping[str, Any] | None = None,
+    reconstruction: Device = None,
+    md: Metadata | None = None,
     field: str | None = None,
 ) -> Plan:
     """Return a plan that measures one rocking curve in one run, with one series of frames that carries the run's uid.
@@ -44,8 +47,8 @@ def rocking_curve(
     start, stop, num
         First and last position [unit of the motor], and the number of positions.
     reconstruction
-        Device whose ``trigger`` waits for this run's crystal; it is read once after the scan into the stream
-        ``reconstruction``.
+        Device whose ``trigger`` waits for this run's crystal (`Reconstruction`); it is read once after the scan into
+        the stream ``reconstruction``, while the run is open.
     md
         Metadata of the run.
     field
@@ -63,9 +66,27 @@ def rocking_curve(
     """
     if num < 2 or not np.all(np.isfinite([start, stop])) or start == stop:
         raise InputError(f"rocking_curve: expected two different positions and num >= 2, got {start}, {stop}, {num}")
+    positions = np.linspace(start, stop, num)
+    metadata = {**curve_metadata("rocking_curve", detector, motor, positions), **(md or {})}
+    return in_one_run([detector_curve(detector, motor, positions, reconstruction)], detector, motor, metadata, field)
+
+
+def in_one_run(
+    curves: Iterable[Plan], detector: Device, motor: Device, metadata: Metadata, field: str | None = None
+) -> Plan:
+    """Return a plan that opens a run, reads the goniometer into the baseline, and measures the curves one by one.
+
+    ``field`` is the field of the detector for the run's uid, as in `rocking_curve`.
+    """
     streams: list[str] = []
-    curve = _curve(detector, motor, np.linspace(start, stop, num), reconstruction, streams)
-    run = bpp.run_wrapper(curve, md={**_metadata(detector, motor, start, stop, num), **(md or {})})
+
+    def measure() -> Plan:
+        if "baseline" not in streams:
+            yield from bps.trigger_and_read([root_ancestor(motor)], name="baseline")
+        for curve in curves:
+            yield from curve
+
+    run = bpp.run_wrapper(measure(), md=dict(metadata))
     plan = bpp.subs_wrapper(run, {"descriptor": [lambda _, doc: streams.append(doc["name"])]})
     try:
         return with_run_uid(plan, detector, field)
@@ -77,10 +98,10 @@ def rocking_curve(
         return result
 
 
-def _curve(detector: Any, motor: Any, positions: NDArray[np.float64], reconstruction: Any, streams: list[str]) -> Plan:
-    """Measure the curve inside an open run; ``streams`` holds the names of the run's streams so far."""
-    if "baseline" not in streams:
-        yield from bps.trigger_and_read([root_ancestor(motor)], name="baseline")
+def detector_curve(
+    detector: Device, motor: Device, positions: NDArray[np.float64], reconstruction: Device = None
+) -> Plan:
+    """Measure one curve inside an open run, in a staging of its own; then wait for its crystal, if asked."""
 
     def points() -> Plan:
         for position in positions.tolist():
@@ -88,13 +109,33 @@ def _curve(detector: Any, motor: Any, positions: NDArray[np.float64], reconstruc
 
     yield from bpp.stage_wrapper(points(), [detector, motor])
     if reconstruction is not None:
-        yield from bps.trigger_and_read([reconstruction], name="reconstruction")
+        yield from wait_for_reconstruction(reconstruction)
 
 
-def _metadata(detector: Any, motor: Any, start: float, stop: float, num: int) -> dict[str, Any]:
-    """Return the metadata of the run, under the names of bluesky's own scans."""
+def wait_for_reconstruction(reconstruction: Device, stream: str = "reconstruction") -> Plan:
+    """Wait for the next crystal of the open run, and read it into a stream of the run.
+
+    Parameters
+    ----------
+    reconstruction
+        Device `Reconstruction` or `AsyncReconstruction`.
+    stream
+        Name of the stream.
+
+    Returns
+    -------
+    ReconstructionResult
+        Result of the curve; its verdict is ``none`` if no result came in time.
+    """
+    yield from bps.trigger_and_read([reconstruction], name=stream)
+    return getattr(reconstruction, "result", None)
+
+
+def curve_metadata(plan_name: str, detector: Device, motor: Device, positions: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the metadata of a run with one curve, under the names of bluesky's own scans."""
+    start, stop, num = float(positions[0]), float(positions[-1]), len(positions)
     return {
-        "plan_name": "rocking_curve",
+        "plan_name": plan_name,
         "plan_args": {"detector": repr(detector), "motor": repr(motor), "start": start, "stop": stop, "num": num},
         "detectors": [detector.name],
         "motors": [motor.name],

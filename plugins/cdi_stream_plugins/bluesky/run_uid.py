@@ -18,6 +18,10 @@ from cdi_stream.errors import InputError
 logger = logging.getLogger(__name__)
 
 Plan = Generator[Msg, Any, Any]
+"""Bluesky plan."""
+
+Device = Any
+"""Device of ophyd or ophyd-async; bluesky checks at run time what a device can do."""
 
 FIELDS = ("user_data", "header_appendix", "cam.user_data", "cam.header_appendix")
 """Signals or attributes for the uid; the first that the detector has is used if no field is named."""
@@ -29,7 +33,7 @@ _SETTING_COMMANDS = ("set", "configure")
 """Messages whose effect another staging might undo."""
 
 
-def with_run_uid(plan: Any, detector: Any, field: str | None = None) -> Plan:
+def with_run_uid(plan: Any, detector: Device, field: str | None = None) -> Plan:
     """Return a plan in which the uid of each run is sent with the detector's frames.
 
     Stock plans (``scan``, ``rel_scan``, ``list_scan``, ``count``) stage their devices before the run is open, when its
@@ -94,7 +98,7 @@ class _Armed:
     The detector may be staged in several messages: the detector itself, parts of it, and its parent device.
     """
 
-    def __init__(self, detector: Any, write: Callable[[str], Plan]) -> None:
+    def __init__(self, detector: Device, write: Callable[[str], Plan]) -> None:
         self._detector = detector
         self._write = write
         self._staged: list[Any] = []
@@ -189,18 +193,18 @@ def _devices(message: Msg) -> tuple[Any, ...]:
     return message.args if message.command == "declare_stream" else (message.obj,)
 
 
-def _are_of_one(obj: Any, detector: Any) -> bool:
+def _are_of_one(obj: Device, detector: Device) -> bool:
     """Return whether a device is the detector, a part of it, or a device of which it is a part."""
     return any(one is detector for one in _with_parents(obj)) or any(one is obj for one in _with_parents(detector))
 
 
-def _with_parents(device: Any) -> Iterator[Any]:
+def _with_parents(device: Device) -> Iterator[Any]:
     while device is not None:
         yield device
         device = getattr(device, "parent", None)
 
 
-def _writer(detector: Any, field: str | None) -> Callable[[str], Plan]:
+def _writer(detector: Device, field: str | None) -> Callable[[str], Plan]:
     """Return the plan that writes a text into the detector's field, a signal or an attribute."""
     owner, name = _place(detector, FIELDS if field is None else (field,))
 
@@ -213,7 +217,7 @@ def _writer(detector: Any, field: str | None) -> Callable[[str], Plan]:
     return write
 
 
-def _place(detector: Any, fields: tuple[str, ...]) -> tuple[Any, str]:
+def _place(detector: Device, fields: tuple[str, ...]) -> tuple[Any, str]:
     """Return the part of the detector that has the first existing field, and the field's name in that part."""
     for field in fields:
         part, _, name = field.rpartition(".")

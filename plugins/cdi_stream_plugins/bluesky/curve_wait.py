@@ -1,0 +1,70 @@
+"""The wait of a device for the result of its run: which run, which curve, and from where."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from cdi_stream_plugins.bluesky.results import UNITS, ReconstructionResult, ResultListener
+from cdi_stream_plugins.bluesky.subscriber import CdiStream
+
+Source = str | CdiStream
+"""Address of the bus on which results appear, or the `CdiStream` that the RunEngine is subscribed to."""
+
+
+Reading = Mapping[str, object]
+"""Reading or description of a data key, as bluesky takes it."""
+
+
+class CurveWait:
+    """Waits for the curves of the newest run: the n-th call of `next_result` waits for the n-th curve."""
+
+    def __init__(self, source: Source, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._subscriber = source if isinstance(source, CdiStream) else None
+        self._listener = ResultListener(source.results if isinstance(source, CdiStream) else source)
+        self._n_curves: dict[str | None, int] = {}
+        self._stopped = threading.Event()
+
+    def next_result(self) -> ReconstructionResult:
+        """Wait, and return the result; its verdict is ``none`` if the time is over or `stop` was called."""
+        self._stopped.clear()
+        uid = self._newest_run()
+        index = self._n_curves.get(uid, 0)
+        result = self._listener.results.wait(uid, index, self.timeout_s, self._stopped.is_set)
+        self._n_curves = {uid: index + 1}
+        return result
+
+    def stop(self) -> None:
+        """End the wait."""
+        self._stopped.set()
+        self._listener.results.wake()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.stop()
+        self._listener.close()
+
+    def _newest_run(self) -> str | None:
+        return self._listener.results.newest_run if self._subscriber is None else self._subscriber.run_uid
+
+
+def readings(name: str, result: ReconstructionResult) -> dict[str, str | float]:
+    """Return the values of a result by data key: the name of the device, and the name of the field."""
+    return {f"{name}_{field}": value for field, value in asdict(result).items()}
+
+
+def descriptions(name: str) -> dict[str, Reading]:
+    """Return the descriptions of the data keys, as ``describe`` of a device gives them."""
+    fields = asdict(ReconstructionResult())
+    return {
+        f"{name}_{field}": {
+            "source": f"cdi-stream:{field}",
+            "dtype": "string" if isinstance(value, str) else "number",
+            "shape": [],
+            "dtype_numpy": "|O" if isinstance(value, str) else "<f8",
+            **({"units": UNITS[field]} if field in UNITS else {}),
+        }
+        for field, value in fields.items()
+    }

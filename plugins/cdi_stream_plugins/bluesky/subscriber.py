@@ -1,0 +1,220 @@
+"""Subscribe a RunEngine to cdi-stream: its documents go to the service, which is found or started.
+
+The callback only puts each document into a queue; a thread packs and sends it.  The service is another process, so that
+a scan is neither stopped nor slowed, whatever happens behind the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import zmq
+
+from cdi_stream.addresses import is_ipv6, parse
+from cdi_stream.documents.bus import writer
+from cdi_stream.errors import ConfigError, EndpointError
+from cdi_stream.messages import Document
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 20_000
+"""Largest number of documents that wait while no service takes them; further documents are dropped and counted."""
+
+OWN_RESULTS = "tcp://127.0.0.1:5578"
+"""Address of the results, where the configuration names none."""
+
+_POLL_MS = 100
+_RESTART_S = 5.0
+
+
+class CdiStream:
+    """Callback for ``RE.subscribe`` that sends all documents to the service of a configuration.
+
+    With ``documents.source = "process"`` the documents go straight to the service.  With ``"zmq"`` they go to the proxy
+    that the configuration names.  A call takes microseconds and raises no error.
+
+    Parameters
+    ----------
+    config
+        Configuration file of the service, or its content.
+    is_service_started
+        Whether a service is started if none listens; it needs a configuration file.  The service goes on after this
+        process; its log is ``cdi-stream-service.log`` beside the configuration.
+
+    Attributes
+    ----------
+    n_sent, n_dropped
+        Number of documents sent, and of documents dropped because too many were waiting.
+    run_uid
+        Uid of the newest run, None before the first one.
+    results
+        Address at which the service publishes its results.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration cannot be read, or its documents come by another source.
+
+    Examples
+    --------
+    >>> RE.subscribe(CdiStream("beamline.toml"))  # doctest: +SKIP
+    """
+
+    def __init__(self, config: str | Path | Document, *, is_service_started: bool = True) -> None:
+        self.n_sent = self.n_dropped = 0
+        self.run_uid: str | None = None
+        documents = _documents_of(config)
+        self._address, kind = _address_of(documents)
+        self.results = str(documents.get("subscribe", OWN_RESULTS))
+        is_startable = is_service_started and kind == zmq.PUSH and not isinstance(config, Mapping)
+        self._file = Path(str(config)) if is_startable else None
+        self._queue: queue.SimpleQueue[tuple[str, Document] | None] = queue.SimpleQueue()
+        self._max_waiting = MAX_WAITING
+        self._warned_s = -60.0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._send_all, args=(kind, documents), name="cdi-stream", daemon=True)
+        self._thread.start()
+
+    def __call__(self, name: str, doc: Document) -> None:
+        """Put a document into the queue; drop it if too many wait."""
+        if name == "start" and isinstance(uid := doc.get("uid"), str):
+            self.run_uid = uid
+        if self._queue.qsize() >= self._max_waiting:
+            self.n_dropped += 1
+        else:
+            self._queue.put((name, doc))
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Send the waiting documents for at most ``timeout_s`` [s], then end the thread; the service goes on."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+        self._closing.set()
+        self._thread.join()
+
+    def _send_all(self, kind: int, documents: Document) -> None:
+        """Body of the thread: keep a service running, pack the documents, and send them in order."""
+        write = writer(str(documents.get("serializer", "msgpack")) if kind == zmq.PUB else "msgpack")
+        prefix = str(documents.get("prefix", "")).encode() if kind == zmq.PUB else b""
+        with zmq.Context() as context, context.socket(kind) as socket:
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.SNDHWM, 1000)
+            socket.setsockopt(zmq.IMMEDIATE, 1)
+            socket.setsockopt(zmq.IPV6, is_ipv6(self._address))
+            socket.connect(self._address)
+            service = _Service(self._file, self._address)
+            while not self._closing.is_set():
+                service.keep()
+                entry = self._next()
+                if entry is None:
+                    return
+                if entry:
+                    self._send(socket, service, b" ".join((prefix, entry[0].encode(), self._packed(write, entry[1]))))
+
+    def _next(self) -> tuple[()] | tuple[str, Document] | None:
+        """Return the next entry of the queue, an empty tuple if none comes soon."""
+        try:
+            return self._queue.get(timeout=_POLL_MS / 1000)
+        except queue.Empty:
+            return ()
+
+    def _packed(self, write: Callable[[Document], bytes], doc: Document) -> bytes:
+        try:
+            return bytes(write(doc))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            self._warn(f"a document cannot be packed and goes out with its uid only: {error!r:.200}")
+            return bytes(write({key: str(doc[key]) for key in ("uid", "run_start", "descriptor") if key in doc}))
+
+    def _send(self, socket: zmq.Socket[bytes], service: _Service, message: bytes) -> None:
+        """Send a message, and wait as long as no service takes it."""
+        while not self._closing.is_set():
+            if socket.poll(_POLL_MS, zmq.POLLOUT):
+                socket.send(message)
+                self.n_sent += 1
+                return
+            self._warn(f"no service takes documents at {self._address}: {self._queue.qsize()} documents wait")
+            service.keep()
+
+    def _warn(self, text: str) -> None:
+        if time.monotonic() - self._warned_s > 60.0:
+            self._warned_s = time.monotonic()
+            logger.warning("cdi-stream: %s", text)
+
+
+class _Service:
+    """Service in a process of its own, started if none listens at the address."""
+
+    def __init__(self, config_file: Path | None, address: str) -> None:
+        self._file = config_file
+        self._address = address
+        self._process: subprocess.Popen[bytes] | None = None
+        self._checked_s = -_RESTART_S
+
+    def keep(self) -> None:
+        """Start the service if none runs; checked every few seconds."""
+        if self._file is None or time.monotonic() - self._checked_s < _RESTART_S:
+            return
+        self._checked_s = time.monotonic()
+        if (self._process is not None and self._process.poll() is None) or self._listens():
+            return
+        log = self._file.resolve().parent / "cdi-stream-service.log"
+        command = [sys.executable, "-m", "cdi_stream", "serve", "--config", str(self._file.resolve())]
+        try:
+            with log.open("ab") as file:
+                self._process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+            logger.info("cdi-stream: service started, its log is %s", log)
+        except OSError as error:
+            logger.warning("cdi-stream: the service cannot be started: %s", error)
+
+    def _listens(self) -> bool:
+        """Whether a service has bound the address: a second socket cannot bind it then."""
+        with zmq.Context() as context, context.socket(zmq.PULL) as probe:
+            probe.setsockopt(zmq.IPV6, is_ipv6(self._address))
+            try:
+                probe.bind(self._address)
+            except zmq.ZMQError:
+                return True
+            return False
+
+
+def _documents_of(config: str | Path | Document) -> Document:
+    """Return the table ``documents`` of a configuration, which is read without the service's own heavy modules."""
+    if not isinstance(config, Mapping):
+        try:
+            config = tomllib.loads(Path(config).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{config}: expected a configuration file, got: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{config} is not TOML: {error}") from error
+    documents = config.get("documents", {})
+    if not isinstance(documents, Mapping):
+        raise ConfigError(f"expected a table [documents], got {documents!r:.80}")
+    return documents
+
+
+def _address_of(documents: Document) -> tuple[str, int]:
+    """Return the address to which documents are sent, and the type of the socket."""
+    source = documents.get("source", "zmq")
+    keys = {"process": ("address", zmq.PUSH), "zmq": ("publish", zmq.PUB)}
+    if source not in keys:
+        raise ConfigError(
+            f'documents.source: expected "process" (documents go straight to the service) or "zmq", got {source!r}; '
+            f"with {source!r} the documents come without CdiStream"
+        )
+    key, kind = keys[source]
+    text = documents.get(key)
+    if not isinstance(text, str):
+        raise ConfigError(f"documents.{key}: expected an address such as tcp://127.0.0.1:5579, got {text!r}")
+    address = text if "://" in text else f"tcp://{text}"
+    try:
+        parse(address)
+    except ValueError as error:
+        raise EndpointError(f"documents.{key}: {error}") from error
+    return address, kind

@@ -1,0 +1,1 @@
+"""Document sources: each receives the documents of a RunEngine in one way."""
