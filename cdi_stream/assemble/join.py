@@ -17,7 +17,7 @@ from cdi_stream.assemble.alignment import align, is_in_time
 from cdi_stream.assemble.point_count import PointCount, count_points
 from cdi_stream.assemble.points import Curve, PointTable, best_table
 from cdi_stream.assemble.run_match import EVENT_SLACK_S, RunMatch
-from cdi_stream.documents.claim import Claim
+from cdi_stream.documents.claim import Claim, claim_with_plan
 from cdi_stream.documents.readings import series_key, whole
 from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.inversion.tracks import fill_missing
@@ -106,6 +106,7 @@ def join(
         By stream, the sequence number of the last point that belongs to an earlier curve of the run.
     """
     run = match.run
+    claim = claim_with_plan(claim, run)
     documents = _documents(run, is_over=is_over)
     table = None if run is None else best_table(run, _curve(series, claim, run, offset_s, used or {}), motors)
     count = count_points(series, claim, run, table)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cdi_stream.documents.readings import whole
+from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.documents.runs import MAX_UID
+
+POINTS_PER_CURVE = "points_per_curve"
+"""Key of a start document: number of points of each curve, for a run with several curves."""
 
 _UID_KEYS = ("run_uid", "scan_uid", "bluesky_run_uid")
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
@@ -39,6 +43,16 @@ class Claim:
     n_points: int | None = None
     is_firm: bool = False
     is_named: bool = False
+
+
+def claim_with_plan(claim: Claim, run: RunRecord | None) -> Claim:
+    """Return the claim with the number of points that the start document states as `POINTS_PER_CURVE`.
+
+    The number in ``user_data`` comes first.
+    """
+    if claim.n_points or run is None:
+        return claim
+    return replace(claim, n_points=_count(run.start.get(POINTS_PER_CURVE)))
 
 
 def read_claim(user_data: Any) -> Claim:

@@ -597,3 +597,19 @@ def test_spectra_in_events_cost_nothing():
 def test_a_uid_that_can_be_none_is_refused(uid):
     with pytest.raises(WireError, match="expected a uid"):
         Rig().feed(("start", {"uid": uid}))
+
+
+@pytest.mark.parametrize("key", ["points_per_curve", "num_points"])
+def test_a_header_of_one_image_a_trigger_ends_no_curve(key):
+    """A detector that is triggered once a point announces one image."""
+    rig = Rig()
+    rig.feed(run_start(**{key: N}), descriptor())
+    for index in range(1 if key == "num_points" else 2):
+        series = index + 1
+        claim = {"run_uid": "run", "curve_index": index} if index else "run"
+        rig.feed(begin(series, user_data=claim, n_images=1))
+        for k in range(N):
+            rig.feed(frame(k, series), event(index * N + k + 1, image_id=k, series=series))
+        rig.feed(SeriesEnd(series=series))
+        rig.settle(5.0)
+    assert [curve.account.missing for curve in rig.curves] == ([()] if key == "num_points" else [(), ()])

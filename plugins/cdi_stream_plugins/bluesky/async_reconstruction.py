@@ -7,7 +7,7 @@ import time
 
 from ophyd_async.core import AsyncStatus, Device
 
-from cdi_stream_plugins.bluesky.curve_wait import CurveWait, Reading, Source, descriptions, readings
+from cdi_stream_plugins.bluesky.curve_wait import CurveWait, Reading, Source, data_keys, readings
 from cdi_stream_plugins.bluesky.results import ReconstructionResult
 
 
@@ -43,7 +43,7 @@ class AsyncReconstruction(Device):
 
     async def describe(self) -> dict[str, Reading]:
         """Return the descriptions of the readings, with units."""
-        return dict(descriptions(self.name))
+        return dict(data_keys(self.name))
 
     def close(self) -> None:
         """Close the connection to the bus."""

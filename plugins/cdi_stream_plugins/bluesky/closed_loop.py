@@ -86,7 +86,8 @@ def count_until_good(
 
     known = curve_metadata("count_until_good", detector, motor, positions)
     metadata = {key: value for key, value in known.items() if key not in ("num_points", "num_intervals")}
-    yield from in_one_run(curves(), detector, motor, {**metadata, "budget_s": budget_s, **(md or {})})
+    metadata |= {"budget_s": budget_s, **(md or {})}
+    yield from in_one_run(curves(), detector, motor, metadata)
     return reconstruction.result
 
 

@@ -55,16 +55,11 @@ def readings(name: str, result: ReconstructionResult) -> dict[str, str | float]:
     return {f"{name}_{field}": value for field, value in asdict(result).items()}
 
 
-def descriptions(name: str) -> dict[str, Reading]:
+def data_keys(name: str) -> dict[str, Reading]:
     """Return the descriptions of the data keys, as ``describe`` of a device gives them."""
-    fields = asdict(ReconstructionResult())
-    return {
-        f"{name}_{field}": {
-            "source": f"cdi-stream:{field}",
-            "dtype": "string" if isinstance(value, str) else "number",
-            "shape": [],
-            "dtype_numpy": "|O" if isinstance(value, str) else "<f8",
-            **({"units": UNITS[field]} if field in UNITS else {}),
-        }
-        for field, value in fields.items()
-    }
+    keys: dict[str, Reading] = {}
+    for field, value in asdict(ReconstructionResult()).items():
+        kind = {"dtype": "string"} if isinstance(value, str) else {"dtype": "number", "dtype_numpy": "<f8"}
+        unit = {"units": UNITS[field]} if field in UNITS else {}
+        keys[f"{name}_{field}"] = {"source": f"cdi-stream:{field}", "shape": [], **kind, **unit}
+    return keys

@@ -12,6 +12,7 @@ import numpy as np
 from bluesky.utils import get_hinted_fields, root_ancestor
 from numpy.typing import NDArray
 
+from cdi_stream.documents.claim import POINTS_PER_CURVE
 from cdi_stream.errors import InputError
 from cdi_stream_plugins.bluesky.run_uid import Device, Plan, with_run_uid
 
@@ -140,6 +141,7 @@ def curve_metadata(plan_name: str, detector: Device, motor: Device, positions: N
         "detectors": [detector.name],
         "motors": [motor.name],
         "num_points": num,
+        POINTS_PER_CURVE: num,
         "num_intervals": num - 1,
         "hints": {"dimensions": [(get_hinted_fields(motor), "primary")]},
     }

@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from ophyd.status import DeviceStatus
 
-from cdi_stream_plugins.bluesky.curve_wait import CurveWait, Reading, Source, descriptions, readings
+from cdi_stream_plugins.bluesky.curve_wait import CurveWait, Reading, Source, data_keys, readings
 from cdi_stream_plugins.bluesky.results import ReconstructionResult
 
 
@@ -72,7 +72,7 @@ class Reconstruction:
 
     def describe(self) -> OrderedDict[str, Reading]:
         """Return the descriptions of the readings, with units."""
-        return OrderedDict(descriptions(self.name))
+        return OrderedDict(data_keys(self.name))
 
     def read_configuration(self) -> OrderedDict[str, Reading]:
         """Return the longest time to wait [s]."""

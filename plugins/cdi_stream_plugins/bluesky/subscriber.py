@@ -20,7 +20,7 @@ import zmq
 
 from cdi_stream.addresses import is_ipv6, parse
 from cdi_stream.documents.bus import writer
-from cdi_stream.errors import ConfigError, EndpointError
+from cdi_stream.errors import ConfigError
 from cdi_stream.messages import Document
 
 logger = logging.getLogger(__name__)
@@ -148,6 +148,10 @@ class CdiStream:
             logger.warning("cdi-stream: %s", text)
 
 
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Services that this process has started; they outlive it."""
+
+
 class _Service:
     """Service in a process of its own, started if none listens at the address."""
 
@@ -169,6 +173,7 @@ class _Service:
         try:
             with log.open("ab") as file:
                 self._process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+                _STARTED.append(self._process)
             logger.info("cdi-stream: service started, its log is %s", log)
         except OSError as error:
             logger.warning("cdi-stream: the service cannot be started: %s", error)
@@ -216,5 +221,5 @@ def _address_of(documents: Document) -> tuple[str, int]:
     try:
         parse(address)
     except ValueError as error:
-        raise EndpointError(f"documents.{key}: {error}") from error
+        raise ConfigError(f"documents.{key}: {error}") from error
     return address, kind

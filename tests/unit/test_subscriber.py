@@ -1,0 +1,140 @@
+"""CdiStream: a call takes microseconds and raises nothing, whatever the service behind it does."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import zmq
+from bluesky import RunEngine
+from bluesky import plan_stubs as bps
+
+from cdi_stream.documents.bus import reader, unpack
+from cdi_stream.documents.tiled_server import free_port
+from cdi_stream.errors import ConfigError
+from cdi_stream_plugins.bluesky import CdiStream
+from cdi_stream_plugins.bluesky import subscriber as module
+
+
+@pytest.fixture
+def address():
+    return f"tcp://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def subscriber(address):
+    made = CdiStream({"documents": {"source": "process", "address": address}})
+    yield made
+    made.close(0.1)
+
+
+def event(k):
+    return {"uid": f"e{k}", "descriptor": "d", "seq_num": k + 1, "data": {"theta": 0.1 * k}}
+
+
+def test_a_call_takes_less_than_a_millisecond_without_a_service(subscriber):
+    times = []
+    for k in range(5000):
+        begin = time.perf_counter()
+        subscriber("event", event(k))
+        times.append(time.perf_counter() - begin)
+    assert np.percentile(times, 99) < 1e-3
+
+
+def test_documents_beyond_the_limit_are_dropped_and_counted(subscriber, monkeypatch):
+    monkeypatch.setattr(subscriber, "_max_waiting", 100)
+    for k in range(500):
+        subscriber("event", event(k))
+    assert 390 <= subscriber.n_dropped <= 400
+
+
+def test_documents_wait_for_a_service_that_comes_later(subscriber, address):
+    for k in range(100):
+        subscriber("event", event(k))
+    with zmq.Context() as context, context.socket(zmq.PULL) as service:
+        service.setsockopt(zmq.RCVTIMEO, 10_000)
+        service.bind(address)
+        came = [unpack(service.recv(), b"", reader("msgpack")) for _ in range(100)]
+    assert [doc["seq_num"] for _, doc in came] == list(range(1, 101))
+
+
+def test_a_document_of_any_content_stops_nothing(subscriber, address):
+    loop: dict = {}
+    loop["self"] = loop
+    subscriber("start", {"uid": "odd", "loop": loop, "object": object(), 3: {1, 2}})
+    subscriber("event", event(0))
+    with zmq.Context() as context, context.socket(zmq.PULL) as service:
+        service.setsockopt(zmq.RCVTIMEO, 10_000)
+        service.bind(address)
+        came = [unpack(service.recv(), b"", reader("msgpack")) for _ in range(2)]
+    assert [doc["uid"] for _, doc in came] == ["odd", "e0"]
+    assert subscriber.run_uid == "odd"
+
+
+def test_a_scan_goes_on_though_nobody_takes_its_documents(subscriber):
+    engine = RunEngine({}, context_managers=[])
+    engine.subscribe(subscriber)
+
+    def plan():
+        yield from bps.open_run()
+        yield from bps.close_run()
+
+    (uid,) = engine(plan())
+    assert subscriber.run_uid == uid
+
+
+def test_the_documents_of_a_proxy_s_configuration_go_to_the_proxy(address):
+    with zmq.Context() as context, context.socket(zmq.SUB) as proxy:
+        proxy.setsockopt(zmq.SUBSCRIBE, b"")
+        proxy.setsockopt(zmq.RCVTIMEO, 10_000)
+        proxy.bind(address)
+        sender = CdiStream({"documents": {"publish": address, "subscribe": "tcp://127.0.0.1:1", "prefix": "raw"}})
+        try:
+            while not proxy.poll(50):
+                sender("start", {"uid": "u"})
+            assert unpack(proxy.recv(), b"raw", reader("msgpack")) == ("start", {"uid": "u"})
+        finally:
+            sender.close()
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ({"source": "tiled", "address": "http://x"}, 'expected "process"'),
+        ({"source": "process"}, "documents.address: expected an address"),
+        ({"source": "process", "address": "nonsense"}, "documents.address"),
+        ({}, "documents.publish: expected an address"),
+        ("text", "expected a table"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_at_once(documents, message):
+    with pytest.raises(ConfigError, match=message):
+        CdiStream({"documents": documents})
+
+
+def test_a_missing_file_is_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match="expected a configuration file"):
+        CdiStream(tmp_path / "absent.toml")
+
+
+def test_a_service_is_started_once(tmp_path, address, monkeypatch):
+    started = []
+
+    class Process:
+        def poll(self):
+            return None
+
+    def popen(command, **_):
+        started.append(command)
+        return Process()
+
+    monkeypatch.setattr(module.subprocess, "Popen", popen)
+    monkeypatch.setattr(module, "_RESTART_S", 0.0)
+    file = tmp_path / "beamline.toml"
+    file.write_text(f'[documents]\nsource = "process"\naddress = "{address}"\n')
+    sender = CdiStream(file)
+    time.sleep(0.5)
+    sender.close(0.1)
+    ((_, *arguments),) = started
+    assert arguments == ["-m", "cdi_stream", "serve", "--config", str(file)]
