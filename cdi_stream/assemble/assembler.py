@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+READ_EVERY_S = 0.2
+"""Shortest time [s] between two readings of a file that grows."""
+
+
 class Assembler:
     """Takes wire messages and documents; `poll` returns the curves that are ready.
 
@@ -61,6 +65,7 @@ class Assembler:
         self._n_curves: dict[str, int] = {}
         self._used: dict[str, dict[str, int]] = {}
         self._known_runs: set[str] = set()
+        self._readings: dict[str, tuple[float, str | None]] = {}
 
     @property
     def n_stale(self) -> int:
@@ -174,15 +179,30 @@ class Assembler:
         is_named_later = stage is not Stage.OVER and match.run is not None and not match.run.is_uid_known
         if stage is Stage.MEASURING or is_named_later:  # the stop document will name the run
             return None
+        problem = self._positions_problem(match.run)
+        if problem is not None and stage is not Stage.OVER:
+            return None
         joined = self._join(curve, match, stage)
         has_frames = bool(np.isin(joined.slots, series.image_ids).all()) and len(joined.slots) > 0
         if not is_ready(stage, joined, has_frames=has_frames):
             return None
         doubts = curve.doubts + match.doubts
+        if problem is not None:
+            doubts += (f"positions of the run cannot be read: {problem}",)
         quiet_s = now_s - series.last_s
         if quiet_s >= self._settings.idle_timeout_s and not has_frames:
             doubts += (f"no message for {quiet_s:.0f} s: the end of the series was lost",)
         return self._release(curve, match.run, joined, doubts)
+
+    def _positions_problem(self, run: RunRecord | None) -> str | None:
+        """Read positions that a run's documents name in files, at most every `READ_EVERY_S`; return the problem."""
+        if run is None or not run.positions:
+            return None
+        read_s, problem = self._readings.get(run.uid, (-READ_EVERY_S, None))
+        if self._clock() - read_s >= READ_EVERY_S:
+            problem = self.book.read_positions(run)
+            self._readings = self._by_uid_now(self._readings | {run.uid: (self._clock(), problem)})
+        return problem
 
     def _is_forsaken(self, curve: OpenCurve, match: RunMatch) -> bool:
         """Whether a curve without a start message waits in vain: no run names its series, and none is open."""

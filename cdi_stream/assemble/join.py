@@ -202,8 +202,8 @@ def _why_no_reading(series: Series, run: RunRecord | None, table: PointTable | N
         )
     if run is not None and run.n_external:
         return (
-            f"no readings for any frame: the run's {run.n_external} StreamDatum or Datum documents name data "
-            "elsewhere, which is not read; record the rocking motor in events"
+            f"no readings for any frame: the run's {run.n_external} StreamDatum or Datum documents name images only; "
+            "record the rocking motor in events or in a position dataset with one number a frame"
         )
     return "no readings for any frame"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from cdi_stream.documents.positions import PositionPart
 from cdi_stream.documents.readings import numbers_in, whole
 from cdi_stream.messages import Document
 
@@ -57,7 +58,11 @@ class RunRecord:
     descriptors
         By uid.
     n_external
-        Number of documents that name data in other files (StreamDatum, Datum).
+        Number of documents that name data in other files which are not read (images, ophyd's Datum).
+    streams_in_files
+        Streams with data in other files; such a stream may have no events.
+    positions
+        Parts of position datasets that were not read so far, with their stream.
     is_start_received
         Whether the start document was received.  The first document of a publisher is easily lost; the run is then
         known by its descriptors.
@@ -75,6 +80,8 @@ class RunRecord:
     events: dict[str, dict[int, Event]] = field(default_factory=dict)
     descriptors: dict[str, Document] = field(default_factory=dict)
     n_external: int = 0
+    streams_in_files: set[str] = field(default_factory=set)
+    positions: list[tuple[str, PositionPart]] = field(default_factory=list)
     is_start_received: bool = True
     is_uid_known: bool = True
     n_descriptors_lost: int = 0
@@ -102,6 +109,23 @@ class RunRecord:
         """Names and events of the streams, without the baseline; ``primary`` comes first."""
         names = sorted((name for name in self.events if name != "baseline"), key=lambda name: (name != "primary", name))
         return ((name, self.events[name]) for name in names)
+
+    def add_positions(self, stream: str, part: PositionPart, values: Iterable[float]) -> None:
+        """Add positions to the events of their points; they are read from a file, and tell no time."""
+        if part.is_per_frame:
+            stream = f"{stream}, each frame"
+        events = self.events.setdefault(stream, {})
+        for seq_num, value in enumerate(values, start=part.point):
+            event = events.get(seq_num) or Event(
+                seq_num=seq_num,
+                time_s=None,
+                received_s=part.received_s,
+                readings={},
+                arrays={},
+                series=(),
+                image_id=None,
+            )
+            events[seq_num] = replace(event, readings={**event.readings, part.key: value})
 
     @property
     def names_series(self) -> bool:
@@ -134,4 +158,5 @@ class RunRecord:
     def missing_events(self) -> int:
         """Return the number of events that the stop document counts but that were not received."""
         counts = {} if self.stop is None else self.stop["num_events"]
-        return sum(max(0, (whole(n) or 0) - len(self.events.get(stream, {}))) for stream, n in counts.items())
+        of_events = {stream: n for stream, n in counts.items() if stream not in self.streams_in_files}
+        return sum(max(0, (whole(n) or 0) - len(self.events.get(stream, {}))) for stream, n in of_events.items())

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.documents.own import is_own_descriptor, is_own_event, is_own_start, is_own_stop
+from cdi_stream.documents.positions import PositionPart, part_of, read_part
 from cdi_stream.documents.readings import ReadingNames, arrays_in, finite, image_in, numbers_in, series_in, whole
 from cdi_stream.documents.run_record import Event, RunRecord
 from cdi_stream.errors import WireError
@@ -27,6 +28,9 @@ MAX_OPEN = 1000
 
 MAX_UNKNOWN = 100
 """Number of runs of which only events came; events of further ones are only counted."""
+
+MAX_RESOURCES = 2000
+"""Number of StreamResource documents that are kept."""
 
 MAX_UID = 200
 """Largest number of characters of a uid, which becomes part of file names and of documents."""
@@ -75,6 +79,7 @@ class RunBook:
         self._runs_of_series: dict[str, list[str]] = {}
         self._run_of_descriptor: dict[str, tuple[str, str]] = {}
         self._later_uids: dict[str, str] = {}
+        self._resources: OrderedDict[str, Document] = OrderedDict()
         self._lags_s: deque[float] = deque(maxlen=500)
         self._offset_s: float | None = 0.0
 
@@ -101,6 +106,22 @@ class RunBook:
     def uid_now(self, uid: str) -> str:
         """Return the uid of a run that may have had another uid before its own was known."""
         return self._later_uids.get(uid, uid)
+
+    def read_positions(self, run: RunRecord) -> str | None:
+        """Read the positions that a run's documents name; return why some cannot be read so far, None if all were."""
+        left: list[tuple[str, PositionPart]] = []
+        problem = None
+        for stream, part in run.positions:
+            try:
+                values = read_part(part)
+            except (OSError, KeyError, ValueError) as error:
+                values, problem = np.zeros(0), f"{part.path} {part.dataset}: {error!s:.200}"
+            run.add_positions(stream, part, values.tolist())
+            if len(values) < part.stop - part.first:
+                problem = problem or f"{part.path} {part.dataset}: {len(values)} of {part.stop - part.first} positions"
+                left.append((stream, part))
+        run.positions[:] = left
+        return problem
 
     def runs_naming(self, series: str) -> list[RunRecord]:
         """Return the runs whose events name a series, oldest first."""
@@ -142,7 +163,7 @@ class RunBook:
             case "stop":
                 return self._stop(doc, received_s)
             case "stream_datum" | "datum" | "datum_page" | "stream_resource" | "resource":
-                return self._external(name, doc)
+                return self._external(name, doc, received_s)
         return None
 
     def _start(self, doc: Document, received_s: float) -> str | None:
@@ -273,16 +294,28 @@ class RunBook:
             own = [record.uid] if early.uid in uids and stream != "baseline" else []
             self._runs_of_series[series] = list(dict.fromkeys([uid for uid in uids if uid != early.uid] + own))
 
-    def _external(self, name: str, doc: Document) -> str | None:
-        """Count a document that names data in another file, which is not read."""
-        descriptor = doc.get("descriptor")
-        uid = self._run_of_descriptor.get(descriptor, (None, ""))[0] if isinstance(descriptor, str) else None
-        uid = uid or str(doc.get("run_start"))
-        if uid in self.runs:
-            self.runs[uid].n_external += name in ("stream_datum", "datum")
+    def _external(self, name: str, doc: Document, received_s: float) -> str | None:
+        """Take a document that names data in another file: positions are read later, other data are counted."""
+        if name == "stream_resource" and isinstance(doc.get("uid"), str):
+            self._resources[doc["uid"]] = doc
+            while len(self._resources) > MAX_RESOURCES:
+                self._resources.popitem(last=False)
+        descriptor = str(doc.get("descriptor"))
+        uid, stream = self._run_of_descriptor.get(descriptor, (str(doc.get("run_start")), ""))
+        record = self.runs.get(uid)
+        if record is None:
+            self.orphans[name] += "descriptor" in doc
             return None
-        self.orphans[name] += descriptor is not None
-        return None
+        if name in ("stream_datum", "datum"):
+            record.streams_in_files.add(stream)
+            resource = self._resources.get(str(doc.get("stream_resource")), {})
+            data_keys = record.descriptors.get(descriptor, {}).get("data_keys", {})
+            part = part_of(resource, doc, data_keys, received_s) if name == "stream_datum" else None
+            if part is None:
+                record.n_external += 1
+            else:
+                record.positions.append((stream, part))
+        return uid
 
     def _record(self, uid: str, kind: str) -> RunRecord | None:
         if uid not in self.runs:
