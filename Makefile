@@ -18,7 +18,7 @@ $(BIN)/python:
 # Packages are compiled when they are first imported: compiling all of them takes longer than the demo.
 $(DEMO): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "what the demo needs; torch is the largest part, 200 MB or more"
-	$(PIP) --no-compile --progress-bar on -c $(CONSTRAINTS) torch==2.13.0 -e '.[sim,plot,tiled]'
+	$(PIP) --no-compile --progress-bar on -c $(CONSTRAINTS) torch==2.13.0 -e '.[run,sim,plot,tiled]'
 	@touch $(DEMO)
 
 $(STAMP): pyproject.toml $(CONSTRAINTS) | $(BIN)/python

@@ -40,6 +40,7 @@ from cdi_stream.errors import (
     RecordingError,
     ServiceError,
     WireError,
+    missing_package,
 )
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ def __getattr__(name: str) -> Any:
     """Import a public name on its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(missing_package(error)) from error
     globals()[name] = value
     return value
 

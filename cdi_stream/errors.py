@@ -84,3 +84,11 @@ def describe_error(error: Any) -> str:
 def _short(value: object) -> str:
     text = str(value) if isinstance(value, Path) else repr(value)
     return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """Return the text for a package that is not installed: a profile's environment has only a part of the packages."""
+    return (
+        f"expected the package {error.name!r}, which is not installed; the service and the Python interface need "
+        "pip install 'cdi-stream[all]'"
+    )

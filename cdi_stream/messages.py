@@ -19,6 +19,9 @@ from cdi_stream.metrics import Metrics
 Document = Mapping[str, Any]
 """Bluesky document."""
 
+POINTS_PER_CURVE = "points_per_curve"
+"""Key of a start document: number of points of each curve, for a run with several curves."""
+
 SeriesId = int | str
 """Id of a detector series: number or name."""
 

@@ -11,9 +11,7 @@ from typing import Any
 from cdi_stream.documents.readings import whole
 from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.documents.runs import MAX_UID
-
-POINTS_PER_CURVE = "points_per_curve"
-"""Key of a start document: number of points of each curve, for a run with several curves."""
+from cdi_stream.messages import POINTS_PER_CURVE
 
 _UID_KEYS = ("run_uid", "scan_uid", "bluesky_run_uid")
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)

@@ -12,8 +12,8 @@ import numpy as np
 from bluesky.utils import get_hinted_fields, root_ancestor
 from numpy.typing import NDArray
 
-from cdi_stream.documents.claim import POINTS_PER_CURVE
 from cdi_stream.errors import InputError
+from cdi_stream.messages import POINTS_PER_CURVE
 from cdi_stream_plugins.bluesky.run_uid import Device, Plan, with_run_uid
 
 Metadata = Mapping[str, Any]
