@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -100,24 +99,15 @@ class ImageFile(DetectorDataLogic):
 class StreamingEiger(StandardDetector):
     """Detector whose frames leave over ZeroMQ, and whose documents name images in a file.
 
-    ``user_data`` of the detector is set through `user_data`, for example by `cdi_stream_plugins.bluesky.with_run_uid`.
+    ``client.user_data`` is sent before the frames; `cdi_stream_plugins.bluesky.with_run_uid` writes the run's uid there.
     """
 
     def __init__(self, client: DetectorClient, path: Path, shape: tuple[int, int], period_s: float, name: str) -> None:
         triggers = ExternalTriggers()
         acquisition = StreamAcquisition(client, triggers, period_s)
-        self._client = client
+        self.client = client
         self.add_detector_logics(triggers, acquisition, ImageFile(acquisition, path, shape))
         super().__init__(name=name)
-
-    @property
-    def user_data(self) -> Any:
-        """Text that the detector sends before the frames."""
-        return self._client.user_data
-
-    @user_data.setter
-    def user_data(self, text: Any) -> None:
-        self._client.user_data = text
 
 
 class Capture(DetectorAcquireLogic):

@@ -105,7 +105,8 @@ def test_a_fly_scan_is_pixel_and_angle_exact(tmp_path, frames_an_event):
     assert n == 48
     with contextlib.ExitStack() as stack:
         line = Line(scan, tmp_path, stack)
-        line.engine(with_run_uid(fly([line.eiger, line.box], n // frames_an_event, frames_an_event), line.eiger))
+        plan = fly([line.eiger, line.box], n // frames_an_event, frames_an_event)
+        line.engine(with_run_uid(plan, line.eiger, "client.user_data"))
         (curve,) = line.curves(1)
     assert curve.account.missing == ()
     np.testing.assert_array_equal(curve.counts, scan.frames)
