@@ -99,7 +99,7 @@ class ImageFile(DetectorDataLogic):
 class StreamingEiger(StandardDetector):
     """Detector whose frames leave over ZeroMQ, and whose documents name images in a file.
 
-    ``client.user_data`` is sent before the frames; `cdi_stream_plugins.bluesky.with_run_uid` writes the run's uid there.
+    ``client.user_data`` is sent before the frames; `with_run_uid` writes the uid of the run there.
     """
 
     def __init__(self, client: DetectorClient, path: Path, shape: tuple[int, int], period_s: float, name: str) -> None:
