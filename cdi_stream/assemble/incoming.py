@@ -25,7 +25,7 @@ from cdi_stream.disk.append import append_whole
 from cdi_stream.disk.aside import set_aside
 from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.documents.plain import to_plain
-from cdi_stream.messages import Document, SeriesStart
+from cdi_stream.messages import Document, SeriesId, SeriesStart
 from cdi_stream.stream.frame_log import FrameLog
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ MAX_DOCUMENTS_BYTES = 256 << 20
 class SavedSeries:
     """Description of one series, without its frames.
 
-    ``run_uid`` is the run that was open when the series began, for a stream whose frames name no series.
+    ``run_uid`` is the run that was open when the series began, for a stream whose frames name no series; ``parts`` are
+    the series of one image that form the series.
     """
 
     key: str
@@ -63,6 +64,7 @@ class SavedSeries:
     late: int = 0
     bad: int = 0
     doubts: tuple[str, ...] = ()
+    parts: tuple[SeriesId, ...] = ()
 
 
 class Incoming:
@@ -187,9 +189,10 @@ def _read(folder: Path) -> SavedSeries:
     start["goniometer"] = {axis: tuple(values) for axis, values in start["goniometer"].items()}
     if (folder / MASK).exists():
         start["pixel_mask"] = np.load(folder / MASK, allow_pickle=False)
-    doubts = tuple(plain.pop("doubts"))
+    doubts, parts = tuple(plain.pop("doubts")), tuple(plain.pop("parts", ()))
     return SavedSeries(
         start=SeriesStart(**start),
         doubts=doubts,
+        parts=parts,
         **(plain | {"key": folder.name}),
     )

@@ -245,7 +245,8 @@ def _curve(series: Series, claim: Claim, run: RunRecord, offset_s: float, used: 
     frames = (claim.n_points, series.start.n_images, series.n_slots)
     points = (*frames, whole(run.start.get("num_points")))
     return Curve(
-        series=series_key(series.id),
+        series=frozenset(map(series_key, series.parts or (series.id,))),
+        slots={series_key(part): slot for part, slot in series.parts.items()},
         claim=claim,
         frame_counts=frozenset(n for n in frames if n is not None and 0 < n <= series.capacity),
         counts=frozenset(n for n in points if n is not None and 0 < n <= series.capacity),

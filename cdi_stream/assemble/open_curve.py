@@ -83,6 +83,7 @@ class OpenCurve:
             late=series.late,
             bad=series.bad,
             doubts=self.doubts,
+            parts=tuple(series.parts),
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from cdi_stream.assemble.incoming import Incoming, SavedSeries
 from cdi_stream.assemble.open_curve import OpenCurve, restore_curve
+from cdi_stream.assemble.run_match import find_run
 from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.documents.claim import Claim, read_claim
 from cdi_stream.documents.runs import RunBook
@@ -58,6 +59,7 @@ class OpenCurves:
         self._wall_clock = wall_clock
         self._incoming = incoming
         self._open: dict[SeriesId, OpenCurve] = {}
+        self._parts: dict[SeriesId, OpenCurve] = {}
         self._closed: OrderedDict[SeriesId, float] = OrderedDict()
         self._stale_series: deque[SeriesId | None] = deque(maxlen=1000)
         self._volumes = VolumePool(settings.max_total_bytes // IDLE_SHARE)
@@ -78,9 +80,10 @@ class OpenCurves:
         if isinstance(message, SeriesStart):
             self._begin(message, now_s)
         elif isinstance(message, SeriesEnd):
-            if (curve := self._open.get(message.series)) is not None:
-                curve.series.end(now_s)
-                self.save(curve)
+            if (curve := self._parts.get(message.series) or self._open.get(message.series)) is not None:
+                if not self._may_gather(curve):
+                    curve.series.end(now_s)
+                    self.save(curve)
             elif message.series not in self._closed:  # the end of a complete curve comes after its release
                 self._drop_stale(message.series)
         elif (curve := self._curve_of(message, now_s)) is None:
@@ -93,6 +96,7 @@ class OpenCurves:
         now_s = self._clock()
         series = self._new_series(saved.start, now_s, self._wall_clock(), None)
         series.wall_s, series.first_id = saved.wall_s, saved.first_id
+        series.parts = {part: slot for slot, part in enumerate(saved.parts)}
         log = None if self._incoming is None else self._incoming.frame_log(saved.key)
         if log is not None:
             series.restore(log, decode)
@@ -101,6 +105,7 @@ class OpenCurves:
             series.end(series.last_s)
         name = saved.start.series if saved.start.series not in self._open else f"{saved.start.series} ({saved.key})"
         self._open[name] = restore_curve(saved, series, now_s)
+        self._parts |= dict.fromkeys(saved.parts[1:], self._open[name])
         logger.info("series %s: resumed with the %d frames on disk", saved.start.series, series.n_received)
 
     def save(self, curve: OpenCurve) -> None:
@@ -112,8 +117,9 @@ class OpenCurves:
         """Remove a curve; its files stay until its reconstruction is published."""
         name = next(name for name, value in self._open.items() if value is curve)
         del self._open[name]
+        self._parts = {part: value for part, value in self._parts.items() if value is not curve}
         curve.series.close()
-        self._closed[name] = self._wall_clock()
+        self._closed |= dict.fromkeys([name, *curve.series.parts], self._wall_clock())
         while len(self._closed) > MAX_CLOSED:
             self._closed.popitem(last=False)
 
@@ -133,6 +139,9 @@ class OpenCurves:
 
     def _begin(self, start: SeriesStart, now_s: float) -> None:
         """Open a series; a second start message before the first frame replaces the first one."""
+        claim = read_claim(start.user_data)
+        if start.series in self._parts or self._gather(start, claim):
+            return
         known = self._open.get(start.series)
         if known is not None and known.series.n_received and not known.is_headless:
             self._n_aborted += 1
@@ -144,13 +153,31 @@ class OpenCurves:
                 if not curve.has_all_frames:
                     curve.doubts += ("series aborted: the detector began another series",)
                 self.save(curve)
-        claim = read_claim(start.user_data)
-        n = min(claim.n_points or start.n_images or 0, self._settings.limits.max_images)
+        n_images = 0 if start.n_images == 1 else start.n_images or 0  # one image for each trigger, not for the curve
+        n = min(claim.n_points or n_images, self._settings.limits.max_images)
         curve = known or self._new_curve(start, now_s, claim)
         curve.series.start, curve.claim, curve.n_announced, curve.is_headless = start, claim, n, False
         curve.doubts = ()
         self._open[start.series] = curve
         self.save(curve)
+
+    def _gather(self, start: SeriesStart, claim: Claim) -> bool:
+        """Add a series of one image to the curve of its run, which has one such series for each point."""
+        curves = (c for c in self._open.values() if c.claim == claim and c.series.start.series != start.series)
+        curve = next((c for c in curves if self._may_gather(c)), None)
+        if start.n_images != 1 or curve is None:
+            return False
+        curve.series.add_part(start.series)
+        self._parts[start.series] = curve
+        self.save(curve)
+        return True
+
+    def _may_gather(self, curve: OpenCurve) -> bool:
+        """Whether further series of one image may belong to a curve: while its run goes on."""
+        if curve.is_headless or not curve.series.has_single_images:
+            return False
+        run = find_run(curve.series, curve.claim, self._book).run
+        return run is not None and run.stop is None
 
     def _new_curve(self, start: SeriesStart, now_s: float, claim: Claim) -> OpenCurve:
         wall_s = self._wall_clock()
@@ -178,7 +205,7 @@ class OpenCurves:
         """
         if frame.series is None:
             return self._curve_of_run(frame, now_s)
-        curve = self._open.get(frame.series)
+        curve = self._parts.get(frame.series) or self._open.get(frame.series)
         newest = self._book.runs.get(self._book.newest_open() or "")
         closed_s = self._closed.get(frame.series)
         if curve is None and (closed_s is None or (newest is not None and closed_s < newest.received_s)):

@@ -69,7 +69,9 @@ class Curve:
     Parameters
     ----------
     series
-        Text of the series id, from `series_key`.
+        Texts of the series ids, from `series_key`.
+    slots
+        Slot of the only image of each series, by the text of its id, for a curve of such series; else empty.
     claim
         Statement of the detector's ``user_data`` about the run.
     counts
@@ -86,7 +88,7 @@ class Curve:
         By stream, the sequence number of the last point that belongs to an earlier curve of the run.
     """
 
-    series: str
+    series: frozenset[str]
     claim: Claim
     counts: frozenset[int]
     frame_counts: frozenset[int]
@@ -94,6 +96,7 @@ class Curve:
     offset_s: float = 0.0
     since_s: float = 0.0
     used: Mapping[str, int] = field(default_factory=dict)
+    slots: Mapping[str, int] = field(default_factory=dict)
 
 
 def best_table(run: RunRecord, curve: Curve, motors: frozenset[str]) -> PointTable | None:
@@ -130,7 +133,7 @@ def _tables(stream: str, events: dict[int, Event], curve: Curve) -> list[PointTa
     """Return the tables of a stream: one of its single readings, one of its arrays joined end to end."""
     has_names = any(event.series for event in events.values())
     since = {seq: event for seq, event in events.items() if event.received_s >= curve.since_s}
-    chosen = {seq: event for seq, event in since.items() if not has_names or curve.series in event.series}
+    chosen = {seq: event for seq, event in since.items() if not has_names or curve.series & set(event.series)}
     if not has_names:
         chosen = _share(stream, chosen, curve)
     if not chosen:
@@ -149,7 +152,7 @@ def _of_numbers(stream: str, lowest: int, chosen: dict[int, Event], curve: Curve
     """Return the table of the single readings of a stream, one row for each of the events ``chosen``."""
     seqs = np.array(sorted(chosen), dtype=np.int64)
     rows = [chosen[int(seq)] for seq in seqs]
-    slots = [NO_IMAGE if event.image_id is None else event.image_id - curve.first_id for event in rows]
+    slots = [_slot_of(event, curve) for event in rows]
     times = [np.nan if event.time_s is None else event.time_s + curve.offset_s for event in rows]
     table = PointTable(
         stream=stream,
@@ -160,6 +163,13 @@ def _of_numbers(stream: str, lowest: int, chosen: dict[int, Event], curve: Curve
         is_shared=own,
     )
     return replace(table, places=(seqs - _first(seqs, lowest, table, curve)).astype(np.intp))
+
+
+def _slot_of(event: Event, curve: Curve) -> int:
+    """Return the slot of the image that an event names, `NO_IMAGE` if it names none."""
+    if curve.slots:
+        return next((curve.slots[name] for name in event.series if name in curve.slots), NO_IMAGE)
+    return NO_IMAGE if event.image_id is None else event.image_id - curve.first_id
 
 
 def _of_arrays(stream: str, chosen: dict[int, Event], curve: Curve) -> PointTable | None:

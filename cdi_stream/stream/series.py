@@ -41,10 +41,13 @@ class SeriesLimits:
 class Series:
     """Frames of one series by image id; the volume grows if more frames come than the header announced.
 
-    ``start``, ``wall_s`` and ``first_id`` may be set after construction.  ``wall_s`` is the time of the first message
-    [s since the epoch]; ``last_s``, ``last_frame_s`` and ``ended_s`` are monotonic times [s].  ``first_id`` is the
-    image id of slot 0, above 0 for streams that number frames across series.  ``duplicate``, ``late`` and ``bad`` count
-    frames, ``layout`` is that of the frames, None before the first.
+    A detector that is triggered once a point may send one series of one image for each point.  ``parts`` are the ids of
+    such series that form this one, each with its slot; it is empty for a series that has all images itself.
+
+    ``start``, ``wall_s``, ``first_id`` and ``parts`` may be set after construction.  ``wall_s`` is the time of the
+    first message [s since the epoch]; ``last_s``, ``last_frame_s`` and ``ended_s`` are monotonic times [s].
+    ``first_id`` is the image id of slot 0, above 0 for streams that number frames across series.  ``duplicate``,
+    ``late`` and ``bad`` count frames, ``layout`` is that of the frames, None before the first.
 
     Parameters
     ----------
@@ -77,6 +80,7 @@ class Series:
         self.last_s = now_s
         self.last_frame_s = now_s
         self.first_id = 0
+        self.parts: dict[SeriesId, int] = {}
         self.ended_s: float | None = None
         self.duplicate = self.late = self.bad = 0
         self.layout: Layout | None = None
@@ -140,12 +144,28 @@ class Series:
         """
         self.last_s = now_s
         try:
-            self._check(frame.image_id - self.first_id, frame.pixels)
+            self._check(self._slot_of(frame), frame.pixels)
             if self._fits(frame, now_s):
                 self._put(frame, now_s)
         except WireError:
             self.bad += 1
             raise
+
+    @property
+    def has_single_images(self) -> bool:
+        """Whether header and frames so far agree that each series has one image."""
+        return self.start.n_images == 1 and self.n_slots <= max(len(self.parts), 1)
+
+    def add_part(self, series: SeriesId) -> None:
+        """Add a series of one image, whose frame gets the next slot."""
+        if not self.parts:
+            self.parts[self.id] = 0
+        self.parts[series] = len(self.parts)
+
+    def _slot_of(self, frame: DetectorFrame) -> int:
+        if self.parts and frame.series is not None:
+            return self.parts[frame.series]
+        return frame.image_id - self.first_id
 
     def end(self, now_s: float) -> None:
         """Note the end of the series at ``now_s`` (monotonic) [s]; a second end changes nothing."""
@@ -277,7 +297,7 @@ class Series:
 
     def _put(self, frame: DetectorFrame, now_s: float) -> None:
         """Copy a frame that fits into its slot, and into the log."""
-        slot, pixels = frame.image_id - self.first_id, frame.pixels
+        slot, pixels = self._slot_of(frame), frame.pixels
         if slot >= len(self._account):
             self._grow(slot + 1, pixels.shape)
         if self._account[slot]["has"]:

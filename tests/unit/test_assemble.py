@@ -375,6 +375,67 @@ def test_missing_frames_are_zeros_in_memory_that_an_earlier_scan_used():
     assert [int(image.sum()) for image in curve.counts] == [0, 0, 0, 4 * 15, 0, 0, 0]
 
 
+# --- one series for each point -----------------------------------------------------------------------------------
+
+
+def single(k, series, user_data="run", lost=False):
+    """A series of one image, as a detector sends it that is armed for each point."""
+    image = DetectorFrame(series=series, image_id=0, pixels=picture(k))
+    start = begin(series, user_data=user_data, n_images=1)
+    return [start, *([] if lost else [image]), SeriesEnd(series=series)]
+
+
+def single_event(k, series=None):
+    return event(k + 1, image_id=None if series is None else 0, series=series)
+
+
+@pytest.mark.parametrize("names", [True, False], ids=["events name the series", "events name nothing"])
+@pytest.mark.parametrize("user_data", ["run", None], ids=["by uid", "by time"])
+def test_series_of_one_image_each_are_one_curve(names, user_data):
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor())
+    for k in range(N):
+        rig.feed(*single(k, 50 + k, user_data), single_event(k, 50 + k if names else None))
+        rig.settle(15.0)
+    assert rig.curves == []
+    rig.feed(run_stop(N))
+    (curve,) = rig.settle()
+    assert [int(image[0, 0]) for image in curve.counts] == list(range(1, N + 1))
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+    assert curve.account.missing == ()
+    assert (curve.doubts == ()) or user_data is None
+
+
+def test_a_lost_image_among_series_of_one_image_is_missing():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor())
+    for k in range(N):
+        rig.feed(*single(k, 50 + k, lost=k == 2), single_event(k, 50 + k))
+    rig.feed(run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.missing == (2,)
+    assert [int(image[0, 0]) for image in curve.counts] == [1, 2, 0, 4, 5, 6, 7]
+
+
+def test_two_runs_of_series_of_one_image_are_two_curves():
+    rig = Rig()
+    for n, uid in enumerate(("one", "two")):
+        rig.feed(run_start(uid, num_points=N), descriptor(uid, f"d-{uid}"))
+        for k in range(N):
+            series = 50 + 10 * n + k
+            rig.feed(*single(k, series, uid), event(k + 1, series=series, desc=f"d-{uid}"))
+        rig.feed(run_stop(N, uid))
+    curves = rig.settle()
+    assert [curve.run.uid for curve in curves] == ["one", "two"]
+    assert all(curve.account.missing == () for curve in curves)
+
+
+def test_a_series_of_one_image_without_a_run_is_a_curve_of_its_own():
+    rig = Rig()
+    rig.feed(*single(0, 50, None), *single(1, 51, None))
+    assert len(rig.settle()) == 2
+
+
 # --- series whose start was lost ---------------------------------------------------------------------------------
 
 

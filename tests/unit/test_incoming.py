@@ -8,10 +8,10 @@ import pytest
 
 from cdi_stream.assemble.incoming import DESCRIPTION, Incoming
 from cdi_stream.assemble.release import RECONNECTION_S
-from cdi_stream.messages import SeriesEnd
+from cdi_stream.messages import DetectorFrame, SeriesEnd
 from cdi_stream.stream import frame_log
 from cdi_stream_plugins.decoders.dectris2 import Dectris2Decoder
-from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, run_start, run_stop
+from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, picture, run_start, run_stop
 
 
 @pytest.fixture
@@ -254,3 +254,23 @@ def test_a_clock_that_was_set_back_ends_no_series_and_keeps_none_for_ever(folder
     assert second.curves == []
     second.settle(120.0)
     assert len(second.curves) == 1
+
+
+def test_series_of_one_image_each_go_on_too(folder):
+    def point(rig_, k):
+        series = 50 + k
+        image = DetectorFrame(series=series, image_id=0, pixels=picture(k))
+        rig_.feed(begin(series, user_data="run", n_images=1), image, SeriesEnd(series=series))
+        rig_.feed(event(k + 1, series=series))
+
+    first = rig(folder)
+    first.feed(run_start(num_points=N), descriptor())
+    for k in range(4):
+        point(first, k)
+    second = resumed(folder)
+    for k in range(4, N):
+        point(second, k)
+    second.feed(run_stop(N))
+    (curve,) = second.settle()
+    assert contents(curve) == list(range(1, N + 1))
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
