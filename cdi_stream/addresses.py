@@ -53,7 +53,7 @@ class Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or IP address means this machine and can be reached from no other machine.
+    """Return whether a host name or IP address means this machine and can be reached from no other machine.
 
     A zone (``%lo``) is accepted behind an IPv6 address only: behind an IPv4 address it is no valid spelling.
     """
@@ -89,7 +89,7 @@ def parse(text: str) -> Address:
 
 
 def is_ipv6(text: str) -> bool:
-    """Whether an address needs 0MQ's option ``IPV6``; false for a text that is no address."""
+    """Return whether an address needs 0MQ's option ``IPV6``; false for a text that is no address."""
     try:
         return parse(text).is_ipv6
     except ValueError:

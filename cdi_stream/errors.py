@@ -77,8 +77,10 @@ def describe_error(error: Any) -> str:
     text = entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if entry["type"] == "extra_forbidden":
         text = "unknown key; deploy/beamline.toml explains the known keys"
-    is_told = entry["type"] in ("missing", "extra_forbidden") or isinstance(entry["input"], dict) or ", got " in text
-    return f"  {where}{': ' if where else ''}{text}" + ("" if is_told else f", got {_short(entry['input'])}")
+    shows_input = (
+        entry["type"] in ("missing", "extra_forbidden") or isinstance(entry["input"], dict) or ", got " in text
+    )
+    return f"  {where}{': ' if where else ''}{text}" + ("" if shows_input else f", got {_short(entry['input'])}")
 
 
 def _short(value: object) -> str:

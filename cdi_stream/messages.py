@@ -1,4 +1,4 @@
-"""The frozen values that travel from stage to stage; each arrow of the pipeline carries one of them.
+"""The frozen values that travel from stage to stage; each step of the pipeline passes on one type.
 
 Arrays are set read-only on construction.  ``received_s`` and all times of latency are on the monotonic
 clock; ``wall_s`` is seconds since the epoch.
@@ -38,10 +38,10 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesStart:
-    """What a detector says before its frames; everything but the series may be absent or wrong.
+    """Header of a detector series, sent before the frames; all values but ``series`` may be absent or wrong.
 
     ``image_dtype`` is a name such as ``uint16``.  ``goniometer`` maps axis names to (start, increment) in degrees.
-    ``pixel_mask`` is true where a pixel may be used, as the wire had it, before any region of interest.
+    ``pixel_mask`` is true where a pixel may be used; it covers the detector before a region of interest is cut.
     """
 
     series: SeriesId
@@ -66,9 +66,9 @@ class SeriesStart:
 class DetectorFrame:
     """One image of a series, cut to the region of interest; ``pixels`` is ``(rows, cols)``, raw counts.
 
-    Its memory may belong to the wire message: copy before the next message is read.  ``series`` is None where
-    the wire knows no series.  ``wire`` holds those parts of the message from which the decoder makes this frame and no
-    other; a decoder may leave it empty.
+    ``pixels`` may share the memory of the wire message: copy them before the next message is read.  ``series`` is None
+    where the format has no series.  ``wire`` holds the parts of the message from which the decoder makes this frame
+    alone; it may be empty.
     """
 
     series: SeriesId | None
@@ -80,7 +80,7 @@ class DetectorFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesEnd:
-    """The detector says that a series is over."""
+    """Message of a detector that a series is over."""
 
     series: SeriesId
 
@@ -90,7 +90,10 @@ WireMessage = SeriesStart | DetectorFrame | SeriesEnd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameAccount:
-    """Where every frame of a curve went.  ``received + len(missing) == expected``."""
+    """Numbers of the frames of a curve, and the indices of the missing frames.
+
+    ``received + len(missing) == expected``.
+    """
 
     expected: int
     received: int
@@ -102,10 +105,10 @@ class FrameAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What is known of the Bluesky run that a curve belongs to; ``is_heard`` is false if nothing is.
+    """The Bluesky run of a curve, from its documents; ``is_heard`` is false if no document of the run is known.
 
-    ``sample``, ``plan_name`` and ``motors`` are those of the run's start document, ``metadata`` further keys of it
-    that our own start document copies.
+    ``sample``, ``plan_name`` and ``motors`` come from the run's start document.  ``metadata`` holds further keys of the
+    start document, which this service copies into its own start document.
     """
 
     uid: str
@@ -126,8 +129,9 @@ class RockingCurve:
 
     ``counts`` is ``(n_frames, rows, cols)`` raw; rows of missing frames are zero and not in
     ``has_frame``.  ``scanned`` maps a motor (or ``energy``) to its value at each frame, in its own units.
-    ``doubts`` say how the frames were joined where that was not certain, ``notes`` what is only told; ``complete_s`` is
-    when the last frame's message was received.  ``key`` names the curve, whatever the detector calls its series.
+    ``doubts`` are sentences about uncertain steps of the assembly, ``notes`` are sentences that change no verdict.
+    ``complete_s`` is the time at which the last frame's message was received.  ``key`` is a name of the curve that does
+    not depend on the detector's id of the series.
     """
 
     series: SeriesStart
@@ -148,7 +152,7 @@ class RockingCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveProgress:
-    """How far a curve has come while it is being measured; ``key`` names it, whatever the detector calls its series."""
+    """Progress of a curve that is being measured; ``key`` is the key of its `RockingCurve`."""
 
     series: SeriesId
     run: RunContext
@@ -159,7 +163,7 @@ class CurveProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedVolume:
-    """Counts about the peak, what may be trusted of them, and where they lie.
+    """Counts around the Bragg peak, with their valid voxels, their expected scale and their map to q.
 
     ``expected_scale`` multiplies the modelled intensity of each voxel (exposure, monitor, white field);
     ``counts`` stay raw.  All three arrays share the shape of ``affine``, in detector coordinates.
@@ -177,7 +181,7 @@ class PreparedVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabVolume:
-    """Measured magnitudes on an orthogonal lab grid, for a network to look at; maximum 1, zero if unknown."""
+    """Measured magnitudes on an orthogonal lab grid, the input of a network; maximum 1, zero where not known."""
 
     magnitude: NDArray[np.float32]
     valid_pixels: NDArray[np.bool_]
@@ -186,11 +190,11 @@ class LabVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """How far to trust a result, and why.
+    """Grade of a result, with the reasons.
 
-    ``grade`` is ``good``, ``doubtful`` or ``failed``, of a network's first answer ``preliminary``.  It is the worse of
-    ``crystal``, what the phasing says of itself, and ``join``, whether frames, angles and run belong together; both are
-    empty where they were not judged apart.
+    ``grade`` is ``good``, ``doubtful`` or ``failed``; a network's first answer is ``preliminary``.  The grade is the
+    worse of two grades: ``crystal`` judges the phase retrieval, ``join`` judges whether frames, angles and run belong
+    together.  Both are empty where they were not judged separately.
     """
 
     grade: str
@@ -201,7 +205,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crystal:
-    """A complex crystal with the map of its diffraction and the numbers that speak of it.
+    """A complex crystal with the map of its diffraction, its metrics and its verdict.
 
     ``density`` and ``support`` share the shape of ``affine``.
     """
@@ -215,9 +219,9 @@ class Crystal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhasedVolume:
-    """A measured volume with a crystal that explains it, both on the measured voxels: where refinement starts.
+    """A measured volume and its reconstructed crystal, both on the measured voxels: the input of a refinement.
 
-    ``doubts`` about the measurement make any verdict doubtful, ``notes`` are only told.
+    ``doubts`` about the measurement make any verdict doubtful, ``notes`` change no verdict.
     """
 
     volume: PreparedVolume
@@ -235,9 +239,9 @@ class RecordedScan:
     frames
         Raw counts ``(n_frames, rows, cols)``, unsigned integers.
     beamline
-        Name of the beamline plugin that understands the motors, or the beamline written out; None if unknown.
+        Name of the beamline plugin that has these motors, or the beamline written out; None if unknown.
     scanned
-        Motors recorded at every frame, ``(n_frames,)`` each; the first is the one that the plan moves.
+        Motors recorded at every frame, ``(n_frames,)`` each; the plan moves the first motor.
     baseline, units
         Motors that stood still, and the unit of every motor by name.
     detector
@@ -250,14 +254,14 @@ class RecordedScan:
         Counts of each frame on record beside the frames, such as SPEC's ImageTot; pixels at the data type's maximum
         (gaps) left out.
     truth
-        Description of the simulated crystal, if it is one.
+        Description of the crystal, if the scan is simulated.
     missing
         Points of the scan whose frame is lost, counted from 0.  Their place in ``frames`` holds zeros; motors and
         ``frame_sums`` are as recorded.
     frame_files
         File of each frame, where each is a file of its own; empty text where there is none.
     notes, doubts
-        What is only told, and what makes a result doubtful.
+        Sentences that change no verdict, and sentences that make a verdict doubtful.
     run_uid
         Uid of the Bluesky run that was recorded, where it is known.
     """
@@ -288,10 +292,10 @@ class RecordedScan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One event's worth: a crystal in lab coordinates (None: no picture), and how it came about.
+    """Content of one event: a crystal in lab coordinates (None: no crystal) with its verdict, frames and metrics.
 
-    ``complete_s`` is the monotonic time of the last frame's message; ``notes`` are texts by name.  ``phased`` is what
-    the result was on the measured voxels; ``key`` names the curve.
+    ``complete_s`` is the monotonic time of the last frame's message; ``notes`` are texts by name.  ``phased`` holds the
+    result on the measured voxels; ``key`` is the key of the curve.
     """
 
     stream: str

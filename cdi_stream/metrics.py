@@ -63,25 +63,28 @@ class Metrics:
 
     def known(self) -> dict[str, float]:
         """Return the finite numbers by name."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {metric.name: getattr(self, metric.name) for metric in fields(self)}
         return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
     def values(self) -> dict[str, float | bool]:
         """Return all numbers by name as documents hold them: a count that is not known is NaN."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        return {metric.name: _plain(getattr(self, metric.name)) for metric in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefinementMetrics(Metrics):
-    """Numbers of a refined crystal, with those of the crystal before."""
+    """Numbers of a refined crystal, with the misfit and the correlation before the refinement."""
 
     seconds: float = _metric("s", "wall time of the refinement")
     start_chi2: float = _metric("", "misfit before the refinement")
     start_r_p: float = _metric("", "correlation before the refinement")
 
 
-UNITS = {one.name: str(one.metadata["unit"]) for one in fields(RefinementMetrics)}
+UNITS = {metric.name: str(metric.metadata["unit"]) for metric in fields(RefinementMetrics)}
 """Unit of each number by name."""
+
+MEANINGS = {metric.name: str(metric.metadata["meaning"]) for metric in fields(RefinementMetrics)}
+"""Meaning of each number by name."""
 
 
 def _plain(value: float | bool | None) -> float | bool:

@@ -15,8 +15,8 @@ Buffer = bytes | memoryview
 class Decoder(Protocol):
     """Decodes the multipart messages of one detector format; has no socket.
 
-    Most multiparts hold one message; some senders put several messages into one multipart, and a multipart without
-    content gives none.  A decoder checks every size before it allocates memory.
+    Most multiparts hold one message.  Some senders put several messages into one multipart; a multipart without content
+    holds none.  A decoder checks every size before it allocates memory.
     """
 
     def decode(self, parts: Sequence[Buffer]) -> Iterator[WireMessage]:
@@ -42,7 +42,7 @@ class Reader(Protocol):
     """Reads a recorded scan of one facility; entry points of group ``cdi_stream.reader``."""
 
     def can_read(self, path: Path) -> bool:
-        """Whether the file or folder has this reader's format; reads little of it."""
+        """Return whether a file or folder has this reader's format; only a small part of the file is read."""
         ...
 
     def read(self, path: Path, scan: int | None) -> RecordedScan:

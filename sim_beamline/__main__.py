@@ -54,18 +54,18 @@ def _compare(options: argparse.Namespace) -> None:
     from sim_beamline.compare import nmse, nmse_forbidden, truth_on_grid
 
     try:
-        stored = read_result(options.file)
+        result = read_result(options.file)
     except RecordingError:
         print(json.dumps({"nmse_to_truth_lab": None, "nmse_forbidden": None}))
         return
     truth = truth_on_grid(
         simulated_scan(options.case).crystal,
-        stored.affine.q0,
-        stored.affine.sample_to_lab,
-        stored.density.shape,
-        float(stored.voxel_m[0]),
+        result.affine.q0,
+        result.affine.sample_to_lab,
+        result.density.shape,
+        float(result.voxel_m[0]),
     )
-    errors = {"nmse_to_truth_lab": nmse(truth, stored.density), "nmse_forbidden": nmse_forbidden(truth, stored.density)}
+    errors = {"nmse_to_truth_lab": nmse(truth, result.density), "nmse_forbidden": nmse_forbidden(truth, result.density)}
     print(json.dumps(errors))
 
 
@@ -75,6 +75,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
 
     def command(name: str, run: object, **options: Mapping[str, object]) -> None:
+        """Add a command, with the keywords of its options for `argparse`."""
         sub = commands.add_parser(name)
         for option, keywords in options.items():
             sub.add_argument(f"--{option.replace('_', '-')}", **keywords)  # type: ignore[arg-type]

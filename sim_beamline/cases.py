@@ -82,15 +82,15 @@ def simulated_scan(name: str) -> SimulatedScan:
     if name == "mirrored_columns":
         return _with_crystal(name, replace(small, col_direction="x-"), "theta", 300e-9)
     if name == "inner_circle":
-        tilted: dict[str, float | tuple[float, ...]] = {"theta": 12.0, "chi": 60.0, "phi": _ramp(-7.16, 0.09, 48)}
-        return _with_crystal(name, replace(small, sample_deg=tilted), "phi", 300e-9)
+        angles_deg: dict[str, float | tuple[float, ...]] = {"theta": 12.0, "chi": 60.0, "phi": _ramp(-7.16, 0.09, 48)}
+        return _with_crystal(name, replace(small, sample_deg=angles_deg), "phi", 300e-9)
     if name == "energy":
         energies = _ramp(9000.0 - 24 * 4.0, 4.0, 48)
-        fixed = {**small.sample_deg, "theta": 0.3}
-        return _with_crystal(name, replace(small, sample_deg=fixed, photon_energy_ev=energies), "energy", 300e-9)
+        sample_deg = {**small.sample_deg, "theta": 0.3}
+        return _with_crystal(name, replace(small, sample_deg=sample_deg, photon_energy_ev=energies), "energy", 300e-9)
     if name == "rectangular":
-        placed = replace(small, pixel_row_m=75e-6, pixel_col_m=50e-6, beam_row=-140.2, beam_col=310.7)
-        return _with_crystal(name, placed, "theta", 300e-9)
+        experiment = replace(small, pixel_row_m=75e-6, pixel_col_m=50e-6, beam_row=-140.2, beam_col=310.7)
+        return _with_crystal(name, experiment, "theta", 300e-9)
     raise KeyError(name)
 
 

@@ -64,6 +64,7 @@ def _nmse_shifted(truth: Complex, crystal: Complex) -> float:
     frequencies = [fft.fftfreq(n) for n in truth.shape]
 
     def correlation(shift: NDArray[np.float64]) -> float:
+        """Return |correlation| at a shift [voxels], from 0 to 1."""
         phases = [np.exp(2j * np.pi * f * s) for f, s in zip(frequencies, shift, strict=True)]
         result: float = float(abs(np.einsum("ijk,i,j,k->", spectrum, *phases, optimize=True))) / spectrum.size / norm
         return result

@@ -77,23 +77,23 @@ class StreamingDetector:
 
     def _send_start(self, user_data: Any, n_images: int) -> None:
         frames, mask = self._scan.frames, self._scan.pixel_mask
-        known: dict[str, Any] = {"series": self._series, "n_images": n_images, "shape": frames.shape[1:]}
-        known |= {"header": self._scan.detector, "mask": mask, "user_data": user_data}
+        entries: dict[str, Any] = {"series": self._series, "n_images": n_images, "shape": frames.shape[1:]}
+        entries |= {"header": self._scan.detector, "mask": mask, "user_data": user_data}
         if self._format == "dectris2":
-            self._data.send(wire.start_message(**known, dtype=frames.dtype.name))
+            self._data.send(wire.start_message(**entries, dtype=frames.dtype.name))
         elif self._format == "dectris1":
-            self._data.send_multipart(wire1.start_parts(**known))
+            self._data.send_multipart(wire1.start_parts(**entries))
 
     def _send_image(self, image_id: int, pixels: NDArray[Any]) -> None:
         if self._format == "array1":
             self._data.send_multipart(wire1.array_parts(frame=self._n_taken, pixels=pixels, codec=self._codec))
             return
-        known: dict[str, Any] = {"series": self._series, "image_id": image_id, "pixels": pixels, "codec": self._codec}
-        known |= {"count_time_s": float(self._scan.detector.get("count_time_s", 0.1))}
+        entries: dict[str, Any] = {"series": self._series, "image_id": image_id, "pixels": pixels, "codec": self._codec}
+        entries |= {"count_time_s": float(self._scan.detector.get("count_time_s", 0.1))}
         if self._format == "dectris2":
-            self._data.send(wire.image_message(**known))
+            self._data.send(wire.image_message(**entries))
         else:
-            self._data.send_multipart(wire1.image_parts(**known))
+            self._data.send_multipart(wire1.image_parts(**entries))
 
     def _send_end(self) -> None:
         if self._format == "dectris2":

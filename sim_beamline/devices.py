@@ -71,11 +71,11 @@ class DetectorClient:
         return OrderedDict((f"{self.name}_{key}", dict(entry)) for key in self._last)
 
     def read_configuration(self) -> OrderedDict[str, Any]:
-        """No configuration."""
+        """Return no readings: the device has no configuration."""
         return OrderedDict()
 
     def describe_configuration(self) -> OrderedDict[str, Any]:
-        """No configuration."""
+        """Return no descriptions: the device has no configuration."""
         return OrderedDict()
 
     def close(self) -> None:

@@ -99,10 +99,10 @@ def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.
 
 def _trimmed(density: NDArray[np.complex64], axis: NDArray[Any]) -> tuple[NDArray[np.complex64], list[NDArray[Any]]]:
     """Return the density without empty outer planes of the grid, and the axes of the remaining grid."""
-    present = np.abs(density) > 1e-7
+    is_crystal = np.abs(density) > 1e-7
     axes = []
     for k in range(3):
-        inside = np.flatnonzero(present.any(axis=tuple(m for m in range(3) if m != k)))
+        inside = np.flatnonzero(is_crystal.any(axis=tuple(m for m in range(3) if m != k)))
         keep = slice(int(inside[0]), int(inside[-1]) + 1)
         density = np.moveaxis(np.moveaxis(density, k, 0)[keep], 0, k)
         axes.append(axis[keep])

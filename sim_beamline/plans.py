@@ -77,8 +77,8 @@ def origin(scan: RecordedScan) -> dict[str, Any]:
     """Return the origin of a replayed run for its start document: ``simulated``, or ``replay_of`` with a known uid."""
     if scan.truth is not None:
         return {"simulated": True}
-    known = {} if scan.run_uid is None else {"replay_of_uid": scan.run_uid}
-    return {"replay_of": scan.name, **known}
+    recorded_uid = {} if scan.run_uid is None else {"replay_of_uid": scan.run_uid}
+    return {"replay_of": scan.name, **recorded_uid}
 
 
 def _pace(scan: RecordedScan, point: int, speed: float | None) -> Iterator[Any]:

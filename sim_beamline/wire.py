@@ -83,8 +83,8 @@ def array(pixels: NDArray[Any], codec: str = "raw") -> cbor2.CBORTag:
     if codec != "raw":
         packed = {"bslz4": bslz4, "lz4": _lz4}[codec](pixels)
         content = cbor2.CBORTag(56500, [codec, pixels.dtype.itemsize, packed])
-    typed = cbor2.CBORTag(_TAGS[pixels.dtype.str[1:]], content)
-    return cbor2.CBORTag(40, [list(pixels.shape), typed])
+    typed_array = cbor2.CBORTag(_TAGS[pixels.dtype.str[1:]], content)
+    return cbor2.CBORTag(40, [list(pixels.shape), typed_array])
 
 
 def bslz4(pixels: NDArray[Any]) -> bytes:

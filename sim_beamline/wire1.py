@@ -43,11 +43,11 @@ def image_parts(*, series: int, image_id: int, pixels: NDArray[Any], count_time_
     bits = 8 * pixels.dtype.itemsize
     encoding = {"raw": "<", "lz4": "lz4<", "bslz4": f"bs{bits}-lz4<"}[codec]
     blob = packed(pixels, codec)
-    described = {"shape": [cols, rows], "type": pixels.dtype.name, "encoding": encoding, "size": len(blob)}
+    description = {"shape": [cols, rows], "type": pixels.dtype.name, "encoding": encoding, "size": len(blob)}
     real_time = int(count_time_s * NANO)
     return [
         _json(htype="dimage-1.0", series=series, frame=image_id, hash=""),
-        _json(htype="dimage_d-1.0", **described),
+        _json(htype="dimage_d-1.0", **description),
         blob,
         _json(htype="dconfig-1.0", start_time=0, stop_time=real_time, real_time=real_time),
     ]

@@ -39,7 +39,7 @@ def worker(
             f"{directory} does not exist: no service with this configuration runs in this folder; start it first, "
             f"{_from_where(settings.publish.directory)}"
         )
-    stopping = StopSignal()
+    stop_signal = StopSignal()
     run_worker(
         WorkerSettings(
             directory=directory,
@@ -49,7 +49,7 @@ def worker(
             threads=settings.refine.threads,
         ),
         bus_sink_of(settings, is_immediate=True),
-        stopping.is_set,
+        stop_signal.is_set,
         ends_when_idle=once,
     )
 
@@ -78,14 +78,14 @@ def list_jobs(
 def retry(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
     """Return a failed or cancelled job to the queue."""
     with _queue(config) as queue:
-        _changed(job, queue.retry(job), "failed or cancelled", as_json)
+        _require_change(job, queue.retry(job), "failed or cancelled", as_json)
 
 
 @queue_app.command()
 def cancel(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
     """Cancel a job that no worker has started."""
     with _queue(config) as queue:
-        _changed(job, queue.cancel(job), "ready or failed", as_json)
+        _require_change(job, queue.cancel(job), "ready or failed", as_json)
 
 
 @queue_app.command()
@@ -97,7 +97,7 @@ def prioritise(
 ) -> None:
     """Change the priority of a waiting job."""
     with _queue(config) as queue:
-        _changed(job, queue.prioritise(job, priority), "ready", as_json)
+        _require_change(job, queue.prioritise(job, priority), "ready", as_json)
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def _row(job: Any) -> dict[str, Any]:
     }
 
 
-def _changed(job: int, is_changed: bool, expected: str, as_json: bool) -> None:
+def _require_change(job: int, is_changed: bool, expected: str, as_json: bool) -> None:
     if not is_changed:
         raise InputError(f"job {job}: expected a job that is {expected}, got another; see 'cdi-stream queue list'")
     show({"job": job, "changed": True}, as_json)

@@ -65,15 +65,15 @@ def replay(
     from cdi_stream.replay.play import results_folder
 
     _require_usable(speed, config, beamline_only, plot)
-    recorded = read_recorded(scan, number)
-    for word, texts in (("note", recorded.notes), ("doubt", recorded.doubts)):
+    recorded_scan = read_recorded(scan, number)
+    for word, texts in (("note", recorded_scan.notes), ("doubt", recorded_scan.doubts)):
         for text in texts:
             console.print(f"[yellow]{word}:[/yellow] {escape(text)}", highlight=False)
     with results_folder(_folder(out)) as directory:
-        write_scan(recorded, directory / "scan.h5")
+        write_scan(recorded_scan, directory / "scan.h5")
         summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, 1)
-        if recorded.truth is not None:
-            summaries = [_compare(summary, str(recorded.truth["case"])) for summary in summaries]
+        if recorded_scan.truth is not None:
+            summaries = [_compare(summary, str(recorded_scan.truth["case"])) for summary in summaries]
         _finish(summaries, plot, as_json)
 
 
@@ -127,6 +127,7 @@ def _play(
         task = bar.add_task("starting", total=n_points)
 
         def report(progress: ReplayProgress) -> None:
+            """Show the number of points and the newest stream in the progress bar."""
             stage = progress.streams[-1] if progress.streams else "scan"
             bar.update(task, completed=progress.n_points, description=stage)
 

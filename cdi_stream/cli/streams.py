@@ -17,7 +17,7 @@ from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, StopSi
 from cdi_stream.errors import CdiStreamError, InputError
 
 TELL_EVERY_S = 10.0
-"""Time between two lines of `serve` that no detector message has come yet [s]."""
+"""Time between two lines of `serve` about the silence of the detector [s]."""
 
 
 def serve(config: NeededConfig) -> None:
@@ -26,19 +26,19 @@ def serve(config: NeededConfig) -> None:
     from cdi_stream.live.sockets import open_sockets
 
     settings = read_config(config)
-    stopping = StopSignal()
+    stop_signal = StopSignal()
     ready = prepare_folder(settings.publish.directory) / "ready"
     with open_sockets(settings) as sockets, _service(settings, config, sockets) as service:
         ready.touch()
         console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
         silence = Silence(settings.detector.endpoint, time.monotonic())
-        while not stopping.is_set() and not service.wait(0.2):
+        while not stop_signal.is_set() and not service.wait(0.2):
             silence.look(service.counters()["messages"], time.monotonic())
         ready.unlink(missing_ok=True)
         console.print("stopping: curves in progress are finished, the others are left for the next start")
-    left = {name: n for name, n in service.left.items() if n}
-    if left:
-        console.print(f"left for the next start: {', '.join(f'{n} {name}' for name, n in left.items())}")
+    remainder = {name: n for name, n in service.left.items() if n}
+    if remainder:
+        console.print(f"left for the next start: {', '.join(f'{n} {name}' for name, n in remainder.items())}")
     if not service.has_ended:
         os._exit(0 if service.failure is None else 1)  # a thread may still wait for a server
     if service.failure is not None:
@@ -114,9 +114,9 @@ def record(
     settings = CaptureSettings(
         detector=detector, out=out, raw=raw, documents=bus, beamline=beamline, n_series=series, timeout_s=timeout
     )
-    stopping = StopSignal()
+    stop_signal = StopSignal()
     with console.status(f"waiting for frames from {endpoint}") as status:
-        counts = capture(settings, stopping.is_set, lambda n: status.update(f"{n} frames"), _say)
+        counts = capture(settings, stop_signal.is_set, lambda n: status.update(f"{n} frames"), _say)
     if "stopped" in counts:
         console.print(f"[red]stopped:[/red] {escape(counts['stopped'])}", highlight=False)
         console.print(
@@ -150,9 +150,9 @@ def tee(
     """Forward a detector's stream to a file writer and to subscribers; the writer gets every frame."""
     from cdi_stream.stream.tee import tee as run_tee
 
-    stopping = StopSignal()
+    stop_signal = StopSignal()
     console.print(f"{source} -> {push} (file writer), {publish} (subscribers); Ctrl-C ends")
-    show(dict(run_tee(source, push, publish, max_message_bytes=400_000_000, is_stopped=stopping.is_set)), as_json)
+    show(dict(run_tee(source, push, publish, max_message_bytes=400_000_000, is_stopped=stop_signal.is_set)), as_json)
 
 
 def dashboard(

@@ -78,11 +78,11 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 def plugins(as_json: JsonOption = False) -> None:
     """List installed decoders, beamlines, readers and sinks, and the motor names that each beamline reads."""
-    listed: dict[str, Any] = {
+    names: dict[str, Any] = {
         group.removeprefix("cdi_stream."): list(registry.names(group)) for group in registry.GROUPS
     }
-    listed["readings"] = {name: _readings(name) for name in listed["beamline"]}
-    show(listed, as_json)
+    names["readings"] = {name: _readings(name) for name in names["beamline"]}
+    show(names, as_json)
 
 
 def _readings(beamline: str) -> dict[str, list[str]] | str:
@@ -166,6 +166,7 @@ def train(
     require(device)
 
     def report(line: str) -> None:
+        """Print one line of the training log."""
         console.print(line, highlight=False)
 
     run(

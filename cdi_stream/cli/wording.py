@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-MEANING = {
-    "chi2": "misfit to the measured magnitudes, as a share",
+from cdi_stream.metrics import MEANINGS
+
+_MEANINGS = {
     "chi2_cleaned": "misfit without the voxels masked by cleaning",
-    "chi2_floor": "misfit expected from counting noise alone",
-    "r_p": "correlation with the measured magnitudes",
     "r_p_cleaned": "correlation without the voxels masked by cleaning",
-    "agreement": "correlation with the crystals of other starts",
-    "amplitude_spread": "spread of the amplitude inside, over its mean",
-    "support_fraction": "share of the array inside the support",
-    "support_over_box": "support over the box of the autocorrelation",
     "size_lab": "size of the crystal along x, y, z of the lab",
     "voxel_size": "sides of a voxel along the axes of the file",
     "voxel_size_lab": "side of a voxel on the lab grid",
     "resolution": "length at which different starts disagree",
     "seconds": "time of the whole command",
 }
-"""Meaning of a number, by its name without the unit."""
+"""Meaning of the numbers that only commands show, or show in another unit, by name without the unit."""
 
 _UNITS = {"_nm": ("nm", 1.0), "_m": ("nm", 1e9), "_vox": ("voxels", 1.0), "_s": ("s", 1.0), "_deg": ("deg", 1.0)}
 """Unit in which a number is shown, and the factor to it, by the ending of the name."""
@@ -33,7 +28,7 @@ def table_row(name: str, value: Any) -> tuple[str, str, str]:
     unit, factor = _UNITS.get(end, ("", 1.0))
     unit = {"seconds": "s", "ms_per_cycle": "ms"}.get(name, unit)
     text, label = _text(value, factor), name.removesuffix(end)
-    return label, f"{text} {unit}" if unit and text != "-" else text, MEANING.get(label, "")
+    return label, f"{text} {unit}" if unit and text != "-" else text, _MEANINGS.get(label) or MEANINGS.get(name, "")
 
 
 def _text(value: Any, factor: float = 1.0) -> str:

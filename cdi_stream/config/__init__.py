@@ -1,4 +1,4 @@
-"""The configuration: one TOML file a deployment, unknown keys refused, units in names.
+"""The configuration: one TOML file for each deployment, with unknown keys refused and units in names.
 
 Each section is a frozen model in a module of its own; `file` puts them together.
 """

@@ -13,7 +13,7 @@ from cdi_stream.config.values import BusPeer, Name, Prefix
 
 
 class BusConfig(Section):
-    """How the service listens to Bluesky's documents."""
+    """Subscription of the service to Bluesky's documents."""
 
     subscribe: BusPeer = Field(
         description=(

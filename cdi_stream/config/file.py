@@ -1,4 +1,4 @@
-"""The configuration file: one TOML file a deployment, read once."""
+"""The configuration file: one TOML file for each deployment, read once."""
 
 from __future__ import annotations
 
@@ -81,15 +81,17 @@ class Config(Section):
     @classmethod
     def _renamed(cls, tables: Any) -> Any:
         """Refuse a table under a former name; the error gives the present name."""
-        for old, new in FORMER_NAMES.items():
-            if isinstance(tables, dict) and old in tables:
-                raise ValueError(f"expected [{new}], got [{old}]: the table has a new name, its keys are the same")
+        for former, present in FORMER_NAMES.items():
+            if isinstance(tables, dict) and former in tables:
+                raise ValueError(
+                    f"expected [{present}], got [{former}]: the table has a new name, its keys are the same"
+                )
         return tables
 
     @model_validator(mode="after")
     def _apart(self) -> Config:
         """Refuse one address for two sockets."""
-        used: dict[tuple[str, int | None], str] = {}
+        keys: dict[tuple[str, int | None], str] = {}
         for key, text in (
             ("detector.endpoint", self.detector.endpoint),
             ("documents.subscribe", self.documents.subscribe),
@@ -99,8 +101,8 @@ class Config(Section):
             address = None if text is None else addresses.parse(text)
             if address is None or (address.is_tcp and address.port is None):
                 continue
-            if (other := used.setdefault(address.place, key)) != key:
-                raise ValueError(f"{key}: expected an address of its own, got {text!r}, which {other} has already")
+            if (first_key := keys.setdefault(address.place, key)) != key:
+                raise ValueError(f"{key}: expected an address of its own, got {text!r}, which {first_key} has already")
         return self
 
     def sha256(self, network_sha256: str) -> str:
@@ -108,7 +110,7 @@ class Config(Section):
 
         Files count by their content; addresses and folders do not count.
         """
-        deciding: Any = {
+        fields: Any = {
             "geometry": True,
             "assemble": {"late_grace_s", "reading_timeout_s", "idle_timeout_s", "monitor"},
             "prepare": True,
@@ -116,7 +118,7 @@ class Config(Section):
             "detector": {"format", "channel", "roi", "saturation_counts"},
             "publish": {"lab_shape"},
         }
-        digest = hashlib.sha256(self.model_dump_json(include=deciding).encode() + network_sha256.encode())
+        digest = hashlib.sha256(self.model_dump_json(include=fields).encode() + network_sha256.encode())
         for path in (self.detector.bad_pixels, self.detector.white_field):
             digest.update(path.read_bytes() if path is not None else b"none")
         return digest.hexdigest()

@@ -76,8 +76,8 @@ class InlineBeamline(Section):
                 f"{self.col_direction!r}"
             )
         motors = [name for circle in self.sample_circles + self.detector_circles for name in {circle[0], *circle[2:]}]
-        if doubled := sorted({name for name in motors if motors.count(name) > 1}):
-            raise ValueError(f"expected each motor in one circle, got {', '.join(doubled)} in several")
+        if repeated := sorted({name for name in motors if motors.count(name) > 1}):
+            raise ValueError(f"expected each motor in one circle, got {', '.join(repeated)} in several")
         return self
 
     def beamline(self) -> Beamline:
@@ -171,8 +171,8 @@ class GeometryConfig(FixedGeometry):
         if (self.beamline is None) == (self.inline is None):
             raise ValueError("expected either 'beamline', the name of a plugin, or a table 'inline'")
         circles = [circle.name for circle in _circles(in_words(GeometryConfig.value, self))]
-        if unknown := [name for name in self.circles_deg if name not in circles]:
-            raise ValueError(f"expected circles_deg of {circles}, got {', '.join(unknown)}")
+        if unknown_circles := [name for name in self.circles_deg if name not in circles]:
+            raise ValueError(f"expected circles_deg of {circles}, got {', '.join(unknown_circles)}")
         return self
 
     def value(self) -> Beamline:

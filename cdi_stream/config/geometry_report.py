@@ -1,6 +1,6 @@
-"""What a configuration says of the geometry, in numbers and as a sketch, before any frame is taken.
+"""Report on the geometry of a configuration, in numbers and as a sketch, before any frame is taken.
 
-Conventions are those of `cdi_stream.geometry.circles`; deploy/docs/how-to/beamline.md explains them.
+The conventions stand in `cdi_stream.geometry.circles`; deploy/docs/how-to/beamline.md explains them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ENERGY = "energy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What is assumed of one scan beyond the configuration.
+    """Assumptions about one scan, in addition to the configuration.
 
     ``angles_deg`` wins over ``geometry.circles_deg``; ``scan`` is a circle's name, or ``energy``, with its step a frame
     [degrees or eV]; ``shape`` is frames, rows, columns.
@@ -47,7 +47,7 @@ class Place:
     pixel_m: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be; raises `InputError`."""
+        """Refuse impossible numbers; raises `InputError`."""
         numbers = (*self.angles_deg.values(), *(self.scan or ("", 0.0))[1:], *self.shape)
         positive = [n for n in (self.photon_energy_ev, self.distance_m, self.pixel_m) if n is not None]
         if not np.isfinite([*numbers, *positive]).all() or min((*positive, *self.shape)) <= 0:
@@ -61,13 +61,13 @@ def report(geometry: GeometryConfig, place: Place) -> dict[str, Any]:
     -------
     dict
         ``two_theta_deg``; ``q_inv_nm``, the length of Q, and ``q_lab_inv_nm``; ``d_nm``, None at the direct beam;
-        ``step_inv_nm``, how far q goes along frame (None without a scan), row and column; ``voxel_nm``, the voxel of
+        ``step_inv_nm``, the steps of q along frame (None without a scan), row and column; ``voxel_nm``, the voxel of
         the reconstructed array (None without a scan).
 
     Raises
     ------
     InputError
-        If a number is known neither from the configuration nor from ``place``: all that are missing are named.
+        If a number is known neither from the configuration nor from ``place``: the error names all missing numbers.
     GeometryError
         If the scan gives no volume.
     """
@@ -91,35 +91,35 @@ def report(geometry: GeometryConfig, place: Place) -> dict[str, Any]:
     }
 
 
-def in_words(found: Mapping[str, Any]) -> dict[str, str]:
-    """Round what `report` returns and give it its units, for people."""
-    frame, row, col = ("unknown without --scan" if step is None else f"{step:.3g}" for step in found["step_inv_nm"])
-    x, y, z = found["q_lab_inv_nm"]
-    voxel = found["voxel_nm"]
+def in_words(numbers: Mapping[str, Any]) -> dict[str, str]:
+    """Return the numbers of `report` as texts for people, rounded and with units."""
+    frame, row, col = ("unknown without --scan" if step is None else f"{step:.3g}" for step in numbers["step_inv_nm"])
+    x, y, z = numbers["q_lab_inv_nm"]
+    voxel = numbers["voxel_nm"]
     return {
-        "beamline": found["beamline"],
-        "2 theta": f"{found['two_theta_deg']:.3f} deg",
-        "|Q|": f"{found['q_inv_nm']:.3f} 1/nm, in the lab x {x:.3f}, y {y:.3f}, z {z:.3f}",
-        "d": "none: this is the direct beam" if found["d_nm"] is None else f"{found['d_nm']:.5f} nm",
+        "beamline": numbers["beamline"],
+        "2 theta": f"{numbers['two_theta_deg']:.3f} deg",
+        "|Q|": f"{numbers['q_inv_nm']:.3f} 1/nm, in the lab x {x:.3f}, y {y:.3f}, z {z:.3f}",
+        "d": "none: this is the direct beam" if numbers["d_nm"] is None else f"{numbers['d_nm']:.5f} nm",
         "step of q": f"along frame {frame}, row {row}, column {col} 1/nm",
         "voxel": "unknown without --scan"
         if voxel is None
-        else f"{voxel[0]:.2f} x {voxel[1]:.2f} x {voxel[2]:.2f} nm, for {'x'.join(map(str, found['shape']))} voxels",
+        else f"{voxel[0]:.2f} x {voxel[1]:.2f} x {voxel[2]:.2f} nm, for {'x'.join(map(str, numbers['shape']))} voxels",
     }
 
 
 def missing(geometry: GeometryConfig, place: Place) -> list[str]:
-    """Name what is known neither from the configuration nor from ``place``, with the key and option that give it."""
-    known = {**geometry.circles_deg, **place.angles_deg}
-    circles = [circle.name for circle in _circles(geometry.value()) if circle.name not in known]
+    """Return the missing quantities, which neither configuration nor ``place`` states, each with its key and option."""
+    angles_deg = {**geometry.circles_deg, **place.angles_deg}
+    circles = [circle.name for circle in _circles(geometry.value()) if circle.name not in angles_deg]
     gaps = [f"angles of {', '.join(circles)} (geometry.circles_deg, or --angle NAME=DEGREES)"] if circles else []
-    for name, given, option in (
+    for name, value, option in (
         ("photon_energy_ev", place.photon_energy_ev, "--energy EV"),
         ("distance_m", place.distance_m, "--distance METRES"),
         ("pixel_row_m", place.pixel_m, "--pixel METRES"),
         ("pixel_col_m", place.pixel_m, "--pixel METRES"),
     ):
-        if given is None and getattr(geometry, name) is None:
+        if value is None and getattr(geometry, name) is None:
             gaps.append(f"geometry.{name} (or {option})")
     return gaps
 
@@ -127,23 +127,25 @@ def missing(geometry: GeometryConfig, place: Place) -> list[str]:
 def _require_known(beamline: Beamline, geometry: GeometryConfig, place: Place) -> None:
     names = [circle.name for circle in _circles(beamline)]
     scanned = () if place.scan is None or place.scan[0] == ENERGY else place.scan[:1]
-    if unknown := [name for name in (*place.angles_deg, *scanned) if name not in names]:
-        raise InputError(f"{beamline.name}: expected circles {', '.join(names)}, got {', '.join(unknown)}")
+    if unknown_circles := [name for name in (*place.angles_deg, *scanned) if name not in names]:
+        raise InputError(f"{beamline.name}: expected circles {', '.join(names)}, got {', '.join(unknown_circles)}")
     if gaps := missing(geometry, place):
         raise InputError(f"{beamline.name}: to tell 2 theta, |Q| and d, these are missing: {'; '.join(gaps)}")
 
 
 def _tangent(beamline: Beamline, geometry: GeometryConfig, place: Place) -> tuple[LinearMap, float]:
-    """Map of q at the middle of the array, from three frames about it; and the photon energy there."""
+    """Return the map of q at the middle of the array, from three frames around the middle, and the photon energy."""
     energy_ev = _given(place.photon_energy_ev, geometry.photon_energy_ev)
     angles = {**geometry.circles_deg, **place.angles_deg}
     rows, cols = place.shape[1:]
 
     def track(name: str, value: float) -> Floats:
+        """Return the value of a circle or of the energy in the three frames."""
         step = place.scan[1] if place.scan is not None and place.scan[0] == name else 0.0
         return value + step * np.arange(-1.0, 2.0)
 
     def tracks(circles: tuple[Circle, ...]) -> Floats:
+        """Return the angles of circles in the three frames, ``(3, circles)`` [rad]."""
         return np.radians([track(circle.name, angles[circle.name]) for circle in circles]).reshape(len(circles), 3).T
 
     positions = Positions(
@@ -178,7 +180,7 @@ def _circles(beamline: Beamline) -> tuple[Circle, ...]:
 
 
 def sketch(beamline: Beamline) -> list[str]:
-    """Draw which circle turns about which axis, and where rows and columns of the detector grow."""
+    """Return the lines of a sketch: circles with their axes, and the directions of the detector's rows and columns."""
     return [
         "Looking downstream, from the source to the crystal, all angles at zero:",
         "",
@@ -194,13 +196,13 @@ def sketch(beamline: Beamline) -> list[str]:
 
 
 def axis_name(vector: Vector) -> str:
-    """Name an axis-aligned unit vector: ``y-`` for (0, -1, 0)."""
+    """Return the name of an axis-aligned unit vector: ``y-`` for (0, -1, 0)."""
     place = int(np.argmax(np.abs(vector)))
     return f"{'xyz'[place]}{'+' if vector[place] > 0 else '-'}"
 
 
 def _circle_lines(kind: str, circles: tuple[Circle, ...]) -> list[str]:
-    """One line for each circle; an outer one carries those after it."""
+    """Return one line for each circle, the outermost first; an outer circle carries the circles after it."""
     if not circles:
         return [f"{kind:>8}: no circles"]
     width = max(len(circle.name) for circle in circles)
@@ -216,14 +218,14 @@ def _circle_lines(kind: str, circles: tuple[Circle, ...]) -> list[str]:
 
 
 def _sense(axis: Vector) -> str:
-    """In words, where a positive angle turns."""
-    moved: Vector = (0.0, 0.0, 1.0) if axis[2] == 0 else (1.0, 0.0, 0.0)
-    x, y, z = np.cross(axis, moved)
-    return f"a positive angle turns {axis_name(moved)} towards {axis_name((float(x), float(y), float(z)))}"
+    """Return the sense of rotation about an axis, in words."""
+    vector: Vector = (0.0, 0.0, 1.0) if axis[2] == 0 else (1.0, 0.0, 0.0)
+    x, y, z = np.cross(axis, vector)
+    return f"a positive angle turns {axis_name(vector)} towards {axis_name((float(x), float(y), float(z)))}"
 
 
 def _detector_lines(row: str, col: str) -> list[str]:
-    """A frame with its first pixel in the corner where it is, seen downstream: x+ goes to the left, y+ up."""
+    """Return a sketch of the detector with pixel (0, 0) in its corner, seen downstream: x+ goes to the left, y+ up."""
     directions = (row, col)
     vertical, horizontal = (next(name for name in directions if name[0] == letter) for letter in "yx")
     is_top, is_left = vertical == "y-", horizontal == "x-"
@@ -234,10 +236,10 @@ def _detector_lines(row: str, col: str) -> list[str]:
     first, middle = f"|{edge}|", f"|{arrow:^14}|"
     border = f"+{'':-^14}+"
     rows = [first, middle, f"|{'':14}|"] if is_top else [f"|{'':14}|", middle, first]
-    other = "rows" if along == "columns" else "columns"
+    across = "rows" if along == "columns" else "columns"
     return [
         f"detector: rows grow along {row}, columns along {col}; pixel (row 0, column 0) is",
         f"          {'top' if is_top else 'bottom'} {'left' if is_left else 'right'}, "
-        f"{other} grow {'downwards' if is_top else 'upwards'}",
+        f"{across} grow {'downwards' if is_top else 'upwards'}",
         *(f"          {line}" for line in (border, *rows, border)),
     ]

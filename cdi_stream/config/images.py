@@ -20,7 +20,7 @@ def read_image(path: Path) -> NDArray[np.generic]:
     Raises
     ------
     ConfigError
-        If the file holds no image, or one above `MAX_IMAGE_PIXELS`.
+        If the file holds no image, or an image of more than `MAX_IMAGE_PIXELS` pixels.
     """
     try:
         image = _npy(path) if path.suffix == ".npy" else _tif(path)
@@ -32,10 +32,10 @@ def read_image(path: Path) -> NDArray[np.generic]:
 
 
 def _npy(path: Path) -> NDArray[np.generic]:
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # takes no memory for what a header claims
-    if mapped.size > MAX_IMAGE_PIXELS:
-        raise ValueError(f"{mapped.shape} are more than {MAX_IMAGE_PIXELS} pixels")
-    return np.array(mapped)
+    image = np.load(path, mmap_mode="r", allow_pickle=False)  # takes no memory for what a header claims
+    if image.size > MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.shape} are more than {MAX_IMAGE_PIXELS} pixels")
+    return np.array(image)
 
 
 def _tif(path: Path) -> NDArray[np.generic]:

@@ -1,4 +1,4 @@
-"""Sections ``[publish]``, ``[feed]`` and ``[dashboard]``: where results go, and who may watch."""
+"""Sections ``[publish]``, ``[feed]`` and ``[dashboard]``: outputs of the service, and access to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cdi_stream.config.values import (
 
 
 class PublishConfig(Section):
-    """Where results go: files, the Tiled catalog and the start document."""
+    """Outputs of the service: files, the Tiled catalog and the start document."""
 
     directory: PossibleFolder = Field(
         default=Path("cdi-stream-results"),

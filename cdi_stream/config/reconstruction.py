@@ -23,7 +23,7 @@ from cdi_stream.networks.packaged import DEFAULT_NETWORK, network_file
 
 
 class AssembleConfig(Section):
-    """How frames and readings become a rocking curve: waiting times, the monitor, and the folder of open scans."""
+    """Assembly of frames and readings to a rocking curve: waiting times, the monitor, and the folder of open scans."""
 
     directory: PossibleFolder | None = Field(
         default=None,
@@ -86,7 +86,7 @@ class NetworkConfig(Section):
     def _found(cls, value: object) -> object:
         try:
             return network_file(value) if isinstance(value, str) else value
-        except ConfigError as error:  # pydantic wants to be told in its own way
+        except ConfigError as error:  # pydantic reports only errors of its own types
             raise ValueError(str(error)) from error
 
 
@@ -141,7 +141,7 @@ class RefineConfig(MethodConfig):
 
     ``auto`` searches again and keeps the live crystal as a candidate.  ``recipe`` continues the live crystal by
     projections, ``object`` by gradients.  ``hybrid`` runs the recipe from the network's answer.  ``network`` trains the
-    network on this one volume, then runs ``network_recipe``.  The worker process has the lowest priority.
+    network on the volume of the curve, then runs ``network_recipe``.  The worker process has the lowest priority.
     """
 
     methods: tuple[Literal["auto", "recipe", "object", "network", "hybrid"], ...] = Field(

@@ -1,4 +1,4 @@
-"""Base of the sections of the configuration: frozen, unknown keys refused, plain words for what is wrong."""
+"""Base of the sections of the configuration: frozen, with unknown keys refused, and errors in plain words."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Section(BaseModel):
 
 
 def require_plugin(group: str, name: str) -> str:
-    """Return the name of an installed plugin; raises `ValueError` with the names that are."""
+    """Return the name of a plugin; raises `ValueError`, with the installed names, if it is not installed."""
     if name not in names(group):
         raise ValueError(f"unknown name; installed are: {', '.join(names(group)) or 'none'}")
     return name
 
 
 def in_words(read: Any, value: Any) -> Any:
-    """Return what ``read`` makes of a value; its errors become `ValueError`, which pydantic reports with the key."""
+    """Return ``read(value)``; the errors of ``read`` become `ValueError`, which pydantic reports with the key."""
     try:
         return read(value)
     except (ConfigError, GeometryError, PluginError) as error:

@@ -1,7 +1,7 @@
-"""Values that a configuration takes: each with its unit and the range that makes sense at a beamline.
+"""Types of the values of a configuration, each with its unit and the range that makes sense at a beamline.
 
-A range catches a number in the wrong unit (55 for a pixel of 55 um, 8.9 for an energy of 8900 eV), one that would fill
-the memory, and TOML's ``nan`` and ``inf``.
+A range refuses a number in the wrong unit (55 for a pixel of 55 um, 8.9 for an energy of 8900 eV), a number that would
+fill the memory, and TOML's ``nan`` and ``inf``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def within(low: float, high: float, unit: str) -> AfterValidator:
     """Accept numbers from ``low`` to ``high``; the error names range and unit."""
 
     def check(value: float) -> float:
+        """Return the value; raise `ValueError` outside of the range."""
         if not low <= value <= high:  # false for nan
             raise ValueError(f"expected {low:g} to {high:g} {unit}")
         return value
@@ -43,6 +44,7 @@ Images = Annotated[int, within(1, 10**7, "images")]
 
 def _address(use: str, accepts: Callable[[addresses.Address], bool], remedy: str) -> AfterValidator:
     def check(text: str) -> str:
+        """Return the text; raise `ValueError` if its address does not suit the use."""
         if not accepts(addresses.parse(text)):
             raise ValueError(f"expected an address to {use}; {remedy}")
         return text
@@ -58,7 +60,7 @@ Peer = Annotated[
     str,
     _address("connect to", _can_be_reached, "0.0.0.0 and * stand for all addresses of a machine: name one of them"),
 ]
-"""Address of a socket that somebody else has bound."""
+"""Address of a socket that another program has bound."""
 
 BusPeer = Annotated[str, AfterValidator(lambda text: text if "://" in text else f"tcp://{text}"), *Peer.__metadata__]
 """Address of a document proxy, also as ``host:port`` like Bluesky's own sockets take it."""

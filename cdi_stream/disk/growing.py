@@ -43,13 +43,13 @@ class GrowingFile:
         OSError
             If the disk, a quota or a limit on the size of files leaves no room; the file is unchanged.
         """
-        needed = self.root.id.get_filesize() + n_bytes + MARGIN_BYTES
-        if needed <= self._reserved:
+        size_bytes = self.root.id.get_filesize() + n_bytes + MARGIN_BYTES
+        if size_bytes <= self._reserved:
             return
         try:
-            self._take(needed + AHEAD_BYTES)
+            self._take(size_bytes + AHEAD_BYTES)
         except OSError:
-            self._take(needed)
+            self._take(size_bytes)
 
     def _take(self, n_bytes: int) -> None:
         handle = self.root.id.get_vfd_handle()

@@ -65,8 +65,8 @@ def plot_result(file: Path, out: Path, title: str) -> None:
     RecordingError
         If the file is no result file, or has no crystal.
     """
-    stored = read_result(file)
-    plot(lab_picture(stored.density, float(stored.voxel_m[0])), out, title)
+    result = read_result(file)
+    plot(lab_picture(result.density, float(result.voxel_m[0])), out, title)
 
 
 def lab_picture(crystal: Complex, voxel_m: float) -> Picture:
@@ -112,8 +112,8 @@ def draw_slices(figure: Any, picture: Picture, title: str) -> None:
     figure.set_size_inches(1.3 + 3.3 * len(slices), 7)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(2, len(slices), squeeze=False)
-    for column, cut in enumerate(slices):
-        _draw(axes[:, column], cut, picture)
+    for column, part in enumerate(slices):
+        _draw(axes[:, column], part, picture)
     figure.colorbar(axes[0, -1].images[0], ax=axes[0], label="amplitude")
     figure.colorbar(axes[1, -1].images[0], ax=axes[1], label=picture.phase)
     figure.suptitle(title)
@@ -144,22 +144,26 @@ def _slices(picture: Picture) -> list[_Slice]:
     cuts = []
     for axis in range(3):
         up, across = (name for k, name in enumerate(picture.axes) if k != axis)
-        one, other = (array.take(crystal.shape[axis] // 2, axis) for array in (amplitude, phase))
-        cuts.append(_Slice(one, other, float(amplitude.max()), up, across, picture.views.get(axis, ""), reach))
+        middle_amplitude, middle_phase = (array.take(crystal.shape[axis] // 2, axis) for array in (amplitude, phase))
+        cuts.append(
+            _Slice(
+                middle_amplitude, middle_phase, float(amplitude.max()), up, across, picture.views.get(axis, ""), reach
+            )
+        )
     return cuts
 
 
-def _draw(axes: Any, cut: _Slice, picture: Picture) -> None:
+def _draw(axes: Any, part: _Slice, picture: Picture) -> None:
     """Draw one slice into two axes, the amplitude above the phase."""
-    extent = [side * picture.step for n in cut.amplitude.shape[::-1] for side in (-(n // 2) - 0.5, n - n // 2 - 0.5)]
+    extent = [side * picture.step for n in part.amplitude.shape[::-1] for side in (-(n // 2) - 0.5, n - n // 2 - 0.5)]
     common: dict[str, Any] = {"origin": "lower", "extent": extent}
-    axes[0].imshow(cut.amplitude, cmap="magma", vmin=0, vmax=cut.largest, **common)
-    axes[1].imshow(cut.phase, cmap="twilight", vmin=-np.pi, vmax=np.pi, **common)
-    for one in axes:
-        one.set(
-            xlabel=f"{cut.across} / {picture.unit}",
-            ylabel=f"{cut.up} / {picture.unit}",
-            xlim=(-cut.reach, cut.reach),
-            ylim=(-cut.reach, cut.reach),
+    axes[0].imshow(part.amplitude, cmap="magma", vmin=0, vmax=part.largest, **common)
+    axes[1].imshow(part.phase, cmap="twilight", vmin=-np.pi, vmax=np.pi, **common)
+    for panel in axes:
+        panel.set(
+            xlabel=f"{part.across} / {picture.unit}",
+            ylabel=f"{part.up} / {picture.unit}",
+            xlim=(-part.reach, part.reach),
+            ylim=(-part.reach, part.reach),
         )
-    axes[0].set_title(cut.view)
+    axes[0].set_title(part.view)

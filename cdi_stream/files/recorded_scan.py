@@ -49,9 +49,9 @@ def read_recorded(path: Path, number: int | None) -> RecordedScan:
     """
     readers = readers_of(path)
     if not readers:
-        known = ", ".join(registry.names(_GROUP))
-        raise RecordingError(f"{path}: no reader understands it; installed are {known}")
-    name, *others = readers
+        installed = ", ".join(registry.names(_GROUP))
+        raise RecordingError(f"{path}: no reader understands it; installed are {installed}")
+    name, *other_names = readers
     scan = readers[name].read(path, number)
-    notes = (f"read by {name}; {', '.join(others)} could read it too",) if others else ()
+    notes = (f"read by {name}; {', '.join(other_names)} could read it too",) if other_names else ()
     return replace(scan, notes=(*scan.notes, *notes), doubts=(*scan.doubts, *sum_doubts(scan)))

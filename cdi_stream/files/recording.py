@@ -76,7 +76,7 @@ def counts_of_frames(frames: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def do_sums_agree(measured: NDArray[Any], recorded: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which sums of counts agree with those on record, within the digits of a log file."""
+    """Return which sums of counts agree with the recorded sums, within the digits of a log file."""
     result: NDArray[np.bool_] = np.isclose(measured, recorded, rtol=SUM_TOLERANCE, atol=0.5)
     return result
 
@@ -167,16 +167,16 @@ def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Gro
     if number is None and len(series) == 1:
         number = next(iter(series))
     if number not in series:
-        listed = ", ".join(map(str, sorted(series))) or "none"
-        raise RecordingError(f"{path}: expected --scan with one of the recorded series {listed}, got {number}")
+        numbers = ", ".join(map(str, sorted(series))) or "none"
+        raise RecordingError(f"{path}: expected --scan with one of the recorded series {numbers}, got {number}")
     return series[number], series[number][f"cdi_stream/series_{number}"]
 
 
 def _track(entry: h5py.Group, group: h5py.Group, motor: str) -> NDArray[np.float64]:
     """Return a motor at each received frame; frame numbers where a recording ended before motors were known."""
     if motor == FRAME and f"scanned/{FRAME}" not in group:
-        mine = entry["data/series_index"][()] == int(group.name.rpartition("_")[2])
-        ids = entry["data/frame_id"][()][mine].astype(float)
+        is_own = entry["data/series_index"][()] == int(group.name.rpartition("_")[2])
+        ids = entry["data/frame_id"][()][is_own].astype(float)
         result: NDArray[np.float64] = ids - ids.min(initial=math.inf)
         return result
     angles: NDArray[np.float64] = group[f"scanned/{motor}"][()]
@@ -233,15 +233,15 @@ def _order_of(entry: h5py.Group, group: h5py.Group, path: Path) -> _Order:
     """Return the order of a recorded series' frames by their numbers; the first received number is point 0."""
     if "series_index" not in entry["data"]:
         return _Order()
-    mine = np.flatnonzero(entry["data/series_index"][()] == int(group.name.rpartition("_")[2]))
-    ids = entry["data/frame_id"][()][mine].astype(np.int64)
+    places = np.flatnonzero(entry["data/series_index"][()] == int(group.name.rpartition("_")[2]))
+    ids = entry["data/frame_id"][()][places].astype(np.int64)
     ranks = np.argsort(ids, kind="stable")
     if not len(ids):
-        return _Order(places=mine, ranks=ranks)
+        return _Order(places=places, ranks=ranks)
     points = ids[ranks] - ids.min()
     if points[-1] >= max(_FEW_POINTS, _MAX_SPREAD * len(points)):
         raise RecordingError(
             f"{path}: expected frames close to one another, got {len(points)} frames with numbers {ids.min()} to "
             f"{ids.max()}: record the scan again"
         )
-    return _Order(places=mine[ranks], ranks=ranks, points=points)
+    return _Order(places=places[ranks], ranks=ranks, points=points)

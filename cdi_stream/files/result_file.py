@@ -50,10 +50,10 @@ def result_file(
     about: Mapping[str, Any],
     frame_sums: NDArray[np.int64] | None = None,
 ) -> bytes:
-    """Return the content of a result file, HDF5, made in memory: a full disk must not meet the HDF5 library.
+    """Return the content of a result file, HDF5, written in memory, since HDF5 cannot recover from a full disk.
 
     ``/entry/data/crystal`` is ``(1, z, y, x)`` complex64 in lab coordinates, ``support`` likewise, and ``x_nm, y_nm,
-    z_nm`` are their axes; of a failed result no voxel is stored, and readers see zeros.  Numbers are attributes of
+    z_nm`` are their axes.  A failed result has no stored voxels, and readers see zeros.  Numbers are attributes of
     ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame; ``about`` are attributes of ``/entry``.
     """
     image = BytesIO()
@@ -99,7 +99,7 @@ def result_numbers(crystal: Crystal | None, verdict: Verdict, metrics: Metrics) 
 
 
 def affine_data(crystal: Crystal | None) -> dict[str, Any]:
-    """Map of the array as plain values: JSON text in events, since tables hold no matrices."""
+    """Return the map of a crystal as plain values; events hold them as JSON text, since tables hold no matrices."""
     if crystal is None:
         return {}
     affine = crystal.affine

@@ -112,12 +112,15 @@ def _geometry(recipe: Recipe) -> CurveGeometry:
     n = recipe.shape[0]
 
     def track(value: Scanned) -> np.ndarray:
+        """Return one value for each frame, from a constant or from (first value, step)."""
         return value[0] + value[1] * np.arange(n) if isinstance(value, tuple) else np.full(n, float(value))
 
     def stack(names: list[str], degrees: dict[str, Scanned]) -> np.ndarray:
+        """Return the angles of circles for each frame, ``(frames, circles)`` [rad]."""
         return np.deg2rad(np.stack([track(degrees[name]) for name in names], axis=1)) if names else np.zeros((n, 0))
 
     def circles(names: list[str], axes: list[str]) -> tuple[Circle, ...]:
+        """Return the circles with their names and axes."""
         return tuple(Circle(name=name, axis=direction(axis)) for name, axis in zip(names, axes, strict=True))
 
     length = float(np.linalg.norm(recipe.beam))

@@ -43,8 +43,8 @@ def phase(
     Parameters
     ----------
     counts
-        Raw counts, 2D or 3D, at least 8 voxels along each axis, zero frequency at voxel N//2; or what `cdi_stream.read`
-        returns, which may carry the geometry.
+        Raw counts, 2D or 3D, at least 8 voxels along each axis, zero frequency at voxel N//2; or the intensities
+        that `cdi_stream.read` returns, which may hold the geometry.
     mask
         True or 1 = use; the shape of the counts, or 2D for all frames.
     budget_s
@@ -88,7 +88,7 @@ def phase(
 
 
 def usable_counts(counts: Intensities | ArrayLike, mask: ArrayLike | None = None) -> Intensities:
-    """Return counts with all voxels marked that cannot be trusted; those of `cdi_stream.read` are marked already.
+    """Return counts with all unusable voxels marked; intensities of `cdi_stream.read` are marked already.
 
     Raises
     ------
@@ -99,9 +99,9 @@ def usable_counts(counts: Intensities | ArrayLike, mask: ArrayLike | None = None
     if isinstance(counts, Intensities):
         if usable is None:
             return counts
-        left = apply_mask(counts, usable, "mask")
-        require_signal(left)
-        return replace(left, peak=peak_of(left))
+        masked = apply_mask(counts, usable, "mask")
+        require_signal(masked)
+        return replace(masked, peak=peak_of(masked))
     array = _plain_array(counts, "counts")
     require_intensities(array.shape, array.dtype, _SOURCE)
     plain = Intensities(

@@ -106,14 +106,14 @@ def reconstruct(
     Parameters
     ----------
     curve
-        Frames and angles: what `cdi_stream.rocking_curve` returns, a curve of the service, or a recorded scan.
+        Frames and angles: a curve of `cdi_stream.rocking_curve` or of the service, or a recorded scan.
     beamline
-        Beamline, the name of an installed one (``aps_34idc``, ``esrf_id01``), or the path of a configuration in TOML,
-        whose numbers then override those of the curve.
+        Beamline, the name of an installed beamline (``aps_34idc``, ``esrf_id01``), or the path of a configuration in
+        TOML, whose numbers then override the numbers of the curve.
     budget_s
         Largest wall time of the phase retrieval [s].
     network
-        Network file, or the name of a packaged one: its answer is the first crystal.
+        Network file, or the name of a packaged network, which gives the first crystal.
     device
         ``cpu`` or ``cuda``.
     progress
@@ -126,7 +126,7 @@ def reconstruct(
     Raises
     ------
     CurveError
-        If the curve cannot be inverted: no counts, a saturated peak, an angle or distance that nothing tells.
+        If the curve cannot be inverted: no counts, a saturated peak, an unknown angle or distance.
     InputError
         If beamline, network or another argument cannot be used.
     """
@@ -146,7 +146,7 @@ def reconstruct(
 
 
 def _network(path: Path, device: str) -> Network:
-    """Load a network; the last two are kept while their files do not change."""
+    """Load a network; the last two networks stay in memory while their files do not change."""
     return _loaded(path, device, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
@@ -158,11 +158,11 @@ def _loaded(path: Path, device: str, changed_ns: int) -> Network:
 def _settings(
     placement: Placement, white_field: NDArray[np.float32] | None, budget_s: float, device: str
 ) -> ChainSettings:
-    """Return the settings of the stages: those of the service where its configuration is silent."""
+    """Return the settings of the stages, with the defaults of the service's configuration."""
     return ChainSettings(
         beamline=placement.beamline,
         fixed=placement.fixed,
-        known=DetectorKnowledge(white_field=white_field),
+        detector=DetectorKnowledge(white_field=white_field),
         prepare=PrepareConfig(),
         phase=PhaseConfig(budget_s=budget_s),
         lab_shape=PublishConfig().lab_shape,
@@ -188,7 +188,7 @@ def _reconstruction_of(result: Result) -> Reconstruction:
 
 
 def _curve_of(scan: RockingCurve | RecordedScan) -> RockingCurve:
-    """Return a recorded scan as one complete curve, its doubts included; a curve is returned as it is."""
+    """Return a recorded scan as one complete curve with its doubts; a curve is returned unchanged."""
     if isinstance(scan, RockingCurve):
         return scan
     if not isinstance(scan, RecordedScan):

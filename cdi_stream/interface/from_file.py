@@ -25,8 +25,8 @@ def read(path: str | Path, scan: int | None = None) -> Intensities:
     Parameters
     ----------
     path
-        File of 2D or 3D intensities: npy, npz (``data``, optional ``mask``), CXI, TIFF, a recorded scan of ours; or a
-        folder: of numbered TIFF files, or of a facility's scan that an installed reader knows.
+        File of 2D or 3D intensities: npy, npz (``data``, optional ``mask``), CXI, TIFF, or a recorded scan of
+        cdi-stream.  Or a folder: of numbered TIFF files, or of a facility's scan that an installed reader knows.
     scan
         Number of the scan, for files and folders that hold several.
 
@@ -66,7 +66,7 @@ def load_result(path: str | Path) -> Reconstruction:
     Raises
     ------
     RecordingError
-        If the file is no result of ours, or its curve gave no crystal.
+        If the file is no result of cdi-stream, or its curve gave no crystal.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,10 +77,10 @@ def load_result(path: str | Path) -> Reconstruction:
     return _reconstruction_of(read_result(path))
 
 
-def _reconstruction_of(stored: StoredResult) -> Reconstruction:
+def _reconstruction_of(result: StoredResult) -> Reconstruction:
     """Return a stored result as a reconstruction, whose object is the crystal in lab coordinates."""
-    numbers = stored.numbers
-    lab = LabObject(density=stored.density, support=stored.support.astype(bool), affine=stored.affine)
+    numbers = result.numbers
+    lab = LabObject(density=result.density, support=result.support.astype(bool), affine=result.affine)
     return Reconstruction(
         object=lab.density,
         support=lab.support,

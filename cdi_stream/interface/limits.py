@@ -1,4 +1,4 @@
-"""What the arguments of the Python interface may be."""
+"""Check the arguments of the Python interface."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def metric_rows(metrics: Metrics) -> Iterator[Row]:
     >>> [row.text for row in metric_rows(Metrics(chi2=0.01234, resolution_m=1.5e-8))]
     ['0.01234', '15 nm']
     """
-    about = {one.name: one.metadata for one in fields(Metrics)}
+    about = {metric.name: metric.metadata for metric in fields(Metrics)}
     for name in SHOWN:
         value = getattr(metrics, name)
         if value is None or not math.isfinite(value):

@@ -38,7 +38,7 @@ def save_object(
     lab: LabObject | None,
     about: Mapping[str, Any],
 ) -> Path:
-    """Write an object as npz, and return the file's path; the file has its name only when it is whole.
+    """Write an object as npz, and return the file's path; the file appears only when it is complete.
 
     Parameters
     ----------
@@ -105,15 +105,15 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def metrics_from(numbers: Mapping[str, Any]) -> Metrics:
     """Return the metrics among numbers by name; numbers that are no metrics are left out."""
-    known: dict[str, Any] = {}
-    for one in fields(Metrics):
-        if (value := numbers.get(one.name)) is not None:
-            known[one.name] = _typed(value, one.default)
-    return Metrics(**known)
+    values: dict[str, Any] = {}
+    for metric in fields(Metrics):
+        if (value := numbers.get(metric.name)) is not None:
+            values[metric.name] = _typed(value, metric.default)
+    return Metrics(**values)
 
 
 def _typed(value: Any, default: Any) -> float | int | bool | None:
-    """Return a number with the type of its metric, which the metric's default tells."""
+    """Return a number with the type of its metric; ``default`` is the metric's default."""
     if isinstance(default, bool):
         return bool(value)
     if default is None:
@@ -123,7 +123,7 @@ def _typed(value: Any, default: Any) -> float | int | bool | None:
 
 def _json_of(metrics: Metrics, verdict: Verdict, axes: tuple[str, ...]) -> str:
     """Return metrics, verdict and axes as JSON; numbers that are not known are left out."""
-    numbers = metrics.known() | {one.name: v for one in fields(metrics) if (v := getattr(metrics, one.name)) is True}
+    numbers = metrics.known() | {flag.name: v for flag in fields(metrics) if (v := getattr(metrics, flag.name)) is True}
     return json.dumps(
         {
             "metrics": numbers,
@@ -136,12 +136,12 @@ def _json_of(metrics: Metrics, verdict: Verdict, axes: tuple[str, ...]) -> str:
 def _numbers(arrays: Mapping[str, Any]) -> dict[str, Any]:
     if "numbers" not in arrays:
         return {"metrics": Metrics(), "verdict": NO_VERDICT, "axes": ()}
-    stored = json.loads(str(arrays["numbers"]))
-    verdict = stored["verdict"]
+    content = json.loads(str(arrays["numbers"]))
+    verdict = content["verdict"]
     return {
-        "metrics": metrics_from(stored["metrics"]),
+        "metrics": metrics_from(content["metrics"]),
         "verdict": Verdict(**{**verdict, "reasons": tuple(verdict["reasons"])}),
-        "axes": tuple(stored["axes"]),
+        "axes": tuple(content["axes"]),
     }
 
 

@@ -1,4 +1,4 @@
-"""Phase intensities and judge the result: the one code path of ``cdi_stream.phase`` and of the command ``phase``."""
+"""Phase intensities and judge the result: the common code path of ``cdi_stream.phase`` and of the command ``phase``."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from cdi_stream.phasing.measures import chi2, poisson_llk, r_p
 from cdi_stream.phasing.ranking import Solution, metrics_of
 
 MAX_WINDOW = {2: 2048, 3: 160}
-"""Longest axis [voxels] that is phased, by the number of axes; what lies beyond is cropped about the peak."""
+"""Longest axis that is phased [voxels], by the number of axes; longer axes are cropped about the peak."""
 
 DEFAULT_RECIPE = "wu2021-2d"
-"""Name of the recipe of the methods ``recipe`` and ``hybrid`` where none is given."""
+"""Name of the default recipe of the methods ``recipe`` and ``hybrid``."""
 
 NETWORK_RECIPE = "SW[every=10,after=0,threshold=0.2,relative=rms,sigma=1.0]+SUPPORT[border]+100*RAAR+50*ER"
 """Recipe of the method ``network``, run from the crystal of the network after its weights were refined."""
@@ -40,7 +40,7 @@ NETWORK_STEPS = 100_000
 """Largest number of weight updates of the method ``network``; the time runs out long before."""
 
 _VOXEL_M = 1e-9
-"""Voxel size that stands for an unknown one, so that a network can be asked; nothing that is published has it."""
+"""Voxel size [m] of a network's input where the voxel size is unknown; no published number depends on it."""
 
 
 def method_settings(
@@ -51,7 +51,7 @@ def method_settings(
     starts: int = 1,
     network: str = DEFAULT,
 ) -> MethodSettings:
-    """Return the settings of all methods from those that a user chooses.
+    """Return the settings of all methods, from the settings that a user chooses.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def method_settings(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseOptions:
-    """How to phase intensities, and within what time.
+    """Options of a phasing.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class PhaseOptions:
     device
         ``cpu`` or ``cuda``.
     picture_s
-        Time to keep for a picture [s]; 0 without a picture.
+        Time reserved for a picture [s]; 0 without a picture.
     report
         Function that is called with a line of text at each stage.
     """
@@ -160,8 +160,8 @@ class PhasedCounts:
     def misfit(self) -> dict[str, float]:
         """Misfit of the object over the valid voxels of the input, with one fitted scale.
 
-        ``chi2``, ``r_p`` and ``free_llk`` are over all voxels that the input itself takes for valid, ``chi2_cleaned``
-        and ``r_p_cleaned`` over those that cleaning left, which the object was made to explain.
+        ``chi2``, ``r_p`` and ``free_llk`` are over all voxels that are valid in the input, ``chi2_cleaned`` and
+        ``r_p_cleaned`` over the voxels that cleaning left, to which the object was fitted.
         """
         return _misfit_of(self.density, self.intensities)
 
@@ -173,7 +173,7 @@ def phase_counts(intensities: Intensities, options: PhaseOptions) -> PhasedCount
     window = window_of(intensities, (MAX_WINDOW[n_axes],) * n_axes)
     volume = window.take(intensities, options.device)
     data = measurement_of(volume)
-    began_s = options.deadline.passed_s
+    begin_s = options.deadline.passed_s
     options.report(f"phasing {' x '.join(map(str, window.shape))} voxels by {options.method}")
     solution = METHODS[options.method](
         Problem(
@@ -184,7 +184,7 @@ def phase_counts(intensities: Intensities, options: PhaseOptions) -> PhasedCount
             report=options.report,
         )
     )
-    phasing_s = options.deadline.passed_s - began_s
+    phasing_s = options.deadline.passed_s - begin_s
     metrics = metrics_of(solution, data, None if volume.affine is None else volume.affine.bq)
     return PhasedCounts(
         intensities=intensities,
@@ -198,7 +198,7 @@ def phase_counts(intensities: Intensities, options: PhaseOptions) -> PhasedCount
 
 
 def _left_out(intensities: Intensities, volume: WorkingVolume) -> tuple[str, ...]:
-    """Say so if the working array does not hold all counts of the input."""
+    """Return a reason if the working array lacks counts of the input; else none."""
     total = float(intensities.counts[intensities.valid_pixels].sum(dtype=np.float64))
     share = 1 - float(volume.counts[volume.valid_pixels].sum(dtype=torch.float64)) / max(total, 1e-30)
     if share < 1e-6:
@@ -210,15 +210,15 @@ def _left_out(intensities: Intensities, volume: WorkingVolume) -> tuple[str, ...
 
 
 def _reserve_s(intensities: Intensities, options: PhaseOptions) -> float:
-    """Time to keep for the way back, the file and the picture: half of the budget at most, 0.7 with a picture.
+    """Return the time [s] reserved for object, file and picture: at most half of the budget, 0.7 with a picture.
 
-    The way back of a large input takes as long as reading did.
+    The transformation of a large crystal to the grid of the input takes as long as reading did.
     """
     budget_s, is_large = options.deadline.budget_s, intensities.counts.size > 1_000_000
-    wanted_s = 1.2 + 0.05 * budget_s + (options.deadline.passed_s if is_large else 0.0)
+    reserve_s = 1.2 + 0.05 * budget_s + (options.deadline.passed_s if is_large else 0.0)
     if options.picture_s == 0:
-        return min(0.5 * budget_s, wanted_s)
-    return min(0.7 * budget_s, wanted_s + options.picture_s)
+        return min(0.5 * budget_s, reserve_s)
+    return min(0.7 * budget_s, reserve_s + options.picture_s)
 
 
 def _misfit_of(density: Tensor, intensities: Intensities) -> dict[str, float]:
@@ -226,11 +226,11 @@ def _misfit_of(density: Tensor, intensities: Intensities) -> dict[str, float]:
     scale = intensities.expected_scale
     model_scale = 1.0 if scale is None else torch.from_numpy(np.sqrt(scale)).to(density.device)
     model = model_scale * to_reciprocal(density, density.ndim).abs()
-    whole = _misfit(model, counts, intensities.own_valid_pixels)
+    of_all = _misfit(model, counts, intensities.own_valid_pixels)
     is_cleaned = intensities.blemishes is not None and bool(intensities.blemishes.any())
-    cleaned = _misfit(model, counts, intensities.valid_pixels) if is_cleaned else whole
-    return {**whole, "free_llk": _llk(model, counts, intensities.own_valid_pixels)} | {
-        f"{name}_cleaned": value for name, value in cleaned.items()
+    of_cleaned = _misfit(model, counts, intensities.valid_pixels) if is_cleaned else of_all
+    return {**of_all, "free_llk": _llk(model, counts, intensities.own_valid_pixels)} | {
+        f"{name}_cleaned": value for name, value in of_cleaned.items()
     }
 
 
@@ -247,12 +247,12 @@ def _llk(model: Tensor, counts: Tensor, valid_pixels: Bools) -> float:
 
 
 def _network_input(volume: WorkingVolume, method: str) -> PreparedVolume | None:
-    """Return the volume for methods that ask a network; None for others, and in two axes."""
+    """Return the volume for methods that use a network; None for other methods, and for two axes."""
     return prepared(volume) if volume.counts.ndim == 3 and method in ("network", "hybrid") else None
 
 
 def prepared(volume: WorkingVolume) -> PreparedVolume:
-    """Return the volume as a network takes it; one without geometry is given cubic voxels."""
+    """Return the volume as the input of a network; a volume without geometry gets cubic voxels."""
     first, second, third = volume.counts.shape
     affine = volume.affine or AffineMap(
         shape=(first, second, third),

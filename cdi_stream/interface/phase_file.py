@@ -31,7 +31,7 @@ PHASED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to phase, how, and within what time.
+    """File, method, time limit and outputs of one phasing.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def phase_file(request: Request) -> dict[str, Any]:
 
 
 def _writable_out(request: Request) -> Path:
-    """Where the object goes; refused before the work if it, or the picture, cannot be written after it."""
+    """Return the file of the object; raises `ConfigError` if the file or the picture cannot be written."""
     if request.plot is not None:
         require_matplotlib()
         require_writable(request.plot, "--plot")
@@ -113,7 +113,7 @@ def _writable_out(request: Request) -> Path:
 
 
 def _numbers(phased: PhasedCounts, request: Request) -> dict[str, Any]:
-    """What is known of the solution, the verdict, and what it took."""
+    """Return numbers of the solution, the verdict, and the effort, by the names of the JSON output."""
     held_out = {"free_llk", "free_llk_floor"}
     effort = phased.solution.effort
     return {
@@ -129,7 +129,7 @@ def _numbers(phased: PhasedCounts, request: Request) -> dict[str, Any]:
 
 
 def _sizes(phased: PhasedCounts) -> dict[str, Any]:
-    """Sides of a voxel of the object on the file's grid and on the lab grid, and the crystal's lab box [nm]."""
+    """Return the sides of a voxel on the file's grid and on the lab grid, and the crystal's box in the lab [nm]."""
     affine, lab = phased.intensities.affine, phased.lab
     if affine is None or lab is None:
         return {"voxel_size_nm": None, "voxel_size_lab_nm": None, "size_lab_nm": None}
@@ -142,7 +142,7 @@ def _sizes(phased: PhasedCounts) -> dict[str, Any]:
 
 
 def _picture(phased: PhasedCounts) -> Picture:
-    """The crystal in lab axes where the geometry is known, else as it was phased."""
+    """Return the picture of the crystal in lab axes, or in the working array where the geometry is unknown."""
     if phased.lab is not None:
         return lab_picture(phased.lab.density, float(np.linalg.norm(phased.lab.affine.br[:, 0])))
     return voxel_picture(phased.crystal.cpu().numpy(), phased.intensities.axes)

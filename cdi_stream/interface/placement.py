@@ -1,4 +1,4 @@
-"""The geometry by which frames are placed, from a beamline's name, its value, or a configuration file."""
+"""Beamline and fixed geometry of a scan, from a beamline's name, its value, or a configuration file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def placement_of(beamline: Beamline | str | Path) -> Placement:
     Parameters
     ----------
     beamline
-        Beamline, the name of an installed one, or the path of a configuration of the service, in TOML.
+        Beamline, the name of an installed beamline, or the path of a configuration of the service, in TOML.
 
     Raises
     ------
     GeometryError
-        If it is none of them.
+        If ``beamline`` is of another kind.
     PluginError
         If no beamline of this name is installed.
     ConfigError
@@ -42,5 +42,4 @@ def placement_of(beamline: Beamline | str | Path) -> Placement:
 def configured_placement(path: Path) -> Placement:
     """Return the beamline and the fixed numbers of a configuration of the service; raises `ConfigError`."""
     geometry = read_config(path).geometry
-    fixed = geometry
-    return Placement(beamline=geometry.value(), fixed=fixed)
+    return Placement(beamline=geometry.value(), fixed=geometry)

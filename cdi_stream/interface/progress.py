@@ -17,12 +17,12 @@ TELL_EVERY_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a phasing has come.
+    """Progress of a phasing.
 
     Parameters
     ----------
     stage
-        What is being done, for people.
+        Name of the current stage, for people.
     passed_s, budget_s
         Wall time since the start, and the largest wall time allowed [s].
     is_done
@@ -36,7 +36,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Return the share of the budget that has passed, 0 to 1."""
+        """Share of the budget that has passed, 0 to 1."""
         return min(1.0, self.passed_s / self.budget_s)
 
 
@@ -64,7 +64,7 @@ class ProgressReport:
         self._tell()
 
     def tick(self) -> None:
-        """Tell that the stage goes on, at most once in `TELL_EVERY_S`."""
+        """Call the callback again within a stage, at most once in `TELL_EVERY_S`."""
         if self._callback is not None and self._clock() - self._told_s >= TELL_EVERY_S:
             self._tell()
 
@@ -90,7 +90,7 @@ class _Bar(Protocol):
     """A bar on the screen."""
 
     def show(self, progress: Progress) -> None:
-        """Show how far the phasing has come."""
+        """Show the progress."""
         ...
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class _RichBar:
         self._bar.start()
 
     def show(self, progress: Progress) -> None:
-        """Show how far the phasing has come."""
+        """Show the progress."""
         self._bar.update(self._task, description=progress.stage, completed=progress.passed_s)
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class _TqdmBar:
         )
 
     def show(self, progress: Progress) -> None:
-        """Show how far the phasing has come."""
+        """Show the progress."""
         self._bar.set_description_str(progress.stage, refresh=False)
         self._bar.n = min(round(progress.passed_s, 1), self._bar.total)
         self._bar.refresh()
@@ -187,7 +187,7 @@ class _TqdmBar:
 
 
 def _is_notebook() -> bool:
-    """Whether Jupyter runs this Python."""
+    """Return whether Jupyter runs this Python."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
 

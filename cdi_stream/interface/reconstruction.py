@@ -1,4 +1,4 @@
-"""A reconstruction: the object, its numbers and verdict, and with a geometry its lattice in lab coordinates."""
+"""A reconstruction: the object with its metrics and verdict, and its lattice in lab coordinates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LAB_SUFFIXES = (".h5", ".cxi", ".vti")
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Reconstruction:
-    """The object behind a diffraction pattern, how well it explains the counts, and how far to trust it.
+    """Object reconstructed from a diffraction pattern, with its metrics and its verdict.
 
     A notebook shows a reconstruction as a table of its numbers with a picture.
 

@@ -72,11 +72,11 @@ def find_blemishes(
         Whether the array is periodic, as a cropped pattern in Fourier order is.
     """
     hot = hot_voxels(counts, valid, photon=photon, wraps=wraps)
-    rest = valid & ~hot.voxels
+    usable = valid & ~hot.voxels
     peak = hot.lone_peak if peak is None else peak
     return Blemishes(
         hot=hot.voxels,
-        alien=rest & alien_islands(counts, rest, peak, photon=photon, wraps=wraps),
+        alien=usable & alien_islands(counts, usable, peak, photon=photon, wraps=wraps),
         lone_peak=hot.lone_peak,
     )
 
@@ -134,18 +134,18 @@ def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
     if n_labels < 2:
         return np.zeros(counts.shape, dtype=bool)
     sums = ndimage.sum_labels(blocks, labels, np.arange(n_labels + 1))
-    mate = ndimage.sum_labels(np.flip(blocks), labels, np.arange(n_labels + 1))
-    mate_seen = ndimage.mean(np.flip(_block_means(valid, BLOCK)), labels, np.arange(n_labels + 1))
-    alien = (sums > ISLAND_PHOTONS) & (mate < MIN_ISLAND_PARTNER * sums) & (mate_seen > 0.5)
+    partner = ndimage.sum_labels(np.flip(blocks), labels, np.arange(n_labels + 1))
+    partner_share = ndimage.mean(np.flip(_block_means(valid, BLOCK)), labels, np.arange(n_labels + 1))
+    alien = (sums > ISLAND_PHOTONS) & (partner < MIN_ISLAND_PARTNER * sums) & (partner_share > 0.5)
     main = int(np.argmax(sums[1:])) + 1
     alien[[0, main]] = False
     sizes = np.bincount(labels.ravel(), minlength=n_labels + 1)
     if sizes[alien].sum() > sizes[main]:
         return np.zeros(counts.shape, dtype=bool)
-    flagged = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
+    is_alien = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
     for axis in range(counts.ndim):
-        flagged = flagged.repeat(BLOCK, axis)
-    result: Bools = flagged[tuple(slice(n) for n in counts.shape)]
+        is_alien = is_alien.repeat(BLOCK, axis)
+    result: Bools = is_alien[tuple(slice(n) for n in counts.shape)]
     return result
 
 

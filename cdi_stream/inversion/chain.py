@@ -43,11 +43,11 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainSettings:
-    """Everything that decides how a curve is turned into a crystal."""
+    """Settings of the stages from a curve to a crystal: geometry, detector, preparation, phase retrieval, device."""
 
     beamline: Beamline
     fixed: FixedGeometry
-    known: DetectorKnowledge
+    detector: DetectorKnowledge
     prepare: PrepareConfig
     phase: PhaseConfig
     lab_shape: Shape
@@ -56,10 +56,10 @@ class ChainSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferredCurve:
-    """A curve after the network, from which the phase retrieval goes on.
+    """A curve with the network's result, the input of the phase retrieval.
 
-    ``result`` is published at once.  ``volume`` and ``start`` are None where the curve cannot be inverted: ``result``
-    then gives the reason.
+    ``result`` is published at once.  ``volume`` and ``start`` are None if the curve cannot be inverted; ``result`` then
+    gives the reason.
     """
 
     curve: RockingCurve
@@ -84,15 +84,15 @@ def infer_curve(
 ) -> InferredCurve:
     """Locate, prepare and correct a curve, and ask the network for its crystal."""
     laps = _Laps(clock, curve.complete_s)
-    doubts, notes = curve.doubts + _lacks(curve), curve.notes
+    doubts, notes = curve.doubts + _doubts_of_missing_frames(curve), curve.notes
     try:
         if not curve.account.received:
             raise CurveError("no frame of this curve arrived")
         geometry, more_doubts, more_notes = locate(curve, settings.beamline, settings.fixed)
         doubts, notes = doubts + more_doubts, notes + more_notes
-        known = _known(curve, settings.known)
+        detector = _detector_of(curve, settings.detector)
         laps.mark("assemble")
-        volume = prepare(curve, geometry, known, settings.prepare)
+        volume = prepare(curve, geometry, detector, settings.prepare)
         laps.mark("prepare")
         lab = lab_volume(volume, network, settings.device)
         laps.mark("correct")
@@ -129,7 +129,7 @@ def phase_curve(
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:
-    """Run the stages once on nothing, so that the first curve finds threads and memory ready."""
+    """Run the stages once on an empty volume, so that threads and memory are ready for the first curve."""
     shape = settings.prepare.max_shape
     empty = PreparedVolume(
         counts=np.zeros(shape, dtype=np.uint32),
@@ -145,7 +145,7 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
 
 
 def lab_volume(volume: PreparedVolume, network: Network, device: str = "cpu") -> LabVolume:
-    """Bring measured intensities to the lab grid that a network takes; `NetworkFileError` if it takes no volumes."""
+    """Resample intensities to the lab grid of a network; `NetworkFileError` if the network takes no volumes."""
     return to_lab(volume, network.lab_shape[0], network.contract.oversampling, device)
 
 
@@ -172,40 +172,41 @@ def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:
 
 
 def _frame_sums(curve: RockingCurve) -> NDArray[np.int64]:
-    """Counts of each frame, voxels at the data type's maximum left out: to hold against the beamline's own."""
+    """Return the sum of the counts of each frame, without voxels at the maximum of the data type."""
     is_gap = curve.counts == curve.sentinel
     result: NDArray[np.int64] = curve.counts.sum(axis=(1, 2), dtype=np.int64) - curve.sentinel * is_gap.sum(axis=(1, 2))
     return result
 
 
-def _lacks(curve: RockingCurve) -> tuple[str, ...]:
+def _doubts_of_missing_frames(curve: RockingCurve) -> tuple[str, ...]:
+    """Return a doubt if frames are missing; else none."""
     missing = curve.account.missing
     if not missing:
         return ()
-    named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-    return (f"incomplete: {len(missing)} of {curve.account.expected} frames missing ({named})",)
+    indices = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    return (f"incomplete: {len(missing)} of {curve.account.expected} frames missing ({indices})",)
 
 
-def _known(curve: RockingCurve, known: DetectorKnowledge) -> DetectorKnowledge:
-    """Join what the configuration knows of the detector with what its header says."""
+def _detector_of(curve: RockingCurve, detector: DetectorKnowledge) -> DetectorKnowledge:
+    """Return the detector of the configuration, completed from the header; `CurveError` if image sizes differ."""
     header = curve.series
-    images = {"white field": known.white_field, "bad pixels": known.good_pixels, "pixel mask": header.pixel_mask}
+    images = {"white field": detector.white_field, "bad pixels": detector.good_pixels, "pixel mask": header.pixel_mask}
     for name, image in images.items():
         if image is not None and image.shape != curve.counts.shape[1:]:
             raise CurveError(f"{name}: expected {curve.counts.shape[1:]} pixels like the frames, got {image.shape}")
-    if known.saturation_counts is None:
-        known = replace(known, saturation_counts=header.saturation_counts)
-    return known
+    if detector.saturation_counts is None:
+        detector = replace(detector, saturation_counts=header.saturation_counts)
+    return detector
 
 
 def failed(stream: str, curve: RockingCurve, verdict: Verdict, metrics: Metrics) -> Result:
-    """Result of a curve that gave no crystal: reasons, no picture."""
+    """Return the result of a curve without a crystal; ``verdict`` gives the reasons."""
     result = _result(stream, curve, None, verdict, metrics)
     return replace(result, frame_sums=_frame_sums(curve))
 
 
 def metrics_in_lab(crystal: Crystal, volume: PreparedVolume) -> Metrics:
-    """Return the metrics of a crystal in lab coordinates, with size and strain, and those of the measured volume."""
+    """Return the metrics of a crystal in lab coordinates, with size and strain, and of the measured volume."""
     frame, row, col = volume.oversampling
     return replace(
         crystal.metrics,
@@ -233,7 +234,7 @@ def _result(stream: str, curve: RockingCurve, crystal: Crystal | None, verdict: 
 
 
 class _Laps:
-    """Time of each stage since the one before, starting from the last frame."""
+    """Latencies [s] of the stages; the first stage begins at the last frame."""
 
     def __init__(self, clock: Clock, start_s: float) -> None:
         self._latencies_s: dict[str, Any] = {}

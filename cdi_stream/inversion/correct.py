@@ -43,13 +43,13 @@ def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "c
     voxel_size_m = oversampling * max(volume.crystal_extent_m) / n
     target = lab_grid(volume.affine, (n, n, n), voxel_size_m)
     intensity, source = _filled_intensity(volume, device), volume.affine
-    known = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
+    measured = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
     if oversampling >= 2:  # below, a block would average over most of a fringe
         intensity, source = _binned(intensity, volume.affine, target)
-        known, _ = _binned(known, volume.affine, target)
+        measured, _ = _binned(measured, volume.affine, target)
     matrix, offset = index_map(source, target)
     lab = resample(intensity, matrix, target.shape, offset).clamp_min(0).sqrt()
-    valid = resample_mask(known > 0.5, matrix, target.shape, offset)
+    valid = resample_mask(measured > 0.5, matrix, target.shape, offset)
     lab = torch.where(valid, lab, 0.0)
     lab = lab / lab.amax().clamp_min(1e-12)
     return LabVolume(magnitude=read_only(lab.cpu().numpy()), valid_pixels=read_only(valid.cpu().numpy()), affine=target)
@@ -85,8 +85,8 @@ def crystal_to(
     matrix = crystal_index_map(source, target)
     centre = np.array(source.shape) // 2 if centre_vox is None else centre_vox
     first, shape = _box(density)
-    cut = density[tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))]
-    fine = _twice_as_fine(cut)
+    crystal = density[tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))]
+    fine = _twice_as_fine(crystal)
     window, size = _window_of(first, shape, centre, matrix, target.shape)
     middle = window + np.array(size) // 2 - np.array(target.shape) // 2
     offset = 2 * (centre + matrix @ middle - (first + np.array(shape) // 2))
@@ -107,11 +107,11 @@ def support_to(
 
 def _box(density: Tensor, margin: int = 6) -> tuple[NDArray[np.intp], Shape]:
     """Return first voxel and even shape of a crystal's bounding box, with a margin [voxels], inside the array."""
-    present = density.abs() > 1e-6 * density.abs().amax()
+    is_crystal = density.abs() > 1e-6 * density.abs().amax()
     first, shape = [], []
     for axis, n in enumerate(density.shape):
-        others = tuple(k for k in range(3) if k != axis)
-        inside = torch.nonzero(present.any(dim=others[1]).any(dim=others[0])).flatten()
+        other_axes = tuple(k for k in range(3) if k != axis)
+        inside = torch.nonzero(is_crystal.any(dim=other_axes[1]).any(dim=other_axes[0])).flatten()
         low, high = (int(inside[0]), int(inside[-1])) if len(inside) else (0, n - 1)
         low, high = max(0, low - margin), min(n, high + margin + 1)
         shape.append(high - low - (high - low) % 2)
@@ -138,8 +138,8 @@ def fitting_lab_grid(support: NDArray[np.bool_], source: AffineMap, shape: Shape
     """
     corners = np.argwhere(support) @ source.br.T
     extent = np.ptp(corners, axis=0)[::-1] if len(corners) else np.zeros(3)
-    needed = (extent / (0.9 * np.array(shape))).max()
-    return lab_grid(source, shape, max(float(np.linalg.norm(source.br, axis=0).min()), float(needed)))
+    least_voxel_m = (extent / (0.9 * np.array(shape))).max()
+    return lab_grid(source, shape, max(float(np.linalg.norm(source.br, axis=0).min()), float(least_voxel_m)))
 
 
 def centre_of_mass(density: NDArray[np.complex64]) -> NDArray[np.float64]:

@@ -27,15 +27,15 @@ class CrystalSize(TypedDict):
 def describe(density: NDArray[np.complex64], support: NDArray[np.bool_], affine: AffineMap) -> CrystalSize:
     """Return size, volume, d-spacing and strain of a crystal by name; arrays are ``[z, y, x]`` in lab coordinates.
 
-    The sizes are those of the box around amplitudes above 30 % of the largest.  The d-spacing is that of the mean
+    The sizes are the sides of the box around amplitudes above 30 % of the largest.  The d-spacing is that of the mean
     lattice.  Strain is relative to the mean lattice; ``strain_low`` and ``strain_high`` are its 1st and 99th
     percentile over the significant voxels (`cdi_stream.physics.strain`).
     """
     voxel_m = float(np.linalg.norm(affine.br[:, 0]))
     size_z, size_y, size_x = box_vox(np.abs(density)) * voxel_m * 1e9
-    is_solid = significant_voxels(density, support)
-    flat, mean = remove_phase_ramp(density, is_solid, affine)
-    low, high = _ends(strain(flat, is_solid, mean))
+    is_significant = significant_voxels(density, support)
+    density_without_ramp, mean = remove_phase_ramp(density, is_significant, affine)
+    low, high = _ends(strain(density_without_ramp, is_significant, mean))
     return {
         "voxel_size_m": voxel_m,
         "size_lab_x_nm": float(size_x),
@@ -59,6 +59,6 @@ def box_vox(amplitude: NDArray[np.float32], threshold: float = 0.3) -> NDArray[n
 
 def _ends(values: Floats) -> tuple[float, float]:
     """Return the 1st and 99th percentile of the finite values; zeros if there is no finite value."""
-    known = values[np.isfinite(values)]
-    low, high = np.percentile(known, (1, 99)) if len(known) else (0.0, 0.0)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (1, 99)) if len(finite) else (0.0, 0.0)
     return float(low), float(high)

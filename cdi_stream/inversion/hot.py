@@ -67,37 +67,37 @@ def hot_voxels(counts: NDArray[Any], valid: Bools, *, photon: float = 1.0, wraps
     """
     values = np.where(valid, counts.astype(np.float32), np.float32(-1))
     lines = _lines(values, photon, wraps)
-    rest = np.where(lines, np.float32(-1), values) if lines.any() else values
-    points = outliers(rest, POINT_FLOOR * photon, wraps=wraps)
+    without_lines = np.where(lines, np.float32(-1), values) if lines.any() else values
+    points = outliers(without_lines, POINT_FLOOR * photon, wraps=wraps)
     if not points.any():
         return HotVoxels(voxels=lines)
-    peak = centre_of(rest, points, wraps)
-    kept = _with_partner(points, rest, peak, wraps)
+    peak = centre_of(without_lines, points, wraps)
+    diffraction = _with_partner(points, without_lines, peak, wraps)
     for place in {peak, centre_of(values, points, wraps)}:  # a marked line may be a streak and hide the peak
-        kept[place] = points[place]
-    return HotVoxels(voxels=lines | (points & ~kept), lone_peak=peak if points[peak] else None)
+        diffraction[place] = points[place]
+    return HotVoxels(voxels=lines | (points & ~diffraction), lone_peak=peak if points[peak] else None)
 
 
 def _lines(values: Floats, photon: float, wraps: bool) -> Bools:
     """Return the voxels of lines, and in 3D of planes, that are bright from end to end."""
     is_line = np.zeros(values.shape, dtype=bool)
-    known = np.where(values >= 0, values, np.inf)
+    above_zero = np.where(values >= 0, values, np.inf)
     for n in range(1, values.ndim):
         for axes in combinations(range(values.ndim), n):
-            lowest = known.min(axis=axes)
-            seen = np.where(np.isfinite(lowest), lowest, -1).astype(np.float32)
-            for place in np.argwhere(outliers(seen, LINE_FLOOR * photon, wraps=wraps)):
+            lowest = above_zero.min(axis=axes)
+            profile = np.where(np.isfinite(lowest), lowest, -1).astype(np.float32)
+            for place in np.argwhere(outliers(profile, LINE_FLOOR * photon, wraps=wraps)):
                 line = _slice(place, axes, values.ndim)
-                middle = float(np.median(known[line][np.isfinite(known[line])]))
+                middle = float(np.median(above_zero[line][np.isfinite(above_zero[line])]))
                 if lowest[tuple(place)] >= MIN_LINE_EVENNESS * middle:
-                    is_line[line] |= known[line] < MAX_LINE_RATIO * middle
+                    is_line[line] |= above_zero[line] < MAX_LINE_RATIO * middle
     return is_line
 
 
 def _slice(place: Ints, axes: Index, n_axes: int) -> tuple[Any, ...]:
     """Return the index of all voxels along ``axes``, at a given place on the other axes."""
-    rest = iter(place.tolist())
-    return tuple(slice(None) if axis in axes else next(rest) for axis in range(n_axes))
+    coordinates = iter(place.tolist())
+    return tuple(slice(None) if axis in axes else next(coordinates) for axis in range(n_axes))
 
 
 def _with_partner(points: Bools, values: Floats, peak: Index, wraps: bool) -> Bools:
@@ -109,13 +109,13 @@ def _with_partner(points: Bools, values: Floats, peak: Index, wraps: bool) -> Bo
     return result
 
 
-def _brightest_about(values: Floats, places: Ints, but: Ints, wraps: bool) -> Floats:
-    """Return the largest value within one voxel of each place; voxels ``but`` are left out; -1 outside the array."""
+def _brightest_about(values: Floats, places: Ints, points: Ints, wraps: bool) -> Floats:
+    """Return the largest value within one voxel of each place; voxels ``points`` are left out; -1 outside the array."""
     shape, best = np.array(values.shape), np.full(len(places), -1, dtype=np.float32)
     for step in product((-1, 0, 1), repeat=values.ndim):
         index = places + step
         inside = np.ones(len(places), dtype=bool) if wraps else ((index >= 0) & (index < shape)).all(axis=1)
-        inside &= (index % shape != but).any(axis=1)
+        inside &= (index % shape != points).any(axis=1)
         best = np.maximum(best, np.where(inside, values[tuple((index % shape).T)], -1))
     return best
 
@@ -135,14 +135,14 @@ def centre_of(values: Floats, suspects: Bools, wraps: bool) -> Index:
     wraps
         Whether the array is periodic.
     """
-    trusted = np.where(suspects | (values < 0), 0, values)
-    around = ndimage.uniform_filter(trusted, 3, mode="wrap" if wraps else "constant")
-    brightest = np.array(np.unravel_index(int(np.argmax(around)), values.shape))
+    without_suspects = np.where(suspects | (values < 0), 0, values)
+    local_mean = ndimage.uniform_filter(without_suspects, 3, mode="wrap" if wraps else "constant")
+    brightest = np.array(np.unravel_index(int(np.argmax(local_mean)), values.shape))
     reach = MIRROR_REACH[values.ndim]
-    patch, known = _magnitudes(values, suspects, brightest, reach + 1, wraps)
+    patch, is_known = _magnitudes(values, suspects, brightest, reach + 1, wraps)
     steps = [np.array(step) for step in product((-1, 0, 1), repeat=values.ndim)]
-    lopsided = [_lopsidedness(patch, known, step + reach + 1, reach) for step in steps]
-    place = brightest + steps[int(np.argmin(lopsided))]
+    lopsidedness = [_lopsidedness(patch, is_known, step + reach + 1, reach) for step in steps]
+    place = brightest + steps[int(np.argmin(lopsidedness))]
     return tuple((place % values.shape if wraps else place.clip(0, np.array(values.shape) - 1)).tolist())
 
 
@@ -151,16 +151,16 @@ def _magnitudes(values: Floats, suspects: Bools, centre: Ints, reach: int, wraps
     index = [np.arange(c - reach, c + reach + 1) for c in centre]
     inside = [((i >= 0) & (i < n)) | wraps for i, n in zip(index, values.shape, strict=True)]
     grid = np.ix_(*(i % n for i, n in zip(index, values.shape, strict=True)))
-    known = (values[grid] >= 0) & ~suspects[grid] & reduce(np.logical_and.outer, inside)
-    return np.sqrt(np.where(known, values[grid], 0)), known
+    is_known = (values[grid] >= 0) & ~suspects[grid] & reduce(np.logical_and.outer, inside)
+    return np.sqrt(np.where(is_known, values[grid], 0)), is_known
 
 
-def _lopsidedness(patch: Floats, known: Bools, centre: Ints, reach: int) -> float:
+def _lopsidedness(patch: Floats, is_known: Bools, centre: Ints, reach: int) -> float:
     """Return the difference between a pattern and its mirror image through a voxel, over its sum.
 
     The value lies between 0 and 1; it is 2 where no voxel and its mirror image are both known.
     """
-    cut = tuple(slice(c - reach, c + reach + 1) for c in centre)
-    part, both = patch[cut], known[cut] & np.flip(known[cut])
+    window = tuple(slice(c - reach, c + reach + 1) for c in centre)
+    part, both = patch[window], is_known[window] & np.flip(is_known[window])
     total = float(part[both].sum())
     return float(np.abs(part - np.flip(part))[both].sum()) / (2 * total) if total > 0 else 2.0

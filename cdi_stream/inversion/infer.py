@@ -18,7 +18,7 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit
 
 UNREFINED = "the network's first answer, not yet compared with the measured voxels"
-"""Reason given in the verdict of a crystal from the network alone."""
+"""Reason in the verdict of a crystal from the network alone."""
 
 SUPPORT_THRESHOLD = 0.3
 """Amplitude, relative to the largest, above which a voxel of the network's answer belongs to the support."""

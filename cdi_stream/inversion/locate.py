@@ -90,7 +90,7 @@ class _Readings:
     def __init__(self, curve: RockingCurve) -> None:
         self.curve = curve
         self.doubts: list[str] = []
-        self.used: set[str] = set()
+        self.names_in_use: set[str] = set()
 
     def track(self, name: str, unit: str, kind: Kind) -> NDArray[np.float64] | None:
         """Return the reading at each frame in the project's unit; None if there is no reading of this name.
@@ -98,35 +98,35 @@ class _Readings:
         Parameters
         ----------
         name
-            Name of the reading: a value for each frame if it was scanned, else one value of the whole run.
+            Name of the reading; a scanned motor has a value for each frame, any other reading one value for the run.
         unit
-            Unit where the reading has none on record.
+            Unit of a reading whose unit is not recorded.
         kind
             Kind of quantity.
         """
         curve = self.curve
         if name in curve.scanned:
-            values = self._filled(name, np.asarray(curve.scanned[name], dtype=float))
+            values = self._interpolate(name, np.asarray(curve.scanned[name], dtype=float))
         elif name in curve.run.readings:
             values = np.full(len(curve.counts), curve.run.readings[name])
             if not np.isfinite(values).all():
                 raise CurveError(f"reading {name!r} of the whole run is {values[0]}: check the motor's readback")
         else:
             return None
-        self.used.add(name)
+        self.names_in_use.add(name)
         return values * self._factor(name, unit, kind)
 
-    def _filled(self, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _interpolate(self, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return readings in which missing values of a few events are interpolated; each such reading gets a doubt."""
-        lost = np.flatnonzero(~np.isfinite(values))
-        if not len(lost):
+        gaps = np.flatnonzero(~np.isfinite(values))
+        if not len(gaps):
             return values
-        if len(lost) > max(1, MAX_LOST_SHARE * len(values)):
+        if len(gaps) > max(1, MAX_LOST_SHARE * len(values)):
             raise CurveError(
-                f"reading {name!r} is no number at {len(lost)} of {len(values)} frames, first at frame {lost[0]}: "
+                f"reading {name!r} is no number at {len(gaps)} of {len(values)} frames, first at frame {gaps[0]}: "
                 "check the motor's readback"
             )
-        self.doubts.append(f"reading {name!r} is no number at frame {', '.join(map(str, lost[:5]))}: interpolated")
+        self.doubts.append(f"reading {name!r} is no number at frame {', '.join(map(str, gaps[:5]))}: interpolated")
         return fill_missing(values)
 
     def _factor(self, name: str, default: str, kind: Kind) -> float:
@@ -187,13 +187,13 @@ def _detector(
     beam_row = _first(fixed.beam_row, wire.beam_row)
     beam_col = _first(fixed.beam_col, wire.beam_col)
     roi = wire.roi or (0, rows, 0, cols)
-    named = ", ".join(name for name, _ in beamline.distance_readings)
+    names = ", ".join(name for name, _ in beamline.distance_readings)
     if beam_row is None or beam_col is None:
         notes = ("direct-beam pixel unknown: the centre of the image is assumed",)
     return (
         DetectorPlacement(
             distance_m=_need(
-                _first(distance, wire.distance_m), "distance_m", f"detector distance (looked for {named})"
+                _first(distance, wire.distance_m), "distance_m", f"detector distance (looked for {names})"
             ),
             pixel_row_m=_need(_first(fixed.pixel_row_m, wire.pixel_row_m), "pixel_row_m", "pixel size along rows"),
             pixel_col_m=_need(_first(fixed.pixel_col_m, wire.pixel_col_m), "pixel_col_m", "pixel size along columns"),
@@ -208,9 +208,9 @@ def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _need(value: float | None, key: str, what: str) -> float:
+def _need(value: float | None, key: str, quantity: str) -> float:
     if value is None or not value > 0:
-        raise CurveError(f"no {what}: the detector's header and the run's baseline lack it; set geometry.{key}")
+        raise CurveError(f"no {quantity}: the detector's header and the run's baseline lack it; set geometry.{key}")
     return value
 
 
@@ -231,19 +231,23 @@ def _require_span(geometry: CurveGeometry, curve: RockingCurve, readings: _Readi
 
 def _moving(curve: RockingCurve, readings: _Readings) -> str:
     """Return a sentence on the readings that change during the scan, and on which of them belong to circles."""
-    planned = set(curve.run.motors)
-    known = {name: track for name, track in curve.scanned.items() if np.isfinite(track).any()}
-    unknown = sorted(name for name, track in known.items() if name not in readings.used and name in planned)
-    if unknown:
+    plan_motors = set(curve.run.motors)
+    tracks = {name: track for name, track in curve.scanned.items() if np.isfinite(track).any()}
+    unknown_motors = sorted(
+        name for name, track in tracks.items() if name not in readings.names_in_use and name in plan_motors
+    )
+    if unknown_motors:
         return (
-            f"the plan moved {', '.join(unknown)}, no motor of a circle and not the energy: "
+            f"the plan moved {', '.join(unknown_motors)}, no motor of a circle and not the energy: "
             "add the name to the circle's motors"
         )
-    moved = sorted(name for name in readings.used & known.keys() if np.nanmax(known[name]) > np.nanmin(known[name]))
-    if moved:
-        return f"{', '.join(moved)} moved, but on the whole not normal to the detector's plane"
-    others = sorted(name for name, track in known.items() if np.nanmax(track) > np.nanmin(track))[:8]
-    return f"no circle and no energy moved; readings that changed: {', '.join(others) or 'none'}"
+    moving_motors = sorted(
+        name for name in readings.names_in_use & tracks.keys() if np.nanmax(tracks[name]) > np.nanmin(tracks[name])
+    )
+    if moving_motors:
+        return f"{', '.join(moving_motors)} moved, but on the whole not normal to the detector's plane"
+    changing_readings = sorted(name for name, track in tracks.items() if np.nanmax(track) > np.nanmin(track))[:8]
+    return f"no circle and no energy moved; readings that changed: {', '.join(changing_readings) or 'none'}"
 
 
 def _irregularity(geometry: CurveGeometry, shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -261,10 +265,10 @@ def _irregularity(geometry: CurveGeometry, shape: tuple[int, ...]) -> tuple[str,
     tracks = [*(positions.sample_rad.T * reach), *(positions.arm_rad.T * k), energy]
     step = sum(float(np.ptp(track)) for track in tracks) / max(n - 1, 1)
     index = np.arange(n)
-    off = np.zeros(n)
+    distance = np.zeros(n)
     for track in tracks:
-        off += np.abs(track - np.polyval(np.polyfit(index, track, 1), index))
-    worst = float(off.max()) / max(step, 1e-300)
-    if n < 3 or worst <= MAX_UNEVENNESS_STEPS:
+        distance += np.abs(track - np.polyval(np.polyfit(index, track, 1), index))
+    largest = float(distance.max()) / max(step, 1e-300)
+    if n < 3 or largest <= MAX_UNEVENNESS_STEPS:
         return ()
-    return (f"uneven scan: frame {int(np.argmax(off))} lies {worst:.2f} steps off the even scan",)
+    return (f"uneven scan: frame {int(np.argmax(distance))} lies {largest:.2f} steps off the even scan",)

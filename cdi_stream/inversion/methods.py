@@ -115,7 +115,7 @@ def by_recipe(problem: Problem) -> Solution:
 
     A single start uses all voxels, since no ranking on held-out voxels is needed.
     """
-    return _run_and_rank(problem, _starts(problem), problem.settings.recipe, closing=None)
+    return _run_and_rank(problem, _starts(problem), problem.settings.recipe, last_recipe=None)
 
 
 def by_object(problem: Problem) -> Solution:
@@ -124,52 +124,52 @@ def by_object(problem: Problem) -> Solution:
     Chan et al., Applied Physics Reviews 8, 021407 (2021), doi:10.1063/5.0031486, refine the object by Adam; the descent
     of `cdi_stream.phasing.gradient` converges in fewer steps.
     """
-    seen, held = hold_out(problem.data, problem.settings.seed)
-    others, search, is_truncated = None, Effort(starts=1, cycles=0, recipe="descent on the object"), False
+    working_data, held = hold_out(problem.data, problem.settings.seed)
+    finalists, search, is_truncated = None, Effort(starts=1, cycles=0, recipe="descent on the object"), False
     if problem.start is not None:
-        start = _forgetful(problem.start, held, seen.n_axes)
+        start = _forget_held_out(problem.start, held, working_data.n_axes)
     else:
-        searching, settings = problem.deadline.part(0.6), AutoSettings(is_exact=False)
-        solution = solve(problem.data, problem.settings.seed, searching, settings, problem.report)
+        search_deadline, settings = problem.deadline.part(0.6), AutoSettings(is_exact=False)
+        solution = solve(problem.data, problem.settings.seed, search_deadline, settings, problem.report)
         start = start_from(solution.finalists[0], solution.support)  # before its cycles on the held-out voxels
-        others, is_truncated = solution.finalists[1:], solution.is_truncated
+        finalists, is_truncated = solution.finalists[1:], solution.is_truncated
         search = replace(solution.effort, recipe=f"{solution.effort.recipe}, then {search.recipe}")
     batch = start
-    for batch in refine_object(seen, start, AcceleratedDescent(steps=GRADIENT_STEPS)):
+    for batch in refine_object(working_data, start, AcceleratedDescent(steps=GRADIENT_STEPS)):
         if problem.deadline.is_over(0.95):
             break
-    effort, pool = replace(search, cycles=search.cycles + batch.cycle), score_batch(seen, batch)
-    if others is not None:
-        support = start.support.expand(len(others), *start.support.shape[1:])
-        pool = pool.append(Candidates(crystal=others, support=support, score=pool.score.expand(len(others))))
+    effort, pool = replace(search, cycles=search.cycles + batch.cycle), score_batch(working_data, batch)
+    if finalists is not None:
+        support = start.support.expand(len(finalists), *start.support.shape[1:])
+        pool = pool.append(Candidates(crystal=finalists, support=support, score=pool.score.expand(len(finalists))))
     solution = conclude(problem.data, held, pool, effort, problem.deadline)
     return replace(solution, is_truncated=solution.is_truncated or is_truncated)
 
 
 def by_network(problem: Problem) -> Solution:
-    """Return the solution after training the network on this one volume, and phase retrieval from its crystal.
+    """Return the solution after training the network on the measured volume, and phase retrieval from its crystal.
 
     The network gets interpolated magnitudes on the lab grid; the phase retrieval uses the measured voxels.  Source: Wu
     et al., npj Computational Materials 7, 175 (2021), doi:10.1038/s41524-021-00644-z, equations 7-8.
     """
-    volume, settings, device = _seen_by_network(problem), problem.settings, problem.device
+    volume, settings, device = _network_input(problem), problem.settings, problem.device
     network = load(settings.network_file, device)
     lab = lab_volume(volume, network, device)
-    learning = problem.deadline.part(TRAINING_SHARE)
-    refined = refine_weights(
+    training_deadline = problem.deadline.part(TRAINING_SHARE)
+    training = refine_weights(
         load_trainable(settings.network_file, device),
         torch.from_numpy(lab.magnitude.copy()).to(device),
         torch.from_numpy(lab.valid_pixels.copy()).to(device),
         UnsupervisedSchedule(steps=settings.network_steps),
-        is_over=learning.is_over,
-        passed=lambda: learning.passed_share,
+        is_over=training_deadline.is_over,
+        passed=lambda: training_deadline.passed_share,
     )
-    start = starting_point(crystal_of(refined.crystal, lab), volume, device)
+    start = starting_point(crystal_of(training.crystal, lab), volume, device)
     solution = _run_and_rank(problem, [lambda: _in_fourier_order(start)], settings.network_recipe)
-    schedule = f"{refined.steps} of {refined.of_steps} steps of {settings.network_file.name}, then"
+    schedule = f"{training.steps} of {training.of_steps} steps of {settings.network_file.name}, then"
     effort = replace(
         solution.effort,
-        cycles=solution.effort.cycles + refined.of_steps,
+        cycles=solution.effort.cycles + training.of_steps,
         recipe=f"{schedule} {settings.network_recipe}",
     )
     return replace(solution, effort=effort)
@@ -181,13 +181,13 @@ def by_hybrid(problem: Problem) -> Solution:
     Further starts, eight at most in total, are the network's answers to mirror images of the volume.  A single start
     uses all voxels.  Source: Wu et al., IUCrJ 8, 12 (2021), doi:10.1107/S2052252520013780.
     """
-    volume, settings, device = _seen_by_network(problem), problem.settings, problem.device
+    volume, settings, device = _network_input(problem), problem.settings, problem.device
     network = load(settings.network_file, device)
     lab = lab_volume(volume, network, device)
     answers = mirrored_answers(network, torch.from_numpy(lab.magnitude.copy()), min(settings.starts, len(VIEWS)))
     starts = [starting_point(crystal_of(answer, lab), volume, device) for answer in answers]
-    closing = None if len(starts) == 1 else ALL_VOXELS_RECIPE
-    return _run_and_rank(problem, [partial(_in_fourier_order, start) for start in starts], settings.recipe, closing)
+    last_recipe = None if len(starts) == 1 else ALL_VOXELS_RECIPE
+    return _run_and_rank(problem, [partial(_in_fourier_order, start) for start in starts], settings.recipe, last_recipe)
 
 
 METHODS: dict[str, Callable[[Problem], Solution]] = {
@@ -231,37 +231,44 @@ def refine(
     )
     solution = METHODS[method](problem)
     metrics = metrics_of(solution, problem.data, volume.affine.bq)
-    refined = crystal_from(solution.crystal, solution.support, volume.affine, metrics, judge(metrics, phased.doubts))
-    return refined, solution.effort.recipe
+    refined_crystal = crystal_from(
+        solution.crystal, solution.support, volume.affine, metrics, judge(metrics, phased.doubts)
+    )
+    return refined_crystal, solution.effort.recipe
 
 
 def _run_and_rank(
-    problem: Problem, batches: Sequence[Callable[[], Batch]], text: str, closing: Recipe | None = ALL_VOXELS_RECIPE
+    problem: Problem, batches: Sequence[Callable[[], Batch]], text: str, last_recipe: Recipe | None = ALL_VOXELS_RECIPE
 ) -> Solution:
     """Run a recipe on all starts without the held-out voxels, in parallel batches, and return the best by rank."""
-    seen, held = hold_out(problem.data, problem.settings.seed)
-    if closing is None and (problem.start is not None or problem.settings.starts == 1):  # nothing to rank
-        seen, held = problem.data, torch.zeros_like(held)
+    working_data, held = hold_out(problem.data, problem.settings.seed)
+    if last_recipe is None and (problem.start is not None or problem.settings.starts == 1):  # nothing to rank
+        working_data, held = problem.data, torch.zeros_like(held)
     recipe, best = parse_recipe(text), _Best()
 
     def run_one(index: int) -> tuple[int, int]:
+        """Run one batch of starts; return its numbers of starts and of cycles."""
         if index > 0 and problem.deadline.is_over():
             return 0, 0
         batch = run_to_end(
-            recipe, seen, _forgetful(batches[index](), held, seen.n_axes), is_over=problem.deadline.is_over
+            recipe,
+            working_data,
+            _forget_held_out(batches[index](), held, working_data.n_axes),
+            is_over=problem.deadline.is_over,
         )
-        best.take(score_batch(seen, batch))
+        best.take(score_batch(working_data, batch))
         return len(batch), batch.cycle * len(batch)
 
     indices = range(len(batches))
-    done = side_by_side(run_one, indices) if len(batches) > 1 else [run_one(0)]
-    effort = Effort(starts=sum(one[0] for one in done), cycles=sum(one[1] for one in done), recipe=text)
-    kept = best.pool.best(FINALISTS_LATE) if problem.deadline.is_over() else best.pool
-    pool = rank_candidates(kept, problem.data, held)
-    return conclude(problem.data, held, pool, effort, problem.deadline, closing)
+    counts = side_by_side(run_one, indices) if len(batches) > 1 else [run_one(0)]
+    effort = Effort(starts=sum(n for n, _ in counts), cycles=sum(n for _, n in counts), recipe=text)
+    finalists = best.pool.best(FINALISTS_LATE) if problem.deadline.is_over() else best.pool
+    pool = rank_candidates(finalists, problem.data, held)
+    return conclude(problem.data, held, pool, effort, problem.deadline, last_recipe)
 
 
-def _forgetful(batch: Batch, held: torch.Tensor, n_axes: int) -> Batch:
+def _forget_held_out(batch: Batch, held: torch.Tensor, n_axes: int) -> Batch:
+    """Return the starts without the content of the held-out voxels."""
     return replace(batch, crystal=without_held_out(batch.result, held, n_axes))
 
 
@@ -278,10 +285,10 @@ class _Best:
         assert self._pool is not None
         return self._pool
 
-    def take(self, found: Candidates) -> None:
+    def take(self, candidates: Candidates) -> None:
         """Add candidates and keep the best."""
         with self._lock:
-            self._pool = found.merge(self._pool).best(FINALISTS)
+            self._pool = candidates.merge(self._pool).best(FINALISTS)
 
 
 TRAINING_SHARE = 0.8
@@ -297,7 +304,7 @@ _MAX_VOXELS = {"cpu": 150_000, "cuda": 4_000_000}
 
 
 def _starts(problem: Problem) -> list[Callable[[], Batch]]:
-    """Return functions that make the batches of starts: the given crystal, or random starts."""
+    """Return functions that make the batches of starts: the crystal of the problem, or random starts."""
     if problem.start is not None:
         return [lambda: problem.start]
     s, magnitude = problem.settings, problem.data.magnitude
@@ -305,6 +312,7 @@ def _starts(problem: Problem) -> list[Callable[[], Batch]]:
     size = min(size, math.ceil(s.starts / torch.get_num_threads()))
 
     def batch(first: int) -> Batch:
+        """Return the batch that begins with the start ``first``."""
         last = min(first + size, s.starts) - 1
         seeds = [1_000_003 * s.seed + k for k in range(first, last + 1)]
         if s.recipe.strip() != "masto2025-reference":
@@ -315,7 +323,8 @@ def _starts(problem: Problem) -> list[Callable[[], Batch]]:
     return [partial(batch, first) for first in range(0, s.starts, size)]
 
 
-def _seen_by_network(problem: Problem) -> PreparedVolume:
+def _network_input(problem: Problem) -> PreparedVolume:
+    """Return the volume of a problem; `ConfigError` if the pattern has two axes."""
     if problem.volume is None:
         raise ConfigError(
             "--method network and hybrid: expected a volume of three axes, got two axes; use auto, recipe or object"

@@ -104,8 +104,8 @@ def retrieve_phase(
         check = cross_check(data, batch, large_volume_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
         crystal, support, metrics = check.crystal, check.support, check.metrics
     else:
-        known = batch if start.ask_sure() else None
-        crystal, support, metrics = _search(data, known, deadline, volume.affine)
+        network_crystal = batch if start.ask_sure() else None
+        crystal, support, metrics = _search(data, network_crystal, deadline, volume.affine)
     return crystal_from(crystal, support, start.affine, metrics, judge(metrics))
 
 

@@ -41,7 +41,7 @@ AUTOCORRELATION_THRESHOLD = 0.02
 
 
 def prepare(
-    curve: RockingCurve, geometry: CurveGeometry, known: DetectorKnowledge, settings: PrepareConfig
+    curve: RockingCurve, geometry: CurveGeometry, detector: DetectorKnowledge, settings: PrepareConfig
 ) -> PreparedVolume:
     """Return one curve cropped about its Bragg peak, with valid voxels, expected scale and the crystal's extent.
 
@@ -51,7 +51,7 @@ def prepare(
         Rocking curve.
     geometry
         Angles, energy and detector placement of the curve.
-    known
+    detector
         Bad pixels, flat field and saturation of the detector.
     settings
         Limits of the preparation.
@@ -62,19 +62,19 @@ def prepare(
         If the volume is empty, saturated or too small to invert.
     """
     top, bottom = _extremes(curve)
-    good = pixels_to_use(curve, known, top, bottom)
+    good = pixels_to_use(curve, detector, top, bottom)
     peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
     start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, MIN_SHAPE_VOX)
     counts, in_scan = cut(curve.counts, start, shape)
     valid = in_scan & cut(np.broadcast_to(good, curve.counts.shape), start, shape)[0]
     valid &= cut(np.broadcast_to(curve.has_frame[:, None, None], curve.counts.shape), start, shape)[0]
-    saturated = is_saturated(counts, curve.sentinel, known.saturation_counts) & valid
+    saturated = is_saturated(counts, curve.sentinel, detector.saturation_counts) & valid
     _require_signal(counts, valid, saturated, settings)
     valid &= ~saturated
     blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape)).voxels
     valid &= ~blemishes
     affine = detector_map(geometry, start, shape)
-    scale = _scale_in_window(curve, known, start, shape)
+    scale = _scale_in_window(curve, detector, start, shape)
     extent, oversampling = crystal_extent(counts, valid, scale, affine, AUTOCORRELATION_THRESHOLD)
     return PreparedVolume(
         counts=read_only(counts),
@@ -97,7 +97,7 @@ def _extremes(curve: RockingCurve) -> tuple[NDArray[np.uint32], NDArray[np.uint3
 
 
 def pixels_to_use(
-    curve: RockingCurve, known: DetectorKnowledge, top: NDArray[np.uint32], bottom: NDArray[np.uint32]
+    curve: RockingCurve, detector: DetectorKnowledge, top: NDArray[np.uint32], bottom: NDArray[np.uint32]
 ) -> Bools:
     """Return the pixels ``(rows, cols)`` to use: unmasked, neither gap nor hot, with a positive flat field.
 
@@ -105,17 +105,17 @@ def pixels_to_use(
     ----------
     curve
         Rocking curve; its header may hold a pixel mask.
-    known
+    detector
         Bad pixels and flat field of the detector.
     top, bottom
         Largest and smallest count of every pixel over the frames.
     """
     good = good_pixels(top, bottom, curve.sentinel)
-    for mask in (curve.series.pixel_mask, known.good_pixels):
+    for mask in (curve.series.pixel_mask, detector.good_pixels):
         if mask is not None:
             good &= mask
-    if known.white_field is not None:
-        good &= known.white_field > 0
+    if detector.white_field is not None:
+        good &= detector.white_field > 0
     return good
 
 
@@ -133,16 +133,18 @@ def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, 
         )
 
 
-def _scale_in_window(curve: RockingCurve, known: DetectorKnowledge, start: Shape, shape: Shape) -> NDArray[np.float32]:
+def _scale_in_window(
+    curve: RockingCurve, detector: DetectorKnowledge, start: Shape, shape: Shape
+) -> NDArray[np.float32]:
     """Return the expected scale of the window's voxels: the product of its values by frame and by pixel."""
-    by_frame, by_pixel = expected_scale(curve, known)
+    by_frame, by_pixel = expected_scale(curve, detector)
     frames = cut(by_frame[:, None, None], (start[0], 0, 0), (shape[0], 1, 1))
     pixels = cut(by_pixel[None], (0, *start[1:]), (1, *shape[1:]))
     result: NDArray[np.float32] = frames[0] * pixels[0]
     return result
 
 
-def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def expected_scale(curve: RockingCurve, detector: DetectorKnowledge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the expected scale of every frame and of every pixel, each about 1 on average.
 
     Monitor and exposure time give the scale of a frame, 1 where they are not known; the flat field gives that of a
@@ -153,9 +155,10 @@ def expected_scale(curve: RockingCurve, known: DetectorKnowledge) -> tuple[NDArr
         if track is not None:
             frames *= np.where(np.isfinite(track), track / np.nanmean(track), 1).astype(np.float32)
     pixels = np.ones(curve.counts.shape[1:], dtype=np.float32)
-    if known.white_field is not None:
-        lit = known.white_field > 0
-        pixels = np.where(lit, known.white_field / known.white_field[lit].mean(), 1).astype(np.float32)
+    if detector.white_field is not None:
+        field = detector.white_field
+        is_positive = field > 0
+        pixels = np.where(is_positive, field / field[is_positive].mean(), 1).astype(np.float32)
     return frames, pixels
 
 
@@ -188,8 +191,10 @@ def crystal_extent(
     """
     shape: Shape = tuple(min(64, n) for n in counts.shape)
     start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))
-    inner, seen, expected = (torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale))
-    offsets = island(inner.float(), weights(seen, expected), threshold)
+    inner_counts, inner_valid, inner_scale = (
+        torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale)
+    )
+    offsets = island(inner_counts.float(), weights(inner_valid, inner_scale), threshold)
     extent = TUNING.tail_correction * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
     oversampling = np.array(shape) / lengths_vox(offsets)
     return tuple(map(float, extent)), tuple(map(float, oversampling))  # type: ignore[return-value]

@@ -1,11 +1,11 @@
-"""One verdict of two: what the phasing says of the crystal, and what the bookkeeping says of frames and angles."""
+"""Combine the verdict about the crystal with the doubts about frames, angles and run."""
 
 from __future__ import annotations
 
 from cdi_stream.messages import Verdict
 
 GRADES = ("good", "preliminary", "doubtful", "failed")
-"""From the best to the worst."""
+"""Grades, from the best to the worst."""
 
 
 def combined(crystal: Verdict, doubts: tuple[str, ...], notes: tuple[str, ...] = ()) -> Verdict:
@@ -14,11 +14,11 @@ def combined(crystal: Verdict, doubts: tuple[str, ...], notes: tuple[str, ...] =
     Parameters
     ----------
     crystal
-        What is said of the crystal alone.
+        Verdict about the crystal alone.
     doubts
-        What is uncertain of frames, angles and run; none makes the join ``good``.
+        Sentences about uncertain frames, angles and run; without any, the join is ``good``.
     notes
-        What is only told: it changes no grade.
+        Sentences that change no grade.
     """
     join = "doubtful" if doubts else "good"
     grade = max((crystal.grade, join), key=GRADES.index)

@@ -67,11 +67,11 @@ def crop_window(shape: Sequence[int], peak: Shape, max_shape: Shape, min_length:
 def fast_length(n: int) -> int:
     """Return the largest even length up to ``n`` with no prime factor above 7, at which FFTs are fast."""
     for length in range(n - n % 2, 1, -2):
-        rest = length
+        cofactor = length
         for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
+            while cofactor % prime == 0:
+                cofactor //= prime
+        if cofactor == 1:
             return length
     return n
 

@@ -101,8 +101,8 @@ def _numbers(config: Config) -> str:
 
 def _required_angles(beamline: Beamline, config: Config) -> str:
     circles = beamline.sample_circles + beamline.detector_circles
-    needed = [circle for circle in circles if circle.name not in config.geometry.circles_deg]
-    return ", ".join("/".join((circle.name, *circle.motors)) for circle in needed) or "no angle"
+    unset = [circle for circle in circles if circle.name not in config.geometry.circles_deg]
+    return ", ".join("/".join((circle.name, *circle.motors)) for circle in unset) or "no angle"
 
 
 def _network(config: Config) -> str:
@@ -138,12 +138,12 @@ def _folder(config: Config) -> str:
 
 
 def is_network_folder(directory: Path, mounts: Path = Path("/proc/mounts")) -> bool:
-    """Whether a folder is on a network file system, where SQLite is not safe."""
+    """Return whether a folder is on a network file system, where SQLite is not safe."""
     if not mounts.exists():
         return False
     entries = [line.split() for line in mounts.read_text().splitlines()]
-    around = [entry for entry in entries if directory.is_relative_to(entry[1])]
-    return bool(around) and max(around, key=lambda entry: len(entry[1]))[2].startswith(("nfs", "cifs", "smb"))
+    parents = [entry for entry in entries if directory.is_relative_to(entry[1])]
+    return bool(parents) and max(parents, key=lambda entry: len(entry[1]))[2].startswith(("nfs", "cifs", "smb"))
 
 
 def _detector(config: Config) -> str:

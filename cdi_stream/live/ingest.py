@@ -37,7 +37,7 @@ _POLL_MS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStopped:
-    """Note in the queue that a raw run is over; all its curves are in the queue before the note."""
+    """Entry of the queue: a raw run is over, and all its curves are in the queue before this entry."""
 
     uid: str
 
@@ -55,7 +55,7 @@ class IngestSettings:
 
 
 class Ingest:
-    """Feeds the assembler with frames and documents, and passes on the curves that it releases.
+    """Feeds the assembler with frames and documents, and passes on the curves that the assembler releases.
 
     ``newest_frame_s`` is the monotonic time of the newest frame [s], ``n_documents`` the number of documents received.
 
@@ -166,7 +166,7 @@ class Ingest:
         self._show_newest()
 
     def _show_newest(self) -> None:
-        """Send the newest frame to the operators' pages when the rate allows it; so the last of a series comes too."""
+        """Send the newest frame, also the last of a series, to the operators' pages when the rate allows it."""
         frame, now = self._next_frame, time.monotonic()
         if frame is not None and now >= self._frame_s:
             self._next_frame = None
@@ -232,13 +232,15 @@ class Ingest:
 
         ``open_runs`` are the raw runs for which a run of this service is open.
         """
-        now_s, runs, published = time.time(), self._assembler.book.runs, set(open_runs)
-        measured = set(self._assembler.open_runs().values())
-        self._ended_runs &= runs.keys() | published
-        stopped = {uid: record.stop_received_s for uid, record in runs.items() if record.stop_received_s is not None}
-        over = [uid for uid, received_s in stopped.items() if now_s - max(received_s, self._begin_s) >= STOP_DELAY_S]
-        over += published - runs.keys()
-        for uid in over:
-            if uid not in measured and uid not in self._ended_runs:
+        now_s, runs, open_uids = time.time(), self._assembler.book.runs, set(open_runs)
+        measuring_uids = set(self._assembler.open_runs().values())
+        self._ended_runs &= runs.keys() | open_uids
+        stop_times_s = {
+            uid: record.stop_received_s for uid, record in runs.items() if record.stop_received_s is not None
+        }
+        ended_uids = [uid for uid, stop_s in stop_times_s.items() if now_s - max(stop_s, self._begin_s) >= STOP_DELAY_S]
+        ended_uids += open_uids - runs.keys()
+        for uid in ended_uids:
+            if uid not in measuring_uids and uid not in self._ended_runs:
                 self._ended_runs.add(uid)
                 put(RunStopped(uid=uid))

@@ -1,4 +1,4 @@
-"""Outgoing: the open runs of this service, and the way of their results to disk, spool and bus."""
+"""Outgoing: the open runs of this service, whose results go to disk, spool and bus."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Publisher:
         return self.run.uid
 
     def take(self) -> list[Item]:
-        """Return the documents that are not in the spool yet; they count as taken from now on."""
+        """Return the documents that are not in the spool yet, and forget them."""
         items, self._composed = self._composed, []
         return items
 
@@ -165,7 +165,7 @@ class Outgoing:
         """
         with self._lock:
             publisher = self._publisher(context)
-            problem = self._published(context, publisher, result)
+            problem = self._publish(context, publisher, result)
         scalars = {**result.metrics.known(), "latency_s": self._clock() - result.complete_s}
         self._announcer.tell(
             result_message(
@@ -222,10 +222,10 @@ class Outgoing:
         return self._clock() - closing.since_s < ARRAYS_WAIT_S and self._lacks_arrays(closing.publisher)
 
     def _lacks_arrays(self, publisher: _Publisher) -> bool:
-        """Whether a result of a run has its arrays not on disk."""
+        """Return whether the arrays of any result of a run are not on disk."""
         return any(pending.publisher is publisher for pending in self._pending)
 
-    def _published(self, context: RunContext, publisher: _Publisher, result: Result) -> str | None:
+    def _publish(self, context: RunContext, publisher: _Publisher, result: Result) -> str | None:
         """Publish one result; return the problem of the publication, None without one."""
         key = _key_of(result)
         try:

@@ -1,12 +1,16 @@
-"""The service: threads and queues around the stages.  Knows all stages; none of them knows it.
+"""The service: threads and queues around the stages.  The stages do not import this module.
 
-*Ingest* polls the detector and the document bus and feeds the assembler.  *Infer* takes curves from a queue and
-publishes the network's answer at once.  *Polish* refines them in turn, standing still between cycles while a curve
-waits for its inference, and asks for the refinements.  *Bus* listens whether documents are heard, one thread an archive
-writes them to the slower sinks (Tiled).  *Refine* keeps the worker process, *announce* feeds the operators' pages.
-Previews are dropped when the queue is long; curves never.
+- *ingest* polls the detector and the document bus, and feeds the assembler.
+- *infer* takes curves from a queue, and publishes the network's crystal at once.
+- *phase* retrieves the phase of one curve after the other, and asks for the refinements.  The phase retrieval pauses
+  between cycles while a curve waits for its inference.
+- *bus* checks that documents arrive on the bus; one thread for each archive writes documents to the slower sinks
+  (Tiled).
+- *refine* runs the worker process, *announce* sends messages to the operators' pages.
 
-A service that stops, or is killed, leaves curves, documents and refinements on disk; the next one goes on with them.
+Previews are dropped when the queue is long; curves are never dropped.
+
+A service that stops, or is killed, leaves curves, documents and refinements on disk; the next service finishes them.
 """
 
 from __future__ import annotations
@@ -39,18 +43,19 @@ from cdi_stream.stream.frame_log import Decode
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 16
-"""Previews are dropped while more than this waits; curves are never."""
+"""Number of entries in the queue above which previews are dropped; curves are never dropped."""
 
 STATE_EVERY_S = 1.0
+"""Time [s] between two messages about the state of the service."""
 
 STOP_S = 7.0
-"""Time that a service takes to stop: curves at work and documents under way are finished in it, or left."""
+"""Time [s] in which a service stops; work that is not finished by then is left for the next start."""
 
 _ANNOUNCE_S = 0.05
 
 
 class _StoppedError(Exception):
-    """The service was told to stop, and its time is up."""
+    """Raised when the service was stopped and the time to finish curves is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +68,10 @@ class _PhaseRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a service is put together from; ``backlog`` is None where nothing is refined.
+    """Parts of a service; ``backlog`` is None if no method of refinement is configured.
 
-    ``decode`` reads the detector's messages that an earlier service kept.
-    Curves may wait for their turn up to ``max_waiting_bytes``; then no frames are taken until there is room.
+    ``decode`` decodes the detector's messages that an earlier service stored.  While curves of more than
+    ``max_waiting_bytes`` wait for their reconstruction, no frames are taken.
     """
 
     ingest: Ingest
@@ -85,7 +90,11 @@ class Parts:
 
 
 class Service:
-    """Runs until `stop`; `failure` then holds what ended it, if anything did, `left` what the next start will do."""
+    """Runs the threads until `stop`, or until one of them fails.
+
+    `failure` holds the error that ended the service, or None.  After `stop`, `left` holds the numbers of curves and
+    documents that are left for the next start.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self.failure: BaseException | None = None
@@ -117,7 +126,7 @@ class Service:
         ]
 
     def start(self) -> None:
-        """Start the threads, after taking up what an earlier service left."""
+        """Take up the curves and documents that an earlier service left, then start the threads."""
         n_runs = self._parts.spool.close_open_runs("the service was killed")
         n_curves = self._parts.assembler.resume(self._parts.spool.is_published, self._parts.decode)
         if n_runs or n_curves:
@@ -127,7 +136,7 @@ class Service:
         self._parts.bus.push()
 
     def stop(self) -> None:
-        """End within `STOP_S`: what is at work is finished if there is time, all else is left for the next start."""
+        """Stop within `STOP_S`: finish the current work if there is time, leave all other work for the next start."""
         self._stop_at_s = time.monotonic() + STOP_S
         self._stopping.set()
         for thread in self._threads:
@@ -150,7 +159,7 @@ class Service:
         logger.info("since the start: %s; left for the next start: %s", self._parts.ingest.counters(), self.left)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait; true once the service has failed or was stopped."""
+        """Wait up to ``timeout_s`` [s]; return whether the service has failed or was stopped."""
         return self._stopping.wait(timeout_s)
 
     @property
@@ -163,7 +172,7 @@ class Service:
         return self._parts.ingest.counters()
 
     def _guard(self, body: Callable[[], None], tell_next: Callable[[], None]) -> None:
-        """Run a thread's body; at its end, however it came, the next thread is told to finish too."""
+        """Run a thread's body; after its end, also by an error, tell the next thread to finish."""
         try:
             body()
         except BaseException as error:
@@ -176,7 +185,7 @@ class Service:
             tell_next()
 
     def _is_time_up(self) -> bool:
-        """Whether the time to finish things is over; some is kept for their documents."""
+        """Return whether the time to finish curves is over; a quarter of `STOP_S` is reserved for their documents."""
         return time.monotonic() > self._stop_at_s - 0.25 * STOP_S
 
     def _ingest(self) -> None:
@@ -193,7 +202,7 @@ class Service:
         self._wait_for_room()
 
     def _wait_for_room(self) -> None:
-        """Take no frames while curves wait for more memory than they may: the detector is held up, nothing is lost."""
+        """Block while waiting curves need more than ``max_waiting_bytes``; the detector waits, and no frame is lost."""
         if self._waiting_bytes > self._parts.max_waiting_bytes and self._n_unfinished > 1:
             logger.warning("%d curves wait to be reconstructed: no frames are taken meanwhile", self._n_unfinished)
         while self._waiting_bytes > self._parts.max_waiting_bytes and self._n_unfinished > 1:
@@ -201,7 +210,7 @@ class Service:
                 return
 
     def _count(self, change: int, curve: RockingCurve) -> None:
-        """Count curves between their last frame and their last document; workers stand still meanwhile."""
+        """Change the number of curves between last frame and last document; workers pause while it is above 0."""
         with self._count_lock:
             self._n_unfinished += change
             self._waiting_bytes += change * curve.counts.nbytes
@@ -219,7 +228,7 @@ class Service:
                     self._curve(work)
                 case RunStopped():
                     self._phase_queue.put(work)
-            if not any(isinstance(waiting, RockingCurve) for waiting in tuple(self._work.queue)):
+            if not any(isinstance(entry, RockingCurve) for entry in tuple(self._work.queue)):
                 self._may_phase.set()
 
     def _curve(self, curve: RockingCurve) -> None:
@@ -247,7 +256,7 @@ class Service:
         self._n_pending = self._parts.outgoing.close_all("the service was stopped")
 
     def _reconstruction(self, work: _PhaseRequest) -> None:
-        """Publish the second result of a curve, then ask for its refinements: these must not hold it up."""
+        """Publish the second result of a curve, then ask for its refinements, so that they cannot delay the result."""
         curve = work.curve
         try:
             result = self._phase_result(work)
@@ -288,9 +297,10 @@ class Service:
             logger.error("run %s curve %d %s: %s", curve.run.uid[:8], curve.curve_index, result.stream, problem)
 
     def _bus(self) -> None:
-        """Listen until all that was published is heard, or the time to stop is over."""
+        """Check that published documents arrive on the bus, until all have arrived or the time to stop is over."""
 
         def is_over() -> bool:
+            """Return whether every document is heard on the bus, or the time to stop is over."""
             is_idle = self._published.is_set() and not self._parts.spool.waiting("bus")
             return self._stopping.is_set() and (is_idle or time.monotonic() > self._stop_at_s)
 
@@ -314,10 +324,10 @@ class Service:
         self._parts.announcer.tell(refinement_message(job, documents))
 
     def _announce(self) -> None:
-        told_s = 0.0
+        state_s = 0.0
         while not self._stopping.wait(_ANNOUNCE_S):
-            if time.monotonic() - told_s >= STATE_EVERY_S:
-                told_s = time.monotonic()
+            if time.monotonic() - state_s >= STATE_EVERY_S:
+                state_s = time.monotonic()
                 self._parts.outgoing.retry()
                 if self._parts.announcer.is_on:
                     self._parts.announcer.tell(({"kind": "state", **self._state()}, {}))

@@ -35,9 +35,9 @@ def refinement_message(job: Job, documents: list[NamedDocument]) -> FeedMessage:
 def _crystal(path: Path, verdict: Verdict) -> Crystal | None:
     """Return the crystal of a result file; None if the file cannot be read or has no crystal."""
     try:
-        stored = read_result(path)
+        result = read_result(path)
     except RecordingError:
         return None
     return Crystal(
-        density=stored.density, support=stored.support > 0, affine=stored.affine, metrics=Metrics(), verdict=verdict
+        density=result.density, support=result.support > 0, affine=result.affine, metrics=Metrics(), verdict=verdict
     )

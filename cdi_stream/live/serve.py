@@ -116,6 +116,7 @@ def _received_uids(socket: zmq.Socket[bytes], config: Config) -> Callable[[int],
     read = bus.reader(config.documents.serializer)
 
     def received_uids(timeout_ms: int) -> Iterator[str]:
+        """Yield the uids of the documents that come within ``timeout_ms``."""
         for _, doc in bus.receive(socket, config.documents.prefix, read, timeout_ms, on_unusable=lambda _: None):
             if isinstance(uid := doc.get("uid"), str):
                 yield uid
@@ -138,16 +139,16 @@ def bus_sink_of(config: Config, *, is_immediate: bool = False) -> Sink:
 def chain_settings(config: Config) -> ChainSettings:
     """Return the settings of the steps from a curve to a crystal."""
     roi = config.detector.roi
-    cut = (slice(None), slice(None)) if roi is None else (slice(roi[0], roi[1]), slice(roi[2], roi[3]))
-    bad = None if config.detector.bad_pixels is None else read_image(config.detector.bad_pixels)[cut]
-    white = None if config.detector.white_field is None else read_image(config.detector.white_field)[cut]
+    window = (slice(None), slice(None)) if roi is None else (slice(roi[0], roi[1]), slice(roi[2], roi[3]))
+    bad_pixels = None if config.detector.bad_pixels is None else read_image(config.detector.bad_pixels)[window]
+    white_field = None if config.detector.white_field is None else read_image(config.detector.white_field)[window]
     geometry = config.geometry
     return ChainSettings(
         beamline=geometry.value(),
         fixed=geometry,
-        known=DetectorKnowledge(
-            good_pixels=None if bad is None else bad == 0,
-            white_field=None if white is None else white.astype("float32"),
+        detector=DetectorKnowledge(
+            good_pixels=None if bad_pixels is None else bad_pixels == 0,
+            white_field=None if white_field is None else white_field.astype("float32"),
             saturation_counts=config.detector.saturation_counts,
         ),
         prepare=config.prepare,
@@ -247,6 +248,7 @@ def _archives(config: Config, stack: ExitStack, alarms: Alarms) -> list[tuple[st
     server = stack.enter_context(local_tiled(directory, publish.tiled_port, publish.tiled_api_key, alarms))
 
     def make_local() -> Sink:
+        """Return a sink to the local server, which must answer first."""
         server.require_answer()
         sink: Sink = make(uri=server.uri, api_key=server.api_key)
         return sink

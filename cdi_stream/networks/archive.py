@@ -105,19 +105,19 @@ def check_members(inside: Mapping[str, bytes], source: str, is_operator: Callabl
     NetworkFileError
         If there is a member, an operator or a pickled object that is not on the lists; the message names them.
     """
-    refused = {f"member {name!r}" for name in inside if not _MEMBER.fullmatch(name)}
+    problems = {f"member {name!r}" for name in inside if not _MEMBER.fullmatch(name)}
     code = {name: text for name, text in inside.items() if name.endswith(".py")}
     trees = {name.removeprefix("code/").removesuffix(".py").replace("/", "."): _tree(code[name]) for name in code}
-    refused |= {f"code that is no plain Python in {module}" for module, tree in trees.items() if tree is None}
+    problems |= {f"code that is no plain Python in {module}" for module, tree in trees.items() if tree is None}
     defined = {name for module, tree in trees.items() if tree for name in defined_names(tree, module)}
     for tree in filter(None, trees.values()):
-        refused |= forbidden(tree, defined, is_operator)
+        problems |= forbidden(tree, defined, is_operator)
     for name in ("data.pkl", "constants.pkl"):
-        refused |= _foreign_pickles(inside.get(name, b"N."), defined)
-    if refused:
+        problems |= _foreign_pickles(inside.get(name, b"N."), defined)
+    if problems:
         raise NetworkFileError(
             f"{source}: refused, nothing in it was run: expected only what a network needs to compute, got "
-            f"{', '.join(sorted(refused)[:12])}{', ...' if len(refused) > 12 else ''}; {_REMEDY}"
+            f"{', '.join(sorted(problems)[:12])}{', ...' if len(problems) > 12 else ''}; {_REMEDY}"
         )
     return pack_members({name: text for name, text in inside.items() if _is_needed(name)})
 
@@ -155,7 +155,7 @@ def _is_plain(token: tokenize.TokenInfo) -> bool:
 
 
 def _foreign_pickles(data: bytes, defined: set[str]) -> set[str]:
-    """Return the classes and functions that a pickle needs beyond tensors and the file's own; it is not loaded."""
+    """Return the classes and functions that a pickle needs beyond tensors and the file's own, without loading it."""
     foreign = set()
     try:
         for opcode, argument, _ in pickletools.genops(data):

@@ -56,7 +56,7 @@ def block(n_in: int, n_out: int, n_axes: int = 3) -> nn.Sequential:
 
 
 def encoder(widths: tuple[int, ...], n_axes: int = 3) -> nn.Sequential:
-    """Return blocks of ``widths`` channels, the first those of the input, with max-pooling by two between blocks."""
+    """Return blocks with max-pooling by two in between; ``widths`` are the channels of the input and of the blocks."""
     levels: list[nn.Module] = [block(widths[0], widths[1], n_axes)]
     for n_in, n_out in pairwise(widths[1:]):
         levels += [POOL[n_axes](2), block(n_in, n_out, n_axes)]

@@ -36,13 +36,13 @@ def raar_cycles(
     relaxation
         Parameter beta.
     """
-    kept, taken = _weights(support, 0.0, relaxation), _weights(support, 1.0, 1 - 2 * relaxation)
+    keep, take = _weights(support, 0.0, relaxation), _weights(support, 1.0, 1 - 2 * relaxation)
     for _ in range(cycles):  # products of real numbers: torch.where and complex products are slow on a CPU
         projection = torch.view_as_real(torch.fft.fftn(_with_magnitude(measured, density), dim=[1, 2, 3], norm="ortho"))
-        density = torch.view_as_complex(torch.addcmul(taken * projection, kept, torch.view_as_real(density)))
+        density = torch.view_as_complex(torch.addcmul(take * projection, keep, torch.view_as_real(density)))
     field = _with_magnitude(measured, torch.where(support, density, torch.zeros_like(density)))
-    explained = torch.fft.fftn(field, dim=[1, 2, 3], norm="ortho")
-    weight = torch.where(support, explained.abs().square(), torch.zeros_like(measured))
+    crystal = torch.fft.fftn(field, dim=[1, 2, 3], norm="ortho")
+    weight = torch.where(support, crystal.abs().square(), torch.zeros_like(measured))
     result: Tensor = torch.fft.fftn(field * _ramp(weight), dim=[1, 2, 3], norm="ortho")
     return result
 
@@ -78,8 +78,8 @@ def patterson(measured: Tensor) -> Tensor:
 def scale_to_measured(crystal: Tensor, measured: Tensor) -> Tensor:
     """Return the crystal scaled to the energy of the measurement."""
     energy = measured.square().sum([1, 2, 3], keepdim=True)
-    present = crystal.abs().square().sum([1, 2, 3], keepdim=True)
-    return crystal * (energy / present.clamp_min(1e-30)).sqrt()
+    power = crystal.abs().square().sum([1, 2, 3], keepdim=True)
+    return crystal * (energy / power.clamp_min(1e-30)).sqrt()
 
 
 def _with_magnitude(measured: Tensor, density: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def half_box(measured: Tensor) -> Tensor:
 
 def grow_support(support: Tensor) -> Tensor:
     """Return a support grown by one voxel to all sides; the crystal must not reach across the array's middle."""
-    shifted = torch.fft.fftshift(support.float(), [1, 2, 3])
-    grown = torch.nn.functional.max_pool3d(shifted.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
-    result: Tensor = torch.fft.ifftshift(grown, [1, 2, 3]) > 0.5
+    centred = torch.fft.fftshift(support.float(), [1, 2, 3])
+    larger = torch.nn.functional.max_pool3d(centred.unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
+    result: Tensor = torch.fft.ifftshift(larger, [1, 2, 3]) > 0.5
     return result

@@ -51,7 +51,7 @@ def crystal_mismatch(predicted: Tensor, truth: Tensor, n_axes: int = 3) -> Tenso
 def mismatch_anywhere(predicted: Tensor, truth: Tensor) -> Tensor:
     """Return 2 - |correlation| of complex crystals - correlation of amplitudes, ``(batch,)``.
 
-    Both correlations are those with the truth or its twin, at the shift by whole voxels where the complex crystals
+    Both correlations are with the truth or its twin, at the shift by whole voxels where the complex crystals
     agree best.  The data determine neither twin, nor shift, nor global phase.
     """
     crystal, amplitude = overlaps(predicted, truth)
@@ -60,10 +60,10 @@ def mismatch_anywhere(predicted: Tensor, truth: Tensor) -> Tensor:
 
 def overlaps(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Return |correlation| of crystals and of amplitudes, ``(batch,)``, at the best shift of the truth or its twin."""
-    best = [_best_overlap(predicted, one) for one in (truth, twin(truth))]
+    best = [_best_overlap(predicted, image) for image in (truth, twin(truth))]
     crystals, amplitudes = (torch.stack(part) for part in zip(*best, strict=True))
-    nearest = crystals.argmax(0, keepdim=True)
-    return crystals.gather(0, nearest)[0], amplitudes.gather(0, nearest)[0]
+    index = crystals.argmax(0, keepdim=True)
+    return crystals.gather(0, index)[0], amplitudes.gather(0, index)[0]
 
 
 def _best_overlap(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,16 +84,16 @@ def _correlations(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def supervised_loss(amplitude: Tensor, phase: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean loss of a batch: mismatch with the truth or its twin, the smaller, and that of the diffraction.
+    """Return the mean loss of a batch: the smaller mismatch with truth and twin, and the mismatch of the diffraction.
 
     ``amplitude``, ``phase`` [rad] and the complex ``truth`` have the shape ``(batch, n, ...)``; terms weigh equally.
     """
     n_axes = truth.ndim - 1
     predicted = torch.polar(amplitude, phase)
-    mismatches = (crystal_mismatch(predicted, one, n_axes) for one in (truth, twin(truth, n_axes)))
-    model, data = (to_reciprocal(pad_to_double(one, n_axes), n_axes).abs() for one in (predicted, truth))
-    nearest = torch.minimum(*mismatches)
-    return (nearest + (1 - pearson(model, data, n_axes)) + chi2(model, data, n_axes)).mean()
+    mismatches = (crystal_mismatch(predicted, image, n_axes) for image in (truth, twin(truth, n_axes)))
+    model, data = (to_reciprocal(pad_to_double(crystal, n_axes), n_axes).abs() for crystal in (predicted, truth))
+    mismatch = torch.minimum(*mismatches)
+    return (mismatch + (1 - pearson(model, data, n_axes)) + chi2(model, data, n_axes)).mean()
 
 
 def incoherence(phase: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
@@ -110,10 +110,10 @@ def incoherence(phase: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
         Weight of each voxel, >= 0.
     """
     axes = _last(truth.ndim - 1)
-    coherent = [
+    coherence = [
         (weight * torch.polar(torch.ones_like(phase), sign * truth - phase)).sum(axes).abs() for sign in (1.0, -1.0)
     ]
-    return 1 - torch.maximum(*coherent) / weight.sum(axes).clamp_min(1e-30)
+    return 1 - torch.maximum(*coherence) / weight.sum(axes).clamp_min(1e-30)
 
 
 def _last(n_axes: int) -> tuple[int, ...]:

@@ -60,14 +60,14 @@ class Masto2025(nn.Module):
     def forward(self, magnitude: Tensor) -> Tensor:
         """Return the phase [rad] of the diffracted field."""
         volume = self.fold(compress_intensity(magnitude).unsqueeze(1))
-        skipped: list[Tensor] = []
+        skip_volumes: list[Tensor] = []
         for down, skip in zip(self.down, self.skips, strict=True):
             volume = down(volume)
-            skipped.append(skip(volume))
+            skip_volumes.append(skip(volume))
             volume = torch.nn.functional.max_pool3d(volume, 2)
         volume = self.bottom(volume)
-        for k, (up, merged) in enumerate(zip(self.up, self.merged, strict=True)):
-            volume = merged(torch.cat((up(volume), skipped[len(skipped) - 1 - k]), dim=1))
+        for k, (up, merge) in enumerate(zip(self.up, self.merged, strict=True)):
+            volume = merge(torch.cat((up(volume), skip_volumes[len(skip_volumes) - 1 - k]), dim=1))
         result: Tensor = self.unfold(self.last(volume)).squeeze(1)
         return result
 

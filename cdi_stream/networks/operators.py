@@ -70,7 +70,7 @@ _TYPES = frozenset(
 )
 _CONSTANTS = frozenset({"CONSTANTS", "inf", "nan"})
 _ROOTS = frozenset({"torch", "ops", "__torch__"})
-_ASKED = frozenset({"__len__", "__contains__"})
+_ON_CALL = frozenset({"__len__", "__contains__"})
 """Special methods of a container of layers that run only where the code calls them."""
 _LISTS = frozenset({"__annotations__", "__buffers__", "__parameters__"})
 _STATEMENTS = (
@@ -119,8 +119,8 @@ def forbidden(tree: ast.Module, defined: Set[str], is_operator: Callable[[str], 
 def _in_definition(node: ast.AST) -> Iterator[str]:
     """Yield special methods, decorators, foreign base classes, and changes of attributes."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        runs_unasked = node.name.startswith("__") and node.name not in _ASKED
-        yield from [node.name] * (runs_unasked or bool(node.decorator_list))
+        is_automatic = node.name.startswith("__") and node.name not in _ON_CALL
+        yield from [node.name] * (is_automatic or bool(node.decorator_list))
     if isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in (*node.bases, *node.keywords)] != ["Module"]:
         yield f"class {node.name} that is no Module"
     if isinstance(node, ast.Assign | ast.AnnAssign | ast.For):
@@ -171,7 +171,7 @@ def _is_harmless(attribute: str, is_operator: Callable[[str], bool]) -> bool:
 
 def _in_names(tree: ast.Module) -> Iterator[str]:
     """Yield names that the file does not define, and names of TorchScript that the file redefines."""
-    known = _FUNCTIONS | _TYPES | _CONSTANTS | _LISTS
+    allowed = _FUNCTIONS | _TYPES | _CONSTANTS | _LISTS
     inside = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for scope in (tree, *(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))):
         bound = {node.arg for node in ast.walk(scope) if isinstance(node, ast.arg)}
@@ -180,5 +180,5 @@ def _in_names(tree: ast.Module) -> Iterator[str]:
         yield from (f"{name} as a name" for name in bound & (_ROOTS | _FUNCTIONS | {"print", "fork", "awaitable"}))
         for node in names:
             is_root = node.id in _ROOTS and id(node) in inside
-            if isinstance(node.ctx, ast.Load) and not is_root and node.id not in known | bound:
+            if isinstance(node.ctx, ast.Load) and not is_root and node.id not in allowed | bound:
                 yield node.id

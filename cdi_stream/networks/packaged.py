@@ -37,7 +37,7 @@ def network_file(name_or_file: str | Path) -> Path:
 
 
 DEFAULT = "unrolled"
-"""Name of the network that is used where no network is named."""
+"""Name of the default network."""
 
 DEFAULT_NETWORK = network_file(DEFAULT)
-"""File of the network that is used where no network is named."""
+"""File of the default network."""

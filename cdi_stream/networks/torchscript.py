@@ -210,7 +210,7 @@ class Trainable(nn.Module):
             weight.requires_grad_(True)
 
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Return amplitude and phase, with torch's derivatives: those of TorchScript fail on complex numbers."""
+        """Return amplitude and phase, with torch's derivatives, since TorchScript's fail on complex numbers."""
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             amplitude, phase = self.script(magnitude)
         return amplitude, phase
@@ -252,7 +252,7 @@ def load(path: Path, device: str = "cpu") -> Network:
 
 
 def _read(path: Path, device: str) -> tuple[torch.jit.ScriptModule, NetworkContract, str]:
-    """Return script, contract and SHA-256 of a file; none of its code runs before it is checked."""
+    """Return script, contract and SHA-256 of a file; its code is checked before it runs."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: expected a GPU with CUDA, got none that torch can use; take 'cpu'")
     data = _bytes_of(path)

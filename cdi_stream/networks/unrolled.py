@@ -82,7 +82,7 @@ class Unrolled(nn.Module):
 
 
 class DirectSpaceUNet(nn.Module):
-    """U-Net that estimates the crystal from the result of projections; it folds the middle of the array first."""
+    """U-Net that estimates the crystal from the result of projections; its first layer folds the array's middle."""
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()
@@ -97,8 +97,8 @@ class DirectSpaceUNet(nn.Module):
     def forward(self, density: Tensor, support: Tensor, autocorrelation: Tensor) -> Tensor:
         """Return the complex crystal, amplitudes in [0, 1]; all arrays have their origin at voxel 0."""
         density = _normalise(density)
-        known = (support.to(density.real.dtype), autocorrelation.real, autocorrelation.imag)
-        volume = _crop(torch.stack((density.real, density.imag, density.abs(), *known), dim=1))
+        channels = (support.to(density.real.dtype), autocorrelation.real, autocorrelation.imag)
+        volume = _crop(torch.stack((density.real, density.imag, density.abs(), *channels), dim=1))
         first = self.first(self.fold(volume))
         second = self.second(self.pool(first))
         third = self.third(self.pool(second))
@@ -129,6 +129,6 @@ def _crop(volume: Tensor, n_seen: int = N_SEEN) -> Tensor:
 
 def _paste(crystal: Tensor, n: int, n_seen: int = N_SEEN) -> Tensor:
     before = n // 2 - n_seen // 2
-    whole = torch.nn.functional.pad(crystal, [before, n - n_seen - before] * 3)
-    result: Tensor = torch.fft.ifftshift(whole, [1, 2, 3])
+    padded = torch.nn.functional.pad(crystal, [before, n - n_seen - before] * 3)
+    result: Tensor = torch.fft.ifftshift(padded, [1, 2, 3])
     return result

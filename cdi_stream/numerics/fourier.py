@@ -16,7 +16,7 @@ from torch import Tensor
 def to_reciprocal(crystal: Tensor, n_axes: int = 3) -> Tensor:
     """Return the Fourier transforms F(q) = sum rho exp(+i q.r) of crystals ``(..., *shape)``, in centred order.
 
-    The last ``n_axes`` axes are transformed; those before them are a batch.
+    The last ``n_axes`` axes are transformed; the axes before are a batch.
     """
     axes = tuple(range(-n_axes, 0))
     result: Tensor = torch.fft.fftshift(

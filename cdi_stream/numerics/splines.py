@@ -32,13 +32,14 @@ def sample_on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Sh
     ``coefficients (n0, n1, n2)`` are real or complex.  As many threads as torch has share the result.
     """
     values = torch.nn.functional.pad(coefficients, [_MARGIN] * 6).numpy()
-    steps, shifted = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64) + _MARGIN
+    steps, first_in_margin = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64) + _MARGIN
     result = np.empty(shape, values.dtype)
     n_parts = min(torch.get_num_threads(), shape[0])
     bounds = [k * shape[0] // n_parts for k in range(n_parts + 1)]
 
     def part(begin: int, end: int) -> None:
-        _sample(values, steps, shifted + begin * steps[:, 0], result[begin:end])
+        """Sample the planes ``begin`` to ``end`` (excluded) of the result."""
+        _sample(values, steps, first_in_margin + begin * steps[:, 0], result[begin:end])
 
     with ThreadPoolExecutor(n_parts) as pool:
         list(pool.map(part, bounds[:-1], bounds[1:]))

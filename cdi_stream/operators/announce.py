@@ -59,9 +59,9 @@ class Announcer:
         while self._waiting and self._socket is not None:
             header, images = self._waiting.popleft()
             self._n_sent += 1
-            stamped = {**header, "service": self._service, "seq": self._n_sent, "time_s": self._wall_clock()}
+            complete_header = {**header, "service": self._service, "seq": self._n_sent, "time_s": self._wall_clock()}
             try:
-                self._socket.send_multipart(pack(stamped, images), zmq.NOBLOCK)
+                self._socket.send_multipart(pack(complete_header, images), zmq.NOBLOCK)
             except (TypeError, ValueError):
                 logger.exception("a %s message for the operators cannot be written as JSON: left out", header["kind"])
 

@@ -107,6 +107,7 @@ def make_app(feed: str, token: str | None = None, history: Path | None = None) -
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """Run the tasks of the hub while the server runs."""
         app.state.listener = asyncio.create_task(listen(hub, feed))
         tasks = [app.state.listener] if keeper is None else [app.state.listener, asyncio.create_task(keeper.run())]
         yield
@@ -132,6 +133,7 @@ def _add_page(app: FastAPI, query: str) -> None:
 
 def _always(content: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     async def answer(_: Request) -> Response:
+        """Return the content."""
         return Response(content, media_type=media_type)
 
     return answer
@@ -141,24 +143,29 @@ def _add_health(app: FastAPI, hub: Hub) -> None:
     """Add ``/healthz`` (the server runs) and ``/readyz`` (the server receives the feed)."""
 
     def answer(trouble: str) -> JSONResponse:
+        """Return the state of the feed: status 503 if ``trouble`` is not empty, else 200."""
         facts = {"feed_age_s": hub.feed_age_s(), "clients": hub.n_clients, "malformed": hub.n_malformed}
         return JSONResponse({"status": trouble or "ok", **facts}, 503 if trouble else 200)
 
     def failure() -> str:
+        """Return the reason why the feed is not received any more; empty if it is."""
         return "the task that receives the feed has ended: see the log" if app.state.listener.done() else ""
 
     @app.get("/healthz")
     async def health() -> JSONResponse:
+        """Return whether the server runs."""
         return answer(failure())
 
     @app.get("/readyz")
     async def ready() -> JSONResponse:
+        """Return whether the server receives the feed."""
         return answer(failure() or hub.trouble())
 
 
 def _add_feed(app: FastAPI, hub: Hub) -> None:
     @app.websocket("/feed")
     async def feed(browser: WebSocket) -> None:
+        """Send the feed to one browser."""
         await browser.accept()
         with hub.client(browser.client.host if browser.client else "") as client:
             await _serve(browser, client)

@@ -12,7 +12,7 @@ REQUEST_S = 5.0
 """Time [s] in which a connection must send a whole request; a browser on a slow link needs less than one second."""
 
 MAX_HEADER_BYTES = 16 << 10
-"""Size limit [bytes] of the first line and the headers of a request; those of a browser take less than 2 KiB."""
+"""Size limit [bytes] of the first line and the headers of a request; a browser sends less than 2 KiB."""
 
 MAX_CONNECTIONS = 256
 """Number of connections above which the longest waiting one is closed; a process may usually open 1024 files."""
@@ -27,15 +27,15 @@ UNREAD_S = 10
 class Connection(H11Protocol):
     """HTTP connection that is closed unless a whole request comes within `REQUEST_S`.
 
-    If there are more than `MAX_CONNECTIONS`, the one is closed that has waited longest without a request; a connection
-    that is being answered is never closed for that.
+    If there are more than `MAX_CONNECTIONS`, the connection that has waited longest for a request is closed.  A
+    connection whose request is being answered is never closed for this reason.
     """
 
     _deadline: asyncio.TimerHandle | None = None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the server waits for a request, or for the rest of one."""
+        """Whether the server waits for a request, or for the rest of a request."""
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
     @property
@@ -49,8 +49,8 @@ class Connection(H11Protocol):
         _limit(transport.get_extra_info("socket"))
         self._await_request()
         if len(self.connections) > MAX_CONNECTIONS:
-            waiting = [one for one in self.connections if isinstance(one, Connection) and one.is_waiting]
-            min(waiting, key=lambda one: one.deadline_s).cut()
+            waiting = [peer for peer in self.connections if isinstance(peer, Connection) and peer.is_waiting]
+            min(waiting, key=lambda peer: peer.deadline_s).cut()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the deadline."""

@@ -2,14 +2,14 @@
 
 A message may be lost.  It has a header in JSON and, behind it, arrays of bytes.  Every header has ``schema``,
 ``service`` (new with each start of the service, so that a reader knows when counters start again), ``seq`` (rises by
-one) and ``time_s`` (epoch).  Messages about a curve name its *place*: ``raw_uid, scan_id, sample, plan_name, motors``
+one) and ``time_s`` (epoch).  Messages about a curve hold its *place*: ``raw_uid, scan_id, sample, plan_name, motors``
 of the run (null, or an empty list, where the run states none) and ``curve_index`` in the run.  There are four kinds:
 
-``progress``  a curve while it is measured, and once when it is over (``is_over``): its place, ``series``,
+``progress``  a curve while it is measured, and once when it is over (``is_over``): place, ``series``,
               ``expected, received, missing, awaited, duplicate, late, bad``, and ``strip``, one letter for each frame
               or bin of frames: ``#`` received, ``x`` missing, ``.`` awaited
 ``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts``; array ``frame``
-``result``    a crystal: its place, ``stage`` (inference, reconstruction, refinement), ``run_uid``, ``verdict`` (good,
+``result``    a crystal: place, ``stage`` (inference, reconstruction, refinement), ``run_uid``, ``verdict`` (good,
               doubtful, failed; preliminary for an inference), ``reasons``, ``scalars`` by name, ``published`` (false
               while the arrays are not on disk and the bus) and ``problem`` (why, or null), for a refinement ``method``
               and ``recipe``; arrays ``amplitude_z, phase_z`` and so on for y and x
@@ -20,9 +20,9 @@ of the run (null, or an empty list, where the run states none) and ``curve_index
 A service that sends nothing has stopped or cannot be reached.
 
 Images are ``uint8``.  A frame runs from 0 to 255 on a logarithmic scale, log(1 + counts) over its maximum.  A slice
-of the amplitude runs from 0 to the crystal's maximum; one of the phase is 0 outside the support, and 1 to 255 for -pi
-to pi about the crystal's mean phase, which no measurement fixes.
-Slices named z lie in the plane [y, x], those named y in [z, x], those named x in [z, y], as the array has them.
+of the amplitude runs from 0 to the crystal's maximum.  A slice of the phase is 0 outside the support, and 1 to 255 for
+-pi to pi about the crystal's mean phase, which no measurement fixes.
+Slices with the name z lie in the plane [y, x], slices y in [z, x], and slices x in [z, y] of the array.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ FeedMessage = tuple[dict[str, Any], dict[str, Image]]
 
 def pack(header: Mapping[str, Any], images: Mapping[str, Image]) -> list[bytes]:
     """Return the parts of a 0MQ message: the header with names and shapes of the images, then each image."""
-    listed = [{"name": name, "shape": list(image.shape)} for name, image in images.items()]
-    text = json.dumps({**header, "schema": SCHEMA, "images": listed}, allow_nan=False)
+    entries = [{"name": name, "shape": list(image.shape)} for name, image in images.items()]
+    text = json.dumps({**header, "schema": SCHEMA, "images": entries}, allow_nan=False)
     return [text.encode(), *(np.ascontiguousarray(image).tobytes() for image in images.values())]
 
 
@@ -68,8 +68,8 @@ def unpack(parts: Sequence[bytes]) -> FeedMessage:
         header = json.loads(parts[0])
         if header["schema"] != SCHEMA:
             raise WireError(f"expected {SCHEMA!r}, got {header['schema']!r:.60}")
-        listed = header["images"]
-        flat = zip(listed, parts[1:], strict=True)
+        entries = header["images"]
+        flat = zip(entries, parts[1:], strict=True)
         images = {str(i["name"]): np.frombuffer(part, np.uint8).reshape(i["shape"]) for i, part in flat}
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise WireError(f"expected a message of the feed, got {[part[:60] for part in parts[:1]]}: {error}") from error
@@ -78,8 +78,8 @@ def unpack(parts: Sequence[bytes]) -> FeedMessage:
 
 def progress_message(progress: CurveProgress, *, is_over: bool = False) -> FeedMessage:
     """Return the message about the frames of a curve; until it is over, frames after the newest count as awaited."""
-    account, passed = asdict(progress.account), _n_passed(progress.account, is_over)
-    account["awaited"] = sum(index >= passed for index in progress.account.missing)
+    account, n_passed = asdict(progress.account), _n_passed(progress.account, is_over)
+    account["awaited"] = sum(index >= n_passed for index in progress.account.missing)
     account["missing"] = len(progress.account.missing) - account["awaited"]
     place = _place(progress.run, progress.curve_index)
     header = {"kind": "progress", **place, "series": str(progress.series), **account, "is_over": is_over}
@@ -87,7 +87,7 @@ def progress_message(progress: CurveProgress, *, is_over: bool = False) -> FeedM
 
 
 def strip(account: FrameAccount, *, is_over: bool = False) -> str:
-    """Return one letter for each frame; with more than `MAX_BINS` frames, for each bin: that of its worst frame."""
+    """Return one letter for each frame; with more than `MAX_BINS` frames, the letter of the worst frame of each bin."""
     state = np.full(account.expected, 2, dtype=np.uint8)
     missing = np.array(account.missing, dtype=int)
     state[missing] = 1
@@ -114,11 +114,11 @@ def frame_message(series: object, image_id: int, pixels: NDArray[Any]) -> FeedMe
     counts = np.where(pixels == np.iinfo(pixels.dtype).max, 0, pixels) if is_whole else np.nan_to_num(pixels)
     block = max(1, math.ceil(max(counts.shape) / MAX_SIDE))
     rows, cols = (-(-n // block) * block for n in counts.shape)
-    padded = np.zeros((rows, cols), dtype=counts.dtype)
-    padded[: counts.shape[0], : counts.shape[1]] = counts
-    small = padded.reshape(rows // block, block, cols // block, block).max(axis=(1, 3))
+    blocks = np.zeros((rows, cols), dtype=counts.dtype)
+    blocks[: counts.shape[0], : counts.shape[1]] = counts
+    reduced = blocks.reshape(rows // block, block, cols // block, block).max(axis=(1, 3))
     largest = int(counts.max(initial=0))
-    logarithm = np.log1p(np.maximum(small, 0).astype(np.float32)) / max(math.log1p(largest), 1e-9)
+    logarithm = np.log1p(np.maximum(reduced, 0).astype(np.float32)) / max(math.log1p(largest), 1e-9)
     header = {"kind": "frame", "series": str(series), "image_id": image_id, "shape": list(pixels.shape)}
     return header | {"largest_counts": largest}, {"frame": (255 * logarithm).astype(np.uint8)}
 
@@ -126,7 +126,7 @@ def frame_message(series: object, image_id: int, pixels: NDArray[Any]) -> FeedMe
 def result_message(
     *, stage: str, run: RunContext, run_uid: str, curve_index: int, crystal: Crystal | None, **fields: Any
 ) -> FeedMessage:
-    """Return the message about a result, with the central slices of the crystal; a failed result has none.
+    """Return the message about a result, with the central slices of the crystal; a failed result has no slices.
 
     Scalars that are not finite are left out.
 

@@ -51,8 +51,8 @@ class Gate:
         ):
             return "expected an Origin equal to the Host"
         if self._token:
-            given = request.query_params.get("token", "")
-            is_right = hmac.compare_digest(given.encode(), self._token.encode())
+            token = request.query_params.get("token", "")
+            is_right = hmac.compare_digest(token.encode(), self._token.encode())
             return "" if is_right else "expected ?token=... with the token of this dashboard"
         return (
             ""
@@ -70,10 +70,11 @@ def _split(url: str) -> SplitResult:
 
 
 def _with_headers(send: Send) -> Send:
-    async def sending(message: Any) -> None:
+    async def send_with_headers(message: Any) -> None:
+        """Send a message, with the headers of this server if it begins a response."""
         if message["type"] == "http.response.start":
-            added = [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
-            message = {**message, "headers": [*message["headers"], *added]}
+            headers = [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
+            message = {**message, "headers": [*message["headers"], *headers]}
         await send(message)
 
-    return sending
+    return send_with_headers

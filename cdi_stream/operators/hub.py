@@ -90,7 +90,7 @@ class Hub:
         return f"no message from the service for {age_s:.0f} s" if age_s > READY_S else ""
 
     def take(self, parts: Sequence[bytes]) -> None:
-        """Take one message of the feed; a malformed one is counted and dropped."""
+        """Take one message of the feed; a malformed message is counted and dropped."""
         try:
             message = _require_known(unpack(parts))
             data = to_bytes(message)
@@ -145,9 +145,9 @@ class Hub:
         for (kind, _), ((header, images), heard_s) in self._newest.items():
             client.put(kind, to_bytes((header | {"age_s": self._clock() - heard_s}, images)))
         if len(self._clients) >= MAX_CLIENTS:
-            displaced = client_to_displace(self._clients)
-            del self._clients[displaced]
-            displaced.has_lost_place.set()
+            loser = client_to_displace(self._clients)
+            del self._clients[loser]
+            loser.has_lost_place.set()
         self._clients[client] = None
         try:
             yield client

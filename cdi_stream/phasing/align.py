@@ -76,24 +76,24 @@ def align_all(
     return tuple(_align(reference, spectrum, crystal, variants) for crystal in crystals)
 
 
-def _align(reference: Tensor, wanted: Tensor, crystal: Tensor, variants: Sequence[Variant]) -> Aligned:
+def _align(reference: Tensor, reference_spectrum: Tensor, crystal: Tensor, variants: Sequence[Variant]) -> Aligned:
     if crystal.shape != reference.shape:
         raise InputError(
             f"align: expected a crystal of the reference's shape {tuple(reference.shape)}, got {tuple(crystal.shape)}"
         )
     spectrum, norm = _unit_spectrum(crystal)
     spectra = {variant: _SPECTRA[variant](spectrum) for variant in variants}
-    shifts = {variant: _best_shift(wanted * spectra[variant].conj()) for variant in variants}
+    shifts = {variant: _best_shift(reference_spectrum * spectra[variant].conj()) for variant in variants}
     variant = max(shifts, key=lambda name: abs(shifts[name][1]))
     shift, overlap = shifts[variant]
     phase = float(np.angle(overlap))
-    moved = torch.polar(norm, torch.full_like(norm, phase)) * spectra[variant]
+    aligned_spectrum = torch.polar(norm, torch.full_like(norm, phase)) * spectra[variant]
     for axis, (n, s) in enumerate(zip(crystal.shape, shift, strict=True)):
-        wave = _waves(n, -s)[:, 0].to(moved)
-        moved = moved * wave.reshape([-1 if k == axis else 1 for k in range(crystal.ndim)])
+        wave = _waves(n, -s)[:, 0].to(aligned_spectrum)
+        aligned_spectrum = aligned_spectrum * wave.reshape([-1 if k == axis else 1 for k in range(crystal.ndim)])
     half = np.array(crystal.shape) / 2
     return Aligned(
-        crystal=torch.fft.ifftn(moved, norm="ortho"),
+        crystal=torch.fft.ifftn(aligned_spectrum, norm="ortho"),
         variant=variant,
         shift_vox=tuple(map(float, (shift + half) % (2 * half) - half)),
         phase_rad=phase,

@@ -209,8 +209,8 @@ class _Auto:
         """Return the number of finalists for which the time left is enough, the following steps included."""
         cycle_s = self._search.cycle_s(self._data.magnitude.numel())
         cycles_each = sum(recipe.cycles for recipe in self._settings.ways(level.extent_vox))
-        left = TUNING.planned_time_share * self._search.deadline.left_s / max(cycle_s, 1e-9)
-        return max(1, min(self._settings.finalists, int((left - TUNING.cycles_after_finalists) / cycles_each)))
+        n_cycles_left = TUNING.planned_time_share * self._search.deadline.left_s / max(cycle_s, 1e-9)
+        return max(1, min(self._settings.finalists, int((n_cycles_left - TUNING.cycles_after_finalists) / cycles_each)))
 
     def _choose(self, finest: GridLevel, crystals: Tensor, known: Batch | None) -> tuple[Candidates, Recipe]:
         """Refine the finalists without the held-out voxels and rank them; return them and their recipe."""
@@ -228,8 +228,8 @@ class _Auto:
         pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
         if self._settings.is_thorough:
-            pool, more = finish_finalists(level, pool, self._data, self._held, self._search, pace_s)
-            recipe = recipe if more is None else recipe.then(more)
+            pool, finish_recipe = finish_finalists(level, pool, self._data, self._held, self._search, pace_s)
+            recipe = recipe if finish_recipe is None else recipe.then(finish_recipe)
         self._report(f"{len(pool)} finalists: {_state(pool, self._search.deadline)}")
         return pool, recipe
 

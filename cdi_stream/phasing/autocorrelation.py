@@ -1,7 +1,7 @@
 """Size of the crystal from the autocorrelation, the Fourier transform of the counts.
 
-The autocorrelation reaches as far as two points of the crystal may lie apart.  That of a strained crystal decays sooner
-than that of its shape.
+The autocorrelation reaches as far as two points of the crystal may lie apart.  The autocorrelation of a strained
+crystal decays sooner than the autocorrelation of its shape.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def box_of(data: Measurement) -> Box:
 
 def weights(valid: Tensor, scale: Tensor) -> Tensor:
     """Return the factors from counts to relative intensities: 1 over the expected scale, 0 where that is not known."""
-    is_seen = valid & (scale > TUNING.least_relative_scale * scale.max().clamp_min(1e-30))
-    return torch.where(is_seen, 1 / torch.where(is_seen, scale, 1.0), 0.0)
+    is_measured = valid & (scale > TUNING.least_relative_scale * scale.max().clamp_min(1e-30))
+    return torch.where(is_measured, 1 / torch.where(is_measured, scale, 1.0), 0.0)
 
 
 def oversampling(counts: Tensor, weight: Tensor | None = None) -> tuple[float, ...]:
@@ -77,12 +77,12 @@ def island(
     Returns
     -------
     array
-        Offsets of the connected region about the origin; those of the whole array if the counts are all zero.
+        Offsets of the connected region about the origin; all offsets of the array if the counts are all zero.
     """
     weight = torch.ones_like(counts) if weight is None else weight
-    seen = torch.where(weight > 0, counts, 0).double() * weight
-    correlation = from_fourier_order(torch.fft.ifftn(seen).abs()).cpu().numpy()
-    noise = math.sqrt(float((seen * weight).sum())) / max(float(seen.sum()), 1e-30)
+    intensity = torch.where(weight > 0, counts, 0).double() * weight
+    correlation = from_fourier_order(torch.fft.ifftn(intensity).abs()).cpu().numpy()
+    noise = math.sqrt(float((intensity * weight).sum())) / max(float(intensity.sum()), 1e-30)
     level = max(threshold, TUNING.noise_multiple * min(noise, 1.0)) * correlation.max()
     islands, _ = ndimage.label(correlation > level)
     origin = np.array(correlation.shape) // 2

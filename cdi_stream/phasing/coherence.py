@@ -95,7 +95,7 @@ class FreeKernel:
     def improve(self, field: Tensor, data: Measurement) -> FreeKernel:
         """Return the kernel after ``iterations`` of the algorithm.
 
-        Each multiplies it by the correlation of |F|^2 with the ratio of counts to expected counts.
+        Each iteration multiplies the kernel by the correlation of |F|^2 with the ratio of counts to expected counts.
 
         Richardson (1972), J. Opt. Soc. Am. 62, 55, doi:10.1364/JOSA.62.000055; Lucy (1974), Astron. J. 79, 745.
         """
@@ -104,8 +104,8 @@ class FreeKernel:
         possible = _correlated(weight, spectrum).clamp_min(FAINTEST)
         for _ in range(self.iterations):
             expected = expected_counts(field, kernel.apply_to(data)).clamp_min(FAINTEST)
-            seen = _correlated(weight * data.magnitude.square() / expected, spectrum)
-            values = kernel.values * (seen / possible).clamp_min(0)
+            observed = _correlated(weight * data.magnitude.square() / expected, spectrum)
+            values = kernel.values * (observed / possible).clamp_min(0)
             kernel = replace(kernel, values=values / values.sum())
         return kernel
 
@@ -128,7 +128,7 @@ def refine_coherence(
 def gaussian_coherence(like: Tensor, widths_vox: Sequence[float]) -> Tensor:
     """Return the transform of a Gaussian kernel, exp(-2 pi^2 sum (width k)^2) with k in 1/voxel.
 
-    It is on the half spectrum of an array ``like``.
+    The transform is on the half spectrum of an array ``like``.
     """
     variances = [width * width for width in widths_vox]
     squares = _squared_frequencies(like)

@@ -1,9 +1,9 @@
 """Cross-check of one reconstruction against independent random starts on a coarse grid.
 
 A crystal from a single start, for example the network's, says nothing about its own reliability.  Random starts on the
-coarsest grid cost little and are independent of it.  A few are run first, and more while they disagree with the
+coarsest grid cost little and are independent.  A few starts are run first, and more while they disagree with the
 crystal.  If they still disagree, the best random start is refined on the finest grid; it replaces the crystal if the
-other random starts agree better with it and it explains the data about as well (decision record 0011).
+other random starts agree better with the replacement, and it explains the data about as well (decision record 0011).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def cross_check(
     extent: Exploration,
     deadline: Deadline,
 ) -> CrossCheck:
-    """Refine a crystal, cross-check it against random starts, and return it or a better crystal from those starts.
+    """Refine a crystal, cross-check it against random starts, and return the better crystal of both.
 
     Parameters
     ----------
@@ -59,12 +59,12 @@ def cross_check(
     start
         The crystal, as a batch of one.
     recipe_for
-        Gives the recipe that refines it for its mean extent [voxels].
+        Returns the recipe that refines the crystal, for the mean extent of the crystal [voxels].
     seed
         Seed of the random starts.
     extent
         Number of random starts.  The first check runs ``extent.least_rounds`` rounds with half of its
-        ``starts_a_round``; later checks run the same rounds with all of them.
+        ``starts_a_round``; later checks run the same rounds with all starts.
     deadline
         Time budget of the whole check.
 
@@ -75,22 +75,22 @@ def cross_check(
         best, and ``cycles`` counts all starts.
     """
     search, level = Search(deadline), level_of(data)
-    more = replace(extent, most_rounds=extent.least_rounds)
-    few = replace(more, starts_a_round=extent.starts_a_round // 2)
-    starts = _random_starts_of(data, seed, few, search, TUNING.first_check_share)
-    chosen = refine(level, start, recipe_for(level.extent_vox), deadline, Limits())
-    search.add(chosen, starts=1)
-    agreement = starts.agreement_with(chosen.result[0], search)
+    later_extent = replace(extent, most_rounds=extent.least_rounds)
+    first_extent = replace(later_extent, starts_a_round=extent.starts_a_round // 2)
+    starts = _random_starts_of(data, seed, first_extent, search, TUNING.first_check_share)
+    best = refine(level, start, recipe_for(level.extent_vox), deadline, Limits())
+    search.add(best, starts=1)
+    agreement = starts.agreement_with(best.result[0], search)
     for _ in range(TUNING.most_extra_rounds):
         if agreement < LEAST_AGREEMENT and not deadline.is_over(TUNING.more_checks_share):
-            starts = _random_starts_of(data, seed, more, search, TUNING.more_checks_share, starts)
-            agreement = starts.agreement_with(chosen.result[0], search)
+            starts = _random_starts_of(data, seed, later_extent, search, TUNING.more_checks_share, starts)
+            agreement = starts.agreement_with(best.result[0], search)
     if agreement < LEAST_AGREEMENT and not deadline.is_over():
         rival, rival_agreement = starts.refine_best(level, search)
-        limit = TUNING.largest_score_ratio * _score_of(chosen, data)
+        limit = TUNING.largest_score_ratio * _score_of(best, data)
         if rival_agreement > agreement and _score_of(rival, data) < limit:
-            chosen, agreement = rival, rival_agreement
-    crystal, support = chosen.result[0], chosen.support[0]
+            best, agreement = rival, rival_agreement
+    crystal, support = best.result[0], best.support[0]
     metrics = Metrics(
         **misfit(crystal, data),
         **size_of(support, data),
@@ -116,7 +116,7 @@ class _RandomStarts:
     first_round: int
 
     def refine_best(self, finer: GridLevel, search: Search) -> tuple[Batch, float]:
-        """Refine the best candidate on a finer grid; return it and its agreement with the candidates next to it."""
+        """Refine the best candidate on a finer grid; return the result, and its agreement with the other candidates."""
         level = replace(finer, coarser_share=float(self.pool.support[:1].float().mean()))
         crystal = resample_crystals(self.pool.crystal[:1], tuple(finer.data.magnitude.shape))
         start = Batch(crystal=crystal, support=support_of(crystal, level))
@@ -132,8 +132,8 @@ class _RandomStarts:
         if not len(self.settled):
             return math.nan
         coarse = resample_crystals(crystal[None], tuple(self.level.data.magnitude.shape))
-        (settled,) = _settle(self.level, coarse, search)
-        return sum(one.correlation for one in align_all(settled, self.settled)) / len(self.settled)
+        (settled_crystal,) = _settle(self.level, coarse, search)
+        return sum(match.correlation for match in align_all(settled_crystal, self.settled)) / len(self.settled)
 
 
 def _score_of(batch: Batch, data: Measurement) -> float:
@@ -148,9 +148,9 @@ def _random_starts_of(
     share: float,
     before: _RandomStarts | None = None,
 ) -> _RandomStarts:
-    """Explore until that share of the time budget; keep the best of the new starts and of those ``before``.
+    """Explore until ``share`` of the time budget; return the best of the new starts and of the starts ``before``.
 
-    The new rounds are numbered such that they use the same variants as the rounds before.
+    The numbers of the new rounds are such that the rounds use the same variants as the rounds before.
     """
     level = level_of(coarsen(data, coarsest_shape(data))) if before is None else before.level
     part, first = Search(search.deadline.part(share)), 0 if before is None else before.first_round + len(VARIANTS)
@@ -167,5 +167,5 @@ def _settle(level: GridLevel, crystals: Tensor, search: Search) -> Tensor:
     if not len(crystals):
         return crystals
     recipe = settle_recipe(level.extent_vox)
-    jobs = [(Batch(crystal=one[None], support=support_of(one[None], level)), recipe) for one in crystals]
+    jobs = [(Batch(crystal=part, support=support_of(part, level)), recipe) for part in crystals.split(1)]
     return torch.cat([candidates.crystal for candidates in refine_each(level, jobs, search)])

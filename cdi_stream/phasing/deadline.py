@@ -1,4 +1,4 @@
-"""Time budget of a search, which asks after every cycle whether it is spent."""
+"""Time budget of a search; the search checks after every cycle whether the budget is spent."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """A budget of time, whose shares can be asked for.
+    """A time budget; a share of the budget is a deadline too.
 
     Parameters
     ----------
     budget_s
-        The budget [s].
+        Length of the budget [s].
     clock
         Returns the time [s].
     begin_s
         Time of the clock at which the budget began; now by default.
     wait_turn
-        Called each time the thread that made the deadline asks it.  It may wait while more urgent work is done: the
-        waiting costs nothing of the budget, and other threads that ask wait as well.  It may raise an exception to end
-        the work: then the deadline is over for all threads.
+        Called whenever the thread that made the deadline checks it.  The function may block while more urgent work is
+        done: this time does not count, and other threads that check the deadline wait as well.  If the function raises
+        an exception, the deadline is over for all threads.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Deadline:
 
 
 class _Turns:
-    """The waiting of a deadline and its parts: the thread that made it asks ``wait_turn``, other threads follow it."""
+    """Waiting time of a deadline: the thread that made the deadline calls ``wait_turn``, other threads wait for it."""
 
     def __init__(self, clock: Callable[[], float], wait_turn: Callable[[], None]) -> None:
         self.waited_s, self.is_ended = 0.0, False
@@ -76,7 +76,7 @@ class _Turns:
         if threading.get_ident() != self._owner:
             self._may_go_on.wait()
             return
-        asked_s = self._clock()
+        begin_s = self._clock()
         self._may_go_on.clear()
         try:
             self._wait_turn()
@@ -84,5 +84,5 @@ class _Turns:
             self.is_ended = True
             raise
         finally:
-            self.waited_s += self._clock() - asked_s
+            self.waited_s += self._clock() - begin_s
             self._may_go_on.set()

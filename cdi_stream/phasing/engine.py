@@ -106,8 +106,8 @@ def clip_amplitude(crystal: Tensor, support: Tensor, limits: AmplitudeClip) -> N
     axes = tuple(range(1, crystal.ndim))
     amplitude = crystal.abs()
     mean = (amplitude * support).sum(axes, keepdim=True) / support.sum(axes, keepdim=True).clamp_min(1)
-    wanted = amplitude.clamp(min=limits.low * mean, max=limits.high * mean)
-    multiply(crystal, torch.where(support, wanted / amplitude.clamp_min(1e-12), 1.0).contiguous())
+    target = amplitude.clamp(min=limits.low * mean, max=limits.high * mean)
+    multiply(crystal, torch.where(support, target / amplitude.clamp_min(1e-12), 1.0).contiguous())
 
 
 class _State:
@@ -119,7 +119,7 @@ class _State:
         self.clip = AmplitudeClip(every=0)
         self._project, self._limits = Projector(data), limits
         self._crystal = start.crystal.clone(memory_format=torch.contiguous_format)
-        self._support, self._done = start.support.contiguous(), 0
+        self._support, self._n_cycles = start.support.contiguous(), 0
         self._first_averaged = recipe.cycles - recipe.n_averaged
         self._n_averaged = recipe.n_averaged
         self._sum: Tensor | None = None
@@ -139,14 +139,14 @@ class _State:
                 projections.relaxed_reflections(crystal, self._project(crystal), mask, beta)
             case "DM":
                 projections.difference_map(crystal, self._project, mask, beta)
-        self._done += 1
-        if support is None and self.mode != "fixed" and self.shrink_wrap and self.shrink_wrap.is_due(self._done):
+        self._n_cycles += 1
+        if support is None and self.mode != "fixed" and self.shrink_wrap and self.shrink_wrap.is_due(self._n_cycles):
             self._support = update_support(self._support, crystal, self.shrink_wrap, self.mode, self._limits)
-        if self.clip.is_due(self._done):
+        if self.clip.is_due(self._n_cycles):
             clip_amplitude(crystal, self._support, self.clip)
-        if self._n_averaged > 1 and self._done > self._first_averaged:
+        if self._n_averaged > 1 and self._n_cycles > self._first_averaged:
             self._sum = crystal.clone() if self._sum is None else self._sum.add_(crystal)
-        return Batch(crystal=crystal, support=self._support, cycle=self._done)
+        return Batch(crystal=crystal, support=self._support, cycle=self._n_cycles)
 
     def detwin(self) -> Iterator[Batch]:
         """Run cycles of ER in one half of the support, cut along the first axis."""
@@ -157,4 +157,4 @@ class _State:
     def end(self) -> Batch:
         """Return the result."""
         crystal = self._crystal if self._sum is None else self._sum / self._n_averaged
-        return Batch(crystal=crystal * self._support, support=self._support, cycle=self._done)
+        return Batch(crystal=crystal * self._support, support=self._support, cycle=self._n_cycles)

@@ -52,20 +52,20 @@ def explore(
 
     The number of a round chooses its variant and, with ``seed``, its random phases.
     """
-    last = first_round + extent.least_rounds
-    for pool, following in _pools(level, seed, extent, first_round, search):
-        if following >= last and has_agreement(pool, extent):
+    least_end = first_round + extent.least_rounds
+    for pool, next_round in _pools(level, seed, extent, first_round, search):
+        if next_round >= least_end and has_agreement(pool, extent):
             break
-    return pool, following
+    return pool, next_round
 
 
 def _pools(
     level: GridLevel, seed: int, extent: Exploration, first_round: int, search: Search
 ) -> Iterator[tuple[Candidates, int]]:
-    """Yield the pool and the next round each time as many rounds as there are threads are done."""
+    """Run the rounds in groups of as many as there are threads; yield the pool and the next round after each group."""
     pool, n_threads, deadline = None, n_callers(), search.deadline
     n_starts = min(extent.starts_a_round, max(2, TUNING.most_voxels_a_round // level.data.magnitude.numel()))
-    until = 1 - (1 - extent.share) * max(deadline.left_s, 0.0) / max(deadline.budget_s, 1e-9)
+    end_share = 1 - (1 - extent.share) * max(deadline.left_s, 0.0) / max(deadline.budget_s, 1e-9)
     end = first_round + extent.most_rounds
     for index in range(first_round, end, n_threads):
         rounds = range(index, min(index + n_threads, end))
@@ -74,7 +74,7 @@ def _pools(
             pool = candidates.merge(pool).best(extent.pool)
         assert pool is not None
         yield pool, rounds.stop
-        if deadline.is_over(until):
+        if deadline.is_over(end_share):
             return
 
 
@@ -88,9 +88,9 @@ def _round(level: GridLevel, seed: int, index: int, n_starts: int, deadline: Dea
 
 
 def has_agreement(pool: Candidates, extent: Exploration) -> bool:
-    """Return whether enough of the best candidates agree with the very best; one of them may disagree."""
+    """Return whether enough of the best candidates agree with the very best; one candidate may disagree."""
     top = pool.best(extent.agreeing + 2)
     if len(top) < extent.agreeing + 2:
         return False
-    others = side_by_side(partial(align, top.crystal[0]), list(top.crystal[1:]))
-    return sum(one.correlation > TUNING.agreeing_correlation for one in others) >= extent.agreeing - 1
+    matches = side_by_side(partial(align, top.crystal[0]), list(top.crystal[1:]))
+    return sum(match.correlation > TUNING.agreeing_correlation for match in matches) >= extent.agreeing - 1

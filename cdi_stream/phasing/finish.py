@@ -54,22 +54,23 @@ def finish_finalists(
     """
     if _is_below_noise(pool, level.data):
         return pool, None
-    winner, done = _refine_winner(level, pool.best(1), data, held, search, pace_s)
-    others = [pool.at(k) for k in range(1, len(pool))]
-    if not done:
-        return rank_candidates(reduce(Candidates.append, others, winner), data, held), None
-    recipe = reduce(Recipe.then, done)
-    if len(_affordable((recipe,) * len(others), pace_s, search.deadline)) == len(others):
-        new = refine_each(level, [(_batch(other), recipe) for other in others], search)
-        others = [min(pair, key=lambda one: float(one.score[0])) for pair in zip(others, new, strict=True)]
-    return rank_candidates(reduce(Candidates.append, others, winner), data, held), recipe
+    winner, recipes = _refine_winner(level, pool.best(1), data, held, search, pace_s)
+    other_finalists = [pool.at(k) for k in range(1, len(pool))]
+    if not recipes:
+        return rank_candidates(reduce(Candidates.append, other_finalists, winner), data, held), None
+    recipe = reduce(Recipe.then, recipes)
+    if len(_affordable((recipe,) * len(other_finalists), pace_s, search.deadline)) == len(other_finalists):
+        results = refine_each(level, [(_batch(finalist), recipe) for finalist in other_finalists], search)
+        pairs = zip(other_finalists, results, strict=True)
+        other_finalists = [min(pair, key=lambda candidate: float(candidate.score[0])) for pair in pairs]
+    return rank_candidates(reduce(Candidates.append, other_finalists, winner), data, held), recipe
 
 
 def _refine_winner(
     level: GridLevel, winner: Candidates, data: Measurement, held: Tensor, search: Search, pace_s: float
 ) -> tuple[Candidates, list[Recipe]]:
     """Return a better winner, and the recipes that improved it, in their order."""
-    done: list[Recipe] = []
+    improvements: list[Recipe] = []
     limit = TUNING.largest_llk_rise * free_llk(winner.crystal[0], data, held)[0]
     for _ in range(TUNING.most_refinements):
         recipes = _affordable(finish_recipes(level.extent_vox), pace_s, search.deadline)
@@ -83,8 +84,8 @@ def _refine_winner(
         if not better:
             break
         winner, recipe = min(better, key=lambda pair: float(pair[0].score[0]))
-        done.append(recipe)
-    return winner, done
+        improvements.append(recipe)
+    return winner, improvements
 
 
 def _affordable(recipes: tuple[Recipe, ...], pace_s: float, deadline: Deadline) -> tuple[Recipe, ...]:

@@ -100,15 +100,13 @@ def is_without_noise(
     would leave to the true crystal.  False if the support has enough free numbers to fit the noise, and if ``is_over``
     becomes true before the answer is known.
     """
-    descended = batch
+    end = batch
     if fits_noise(_with_loose_support(batch, data).support, data):
         return False
-    for descended in refine_object(
-        data, _with_loose_support(batch, data), AcceleratedDescent(steps=TUNING.noise_test_steps)
-    ):
+    for end in refine_object(data, _with_loose_support(batch, data), AcceleratedDescent(steps=TUNING.noise_test_steps)):
         if is_over():
             return False
-    model = modelled_magnitude(descended.crystal, data)
+    model = modelled_magnitude(end.crystal, data)
     misfit, floor = (measure(model, data.magnitude, data.valid) for measure in (chi2, chi2_floor))
     return bool((misfit < margin * floor).any())
 
@@ -128,10 +126,10 @@ def polish_exact(data: Measurement, start: Batch, rounds: int = 3) -> Iterator[B
     """
     batch = _with_loose_support(start, data)
     for _ in range(rounds):
-        fed_back = batch
-        for fed_back in run(_FEEDBACK, data, batch):
-            yield fed_back
-        for batch in refine_object(data, fed_back, AcceleratedDescent(steps=TUNING.exact_descent_steps)):
+        feedback = batch
+        for feedback in run(_FEEDBACK, data, batch):
+            yield feedback
+        for batch in refine_object(data, feedback, AcceleratedDescent(steps=TUNING.exact_descent_steps)):
             yield batch
 
 
@@ -139,19 +137,19 @@ def _with_loose_support(batch: Batch, data: Measurement) -> Batch:
     return replace(batch, support=grow(batch.support, TUNING.rim_vox, data.n_axes))
 
 
-def _accelerated_steps(data: Measurement, start: Batch, how: AcceleratedDescent) -> Iterator[Batch]:
+def _accelerated_steps(data: Measurement, start: Batch, settings: AcceleratedDescent) -> Iterator[Batch]:
     descend, support = _descent(data), start.support
     crystal = start.result
-    ahead, age = crystal, torch.zeros(len(start), device=crystal.device)
-    for step in range(1, how.steps + 1):
-        lower = descend(ahead) * support
+    extrapolation, age = crystal, torch.zeros(len(start), device=crystal.device)
+    for step in range(1, settings.steps + 1):
+        lower = descend(extrapolation) * support
         change = lower - crystal
-        age = torch.where(_inner(ahead - lower, change) > 0, 0.0, age + 1)
+        age = torch.where(_inner(extrapolation - lower, change) > 0, 0.0, age + 1)
         crystal = lower
-        if how.shrink_wrap is not None and how.shrink_wrap.is_due(step):
-            support = update_support(support, crystal, how.shrink_wrap, "full", Limits())
+        if settings.shrink_wrap is not None and settings.shrink_wrap.is_due(step):
+            support = update_support(support, crystal, settings.shrink_wrap, "full", Limits())
             crystal, age = crystal * support, torch.zeros_like(age)
-        ahead = torch.addcmul(crystal, change, _per_start(age / (age + 3), crystal).to(crystal.dtype))
+        extrapolation = torch.addcmul(crystal, change, _per_start(age / (age + 3), crystal).to(crystal.dtype))
         yield Batch(crystal=crystal, support=support, cycle=step)
 
 
@@ -162,30 +160,31 @@ def _descent(data: Measurement) -> Callable[[Tensor], Tensor]:
         return Projector(data)
 
     def descend(crystal: Tensor) -> Tensor:
+        """Return the crystals ``(starts, *shape)`` after one step down the amplitude loss."""
         field = reciprocal(crystal, data.n_axes)
         return crystal - direct(field_gradient(field, data), data.n_axes) / (2 * strongest)
 
     return descend
 
 
-def _adam_steps(data: Measurement, start: Batch, how: Adam) -> Iterator[Batch]:
+def _adam_steps(data: Measurement, start: Batch, settings: Adam) -> Iterator[Batch]:
     axes = tuple(range(1, start.crystal.ndim))
     crystal, support = start.result, start.support
     crystal = (crystal / crystal.abs().amax(axes, keepdim=True).clamp_min(FAINTEST)).requires_grad_(True)
-    adam = torch.optim.Adam([crystal], lr=how.rate)
-    since, reference = torch.zeros(len(start), device=crystal.device), None
-    for step in range(1, how.steps + 1):
+    adam = torch.optim.Adam([crystal], lr=settings.rate)
+    steps_since, reference = torch.zeros(len(start), device=crystal.device), None
+    for step in range(1, settings.steps + 1):
         losses, scale = _normalised_loss(crystal * support, data)
         adam.zero_grad()
         losses.sum().backward()
         adam.step()
-        losses, since = losses.detach(), since + 1
+        losses, steps_since = losses.detach(), steps_since + 1
         reference = losses if reference is None else reference
-        is_due = (since >= how.every) & (losses <= (1 - how.fall) * reference)
+        is_due = (steps_since >= settings.every) & (losses <= (1 - settings.fall) * reference)
         if bool(is_due.any()):
-            proposed = threshold_support(crystal.detach().abs(), how.threshold, how.sigma_vox)
-            support = torch.where(_per_start(is_due, support), proposed, support)
-            reference, since = torch.where(is_due, losses, reference), since * ~is_due
+            update = threshold_support(crystal.detach().abs(), settings.threshold, settings.sigma_vox)
+            support = torch.where(_per_start(is_due, support), update, support)
+            reference, steps_since = torch.where(is_due, losses, reference), steps_since * ~is_due
         yield Batch(crystal=crystal.detach() * support * scale, support=support, cycle=step)
 
 

@@ -51,7 +51,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridLevel:
-    """A measurement on one grid, with the size of the crystal that its autocorrelation tells.
+    """A measurement on one grid, with the size of the crystal from the autocorrelation.
 
     Parameters
     ----------
@@ -77,17 +77,17 @@ class GridLevel:
     def limits(self, margin: float = 1.4) -> Limits:
         """Return the limits of a support on this grid.
 
-        On the coarsest grid a crystal may be ``margin`` times as long, along each axis, as its autocorrelation tells.
+        On the coarsest grid a crystal may be ``margin`` times as long, along each axis, as the autocorrelation gives.
         Elsewhere a support may be little larger than on the coarser grid, or than that of the known crystal.
         """
         longest = self.box_share * margin**self.data.n_axes
-        coarser = longest if self.coarser_share is None else TUNING.support_growth * self.coarser_share
-        known = math.inf if self.known_share is None else TUNING.growth_of_known * self.known_share
-        return Limits(largest=min(coarser, known, TUNING.largest_support_share))
+        coarser_limit = longest if self.coarser_share is None else TUNING.support_growth * self.coarser_share
+        known_limit = math.inf if self.known_share is None else TUNING.growth_of_known * self.known_share
+        return Limits(largest=min(coarser_limit, known_limit, TUNING.largest_support_share))
 
 
 def level_of(data: Measurement, coarser_share: float | None = None, known_share: float | None = None) -> GridLevel:
-    """Return a measurement with the size of its crystal; the shares are those of `GridLevel`."""
+    """Return a measurement with the size of its crystal; the shares are explained at `GridLevel`."""
     box, n_axes = box_of(data), data.n_axes
     lean = min(1.0, box.slant / TUNING.slant_of_strain)
     return GridLevel(
@@ -102,7 +102,7 @@ def level_of(data: Measurement, coarser_share: float | None = None, known_share:
 def refine(level: GridLevel, start: Batch, recipe: Recipe, deadline: Deadline, limits: Limits | None = None) -> Batch:
     """Run a recipe on a batch, to its end or to the deadline; return the crystals.
 
-    The supports stay within ``limits``, by default those of the level.
+    The supports stay within ``limits``, by default the limits of the level.
     """
     return run_to_end(recipe, level.data, start, limits or level.limits(), deadline.is_over)
 
@@ -112,6 +112,7 @@ def refine_each(level: GridLevel, jobs: Sequence[tuple[Batch, Recipe]], search: 
     largest = level.limits().largest
 
     def refine_one(job: tuple[Batch, Recipe]) -> tuple[Candidates, Batch]:
+        """Run one batch through its recipe; return its candidates and its last state."""
         batch = refine(level, *job, search.deadline)
         return score_batch(level.data, batch, largest), batch
 
@@ -124,12 +125,12 @@ def refine_each(level: GridLevel, jobs: Sequence[tuple[Batch, Recipe]], search: 
 def climb(level: GridLevel, crystals: Tensor, recipe: Recipe, search: Search) -> Candidates:
     """Bring crystals ``(n, *shape)`` from a coarser grid to this grid, refine them, and sort them by score."""
     crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
-    whole = Batch(crystal=crystal, support=support_of(crystal, level))
-    n_parts = min(n_callers(), len(whole))
-    parts = [(whole.select(range(part, len(whole), n_parts)), recipe) for part in range(n_parts)]
-    pool, *others = refine_each(level, parts, search)
-    for other in others:
-        pool = other.merge(pool)
+    batch = Batch(crystal=crystal, support=support_of(crystal, level))
+    n_parts = min(n_callers(), len(batch))
+    parts = [(batch.select(range(part, len(batch), n_parts)), recipe) for part in range(n_parts)]
+    pool, *other_pools = refine_each(level, parts, search)
+    for part_pool in other_pools:
+        pool = part_pool.merge(pool)
     return pool
 
 

@@ -49,7 +49,7 @@ LEAST_COUNTED = 0.003
 """Smallest chi2 floor at which overfitting is judged; below, small faults of the model outweigh the noise."""
 
 WITHOUT_NOISE = 0.1
-"""Share of its floor below which chi2 tells that the data have no counting noise.
+"""Share of its floor below which chi2 shows that the data have no counting noise.
 
 A support of a fifth of the array cannot reach that by overfitting.  Rules about counting noise then do not apply.
 """

@@ -30,7 +30,7 @@ class Mix:
 
 
 def rescale(field: Tensor, target: Tensor) -> None:
-    """Scale fields ``(starts, *shape)`` to the magnitudes ``target (*shape)``; where it is negative they stay."""
+    """Scale fields ``(starts, *shape)`` to the magnitudes ``target (*shape)``; a negative target changes nothing."""
     if field.device.type == "cpu":
         _rescale(_rows(field), target.reshape(-1).numpy(), _tiny(target))
     else:
@@ -46,14 +46,14 @@ def multiply(field: Tensor, factor: Tensor) -> None:
         field *= factor
 
 
-def mix(crystal: Tensor, projected: Tensor, support: Tensor, how: Mix) -> None:
+def mix(crystal: Tensor, projected: Tensor, support: Tensor, factors: Mix) -> None:
     """Replace the crystals by their mixture with the projected crystals; all arrays are ``(starts, *shape)``."""
     if crystal.device.type == "cpu":
         real = _rows(crystal).real.dtype.type
-        coefficients = (real(value) for value in (*how.inside, *how.outside))
+        coefficients = (real(value) for value in (*factors.inside, *factors.outside))
         _mix(_rows(crystal), _rows(projected), _rows(support), *coefficients)
     else:
-        (a, b), (c, d) = how.inside, how.outside
+        (a, b), (c, d) = factors.inside, factors.outside
         crystal.copy_(torch.where(support, a * crystal + b * projected, c * crystal + d * projected))
 
 
@@ -69,13 +69,13 @@ def _tiny(real: Tensor) -> Any:
 
 @compile_loop([void(c[:, ::1], f[::1], f) for c, f in _PRECISIONS])
 def _rescale(fields: Array, target: Array, tiny: float) -> None:  # pragma: no cover - compiled
-    one = target.dtype.type(1)
+    unity = target.dtype.type(1)
     for row in range(fields.shape[0]):
         field = fields[row]
         for i in range(field.shape[0]):
-            value, wanted = field[i], target[i]
-            factor = wanted / (np.sqrt(value.real * value.real + value.imag * value.imag) + tiny)
-            field[i] = value * (factor if wanted >= 0 else one)
+            value, magnitude = field[i], target[i]
+            factor = magnitude / (np.sqrt(value.real * value.real + value.imag * value.imag) + tiny)
+            field[i] = value * (factor if magnitude >= 0 else unity)
 
 
 @compile_loop([void(c[:, ::1], f[:, ::1]) for c, f in _PRECISIONS])

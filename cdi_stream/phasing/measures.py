@@ -1,8 +1,8 @@
 """Measures of a reconstruction; each is a pure function of arrays, with its equation and source.
 
 Measured magnitudes are sqrt(counts), ``(*shape)``, of two or three axes.  Modelled arrays may be a batch,
-``(..., *shape)``; the result is then ``(...)``.  Sums are float64.  ``valid``, bool ``(*shape)``, says which voxels are
-used; None means all.  Arrays whose origin matters are in Fourier order (origin at voxel 0).
+``(..., *shape)``; the result is then ``(...)``.  Sums are float64.  ``valid``, bool ``(*shape)``, marks the voxels to
+use; None means all voxels.  Arrays whose origin matters are in Fourier order (origin at voxel 0).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _TINY = 1e-30
 
 def _voxels(values: Tensor, n_axes: int, where: Tensor | None = None) -> Tensor:
     """Return the voxels that are true in ``where``, ``(..., n)``, in double precision."""
-    chosen = values.flatten(values.ndim - n_axes) if where is None else values[..., where]
-    return chosen.to(torch.promote_types(chosen.dtype, torch.float64))
+    selection = values.flatten(values.ndim - n_axes) if where is None else values[..., where]
+    return selection.to(torch.promote_types(selection.dtype, torch.float64))
 
 
 def _pair(model: Tensor, measured: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -166,7 +166,7 @@ def _islands(n_places: int, n_axes: int, share: float, radius_vox: int) -> tuple
 def nmse(truth: Tensor, crystal: Tensor) -> Tensor:
     """Return 1 - |correlation|^2 of an aligned crystal with the truth, ``(...)``; 0 is perfect, 1 unrelated.
 
-    Scale and global phase have no influence.  Shift and twin have: `cdi_stream.phasing.align` removes them before.
+    Scale and global phase have no influence.  Shift and twin have: remove them before by `cdi_stream.phasing.align`.
     """
     a, b = _pair(crystal, truth, None)
     power = (a.abs().square().sum(-1) * b.abs().square().sum(-1)).clamp_min(_TINY)

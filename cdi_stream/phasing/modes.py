@@ -73,8 +73,8 @@ def spread(crystals: Tensor, weights: Weights = None) -> float:
 
 def _normalised(crystals: Tensor, weights: Weights) -> Tensor:
     n = len(crystals)
-    given = torch.ones(n) if weights is None else torch.as_tensor(weights)
-    share = given.to(crystals.device, torch.float64)
+    values = torch.ones(n) if weights is None else torch.as_tensor(weights)
+    share = values.to(crystals.device, torch.float64)
     if share.shape != (n,) or not bool((share >= 0).all() and share.sum() > 0):
         raise InputError(f"weights: expected {n} numbers >= 0, one per crystal and not all zero, got {weights}")
     return share / share.sum()

@@ -36,19 +36,21 @@ def shift_to_even_amplitude(crystal: Tensor, is_over: Callable[[], bool] = lambd
     """
     unit = crystal / crystal.abs().square().mean().sqrt().clamp_min(1e-30)
 
-    def ringing(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        shift = torch.tensor(at, dtype=torch.float32, device=crystal.device, requires_grad=True)
+    def ringing(shift_vox: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Return the mean of |rho|^4 of the crystal shifted by ``shift_vox``, and its gradient."""
+        shift = torch.tensor(shift_vox, dtype=torch.float32, device=crystal.device, requires_grad=True)
         value = torch.view_as_real(shift_crystal(unit, shift)).square().sum(-1).square().mean()
         (slope,) = torch.autograd.grad(value, shift)
         return value.item(), slope.double().cpu().numpy()
 
-    def stop_if_over(at: NDArray[np.float64]) -> None:
+    def stop_if_over(shift_vox: NDArray[np.float64]) -> None:
+        """Raise `StopIteration`, which ends the search, once ``is_over``."""
         if is_over():
             raise StopIteration
 
-    how = {"maxiter": _MOST_STEPS, "maxls": 6, "ftol": _LEAST_CHANGE}
+    options = {"maxiter": _MOST_STEPS, "maxls": 6, "ftol": _LEAST_CHANGE}
     with torch.enable_grad():
         minimum = minimize(
-            ringing, np.zeros(crystal.ndim), jac=True, method="L-BFGS-B", callback=stop_if_over, options=how
+            ringing, np.zeros(crystal.ndim), jac=True, method="L-BFGS-B", callback=stop_if_over, options=options
         )
     return shift_crystal(crystal, torch.tensor(minimum.x, dtype=torch.float32, device=crystal.device))

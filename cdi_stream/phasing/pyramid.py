@@ -45,8 +45,8 @@ def coarsest_shape(data: Measurement) -> Lengths:
 
 def _marginal(intensity: Tensor, axis: int) -> Tensor:
     """Return the intensity along one axis, origin at the centre, less the mean of its outermost eighth."""
-    others = tuple(k for k in range(intensity.ndim) if k != axis)
-    along = torch.fft.fftshift(intensity.sum(others).double())
+    other_axes = tuple(k for k in range(intensity.ndim) if k != axis)
+    along = torch.fft.fftshift(intensity.sum(other_axes).double())
     edge = max(1, len(along) // 16)
     result: Tensor = (along - torch.cat((along[:edge], along[-edge:])).mean()).clamp_min(0)
     return result
@@ -104,15 +104,15 @@ def coarsen(data: Measurement, shape: Lengths) -> Measurement:
 
 
 def resample_crystals(crystals: Tensor, shape: Lengths) -> Tensor:
-    """Bring crystals ``(n, *old)`` to finer or coarser voxels in the same field of view; return ``(n, *shape)``.
+    """Bring crystals ``(n, *old_shape)`` to finer or coarser voxels in the same field of view; return ``(n, *shape)``.
 
     Their diffraction is padded with zeros or cropped.
     """
-    n_axes, old = len(shape), tuple(crystals.shape[1:])
-    if old == shape:
+    n_axes, old_shape = len(shape), tuple(crystals.shape[1:])
+    if old_shape == shape:
         return crystals
     field = reciprocal(crystals, n_axes)
-    smaller = tuple(min(a, b) for a, b in zip(old, shape, strict=True))
+    smaller = tuple(min(a, b) for a, b in zip(old_shape, shape, strict=True))
     centred = torch.fft.fftshift(crop_centre(field, smaller), tuple(range(-n_axes, 0)))
     result = torch.zeros((len(crystals), *shape), dtype=crystals.dtype, device=crystals.device)
     window = tuple(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, smaller, strict=True))

@@ -58,8 +58,8 @@ def free_llk(crystal: Tensor, data: Measurement, held: Tensor) -> tuple[float, f
     The scale of the model is the likeliest scale over the other valid voxels.
     """
     expected, counts = expected_counts(reciprocal(crystal, data.n_axes), data), data.magnitude.square()
-    seen = data.valid & ~held
-    scale = counts[seen].double().sum() / expected[seen].double().sum().clamp_min(1e-30)
+    is_fitted = data.valid & ~held
+    scale = counts[is_fitted].double().sum() / expected[is_fitted].double().sum().clamp_min(1e-30)
     expected = scale * expected.double()
     floor = np.interp(expected[held].cpu().numpy(), *_llk_table()).mean() if bool(held.any()) else math.nan
     return float(poisson_llk(expected, counts, held)), float(floor)

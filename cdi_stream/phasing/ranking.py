@@ -1,4 +1,4 @@
-"""Candidates of a search: their score, their ranking by held-out voxels, and the solution made of them."""
+"""Candidates of a search: their score, their ranking by held-out voxels, and the final solution."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Candidates:
         return Candidates(crystal=self.crystal[n:], support=self.support[n:], score=self.score[n:])
 
     def append(self, other: Candidates) -> Candidates:
-        """Return these candidates followed by the others."""
+        """Return these candidates, followed by the candidates ``other``."""
         crystal, support, score = (
             torch.cat((getattr(self, name), getattr(other, name))) for name in ("crystal", "support", "score")
         )
@@ -65,7 +65,7 @@ class Candidates:
         return Candidates(crystal=self.crystal[order], support=self.support[order], score=self.score[order])
 
     def merge(self, other: Candidates | None) -> Candidates:
-        """Return these and the other candidates, sorted by score; None stands for no others."""
+        """Return these candidates and ``other``, sorted by score; None stands for no candidates."""
         if other is None:
             return self
         both = self.append(other)
@@ -83,7 +83,7 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """The crystal that was chosen, with its support and the numbers that judge it; arrays are in Fourier order.
+    """Crystal of a search, with its support and the numbers that judge the crystal; arrays are in Fourier order.
 
     Parameters
     ----------
@@ -143,9 +143,9 @@ def rank_candidates(pool: Candidates, data: Measurement, held: Tensor) -> Candid
 
 
 def agreement(pool: Candidates) -> float:
-    """Return the mean correlation of the other candidates with the first, after alignment; NaN for a single one."""
-    others = side_by_side(partial(align, pool.crystal[0]), list(pool.crystal[1:]))
-    return sum(one.correlation for one in others) / len(others) if others else math.nan
+    """Return the mean correlation of the other candidates with the first; NaN for a single candidate."""
+    matches = side_by_side(partial(align, pool.crystal[0]), list(pool.crystal[1:]))
+    return sum(match.correlation for match in matches) / len(matches) if matches else math.nan
 
 
 def hold_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
@@ -163,7 +163,7 @@ def hold_out(data: Measurement, seed: int) -> tuple[Measurement, Tensor]:
 def without_held_out(crystals: Tensor, held: Tensor, n_axes: int) -> Tensor:
     """Return crystals ``(n, *shape)`` whose Fourier transform is zero at the held-out voxels.
 
-    Crystals that were fitted to all voxels lose what they know of the held-out voxels.
+    Crystals that were fitted to all voxels lose their information about the held-out voxels.
     """
     return direct(reciprocal(crystals, n_axes) * ~held, n_axes)
 
@@ -174,9 +174,9 @@ def conclude(
     pool: Candidates,
     effort: Effort,
     deadline: Deadline,
-    closing: Recipe | None = ALL_VOXELS_RECIPE,
+    last_recipe: Recipe | None = ALL_VOXELS_RECIPE,
 ) -> Solution:
-    """Return the solution made of ranked candidates: the first is the crystal, the others measure the agreement.
+    """Return the solution from ranked candidates: the first is the crystal, the other candidates measure the agreement.
 
     Parameters
     ----------
@@ -190,21 +190,21 @@ def conclude(
         Work of the search.
     deadline
         Time budget; the bootstrap is left out when the time is over.
-    closing
+    last_recipe
         Recipe that fits the crystal to all voxels; None leaves the crystal as it is.
     """
     winner = pool.crystal[0]
     free, floor = free_llk(winner, data, held)
-    others = side_by_side(partial(align, winner), list(pool.crystal[1:]))
+    matches = side_by_side(partial(align, winner), list(pool.crystal[1:]))
     batch = Batch(crystal=winner[None], support=pool.support[:1])
-    if closing is not None:
-        batch = run_to_end(closing, data, batch, is_over=deadline.is_over)
+    if last_recipe is not None:
+        batch = run_to_end(last_recipe, data, batch, is_over=deadline.is_over)
     noise = bootstrap_nmse(data, batch, is_over=deadline.is_over)
     return Solution(
         crystal=batch.result[0],
         support=batch.support[0],
-        finalists=torch.stack([winner, *(one.crystal for one in others)]),
-        correlations=tuple(one.correlation for one in others),
+        finalists=torch.stack([winner, *(match.crystal for match in matches)]),
+        correlations=tuple(match.correlation for match in matches),
         free_llk=free,
         free_llk_floor=floor,
         effort=replace(effort, cycles=effort.cycles + batch.cycle),

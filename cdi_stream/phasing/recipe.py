@@ -64,7 +64,7 @@ def parse_recipe(text: str) -> Recipe:
         If a part of the text cannot be read (the error quotes it), or if the recipe has no cycle or more than
         `MAX_CYCLES`.
     """
-    steps = _Reader(NAMED.get(text.strip(), text)).whole()
+    steps = _Reader(NAMED.get(text.strip(), text)).read()
     recipe = Recipe(text=text, steps=(ShrinkWrap(), *steps))
     if not 0 < recipe.cycles <= MAX_CYCLES:
         raise ConfigError(f"recipe {_quoted(text)}: expected 1 to {MAX_CYCLES} cycles, got {recipe.cycles}")
@@ -77,7 +77,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
 
-    def whole(self) -> list[Step]:
+    def read(self) -> list[Step]:
         """Read the whole text; return its steps."""
         steps = self._terms()
         if self._at < len(self._text):
@@ -142,7 +142,7 @@ def _count(digits: str) -> int:
 
 
 def _step(match: re.Match[str]) -> Step:
-    """Return the step that one term stands for; a ValueError says what was expected."""
+    """Return the step of one term; a ValueError says what was expected."""
     count, name, options = match["count"], match["name"], (match["options"] or "").strip()
     if count is None and name in _DIRECTIVES:
         return _DIRECTIVES[name](options)
@@ -163,10 +163,10 @@ def _shrink_wrap(options: str) -> ShrinkWrap | None:
     if options == "off":
         return None
     kinds = ("max", "mean", "rms")
-    given = _options(options, every=10, after=100, threshold=0.2, relative=kinds, sigma=1.0)
-    if given["every"] < 1 or given["threshold"] <= 0:
+    values = _options(options, every=10, after=100, threshold=0.2, relative=kinds, sigma=1.0)
+    if values["every"] < 1 or values["threshold"] <= 0:
         raise ValueError("every >= 1 and threshold > 0")
-    return ShrinkWrap(sigma_vox=given.pop("sigma"), **given)
+    return ShrinkWrap(sigma_vox=values.pop("sigma"), **values)
 
 
 def _support_mode(options: str) -> SupportMode:
@@ -204,13 +204,13 @@ def _options(text: str, **defaults: Any) -> dict[str, Any]:
     ``text`` holds ``name=value`` pairs, each name once.  A value has the type of its default; where the default is a
     tuple, the value is one of its words.
     """
-    given: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, value = map(str.strip, part.partition("="))
-        if name not in defaults or name in given:
+        if name not in defaults or name in options:
             raise ValueError(f"{', '.join(defaults) or 'nothing'} as name=value, each once, not {_quoted(part)}")
-        given[name] = _value(name, value, defaults[name])
-    return {name: default[0] if isinstance(default, tuple) else default for name, default in defaults.items()} | given
+        options[name] = _value(name, value, defaults[name])
+    return {name: default[0] if isinstance(default, tuple) else default for name, default in defaults.items()} | options
 
 
 def _value(name: str, text: str, default: Any) -> Any:

@@ -17,7 +17,7 @@ _STRONG_CLIP = AmplitudeClip(every=5, low=0.5, high=1.2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """How one round of random starts is run.
+    """Variant of the schedule of a round of random starts.
 
     Parameters
     ----------

@@ -67,8 +67,8 @@ def shells(
     n_shells = n_shells or (max(shape) + 1) // 2
     q = radial_q(shape, bq, device)
     label = (q * (n_shells / q.max().clamp_min(1e-30))).long().clamp_max(n_shells - 1)
-    unlabelled = Shells(label=label, q=torch.zeros(n_shells, device=device))
-    return Shells(label=label, q=unlabelled.mean(q, torch.ones_like(label, dtype=torch.bool)))
+    without_q = Shells(label=label, q=torch.zeros(n_shells, device=device))
+    return Shells(label=label, q=without_q.mean(q, torch.ones_like(label, dtype=torch.bool)))
 
 
 def prtf(fields: Tensor, magnitude: Tensor, over: Shells, valid: Tensor | None = None) -> Curve:
@@ -100,8 +100,8 @@ def resolution(curve: Curve, level: float = 1 / math.e) -> float:
     In metres for q in 1/m, in voxels for q in radians per voxel.  Infinite if the innermost shell is below the level;
     2 pi over the outermost q if no shell is.
     """
-    known = torch.isfinite(curve.value)
-    q, value = curve.q[known].cpu().numpy(), curve.value[known].cpu().numpy()
+    is_finite = torch.isfinite(curve.value)
+    q, value = curve.q[is_finite].cpu().numpy(), curve.value[is_finite].cpu().numpy()
     below = np.flatnonzero(value < level)
     if len(below) == 0:
         return float(2 * np.pi / q[-1]) if len(q) else math.inf

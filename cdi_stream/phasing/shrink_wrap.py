@@ -9,7 +9,7 @@ Relative = Literal["max", "mean", "rms"]
 """Amplitude that a threshold multiplies: maximum of the array, or mean or rms inside the present support."""
 
 Mode = Literal["full", "border", "fixed"]
-"""Voxels that an update may change: all, those at the border of the support, or none."""
+"""Voxels that an update may change: all, only the border of the support, or none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,8 @@ def random_starts(data: Measurement, seeds: Sequence[int], support: Tensor | Non
     magnitude = data.target.clamp_min(0)
     crystals = []
     for seed in seeds:
-        turn = 2 * torch.pi * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-        crystals.append(direct(torch.polar(magnitude, turn.to(device, magnitude.dtype)), data.n_axes))
+        phase = 2 * torch.pi * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        crystals.append(direct(torch.polar(magnitude, phase.to(device, magnitude.dtype)), data.n_axes))
     mask = (box_support(shape) if support is None else support).to(device)
     return Batch(crystal=torch.stack(crystals), support=mask.expand(len(seeds), *shape).contiguous())
 

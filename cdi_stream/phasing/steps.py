@@ -93,11 +93,11 @@ class Recipe:
     @property
     def n_averaged(self) -> int:
         """Number of last cycles whose mean is the result; 1 means the last cycle alone."""
-        wanted = max((step.cycles for step in self.steps if isinstance(step, Average)), default=1)
-        return min(wanted, self.cycles)
+        n_cycles = max((step.cycles for step in self.steps if isinstance(step, Average)), default=1)
+        return min(n_cycles, self.cycles)
 
     def then(self, other: Recipe) -> Recipe:
-        """Return the recipe that runs this one and then the other, as ``+`` joins their texts."""
+        """Return the recipe that runs this recipe and then ``other``; ``+`` joins the two texts."""
         return Recipe(text=f"{self.text}+{other.text}", steps=(*self.steps, *other.steps[1:]))
 
 

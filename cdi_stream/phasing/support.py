@@ -22,8 +22,8 @@ from cdi_stream.phasing.shrink_wrap import Mode, Relative, ShrinkWrap
 class Limits:
     """Limits of a support.
 
-    ``smallest`` and ``largest`` are its sizes as shares of the array.  ``outer``, bool ``(*shape)``, is a region that
-    it never leaves, as in Wu et al. (2021), IUCrJ 8, 12, doi:10.1107/S2052252520013780; None for no such region.
+    ``smallest`` and ``largest`` are sizes as shares of the array.  ``outer``, bool ``(*shape)``, is a region that the
+    support never leaves, as in Wu et al. (2021), IUCrJ 8, 12, doi:10.1107/S2052252520013780; None for no such region.
     """
 
     smallest: float = 0.0
@@ -80,41 +80,41 @@ def grow(support: Tensor, n_vox: int = 1, n_axes: int | None = None) -> Tensor:
     Edges are periodic.
     """
     for _ in range(n_vox):
-        grown = support
+        result = support
         for axis in range(-(n_axes or support.ndim), 0):
-            grown = grown | torch.roll(support, 1, axis) | torch.roll(support, -1, axis)
-        support = grown
+            result = result | torch.roll(support, 1, axis) | torch.roll(support, -1, axis)
+        support = result
     return support
 
 
-def restrict_to_border(support: Tensor, proposed: Tensor, n_vox: int = 1) -> Tensor:
-    """Return the proposed supports within ``n_vox`` of the border of the present supports, and these elsewhere.
+def restrict_to_border(support: Tensor, update: Tensor, n_vox: int = 1) -> Tensor:
+    """Return the supports ``update`` within ``n_vox`` of the border of the present supports, and the present elsewhere.
 
     Voxels deeper inside stay in the support; voxels farther outside stay out of it.
     """
     n_axes = support.ndim - 1
     outer = grow(support, n_vox, n_axes)
     core = ~grow(~support, n_vox, n_axes)
-    return (proposed & outer) | core
+    return (update & outer) | core
 
 
-def update_support(support: Tensor, crystal: Tensor, how: ShrinkWrap, mode: Mode, limits: Limits) -> Tensor:
+def update_support(support: Tensor, crystal: Tensor, wrap: ShrinkWrap, mode: Mode, limits: Limits) -> Tensor:
     """Return the next supports of a batch.
 
     A support that would grow above its limit keeps its brightest voxels; a support that would become too small stays
     as it is.
     """
-    blurred = smooth(crystal.abs(), how.sigma_vox, crystal.ndim - 1)
-    proposed = blurred > how.threshold * _level(blurred, how.relative, support)
+    blurred = smooth(crystal.abs(), wrap.sigma_vox, crystal.ndim - 1)
+    update = blurred > wrap.threshold * _level(blurred, wrap.relative, support)
     if mode == "border":
-        proposed = restrict_to_border(support, proposed)
+        update = restrict_to_border(support, update)
     if limits.outer is not None:
-        proposed = proposed & limits.outer
-    count, n = proposed.flatten(1).sum(1), proposed[0].numel()
+        update = update & limits.outer
+    count, n = update.flatten(1).sum(1), update[0].numel()
     for index in torch.nonzero(count > limits.largest * n).flatten().tolist():
-        proposed[index] = _brightest_voxels(blurred[index] * proposed[index], int(limits.largest * n))
-    is_sane = proposed.flatten(1).sum(1) > limits.smallest * n
-    return torch.where(is_sane.reshape(-1, *(1,) * (support.ndim - 1)), proposed, support)
+        update[index] = _brightest_voxels(blurred[index] * update[index], int(limits.largest * n))
+    is_sane = update.flatten(1).sum(1) > limits.smallest * n
+    return torch.where(is_sane.reshape(-1, *(1,) * (support.ndim - 1)), update, support)
 
 
 def _brightest_voxels(amplitude: Tensor, n: int) -> Tensor:

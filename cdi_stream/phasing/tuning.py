@@ -35,7 +35,7 @@ class SearchTuning:
     """
 
     least_relative_scale: float = 1e-7
-    """Share of the largest expected scale below which a voxel tells nothing about the intensity."""
+    """Share of the largest expected scale below which a voxel holds no information about the intensity."""
 
     slant_of_strain: float = 0.75
     """Smallest slant of the autocorrelation that strain alone causes; a smaller slant shrinks the size estimate."""
@@ -70,7 +70,7 @@ class SearchTuning:
     """Share of the rms amplitude inside the support that the following updates use."""
 
     carried_updates: int = 4
-    """Number of these updates; each one uses the support of the one before as its reference."""
+    """Number of these updates; each update uses the support of the previous update as its reference."""
 
     # Grids from coarse to fine.
 

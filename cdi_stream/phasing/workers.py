@@ -42,15 +42,15 @@ def one_thread_each() -> Iterator[int]:
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Return ``work`` of every item, in the order of the items; as many run at a time as torch has threads.
 
-    The calling thread does its share of the items, so that functions which only it may call, such as the question of a
-    deadline, are called regularly.  The first exception is raised in the calling thread; items that have not started by
-    then are dropped.
+    The calling thread does its share of the items, so that functions that only this thread may call, such as the check
+    of a deadline, are called regularly.  The first exception is raised in the calling thread; items that have not
+    started by then are dropped.
     """
     with one_thread_each() as n_threads, ThreadPoolExecutor(max(1, n_threads - 1)) as pool:
         futures = [None if k % n_threads == 0 else pool.submit(work, item) for k, item in enumerate(items)]
         try:
-            own = [work(item) for item, future in zip(items, futures, strict=True) if future is None]
-            return [own.pop(0) if future is None else future.result() for future in futures]
+            results = [work(item) for item, future in zip(items, futures, strict=True) if future is None]
+            return [results.pop(0) if future is None else future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

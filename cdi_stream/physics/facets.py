@@ -82,9 +82,9 @@ def _directions(n: int = 800) -> Floats:
     return np.stack((radius * np.cos(turn), radius * np.sin(turn), z), axis=1)
 
 
-def _pieces(triangles: Triangles, chosen: NDArray[np.bool_]) -> Iterator[NDArray[np.intp]]:
-    """Yield the indices of the chosen triangles of each connected piece."""
-    index = np.flatnonzero(chosen)
+def _pieces(triangles: Triangles, selection: NDArray[np.bool_]) -> Iterator[NDArray[np.intp]]:
+    """Yield the indices of the triangles of each connected piece of a selection."""
+    index = np.flatnonzero(selection)
     a, b, c = triangles[index].T
     edges = (np.ones(2 * len(index)), (np.concatenate((a, b)), np.concatenate((b, c))))
     n_vertices = int(triangles.max()) + 1

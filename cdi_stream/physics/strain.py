@@ -62,16 +62,16 @@ def remove_phase_ramp(density: Complex, support: Mask, affine: AffineMap) -> tup
     weight = np.abs(density) ** 2 * support
     if not weight.any():
         return density, affine
-    ramp = np.array([_mean(turn, weight) for turn in phase_gradient(density, support)])
-    flat = density
+    ramp = np.array([_mean(gradient, weight) for gradient in phase_gradient(density, support)])
+    result = density
     for axis, (step, n) in enumerate(zip(ramp, density.shape, strict=True)):
         wave = np.exp(-1j * step * (np.arange(n) - n // 2)).astype(density.dtype)
-        flat = flat * np.expand_dims(wave, [k for k in range(density.ndim) if k != axis])
-    inside = flat[support]
-    flat *= np.exp(-1j * np.angle((inside * np.abs(inside)).sum()))
+        result = result * np.expand_dims(wave, [k for k in range(density.ndim) if k != axis])
+    inside = result[support]
+    result *= np.exp(-1j * np.angle((inside * np.abs(inside)).sum()))
     # F(q) = sum |rho| exp(i ramp.r) exp(i s q.r) has its maximum at q = -s ramp.
     shift_vox = -affine.fourier_sign * ramp * density.shape / (2 * np.pi)
-    return flat, replace(affine, q0=affine.q(np.array(density.shape) // 2 + shift_vox))
+    return result, replace(affine, q0=affine.q(np.array(density.shape) // 2 + shift_vox))
 
 
 def strain(density: Complex, support: Mask, affine: AffineMap) -> Floats:
@@ -88,10 +88,10 @@ def _gradient_along(axis: int, density: Complex, support: Mask) -> Floats:
     is_bond = support[1:] & support[:-1]
     bond = density[1:] * density[:-1].conj() * is_bond
     mean = np.angle(bond.sum())
-    turn = (np.angle(bond * np.exp(-1j * mean)) + mean) * is_bond
+    difference = (np.angle(bond * np.exp(-1j * mean)) + mean) * is_bond
     total, n_bonds = np.zeros(density.shape), np.zeros(density.shape)
     for end in (slice(1, None), slice(None, -1)):
-        total[end] += turn
+        total[end] += difference
         n_bonds[end] += is_bond
     lonely = support & (n_bonds == 0)
     if lonely.any():

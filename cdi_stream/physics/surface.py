@@ -79,24 +79,24 @@ def surface_of(lattice: Lattice, share: float = 0.5, blur_vox: float = 1.0, dept
     amplitude = np.abs(lattice.density).astype(float)
     level = share * typical_amplitude(amplitude)
     margin = 2 + int(2 * blur_vox)  # empty voxels that close the mesh of a crystal at the edge of its array
-    blurred = gaussian_filter(np.pad(amplitude, margin), blur_vox, mode="constant")
-    if not blurred.max() > level:
+    smooth_amplitude = gaussian_filter(np.pad(amplitude, margin), blur_vox, mode="constant")
+    if not smooth_amplitude.max() > level:
         raise CurveError(
             f"surface: expected amplitudes above {share} of the typical amplitude, got none; check the support"
         )
-    index, triangles, _, _ = marching_cubes(blurred, level)
+    index, triangles, _, _ = marching_cubes(smooth_amplitude, level)
     affine = lattice.affine
     vertices = (index - margin - np.array(affine.shape) // 2) @ affine.br.T
     # scikit-image winds inwards in a right-handed array; lab [z, y, x] is left-handed in (x, y, z).
     triangles = triangles.astype(np.intp)[:, :: -affine.handedness]
     normals = _vertex_normals(vertices, triangles)
-    beneath = vertices - depth_vox * np.cbrt(affine.voxel_volume_m3) * normals
+    inside_m = vertices - depth_vox * np.cbrt(affine.voxel_volume_m3) * normals
     return Surface(
         vertices_m=vertices,
         triangles=triangles,
         normals=normals,
-        strain=_sampled(lattice.strain, affine, beneath),
-        displacement_m=_sampled(lattice.displacement_m, affine, beneath),
+        strain=_interpolate(lattice.strain, affine, inside_m),
+        displacement_m=_interpolate(lattice.displacement_m, affine, inside_m),
     )
 
 
@@ -119,10 +119,10 @@ def _vertex_normals(vertices: Floats, triangles: Triangles) -> Floats:
     return unit(total)
 
 
-def _sampled(field: Floats, affine: AffineMap, places_m: Floats) -> Floats:
+def _interpolate(field: Floats, affine: AffineMap, places_m: Floats) -> Floats:
     """Return the trilinear interpolation of the finite values of a field at each place; NaN if there is none."""
     index = np.linalg.solve(affine.br, places_m.T) + (np.array(affine.shape) // 2)[:, None]
-    known = map_coordinates(np.isfinite(field).astype(float), index, order=1)
+    weight = map_coordinates(np.isfinite(field).astype(float), index, order=1)
     value = map_coordinates(np.nan_to_num(field), index, order=1)
-    result: Floats = np.divide(value, known, out=np.full(known.shape, np.nan), where=known > 1e-6)
+    result: Floats = np.divide(value, weight, out=np.full(weight.shape, np.nan), where=weight > 1e-6)
     return result

@@ -103,13 +103,13 @@ class BacklogSettings:
 class Backlog:
     """Refinements of the service.  `ask` and `hold` may be called from any thread; `run` is the body of a thread.
 
-    A published job is passed on with its documents, again and again, until `mark_archived` is called with it.
+    A published job is passed on with its documents, again and again, until `mark_archived` is called with the job.
     """
 
     def __init__(self, settings: BacklogSettings) -> None:
         self._settings = settings
         self._urgency = UrgentLock(settings.directory)
-        self._looked_s = 0.0
+        self._archive_check_s = 0.0
         self._held_s = 0.0
         self._is_held = False
         self._unwritten: deque[tuple[JobSpec, PhasedVolume]] = deque(maxlen=MAX_UNWRITTEN)
@@ -165,17 +165,17 @@ class Backlog:
         """Return the number of jobs in each state, and the refinement at work, for the operators' pages."""
         try:
             with self._queue(STATE_PATIENCE_S) as queue:
-                leased, counts = queue.jobs("leased"), queue.counts()
+                jobs, counts = queue.jobs("leased"), queue.counts()
         except (sqlite3.Error, OSError) as error:
             return {"queue": {}, "refinement": f"the queue cannot be read: {error}"}
-        current = None
-        if leased:
-            spec = leased[0].spec
-            current = f"{leased[0].method}, run {spec['raw_uid'][:8]} curve {spec['curve_index']}"
-        return {"queue": counts, "refinement": current}
+        description = None
+        if jobs:
+            spec = jobs[0].spec
+            description = f"{jobs[0].method}, run {spec['raw_uid'][:8]} curve {spec['curve_index']}"
+        return {"queue": counts, "refinement": description}
 
     def run(self, is_stopped: Callable[[], bool], hand_on: Callable[[Job, list[NamedDocument]], None]) -> None:
-        """Keep a worker while there is work, note received documents, and pass on published jobs, until stopped.
+        """Run a worker while there is work, note received documents, and pass on published jobs, until stopped.
 
         An error, for example on a full disk, is logged and tried again; it must not end the live path.
         ``hand_on`` takes a published job and its documents.
@@ -206,8 +206,8 @@ class Backlog:
             self.enqueue_requests(queue)
             worker.keep(queue.has_work(), is_held=self._is_held or time.monotonic() - self._held_s < HANG_TIMEOUT_S)
             now = time.monotonic()
-            if now - self._looked_s > ARCHIVE_CHECK_S:
-                self._looked_s = now
+            if now - self._archive_check_s > ARCHIVE_CHECK_S:
+                self._archive_check_s = now
                 for job, documents in queue.jobs_to_archive():
                     hand_on(job, documents)
 
@@ -257,7 +257,7 @@ class _WorkerProcess:
             self._process, self._started_s = self._start(), now
 
     def _hangs(self, process: Popen[bytes]) -> bool:
-        """Whether the last heartbeat of the worker, or its start, is longer ago than `HANG_TIMEOUT_S`."""
+        """Return whether the last heartbeat of the worker, or its start, is longer ago than `HANG_TIMEOUT_S`."""
         heartbeat = heartbeat_file(self._settings.directory, process.pid)
         try:
             age_s = time.time() - heartbeat.stat().st_mtime

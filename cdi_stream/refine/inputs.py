@@ -24,7 +24,7 @@ _CRYSTAL = ("density", "support")
 
 
 def write_input(path: Path, phased: PhasedVolume) -> None:
-    """Write volume and crystal; the file has its name only when it is complete and on disk."""
+    """Write volume and crystal; the file appears at ``path`` only when it is complete and on disk."""
     volume, crystal = phased.volume, phased.crystal
     with atomic_write(path) as part, h5py.File(part, "w") as file:
         for names, holder in ((_VOLUME, volume), (_CRYSTAL, crystal)):

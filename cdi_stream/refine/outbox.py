@@ -1,9 +1,9 @@
-"""Outbox: sends the documents of computed jobs to the bus; they count as published when they are received there.
+"""Outbox: sends the documents of computed jobs to the bus; a document is published when it has arrived there.
 
 A 0MQ publisher does not learn whether a message arrives.  A *delivery monitor* therefore receives the documents on the
 other side of the proxy and notes them in the queue.  The service has a delivery monitor too: if a worker is killed
-after it sent a document and before it received it, the service has received it, and the next worker does not send it
-again.
+after it sent a document and before it noted the arrival, the service notes the arrival, and the next worker does not
+send the document again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RESEND_AFTER_S = 5.0
 
 
 class DeliveryMonitor:
-    """Receives documents on the bus, and notes those of the queue as delivered.
+    """Receives documents on the bus, and notes documents of the queue as delivered.
 
     ``socket`` comes from `bus.listen`, ``read`` from `bus.reader`.
     """
@@ -39,7 +39,7 @@ class DeliveryMonitor:
         self._read = read
 
     def listen(self, timeout_ms: int) -> None:
-        """Note the documents that have come, or come within ``timeout_ms`` [ms]."""
+        """Note the documents that have arrived, or arrive within ``timeout_ms`` [ms]."""
         for _, doc in bus.receive(self._socket, self._prefix, self._read, timeout_ms):
             if isinstance(uid := doc.get("uid"), str):
                 self._queue.mark_delivered(uid)
@@ -77,13 +77,13 @@ class Outbox:
         self._clock = clock
 
     def send(self, owner: str, is_stopped: Callable[[], bool]) -> None:
-        """Send the documents of all computed jobs of ``owner``, each after the one before has arrived.
+        """Send the documents of all computed jobs of ``owner``, each document after the previous document has arrived.
 
-        Ends when all have arrived, when one does not arrive, or when stopped.
+        The sending ends when all documents have arrived, when a document does not arrive, or when stopped.
         """
         self._monitor.listen(0)
         for job in self._queue.jobs_to_send(owner):
-            if not all(self._is_heard(job, name, doc) for name, doc in self._queue.documents_to_send(job)):
+            if not all(self._deliver(job, name, doc) for name, doc in self._queue.documents_to_send(job)):
                 logger.warning("refinement %d: its documents do not arrive on the bus: is the proxy running?", job.id)
                 return
             self._queue.finish(job)
@@ -91,12 +91,12 @@ class Outbox:
             if is_stopped():
                 return
 
-    def _is_heard(self, job: Job, name: str, doc: Document) -> bool:
+    def _deliver(self, job: Job, name: str, doc: Document) -> bool:
         """Send one document; false if it does not arrive within `RESEND_AFTER_S`."""
         self._sink(name, doc)
         give_up_s = self._clock() + RESEND_AFTER_S
         while self._clock() < give_up_s:
             self._monitor.listen(20)
-            if doc["uid"] not in {str(other["uid"]) for _, other in self._queue.documents_to_send(job)}:
+            if doc["uid"] not in {str(unsent["uid"]) for _, unsent in self._queue.documents_to_send(job)}:
                 return True
         return False

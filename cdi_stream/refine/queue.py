@@ -1,9 +1,9 @@
 """Durable queue of refinements: one SQLite file; each change is on disk before its method returns.
 
-A job is ``ready``, then ``leased`` by a worker, then ``computed``: its documents are in the queue and are sent one by
-one, each marked when it has arrived on the bus.  When all have arrived, the job is ``done``.  A job may also be
-``failed`` or ``cancelled``.  A process that is killed at any moment loses no job, and sends no document again that has
-arrived.
+A job is ``ready``, then ``leased`` by a worker, then ``computed``: its documents are in the queue and are sent in
+order; each document is marked when it has arrived on the bus.  When all documents have arrived, the job is ``done``.
+A job may also be ``failed`` or ``cancelled``.  A process that is killed at any moment loses no job, and no document
+that has arrived is sent again.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ class Queue:
     def enqueue(self, key: str, method: str, spec: Mapping[str, Any], input: str, priority: int = 0) -> bool:
         """Add a job; false if the queue has a job of the same key."""
         values = (key, method, json.dumps(spec), input, priority, self._now())
-        added = self._db.execute(
+        cursor = self._db.execute(
             "INSERT OR IGNORE INTO jobs (key, method, spec, input, priority, created_s) VALUES (?, ?, ?, ?, ?, ?)",
             values,
         )
-        return added.rowcount == 1
+        return cursor.rowcount == 1
 
     def lease(self, owner: str, lease_s: float) -> Job | None:
         """Return the next job, now leased by ``owner`` for ``lease_s`` [s]; None if no job is ready.
@@ -158,30 +158,30 @@ class Queue:
 
     def renew(self, job: Job, owner: str, lease_s: float) -> bool:
         """Extend a lease to ``lease_s`` [s] from now; false if ``owner`` has lost the job."""
-        return self._mine("lease_until_s = ?", (self._now() + lease_s,), job, owner)
+        return self._update_leased("lease_until_s = ?", (self._now() + lease_s,), job, owner)
 
     def complete(self, job: Job, owner: str, documents: Iterable[NamedDocument]) -> bool:
         """Store the documents of a finished job; if ``owner`` has lost the job, store nothing and return false."""
         rows = [(job.id, k, str(doc["uid"]), name, json.dumps(doc)) for k, (name, doc) in enumerate(documents)]
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            is_mine = self._mine("state = 'computed', lease_until_s = NULL", (), job, owner)
-            if is_mine:
+            has_job = self._update_leased("state = 'computed', lease_until_s = NULL", (), job, owner)
+            if has_job:
                 self._db.executemany("INSERT INTO documents (job_id, seq, uid, name, doc) VALUES (?, ?, ?, ?, ?)", rows)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        return is_mine
+        return has_job
 
     def give_back(self, job: Job, owner: str) -> None:
         """Make a leased job ready again; the attempt does not count."""
-        self._mine("state = 'ready', owner = NULL, attempts = attempts - 1", (), job, owner)
+        self._update_leased("state = 'ready', owner = NULL, attempts = attempts - 1", (), job, owner)
 
     def fail(self, job: Job, owner: str, error: str) -> None:
         """Mark a leased job as failed, with the reason."""
-        self._mine("state = 'failed', error = ?", (error,), job, owner)
+        self._update_leased("state = 'failed', error = ?", (error,), job, owner)
 
     def take_over(self, dead: str, owner: str) -> None:
         """Make the leased jobs of a dead worker ready again, and pass its documents to ``owner``."""
@@ -221,7 +221,7 @@ class Queue:
         self._db.execute("UPDATE jobs SET is_archived = 1 WHERE id = ?", (job.id,))
 
     def jobs(self, state: str | None = None) -> list[Job]:
-        """Return all jobs, or those of one state, oldest first."""
+        """Return all jobs, or the jobs in one state, oldest first."""
         rows = self._db.execute("SELECT * FROM jobs WHERE ?1 IS NULL OR state = ?1 ORDER BY id", (state,))
         return [_job(row) for row in rows]
 
@@ -231,11 +231,11 @@ class Queue:
         return dict.fromkeys(STATES, 0) | {row["state"]: row["n"] for row in rows}
 
     def has_work(self) -> bool:
-        """Whether there is a job to compute or a document to send."""
+        """Return whether there is a job to compute or a document to send."""
         return bool(self._db.execute("SELECT 1 FROM jobs WHERE state IN ('ready', 'leased', 'computed')").fetchone())
 
     def needs_input(self, name: str) -> bool:
-        """Whether an unfinished job uses the input file ``name``."""
+        """Return whether an unfinished job uses the input file ``name``."""
         states = "('ready', 'leased', 'failed', 'cancelled')"
         row = self._db.execute(f"SELECT 1 FROM jobs WHERE input = ? AND state IN {states}", (name,))  # noqa: S608 - constant text
         return row.fetchone() is not None
@@ -250,8 +250,8 @@ class Queue:
 
     def prioritise(self, job_id: int, priority: int) -> bool:
         """Set the priority of a ready job; false for any other job."""
-        changed = self._db.execute("UPDATE jobs SET priority = ? WHERE id = ? AND state = 'ready'", (priority, job_id))
-        return changed.rowcount == 1
+        cursor = self._db.execute("UPDATE jobs SET priority = ? WHERE id = ? AND state = 'ready'", (priority, job_id))
+        return cursor.rowcount == 1
 
     def close(self) -> None:
         """Close the connection."""
@@ -264,19 +264,20 @@ class Queue:
         )
         return [(row["name"], json.loads(row["doc"])) for row in rows]
 
-    def _mine(self, change: str, values: tuple[Any, ...], job: Job, owner: str) -> bool:
-        changed = self._db.execute(
+    def _update_leased(self, change: str, values: tuple[Any, ...], job: Job, owner: str) -> bool:
+        """Change a job that ``owner`` has leased; false if ``owner`` has lost the job."""
+        cursor = self._db.execute(
             f"UPDATE jobs SET {change} WHERE id = ? AND state = 'leased' AND owner = ?",  # noqa: S608 - constant text
             (*values, job.id, owner),
         )
-        return changed.rowcount == 1
+        return cursor.rowcount == 1
 
     def _set(self, job_id: int, change: str, states: str) -> bool:
-        changed = self._db.execute(
+        cursor = self._db.execute(
             f"UPDATE jobs SET {change} WHERE id = ? AND state IN ({states})",  # noqa: S608 - constant text
             (job_id,),
         )
-        return changed.rowcount == 1
+        return cursor.rowcount == 1
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -21,18 +21,18 @@ _TRIES, _TRY_AGAIN_S = 10, 0.0005
 
 
 def heartbeat_file(directory: Path, pid: int) -> Path:
-    """Return the heartbeat of a worker: a file that it touches while it makes progress."""
+    """Return the heartbeat of a worker: a file that the worker touches while it makes progress."""
     return directory / f"worker-{pid}.alive"
 
 
 class WorkerStopped(Exception):  # noqa: N818 - no error, but the end of the work
-    """A worker is to stop in the middle of a job."""
+    """Raised in a worker that must stop in the middle of a job."""
 
 
 class UrgentLock:
-    """The lock of the service: `begin` pauses all workers, `end` lets them continue; neither takes more than 5 ms.
+    """The lock of the service: `begin` pauses all workers, `end` lets them continue; each call takes at most 5 ms.
 
-    A worker that is suspended while it tests the lock keeps it; the live path then goes on without the lock.
+    A worker that is suspended during its test of the lock keeps the lock; the live path then continues without it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -58,7 +58,7 @@ class UrgentLock:
 class Turn:
     """The lock seen by a worker: `wait` returns when no curve is urgent.
 
-    ``is_stopped`` tells whether the worker is to end; ``sleep`` waits for a time [s].
+    ``is_stopped`` returns whether the worker must end; ``sleep`` waits for a time [s].
     """
 
     def __init__(

@@ -20,7 +20,7 @@ UNKNOWN_BEAMLINE = {
     "row_direction": "y-",
     "col_direction": "x+",
 }
-"""Beamline of a recording that names none; its frames can be replayed, but have no angles."""
+"""Beamline of a recording without a beamline; its frames can be replayed, but have no angles."""
 
 PLACES: dict[str, bool | set[str]] = {
     "detector": {"endpoint"},
@@ -88,8 +88,8 @@ def _with_own_places(settings: Mapping[str, Any], directory: Path) -> dict[str, 
         "publish": {"directory": str(directory.resolve())},
         "refine": {"methods": []},
     }
-    merged = {name: section | settings.get(name, {}) for name, section in places.items()}
-    return merged | {name: section for name, section in settings.items() if name not in merged and section != {}}
+    sections = {name: section | settings.get(name, {}) for name, section in places.items()}
+    return sections | {name: section for name, section in settings.items() if name not in sections and section != {}}
 
 
 def to_toml(config: Mapping[str, Any]) -> str:

@@ -126,12 +126,12 @@ def replay(
     return [summary(documents, index, scan) for index in range(n_curves)]
 
 
-def _write_config(scan: RecordedScan, directory: Path, given: Path | None, is_refining: bool) -> Path:
+def _write_config(scan: RecordedScan, directory: Path, config_file: Path | None, is_refining: bool) -> Path:
     """Write the replay's configuration into its folder and return the file."""
-    if given is None:
+    if config_file is None:
         text = example_config(scan, directory)
     else:
-        text = own_config(read_config(given), directory, is_refining=is_refining)
+        text = own_config(read_config(config_file), directory, is_refining=is_refining)
     path = directory / "replay.toml"
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
@@ -170,13 +170,13 @@ def _require_listening_service(config: Config) -> None:
 def _start_proxy(children: Processes, config: Config) -> None:
     """Start a document proxy where none listens; raises `EndpointError` if only one of its two ends listens."""
     ends = (config.documents.publish, config.documents.subscribe)
-    listening = [end for end in ends if _has_listener(end)]
-    if len(listening) == 1:
+    open_ends = [end for end in ends if _has_listener(end)]
+    if len(open_ends) == 1:
         raise EndpointError(
-            f"document proxy: {listening[0]} is in use, but nothing listens at the other of documents.publish and "
+            f"document proxy: {open_ends[0]} is in use, but nothing listens at the other of documents.publish and "
             f"documents.subscribe ({', '.join(ends)}); are they the in and out address of one bluesky-0MQ-proxy?"
         )
-    if not listening:
+    if not open_ends:
         children.start("proxy", "sim_beamline", "proxy", "--documents-in", ends[0], "--documents-out", ends[1])
 
 
@@ -198,10 +198,10 @@ def _has_listener(endpoint: str) -> bool:
 def _start_beamline(children: Processes, scan_file: Path, config: Config, pace: tuple[str, ...]) -> None:
     control = f"tcp://127.0.0.1:{free_port()}"
     kind = "push" if config.detector.socket == "pull" else "pub"
-    shared = ("--scan", str(scan_file), "--control", control)
+    common = ("--scan", str(scan_file), "--control", control)
     data = ["--data", config.detector.endpoint, "--socket", kind, "--format", config.detector.format]
     data += ["--connect"] if config.detector.bind else []
-    children.start("detector", "sim_beamline", "detector", *shared, *data)
+    children.start("detector", "sim_beamline", "detector", *common, *data)
     bus_options = ["--documents", config.documents.publish, "--prefix", config.documents.prefix]
     bus_options += ["--serializer", config.documents.serializer]
-    children.start("plan", "sim_beamline", "plan", *shared, *bus_options, *pace)
+    children.start("plan", "sim_beamline", "plan", *common, *bus_options, *pace)

@@ -41,8 +41,8 @@ class Progress:
 class ReplayDocuments:
     """Documents of a replay on the bus.
 
-    Other programs may use the bus; the replayed run is known by its sample, and by ``replay_of`` or ``simulated`` in
-    its start document.
+    Other programs may use the bus.  The replayed run is recognised by its sample, and by ``replay_of`` or ``simulated``
+    in its start document.
     """
 
     scan_name: str
@@ -69,8 +69,8 @@ class ReplayDocuments:
             self.is_over |= run == self.our_uid
 
     def _start(self, doc: Document) -> None:
-        stage, is_played = doc.get("analysis_stage"), "replay_of" in doc or "simulated" in doc
-        if self.raw_uid is None and stage is None and is_played and doc.get("sample") == self.scan_name:
+        stage, is_replay = doc.get("analysis_stage"), "replay_of" in doc or "simulated" in doc
+        if self.raw_uid is None and stage is None and is_replay and doc.get("sample") == self.scan_name:
             self.raw_uid = doc["uid"]
         elif self.raw_uid is not None and stage == "reconstruction" and doc.get("original_run_uid") == self.raw_uid:
             self.our_uid = doc["uid"]
@@ -119,8 +119,8 @@ def follow(
         for name, doc in bus.receive(listener, config.documents.prefix, read, timeout_ms=200):
             last_s = time.monotonic()
             documents.take(name, doc, last_s)
-            counted = {stream: len(events) for stream, events in documents.events.items()}
-            report(Progress(n_points=documents.n_points, n_events=sum(counted.values()), streams=tuple(counted)))
+            n_events = {stream: len(events) for stream, events in documents.events.items()}
+            report(Progress(n_points=documents.n_points, n_events=sum(n_events.values()), streams=tuple(n_events)))
         _require_progress(documents, time.monotonic(), last_s)
     return documents
 
@@ -153,7 +153,11 @@ def summary(documents: ReplayDocuments, index: int, scan: RecordedScan) -> dict[
     scan
         Replayed scan; its doubts enter the verdict.
     """
-    events = {stream: _of_curve(sent, index) for stream, sent in documents.events.items() if stream != "preview"}
+    events = {
+        stream: _of_curve(stream_events, index)
+        for stream, stream_events in documents.events.items()
+        if stream != "preview"
+    }
     result = events["reconstruction"]
     latency = {stream: event["latency_s"] for stream, event in events.items()}
     stages = {
@@ -161,8 +165,8 @@ def summary(documents: ReplayDocuments, index: int, scan: RecordedScan) -> dict[
         for key, value in result.items()
         if key.startswith("latency_") and key != "latency_s"
     }
-    counted = ("expected", "received", "missing", "duplicate", "late", "bad")
-    frames = {name: result[f"frames_{name}"] for name in counted}
+    names = ("expected", "received", "missing", "duplicate", "late", "bad")
+    frames = {name: result[f"frames_{name}"] for name in names}
     is_doubted = bool(scan.doubts) and result["verdict"] == "good"
     return {
         **frames,

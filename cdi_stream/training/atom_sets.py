@@ -55,7 +55,7 @@ _SHAPES = {
 def write_set(file: Path, count: int, seed: int) -> None:
     """Write crystals to a file until it holds ``count``; an existing file is continued.
 
-    ``crystal`` has a random orientation; ``density`` and ``displacement_a`` are those of `fields_of`.
+    ``crystal`` has a random orientation; ``density`` and ``displacement_a`` come from `fields_of`.
 
     Parameters
     ----------
@@ -72,24 +72,24 @@ def write_set(file: Path, count: int, seed: int) -> None:
         If the file cannot be written or holds crystals of another seed, or if LAMMPS is not installed.
     """
     lammps = lammps_version()
-    with _opened(file) as out:
-        if "seed" not in out.attrs:
-            out.attrs.update(seed=seed, voxel_a=VOXEL_A, potential=POTENTIAL, lammps=lammps)
+    with _opened(file) as target:
+        if "seed" not in target.attrs:
+            target.attrs.update(seed=seed, voxel_a=VOXEL_A, potential=POTENTIAL, lammps=lammps)
             for name, (shape, dtype) in _SHAPES.items():
-                out.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
-        if out.attrs["seed"] != seed:
+                target.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
+        if target.attrs["seed"] != seed:
             raise ConfigError(
-                f"{file}: expected crystals of seed {seed}, got seed {out.attrs['seed']}; "
+                f"{file}: expected crystals of seed {seed}, got seed {target.attrs['seed']}; "
                 "take that seed or another file"
             )
-        for k in range(min(len(out[name]) for name in _SHAPES), count):
+        for k in range(min(len(target[name]) for name in _SHAPES), count):
             rng = np.random.default_rng((seed, k))
             atoms = simulate_crystal(rng)
             crystal = crystal_of(atoms, Rotation.random(rng=rng).as_matrix())
             for name, values in zip(_SHAPES, (crystal, *fields_of(atoms)), strict=True):
-                out[name].resize(k + 1, axis=0)
-                out[name][k] = values
-            out.flush()
+                target[name].resize(k + 1, axis=0)
+                target[name][k] = values
+            target.flush()
 
 
 def _opened(file: Path) -> h5py.File:
@@ -106,12 +106,12 @@ class AtomSet:
     """Relaxed crystals, from which training draws crystals of other rotations, scales, reflections and strain.
 
     ``density`` is ``(count, 32, 32, 32)``, ``displacement_a`` ``(count, 3, 32, 32, 32)`` [angstrom], see `fields_of`;
-    ``described`` is a sentence for the model card.
+    ``description`` is a sentence for the model card.
     """
 
     density: Tensor
     displacement_a: Tensor
-    described: str
+    description: str
 
     @classmethod
     def read(cls, file: Path) -> AtomSet:
@@ -123,31 +123,31 @@ class AtomSet:
             If the file does not hold crystals of the expected shapes.
         """
         try:
-            with h5py.File(file) as stored:
+            with h5py.File(file) as source:
                 for name, (shape, dtype) in _SHAPES.items():
-                    data = stored[name]
+                    data = source[name]
                     if data.shape[1:] != shape or data.dtype != dtype or not 0 < len(data) <= MOST_CRYSTALS:
                         raise ConfigError(
                             f"{file}, {name}: expected 1 to {MOST_CRYSTALS} crystals {shape} of {np.dtype(dtype)}, got "
                             f"{data.shape} of {data.dtype}; cdi-stream atoms makes them"
                         )
-                density, displacement_a = (torch.from_numpy(stored[name][:]) for name in ("density", "displacement_a"))
+                density, displacement_a = (torch.from_numpy(source[name][:]) for name in ("density", "displacement_a"))
         except (OSError, KeyError) as error:
             raise ConfigError(f"{file}: expected crystals of cdi-stream atoms, got: {error}") from error
         name = hashlib.sha256(density.numpy().tobytes() + displacement_a.numpy().tobytes()).hexdigest()[:12]
-        described = f"made of {len(density)} of gold relaxed atom by atom (sha256 {name})"
-        return cls(density=density, displacement_a=displacement_a, described=described)
+        description = f"made of {len(density)} of gold relaxed atom by atom (sha256 {name})"
+        return cls(density=density, displacement_a=displacement_a, description=description)
 
     def part(self, begin: float, end: float) -> AtomSet:
         """Return the crystals between two shares of the set, each from 0 to 1."""
-        chosen = slice(round(begin * len(self.density)), round(end * len(self.density)))
-        return replace(self, density=self.density[chosen], displacement_a=self.displacement_a[chosen])
+        rows = slice(round(begin * len(self.density)), round(end * len(self.density)))
+        return replace(self, density=self.density[rows], displacement_a=self.displacement_a[rows])
 
     def crystals(self, batch: int, generator: Generator) -> Tensor:
         """Return random complex crystals ``(batch, 32, 32, 32)`` of zero mean phase, centre of mass at voxel 16."""
         device = generator.device
-        chosen = torch.randint(len(self.density), (batch,), generator=generator, device=device).to(self.density.device)
-        density, displacement_a = self.density[chosen].to(device), self.displacement_a[chosen].to(device)
+        rows = torch.randint(len(self.density), (batch,), generator=generator, device=device).to(self.density.device)
+        density, displacement_a = self.density[rows].to(device), self.displacement_a[rows].to(device)
         bragg = 2 * math.pi / LATTICE_A * torch.tensor(REFLECTIONS, dtype=torch.float32, device=device)
         bragg = bragg[torch.randint(len(bragg), (batch,), generator=generator, device=device)]
         is_strained = uniform((batch, 1), (0.0, 1.0), generator) >= UNSTRAINED_SHARE
@@ -168,9 +168,9 @@ def train_on_atoms(task: Task, atoms: AtomSet) -> Task:
     ConfigError
         If the set has fewer crystals than needed for both parts.
     """
-    known, held_out = atoms.part(0, 1 - HELD_OUT_SHARE), atoms.part(1 - HELD_OUT_SHARE, 1)
-    if not (len(known.density) and len(held_out.density)):
+    training_part, held_out_part = atoms.part(0, 1 - HELD_OUT_SHARE), atoms.part(1 - HELD_OUT_SHARE, 1)
+    if not (len(training_part.density) and len(held_out_part.density)):
         raise ConfigError(
             f"expected ten crystals or more to train on, got {len(atoms.density)}; make more by cdi-stream atoms"
         )
-    return replace(task, crystals=known.crystals, held_out=held_out.crystals, data=atoms.described)
+    return replace(task, crystals=training_part.crystals, held_out=held_out_part.crystals, data=atoms.description)

@@ -62,8 +62,8 @@ class Atoms:
     @property
     def displacement_a(self) -> Floats:
         """Displacement of the atoms ``(n, 3)`` [angstrom], its mean subtracted."""
-        moved = self.final_a - self.initial_a
-        result: Floats = moved - moved.mean(0)
+        shift_a = self.final_a - self.initial_a
+        result: Floats = shift_a - shift_a.mean(0)
         return result
 
 
@@ -87,10 +87,10 @@ def cut(rng: np.random.Generator, half_a: float) -> Floats:
     normals = rng.normal(size=(rng.integers(*N_PLANES, endpoint=True), 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     distances_a = half_a * rng.uniform(0.4, 1.0, len(normals))
-    kept: Floats = sites[(abs(sites) < half_a).all(1) & (sites @ normals.T < distances_a).all(1)]
-    kept -= kept.mean(0)
-    is_inside = len(kept) > 0 and np.linalg.norm(kept, axis=1).max() < FARTHEST_A
-    return kept if is_inside else cut(rng, half_a)
+    inside_a: Floats = sites[(abs(sites) < half_a).all(1) & (sites @ normals.T < distances_a).all(1)]
+    inside_a -= inside_a.mean(0)
+    is_inside = len(inside_a) > 0 and np.linalg.norm(inside_a, axis=1).max() < FARTHEST_A
+    return inside_a if is_inside else cut(rng, half_a)
 
 
 def relax(positions_a: Floats) -> Floats:
@@ -118,10 +118,10 @@ def relax(positions_a: Floats) -> Floats:
             engine.command(line)
         engine.command(f"minimize 1e-7 1e-4 {_STEPS} {2 * _STEPS}")
         order = np.argsort(np.array(engine.numpy.extract_atom("id"))[:n])
-        moved: Floats = np.array(engine.numpy.extract_atom("x"))[:n][order]
+        relaxed_a: Floats = np.array(engine.numpy.extract_atom("x"))[:n][order]
     finally:
         engine.close()
-    return moved
+    return relaxed_a
 
 
 def crystal_of(atoms: Atoms, rotation: Floats, n: int = N_VOXELS, voxel_a: float = VOXEL_A) -> NDArray[np.complex64]:
@@ -143,7 +143,7 @@ def crystal_of(atoms: Atoms, rotation: Floats, n: int = N_VOXELS, voxel_a: float
         Side of a voxel [angstrom].
     """
     phase = 2 * np.pi / LATTICE_A * atoms.displacement_a.sum(1)
-    total = _shared(_places(atoms, rotation, n, voxel_a), np.exp(1j * phase)[:, None], n)[0]
+    total = _distribute(_places(atoms, rotation, n, voxel_a), np.exp(1j * phase)[:, None], n)[0]
     result: NDArray[np.complex64] = (total / abs(total).max()).astype(np.complex64)
     return result
 
@@ -155,8 +155,8 @@ def fields_of(atoms: Atoms, n: int = N_VOXELS, voxel_a: float = VOXEL_A) -> tupl
     the array [voxels], ``voxel_a`` that of a voxel [angstrom].
     """
     values = np.concatenate((np.ones((len(atoms.final_a), 1)), atoms.displacement_a), axis=1)
-    density, *moved = _shared(_places(atoms, np.eye(3), n, voxel_a), values, n)
-    return density / density.max(), np.stack(moved) / np.where(density > 0, density, 1)
+    density, *moments = _distribute(_places(atoms, np.eye(3), n, voxel_a), values, n)
+    return density / density.max(), np.stack(moments) / np.where(density > 0, density, 1)
 
 
 def _places(atoms: Atoms, rotation: Floats, n: int, voxel_a: float) -> Floats:
@@ -167,7 +167,7 @@ def _places(atoms: Atoms, rotation: Floats, n: int, voxel_a: float) -> Floats:
     return places
 
 
-def _shared(places: Floats, values: NDArray[Any], n: int) -> NDArray[Any]:
+def _distribute(places: Floats, values: NDArray[Any], n: int) -> NDArray[Any]:
     """Return sums ``(k, n, n, n)`` of the atoms' values ``(atoms, k)``, distributed over the eight nearest voxels."""
     floor = np.floor(places).astype(int)
     part = places - floor

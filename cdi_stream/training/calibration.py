@@ -27,7 +27,7 @@ RELIABLE_OVERLAP = 0.87
 """Least overlap with the truth of a reliable crystal."""
 
 RELIABLE_SHARE = 0.9
-"""Least share of reliable crystals among those that a network is sure of."""
+"""Least share of reliable crystals among the crystals that a network is sure of."""
 
 WINDOW = 30
 """Number of crystals of similar agreement that are judged together."""
@@ -107,17 +107,19 @@ def sure_from(results: list[Trial]) -> float | None:
     """Return the least agreement at which nine of ten crystals are reliable; None if there is none.
 
     The limit is determined on every second crystal: it is lowered as long as nine of ten of the last `WINDOW` crystals
-    above it are reliable, so that crystals near the limit are as good as those above.  The other crystals confirm it;
+    above it are reliable, so that crystals near the limit are as good as all others.  The other crystals confirm it;
     without `LEAST_CRYSTALS` of them the result is None.
     """
     limit = _limit(results[::2])
-    admitted = [trial for trial in results[1::2] if limit is not None and trial.agreement >= limit]
-    return limit if len(admitted) >= LEAST_CRYSTALS and _are_near(admitted) else None
+    sure_trials = [trial for trial in results[1::2] if limit is not None and trial.agreement >= limit]
+    return limit if len(sure_trials) >= LEAST_CRYSTALS and _are_near(sure_trials) else None
 
 
 def _limit(results: list[Trial]) -> float | None:
-    ordered = sorted(results, key=lambda trial: (-trial.agreement, trial.overlap))  # at equal agreement the worst first
-    windows = (ordered[end - WINDOW : end] for end in range(WINDOW, len(ordered) + 1))
+    by_agreement = sorted(
+        results, key=lambda trial: (-trial.agreement, trial.overlap)
+    )  # at equal agreement the worst first
+    windows = (by_agreement[end - WINDOW : end] for end in range(WINDOW, len(by_agreement) + 1))
     near = list(takewhile(_are_near, windows))
     last = next((trial for trial in reversed(near[-1]) if trial.is_near), None) if near else None
     return None if last is None else math.ceil(1000 * last.agreement) / 1000

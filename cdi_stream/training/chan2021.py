@@ -40,14 +40,14 @@ def observe(crystal: Tensor, generator: Generator) -> Draw:
     return measure(crystal, generator, array=Array.SAME, gap_share=GAP_SHARE)
 
 
-def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
+def loss(network: nn.Module, batch: Draw, stage: Stage) -> Tensor:
     """Return the sum of relative mean absolute errors of shape, phase and diffraction, weighed by the stage's terms."""
-    magnitude, truth = drawn
+    magnitude, truth = batch
     amplitude, phase = (part.float() for part in network(magnitude))
     crystal = amplitude * torch.polar(torch.ones_like(phase), phase)  # torch.polar needs amplitudes >= 0
-    model, data = (scale_to_maximum(field(one, array=Array.SAME).abs()) for one in (crystal, truth))
-    errors = torch.stack([torch.stack(_errors(amplitude, phase, one)) for one in (truth, twin(truth))])
-    nearest = errors.sum(1).argmin(0)  # shape and phase together: those of truth and twin must not be mixed
+    model, data = (scale_to_maximum(field(part, array=Array.SAME).abs()) for part in (crystal, truth))
+    errors = torch.stack([torch.stack(_errors(amplitude, phase, image)) for image in (truth, twin(truth))])
+    nearest = errors.sum(1).argmin(0)  # shape and phase together: errors of truth and twin must not be mixed
     shape, turns = errors[nearest, :, torch.arange(len(nearest), device=nearest.device)].T
     diffraction = (model - data).abs().flatten(1).sum(1) / data.flatten(1).sum(1)
     result: Tensor = sum(
@@ -65,11 +65,11 @@ def _errors(amplitude: Tensor, phase: Tensor, truth: Tensor) -> tuple[Tensor, Te
     size = shape.flatten(1).sum(1)
     difference = torch.polar(shape, phase) * truth.conj()
     offset = difference.flatten(1).sum(1).angle().reshape(-1, 1, 1, 1)
-    turned = difference * torch.polar(torch.ones_like(offset), -offset)
-    turned = torch.where(shape > 1e-3, turned, 1.0)  # the angle of zero has no derivative
+    residual = difference * torch.polar(torch.ones_like(offset), -offset)
+    residual = torch.where(shape > 1e-3, residual, 1.0)  # the angle of zero has no derivative
     return (
         (amplitude - shape).abs().flatten(1).sum(1) / size,
-        (turned.angle().abs() / (2 * math.pi) * shape).flatten(1).sum(1) / size,
+        (residual.angle().abs() / (2 * math.pi) * shape).flatten(1).sum(1) / size,
     )
 
 

@@ -1,7 +1,7 @@
 """Save and load checkpoints of a training; a checkpoint consists of small files that can be copied between machines.
 
 A checkpoint is a folder of parts with a manifest of their sizes and hashes.  The folder gets its name only when all
-parts are written; the checkpoint before it is removed only then.
+parts are written; only then the previous checkpoint is removed.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     NetworkFileError
         If the state is larger than `MOST_BYTES`.
     """
-    partial, whole = folder / f"step-{step:08d}{_PARTIAL}", folder / f"step-{step:08d}"
-    if (whole / _MANIFEST).is_file():
-        return whole
+    partial, complete = folder / f"step-{step:08d}{_PARTIAL}", folder / f"step-{step:08d}"
+    if (complete / _MANIFEST).is_file():
+        return complete
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -73,20 +73,22 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         )
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    parts = [_written(partial, k, data[at : at + PART_BYTES]) for k, at in enumerate(range(0, len(data), PART_BYTES))]
+    parts = [
+        _write_part(partial, k, data[at : at + PART_BYTES]) for k, at in enumerate(range(0, len(data), PART_BYTES))
+    ]
     _put(partial / _MANIFEST, Manifest(step=step, parts=parts).model_dump_json(indent=1).encode())
-    shutil.rmtree(whole, ignore_errors=True)
-    partial.rename(whole)
-    for other in folder.glob("step-*"):
-        if other != whole:
-            shutil.rmtree(other)
-    return whole
+    shutil.rmtree(complete, ignore_errors=True)
+    partial.rename(complete)
+    for checkpoint in folder.glob("step-*"):
+        if checkpoint != complete:
+            shutil.rmtree(checkpoint)
+    return complete
 
 
 def newest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint; None if there is none."""
-    whole = (path for path in folder.glob("step-*") if path.suffix != _PARTIAL and (path / _MANIFEST).is_file())
-    return max(whole, default=None)
+    complete = (path for path in folder.glob("step-*") if path.suffix != _PARTIAL and (path / _MANIFEST).is_file())
+    return max(complete, default=None)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def _written(folder: Path, index: int, data: bytes) -> Part:
+def _write_part(folder: Path, index: int, data: bytes) -> Part:
     name = f"part-{index:03d}"
     _put(folder / name, data)
     return Part(name=name, n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

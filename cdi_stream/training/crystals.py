@@ -64,9 +64,9 @@ def crystals(batch: int, n: int, ranges: CrystalRanges, generator: Generator) ->
     amplitude = _rotate_and_centre(amplitude, random_rotations(batch, generator), longest)
     length = uniform((batch,), ranges.correlation, generator) * 0.5 * longest[:, 0]
     phase = among(ranges.fields, FIELDS, length, n, generator)
-    wanted = uniform((batch,), ranges.phase_range_rad, generator)
+    span_rad = uniform((batch,), ranges.phase_range_rad, generator)
     is_strained = uniform((batch,), (0.0, 1.0), generator) >= ranges.unstrained_share
-    return torch.polar(amplitude, _scale_inside(phase, amplitude, wanted * is_strained))
+    return torch.polar(amplitude, _scale_inside(phase, amplitude, span_rad * is_strained))
 
 
 def _rotate_and_centre(amplitude: Tensor, rotation: Tensor, longest: Tensor) -> Tensor:
@@ -74,8 +74,8 @@ def _rotate_and_centre(amplitude: Tensor, rotation: Tensor, longest: Tensor) -> 
     batch, position = amplitude.shape[0], positions(amplitude.shape[-1], amplitude.device)
     mass = amplitude.reshape(batch, -1, 1)
     centre = (mass * position).sum(1) / mass.sum(1)
-    turned = (position - centre[:, None, :]) @ rotation.transpose(1, 2)
-    reach = torch.where(mass > 0.5, turned.abs(), 0.0).amax((1, 2))
+    lab_position = (position - centre[:, None, :]) @ rotation.transpose(1, 2)
+    reach = torch.where(mass > 0.5, lab_position.abs(), 0.0).amax((1, 2))
     return rotate_and_shrink(amplitude[:, None], rotation, 2 * reach / longest[:, 0], centre)[:, 0]
 
 
@@ -100,11 +100,11 @@ def rotate_and_shrink(volumes: Tensor, rotation: Tensor, shrink: Tensor, centre:
     return torch.nn.functional.grid_sample(volumes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _scale_inside(phase: Tensor, amplitude: Tensor, wanted_range: Tensor) -> Tensor:
+def _scale_inside(phase: Tensor, amplitude: Tensor, span_rad: Tensor) -> Tensor:
     inside = amplitude > 0.5
     axes = (1, 2, 3)
     top = torch.where(inside, phase, -torch.inf).amax(axes, keepdim=True)
     bottom = torch.where(inside, phase, torch.inf).amin(axes, keepdim=True)
-    scaled = (phase - bottom) / (top - bottom).clamp_min(1e-6) * wanted_range[:, None, None, None]
+    scaled = (phase - bottom) / (top - bottom).clamp_min(1e-6) * span_rad[:, None, None, None]
     mean = (scaled * amplitude).sum(axes, keepdim=True) / amplitude.sum(axes, keepdim=True)
     return scaled - mean

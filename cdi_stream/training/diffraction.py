@@ -78,8 +78,8 @@ def draw_counts(
     intensity = field(crystal, array).abs().square()
     exponent = torch.rand(batch, generator=generator, device=generator.device) * math.log(photons[1] / photons[0])
     total = photons[0] * torch.exp(exponent)
-    whole = crystal.abs().square().flatten(1).sum(1)  # Parseval
-    expected = intensity * _per_crystal(total / whole, n_axes)
+    power = crystal.abs().square().flatten(1).sum(1)  # Parseval
+    expected = intensity * _per_crystal(total / power, n_axes)
     window = _measured_window(batch, n_axes, n, n_seen, generator)
     return torch.poisson(expected, generator=generator) * window, crystal
 
@@ -118,7 +118,7 @@ def _ramp(shift_vox: Tensor, m: int, n: int) -> Tensor:
     total = torch.zeros((batch, *(1,) * n_axes), device=shift_vox.device)
     for k in range(n_axes):
         angle = -2 * math.pi / n * shift_vox[:, k, None] * axis
-        total = total + angle.reshape(batch, *(m if k == other else 1 for other in range(n_axes)))
+        total = total + angle.reshape(batch, *(m if k == j else 1 for j in range(n_axes)))
     return torch.polar(torch.ones_like(total), total)
 
 

@@ -32,14 +32,14 @@ def among(names: Sequence[str], ways: Draws, sizes: Tensor, n: int, generator: G
     generator
         Source of random numbers.
     """
-    chosen = torch.randint(len(names), (sizes.shape[0],), generator=generator, device=generator.device)
+    choice = torch.randint(len(names), (sizes.shape[0],), generator=generator, device=generator.device)
     batch: Tensor | None = None
     for name in dict.fromkeys(names):
-        places = torch.tensor([k for k, other in enumerate(names) if other == name], device=sizes.device)
-        rows = torch.isin(chosen, places).nonzero()[:, 0]
+        places = torch.tensor([k for k, choice_name in enumerate(names) if choice_name == name], device=sizes.device)
+        rows = torch.isin(choice, places).nonzero()[:, 0]
         if len(rows):
-            drawn = ways[name](sizes[rows], n, generator)
-            batch = drawn.new_empty((sizes.shape[0], *drawn.shape[1:])) if batch is None else batch
-            batch[rows] = drawn
+            elements = ways[name](sizes[rows], n, generator)
+            batch = elements.new_empty((sizes.shape[0], *elements.shape[1:])) if batch is None else batch
+            batch[rows] = elements
     assert batch is not None
     return batch

@@ -24,14 +24,15 @@ def fine_tune(task: Task, file: Path) -> Task:
     weights = load_trainable(file).script.state_dict()
 
     def network() -> nn.Module:
-        initialised = task.network()
+        """Return the network of the task with the weights of the file."""
+        result = task.network()
         try:
-            task.wrap_for_export(initialised).load_state_dict(weights)
+            task.wrap_for_export(result).load_state_dict(weights)
         except RuntimeError as error:
             raise NetworkFileError(
                 f"{file}: expected weights of {task.name}, got others: {error}; take a network file of {task.name}"
             ) from error
-        return initialised
+        return result
 
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     plan = task.plan.model_copy(update={"stages": task.plan.stages[-1:]})

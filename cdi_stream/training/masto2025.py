@@ -41,9 +41,9 @@ def observe(crystal: Tensor, generator: Generator) -> Draw:
     return magnitude, field(crystal).angle()
 
 
-def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
+def loss(network: nn.Module, batch: Draw, stage: Stage) -> Tensor:
     """Return the mean of `losses.incoherence`, weighed by the logarithm of the intensities."""
-    magnitude, phase = drawn
+    magnitude, phase = batch
     return losses.incoherence(network(magnitude).float(), phase, compress_intensity(magnitude)).mean()
 
 

@@ -46,11 +46,11 @@ class Stage(BaseModel):
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step of this stage, counted from 0."""
-        done = step / self.steps
+        progress = step / self.steps
         if self.fall == "geometric":
-            share = self.last**done
+            share = self.last**progress
         else:
-            share = self.last + (1 - self.last) * 0.5 * (1 + math.cos(math.pi * done))
+            share = self.last + (1 - self.last) * 0.5 * (1 + math.cos(math.pi * progress))
         result: float = self.rate * share * min(1.0, (step + 1) / min(WARM_UP_STEPS, self.steps))
         return result
 

@@ -166,8 +166,8 @@ def training_summary(training: Training) -> str:
 
 def _end(training: Training, out: Path) -> str:
     """Return a line on the exported network, with the way to continue if the time ended the training."""
-    done = f"{out} written after step {training.step} of {training.plan.steps}"
-    return done if training.is_done else f"{done}: the time is over; go on with --resume and more --minutes"
+    line = f"{out} written after step {training.step} of {training.plan.steps}"
+    return line if training.is_done else f"{line}: the time is over; go on with --resume and more --minutes"
 
 
 def _task(name: str) -> Task:

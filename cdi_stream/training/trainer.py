@@ -126,21 +126,21 @@ class Training:
             group["lr"] = stage.rate_at(k)
         seed = seed_of(self.seed, self.step)
         torch.manual_seed(seed)  # for random numbers of the network, such as dropout
-        drawn = self.task.draw(self.plan.batch, Generator(self.device).manual_seed(seed))
+        batch = self.task.draw(self.plan.batch, Generator(self.device).manual_seed(seed))
         self._optimizer.zero_grad()
-        loss = self._loss(drawn, stage, in_half=True)
+        loss = self._loss(batch, stage, in_half=True)
         if loss is None:  # bfloat16 convolutions on CPU return a gradient of NaN now and then
             self._optimizer.zero_grad()
-            loss = self._loss(drawn, stage, in_half=False)
+            loss = self._loss(batch, stage, in_half=False)
         if loss is not None:
             self._optimizer.step()
             self._mean = loss if math.isnan(self._mean) else 0.98 * self._mean + 0.02 * loss
         self.step += 1
 
-    def _loss(self, drawn: Draw, stage: Stage, *, in_half: bool) -> float | None:
+    def _loss(self, batch: Draw, stage: Stage, *, in_half: bool) -> float | None:
         """Compute the clipped gradients of a batch and return the loss, or None if gradients are not finite."""
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=in_half):
-            loss = self.task.loss(self.network, drawn, stage)
+            loss = self.task.loss(self.network, batch, stage)
         loss.backward()
         weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(weights, 1.0)
@@ -166,8 +166,8 @@ def validate(task: Task, network: nn.Module, plan: Plan, device: str) -> float:
     network.eval()
     total = 0.0
     for index in range(HELD_OUT_BATCHES):
-        drawn = task.draw_held_out(plan.batch, Generator().manual_seed(HELD_OUT_SEED + index))
-        total += task.loss(network, tuple(tensor.to(device) for tensor in drawn), plan.stages[-1]).item()
+        batch = task.draw_held_out(plan.batch, Generator().manual_seed(HELD_OUT_SEED + index))
+        total += task.loss(network, tuple(tensor.to(device) for tensor in batch), plan.stages[-1]).item()
     network.train(was_training)
     return total / HELD_OUT_BATCHES
 

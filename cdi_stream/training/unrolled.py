@@ -35,13 +35,13 @@ def observe(crystal: Tensor, generator: Generator) -> Draw:
     return losses.pad_to_double(magnitude), to_crystal(field(crystal, Array.MIDDLE)), turn
 
 
-def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
+def loss(network: nn.Module, batch: Draw, stage: Stage) -> Tensor:
     """Return the mean mismatch of the crystal after every round with the truth; later rounds weigh more.
 
     The mismatch is `losses.mismatch_anywhere`: up to shift and twin.
     """
     assert isinstance(network, Unrolled)
-    magnitude, truth, turn = drawn
+    magnitude, truth, turn = batch
     terms = [losses.mismatch_anywhere(answer, truth).mean() for answer in network.answers(magnitude, turn)]
     weights = torch.arange(1.0, len(terms) + 1, device=truth.device)
     return (weights * torch.stack(terms)).sum() / weights.sum()

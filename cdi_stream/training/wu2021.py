@@ -2,7 +2,7 @@
 
 Sources: Wu et al., npj Computational Materials 7, 175 (2021), doi:10.1038/s41524-021-00644-z, and Wu et al., IUCrJ 8,
 12 (2021), doi:10.1107/S2052252520013780.  The papers train in epochs on fixed sets; here every step draws new crystals.
-The learning rates and their fall are those of the papers, except for the small network.
+The learning rates and their fall are taken from the papers, except for the small network.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def observe_plane(crystal: Tensor, generator: Generator) -> Draw:
     return measure(projection, generator)
 
 
-def loss(network: nn.Module, drawn: Draw, stage: Stage) -> Tensor:
+def loss(network: nn.Module, batch: Draw, stage: Stage) -> Tensor:
     """Return `losses.supervised_loss` of a batch."""
-    magnitude, crystal = drawn
+    magnitude, crystal = batch
     amplitude, phase = network(magnitude)
     return losses.supervised_loss(amplitude.float(), phase.float(), crystal)
 

@@ -26,7 +26,7 @@ def bent(rng):
 def set_of(*simulated):
     fields = [[torch.from_numpy(one).float() for one in atoms.fields_of(each)] for each in simulated]
     density, displacement_a = (torch.stack(part) for part in zip(*fields, strict=True))
-    return AtomSet(density=density, displacement_a=displacement_a, described="made for a test")
+    return AtomSet(density=density, displacement_a=displacement_a, description="made for a test")
 
 
 def overlap(first, second):
@@ -89,7 +89,7 @@ def test_what_was_written_is_read(file):
     read = AtomSet.read(file)
     assert read.density.shape == (10, 32, 32, 32)
     assert read.displacement_a.shape == (10, 3, 32, 32, 32)
-    assert read.described.startswith("made of 10 of gold")
+    assert read.description.startswith("made of 10 of gold")
     assert read.part(0, 0.5).displacement_a.shape[0] == 5
 
 
@@ -126,7 +126,7 @@ def test_a_training_says_what_it_was_of_and_goes_on_with_nothing_else(file, tmp_
 
     trained(file)
     card = json.loads(out.with_suffix(".card.json").read_text())
-    assert card["data"] == f"crystals {AtomSet.read(file).described}"
+    assert card["data"] == f"crystals {AtomSet.read(file).description}"
     assert "made of 10 of gold" in card["network"]["training"]
     with pytest.raises(
         ConfigError, match=r"expected crystals made of 10 of gold .*, got simulated .*--crystals, --from"

@@ -43,6 +43,6 @@ def _note(voxels: Bools, kind: str) -> str:
     places = [str(tuple(place)) for place in np.argwhere(voxels)[: N_LISTED + 1].tolist()]
     if not places:
         return ""
-    listed = ", ".join(places[:N_LISTED]) + (", ..." if len(places) > N_LISTED else "")
+    indices = ", ".join(places[:N_LISTED]) + (", ..." if len(places) > N_LISTED else "")
     n = int(voxels.sum())
-    return f"cleaning masked {n} {kind} voxel{'s' if n > 1 else ''} at {listed}; --no-cleaning keeps them"
+    return f"cleaning masked {n} {kind} voxel{'s' if n > 1 else ''} at {indices}; --no-cleaning keeps them"

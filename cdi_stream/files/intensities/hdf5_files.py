@@ -54,7 +54,7 @@ def dataset_of(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
 
 
 def read_cxi(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str | None]:
-    """Return intensities, mask (true = use) and names of the axes (``y:x``) of a CXI file; None where it has none.
+    """Return intensities, mask (true = use) and names of the axes (``y:x``) of a CXI file; None for a missing part.
 
     Raises
     ------

@@ -39,7 +39,7 @@ Shape = tuple[int, ...]
 
 
 def require_intensities(shape: Shape, dtype: np.dtype[Any], where: str) -> None:
-    """Raise an error unless type and shape can be those of intensities.
+    """Raise an error unless intensities can have this type and shape.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def require_intensities(shape: Shape, dtype: np.dtype[Any], where: str) -> None:
 
 
 def require_mask(shape: Shape, dtype: np.dtype[Any], where: str) -> None:
-    """Raise `IntensitiesError` unless type and shape can be those of a mask; ``where`` names file and array."""
+    """Raise `IntensitiesError` unless a mask can have this type and shape; ``where`` names file and array."""
     if dtype.kind not in "biuf" or len(shape) not in (2, 3):
         raise IntensitiesError(
             f"{where}: expected a mask of 0 and 1 with 2 or 3 axes, got type {dtype} and {_short(shape)}"

@@ -52,8 +52,8 @@ def apply_mask(intensities: Intensities, mask: Bools, where: str) -> Intensities
 
 def _doubt(intensities: Intensities, mask: Bools, where: str) -> str:
     """Return a doubt about a mask; empty if the mask is plausible."""
-    lit = (intensities.counts > 0) & intensities.valid_pixels
-    n_lit, n_left = int(lit.sum()), int((lit & mask).sum())
+    is_lit = (intensities.counts > 0) & intensities.valid_pixels
+    n_lit, n_left = int(is_lit.sum()), int((is_lit & mask).sum())
     is_dark = 0 < n_left < 0.1 * n_lit
     if (
         not is_dark

@@ -76,9 +76,11 @@ def _array(stream: IO[bytes], where: str, n_bytes: int, judge: _Judge) -> NDArra
         raise IntensitiesError(f"{where}: expected npy of version 1 or 2, got {version}: save the plain array")
     shape, _, dtype = _HEADERS[version](head)
     judge(shape, dtype, where)
-    needed = head.tell() + math.prod(shape) * dtype.itemsize
-    if n_bytes < needed:
-        raise IntensitiesError(f"{where}: expected {needed} bytes, got {n_bytes}: the file is cut short, copy it again")
+    expected_bytes = head.tell() + math.prod(shape) * dtype.itemsize
+    if n_bytes < expected_bytes:
+        raise IntensitiesError(
+            f"{where}: expected {expected_bytes} bytes, got {n_bytes}: the file is cut short, copy it again"
+        )
     stream.seek(0)
     array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
     return array

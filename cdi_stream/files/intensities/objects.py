@@ -94,7 +94,7 @@ def write_object(path: Path, density: Tensor, support: Tensor, lab: LabObject | 
 
 
 def object_arrays(density: NDArray[Any], support: NDArray[Any], lab: LabObject | None = None) -> dict[str, Any]:
-    """Return the arrays of an object's file by name: object and support, and those in lab axes if there are any.
+    """Return the arrays of an object's file by name: object and support, also in lab axes if there is a lab object.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Read diffraction intensities from a file of any known format; the format is told by the content, not by the name."""
+"""Read diffraction intensities from a file; its content, not its name, determines the format."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_intensities(
     cleans
         Whether hot voxels and alien peaks are masked.
     placement
-        Beamline and fixed geometry, which replace those that the scan has on record.
+        Beamline and fixed geometry, which replace the recorded geometry of the scan.
 
     Raises
     ------
@@ -70,27 +70,27 @@ def read_intensities(
         )
     try:
         if kind is None:
-            found = read_facility_scan(path, scan, placement)
+            intensities = read_facility_scan(path, scan, placement)
         else:
-            found = read_own_scan(path, scan, placement) if kind == "scan" else _read_plain(path, kind)
+            intensities = read_own_scan(path, scan, placement) if kind == "scan" else _read_plain(path, kind)
     except UNREADABLE as error:
         raise IntensitiesError(
             f"{path}: expected {kind or 'intensities'}, got a broken file: {error!r}; copy it again"
         ) from error
     if mask_path is not None:
-        found = apply_mask(found, read_mask(mask_path), str(mask_path))
-    return mark_untrusted(found, is_plain=is_plain, cleans=cleans)
+        intensities = apply_mask(intensities, read_mask(mask_path), str(mask_path))
+    return mark_untrusted(intensities, is_plain=is_plain, cleans=cleans)
 
 
-def mark_untrusted(found: Intensities, *, is_plain: bool, cleans: bool = True) -> Intensities:
+def mark_untrusted(intensities: Intensities, *, is_plain: bool, cleans: bool = True) -> Intensities:
     """Return intensities with all voxels marked that cannot be trusted, and with their peak.
 
     Parameters
     ----------
-    found
+    intensities
         Intensities with their masks applied.
     is_plain
-        Whether they are an array given by itself; the voxels of a scan are marked already, by its frames.
+        Whether the intensities are a plain array; in a scan, bad voxels are marked already.
     cleans
         Whether hot voxels and islands of other grains are masked.
 
@@ -99,13 +99,15 @@ def mark_untrusted(found: Intensities, *, is_plain: bool, cleans: bool = True) -
     IntensitiesError
         If nothing is left to phase.
     """
-    found = mask_non_counts(found) if is_plain else found
-    require_signal(found)
-    found = mask_blemishes(found) if cleans else found
-    found = mask_clipped_peak(found) if is_plain else replace(found, blemishes=None)  # a scan's own mask includes them
-    require_signal(found)
-    peak = peak_of(found)
-    return replace(found, peak=peak, notes=found.notes + _order_note(peak, found.counts.shape))
+    intensities = mask_non_counts(intensities) if is_plain else intensities
+    require_signal(intensities)
+    intensities = mask_blemishes(intensities) if cleans else intensities
+    intensities = (
+        mask_clipped_peak(intensities) if is_plain else replace(intensities, blemishes=None)
+    )  # a scan's own mask includes them
+    require_signal(intensities)
+    peak = peak_of(intensities)
+    return replace(intensities, peak=peak, notes=intensities.notes + _order_note(peak, intensities.counts.shape))
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -170,16 +172,16 @@ def _read_plain(path: Path, kind: str) -> Intensities:
     else:
         return _from_tiff(read_tiff(path) if kind == "TIFF" else read_tiff_folder(path), path)
     names = tuple(axes.split(":")) if axes is not None and axes.count(":") == data.ndim - 1 else ()
-    found = Intensities(
+    intensities = Intensities(
         counts=data,
         valid_pixels=np.ones(data.shape, dtype=bool),
         axes=names or tuple(f"axis {k}" for k in range(data.ndim)),
         source=str(path),
     )
-    if data.ndim == 3 and found.axes[0] == "experiment_identifier":
+    if data.ndim == 3 and intensities.axes[0] == "experiment_identifier":
         doubt = "the first axis counts experiments: they are used as the frames of one rocking curve"
-        found = replace(found, doubts=(doubt,))
-    return found if mask is None else apply_mask(found, mask, f"{path}: its mask")
+        intensities = replace(intensities, doubts=(doubt,))
+    return intensities if mask is None else apply_mask(intensities, mask, f"{path}: its mask")
 
 
 def _from_tiff(frames: TiffFrames, path: Path) -> Intensities:

@@ -25,7 +25,7 @@ def read_own_scan(path: Path, number: int | None = None, placement: Placement | 
     number
         Number of the series where the file holds several; None: the first, with a note.
     placement
-        Beamline and fixed geometry, which replace those on record.
+        Beamline and fixed geometry, which replace the recorded geometry of the scan.
 
     Raises
     ------
@@ -42,12 +42,12 @@ def read_own_scan(path: Path, number: int | None = None, placement: Placement | 
             if frames is not None:
                 require_intensities(frames.shape, frames.dtype, f"{path}: /{entry}/data/data")
         numbers = _series_in(file)
-    chosen = min(numbers) if number is None and numbers else number
-    intensities = scan_intensities(read_recorded(path, chosen), placement)
+    series = min(numbers) if number is None and numbers else number
+    intensities = scan_intensities(read_recorded(path, series), placement)
     if number is None and len(numbers) > 1:
-        listed = ", ".join(map(str, numbers))
+        available = ", ".join(map(str, numbers))
         intensities = replace(
-            intensities, notes=(*intensities.notes, f"series {chosen} is taken, the first of {listed}")
+            intensities, notes=(*intensities.notes, f"series {series} is taken, the first of {available}")
         )
     return intensities
 

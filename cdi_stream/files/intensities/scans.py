@@ -45,7 +45,7 @@ def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> 
     scan
         Recorded scan.
     placement
-        Beamline and fixed geometry, which replace those of the scan.
+        Beamline and fixed geometry, which replace the recorded geometry of the scan.
 
     Raises
     ------
@@ -56,18 +56,18 @@ def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> 
     """
     _require_fit(scan)
     curve, doubts = curve_of(scan)
-    known = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
-    came = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
-    top, bottom = came.max(axis=0), came.min(axis=0)
-    good = pixels_to_use(curve, known, top, bottom)
+    detector = DetectorKnowledge(white_field=scan.white_field, saturation_counts=curve.series.saturation_counts)
+    frames = curve.counts if curve.has_frame.all() else curve.counts[curve.has_frame]
+    top, bottom = frames.max(axis=0), frames.min(axis=0)
+    good = pixels_to_use(curve, detector, top, bottom)
     peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
     valid = good & curve.has_frame[:, None, None]
-    saturated = is_saturated(curve.counts, curve.sentinel, known.saturation_counts) & valid
+    saturated = is_saturated(curve.counts, curve.sentinel, detector.saturation_counts) & valid
     valid &= ~saturated
     if saturated.any():
         doubts += (f"{int(saturated.sum())} voxels are at the detector's limit (the peak is saturated): masked",)
-    affine, more_doubts, notes = _placed(scan, curve, peak, placement)
-    by_frame, by_pixel = expected_scale(curve, known)
+    affine, more_doubts, notes = _affine_of(scan, curve, peak, placement)
+    by_frame, by_pixel = expected_scale(curve, detector)
     return Intensities(
         counts=read_only(curve.counts),
         valid_pixels=read_only(valid),
@@ -138,21 +138,23 @@ def _missing_doubt(missing: tuple[int, ...], n: int) -> tuple[str, ...]:
     """Return a doubt that names the missing frames; empty if all are there."""
     if not missing:
         return ()
-    named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-    return (f"incomplete: {len(missing)} of {n} frames missing ({named}): they are left out",)
+    indices = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    return (f"incomplete: {len(missing)} of {n} frames missing ({indices}): they are left out",)
 
 
-def _placed(
-    scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int], given: Placement | None
+def _affine_of(
+    scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int], placement: Placement | None
 ) -> tuple[AffineMap | None, tuple[str, ...], tuple[str, ...]]:
-    """Return the affine map of the whole array, tangent at the peak, or None; doubts and notes about it."""
+    """Return the affine map of the whole array, tangent at the peak, or None, with doubts and notes."""
     shape: Any = curve.counts.shape
     try:
-        beamline, fixed = (_beamline_of(scan), FixedGeometry()) if given is None else (given.beamline, given.fixed)
+        beamline, fixed = (
+            (_beamline_of(scan), FixedGeometry()) if placement is None else (placement.beamline, placement.fixed)
+        )
         geometry, doubts, notes = locate(curve, beamline, fixed)
         return detector_map(geometry, peak, (1, 1, 1)).window([-p for p in peak], shape), doubts, notes
     except (CdiStreamError, ValueError, TypeError) as error:
-        if given is not None:
+        if placement is not None:
             raise RecordingError(f"{scan.name}: the geometry of --config does not fit: {error}") from error
         return None, (), (f"the geometry is unknown, so there is no object in lab axes: {error}",)
 

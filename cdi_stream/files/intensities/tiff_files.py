@@ -83,7 +83,7 @@ def read_tiff_folder(folder: Path) -> TiffFrames:
     require_intensities(shape, dtype, str(folder))
     data = np.zeros((n_frames, *first), dtype)
     for place, file in places.items():
-        data[place] = _like(_pages_of(file, is_one=True), first, dtype, file)
+        data[place] = _like(_pages_of(file, is_single=True), first, dtype, file)
     missing = tuple(k for k in range(n_frames) if k not in places)
     return TiffFrames(data=data.reshape(shape), missing=missing, notes=_missing_note(missing, numbers[0], step))
 
@@ -91,8 +91,8 @@ def read_tiff_folder(folder: Path) -> TiffFrames:
 def _missing_note(missing: tuple[int, ...], first: int, step: int) -> tuple[str, ...]:
     if not missing:
         return ()
-    named = ", ".join(str(first + step * k) for k in missing[:10]) + (", ..." if len(missing) > 10 else "")
-    return (f"{len(missing)} frames are missing ({named}): they are masked, the others keep their places",)
+    numbers = ", ".join(str(first + step * k) for k in missing[:10]) + (", ..." if len(missing) > 10 else "")
+    return (f"{len(missing)} frames are missing ({numbers}): they are masked, the others keep their places",)
 
 
 def _is_tiff(path: Path) -> bool:
@@ -104,7 +104,7 @@ def _numbered(folder: Path) -> dict[int, Path]:
     files = sorted(file for file in folder.iterdir() if _is_tiff(file))
     if len(files) > MAX_FRAMES:
         raise IntensitiesError(f"{folder}: expected at most {MAX_FRAMES} frames, got {len(files)}: cut out one scan")
-    numbered: dict[int, Path] = {}
+    by_number: dict[int, Path] = {}
     series: Counter[tuple[str, str]] = Counter()
     for file in files:
         parts = _LAST_NUMBER.fullmatch(file.stem)
@@ -113,19 +113,19 @@ def _numbered(folder: Path) -> dict[int, Path]:
                 f"{file}: expected a number in the name, as in frame_0012.tif, got none: move the file away"
             )
         number = int(parts[2])
-        if number in numbered:
+        if number in by_number:
             raise IntensitiesError(
-                f"{folder}: expected one frame of each number, got {numbered[number].name} and {file.name}: "
+                f"{folder}: expected one frame of each number, got {by_number[number].name} and {file.name}: "
                 "give a folder with the frames of one scan alone"
             )
-        numbered[number] = file
+        by_number[number] = file
         series[parts[1].rstrip("0123456789"), parts[3]] += 1
     if len(series) > 1:
-        listed = ", ".join(f"{n} of {head}*{tail}" for (head, tail), n in series.most_common(5))
+        names = ", ".join(f"{n} of {head}*{tail}" for (head, tail), n in series.most_common(5))
         raise IntensitiesError(
-            f"{folder}: expected the frames of one scan, got {listed}: give a folder with the frames of one scan alone"
+            f"{folder}: expected the frames of one scan, got {names}: give a folder with the frames of one scan alone"
         )
-    return numbered
+    return by_number
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -147,15 +147,15 @@ def _opened(path: Path) -> Iterator[Any]:
         raise IntensitiesError(f"{path}: expected TIFF, got a broken file: {error!r}; copy it again") from error
 
 
-def _pages_of(path: Path, is_one: bool = False) -> NDArray[Any]:
+def _pages_of(path: Path, is_single: bool = False) -> NDArray[Any]:
     """Return all pages ``(n, rows, cols)``, or a single page ``(rows, cols)``, after a check of every header."""
     n_pages = _count_pages(path)
-    if is_one and n_pages > 1:
+    if is_single and n_pages > 1:
         raise IntensitiesError(f"{path}: expected one page, got {n_pages}: give the file alone, or one image a file")
     with _opened(path) as file:
         first: Any = file.pages[0]
         shape = first.shape if n_pages == 1 else (n_pages, *first.shape)
-        if not is_one:
+        if not is_single:
             require_intensities(shape, _dtype(first), str(path))
         for page in file.pages:
             _require_plain(page, first, path)

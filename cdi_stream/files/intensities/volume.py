@@ -150,16 +150,16 @@ def require_signal(intensities: Intensities) -> None:
         raise IntensitiesError(
             f"{intensities.source}: expected voxels to use, got all of them masked: true or 1 must mean use (in CXI: 0)"
         )
-    used = intensities.counts[intensities.valid_pixels]
-    n_lit = int(np.count_nonzero(used))
+    counts = intensities.counts[intensities.valid_pixels]
+    n_lit = int(np.count_nonzero(counts))
     if n_lit < MIN_LIT:
         lit = {0: "all voxels at zero", 1: "one lit voxel"}.get(n_lit, f"{n_lit} lit voxels")
         raise IntensitiesError(
             f"{intensities.source}: expected a diffraction pattern, got {lit}: check shutter, alignment and mask"
         )
-    if used.min() == used.max():
+    if (lowest := counts.min()) == counts.max():
         raise IntensitiesError(
-            f"{intensities.source}: expected a diffraction pattern, got {used.min()} everywhere: check the file's data"
+            f"{intensities.source}: expected a diffraction pattern, got {lowest} everywhere: check the file's data"
         )
 
 
@@ -199,16 +199,16 @@ def _at_the_limit(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:
     at_limit = counts >= no_count_from(largest)
     voxels = valid & at_limit
     is_gap = counts.dtype.itemsize > 2 or (counts.ndim == 3 and not (voxels & ~at_limit.all(axis=0)).any())
-    what = "detector gaps" if is_gap else "the peak is saturated"
-    return voxels, f"are at {largest}, the largest {counts.dtype}, or one below ({what})", not is_gap
+    cause = "detector gaps" if is_gap else "the peak is saturated"
+    return voxels, f"are at {largest}, the largest {counts.dtype}, or one below ({cause})", not is_gap
 
 
 def _plateau(counts: Counts, valid: Bools) -> tuple[Bools, str, bool]:
     """Return adjacent voxels that share the largest value (a clipped peak), the reason, and that it is a doubt."""
-    used = counts[valid & (counts > 0)]
-    top = used.max() if used.size else 0
+    positive = counts[valid & (counts > 0)]
+    top = positive.max() if positive.size else 0
     voxels = valid & (counts == top)
-    if used.size == 0 or voxels.sum() < PLATEAU or top < PLATEAU_LEVELS * float(used.min()):
+    if positive.size == 0 or voxels.sum() < PLATEAU or top < PLATEAU_LEVELS * float(positive.min()):
         return np.zeros_like(valid), "", False
     labels, n_labels = ndimage.label(voxels)
     sizes = np.bincount(labels.ravel(), minlength=n_labels + 1)

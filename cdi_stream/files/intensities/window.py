@@ -142,8 +142,8 @@ def peak_of(intensities: Intensities) -> Shape:
         torch.ones_like(counts) if intensities.expected_scale is None else _tensor(intensities.expected_scale, "cpu")
     )
     clean = torch.where(valid, counts, 0.0) * weights(valid, scale)
-    trusted = torch.minimum(clean, _around(clean) - clean)
-    index = np.unravel_index(int(_around(trusted).argmax()), intensities.counts.shape)
+    robust_counts = torch.minimum(clean, _around(clean) - clean)
+    index = np.unravel_index(int(_around(robust_counts).argmax()), intensities.counts.shape)
     return tuple(int(k) for k in index)
 
 

@@ -76,6 +76,7 @@ def count_until_good(
     positions = np.linspace(start, stop, num)
 
     def curves() -> Iterator[Plan]:
+        """Yield curves of growing exposure, until the verdict is ``good`` or the budget is spent."""
         spent_s, frame_s = 0.0, exposure_s
         while spent_s + num * frame_s <= budget_s:
             yield _curve_with_exposure(detector, motor, positions, reconstruction, exposure, frame_s)
@@ -132,6 +133,7 @@ def recentre(
     rows: list[Mapping[str, float]] = []
 
     def note(_: str, doc: Document) -> None:
+        """Keep the readings of an event that has the intensity."""
         if intensity in doc["data"]:
             rows.append(doc["data"])
 

@@ -82,6 +82,7 @@ def in_one_run(
     streams: list[str] = []
 
     def measure() -> Plan:
+        """Read the baseline, then measure the curves."""
         if "baseline" not in streams:
             yield from bps.trigger_and_read([root_ancestor(motor)], name="baseline")
         for curve in curves:
@@ -105,6 +106,7 @@ def detector_curve(
     """Measure one curve inside an open run, in a staging of its own; then wait for its crystal, if asked."""
 
     def points() -> Plan:
+        """Measure all points of the curve."""
         for position in positions.tolist():
             yield from bps.one_1d_step([detector], motor, position)
 

@@ -59,6 +59,7 @@ class Reconstruction:
         status = DeviceStatus(self)
 
         def wait() -> None:
+            """Wait for the next result, and finish the status."""
             self.result, self._time_s = self._wait.next_result(), time.time()
             status.set_finished()
 

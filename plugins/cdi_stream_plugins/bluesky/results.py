@@ -180,10 +180,12 @@ def _result_of(run: str, data: Mapping[str, object]) -> ReconstructionResult:
     """Return the result in an event; a value of a wrong type counts as missing."""
 
     def number(key: str) -> float:
+        """Return a number of the event; NaN if there is none."""
         value = data.get(f"reconstruction_{key}")
         return float(value) if isinstance(value, int | float) else math.nan
 
     def text(key: str) -> str:
+        """Return a text of the event; empty if there is none."""
         value = data.get(f"reconstruction_{key}")
         return value if isinstance(value, str) else ""
 

@@ -24,7 +24,7 @@ Device = Any
 """Device of ophyd or ophyd-async; bluesky checks at run time what a device can do."""
 
 FIELDS = ("user_data", "header_appendix", "cam.user_data", "cam.header_appendix")
-"""Signals or attributes for the uid; the first that the detector has is used if no field is named."""
+"""Signals or attributes for the uid; by default the first that the detector has is used."""
 
 _EXPOSURE_COMMANDS = ("trigger", "prepare", "kickoff")
 """Messages that start an exposure."""
@@ -195,7 +195,7 @@ def _devices(message: Msg) -> tuple[Any, ...]:
 
 def _are_of_one(obj: Device, detector: Device) -> bool:
     """Return whether a device is the detector, a part of it, or a device of which it is a part."""
-    return any(one is detector for one in _with_parents(obj)) or any(one is obj for one in _with_parents(detector))
+    return any(part is detector for part in _with_parents(obj)) or any(part is obj for part in _with_parents(detector))
 
 
 def _with_parents(device: Device) -> Iterator[Any]:
@@ -209,6 +209,7 @@ def _writer(detector: Device, field: str | None) -> Callable[[str], Plan]:
     owner, name = _place(detector, FIELDS if field is None else (field,))
 
     def write(text: str) -> Plan:
+        """Write a text into the field."""
         if hasattr(getattr(owner, name), "set"):
             yield from bps.abs_set(getattr(owner, name), text, wait=True)
         else:

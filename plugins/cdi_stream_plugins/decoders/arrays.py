@@ -38,14 +38,14 @@ def read_array(item: object, max_pixels: int) -> NDArray[Any]:
     """
     if not (isinstance(item, Tag) and item.number in (ROW_MAJOR, COLUMN_MAJOR)):
         raise WireError(f"expected an array (tag 40), got {_kind(item)}")
-    shape, typed = _pair(item.value)
+    shape, typed_array = _pair(item.value)
     if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
         raise WireError(f"expected the shape of an image, got {shape!r:.80}")
     _check_size(shape, max_pixels)
-    if not (isinstance(typed, Tag) and typed.number in _DTYPES):
-        raise WireError(f"expected a typed array (tags 64-87), got {_kind(typed)}")
-    dtype = np.dtype(_DTYPES[typed.number])
-    content = _bytes_of(typed.value, dtype, math.prod(shape) * dtype.itemsize)
+    if not (isinstance(typed_array, Tag) and typed_array.number in _DTYPES):
+        raise WireError(f"expected a typed array (tags 64-87), got {_kind(typed_array)}")
+    dtype = np.dtype(_DTYPES[typed_array.number])
+    content = _bytes_of(typed_array.value, dtype, math.prod(shape) * dtype.itemsize)
     flat = np.frombuffer(content, dtype=dtype)
     return flat.reshape(shape) if item.number == ROW_MAJOR else flat.reshape(shape[::-1]).T
 
@@ -97,7 +97,7 @@ def _inflate_block(blob: Bytes, n_bytes: int) -> bytes:
 
 
 def _with_header(blob: Bytes, n_bytes: int) -> Bytes:
-    """Return a bitshuffled blob with the header that its reader needs, where the sender left it zero or out."""
+    """Return a bitshuffled blob with its header, also where the sender set the header to zero or left it out."""
     n_announced, block_bytes = struct.unpack_from(">QI", blob) if len(blob) >= 12 else (n_bytes, 0)
     if n_announced == n_bytes:
         return blob

@@ -40,6 +40,7 @@ def _installed() -> Mapping[str, Backend]:
         return {"compiled": decompress_compiled}
 
     def decompress_dectris(packed: Bytes, algorithm: Algorithm, element_bytes: int, n_bytes: int) -> Bytes:
+        """Return the bytes of an image by the package of the detector's maker."""
         content: bytes = decompress(packed, algorithm, elem_size=element_bytes)
         return content
 

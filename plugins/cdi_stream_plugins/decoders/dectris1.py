@@ -43,30 +43,30 @@ class Dectris1Decoder:
 
     def decode(self, parts: Sequence[Part]) -> Iterator[WireMessage]:
         """Yield the messages in one multipart; raises `WireError` at the first malformed message."""
-        left = deque(parts)
-        while left:
-            first = left.popleft()
+        queue = deque(parts)
+        while queue:
+            first = queue.popleft()
             header = fields.read_json(first)
             match fields.htype(header):
                 case "dheader-1.0":
-                    yield self._start(header, _until_next(left, 1))
+                    yield self._start(header, _until_next(queue, 1))
                 case "dimage-1.0":
-                    yield self._image(first, header, _until_next(left, 2))
+                    yield self._image(first, header, _until_next(queue, 2))
                 case "dseries_end-1.0":
-                    _until_next(left, 0)
+                    _until_next(queue, 0)
                     yield SeriesEnd(series=fields.series_id(header.get("series"), "series"))
                 case None if self._series is not None and "trigger_mode" in header:
-                    yield self._configured(self._series, header, _until_next(left, 0))
+                    yield self._configured(self._series, header, _until_next(queue, 0))
                 case other:
                     raise WireError(f"expected htype {', '.join(_BEGINNINGS)}, got {other!r:.40}")
 
-    def _start(self, header: Mapping[str, Any], rest: deque[Part]) -> SeriesStart:
+    def _start(self, header: Mapping[str, Any], parts: deque[Part]) -> SeriesStart:
         self._series = fields.series_id(header.get("series"), "series")
-        has_config = bool(rest) and header.get("header_detail") != "none"
-        return self._configured(self._series, fields.read_json(rest.popleft()) if has_config else {}, rest)
+        has_config = bool(parts) and header.get("header_detail") != "none"
+        return self._configured(self._series, fields.read_json(parts.popleft()) if has_config else {}, parts)
 
-    def _configured(self, series: int | str, config: Mapping[str, Any], rest: deque[Part]) -> SeriesStart:
-        mask, appendix = self._mask_and_appendix(rest)
+    def _configured(self, series: int | str, config: Mapping[str, Any], parts: deque[Part]) -> SeriesStart:
+        mask, appendix = self._mask_and_appendix(parts)
         values = {key: value["value"] if isinstance(value, dict) and "value" in value else value
                   for key, value in config.items()}  # fmt: skip
         rows, cols = (values.get(f"{axis}_pixels_in_detector") for axis in "yx")
@@ -90,18 +90,18 @@ class Dectris1Decoder:
             user_data=appendix,
         )
 
-    def _mask_and_appendix(self, rest: deque[Part]) -> tuple[NDArray[np.bool_] | None, str | None]:
+    def _mask_and_appendix(self, parts: deque[Part]) -> tuple[NDArray[np.bool_] | None, str | None]:
         """Return mask and appendix of the parts behind a configuration: (JSON, blob) pairs, then the appendix."""
         mask, appendix = None, None
-        while rest:
-            part = rest.popleft()
+        while parts:
+            part = parts.popleft()
             kind = _kind(part)
-            if kind is None or not rest:
+            if kind is None or not parts:
                 appendix = bytes(part[: fields.MAX_JSON_BYTES]).decode(errors="replace")
             elif kind.startswith("dpixelmask"):
-                mask = self._mask(fields.read_json(part), rest.popleft())
+                mask = self._mask(fields.read_json(part), parts.popleft())
             else:
-                rest.popleft()
+                parts.popleft()
         return mask, appendix
 
     def _mask(self, header: Mapping[str, Any], blob: Part) -> NDArray[np.bool_] | None:
@@ -112,19 +112,21 @@ class Dectris1Decoder:
         except WireError:
             return None
 
-    def _image(self, first: Part, header: Mapping[str, Any], rest: deque[Part]) -> DetectorFrame:
-        if len(rest) < 2:
-            raise WireError(f"image message: expected dimage_d-1.0 and pixels behind dimage-1.0, got {len(rest)} parts")
+    def _image(self, first: Part, header: Mapping[str, Any], parts: deque[Part]) -> DetectorFrame:
+        if len(parts) < 2:
+            raise WireError(
+                f"image message: expected dimage_d-1.0 and pixels behind dimage-1.0, got {len(parts)} parts"
+            )
         image_id = fields.image_id(header.get("frame"), "frame")
-        pixels = fields.cut(self._array(fields.read_json(rest[0]), rest[1]), self._roi)
-        real_time = fields.read_json(rest[2]).get("real_time") if len(rest) > 2 and _kind(rest[2]) else None
+        pixels = fields.cut(self._array(fields.read_json(parts[0]), parts[1]), self._roi)
+        real_time = fields.read_json(parts[2]).get("real_time") if len(parts) > 2 and _kind(parts[2]) else None
         exposure_ns = fields.positive(real_time)
         return DetectorFrame(
             series=fields.series_id(header.get("series"), "series"),
             image_id=image_id,
             pixels=pixels,
             exposure_s=None if exposure_ns is None else exposure_ns / 1e9,
-            wire=(first, *rest),
+            wire=(first, *parts),
         )
 
     def _array(self, header: Mapping[str, Any], blob: Part) -> NDArray[Any]:
@@ -140,14 +142,14 @@ class Dectris1Decoder:
         return image_of(blob, (shape[1], shape[0]), dtype, compression, self._max_pixels)
 
 
-def _until_next(left: deque[Part], n_positional: int) -> deque[Part]:
+def _until_next(queue: deque[Part], n_positional: int) -> deque[Part]:
     """Remove and return the parts of a message: ``n_positional`` of any content, then all up to the next header."""
-    taken: deque[Part] = deque()
-    if n_positional == 1 and left and _kind(left[0]) in _BEGINNINGS:
+    message: deque[Part] = deque()
+    if n_positional == 1 and queue and _kind(queue[0]) in _BEGINNINGS:
         n_positional = 0  # a header of detail "none", directly followed by the next message
-    while left and (len(taken) < n_positional or _kind(left[0]) not in _BEGINNINGS):
-        taken.append(left.popleft())
-    return taken
+    while queue and (len(message) < n_positional or _kind(queue[0]) not in _BEGINNINGS):
+        message.append(queue.popleft())
+    return message
 
 
 def _kind(part: Part) -> str | None:

@@ -17,8 +17,8 @@ from cdi_stream_plugins.decoders.cbor import CborReader, Tag
 class Dectris2Decoder:
     """Decoder of start, image and end messages; images are cut to ``roi``.
 
-    With several thresholds the first channel is used, or the channel that is named.  The data type is that of the
-    array's tag, not that of the start message.  The flat field in the start message is not used, since the detector
+    With several thresholds the first channel is used, or ``channel``.  The data type comes from the tag of the array,
+    not from the start message.  The flat field in the start message is not used, since the detector
     applies it by default.
     """
 

@@ -68,8 +68,8 @@ def decompress_shuffled(packed: bytes | memoryview, n_bytes: int, element_bytes:
     """
     if element_bytes not in (1, 2, 4, 8) or n_bytes % element_bytes:
         raise ValueError(f"expected elements of 1, 2, 4 or 8 bytes in {n_bytes} bytes, got {element_bytes}")
-    n_block, rest = divmod(block_bytes, element_bytes)
-    if n_block <= 0 or n_block % 8 or rest:
+    n_block, remainder = divmod(block_bytes, element_bytes)
+    if n_block <= 0 or n_block % 8 or remainder:
         raise ValueError(f"expected blocks of a multiple of {8 * element_bytes} bytes, got {block_bytes}")
     image = np.empty(n_bytes // element_bytes, dtype=f"u{element_bytes}")
     n_block = min(n_block, -(-image.size // 8) * 8)
@@ -114,51 +114,51 @@ def _packed_length(packed: Octets, at: int) -> int:  # pragma: no cover - compil
 @compile_loop
 def _length(packed: Octets, at: int, end: int, nibble: int) -> tuple[int, int]:  # pragma: no cover - compiled
     """Return a length that begins with ``nibble`` of a token and the place behind it, which is -1 if the input ends."""
-    length, more = nibble, int64(255 if nibble == 15 else 0)
-    while more == 255:
+    length, extra = nibble, int64(255 if nibble == 15 else 0)
+    while extra == 255:
         if at >= end:
             return length, -1
-        more = int64(packed[at])
+        extra = int64(packed[at])
         at += 1
-        length += more
+        length += extra
     return length, at
 
 
 @compile_loop
-def _copy_match(block: Octets, filled: int, offset: int, length: int) -> None:  # pragma: no cover - compiled
-    """Repeat the last ``offset`` of ``filled`` bytes until ``length`` bytes are added."""
-    start, done = filled - offset, 0
-    while done < length:  # the source grows as bytes are added, so that no copy overlaps its source
-        step = min(offset + done, length - done)
-        _copy(block[filled + done : filled + done + step], block[start : start + step])
-        done += step
+def _copy_match(block: Octets, n_filled: int, offset: int, length: int) -> None:  # pragma: no cover - compiled
+    """Repeat the last ``offset`` of ``n_filled`` bytes until ``length`` bytes are added."""
+    start, n_copied = n_filled - offset, 0
+    while n_copied < length:  # the source grows as bytes are added, so that no copy overlaps its source
+        step = min(offset + n_copied, length - n_copied)
+        _copy(block[n_filled + n_copied : n_filled + n_copied + step], block[start : start + step])
+        n_copied += step
 
 
 @compile_loop([int64(_INPUT, int64, int64, uint8[::1])])
 def _decode_lz4(packed: Octets, at: int, end: int, block: Octets) -> int:  # pragma: no cover - compiled
-    """Return how many bytes of ``block`` the LZ4 block ``packed[at:end]`` fills, or -1 if it is malformed."""
-    n, filled = block.shape[0], 0
+    """Return the number of bytes that the LZ4 block ``packed[at:end]`` fills in ``block``; -1 if malformed."""
+    n, n_filled = block.shape[0], 0
     while at < end:
         token = int64(packed[at])
         at += 1
         length, at = _length(packed, at, end, token >> 4)
-        if at < 0 or length > end - at or length > n - filled:
+        if at < 0 or length > end - at or length > n - n_filled:
             return -1
-        _copy(block[filled : filled + length], packed[at : at + length])
+        _copy(block[n_filled : n_filled + length], packed[at : at + length])
         at += length
-        filled += length
+        n_filled += length
         if at == end:
-            return filled
-        if end - at < 2 or filled > n - _LAST_MATCH:
+            return n_filled
+        if end - at < 2 or n_filled > n - _LAST_MATCH:
             return -1
         offset = int64(packed[at]) | int64(packed[at + 1]) << 8
         at += 2
         length, at = _length(packed, at, end, token & 15)
         length += _LEAST_MATCH
-        if at < 0 or offset == 0 or offset > filled or length > n - _LAST_LITERALS - filled:
+        if at < 0 or offset == 0 or offset > n_filled or length > n - _LAST_LITERALS - n_filled:
             return -1
-        _copy_match(block, filled, offset, length)
-        filled += length
+        _copy_match(block, n_filled, offset, length)
+        n_filled += length
     return -1
 
 
@@ -166,10 +166,10 @@ def _decode_lz4(packed: Octets, at: int, end: int, block: Octets) -> int:  # pra
 def _bytes_of_planes(planes: Words, lane: Words) -> bool:  # pragma: no cover - compiled
     """Fill ``lane`` with one byte an element from eight bit planes; return False, and leave ``lane``, if all are 0."""
     n = lane.shape[0] // 8
-    used = np.uint64(0)
+    bits = np.uint64(0)
     for k in range(planes.shape[0]):
-        used |= planes[k]
-    if used == 0:
+        bits |= planes[k]
+    if bits == 0:
         return False
     for k in range(n):
         a, b, c, d = planes[k], planes[n + k], planes[2 * n + k], planes[3 * n + k]
@@ -244,9 +244,9 @@ def _decompress_shuffled(
     octets = planes.view(np.uint8)
     lane = np.empty(planes.shape[0] // element_bytes, np.uint64)
     n, end = image.shape[0], packed.shape[0]
-    at, filled, number = 0, 0, 0
-    while n - filled >= 8:
-        size = min(n_block, (n - filled) // 8 * 8)
+    at, n_filled, number = 0, 0, 0
+    while n - n_filled >= 8:
+        size = min(n_block, (n - n_filled) // 8 * 8)
         length = _packed_length(packed, at)
         at += 4
         if length < 0 or length > end - at:
@@ -258,14 +258,14 @@ def _decompress_shuffled(
         if size % 64:
             _pad(octets, 8 * element_bytes, size // 8, 8 * n_words)
         part = planes[: n_words * 8 * element_bytes]
-        _elements_of_planes(part, image[filled : filled + size], lane[: 8 * n_words])
+        _elements_of_planes(part, image[n_filled : n_filled + size], lane[: 8 * n_words])
         at += length
-        filled += size
+        n_filled += size
         number += 1
-    rest = (n - filled) * element_bytes
-    if rest and rest != end - at:
+    n_tail_bytes = (n - n_filled) * element_bytes
+    if n_tail_bytes and n_tail_bytes != end - at:
         return number
-    _copy(image[filled:].view(np.uint8), packed[at : at + rest])
+    _copy(image[n_filled:].view(np.uint8), packed[at : at + n_tail_bytes])
     return -1
 
 
@@ -273,19 +273,19 @@ def _decompress_shuffled(
 def _decompress_plain(packed: Octets, image: Octets, n_block: int) -> int:  # pragma: no cover - compiled
     """Fill ``image``; return -1, or the number of the first block that cannot be decoded."""
     n, end = image.shape[0], packed.shape[0]
-    at, filled, number = 0, 0, 0
-    while filled < n:
-        size = min(n_block, n - filled)
+    at, n_filled, number = 0, 0, 0
+    while n_filled < n:
+        size = min(n_block, n - n_filled)
         length = _packed_length(packed, at)
         at += 4
         if length < 0 or length > end - at:
             return number
-        target = image[filled : filled + size]
+        target = image[n_filled : n_filled + size]
         if length == size:
             _copy(target, packed[at : at + length])
         elif _decode_lz4(packed, at, at + length, target) != size:
             return number
         at += length
-        filled += size
+        n_filled += size
         number += 1
     return -1

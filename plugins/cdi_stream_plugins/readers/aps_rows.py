@@ -49,7 +49,7 @@ def place_frames(entries: Sequence[SpecScan], numbers: NDArray[np.int64], sums: 
     entries
         Entries with the same scan number, in the order of the file.
     numbers, sums
-        Frame numbers, ascending, and counts of those frames, ``(n_files,)``.
+        Frame numbers, ascending, and sums of counts of the frames, ``(n_files,)``.
 
     Raises
     ------

@@ -140,7 +140,7 @@ class _Assembly:
         """
         entry, placement, choices = self.placement.entry, self.placement, self.place.doubts
         if len(self.place.entries) > 1:
-            lines = ", ".join(str(other.line) for other in self.place.entries)
+            lines = ", ".join(str(spec_entry.line) for spec_entry in self.place.entries)
             choices += (
                 f"scan {entry.number} stands in {entry.file} at lines {lines}: that at line {entry.line} is used",
             )
@@ -158,14 +158,14 @@ class _Assembly:
 def _scanned(entry: SpecScan) -> dict[str, NDArray[np.float64]]:
     """Return the positions at each row of the motor in the scan's command, and of all motors that have a column."""
     labels, words = entry.labels(), (*entry.command, "", "")
-    known = (entry.motor_of(words[1]), _MNEMONICS.get(words[1]), words[1])
-    moved = next((name for name in known if name in labels), None)
-    if moved is None:
+    candidates = (entry.motor_of(words[1]), _MNEMONICS.get(words[1]), words[1])
+    scan_motor = next((name for name in candidates if name in labels), None)
+    if scan_motor is None:
         raise RecordingError(
             f"{entry.place} ({' '.join(entry.command)}): expected a scan of a motor that has a column, got "
             f"{words[1]!r}; columns are: {', '.join(labels)}"
         )
-    names = [moved, *(name for name in _MOTORS if name in labels and name != moved)]
+    names = [scan_motor, *(name for name in _MOTORS if name in labels and name != scan_motor)]
     return {name: entry.column(name) for name in names}
 
 

@@ -1,8 +1,8 @@
 """Read SPEC files line by line: scans with their motors, columns and header lines.
 
 A SPEC file may hold several heads (``#F``, ``#E``).  The motor names of a scan are the ``#O`` lines between its ``#S``
-and its ``#L`` line, else those of the head before it.  Numbers are read only when they are needed, so that a damaged
-line affects only its own numbers.
+and its ``#L`` line, else the ``#O`` lines of the head above.  Numbers are read only when they are needed, so that a
+damaged line affects only its own numbers.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class SpecScan:
             raise RecordingError(f"{self.place}: expected a line #L with the names of the columns, got none")
         if len({line.text for line in lines}) > 1:
             raise RecordingError(f"{self.file}:{lines[1].number}: the columns (#L) change within scan {self.number}")
-        n_told = self.texts("#N")[:1]
-        n_columns = int(n_told[0].split()[0]) if n_told and n_told[0].split()[0].isdigit() else None
+        count_texts = self.texts("#N")[:1]
+        n_columns = int(count_texts[0].split()[0]) if count_texts and count_texts[0].split()[0].isdigit() else None
         labels = _split_names(lines[0].text, n_columns)
         if n_columns not in (None, len(labels)):
             raise RecordingError(
@@ -97,7 +97,7 @@ class SpecScan:
         except RecordingError as error:
             return None, str(error)
 
-    def motors(self, wanted: Iterable[str]) -> dict[str, float]:
+    def motors(self, names: Iterable[str]) -> dict[str, float]:
         """Return the positions of motors before the scan by name; motors without a record are left out.
 
         Raises
@@ -110,7 +110,7 @@ class SpecScan:
             if name in texts:
                 raise RecordingError(f"{self.file}:{line.number}: motor {name!r} stands twice in the lines #O")
             texts[name] = (text, line)
-        return {name: self._number(*texts[name], f"motor {name!r}") for name in wanted if name in texts}
+        return {name: self._number(*texts[name], f"motor {name!r}") for name in names if name in texts}
 
     def motor_of(self, mnemonic: str) -> str | None:
         """Return the name of the motor with a mnemonic of SPEC's commands; None if the file does not name it."""
@@ -143,14 +143,14 @@ class SpecScan:
                 f"{self.file}:{line.number}: expected a line #O with the names of these motors, got none"
             )
 
-    def _number(self, text: str, line: Line, what: str) -> float:
+    def _number(self, text: str, line: Line, quantity: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
             raise RecordingError(
-                f"{self.file}:{line.number}: expected a number for {what}, got {text!r}: put the true value there"
+                f"{self.file}:{line.number}: expected a number for {quantity}, got {text!r}: put the true value there"
             )
         return value
 
@@ -190,13 +190,13 @@ class _Lines:
 
     def take(self, line: Line) -> list[SpecScan]:
         """Add one line, and return the scan that it ends, if any."""
-        done: list[SpecScan] = []
+        scans: list[SpecScan] = []
         is_rest, self.is_continued = self.is_continued, line.text.startswith("@") or self.is_continued
         self.is_continued &= line.text.endswith("\\")
         if is_rest or line.text.startswith("@") or not line.text.strip():  # spectra of a multichannel analyser
-            return done
+            return scans
         if re.match(r"#[FES]\s", line.text):
-            done = self.close_scan()
+            scans = self.close_scan()
         if line.text.startswith(("#F ", "#E ")):
             self.head = []
             self.file_name = Path(line.text[3:].strip()).stem if line.text.startswith("#F") else self.file_name
@@ -206,7 +206,7 @@ class _Lines:
             self._take_names(line)
         elif self.title is not None:
             (self.header if line.text.startswith("#") else self.rows).append(line)
-        return done
+        return scans
 
     def _take_names(self, line: Line) -> None:
         """Add a line of names: to the scan within its header, else to the file's head until the next ``#O0``."""
@@ -220,17 +220,17 @@ class _Lines:
         """Return the current scan, if any, and start a new one."""
         title, self.title = self.title, None
         parts, self.own, self.header, self.rows = (self.own, self.header, self.rows), [], [], []
-        numbered = re.match(r"#S\s+(\d+)(.*)", "" if title is None else title.text)
-        if title is None or numbered is None:
+        match = re.match(r"#S\s+(\d+)(.*)", "" if title is None else title.text)
+        if title is None or match is None:
             return []
-        own, header, rows = parts
-        block = own if any(line.text.startswith("#O") for line in own) else self.head
+        own_names, header, rows = parts
+        block = own_names if any(line.text.startswith("#O") for line in own_names) else self.head
         return [
             SpecScan(
                 file=self.file,
-                number=int(numbered[1]),
+                number=int(match[1]),
                 line=title.number,
-                command=tuple(numbered[2].split()),
+                command=tuple(match[2].split()),
                 file_name=self.file_name,
                 names=tuple(line for line in block if line.text.startswith("#O")),
                 mnemonics=tuple(line for line in block if line.text.startswith("#o")),

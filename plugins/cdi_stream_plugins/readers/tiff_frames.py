@@ -39,9 +39,9 @@ def numbered_frames(folder: Path) -> tuple[dict[int, Path], tuple[str, ...]]:
         If there is no frame, or two files have one number.
     """
     files = tiff_files(folder)
-    own = [file for file in files if re.fullmatch(rf"{re.escape(folder.name)}_?\d+", file.stem)]
+    own_files = [file for file in files if re.fullmatch(rf"{re.escape(folder.name)}_?\d+", file.stem)]
     frames: dict[int, Path] = {}
-    for file in own or [file for file in files if re.search(r"\d$", file.stem)]:
+    for file in own_files or [file for file in files if re.search(r"\d$", file.stem)]:
         number = int(re.findall(r"\d+$", file.stem)[0])
         if number in frames:
             raise RecordingError(
@@ -54,10 +54,10 @@ def numbered_frames(folder: Path) -> tuple[dict[int, Path], tuple[str, ...]]:
             f"{folder}: expected frames as {folder.name}_00000.tif and so on, got {len(files)} TIFF files without a "
             "frame number at the end of their names"
         )
-    others = [file.name for file in files if file not in frames.values()]
-    named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-    note = f"{len(others)} TIFF files are no frames of {folder.name}, by their names, and left out: {named}"
-    return frames, (note,) if others else ()
+    other_names = [file.name for file in files if file not in frames.values()]
+    examples = ", ".join(other_names[:3]) + (", ..." if len(other_names) > 3 else "")
+    note = f"{len(other_names)} TIFF files are no frames of {folder.name}, by their names, and left out: {examples}"
+    return frames, (note,) if other_names else ()
 
 
 def read_frames(files: Sequence[Path]) -> NDArray[Any]:
@@ -72,11 +72,11 @@ def read_frames(files: Sequence[Path]) -> NDArray[Any]:
     """
     kinds = [_kind(file) for file in files]
     (shape, dtype), _ = Counter(kinds).most_common(1)[0]
-    odd = next((k for k, kind in enumerate(kinds) if kind != (shape, dtype)), None)
-    if odd is not None:
+    deviating = next((k for k, kind in enumerate(kinds) if kind != (shape, dtype)), None)
+    if deviating is not None:
         raise RecordingError(
-            f"{files[odd]}: expected {dtype} {shape} like most frames of the scan, got {kinds[odd][1]} "
-            f"{kinds[odd][0]}: move the files of another measurement away"
+            f"{files[deviating]}: expected {dtype} {shape} like most frames of the scan, got {kinds[deviating][1]} "
+            f"{kinds[deviating][0]}: move the files of another measurement away"
         )
     if len(shape) != 2 or np.dtype(dtype).kind not in "iuf":
         raise RecordingError(
@@ -136,8 +136,8 @@ def read_image(file: Path) -> NDArray[Any]:
 
 def _kind(file: Path) -> tuple[tuple[int, ...], str]:
     try:
-        with tifffile.TiffFile(file) as opened:
-            series = opened.series[0]
+        with tifffile.TiffFile(file) as tiff:
+            series = tiff.series[0]
             return tuple(map(int, series.shape)), np.dtype(series.dtype).newbyteorder("=").name
     except _BROKEN as error:
         raise _broken(file, error) from error

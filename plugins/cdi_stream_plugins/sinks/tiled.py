@@ -25,13 +25,13 @@ class TiledSink:
 
     def __init__(self, *, uri: str, api_key: str | None = None) -> None:
         self._uri = uri
-        with self._reached():
+        with self._service_errors():
             self._client = from_uri(uri, api_key=api_key)
             self._writer = TiledWriter(self._client, batch_size=1)
 
     def __call__(self, name: str, doc: Document) -> None:
         """Write one document."""
-        with self._reached():
+        with self._service_errors():
             self._writer(name, to_plain(doc))
 
     def has_run(self, uid: str) -> bool:
@@ -39,7 +39,7 @@ class TiledSink:
 
         The deletion includes the table of the events, which the server stores itself; it leaves the result files.
         """
-        with self._reached():
+        with self._service_errors():
             if uid not in self._client:
                 return False
             if self._client[uid].metadata.get("stop"):
@@ -52,7 +52,7 @@ class TiledSink:
         self._client.context.close()
 
     @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _service_errors(self) -> Iterator[None]:
         """Raise errors of the server as `ServiceError`; the refusal of a document keeps its own error."""
         try:
             yield
