@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-
-from ophyd.status import DeviceStatus
+from typing import TYPE_CHECKING
 
 from cdi_stream_plugins.bluesky.curve_wait import CurveWait, Reading, Source, data_keys, readings
 from cdi_stream_plugins.bluesky.results import ReconstructionResult
+
+if TYPE_CHECKING:
+    from ophyd.status import DeviceStatus
 
 
 class Reconstruction:
@@ -56,6 +58,8 @@ class Reconstruction:
 
     def trigger(self) -> DeviceStatus:
         """Wait for the next curve in a thread; the status is done when the result is there or the time is over."""
+        from ophyd.status import DeviceStatus  # a profile of ophyd-async may not have it
+
         status = DeviceStatus(self)
 
         def wait() -> None:
