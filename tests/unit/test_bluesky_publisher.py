@@ -308,15 +308,11 @@ def test_what_cannot_be_opened_is_told_at_once(arguments, error, words):
 def test_nothing_heavy_is_imported():
     script = (
         "import sys, cdi_stream_plugins.bluesky\n"
-        "heavy = ('torch', 'numba', 'skimage', 'scipy', 'h5py', 'ophyd', 'matplotlib')\n"
+        "heavy = ('torch', 'numba', 'skimage', 'scipy', 'h5py', 'pydantic', 'ophyd', 'matplotlib')\n"
         "print([module for module in heavy if module in sys.modules])\n"
-        "print(sorted(m for m in sys.modules if m.startswith('cdi_stream.')))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    heavy, ours = done.stdout.splitlines()
-    assert heavy == "[]"
-    names = ("addresses", "documents", "documents.bus", "documents.plain", "errors")
-    assert ours == str([f"cdi_stream.{name}" for name in names])
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_log_says_where_the_publisher_sends(send, caplog):
