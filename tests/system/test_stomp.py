@@ -127,6 +127,32 @@ def test_a_server_that_is_not_there_or_no_broker_is_logged_until_it_is_closed(ca
         assert time.monotonic() - start_s < 3.0
 
 
+class Failing(carrier.CarrierSource):
+    """A source that loses its connection at once, after it was open or before."""
+
+    def __init__(self, context: zmq.Context, *, is_open: bool) -> None:
+        super().__init__(context, "nowhere")
+        self._is_open = is_open
+        self.start()
+
+    def receive(self, hand_on, is_stopped):
+        if self._is_open:
+            self.connected()
+        raise OSError("lost")
+
+    def interrupt(self):
+        pass
+
+
+@pytest.mark.parametrize(("is_open", "waits_ms"), [(False, [10, 20, 40, 40]), (True, [10, 10, 10, 10])])
+def test_waiting_times_double_until_a_connection_was_open(is_open, waits_ms, monkeypatch, caplog):
+    monkeypatch.setattr(carrier, "RETRY_S", 0.01)
+    monkeypatch.setattr(carrier, "MAX_RETRY_S", 0.04)
+    with zmq.Context() as context, contextlib.closing(Failing(context, is_open=is_open)):
+        wait_for(lambda: len(caplog.records) >= 4)
+    assert [round(1000 * record.args[-1]) for record in caplog.records[:4]] == waits_ms
+
+
 # --- through a broker ------------------------------------------------------------------------------------------
 
 
