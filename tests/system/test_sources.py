@@ -130,18 +130,24 @@ def test_values_of_any_kind_come_as_plain_values(way):
 
 def test_the_process_source_refuses_an_address_in_use(tmp_path):
     address = f"tcp://127.0.0.1:{free_port()}"
-    with zmq.Context() as context, contextlib.closing(ProcessSource(context, address)):
-        with pytest.raises(EndpointError, match="another service"):
-            ProcessSource(context, address)
+    with (
+        zmq.Context() as context,
+        contextlib.closing(ProcessSource(context, address)),
+        pytest.raises(EndpointError, match="another service"),
+    ):
+        ProcessSource(context, address)
 
 
 def test_garbage_is_reported_and_the_next_document_comes():
     address = f"tcp://127.0.0.1:{free_port()}"
-    with zmq.Context() as context, contextlib.closing(ProcessSource(context, address)) as source:
-        with context.socket(zmq.PUSH) as push:
-            push.connect(address)
-            for message in (b"", b"no document", b" event \x93", b" start " + writer("msgpack")({"uid": "u"})):
-                push.send(message)
-            way = Way(lambda name, doc: None, source, [])
-            assert way.take(1) == [("start", {"uid": "u"})]
-            assert len(way.errors) == 3
+    with (
+        zmq.Context() as context,
+        contextlib.closing(ProcessSource(context, address)) as source,
+        context.socket(zmq.PUSH) as push,
+    ):
+        push.connect(address)
+        for message in (b"", b"no document", b" event \x93", b" start " + writer("msgpack")({"uid": "u"})):
+            push.send(message)
+        way = Way(lambda name, doc: None, source, [])
+        assert way.take(1) == [("start", {"uid": "u"})]
+        assert len(way.errors) == 3
