@@ -8,6 +8,7 @@ in between wait in the sockets.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from cdi_stream.config import Config
 from cdi_stream.documents import bus
 from cdi_stream.documents.proxy import own_proxy
 from cdi_stream.documents.source import DocumentSource, DocumentSourceFactory
+from cdi_stream.errors import ConfigError
 from cdi_stream.registry import load
 from cdi_stream.stream.detector import socket_of
 
@@ -61,7 +63,7 @@ def open_sockets(config: Config) -> Iterator[Sockets]:
         if settings.own_proxy:
             stack.enter_context(own_proxy(settings.publish, settings.subscribe))
         make: DocumentSourceFactory = load("cdi_stream.source", settings.source)
-        documents = make(context, settings.source_address, **settings.source_options)
+        documents = _source(make, context, config)
         stack.callback(documents.close)
         delivery_monitor = bus.listen(context, settings.subscribe)
         stack.callback(delivery_monitor.close, 0)
@@ -69,3 +71,13 @@ def open_sockets(config: Config) -> Iterator[Sockets]:
         if detector is not None:
             stack.callback(detector.close, 0)
         yield Sockets(context=context, documents=documents, delivery_monitor=delivery_monitor, detector=detector)
+
+
+def _source(make: DocumentSourceFactory, context: zmq.Context[zmq.Socket[bytes]], config: Config) -> DocumentSource:
+    """Return the document source; raises `ConfigError` for options that the source does not know."""
+    options = config.documents.source_options
+    try:
+        inspect.signature(make).bind(context, config.documents.source_address, **options)
+    except TypeError as error:
+        raise ConfigError(f"documents.options of the source {config.documents.source!r}: {error}") from error
+    return make(context, config.documents.source_address, **options)

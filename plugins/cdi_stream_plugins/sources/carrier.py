@@ -1,7 +1,7 @@
 """Carry documents from a thread that receives them by any means to the thread of the service.
 
 A source that cannot give a ZeroMQ socket derives from `CarrierSource`: its method `receive` runs in a thread and hands
-on each document.
+on each document, calls `report` for a message that is no document, and `connected` once its connection is open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cdi_stream.messages import Document
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-"""Time [s] before a lost connection is opened again; doubles with each failure."""
+"""Time [s] before a lost connection is opened again; doubles with each failure until a connection is open."""
 
 MAX_RETRY_S = 30.0
 """Longest time [s] between two attempts to connect."""
@@ -38,6 +38,7 @@ class CarrierSource(ABC):
         self.address = address
         self._read, self._write = bus.reader("msgpack"), bus.writer("msgpack")
         self._stopped = threading.Event()
+        self._wait_s = RETRY_S
         self.socket = context.socket(zmq.PAIR)
         self._sender = context.socket(zmq.PAIR)
         for end in (self.socket, self._sender):
@@ -54,7 +55,20 @@ class CarrierSource(ABC):
 
     def documents(self, on_unusable: Callable[[WireError], None]) -> Iterator[tuple[str, Document]]:
         """Yield name and content of the documents that wait."""
-        return bus.receive(self.socket, "", self._read, on_unusable=on_unusable)
+        for name, doc in bus.receive(self.socket, "", self._read, on_unusable=on_unusable):
+            if name:
+                yield name, doc
+            else:
+                on_unusable(WireError(doc["error"]))
+
+    def connected(self) -> None:
+        """Note that the connection is open, so that the next wait is short again; called by `receive`."""
+        logger.info("documents from %s: connected", self.address)
+        self._wait_s = RETRY_S
+
+    def report(self, error: WireError) -> None:
+        """Hand on the error of a message that is no document, in its place among the documents; called by `receive`."""
+        self._hand_on("", {"error": str(error)})
 
     def close(self) -> None:
         """End the thread and close the sockets."""
@@ -73,16 +87,16 @@ class CarrierSource(ABC):
         """Let `receive` return soon; called from another thread."""
 
     def _run(self) -> None:
-        wait_s = RETRY_S
         while not self._stopped.is_set():
             try:
                 self.receive(self._hand_on, self._stopped.is_set)
-                wait_s = RETRY_S
+                self._wait_s = RETRY_S
             except self.failures as error:
                 if not self._stopped.is_set():
+                    wait_s = self._wait_s
                     logger.warning("documents from %s: %r; connecting again in %.0f s", self.address, error, wait_s)
                     self._stopped.wait(wait_s)
-                    wait_s = min(2 * wait_s, MAX_RETRY_S)
+                    self._wait_s = min(2 * wait_s, MAX_RETRY_S)
 
     def _hand_on(self, name: str, doc: Document) -> None:
         self._sender.send(b" ".join((b"", name.encode(), self._write(doc))))
