@@ -19,7 +19,7 @@ from event_model import ComposeRunBundle, DocumentNames, compose_run, schema_val
 
 from cdi_stream.documents.own import SOURCE
 from cdi_stream.documents.plain import to_plain
-from cdi_stream.files.result_file import ARRAYS, result_file, result_numbers, write_result
+from cdi_stream.files.result_file import ARRAYS, LATTICE_ARRAYS, result_file, result_numbers, write_result
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.messages import CurveProgress, FrameAccount, Result, RunContext
 from cdi_stream.metrics import UNITS
@@ -70,6 +70,11 @@ class Identity:
     uid: str
     stage: str = "reconstruction"
     parents: tuple[str, ...] = ()
+
+
+def arrays_of(stream: str) -> dict[str, str]:
+    """Return the arrays of each result of a stream, with their data types; a first answer has no lattice maps."""
+    return ARRAYS if stream == "inference" else ARRAYS | LATTICE_ARRAYS
 
 
 def derived_uid(*parts: str) -> str:
@@ -147,7 +152,10 @@ class RunPublisher:
     def _written(self, path: Path, result: Result, data: Mapping[str, Any]) -> str | None:
         shape = self._shapes[result.stream]
         try:
-            write_result(path, result_file(result.crystal, shape, data, self._about(), result.frame_sums))
+            content = result_file(
+                result.crystal, shape, data, self._about(), result.frame_sums, arrays=arrays_of(result.stream)
+            )
+            write_result(path, content)
         except OSError as error:
             return f"{path.parent} takes no files: {error}"
         return None
@@ -176,7 +184,7 @@ class RunPublisher:
         descriptor = self._stream(stream, data)
         assert self._run is not None
         assert self._run.compose_stream_resource is not None
-        for name in ARRAYS:
+        for name in arrays_of(stream):
             resource = self._run.compose_stream_resource(
                 mimetype="application/x-hdf5",
                 uri=f"file://localhost{path.resolve()}",
@@ -214,7 +222,10 @@ class RunPublisher:
         if stream not in self._streams:
             keys = {f"{stream}_{key}": _data_key(key, value) for key, value in data.items()}
             if stream in self._shapes:
-                keys |= {f"{stream}_{name}": _array_key(dtype, self._shapes[stream]) for name, dtype in ARRAYS.items()}
+                keys |= {
+                    f"{stream}_{name}": _array_key(dtype, self._shapes[stream])
+                    for name, dtype in arrays_of(stream).items()
+                }
             bundle = self._run.compose_descriptor(
                 name=stream, data_keys=keys, uid=derived_uid(self.uid, stream, "descriptor")
             )

@@ -20,7 +20,7 @@ import numpy as np
 
 from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import ConfigError
-from cdi_stream.files.result_file import StoredResult, read_result
+from cdi_stream.files.result_file import StoredResult, lattice_maps, read_result
 from cdi_stream.geometry.affine import Floats
 
 _AXES = ("z", "y", "x")
@@ -73,6 +73,12 @@ def _write_cxi(result: StoredResult, path: Path) -> None:
             plot[name] = h5py.SoftLink(f"{image.name}/{name}")
         meaning = _group(entry, "cdi_stream", "NXcollection")
         meaning["description"] = _MAP_MEANING
+        lattice = _group(entry, "lattice", "NXdata", signal="strain", axes=_AXES)
+        for name, values in lattice_maps(result).items():
+            lattice.create_dataset(name, data=values.astype("<f4"), compression="gzip", shuffle=True)
+            lattice[name].attrs["units"] = "nm" if name.endswith("_nm") else ""
+        for name in _AXES:
+            lattice[name] = h5py.SoftLink(f"{image.name}/{name}")
         for name in _MAP:
             meaning[name] = numbers[name]
 
@@ -127,18 +133,16 @@ def _write_vti(result: StoredResult, path: Path) -> None:
 
 
 def _pictures(result: StoredResult) -> dict[str, np.ndarray]:
-    """Return the fields by name: amplitude, wrapped phase (0 outside the support), support, and displacement.
+    """Return the fields by name: amplitude, wrapped phase (0 outside the support), support, and maps of the lattice.
 
-    There is no displacement without Q_0.
+    There are no maps without Q_0.
     """
-    inside, affine = result.support > 0, result.affine
+    inside = result.support > 0
     # The global phase is arbitrary; relative to the mean, few voxels are near a wrap.
     mean = result.density[inside].sum(dtype=np.complex128)
     phase = np.where(inside, np.angle(result.density * mean.conj()), 0.0)
     pictures = {"amplitude": np.abs(result.density).astype("<f4"), "phase_rad": phase.astype("<f4")}
-    q = float(np.linalg.norm(affine.q0))
-    if q > 0:
-        pictures["displacement_along_q_nm"] = (affine.fourier_sign * phase / q * 1e9).astype("<f4")
+    pictures |= {name: values.astype("<f4") for name, values in lattice_maps(result).items()}
     return pictures | {"support": inside.astype(np.uint8)}
 
 

@@ -20,9 +20,13 @@ from cdi_stream.errors import RecordingError
 from cdi_stream.geometry.affine import AffineMap, Floats, Shape
 from cdi_stream.messages import Crystal, Verdict
 from cdi_stream.metrics import Metrics
+from cdi_stream.physics.lattice import DensityOnGrid, lattice_of
 
 ARRAYS = {"crystal": "<c8", "support": "|u1"}
-"""Arrays of a result file by name, with their data types."""
+"""Arrays of every result file by name, with their data types."""
+
+LATTICE_ARRAYS = {"displacement_nm": "<f4", "strain": "<f4", "d_spacing_nm": "<f4"}
+"""Maps of the lattice along Q, with their data types; NaN outside the crystal.  A first answer has none."""
 
 _FREE_BYTES = 32 << 20
 """Room on the disk that is left to journals and logs."""
@@ -49,12 +53,15 @@ def result_file(
     data: Mapping[str, Any],
     about: Mapping[str, Any],
     frame_sums: NDArray[np.int64] | None = None,
+    *,
+    arrays: Mapping[str, str] = ARRAYS,
 ) -> bytes:
     """Return the content of a result file, HDF5, written in memory, since HDF5 cannot recover from a full disk.
 
     ``/entry/data/crystal`` is ``(1, z, y, x)`` complex64 in lab coordinates, ``support`` likewise, and ``x_nm, y_nm,
-    z_nm`` are their axes.  A failed result has no stored voxels, and readers see zeros.  Numbers are attributes of
-    ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame; ``about`` are attributes of ``/entry``.
+    z_nm`` are their axes.  A failed result has no stored voxels, and readers see zeros, NaN in maps of the lattice.
+    Numbers are attributes of ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame; ``about`` are
+    attributes of ``/entry``.  ``arrays`` names the arrays that the file holds.
     """
     image = BytesIO()
     with h5py.File(image, "w") as file:
@@ -64,10 +71,14 @@ def result_file(
         group = entry.create_group("data")
         group.attrs["NX_class"], group.attrs["signal"] = "NXdata", "crystal"
         group.attrs["axes"] = ["curve", "z_nm", "y_nm", "x_nm"]
-        for name, dtype in ARRAYS.items():
-            dataset = group.create_dataset(name, shape=(1, *shape), dtype=dtype, chunks=(1, *shape))
-            if crystal is not None:
-                dataset[0] = crystal.density if name == "crystal" else crystal.support
+        maps = {} if crystal is None else _maps(crystal, arrays)
+        for name, dtype in arrays.items():
+            blank = np.nan if name in LATTICE_ARRAYS else None
+            dataset = group.create_dataset(name, shape=(1, *shape), dtype=dtype, chunks=(1, *shape), fillvalue=blank)
+            if name.endswith("_nm"):
+                dataset.attrs["units"] = "nm"
+            if name in maps:
+                dataset[0] = maps[name]
         _write_axes(group, crystal, shape)
         numbers = entry.create_group("cdi_stream")
         for key, value in {**data, **json.loads(data["affine"])}.items():
@@ -75,6 +86,24 @@ def result_file(
         if frame_sums is not None:
             numbers["frame_sums"] = frame_sums
     return image.getvalue()
+
+
+def lattice_maps(crystal: DensityOnGrid) -> dict[str, Floats]:
+    """Return the maps `LATTICE_ARRAYS` of a crystal in lab coordinates; nothing if its Q0 is unknown."""
+    if not crystal.affine.q0.any():
+        return {}
+    lattice = lattice_of(crystal)
+    return {
+        "displacement_nm": lattice.displacement_m * 1e9,
+        "strain": lattice.strain,
+        "d_spacing_nm": lattice.spacing_m * 1e9,
+    }
+
+
+def _maps(crystal: Crystal, arrays: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a crystal by name."""
+    lattice = lattice_maps(crystal) if LATTICE_ARRAYS.keys() & arrays.keys() else {}
+    return {"crystal": crystal.density, "support": crystal.support, **lattice}
 
 
 def _write_axes(group: h5py.Group, crystal: Crystal | None, shape: Shape) -> None:

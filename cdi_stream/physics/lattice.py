@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from skimage.restoration import unwrap_phase
 
 from cdi_stream.errors import GeometryError
 from cdi_stream.geometry.affine import AffineMap, Floats
-from cdi_stream.messages import Crystal
-from cdi_stream.physics.strain import Complex, Mask, remove_phase_ramp, significant_voxels, strain
+from cdi_stream.physics.strain import Complex, Mask, bounding_box, remove_phase_ramp, significant_voxels, strain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,23 @@ class Lattice:
         return self.mean_spacing_m * (1 + self.strain)
 
 
-def lattice_of(crystal: Crystal) -> Lattice:
+class DensityOnGrid(Protocol):
+    """Crystal, or anything else with its arrays and its map."""
+
+    @property
+    def density(self) -> Complex:
+        """Complex density, ``(*shape)``."""
+
+    @property
+    def support(self) -> Mask | NDArray[np.uint8]:
+        """Where the density may differ from zero, ``(*shape)``."""
+
+    @property
+    def affine(self) -> AffineMap:
+        """Map of the diffraction."""
+
+
+def lattice_of(crystal: DensityOnGrid) -> Lattice:
     """Return the lattice maps of a crystal, on the voxels of the crystal.
 
     The voxels may be in any coordinates: B_r converts to lab axes, and no array is resampled.  For maps on an
@@ -70,10 +87,11 @@ def lattice_of(crystal: Crystal) -> Lattice:
     """
     if not crystal.affine.q0.any():
         raise GeometryError("lattice: expected the Q0 of a Bragg peak, got Q0 = 0; give a crystal with its geometry")
-    is_significant = significant_voxels(crystal.density, crystal.support)
+    support = crystal.support.astype(bool)
+    is_significant = significant_voxels(crystal.density, support)
     density, affine = remove_phase_ramp(crystal.density, is_significant, crystal.affine)
     return Lattice(
-        density=density * crystal.support,
+        density=density * support,
         is_significant=is_significant,
         affine=affine,
         delta_q=affine.q0 - crystal.affine.q0,
@@ -90,9 +108,11 @@ def displacement(density: Complex, support: Mask, affine: AffineMap) -> Floats:
     touch, the displacement is ambiguous by multiples of 2 pi / |Q|.  Around a dislocation no unwrapped phase is right;
     use the strain there, which needs no unwrapping.  The mean is weighted with |rho|^2.
     """
+    phase, box = np.full(density.shape, np.nan), bounding_box(support)
     if not support.any():
-        return np.full(density.shape, np.nan)
-    phase = np.ma.filled(unwrap_phase(np.ma.array(np.angle(density), mask=~support), rng=0).astype(float), np.nan)
+        return phase
+    masked = np.ma.array(np.angle(density[box]), mask=~support[box])
+    phase[box] = np.ma.filled(unwrap_phase(masked, rng=0).astype(float), np.nan)
     weight = np.abs(density[support]) ** 2 + np.finfo(float).tiny
     phase -= np.average(phase[support], weights=weight)
     return affine.fourier_sign * phase / float(np.linalg.norm(affine.q0))

@@ -46,7 +46,7 @@ def phase_gradient(density: Complex, support: Mask) -> Floats:
     ramp is correct.
     """
     gradient = np.full((density.ndim, *density.shape), np.nan)
-    box = _box(support)
+    box = bounding_box(support)
     for axis in range(density.ndim):
         gradient[axis][box] = _gradient_along(axis, density[box], support[box])
     return gradient
@@ -106,7 +106,7 @@ def _mean(values: Floats, weight: Floats) -> float:
     return float((np.nan_to_num(values) * weight).sum() / max(weight.sum(), 1e-300))
 
 
-def _box(support: Mask) -> tuple[slice, ...]:
+def bounding_box(support: Mask) -> tuple[slice, ...]:
     """Return the smallest box that contains the support, as slices."""
     index = np.argwhere(support)
     if not len(index):

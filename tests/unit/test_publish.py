@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cdi_stream.documents.publish import Provenance, RunPublisher, reconstruction_identity
+from cdi_stream.files.result_file import ARRAYS, LATTICE_ARRAYS
 from cdi_stream.geometry.affine import AffineMap, lab_grid
 from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, Result, RunContext, Verdict
 from cdi_stream.metrics import Metrics
@@ -104,8 +105,9 @@ def test_a_second_curve_continues_the_stream(published):
     publisher.result(result("reconstruction", 0))
     publisher.result(result("reconstruction", 1))
     datums = [doc for name, doc in found if name == "stream_datum"]
-    assert [d["indices"]["start"] for d in datums] == [0, 0, 1, 1]
-    assert len({doc["uid"] for name, doc in found if name == "stream_resource"}) == 4
+    n = len(ARRAYS | LATTICE_ARRAYS)
+    assert [d["indices"]["start"] for d in datums] == [*n * [0], *n * [1]]
+    assert len({doc["uid"] for name, doc in found if name == "stream_resource"}) == 2 * n
     assert [doc["seq_num"] for name, doc in found if name == "event"] == [1, 2]
 
 
