@@ -43,6 +43,7 @@ def worker(
     run_worker(
         WorkerSettings(
             directory=directory,
+            results=settings.publish.results,
             subscribe=documents.subscribe,
             prefix=documents.prefix,
             serializer=documents.serializer,

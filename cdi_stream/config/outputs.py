@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from cdi_stream import addresses
-from cdi_stream.config.section import Section
+from cdi_stream.config.section import Section, in_words
 from cdi_stream.config.values import (
     Address,
     Bytes,
@@ -20,6 +20,7 @@ from cdi_stream.config.values import (
     VolumeAxis,
     within,
 )
+from cdi_stream.disk.result_folder import ResultFolder, keys_of
 
 
 class PublishConfig(Section):
@@ -28,6 +29,21 @@ class PublishConfig(Section):
     directory: PossibleFolder = Field(
         default=Path("cdi-stream-results"),
         description="Folder for result files, journals and the queue.",
+    )
+    folder: str = Field(
+        default="",
+        description=(
+            "Folder of a run's result files inside publish.directory, with keys of its start document in braces, for "
+            "example {cycle}/{proposal}; a missing value becomes unknown. By default publish.directory itself."
+        ),
+    )
+    folder_mode: Annotated[str, StringConstraints(pattern=r"^[0-7]{3,4}$")] | None = Field(
+        default=None,
+        description="Permissions of these folders as for chmod, for example 2770; by default those of the service.",
+    )
+    folder_group: Name | None = Field(
+        default=None,
+        description="Group of these folders; with folder_mode 2770 their files have it too. By default the service's.",
     )
     lab_shape: tuple[VolumeAxis, VolumeAxis, VolumeAxis] = Field(
         default=(96, 96, 96),
@@ -69,6 +85,18 @@ class PublishConfig(Section):
             "there is room."
         ),
     )
+
+    @field_validator("folder")
+    @classmethod
+    def _template(cls, folder: str) -> str:
+        in_words(keys_of, folder)
+        return folder
+
+    @property
+    def results(self) -> ResultFolder:
+        """Folder of the result files."""
+        mode = None if self.folder_mode is None else int(self.folder_mode, 8)
+        return ResultFolder(base=self.directory.resolve(), template=self.folder, mode=mode, group=self.folder_group)
 
     @field_validator("tiled")
     @classmethod

@@ -77,6 +77,11 @@ def arrays_of(stream: str) -> dict[str, str]:
     return ARRAYS if stream == "inference" else ARRAYS | LATTICE_ARRAYS
 
 
+def start_values(run: RunContext) -> dict[str, object]:
+    """Return the values of a run that may name the folder of its results."""
+    return {**run.metadata, "sample": run.sample, "scan_id": run.scan_id, "plan_name": run.plan_name}
+
+
 def derived_uid(*parts: str) -> str:
     """Uid that is the same whenever the parts are."""
     return str(uuid.uuid5(NAMESPACE, "/".join(parts)))

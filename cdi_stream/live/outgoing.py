@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdi_stream.alarms import Alarms
+from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents.publish import (
     ExitStatus,
     Identity,
@@ -18,6 +19,7 @@ from cdi_stream.documents.publish import (
     RunPublisher,
     derived_uid,
     reconstruction_identity,
+    start_values,
 )
 from cdi_stream.documents.spool import Item, Spool
 from cdi_stream.geometry.affine import Shape
@@ -95,8 +97,8 @@ class Outgoing:
         Origin of the results, written into each start document.
     shapes
         Shape of the arrays of each stream.
-    directory
-        Folder of the results.
+    results
+        Folder of the result files of each run.
     spool
         Takes the documents.
     push
@@ -115,7 +117,7 @@ class Outgoing:
         self,
         provenance: Provenance,
         shapes: Mapping[str, Shape],
-        directory: Path,
+        results: ResultFolder,
         spool: Spool,
         push: Callable[[], None],
         announcer: Announcer,
@@ -126,7 +128,7 @@ class Outgoing:
         self._done = done
         self._provenance = provenance
         self._shapes = shapes
-        self._directory = directory
+        self._results = results
         self._spool = spool
         self._push = push
         self._announcer = announcer
@@ -284,7 +286,7 @@ class Outgoing:
         return self._publishers[context.uid]
 
     def _new_publisher(self, context: RunContext, identity: Identity) -> _Publisher:
-        return _Publisher(context, self._provenance, self._shapes, self._directory, identity)
+        return _Publisher(context, self._provenance, self._shapes, self._results.of(start_values(context)), identity)
 
     def _emit(self, publisher: _Publisher, curve_key: str | None = None) -> None:
         """Put the documents of a run into the spool in one transaction, and send them to the bus."""

@@ -19,6 +19,7 @@ from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.config import Config, MethodConfig, read_image
+from cdi_stream.disk.result_folder import keys_of
 from cdi_stream.documents import bus
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.publish import Provenance
@@ -99,7 +100,7 @@ def _parts(
         network=network,
         chain=chain,
         outgoing=Outgoing(
-            provenance, shapes, directory, spool, delivery.push, announcer, alarms, done=incoming.discard
+            provenance, shapes, config.publish.results, spool, delivery.push, announcer, alarms, done=incoming.discard
         ),
         spool=spool,
         bus=delivery,
@@ -224,7 +225,7 @@ def _assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings
         roi=config.detector.roi,
         motors=frozenset(motors | {name for name, _ in beamline.energy_readings}),
         names=ReadingNames(series=names.series_readings, image=names.image_readings),
-        copied_keys=config.publish.copied_keys,
+        copied_keys=(*config.publish.copied_keys, *keys_of(config.publish.folder)),
     )
 
 

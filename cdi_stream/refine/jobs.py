@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents.plain import to_plain
-from cdi_stream.documents.publish import Identity, Provenance, RunPublisher, derived_uid
+from cdi_stream.documents.publish import Identity, Provenance, RunPublisher, derived_uid, start_values
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.inversion.chain import crystal_in_lab, metrics_in_lab
 from cdi_stream.inversion.methods import MethodSettings, refine
@@ -125,23 +125,27 @@ def run_job(
     )
 
 
-def documents_of(spec: JobSpec, method: str, result: Result, directory: Path) -> list[NamedDocument]:
-    """Write the file of a result; return the documents of its run, from start to stop document."""
+def documents_of(spec: JobSpec, method: str, result: Result, results: ResultFolder) -> list[NamedDocument]:
+    """Write the file of a result; return the documents of its run, from start to stop document.
+
+    ``results`` is the folder of the result files.
+    """
     documents: list[NamedDocument] = []
     identity = Identity(uid=spec.key(method), stage=STREAM, parents=(spec.reconstruction_uid,))
+    run = RunContext(
+        uid=spec.raw_uid,
+        scan_id=spec.scan_id,
+        sample=spec.sample,
+        plan_name=spec.plan_name,
+        motors=spec.motors,
+        metadata=spec.metadata,
+        data_groups=spec.data_groups,
+    )
     publisher = RunPublisher(
-        RunContext(
-            uid=spec.raw_uid,
-            scan_id=spec.scan_id,
-            sample=spec.sample,
-            plan_name=spec.plan_name,
-            motors=spec.motors,
-            metadata=spec.metadata,
-            data_groups=spec.data_groups,
-        ),
+        run,
         Provenance(**spec.provenance),
         {STREAM: spec.lab_shape},
-        directory,
+        results.of(start_values(run)),
         lambda name, doc: documents.append((name, to_plain(doc))),
         identity,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import zmq
 
+from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents import bus
 from cdi_stream.errors import CdiStreamError
 from cdi_stream.protocols import Sink
@@ -38,9 +39,10 @@ _RENEW_S = LEASE_S / 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """Folder of the queue, document bus, and number of threads."""
+    """Folders of queue and results, document bus, and number of threads."""
 
     directory: Path
+    results: ResultFolder
     subscribe: str
     prefix: str
     serializer: str
@@ -53,7 +55,9 @@ class Worker:
     Parameters
     ----------
     directory
-        Folder of the results and the input files.
+        Folder of the queue and the input files.
+    results
+        Folder of the result files.
     owner
         Name of the worker's slot.
     queue, outbox, turn
@@ -63,9 +67,17 @@ class Worker:
     """
 
     def __init__(
-        self, directory: Path, owner: str, queue: Queue, outbox: Outbox, turn: Turn, is_stopped: Callable[[], bool]
+        self,
+        directory: Path,
+        results: ResultFolder,
+        owner: str,
+        queue: Queue,
+        outbox: Outbox,
+        turn: Turn,
+        is_stopped: Callable[[], bool],
     ) -> None:
         self._directory = directory
+        self._results = results
         self._owner = owner
         self._queue = queue
         self._outbox = outbox
@@ -111,7 +123,7 @@ class Worker:
         spec = JobSpec.model_validate(job.spec)
         phased = read_input(self._directory / INPUTS / job.input)
         result = run_job(spec, job.method, phased, lambda: self._wait(job))
-        self._queue.complete(job, self._owner, documents_of(spec, job.method, result, self._directory))
+        self._queue.complete(job, self._owner, documents_of(spec, job.method, result, self._results))
         logger.info(
             "refinement %d (%s): chi2 %.4f -> %.4f, %s, %.0f s",
             job.id,
@@ -189,7 +201,7 @@ def _open(
         queue.take_over(owner, owner)  # jobs of the last worker in this slot
         monitor = DeliveryMonitor(socket, queue, settings.prefix, bus.reader(settings.serializer))
         outbox = Outbox(queue, sink, monitor, lambda job: clean_up(queue, job, settings.directory))
-        worker = Worker(settings.directory, owner, queue, outbox, turn, is_stopped)
+        worker = Worker(settings.directory, settings.results, owner, queue, outbox, turn, is_stopped)
         stack.callback(worker.close)
         yield worker, monitor
 

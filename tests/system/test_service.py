@@ -17,6 +17,7 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.assemble.settings import AssembleSettings
+from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents.delivery import BusDelivery
 from cdi_stream.documents.publish import Provenance
 from cdi_stream.documents.spool import Spool
@@ -81,7 +82,9 @@ class Rig:
         self.receiver = Receiver(self.detector, Dectris2Decoder())
         chain = chain or settings_for(scan, phase={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
         shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
-        outgoing = Outgoing(PROVENANCE, shapes, directory, spool, delivery.push, announcer, done=incoming.discard)
+        outgoing = Outgoing(
+            PROVENANCE, shapes, ResultFolder(base=directory), spool, delivery.push, announcer, done=incoming.discard
+        )
         parts = Parts(
             ingest=Ingest(settings, self.receiver, self.documents, self.assembler, announcer, self.alarms),
             alarms=self.alarms,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cdi_stream.alarms import Alarms
+from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents import publish
 from cdi_stream.documents.spool import BUS, Spool
 from cdi_stream.files.result_file import ARRAYS, LATTICE_ARRAYS
@@ -29,7 +30,14 @@ class Rig:
         self.spool = Spool(directory)
         self.announcer = Announcer(None)
         self.outgoing = Outgoing(
-            PROVENANCE, SHAPES, directory, self.spool, lambda: None, self.announcer, self.alarms, lambda: self.now_s
+            PROVENANCE,
+            SHAPES,
+            ResultFolder(base=directory),
+            self.spool,
+            lambda: None,
+            self.announcer,
+            self.alarms,
+            lambda: self.now_s,
         )
         self._whole = publish.write_result
         monkeypatch.setattr(publish, "write_result", self._write)
