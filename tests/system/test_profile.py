@@ -24,6 +24,7 @@ from cdi_stream_plugins.bluesky import (
     map_crystals,
     rocking_curve,
 )
+from cdi_stream_plugins.bluesky.results import ResultListener
 from sim_beamline.devices import Axis, DetectorClient
 from sim_beamline.scan import recorded_scan
 from tests.builders import ONE_START
@@ -170,3 +171,22 @@ def test_without_a_result_in_time_the_verdict_is_none(line):
         line.engine(rocking_curve(line.detector, line.motor, *line.span, reconstruction=crystal))
     (reading,) = line.readings()
     assert reading["crystal_verdict"] == "none"
+
+
+@pytest.mark.parametrize("harm", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
+def test_a_service_in_trouble_harms_no_scan_and_its_crystal_comes_later(line, harm):
+    line.documents.clear()
+    pids = service_of(line.config)
+    for pid in pids:
+        os.kill(pid, harm)
+    time.sleep(2.0)  # frames that a dying process still receives are lost
+    line.engine(rocking_curve(line.detector, line.motor, *line.span))
+    events = [doc for name, doc in line.documents if name == "event" and "eiger_image_id" in doc["data"]]
+    assert len(events) == len(line.scan.frames)
+    assert line.subscriber.n_dropped == 0
+    uid = line.documents[0][1]["uid"]
+    with contextlib.closing(ResultListener(line.subscriber.results)) as listener:
+        if harm is signal.SIGSTOP:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        assert listener.results.wait(uid, 0, 120.0).verdict == "good"

@@ -143,7 +143,7 @@ def test_garbage_is_reported_and_the_next_document_comes():
     with (
         zmq.Context() as context,
         contextlib.closing(ProcessSource(context, address)) as source,
-        context.socket(zmq.PUSH) as push,
+        context.socket(zmq.DEALER) as push,
     ):
         push.connect(address)
         for message in (b"", b"no document", b" event \x93", b" start " + writer("msgpack")({"uid": "u"})):

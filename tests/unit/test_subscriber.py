@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import numpy as np
@@ -13,8 +14,9 @@ from bluesky import plan_stubs as bps
 from cdi_stream.documents.bus import reader, unpack
 from cdi_stream.documents.tiled_server import free_port
 from cdi_stream.errors import ConfigError
-from cdi_stream_plugins.bluesky import CdiStream
+from cdi_stream_plugins.bluesky import CdiStream, acknowledged
 from cdi_stream_plugins.bluesky import subscriber as module
+from cdi_stream_plugins.sources.process import ProcessSource
 
 
 @pytest.fixture
@@ -27,6 +29,21 @@ def subscriber(address):
     made = CdiStream({"documents": {"source": "process", "address": address}})
     yield made
     made.close(0.1)
+
+
+@contextlib.contextmanager
+def service_at(address):
+    """A service that takes documents, acknowledges them, and yields a function that waits for the next ``n``."""
+    with zmq.Context() as context, contextlib.closing(ProcessSource(context, address)) as source:
+
+        def take(n, timeout_s=20.0):
+            documents, end_s = [], time.monotonic() + timeout_s
+            while len(documents) < n and time.monotonic() < end_s:
+                source.socket.poll(50)
+                documents += source.documents(lambda error: None)
+            return documents
+
+        yield take
 
 
 def event(k):
@@ -52,11 +69,34 @@ def test_documents_beyond_the_limit_are_dropped_and_counted(subscriber, monkeypa
 def test_documents_wait_for_a_service_that_comes_later(subscriber, address):
     for k in range(100):
         subscriber("event", event(k))
-    with zmq.Context() as context, context.socket(zmq.PULL) as service:
-        service.setsockopt(zmq.RCVTIMEO, 10_000)
-        service.bind(address)
-        came = [unpack(service.recv(), b"", reader("msgpack")) for _ in range(100)]
+    with service_at(address) as take:
+        came = take(100)
     assert [doc["seq_num"] for _, doc in came] == list(range(1, 101))
+
+
+def test_documents_that_a_killed_service_held_come_again(subscriber, address):
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as killed:
+        killed.bind(address)
+        for k in range(50):
+            subscriber("event", event(k))
+        assert killed.poll(10_000)
+        time.sleep(0.3)  # it has received documents, and acknowledged none
+    with service_at(address) as take:
+        came = take(50)
+        subscriber("event", event(50))
+        came += take(1)
+    assert [doc["seq_num"] for _, doc in came] == list(range(1, 52))
+
+
+def test_a_full_window_waits_for_acknowledgements(subscriber, address):
+    n = acknowledged.WINDOW + 500
+    for k in range(n):
+        subscriber("event", event(k))
+    time.sleep(0.5)
+    assert subscriber.n_sent == acknowledged.WINDOW
+    with service_at(address) as take:
+        came = take(n)
+    assert [doc["seq_num"] for _, doc in came] == list(range(1, n + 1))
 
 
 def test_a_document_of_any_content_stops_nothing(subscriber, address):
@@ -64,10 +104,8 @@ def test_a_document_of_any_content_stops_nothing(subscriber, address):
     loop["self"] = loop
     subscriber("start", {"uid": "odd", "loop": loop, "object": object(), 3: {1, 2}})
     subscriber("event", event(0))
-    with zmq.Context() as context, context.socket(zmq.PULL) as service:
-        service.setsockopt(zmq.RCVTIMEO, 10_000)
-        service.bind(address)
-        came = [unpack(service.recv(), b"", reader("msgpack")) for _ in range(2)]
+    with service_at(address) as take:
+        came = take(2)
     assert [doc["uid"] for _, doc in came] == ["odd", "e0"]
     assert subscriber.run_uid == "odd"
 

@@ -22,6 +22,7 @@ from cdi_stream.addresses import is_ipv6, parse
 from cdi_stream.documents.bus import writer
 from cdi_stream.errors import ConfigError
 from cdi_stream.messages import Document
+from cdi_stream_plugins.bluesky.acknowledged import AcknowledgedLine
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ MAX_WAITING = 20_000
 OWN_RESULTS = "tcp://127.0.0.1:5578"
 """Address of the results, where the configuration names none."""
 
-_POLL_MS = 100
+_WAIT_S = 0.02
 _RESTART_S = 5.0
 
 
@@ -74,7 +75,7 @@ class CdiStream:
         documents = _documents_of(config)
         self._address, kind = _address_of(documents)
         self.results = str(documents.get("subscribe", OWN_RESULTS))
-        is_startable = is_service_started and kind == zmq.PUSH and not isinstance(config, Mapping)
+        is_startable = is_service_started and kind == zmq.DEALER and not isinstance(config, Mapping)
         self._file = Path(str(config)) if is_startable else None
         self._queue: queue.SimpleQueue[tuple[str, Document] | None] = queue.SimpleQueue()
         self._max_waiting = MAX_WAITING
@@ -101,29 +102,44 @@ class CdiStream:
 
     def _send_all(self, kind: int, documents: Document) -> None:
         """Body of the thread: keep a service running, pack the documents, and send them in order."""
-        write = writer(str(documents.get("serializer", "msgpack")) if kind == zmq.PUB else "msgpack")
-        prefix = str(documents.get("prefix", "")).encode() if kind == zmq.PUB else b""
+        is_bus = kind == zmq.PUB
+        write = writer(str(documents.get("serializer", "msgpack")) if is_bus else "msgpack")
+        prefix = str(documents.get("prefix", "")).encode() if is_bus else b""
+        service = _Service(self._file, self._address)
         with zmq.Context() as context, context.socket(kind) as socket:
             socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.SNDHWM, 1000)
+            socket.setsockopt(zmq.SNDHWM, 0)
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.IPV6, is_ipv6(self._address))
             socket.connect(self._address)
-            service = _Service(self._file, self._address)
+            line = _BusLine(socket) if is_bus else AcknowledgedLine(socket)
             while not self._closing.is_set():
                 service.keep()
-                entry = self._next()
+                entry = self._queue_entry(0 if line.is_full else _WAIT_S)
                 if entry is None:
+                    self._finish(line)
                     return
                 if entry:
-                    self._send(socket, service, b" ".join((prefix, entry[0].encode(), self._packed(write, entry[1]))))
+                    line.send(b" ".join((prefix, entry[0].encode(), self._packed(write, entry[1]))))
+                    self.n_sent += 1
+                if not line.step():
+                    self._warn(f"no service takes documents at {self._address}: {self._queue.qsize()} documents wait")
 
-    def _next(self) -> tuple[()] | tuple[str, Document] | None:
-        """Return the next entry of the queue, an empty tuple if none comes soon."""
+    def _queue_entry(self, wait_s: float) -> tuple[()] | tuple[str, Document] | None:
+        """Return the next entry of the queue; an empty tuple if none comes in time, or if no time is given."""
+        if wait_s == 0:
+            time.sleep(_WAIT_S)
+            return ()
         try:
-            return self._queue.get(timeout=_POLL_MS / 1000)
+            return self._queue.get(timeout=wait_s)
         except queue.Empty:
             return ()
+
+    def _finish(self, line: Line) -> None:
+        """Wait until all documents are taken, or the time of `close` is over."""
+        while line.n_waiting and not self._closing.is_set():
+            line.step()
+            time.sleep(_WAIT_S)
 
     def _packed(self, write: Callable[[Document], bytes], doc: Document) -> bytes:
         try:
@@ -132,21 +148,31 @@ class CdiStream:
             self._warn(f"a document cannot be packed and goes out with its uid only: {error!r:.200}")
             return bytes(write({key: str(doc[key]) for key in ("uid", "run_start", "descriptor") if key in doc}))
 
-    def _send(self, socket: zmq.Socket[bytes], service: _Service, message: bytes) -> None:
-        """Send a message, and wait as long as no service takes it."""
-        while not self._closing.is_set():
-            if socket.poll(_POLL_MS, zmq.POLLOUT):
-                socket.send(message)
-                self.n_sent += 1
-                return
-            self._warn(f"no service takes documents at {self._address}: {self._queue.qsize()} documents wait")
-            service.keep()
-
     def _warn(self, text: str) -> None:
         if time.monotonic() - self._warned_s > 60.0:
             self._warned_s = time.monotonic()
             logger.warning("cdi-stream: %s", text)
 
+
+class _BusLine:
+    """Way to a document proxy, which acknowledges nothing."""
+
+    is_full = False
+    n_waiting = 0
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+        self._socket.send(message)
+
+    def step(self) -> bool:
+        """Do nothing: nobody tells whether a message was received."""
+        return True
+
+
+Line = _BusLine | AcknowledgedLine
 
 _STARTED: list[subprocess.Popen[bytes]] = []
 """Services that this process has started; they outlive it."""
@@ -180,7 +206,7 @@ class _Service:
 
     def _listens(self) -> bool:
         """Whether a service has bound the address: a second socket cannot bind it then."""
-        with zmq.Context() as context, context.socket(zmq.PULL) as probe:
+        with zmq.Context() as context, context.socket(zmq.ROUTER) as probe:
             probe.setsockopt(zmq.IPV6, is_ipv6(self._address))
             try:
                 probe.bind(self._address)
@@ -207,7 +233,7 @@ def _documents_of(config: str | Path | Document) -> Document:
 def _address_of(documents: Document) -> tuple[str, int]:
     """Return the address to which documents are sent, and the type of the socket."""
     source = documents.get("source", "zmq")
-    keys = {"process": ("address", zmq.PUSH), "zmq": ("publish", zmq.PUB)}
+    keys = {"process": ("address", zmq.DEALER), "zmq": ("publish", zmq.PUB)}
     if source not in keys:
         raise ConfigError(
             f'documents.source: expected "process" (documents go straight to the service) or "zmq", got {source!r}; '
