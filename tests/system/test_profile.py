@@ -118,15 +118,18 @@ def line(tmp_path_factory):
                 time.sleep(0.1)
 
 
-@pytest.fixture(params=[Reconstruction, AsyncReconstruction])
-def crystal(line, request):
-    with contextlib.closing(request.param("crystal", line.subscriber, timeout_s=120)) as device:
+@pytest.fixture
+def crystal(line):
+    with contextlib.closing(Reconstruction("crystal", line.subscriber, timeout_s=120)) as device:
         line.documents.clear()
         yield device
 
 
-def test_the_plan_reads_the_crystal_while_its_run_is_open(line, crystal):
-    line.engine(rocking_curve(line.detector, line.motor, *line.span, reconstruction=crystal))
+@pytest.mark.parametrize("kind", [Reconstruction, AsyncReconstruction])
+def test_the_plan_reads_the_crystal_while_its_run_is_open(line, kind):
+    line.documents.clear()
+    with contextlib.closing(kind("crystal", line.subscriber, timeout_s=120)) as crystal:
+        line.engine(rocking_curve(line.detector, line.motor, *line.span, reconstruction=crystal))
     (reading,) = line.readings()
     assert reading["crystal_verdict"] == "good", reading["crystal_reasons"]
     assert 0 < reading["crystal_chi2"] < 0.05
@@ -173,7 +176,9 @@ def test_without_a_result_in_time_the_verdict_is_none(line):
     assert reading["crystal_verdict"] == "none"
 
 
-@pytest.mark.parametrize("harm", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
+@pytest.mark.parametrize(
+    "harm", [signal.SIGSTOP, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["frozen", "killed"]
+)
 def test_a_service_in_trouble_harms_no_scan_and_its_crystal_comes_later(line, harm):
     line.documents.clear()
     pids = service_of(line.config)
