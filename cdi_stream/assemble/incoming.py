@@ -36,6 +36,9 @@ DESCRIPTION = "series.msgpack"
 FRAMES = "frames.log"
 """File name of the frames of a series."""
 
+HEADER = "header"
+"""Name of the folder with the header of the newest series."""
+
 MASK = "pixel_mask.npy"
 """File name of the detector's pixel mask, where the series has one."""
 
@@ -94,17 +97,19 @@ class Incoming:
 
     def save(self, saved: SavedSeries) -> None:
         """Write the description of a series; a full disk is only logged."""
-        folder = self._curves / saved.key
-        start = {f.name: getattr(saved.start, f.name) for f in fields(SeriesStart) if f.name != "pixel_mask"}
-        plain = _fields_but_start(saved) | {"start": start}
+        _write(self._curves / saved.key, saved)
+
+    def save_header(self, start: SeriesStart) -> None:
+        """Keep the header of the newest series, for a later series whose start message is lost."""
+        shutil.rmtree(self.folder / HEADER, ignore_errors=True)
+        _write(self.folder / HEADER, SavedSeries(key=HEADER, start=start, wall_s=0.0))
+
+    def header(self) -> SeriesStart | None:
+        """Return the header that an earlier process kept; None without one."""
         try:
-            if saved.start.pixel_mask is not None and not (folder / MASK).exists():
-                with atomic_write(folder / MASK, is_flushed=False) as part, part.open("wb") as file:
-                    np.save(file, saved.start.pixel_mask)
-            with atomic_write(folder / DESCRIPTION, is_flushed=False) as part:
-                part.write_bytes(msgpack.packb(to_plain(plain), default=str))
-        except OSError as error:
-            logger.warning("series %s cannot be kept for a restart: %s", saved.start.series, error)
+            return _read(self.folder / HEADER).start
+        except (OSError, ValueError, TypeError, KeyError, msgpack.UnpackException):
+            return None
 
     def saved_series(self) -> list[SavedSeries]:
         """Return the series that an earlier process wrote, oldest first; a folder that cannot be read is put aside."""
@@ -173,6 +178,20 @@ def _append(path: Path, record: bytes, n_bytes: int) -> None:
         append_whole(handle, [record], n_bytes, path)
     finally:
         os.close(handle)
+
+
+def _write(folder: Path, saved: SavedSeries) -> None:
+    """Write the description of a series into its folder; a full disk is only logged."""
+    start = {f.name: getattr(saved.start, f.name) for f in fields(SeriesStart) if f.name != "pixel_mask"}
+    plain = _fields_but_start(saved) | {"start": start}
+    try:
+        if saved.start.pixel_mask is not None and not (folder / MASK).exists():
+            with atomic_write(folder / MASK, is_flushed=False) as part, part.open("wb") as file:
+                np.save(file, saved.start.pixel_mask)
+        with atomic_write(folder / DESCRIPTION, is_flushed=False) as part:
+            part.write_bytes(msgpack.packb(to_plain(plain), default=str))
+    except OSError as error:
+        logger.warning("series %s cannot be kept for a restart: %s", saved.start.series, error)
 
 
 def _fields_but_start(saved: SavedSeries) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
+from cdi_stream.assemble.headers import Headers
 from cdi_stream.assemble.incoming import Incoming, SavedSeries
 from cdi_stream.assemble.open_curve import OpenCurve, restore_curve
 from cdi_stream.assemble.run_match import find_run
@@ -62,6 +63,7 @@ class OpenCurves:
         self._parts: dict[SeriesId, OpenCurve] = {}
         self._closed: OrderedDict[SeriesId, float] = OrderedDict()
         self._stale_series: deque[SeriesId | None] = deque(maxlen=1000)
+        self._headers = Headers(settings.roi, incoming)
         self._volumes = VolumePool(settings.max_total_bytes // IDLE_SHARE)
         self._n_aborted = 0
         self._n_keys = 0
@@ -158,6 +160,7 @@ class OpenCurves:
         curve = known or self._new_curve(start, now_s, claim)
         curve.series.start, curve.claim, curve.n_announced, curve.is_headless = start, claim, n, False
         curve.doubts = ()
+        self._headers.note(start)
         self._open[start.series] = curve
         self.save(curve)
 
@@ -209,8 +212,9 @@ class OpenCurves:
         newest = self._book.runs.get(self._book.newest_open() or "")
         closed_s = self._closed.get(frame.series)
         if curve is None and (closed_s is None or (newest is not None and closed_s < newest.received_s)):
-            curve = self._new_headless_curve(frame.series, now_s, Claim(is_named=True))
-            curve.doubts += (f"the start of series {frame.series} was not received: its header is unknown",)
+            start = self._headers.header_for(frame)
+            curve = self._new_headless_curve(start, now_s, Claim(is_named=True))
+            curve.doubts += (self._headers.doubt(frame),)
             self.save(curve)
         return curve
 
@@ -227,7 +231,8 @@ class OpenCurves:
         if run_uid is None:
             return None
         claim = Claim(run_uid=run_uid, is_firm=True)
-        curve = self._new_headless_curve(f"unnamed {self._wall_clock():.3f}", now_s, claim)
+        start = SeriesStart(series=f"unnamed {self._wall_clock():.3f}", roi=self._settings.roi)
+        curve = self._new_headless_curve(start, now_s, claim)
         curve.series.first_id, curve.run_uid = frame.image_id, run_uid
         self.save(curve)
         return curve
@@ -241,10 +246,10 @@ class OpenCurves:
             curve.series.end(now_s)
         return now_s - (curve.series.ended_s or now_s) <= self._settings.late_grace_s
 
-    def _new_headless_curve(self, series_id: SeriesId, now_s: float, claim: Claim) -> OpenCurve:
-        curve = self._new_curve(SeriesStart(series=series_id, roi=self._settings.roi), now_s, claim)
+    def _new_headless_curve(self, start: SeriesStart, now_s: float, claim: Claim) -> OpenCurve:
+        curve = self._new_curve(start, now_s, claim)
         curve.is_headless = True
-        self._open[series_id] = curve
+        self._open[start.series] = curve
         return curve
 
     def _drop_stale(self, series: SeriesId | None) -> None:

@@ -274,3 +274,32 @@ def test_series_of_one_image_each_go_on_too(folder):
     (curve,) = second.settle()
     assert contents(curve) == list(range(1, N + 1))
     np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_series_without_its_start_has_the_header_of_the_series_before(folder, is_restarted):
+    mask = np.ones((3, 5), dtype=bool)
+    mask[0, 0] = False
+    first = rig(folder)
+    header = {"image_shape": (3, 5), "pixel_row_m": 55e-6, "distance_m": 0.5, "goniometer": {"theta": (0.0, 1.0)}}
+    first.feed(run_start(), descriptor(), begin(1, user_data="run", pixel_mask=mask, **header))
+    first.feed(*all_events(series=1), *(frame(k, 1) for k in range(N)), SeriesEnd(series=1), run_stop(N))
+    second = resumed(folder) if is_restarted else first
+    second.settle(20.0)
+    second.curves.clear()
+    second.feed(run_start("next"), descriptor("next", "d"), *(frame(k, 2) for k in range(N)))
+    second.feed(*all_events(series=2, desc="d"), SeriesEnd(series=2), run_stop(N, "next"))
+    (curve,) = second.settle()
+    assert (curve.series.pixel_row_m, curve.series.distance_m, curve.series.goniometer) == (55e-6, 0.5, {})
+    np.testing.assert_array_equal(curve.series.pixel_mask, mask)
+    assert any("the header of series 1 is used" in doubt for doubt in curve.doubts)
+
+
+def test_frames_of_another_shape_have_no_header_of_before(folder):
+    made = rig(folder)
+    made.feed(run_start(), descriptor(), begin(1, user_data="run", image_shape=(9, 9), pixel_row_m=55e-6))
+    made.feed(run_stop(0), run_start("next"), descriptor("next", "d"), *(frame(k, 2) for k in range(N)))
+    made.feed(*all_events(series=2, desc="d"), SeriesEnd(series=2), run_stop(N, "next"))
+    (curve,) = (curve for curve in made.settle() if curve.series.series == 2)
+    assert curve.series.pixel_row_m is None
+    assert any("its header is unknown" in doubt for doubt in curve.doubts)
