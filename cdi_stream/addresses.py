@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 MAX_PORT = 65535
 """Largest TCP port number."""
@@ -94,3 +95,19 @@ def is_ipv6(text: str) -> bool:
         return parse(text).is_ipv6
     except ValueError:
         return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveKeys:
+    """Key files of a client of a document proxy with CurveZMQ.
+
+    Parameters
+    ----------
+    secret
+        File with the secret key of the client (``client.key_secret``).
+    server
+        File with the public key of the proxy (``proxy.key``).
+    """
+
+    secret: Path
+    server: Path

@@ -165,7 +165,7 @@ def _open(
         stack.callback(socket.close, 0)
         documents = None
         if settings.documents is not None:
-            documents = bus.listen(context, settings.documents.subscribe)
+            documents = bus.listen(context, settings.documents.subscribe, settings.documents.curve)
             stack.callback(documents.close, 0)
         try:
             recorder = Recorder(settings.out, settings.beamline, settings.n_series)

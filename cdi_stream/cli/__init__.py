@@ -55,6 +55,7 @@ for command in (
     phasing.phase,
     tools.check,
     tools.plugins,
+    tools.keys,
     tools.geometry,
     tools.export,
     tools.train,

@@ -47,6 +47,7 @@ def worker(
             subscribe=documents.subscribe,
             prefix=documents.prefix,
             serializer=documents.serializer,
+            curve=documents.curve,
             threads=settings.refine.threads,
         ),
         bus_sink_of(settings, is_immediate=True),

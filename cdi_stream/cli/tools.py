@@ -56,6 +56,23 @@ def geometry(
     show(numbers | {"sketch": lines} if as_json else in_words(numbers), as_json)
 
 
+def keys(
+    folder: Annotated[Path, typer.Argument(help="Folder for the keys; it is made if it is missing.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make keys for a document proxy with CurveZMQ and for its clients, among them the service."""
+    from cdi_stream.documents.curve import make_keys
+
+    names = ("server_public", "server_secret", "client_public", "client_secret")
+    files = dict(zip(names, map(str, make_keys(folder)), strict=True))
+    show(files, as_json)
+    if not as_json:
+        console.print(
+            "The proxy gets server_secret and the folder of client_public; the service gets client_secret and "
+            "server_public as documents.curve_secret and documents.curve_server; a profile gets the same two files."
+        )
+
+
 def _pair(option: str, text: str) -> tuple[str, float]:
     """Return name and number of a text NAME=NUMBER."""
     name, _, number = text.partition("=")

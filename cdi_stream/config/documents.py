@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from cdi_stream import addresses
+from cdi_stream.addresses import CurveKeys
 from cdi_stream.config.section import Section, require_plugin
 from cdi_stream.config.values import BusPeer, Name, Prefix
 
@@ -32,6 +34,17 @@ class BusConfig(Section):
             "unpickling runs the sender's code."
         ),
     )
+    curve_secret: Path | None = Field(
+        default=None,
+        description=(
+            "File with the service's secret key, for a proxy with CurveZMQ; 'cdi-stream keys' makes a set. By default "
+            "the bus is open to everybody who reaches it."
+        ),
+    )
+    curve_server: Path | None = Field(
+        default=None,
+        description="File with the proxy's public key; needed with documents.curve_secret.",
+    )
     series_readings: tuple[Name, ...] = Field(
         default=("series_id", "series", "sequence_id"),
         description="Ends of the data keys by which an event names the detector's series.",
@@ -40,6 +53,19 @@ class BusConfig(Section):
         default=("image_id", "frame_id", "unique_id"),
         description="Ends of the data keys by which an event names a detector image.",
     )
+
+    @model_validator(mode="after")
+    def _both_keys(self) -> Self:
+        if (self.curve_secret is None) != (self.curve_server is None):
+            raise ValueError("expected curve_secret and curve_server together, got one of them")
+        return self
+
+    @property
+    def curve(self) -> CurveKeys | None:
+        """Keys for a proxy with CurveZMQ, None without."""
+        if self.curve_secret is None or self.curve_server is None:
+            return None
+        return CurveKeys(secret=self.curve_secret, server=self.curve_server)
 
 
 OWN_ADDRESSES = {"subscribe": "tcp://127.0.0.1:5578", "publish": "tcp://127.0.0.1:5577"}
@@ -79,6 +105,14 @@ class DocumentsConfig(BusConfig):
         ),
     )
 
+    proxy_secret: Path | None = Field(
+        default=None,
+        description=(
+            "File with the secret key of the service's own proxy; then only clients whose public keys lie in the same "
+            "folder are let in. Needed with an address that other machines reach."
+        ),
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _with_own_proxy(cls, values: object) -> object:
@@ -98,7 +132,12 @@ class DocumentsConfig(BusConfig):
     @property
     def source_options(self) -> dict[str, str]:
         """Options of the source."""
-        return self.options if self.source != "zmq" else {"prefix": self.prefix, "serializer": self.serializer}
+        if self.source != "zmq":
+            return self.options
+        options = {"prefix": self.prefix, "serializer": self.serializer}
+        if (keys := self.curve) is not None:
+            options |= {"curve_secret": str(keys.secret), "curve_server": str(keys.server)}
+        return options
 
     @field_validator("publish")
     @classmethod

@@ -15,7 +15,8 @@ from typing import Any
 import msgpack
 import zmq
 
-from cdi_stream.addresses import is_ipv6
+from cdi_stream.addresses import CurveKeys, is_ipv6
+from cdi_stream.documents.curve import secure
 from cdi_stream.documents.plain import Report, to_plain
 from cdi_stream.errors import ConfigError, EndpointError, WireError
 
@@ -75,15 +76,17 @@ def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple
     return parts[1].decode(errors="replace"), doc
 
 
-def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+def listen(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: CurveKeys | None = None) -> zmq.Socket[bytes]:
     """Return a socket that receives all documents from a proxy's out address.
 
-    Its queue has no limit, because documents are small and few.
+    Its queue has no limit, because documents are small and few.  ``curve`` are the keys for a proxy with CurveZMQ.
 
     Raises
     ------
     EndpointError
         If the address is invalid.
+    ConfigError
+        If a key cannot be read.
     """
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 0)
@@ -93,10 +96,14 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
     socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)  # notices a proxy that lost power
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
     try:
+        secure(socket, curve)
         socket.connect(address)
     except zmq.ZMQError as error:
         socket.close(0)
         raise EndpointError(f"document bus {address!r}: {error}; expected tcp://host:port") from error
+    except ConfigError:
+        socket.close(0)
+        raise
     return socket
 
 

@@ -5,16 +5,27 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from cdi_stream.addresses import is_ipv6
+from cdi_stream.documents.curve import serve_with
 from cdi_stream.errors import EndpointError
 
 
 @contextlib.contextmanager
-def own_proxy(in_address: str, out_address: str) -> Iterator[None]:
+def own_proxy(in_address: str, out_address: str, secret: Path | None = None) -> Iterator[None]:
     """Forward documents from ``in_address`` to all listeners at ``out_address``, in a thread.
+
+    Parameters
+    ----------
+    in_address, out_address
+        Addresses to bind, for senders and for listeners.
+    secret
+        File with the proxy's secret key; then only clients whose public keys lie in the same folder are let in.  None
+        lets everybody in.
 
     Raises
     ------
@@ -22,17 +33,24 @@ def own_proxy(in_address: str, out_address: str) -> Iterator[None]:
         If an address cannot be bound.
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    kinds = ((zmq.XSUB, in_address), (zmq.XPUB, out_address))
     with contextlib.ExitStack() as stack:
         stack.callback(context.term)
+        if secret is not None:
+            stack.enter_context(_authenticator(context, secret.parent))
         with contextlib.ExitStack() as unused:
-            ends = [_bound(context, zmq.XSUB, in_address, unused), _bound(context, zmq.XPUB, out_address, unused)]
+            ends = [_bound(context, kind, address, unused, secret) for kind, address in kinds]
             unused.pop_all()  # the thread closes the sockets when the context is terminated
         threading.Thread(target=_forward, args=ends, name="document proxy", daemon=True).start()
         yield
 
 
 def _bound(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str, stack: contextlib.ExitStack
+    context: zmq.Context[zmq.Socket[bytes]],
+    kind: int,
+    address: str,
+    stack: contextlib.ExitStack,
+    secret: Path | None,
 ) -> zmq.Socket[bytes]:
     socket = context.socket(kind)
     stack.callback(socket.close, 0)
@@ -40,6 +58,8 @@ def _bound(
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.IPV6, is_ipv6(address))
+    if secret is not None:
+        serve_with(socket, secret)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -47,6 +67,18 @@ def _bound(
             f"document proxy {address!r}: {error}; with documents.own_proxy the service opens this address itself"
         ) from error
     return socket
+
+
+@contextlib.contextmanager
+def _authenticator(context: zmq.Context[zmq.Socket[bytes]], clients: Path) -> Iterator[None]:
+    """Let in the clients whose public keys lie in a folder."""
+    authenticator = ThreadAuthenticator(context)
+    authenticator.start()
+    try:
+        authenticator.configure_curve(domain="*", location=clients)
+        yield
+    finally:
+        authenticator.stop()
 
 
 def _forward(frontend: zmq.Socket[bytes], backend: zmq.Socket[bytes]) -> None:

@@ -165,12 +165,12 @@ def _detector(config: Config) -> str:
 def _documents(config: Config) -> str:
     documents = config.documents
     if documents.own_proxy:
-        with own_proxy(documents.publish, documents.subscribe):
+        with own_proxy(documents.publish, documents.subscribe, documents.proxy_secret):
             return f"the service starts a proxy at {documents.subscribe} and {documents.publish}{_source(config)}"
     with zmq.Context() as context:
         for key in ("subscribe", "publish"):
             address = getattr(config.documents, key)
-            with bus.listen(context, address) as probe:
+            with bus.listen(context, address, documents.curve) as probe:
                 _reach(probe, address, f"documents.{key}", "start bluesky-0MQ-proxy")
     return (
         f"proxy answers at {config.documents.subscribe} and {config.documents.publish}{_source(config)}{_trust(config)}"

@@ -132,6 +132,7 @@ def bus_sink_of(config: Config, *, is_immediate: bool = False) -> Sink:
         address=documents.publish,
         prefix=documents.prefix,
         serializer=documents.serializer,
+        curve=documents.curve,
         is_immediate=is_immediate,
     )
     return result
@@ -193,6 +194,7 @@ def _backlog(config: Config, config_file: Path, provenance: Provenance, director
             subscribe=documents.subscribe,
             prefix=documents.prefix,
             serializer=documents.serializer,
+            curve=documents.curve,
             threads=refine.threads,
         )
     )

@@ -61,11 +61,11 @@ def open_sockets(config: Config) -> Iterator[Sockets]:
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         if settings.own_proxy:
-            stack.enter_context(own_proxy(settings.publish, settings.subscribe))
+            stack.enter_context(own_proxy(settings.publish, settings.subscribe, settings.proxy_secret))
         make: DocumentSourceFactory = load("cdi_stream.source", settings.source)
         documents = _source(make, context, config)
         stack.callback(documents.close)
-        delivery_monitor = bus.listen(context, settings.subscribe)
+        delivery_monitor = bus.listen(context, settings.subscribe, settings.curve)
         stack.callback(delivery_monitor.close, 0)
         detector = socket_of(config.detector, context) if config.detector.socket == "sub" else None
         if detector is not None:

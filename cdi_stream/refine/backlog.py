@@ -16,6 +16,7 @@ from typing import Any
 
 import zmq
 
+from cdi_stream.addresses import CurveKeys
 from cdi_stream.disk.aside import set_aside
 from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.documents import bus
@@ -82,8 +83,8 @@ class BacklogSettings:
         Folder of the results, the queue and the locks.
     config_file
         File of the configuration, for the worker.
-    subscribe, prefix, serializer
-        Document bus on which the results appear.
+    subscribe, prefix, serializer, curve
+        Document bus on which the results appear, and keys for it.
     threads
         Number of threads of a worker.
     """
@@ -97,6 +98,7 @@ class BacklogSettings:
     subscribe: str
     prefix: str
     serializer: str
+    curve: CurveKeys | None = None
     threads: int = 1
 
 
@@ -181,7 +183,7 @@ class Backlog:
         ``hand_on`` takes a published job and its documents.
         """
         worker = _WorkerProcess(self._settings)
-        with zmq.Context() as context, bus.listen(context, self._settings.subscribe) as socket:
+        with zmq.Context() as context, bus.listen(context, self._settings.subscribe, self._settings.curve) as socket:
             while not is_stopped():
                 try:
                     with self._queue() as queue:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import zmq
 
+from cdi_stream.addresses import CurveKeys
 from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents import bus
 from cdi_stream.errors import CdiStreamError
@@ -46,6 +47,7 @@ class WorkerSettings:
     subscribe: str
     prefix: str
     serializer: str
+    curve: CurveKeys | None = None
     threads: int = 1
 
 
@@ -192,7 +194,7 @@ def _open(
     """Yield a worker with its sockets, slot and connection to the queue, and its delivery monitor."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
-        socket = bus.listen(context, settings.subscribe)
+        socket = bus.listen(context, settings.subscribe, settings.curve)
         stack.callback(socket.close, 0)
         stack.callback(sink.close)
         queue = stack.enter_context(contextlib.closing(Queue(settings.directory / QUEUE)))

@@ -116,7 +116,7 @@ def replay(
         _require_listening_service(config)
     with processes(directory) as children, zmq.Context() as context:
         _start_proxy(children, config)
-        listener = bus.listen(context, config.documents.subscribe)
+        listener = bus.listen(context, config.documents.subscribe, config.documents.curve)
         if not is_service_running:
             _start_service(children, config, config_file)
         pace = ("--speed", speed, "--curves", str(n_curves), "--pause", str(pause_s))

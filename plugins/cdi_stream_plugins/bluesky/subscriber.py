@@ -18,8 +18,9 @@ from pathlib import Path
 
 import zmq
 
-from cdi_stream.addresses import is_ipv6, parse
+from cdi_stream.addresses import CurveKeys, is_ipv6, parse
 from cdi_stream.documents.bus import writer
+from cdi_stream.documents.curve import secure
 from cdi_stream.errors import ConfigError
 from cdi_stream.messages import Document
 from cdi_stream_plugins.bluesky.acknowledged import AcknowledgedLine
@@ -74,6 +75,7 @@ class CdiStream:
         self.run_uid: str | None = None
         documents = _documents_of(config)
         self._address, kind = _address_of(documents)
+        self._curve = curve_of(documents)
         self.results = str(documents.get("subscribe", OWN_RESULTS))
         is_startable = is_service_started and kind == zmq.DEALER and not isinstance(config, Mapping)
         self._file = Path(str(config)) if is_startable else None
@@ -111,6 +113,7 @@ class CdiStream:
             socket.setsockopt(zmq.SNDHWM, 0)
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.IPV6, is_ipv6(self._address))
+            secure(socket, self._curve if is_bus else None)
             socket.connect(self._address)
             line = _BusLine(socket) if is_bus else AcknowledgedLine(socket)
             while not self._closing.is_set():
@@ -228,6 +231,12 @@ def _documents_of(config: str | Path | Document) -> Document:
     if not isinstance(documents, Mapping):
         raise ConfigError(f"expected a table [documents], got {documents!r:.80}")
     return documents
+
+
+def curve_of(documents: Document) -> CurveKeys | None:
+    """Return the keys for the proxy that a configuration names, None without."""
+    secret, server = documents.get("curve_secret"), documents.get("curve_server")
+    return None if secret is None or server is None else CurveKeys(secret=Path(secret), server=Path(server))
 
 
 def _address_of(documents: Document) -> tuple[str, int]:

@@ -6,8 +6,9 @@ import time
 
 import zmq
 
-from cdi_stream.addresses import is_ipv6
+from cdi_stream.addresses import CurveKeys, is_ipv6
 from cdi_stream.documents.bus import writer
+from cdi_stream.documents.curve import secure
 from cdi_stream.errors import EndpointError
 from cdi_stream.messages import Document
 
@@ -26,7 +27,13 @@ class BusSink:
     """
 
     def __init__(
-        self, *, address: str, prefix: str = "", serializer: str = "msgpack", is_immediate: bool = False
+        self,
+        *,
+        address: str,
+        prefix: str = "",
+        serializer: str = "msgpack",
+        curve: CurveKeys | None = None,
+        is_immediate: bool = False,
     ) -> None:
         self._prefix = prefix.encode()
         self._write = writer(serializer)
@@ -37,6 +44,7 @@ class BusSink:
         address = address if "://" in address else f"tcp://{address}"
         self._socket.setsockopt(zmq.IPV6, is_ipv6(address))
         try:
+            secure(self._socket, curve)
             self._socket.connect(address)
         except zmq.ZMQError as error:
             self.close()

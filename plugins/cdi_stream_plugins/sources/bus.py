@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import zmq
 
+from cdi_stream.addresses import CurveKeys
 from cdi_stream.documents import bus
 from cdi_stream.errors import WireError
 from cdi_stream.messages import Document
 
 
 class BusSource:
-    """Document source on the out address of a proxy; options are ``prefix`` and ``serializer``.
+    """Document source on the out address of a proxy; options are ``prefix``, ``serializer`` and key files.
 
     ZeroMQ loses documents that are published while nobody listens.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], address: str, *, prefix: str = "", serializer: str = "msgpack"
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        *,
+        prefix: str = "",
+        serializer: str = "msgpack",
+        curve_secret: str | None = None,
+        curve_server: str | None = None,
     ) -> None:
         self._prefix = prefix
         self._read = bus.reader(serializer)
-        self.socket = bus.listen(context, address)
+        keys = None
+        if curve_secret is not None and curve_server is not None:
+            keys = CurveKeys(secret=Path(curve_secret), server=Path(curve_server))
+        self.socket = bus.listen(context, address, keys)
 
     def documents(self, on_unusable: Callable[[WireError], None]) -> Iterator[tuple[str, Document]]:
         """Yield name and content of the documents that wait."""
