@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from event_model import ComposeRunBundle, DocumentNames, compose_run, schema_validators
+from jsonschema import ValidationError
 
 from cdi_stream.documents.own import SOURCE
 from cdi_stream.documents.plain import to_plain
@@ -271,7 +272,7 @@ def _is_allowed(metadata: Mapping[str, Any]) -> bool:
         schema_validators[DocumentNames.start].validate({"uid": "uid", "time": 0.0, **metadata})
         json.dumps(metadata).encode()
         return "\\ud" not in json.dumps(metadata) and "\\u0000" not in json.dumps(metadata)
-    except Exception:  # noqa: BLE001 - a validator raises errors of many kinds
+    except (ValidationError, TypeError, ValueError, OverflowError, RecursionError):
         return False
 
 
