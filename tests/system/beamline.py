@@ -35,14 +35,22 @@ class TestBeamline:
     __test__ = False
 
     def __init__(
-        self, children: Processes, directory: Path, scan: RecordedScan, extra_toml: str = "", refine_toml: str = ""
+        self,
+        children: Processes,
+        directory: Path,
+        scan: RecordedScan,
+        extra_toml: str = "",
+        refine_toml: str = "",
+        *,
+        has_tiled: bool = True,
     ) -> None:
         self.children = children
         self.directory = directory
         self.scan_file = directory / "scan.h5"
         write_scan(scan, self.scan_file)
         self.config_file = directory / "beamline.toml"
-        text = example_config(scan, directory).replace("[publish]\n", f"{ONE_START}[publish]\npreview_every_s = 0.2\n")
+        publish = "preview_every_s = 0.2\n" + ("" if has_tiled else 'tiled = "none"\n')
+        text = example_config(scan, directory).replace("[publish]\n", f"{ONE_START}[publish]\n{publish}")
         self.config_file.write_text(
             text.replace("[refine]\nmethods = []\n", refine_toml or "[refine]\nmethods = []\n") + extra_toml
         )
@@ -129,10 +137,11 @@ class TestBeamline:
 
 @contextlib.contextmanager
 def beamline(
-    directory: Path, scan: RecordedScan, extra_toml: str = "", refine_toml: str = ""
+    directory: Path, scan: RecordedScan, extra_toml: str = "", refine_toml: str = "", *, has_tiled: bool = True
 ) -> Iterator[TestBeamline]:
+    """Yield a beamline; ``has_tiled``: whether its service starts a Tiled server, which takes 10 s of CPU time."""
     with processes(directory) as children:
-        line = TestBeamline(children, directory, scan, extra_toml, refine_toml)
+        line = TestBeamline(children, directory, scan, extra_toml, refine_toml, has_tiled=has_tiled)
         line.start_bus()
         try:
             yield line

@@ -40,7 +40,7 @@ def test_stock_plans_are_joined_by_uid(scan, tmp_path):
     """Three plans, one after the other; the service learns of the run from the detector alone."""
     (moving,) = scan.scanned
     positions = scan.scanned[moving]
-    with beamline(tmp_path, scan) as line, zmq.Context() as context:
+    with beamline(tmp_path, scan, has_tiled=False) as line, zmq.Context() as context:
         line.start_service()
         line.start_detector()
         axes = {name: Axis(name=name, unit=scan.units[name], value=value) for name, value in scan.baseline.items()}

@@ -35,7 +35,7 @@ def scan_file(scan, tmp_path_factory):
 def test_a_replay_reaches_a_running_service_only_when_it_is_asked_to(scan, scan_file, tmp_path):
     production = tmp_path / "production"
     production.mkdir()
-    with beamline(production, scan) as line:
+    with beamline(production, scan, has_tiled=False) as line:
         line.start_service()
         files = results_in(production)
         config = ("--config", str(line.config_file), "--json")
