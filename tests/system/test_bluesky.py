@@ -36,8 +36,12 @@ def scan():
     return recorded_scan("plain")
 
 
+@pytest.mark.slow
 def test_stock_plans_are_joined_by_uid(scan, tmp_path):
-    """Three plans, one after the other; the service learns of the run from the detector alone."""
+    """Three plans, one after the other; the service learns of the run from the detector alone.
+
+    Quicker: `test_profile` measures one curve through the service, `test_bluesky_run_uid` holds what stock plans send.
+    """
     (moving,) = scan.scanned
     positions = scan.scanned[moving]
     with beamline(tmp_path, scan, has_tiled=False) as line, zmq.Context() as context:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cdi_stream.cli import streams
+from tests.builders import ONE_START
 from tests.geometry_recipe import BASE
 from tests.system.command_line import last_line, run
 
@@ -35,8 +36,23 @@ def test_demo_reaches_the_truth(tmp_path):
         assert (tmp_path / name).stat().st_size > 1e5
 
 
+SETTINGS_OF_34IDC = f"""
+[detector]
+endpoint = "tcp://127.0.0.1:31001"
+[documents]
+subscribe = "tcp://127.0.0.1:5578"
+publish = "tcp://127.0.0.1:5577"
+[geometry]
+beamline = "aps_34idc"
+[publish]
+tiled = "none"
+{ONE_START}"""
+
+
 def test_replay_of_the_real_scan(tmp_path, shared):
-    done = run("replay", str(shared / "data" / "34idc_staff20_s54"), "--scan", "54", "--json", "--out", str(tmp_path))
+    (tmp_path / "34idc.toml").write_text(SETTINGS_OF_34IDC)
+    scan = ("--scan", "54", "--config", str(tmp_path / "34idc.toml"))
+    done = run("replay", str(shared / "data" / "34idc_staff20_s54"), *scan, "--json", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     summary = last_line(done)
     assert summary["received"] == summary["expected"] == 201

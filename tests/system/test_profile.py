@@ -176,9 +176,8 @@ def test_without_a_result_in_time_the_verdict_is_none(line):
     assert reading["crystal_verdict"] == "none"
 
 
-@pytest.mark.parametrize(
-    "harm", [signal.SIGSTOP, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["frozen", "killed"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
 def test_a_service_in_trouble_harms_no_scan_and_its_crystal_comes_later(line, harm):
     line.documents.clear()
     pids = service_of(line.config)

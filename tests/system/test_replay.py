@@ -141,7 +141,7 @@ def test_endpoints_that_cannot_be_played_to_are_refused(scan, scan_file, tmp_pat
     assert_one_line(run("replay", str(scan_file), *options), "192.0.2.1", "of this machine")
 
 
-@pytest.mark.parametrize("socket", ["pull", "sub"])
+@pytest.mark.parametrize("socket", ["pull", pytest.param("sub", marks=pytest.mark.slow)])
 def test_without_a_service_nothing_is_played(scan, scan_file, tmp_path, socket):
     config = Path(config_with(scan, tmp_path, f"tcp://127.0.0.1:{free_port()}"))
     config.write_text(config.read_text().replace("[detector]\n", f'[detector]\nsocket = "{socket}"\n'))
