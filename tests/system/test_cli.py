@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from cdi_stream.cli import streams
-from tests.builders import ONE_START
 from tests.geometry_recipe import BASE
 from tests.system.command_line import last_line, run
 
@@ -36,7 +35,7 @@ def test_demo_reaches_the_truth(tmp_path):
         assert (tmp_path / name).stat().st_size > 1e5
 
 
-SETTINGS_OF_34IDC = f"""
+SETTINGS_OF_34IDC = """
 [detector]
 endpoint = "tcp://127.0.0.1:31001"
 [documents]
@@ -46,7 +45,7 @@ publish = "tcp://127.0.0.1:5577"
 beamline = "aps_34idc"
 [publish]
 tiled = "none"
-{ONE_START}"""
+"""
 
 
 def test_replay_of_the_real_scan(tmp_path, shared):
