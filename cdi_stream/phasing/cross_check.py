@@ -24,7 +24,7 @@ from cdi_stream.phasing.grid_level import GridLevel, Search, level_of, refine, r
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
-from cdi_stream.phasing.quality import misfit, size_of
+from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, score_batch
 from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settle_recipe
 from cdi_stream.phasing.steps import Recipe
@@ -94,6 +94,7 @@ def cross_check(
     metrics = Metrics(
         **misfit(crystal, data),
         **size_of(support, data),
+        amplitude_spread=amplitude_spread(crystal, support),
         agreement=agreement,
         starts=search.starts,
         cycles=search.cycles,

@@ -51,37 +51,43 @@ def example_config(scan: RecordedScan, directory: Path) -> str:
 
     All files of the replay lie in ``directory``.
     """
-    detector: dict[str, Any] = {}
+    beamline = scan.beamline or UNKNOWN_BEAMLINE
+    geometry = {"beamline" if isinstance(beamline, str) else "inline": beamline}
+    return to_toml(_with_own_places(_on_record(scan, directory) | {"geometry": geometry}, directory))
+
+
+def _on_record(scan: RecordedScan, directory: Path) -> dict[str, dict[str, str]]:
+    """Return the settings that a scan has on record: its white field, which is written, and its monitor."""
+    detector: dict[str, str] = {}
     if scan.white_field is not None:
         white_field = directory.resolve() / "white_field.npy"
         np.save(white_field, scan.white_field)
         detector["white_field"] = str(white_field)
     monitor = next((name for name in scan.scanned if name.lower() == "monitor"), None)
-    beamline = scan.beamline or UNKNOWN_BEAMLINE
-    settings = {
-        "detector": detector,
-        "assemble": {} if monitor is None else {"monitor": monitor},
-        "geometry": {"beamline" if isinstance(beamline, str) else "inline": beamline},
-    }
-    return to_toml(_with_own_places(settings, directory))
+    return {"detector": detector, "assemble": {} if monitor is None else {"monitor": monitor}}
 
 
-def own_config(config: Config, directory: Path, *, is_refining: bool = False) -> str:
+def own_config(config: Config, scan: RecordedScan, directory: Path, *, is_refining: bool = False) -> str:
     """Return the configuration (TOML) of a replay with the settings of a given configuration.
 
-    A service that runs with ``config`` receives nothing of the replay.
+    A service that runs with ``config`` receives nothing of the replay.  White field and monitor that the scan has on
+    record are used where the configuration names none.
 
     Parameters
     ----------
     config
         Configuration whose settings are used.  Its endpoints are replaced by free ports of this machine, its Tiled
         server by one of the replay.
+    scan
+        Scan that is replayed.
     directory
         Folder for all files of the replay.
     is_refining
         Whether the section ``refine`` is kept; else the replay does not refine.
     """
     settings = config.model_dump(mode="json", exclude=PLACES, exclude_unset=True, exclude_none=True)
+    for name, section in _on_record(scan, directory).items():
+        settings[name] = section | settings.get(name, {})
     if is_refining:
         settings["refine"] = config.refine.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     if config.publish.tiled is None:

@@ -131,7 +131,7 @@ def _write_config(scan: RecordedScan, directory: Path, config_file: Path | None,
     if config_file is None:
         text = example_config(scan, directory)
     else:
-        text = own_config(read_config(config_file), directory, is_refining=is_refining)
+        text = own_config(read_config(config_file), scan, directory, is_refining=is_refining)
     path = directory / "replay.toml"
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from cdi_stream.cli import streams
+from cdi_stream.files.recorded_scan import read_recorded
+from cdi_stream.files.recording import write_scan
 from tests.geometry_recipe import BASE
 from tests.system.command_line import last_line, run
 
@@ -60,6 +63,16 @@ def test_replay_of_the_real_scan(tmp_path, shared):
         assert size == pytest.approx(known, rel=0.1)
     assert summary["chi2"] < 0.03
     assert summary["r_p"] > 0.985
+
+
+@pytest.mark.slow
+def test_the_real_scan_without_its_white_field_is_not_good(tmp_path, shared):
+    """Its crystal is then larger, with a dim shell, though it explains the counts as well."""
+    (tmp_path / "34idc.toml").write_text(SETTINGS_OF_34IDC)
+    recorded = replace(read_recorded(shared / "data" / "34idc_staff20_s54", 54), white_field=None)
+    write_scan(recorded, tmp_path / "scan.h5")
+    done = run("replay", str(tmp_path / "scan.h5"), "--json", "--out", str(tmp_path / "out"))
+    assert last_line(done)["verdict"] == "doubtful", last_line(done)
 
 
 def test_geometry_and_plugins(tmp_path):

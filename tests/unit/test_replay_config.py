@@ -113,8 +113,24 @@ def test_each_key_is_a_setting_or_a_place():
     assert keys == SETTINGS | places
 
 
+BARE = replace(SCAN, white_field=None, scanned={"theta": np.arange(3.0)})
+"""A scan that has no settings on record."""
+
+
+def test_what_the_scan_has_on_record_is_used_where_the_configuration_names_nothing(production, tmp_path):
+    scan = replace(SCAN, white_field=np.full((4, 5), 0.5, dtype=np.float32))
+    detector = production.detector.model_copy(update={"white_field": None})
+    assemble = production.assemble.model_copy(update={"monitor": None})
+    bare = production.model_copy(update={"detector": detector, "assemble": assemble})
+    own = parsed(own_config(bare, scan, tmp_path), tmp_path)
+    np.testing.assert_array_equal(np.load(own.detector.white_field), scan.white_field)
+    assert own.assemble.monitor == "Monitor"
+    named = production.model_copy(update={"assemble": assemble.model_copy(update={"monitor": "ic3"})})
+    assert parsed(own_config(named, scan, tmp_path), tmp_path).assemble.monitor == "ic3"
+
+
 def test_nothing_of_production_is_used_but_settings(production, tmp_path):
-    text = own_config(production, tmp_path / "replay")
+    text = own_config(production, BARE, tmp_path / "replay")
     for place in ("10.1.2", "/production", "http://", "secret", "5580", 'prefix = "production"'):
         assert place not in text
     own = parsed(text, tmp_path)
@@ -127,7 +143,7 @@ def test_nothing_of_production_is_used_but_settings(production, tmp_path):
 
 
 def test_settings_are_those_of_production(production, tmp_path):
-    own = parsed(own_config(production, tmp_path), tmp_path)
+    own = parsed(own_config(production, BARE, tmp_path), tmp_path)
     kept = {"exclude": PLACES}
     assert own.model_dump(**kept) == production.model_dump(**kept)
     assert own.sha256("network") == production.sha256("network")
@@ -135,11 +151,11 @@ def test_settings_are_those_of_production(production, tmp_path):
 
 def test_no_tiled_server_where_production_has_none(production, tmp_path):
     without = production.model_copy(update={"publish": production.publish.model_copy(update={"tiled": None})})
-    assert parsed(own_config(without, tmp_path), tmp_path).publish.tiled is None
+    assert parsed(own_config(without, BARE, tmp_path), tmp_path).publish.tiled is None
 
 
 def test_refinement_is_kept_where_it_is_asked_for(production, tmp_path):
-    own = parsed(own_config(production, tmp_path, is_refining=True), tmp_path)
+    own = parsed(own_config(production, BARE, tmp_path, is_refining=True), tmp_path)
     assert own.refine == production.refine
 
 
