@@ -103,7 +103,7 @@ def read_case(path: Path) -> tuple[str, CurveGeometry, tuple[int, int, int]]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f'{path}: expected a case as JSON, {{"name": ..., "recipe": {{...}}}}, or a configuration that ends in '
-            f".toml, got: {error!r}"
+            f".toml, got: {type(error).__name__}: {error!s:.120}"
         ) from error
     return str(case.get("name", path.stem)), _geometry(recipe), recipe.shape
 
