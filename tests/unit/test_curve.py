@@ -96,6 +96,12 @@ def test_the_proxy_of_bluesky_knows_the_service_by_its_key(keys):
         process.terminate()
 
 
+def test_a_profile_with_a_wrong_key_is_told_at_once(keys, tmp_path):
+    documents = {"publish": "tcp://127.0.0.1:1", "curve_secret": str(keys[2]), "curve_server": str(keys[0])}
+    with pytest.raises(ConfigError, match="expected a secret key"):
+        CdiStream({"documents": documents})
+
+
 def test_the_secret_keys_are_for_their_owner_alone(keys):
     assert [path.stat().st_mode & 0o777 for path in keys] == [0o644, 0o600, 0o644, 0o600]
 

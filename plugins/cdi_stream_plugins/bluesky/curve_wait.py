@@ -23,7 +23,10 @@ class CurveWait:
     def __init__(self, source: Source, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._subscriber = source if isinstance(source, CdiStream) else None
-        self._listener = ResultListener(source.results if isinstance(source, CdiStream) else source)
+        if isinstance(source, CdiStream):
+            self._listener = ResultListener(source.results, curve=source.curve)
+        else:
+            self._listener = ResultListener(source)
         self._n_curves: dict[str | None, int] = {}
         self._stopped = threading.Event()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from cdi_stream.addresses import CurveKeys
 from cdi_stream.documents import bus
 from cdi_stream.errors import WireError
 from cdi_stream.messages import Document
@@ -150,11 +151,13 @@ class Results:
 class ResultListener:
     """Thread that listens to the bus on which the service publishes, and fills `Results`."""
 
-    def __init__(self, address: str, *, prefix: str = "", serializer: str = "msgpack") -> None:
+    def __init__(
+        self, address: str, *, prefix: str = "", serializer: str = "msgpack", curve: CurveKeys | None = None
+    ) -> None:
         self.results = Results()
         self._stopped = threading.Event()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = bus.listen(self._context, address if "://" in address else f"tcp://{address}")
+        self._socket = bus.listen(self._context, address if "://" in address else f"tcp://{address}", curve)
         self._prefix, self._read = prefix, bus.reader(serializer)
         self._thread = threading.Thread(target=self._listen, name="cdi-stream results", daemon=True)
         self._thread.start()

@@ -57,13 +57,13 @@ class CdiStream:
         Number of documents sent, and of documents dropped because too many were waiting.
     run_uid
         Uid of the newest run, None before the first one.
-    results
-        Address at which the service publishes its results.
+    results, curve
+        Address at which the service publishes its results, and the keys for it.
 
     Raises
     ------
     ConfigError
-        If the configuration cannot be read, or its documents come by another source.
+        If the configuration or a key cannot be read, or the documents come by another source.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class CdiStream:
         self.run_uid: str | None = None
         documents = _documents_of(config)
         self._address, kind = _address_of(documents)
-        self._curve = curve_of(documents)
+        self.curve = curve_of(documents)
         self.results = str(documents.get("subscribe", OWN_RESULTS))
         is_startable = is_service_started and kind == zmq.DEALER and not isinstance(config, Mapping)
         self._file = Path(str(config)) if is_startable else None
@@ -113,7 +113,7 @@ class CdiStream:
             socket.setsockopt(zmq.SNDHWM, 0)
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.IPV6, is_ipv6(self._address))
-            secure(socket, self._curve if is_bus else None)
+            secure(socket, self.curve if is_bus else None)
             socket.connect(self._address)
             line = _BusLine(socket) if is_bus else AcknowledgedLine(socket)
             while not self._closing.is_set():
@@ -236,7 +236,12 @@ def _documents_of(config: str | Path | Document) -> Document:
 def curve_of(documents: Document) -> CurveKeys | None:
     """Return the keys for the proxy that a configuration names, None without."""
     secret, server = documents.get("curve_secret"), documents.get("curve_server")
-    return None if secret is None or server is None else CurveKeys(secret=Path(secret), server=Path(server))
+    if secret is None or server is None:
+        return None
+    keys = CurveKeys(secret=Path(secret), server=Path(server))
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        secure(socket, keys)  # an error must come here, not in the thread
+    return keys
 
 
 def _address_of(documents: Document) -> tuple[str, int]:
