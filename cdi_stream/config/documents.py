@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -68,6 +67,10 @@ class BusConfig(Section):
         return CurveKeys(secret=self.curve_secret, server=self.curve_server)
 
 
+def _source(name: str) -> str:
+    return require_plugin("cdi_stream.source", name)
+
+
 OWN_ADDRESSES = {"subscribe": "tcp://127.0.0.1:5578", "publish": "tcp://127.0.0.1:5577"}
 """Addresses of the service's own proxy, where the configuration names none."""
 
@@ -75,7 +78,7 @@ OWN_ADDRESSES = {"subscribe": "tcp://127.0.0.1:5578", "publish": "tcp://127.0.0.
 class DocumentsConfig(BusConfig):
     """Source of Bluesky's documents, and the document bus on which results appear."""
 
-    source: Annotated[str, AfterValidator(partial(require_plugin, "cdi_stream.source"))] = Field(
+    source: Annotated[str, AfterValidator(_source)] = Field(
         default="zmq",
         description=(
             "Plugin by which the documents of the RunEngine come: zmq (a proxy, at documents.subscribe), process "
