@@ -42,7 +42,7 @@ class ReconstructionResult:
     seconds
         Time from the last frame to the document of the result [s].
     reasons
-        Reasons for the verdict, separated by `` | ``.
+        Reasons for the verdict, separated by vertical bars.
     """
 
     verdict: str = "none"
