@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cdi_stream.assemble.incoming import SavedSeries
@@ -20,8 +21,6 @@ class OpenCurve:
         Name of the series in the folder of open series; unique.
     series
         Frames received so far.
-    opened_s
-        Time since when this process listens to the series (monotonic) [s].
     claim
         Statement of the detector's ``user_data`` about the run.
     n_announced
@@ -38,13 +37,14 @@ class OpenCurve:
         Doubts about the series that its messages raise.
     n_orphans
         Number of documents without a start document that had come when the series began.
+    resumed_s
+        Time at which this process went on with a series of an earlier one (monotonic) [s]; -inf for a new series.
     n_unreadable
         Number of messages of the detector since then that could not be decoded.
     """
 
     key: str
     series: Series
-    opened_s: float
     claim: Claim
     n_announced: int
     is_headless: bool = False
@@ -53,6 +53,7 @@ class OpenCurve:
     curve_index: int | None = None
     doubts: tuple[str, ...] = ()
     n_orphans: int = 0
+    resumed_s: float = -math.inf
     n_unreadable: int = 0
 
     @property
@@ -92,7 +93,7 @@ def restore_curve(saved: SavedSeries, series: Series, now_s: float) -> OpenCurve
     return OpenCurve(
         key=saved.key,
         series=series,
-        opened_s=now_s,
+        resumed_s=now_s,
         claim=_claim_of(saved),
         n_announced=saved.n_announced,
         is_headless=saved.is_headless,

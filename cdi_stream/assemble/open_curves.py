@@ -188,9 +188,7 @@ class OpenCurves:
         key = f"{self._n_keys}" if self._incoming is None else self._incoming.new_key(start.series, wall_s)
         log = None if self._incoming is None else self._incoming.frame_log(key)
         series = self._new_series(start, now_s, wall_s, log)
-        return OpenCurve(
-            key=key, series=series, opened_s=now_s, claim=claim, n_announced=0, n_orphans=self._book.orphans.total()
-        )
+        return OpenCurve(key=key, series=series, claim=claim, n_announced=0, n_orphans=self._book.orphans.total())
 
     def _new_series(self, start: SeriesStart, now_s: float, wall_s: float, log: FrameLog | None) -> Series:
         return Series(start, self._settings.limits, now_s, wall_s, log, self._has_room, self._volumes.volume)

@@ -42,7 +42,7 @@ class Stage(Enum):
 def stage_of(curve: OpenCurve, run: RunRecord | None, now_s: float, settings: AssembleSettings) -> Stage:
     """Return the stage of a series at ``now_s`` (monotonic) [s]; ``run`` is its run as far as it is known."""
     quiet_s = now_s - curve.series.last_s
-    is_waiting = now_s - curve.opened_s < RECONNECTION_S
+    is_waiting = now_s - curve.resumed_s < RECONNECTION_S
     if quiet_s >= settings.idle_timeout_s and not is_waiting:
         return Stage.OVER
     is_ended = curve.series.ended_s is not None and quiet_s >= settings.late_grace_s
