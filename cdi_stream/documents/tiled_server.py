@@ -146,11 +146,18 @@ class TiledServer:
             process.wait()
 
 
+PORTS = range(15_000, 32_000)
+"""Ports to choose from: the system takes none of them for a connection of another program in the meantime."""
+
+
 def free_port() -> int:
     """Return a loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for _ in range(100):
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServiceError(f"expected a free port from {PORTS.start} to {PORTS.stop - 1} on this machine, found none")
 
 
 def _read_address(path: Path) -> dict[str, str]:
