@@ -17,7 +17,8 @@ def replayed(folder, out):
 
 
 def phased(folder):
-    done = run("phase", str(folder), "--method", "recipe", "--recipe", "5*ER", "--budget", "10", "--json")
+    out = ("--out", str(folder.parent / "object.npz"))
+    done = run("phase", str(folder), *out, "--method", "recipe", "--recipe", "5*ER", "--budget", "10", "--json")
     assert done.returncode in (0, 3), done.stderr
     return last_line(done)
 
