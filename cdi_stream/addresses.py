@@ -111,3 +111,8 @@ class CurveKeys:
 
     secret: Path
     server: Path
+
+    @classmethod
+    def of(cls, secret: str | Path | None, server: str | Path | None) -> CurveKeys | None:
+        """Return the keys of two files; None if one is not named."""
+        return None if secret is None or server is None else cls(secret=Path(secret), server=Path(server))

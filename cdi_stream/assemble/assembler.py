@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
 READ_EVERY_S = 0.2
 """Shortest time [s] between two readings of a file that grows."""
 
@@ -78,7 +77,8 @@ class Assembler:
         if name in NEW_RUN_KINDS:  # a new run may push an old one out of the book, but none of an open curve
             self.book.pinned = {run.uid for curve in self._curves if (run := self._match(curve).run)}
         run_uid = self.book.on_document(name, doc, received_s)
-        self._n_curves, self._used = self._by_uid_now(self._n_curves), self._by_uid_now(self._used)
+        if name != "event":  # no event renames or ends a run
+            self._n_curves, self._used = self._by_uid_now(self._n_curves), self._by_uid_now(self._used)
         if self._incoming is not None and run_uid is not None:
             self._incoming.keep_document(run_uid, name, doc, received_s)
             if name == "start" and self.book.uids != self._known_runs:
@@ -214,11 +214,11 @@ class Assembler:
 
     def _is_foreign(self, curve: OpenCurve, match: RunMatch, stage: Stage) -> bool:
         """Whether a curve without a start message is the end of an earlier series: no run, or one with a curve."""
+        if stage is not Stage.OVER or match.run is None:
+            return stage is Stage.OVER
         others = (self._match(other).run for other in self._curves if other is not curve)
-        has_curve = match.run is not None and (
-            match.run.uid in self._n_curves or any(run is match.run for run in others)
-        )
-        return stage is Stage.OVER and (match.run is None or (match.by == "time" and has_curve))
+        has_curve = match.run.uid in self._n_curves or any(run is match.run for run in others)
+        return match.by == "time" and has_curve
 
     def _by_uid_now(self, by_uid: dict[str, T]) -> dict[str, T]:
         """Return values by the present uid of their run, without those of forgotten runs."""

@@ -184,6 +184,7 @@ def _log(path: Path | None, stack: contextlib.ExitStack) -> Callable[[Any], None
     stack.callback(_close, log)
 
     def write(parts: list[Buffer]) -> None:
+        """Write the parts of one message with the time of their receipt."""
         log.write(parts, time.time_ns())
 
     return write

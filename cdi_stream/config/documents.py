@@ -62,9 +62,7 @@ class BusConfig(Section):
     @property
     def curve(self) -> CurveKeys | None:
         """Keys for a proxy with CurveZMQ, None without."""
-        if self.curve_secret is None or self.curve_server is None:
-            return None
-        return CurveKeys(secret=self.curve_secret, server=self.curve_server)
+        return CurveKeys.of(self.curve_secret, self.curve_server)
 
 
 def _source(name: str) -> str:

@@ -50,6 +50,11 @@ def reader(serializer: str) -> Callable[[bytes], Any]:
     raise ConfigError(f"expected a serializer out of {', '.join(SERIALIZERS)}, got {serializer!r}")
 
 
+def pack(name: str, payload: bytes, prefix: bytes = b"") -> bytes:
+    """Return the bus message of a document, whose content a function from `writer` has turned into bytes."""
+    return b" ".join((prefix, name.encode(), payload))
+
+
 def unpack(message: bytes, prefix: bytes, read: Callable[[bytes], Any]) -> tuple[str, dict[str, Any]] | None:
     """Return name and document of one bus message; None if it has another prefix.
 

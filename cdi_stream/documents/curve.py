@@ -27,18 +27,14 @@ def secure(socket: zmq.Socket[bytes], keys: CurveKeys | None) -> None:
     """
     if keys is None:
         return
-    public, secret = _key_of(keys.secret)
+    public, secret = _secret_of(keys.secret)
     server, _ = _key_of(keys.server)
-    if secret is None:
-        raise ConfigError(f"{keys.secret}: expected a secret key, got a public one; its file ends in .key_secret")
     socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = public, secret, server
 
 
 def serve_with(socket: zmq.Socket[bytes], secret: Path) -> None:
     """Set the secret key of a socket to which clients connect; raises `ConfigError` if the file holds none."""
-    public, own = _key_of(secret)
-    if own is None:
-        raise ConfigError(f"{secret}: expected a secret key, got a public one; its file ends in .key_secret")
+    public, own = _secret_of(secret)
     socket.curve_publickey, socket.curve_secretkey, socket.curve_server = public, own, True
 
 
@@ -63,6 +59,14 @@ def make_keys(folder: Path) -> list[Path]:
     except OSError as error:
         raise ConfigError(f"{folder}: keys cannot be written: {error}") from error
     return names
+
+
+def _secret_of(path: Path) -> tuple[bytes, bytes]:
+    """Return the public and the secret key of a file."""
+    public, secret = _key_of(path)
+    if secret is None:
+        raise ConfigError(f"{path}: expected a secret key, got a public one; its file ends in .key_secret")
+    return public, secret
 
 
 def _key_of(path: Path) -> tuple[bytes, bytes | None]:

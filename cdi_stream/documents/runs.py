@@ -236,9 +236,12 @@ class RunBook:
             run = self._known_or_new(doc["run_start"], early.received_s)
             self._move_events(early, run, stream)
             run.n_descriptors_lost += 1
-        record = self._record(doc["run_start"], "stop")
-        if record is None or record.stop is not None:
-            return None if record is None else record.uid
+        record = self.runs.get(doc["run_start"])
+        if record is None:
+            self.orphans["stop"] += 1
+            return None
+        if record.stop is not None:
+            return record.uid
         record.stop = {**doc, "num_events": counts}
         record.stop_received_s = received_s
         self._note_lag(doc, received_s)
@@ -316,11 +319,6 @@ class RunBook:
             else:
                 record.positions.append((stream, part))
         return uid
-
-    def _record(self, uid: str, kind: str) -> RunRecord | None:
-        if uid not in self.runs:
-            self.orphans[kind] += 1
-        return self.runs.get(uid)
 
     def _note_lag(self, doc: Document, received_s: float) -> None:
         sent_s = _time_of(doc, received_s)

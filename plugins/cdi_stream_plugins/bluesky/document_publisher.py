@@ -11,7 +11,7 @@ import numpy as np
 import zmq
 from bluesky.callbacks.zmq import Publisher
 
-from cdi_stream.documents.bus import writer
+from cdi_stream.documents.bus import pack, writer
 from cdi_stream.errors import EndpointError
 from cdi_stream.messages import Document
 
@@ -143,7 +143,7 @@ class DocumentPublisher(Publisher):
                 f"arrays in events: {key!r} has more than {LARGE_ARRAY} numbers; they are sent, but images "
                 "belong into files that documents name, and frames come by the detector's stream"
             )
-        self._socket.send(b" ".join((self._prefix, name.encode(), self._serializer(doc))))
+        self._socket.send(pack(name, self._serializer(doc), self._prefix))
         self._last = identity
         self.n_sent += 1
 

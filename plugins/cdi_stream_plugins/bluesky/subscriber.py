@@ -19,7 +19,7 @@ from pathlib import Path
 import zmq
 
 from cdi_stream.addresses import CurveKeys, is_ipv6, parse
-from cdi_stream.documents.bus import writer
+from cdi_stream.documents.bus import pack, writer
 from cdi_stream.documents.curve import secure
 from cdi_stream.errors import ConfigError
 from cdi_stream.messages import Document
@@ -118,23 +118,23 @@ class CdiStream:
             line = _BusLine(socket) if is_bus else AcknowledgedLine(socket)
             while not self._closing.is_set():
                 service.keep()
-                entry = self._queue_entry(0 if line.is_full else _WAIT_S)
+                entry = self._queue_entry(line)
                 if entry is None:
                     self._finish(line)
                     return
                 if entry:
-                    line.send(b" ".join((prefix, entry[0].encode(), self._packed(write, entry[1]))))
+                    line.send(pack(entry[0], self._packed(write, entry[1]), prefix))
                     self.n_sent += 1
                 if not line.step():
                     self._warn(f"no service takes documents at {self._address}: {self._queue.qsize()} documents wait")
 
-    def _queue_entry(self, wait_s: float) -> tuple[()] | tuple[str, Document] | None:
-        """Return the next entry of the queue; an empty tuple if none comes in time, or if no time is given."""
-        if wait_s == 0:
+    def _queue_entry(self, line: _BusLine | AcknowledgedLine) -> tuple[()] | tuple[str, Document] | None:
+        """Return the next entry of the queue; an empty tuple if none comes in time, or if the line is full."""
+        if line.is_full:
             time.sleep(_WAIT_S)
             return ()
         try:
-            return self._queue.get(timeout=wait_s)
+            return self._queue.get(timeout=_WAIT_S)
         except queue.Empty:
             return ()
 
@@ -235,10 +235,7 @@ def _documents_of(config: str | Path | Document) -> Document:
 
 def curve_of(documents: Document) -> CurveKeys | None:
     """Return the keys for the proxy that a configuration names, None without."""
-    secret, server = documents.get("curve_secret"), documents.get("curve_server")
-    if secret is None or server is None:
-        return None
-    keys = CurveKeys(secret=Path(secret), server=Path(server))
+    keys = CurveKeys.of(documents.get("curve_secret"), documents.get("curve_server"))
     with zmq.Context() as context, context.socket(zmq.PUB) as socket:
         secure(socket, keys)  # an error must come here, not in the thread
     return keys

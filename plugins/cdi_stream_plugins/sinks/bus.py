@@ -7,7 +7,7 @@ import time
 import zmq
 
 from cdi_stream.addresses import CurveKeys, is_ipv6
-from cdi_stream.documents.bus import writer
+from cdi_stream.documents.bus import pack, writer
 from cdi_stream.documents.curve import secure
 from cdi_stream.errors import EndpointError
 from cdi_stream.messages import Document
@@ -53,7 +53,7 @@ class BusSink:
 
     def __call__(self, name: str, doc: Document) -> None:
         """Send one document."""
-        self._socket.send(b" ".join((self._prefix, name.encode(), self._write(dict(doc)))))
+        self._socket.send(pack(name, self._write(dict(doc)), self._prefix))
 
     def close(self) -> None:
         """Send queued documents for at most `LINGER_MS`, then close the socket."""

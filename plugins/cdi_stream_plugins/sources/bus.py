@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import zmq
 
@@ -31,10 +30,7 @@ class BusSource:
     ) -> None:
         self._prefix = prefix
         self._read = bus.reader(serializer)
-        keys = None
-        if curve_secret is not None and curve_server is not None:
-            keys = CurveKeys(secret=Path(curve_secret), server=Path(curve_server))
-        self.socket = bus.listen(context, address, keys)
+        self.socket = bus.listen(context, address, CurveKeys.of(curve_secret, curve_server))
 
     def documents(self, on_unusable: Callable[[WireError], None]) -> Iterator[tuple[str, Document]]:
         """Yield name and content of the documents that wait."""

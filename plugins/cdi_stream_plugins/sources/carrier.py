@@ -99,4 +99,4 @@ class CarrierSource(ABC):
                     self._wait_s = min(2 * wait_s, MAX_RETRY_S)
 
     def _hand_on(self, name: str, doc: Document) -> None:
-        self._sender.send(b" ".join((b"", name.encode(), self._write(doc))))
+        self._sender.send(bus.pack(name, self._write(doc)))

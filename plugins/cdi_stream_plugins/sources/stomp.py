@@ -76,6 +76,7 @@ class StompSource(CarrierSource):
         """
 
         def take(body: bytes) -> None:
+            """Hand on the document of one message; report a message that cannot be read."""
             try:
                 document = read_event(body)
             except WireError as error:
