@@ -74,6 +74,33 @@ def test_documents_wait_for_a_service_that_comes_later(subscriber, address):
     assert [doc["seq_num"] for _, doc in came] == list(range(1, 101))
 
 
+class SocketThatConnectsLate:
+    """A socket without a connection for its first attempts to send; a real one cannot be timed so."""
+
+    def __init__(self, n_refused):
+        self.n_refused, self.sent = n_refused, []
+
+    def poll(self, timeout):
+        return 0
+
+    def send_multipart(self, parts, flags):
+        self.n_refused -= 1
+        if self.n_refused >= 0:
+            raise zmq.Again
+        self.sent.append(int.from_bytes(parts[0], "big"))
+
+
+@pytest.mark.parametrize("n_refused", [1, 3, 8, 12])
+def test_no_document_overtakes_another_while_the_connection_comes_up(n_refused):
+    socket = SocketThatConnectsLate(n_refused)
+    line = acknowledged.AcknowledgedLine(socket)
+    for k in range(10):
+        line.send(b"%d" % k)
+    for _ in range(5):
+        line.step()
+    assert socket.sent == list(range(1, 11))
+
+
 def test_documents_that_a_killed_service_held_come_again(subscriber, address):
     with zmq.Context() as context, context.socket(zmq.ROUTER) as killed:
         killed.bind(address)

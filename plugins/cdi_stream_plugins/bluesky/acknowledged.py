@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import OrderedDict
 
@@ -25,6 +24,7 @@ class AcknowledgedLine:
         self._socket = socket
         self._waiting: OrderedDict[int, bytes] = OrderedDict()
         self._n_sent = 0
+        self._n_put = 0  # number of the last message that the socket has taken
         self._progress_s = time.monotonic()
 
     @property
@@ -43,7 +43,7 @@ class AcknowledgedLine:
             self._progress_s = time.monotonic()
         self._n_sent += 1
         self._waiting[self._n_sent] = message
-        self._put(self._n_sent, message)
+        self._put_rest()
 
     def step(self) -> bool:
         """Take the acknowledgements, and send the window again if none comes; return whether the service answers."""
@@ -51,14 +51,25 @@ class AcknowledgedLine:
             number = int.from_bytes(self._socket.recv_multipart()[-1], "big")
             self._waiting.pop(number, None)
             self._progress_s = time.monotonic()
-        if not self._waiting or time.monotonic() - self._progress_s < RESEND_S:
-            return True
-        self._progress_s = time.monotonic()
-        for number, message in self._waiting.items():
-            self._put(number, message)
-        return False
+        is_answered = not self._waiting or time.monotonic() - self._progress_s < RESEND_S
+        if not is_answered:
+            self._progress_s = time.monotonic()
+            self._n_put = 0
+        self._put_rest()
+        return is_answered
 
-    def _put(self, number: int, message: bytes) -> None:
-        """Hand a message to the socket; without a connection it is left for the next attempt."""
-        with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart([number.to_bytes(8, "big"), message], zmq.NOBLOCK)
+    def _put_rest(self) -> None:
+        """Hand the messages to the socket in order; without a connection the rest waits, so that none overtakes."""
+        first = next(iter(self._waiting), self._n_sent + 1)
+        for number in range(max(first, self._n_put + 1), self._n_sent + 1):
+            if number in self._waiting and not self._put(number):
+                return
+            self._n_put = number
+
+    def _put(self, number: int) -> bool:
+        """Hand a message to the socket; return whether the socket has a connection."""
+        try:
+            self._socket.send_multipart([number.to_bytes(8, "big"), self._waiting[number]], zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True

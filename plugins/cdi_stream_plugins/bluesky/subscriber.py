@@ -128,7 +128,7 @@ class CdiStream:
                 if not line.step():
                     self._warn(f"no service takes documents at {self._address}: {self._queue.qsize()} documents wait")
 
-    def _queue_entry(self, line: _BusLine | AcknowledgedLine) -> tuple[()] | tuple[str, Document] | None:
+    def _queue_entry(self, line: Line) -> tuple[()] | tuple[str, Document] | None:
         """Return the next entry of the queue; an empty tuple if none comes in time, or if the line is full."""
         if line.is_full:
             time.sleep(_WAIT_S)
