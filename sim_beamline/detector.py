@@ -6,10 +6,9 @@ import time
 from typing import Any
 
 import zmq
-from numpy.typing import NDArray
 
 from cdi_stream.messages import RecordedScan
-from sim_beamline import wire, wire1
+from sim_beamline.frame_stream import FrameStream
 
 
 class StreamingDetector:
@@ -26,8 +25,7 @@ class StreamingDetector:
     codec
         Compression of the frames.
     wire_format
-        dectris2, dectris1 or array1.  array1 has no series, start or end; its frame number continues from series to
-        series.
+        As in `FrameStream`.
     """
 
     def __init__(
@@ -35,9 +33,7 @@ class StreamingDetector:
     ) -> None:
         self._scan = scan
         self._has_frame = scan.has_frame
-        self._data = data
-        self._codec = codec
-        self._format = wire_format
+        self._stream = FrameStream(data, wire_format, codec)
         self._n_taken = 0
         self._series = int(time.time()) % 10**8
         self._image_id = 0
@@ -50,7 +46,7 @@ class StreamingDetector:
             case "trigger":
                 return self._trigger(int(request["point"]))
             case "disarm":
-                self._send_end()
+                self._stream.end(self._series)
                 return {"series_id": self._series}
             case other:
                 return {"error": f"expected arm, trigger or disarm, got {other!r}"}
@@ -58,48 +54,24 @@ class StreamingDetector:
     def _arm(self, user_data: Any, n_images: int) -> dict[str, Any]:
         self._series += 1
         self._image_id = 0
-        self._send_start(user_data, n_images)
+        scan = self._scan
+        self._stream.start(self._series, n_images, scan.frames[0], scan.detector, scan.pixel_mask, user_data)
         return self._names(-1)
 
     def _trigger(self, point: int) -> dict[str, Any]:
         image_id = self._image_id
         self._image_id += 1
         if self._has_frame[point]:
-            self._send_image(image_id, self._scan.frames[point])
+            count_time_s = float(self._scan.detector.get("count_time_s", 0.1))
+            self._stream.image(self._series, image_id, self._scan.frames[point], count_time_s, self._n_taken)
         self._n_taken += 1
         return self._names(image_id)
 
     def _names(self, image_id: int) -> dict[str, Any]:
         """Return the names of the newest frame in the stream, for the run's events."""
-        if self._format == "array1":
+        if self._stream.wire_format == "array1":
             return {"unique_id": self._n_taken - 1}
         return {"series_id": self._series, "image_id": image_id}
-
-    def _send_start(self, user_data: Any, n_images: int) -> None:
-        frames, mask = self._scan.frames, self._scan.pixel_mask
-        entries: dict[str, Any] = {"series": self._series, "n_images": n_images, "shape": frames.shape[1:]}
-        entries |= {"header": self._scan.detector, "mask": mask, "user_data": user_data}
-        if self._format == "dectris2":
-            self._data.send(wire.start_message(**entries, dtype=frames.dtype.name))
-        elif self._format == "dectris1":
-            self._data.send_multipart(wire1.start_parts(**entries))
-
-    def _send_image(self, image_id: int, pixels: NDArray[Any]) -> None:
-        if self._format == "array1":
-            self._data.send_multipart(wire1.array_parts(frame=self._n_taken, pixels=pixels, codec=self._codec))
-            return
-        entries: dict[str, Any] = {"series": self._series, "image_id": image_id, "pixels": pixels, "codec": self._codec}
-        entries |= {"count_time_s": float(self._scan.detector.get("count_time_s", 0.1))}
-        if self._format == "dectris2":
-            self._data.send(wire.image_message(**entries))
-        else:
-            self._data.send_multipart(wire1.image_parts(**entries))
-
-    def _send_end(self) -> None:
-        if self._format == "dectris2":
-            self._data.send(wire.end_message(series=self._series))
-        elif self._format == "dectris1":
-            self._data.send_multipart(wire1.end_parts(series=self._series))
 
 
 def run_detector(
