@@ -10,6 +10,7 @@ import zmq
 from numpy.typing import NDArray
 
 from sim_beamline import wire, wire1
+from sim_beamline.frame_buffer import FrameBuffer
 
 FORMATS = ("dectris2", "dectris1", "array1")
 """Names of the wire formats."""
@@ -20,20 +21,17 @@ class FrameStream:
 
     Parameters
     ----------
-    socket
-        Socket of the stream.
+    sender
+        Socket of the stream, or buffer in front of it.
     wire_format
         One of `FORMATS`.  ``array1`` has no series, start or end; its frame number continues from series to series.
     codec
         Compression of the frames: raw, lz4 or bslz4.
-
-    ``n_dropped`` counts the messages that nobody took within the send timeout of the socket.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], wire_format: str, codec: str) -> None:
+    def __init__(self, sender: zmq.Socket[bytes] | FrameBuffer, wire_format: str, codec: str) -> None:
         self.wire_format = wire_format
-        self.n_dropped = 0
-        self._socket = socket
+        self._sender = sender
         self._codec = codec
 
     def start(
@@ -49,31 +47,25 @@ class FrameStream:
         entries: dict[str, Any] = {"series": series, "n_images": n_images, "shape": pixels.shape, "header": header}
         entries |= {"mask": mask, "user_data": user_data}
         if self.wire_format == "dectris2":
-            self._send([wire.start_message(**entries, dtype=pixels.dtype.name)])
+            self._sender.send_multipart([wire.start_message(**entries, dtype=pixels.dtype.name)])
         elif self.wire_format == "dectris1":
-            self._send(wire1.start_parts(**entries))
+            self._sender.send_multipart(wire1.start_parts(**entries))
 
     def image(self, series: int, image_id: int, pixels: NDArray[Any], count_time_s: float, number: int) -> None:
         """Send a frame; ``number`` counts all frames of the detector, which ``array1`` sends instead of an id."""
         if self.wire_format == "array1":
-            self._send(wire1.array_parts(frame=number, pixels=pixels, codec=self._codec))
+            self._sender.send_multipart(wire1.array_parts(frame=number, pixels=pixels, codec=self._codec))
             return
         entries: dict[str, Any] = {"series": series, "image_id": image_id, "pixels": pixels, "codec": self._codec}
         entries |= {"count_time_s": count_time_s}
         if self.wire_format == "dectris2":
-            self._send([wire.image_message(**entries)])
+            self._sender.send_multipart([wire.image_message(**entries)])
         else:
-            self._send(wire1.image_parts(**entries))
+            self._sender.send_multipart(wire1.image_parts(**entries))
 
     def end(self, series: int) -> None:
         """Send the end of a series."""
         if self.wire_format == "dectris2":
-            self._send([wire.end_message(series=series)])
+            self._sender.send_multipart([wire.end_message(series=series)])
         elif self.wire_format == "dectris1":
-            self._send(wire1.end_parts(series=series))
-
-    def _send(self, parts: list[bytes]) -> None:
-        try:
-            self._socket.send_multipart(parts)
-        except zmq.Again:
-            self.n_dropped += 1
+            self._sender.send_multipart(wire1.end_parts(series=series))

@@ -16,6 +16,7 @@ from sim_beamline.cases import simulated_scan
 from sim_beamline.diffract import Experiment, at_frame
 from sim_beamline.epics.area_detector import AreaDetector
 from sim_beamline.epics.ioc import IocServer
+from sim_beamline.frame_buffer import FrameBuffer
 from sim_beamline.frame_stream import FrameStream
 from sim_beamline.instrument.axis import Axis, AxisModel
 from sim_beamline.instrument.beam import Beam
@@ -24,9 +25,6 @@ from sim_beamline.instrument.sample import MountedCrystal
 from sim_beamline.instrument.sensor import Sensor, SensorModel
 from sim_beamline.simplon.camera import Camera
 from sim_beamline.simplon.rest import CameraServer
-
-SEND_TIMEOUT_MS = 2000
-"""Time [ms] after which a message that nobody takes is dropped, as a detector does whose buffer is full."""
 
 _HC_EV_A = 12398.419843320025
 
@@ -131,7 +129,6 @@ class Station:
             context = stack.enter_context(zmq.Context())
             socket = context.socket(zmq.PUSH if settings.socket == "push" else zmq.PUB)
             stack.callback(socket.close, 2000)
-            socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
             socket.bind(settings.data)
             header: dict[str, Any] = {
                 "pixel_row_m": experiment.pixel_row_m,
@@ -139,10 +136,12 @@ class Station:
                 "beam_row": experiment.beam_row,
                 "beam_col": experiment.beam_col,
             }
-            stream = FrameStream(socket, settings.wire_format, settings.codec)
+            buffer = FrameBuffer(socket)
+            stack.callback(buffer.close)
+            stream = FrameStream(buffer, settings.wire_format, settings.codec)
             pause = _no_pause if settings.is_fast else time.sleep
             self.camera = Camera(self.instrument, stream, header, pause)
-            detector = AreaDetector(f"{settings.prefix}eiger:", self.camera, _fixed(experiment))
+            detector = AreaDetector(f"{settings.prefix}eiger:", self.camera, _fixed(experiment), buffer)
             play = 0.0 if settings.is_clean else 0.01
             self.ioc = IocServer(settings.prefix, self.instrument.axes, detector, {self.instrument.rocking: play})
             stack.callback(self.ioc.close)

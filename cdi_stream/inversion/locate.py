@@ -21,6 +21,7 @@ from cdi_stream.geometry.circles import (
     linear_map,
     wavenumber,
 )
+from cdi_stream.inversion.device_prefix import device_prefix
 from cdi_stream.inversion.tracks import fill_missing
 from cdi_stream.inversion.units import Kind, factor
 from cdi_stream.messages import RockingCurve
@@ -70,7 +71,8 @@ def locate(
             f"beamline {beamline.name!r}: expected circles, got none, so its frames have no angles; give its geometry "
             "in the configuration, or record with --documents and --beamline"
         )
-    readings = _Readings(curve)
+    needed = [circle for circle in circles if circle.name not in fixed.circles_deg]
+    readings = _Readings(curve, device_prefix({*curve.scanned, *curve.run.readings}, needed))
     tracks = [_circle(readings, circle, fixed) for circle in circles]
     n_sample = len(beamline.sample_circles)
     positions = Positions(
@@ -85,12 +87,20 @@ def locate(
 
 
 class _Readings:
-    """Readings of a curve by name; collects doubts about them, and the names of the readings in use."""
+    """Readings of a curve by name; collects doubts about them, and the names of the readings in use.
 
-    def __init__(self, curve: RockingCurve) -> None:
+    A name that is not recorded is looked for with ``prefix`` before it, the name of the goniometer's device.
+    """
+
+    def __init__(self, curve: RockingCurve, prefix: str) -> None:
         self.curve = curve
+        self._prefix = prefix
         self.doubts: list[str] = []
         self.names_in_use: set[str] = set()
+
+    def is_scanned(self, name: str) -> bool:
+        """Return whether a reading has a value for each frame."""
+        return not self.curve.scanned.keys().isdisjoint((name, self._prefix + name))
 
     def track(self, name: str, unit: str, kind: Kind) -> NDArray[np.float64] | None:
         """Return the reading at each frame in the project's unit; None if there is no reading of this name.
@@ -105,6 +115,8 @@ class _Readings:
             Kind of quantity.
         """
         curve = self.curve
+        if name not in curve.scanned and name not in curve.run.readings:
+            name = self._prefix + name
         if name in curve.scanned:
             values = self._interpolate(name, np.asarray(curve.scanned[name], dtype=float))
         elif name in curve.run.readings:
@@ -157,7 +169,7 @@ def _circle(readings: _Readings, circle: Circle, fixed: FixedGeometry) -> NDArra
 
 def _energy(readings: _Readings, beamline: Beamline, fixed: FixedGeometry) -> NDArray[np.float64]:
     curve = readings.curve
-    is_scanned = any(name in curve.scanned for name, _ in beamline.energy_readings)
+    is_scanned = any(readings.is_scanned(name) for name, _ in beamline.energy_readings)
     if fixed.photon_energy_ev is not None and not is_scanned:
         return np.full(len(curve.counts), fixed.photon_energy_ev)
     for name, unit in beamline.energy_readings:

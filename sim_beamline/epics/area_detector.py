@@ -11,6 +11,7 @@ import numpy as np
 from caproto import ChannelData
 
 from sim_beamline.epics.channels import Hook, reading, setting
+from sim_beamline.frame_buffer import FrameBuffer
 from sim_beamline.instrument.sensor import MASKED
 from sim_beamline.simplon.camera import Camera
 
@@ -59,10 +60,13 @@ class AreaDetector:
         Camera.
     fixed
         Numbers of the detector that do not change, by the names of their process variables.
+    buffer
+        Buffer of the frames, which counts those that were dropped.
     """
 
-    def __init__(self, prefix: str, camera: Camera, fixed: dict[str, float]) -> None:
+    def __init__(self, prefix: str, camera: Camera, fixed: dict[str, float], buffer: FrameBuffer) -> None:
         self._camera = camera
+        self._buffer = buffer
         self._cam, self._stats = f"{prefix}cam1:", f"{prefix}Stats1:"
         self.channels: dict[str, ChannelData] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,6 +87,7 @@ class AreaDetector:
         texts = {"Manufacturer": "cdi-stream", "Model": "Simulated Eiger", "PortName": "EIG", "StreamState": "ready"}
         for name, text in texts.items():
             self.channels[f"{self._cam}{name}_RBV"] = reading(text)
+        self.channels[f"{self._stats}UniqueId_RBV"] = reading(0)
         for name in ("Total", "MaxValue", "CentroidX", "CentroidY", "Monitor"):
             self.channels[f"{self._stats}{name}_RBV"] = reading(0.0)
 
@@ -95,9 +100,10 @@ class AreaDetector:
             for name, value in _statistics(state.last.counts).items():
                 await self.channels[f"{self._stats}{name}_RBV"].write(value)
             await self.channels[f"{self._stats}Monitor_RBV"].write(state.last.monitor)
+        await self.channels[f"{self._stats}UniqueId_RBV"].write(state.n_in_series)
         is_armed = state.state != "idle"
         await self._write("SequenceId", state.series)
-        await self._write("StreamDropped_RBV", self._camera.stream.n_dropped)
+        await self._write("StreamDropped_RBV", self._buffer.n_dropped)
         await self._write("NumImagesCounter_RBV", state.n_in_series)
         await self._write("ArrayCounter_RBV", state.n_images)
         await self._write("DetectorState_RBV", {"idle": 0, "ready": 7, "acquire": 1}[state.state])

@@ -35,6 +35,7 @@ class AsyncEiger(StandardReadable):
             self.acquire_time = epics_signal_rw(float, f"{cam}AcquireTime_RBV", f"{cam}AcquireTime")
         with self.add_children_as_readables():
             self.sequence_id = epics_signal_r(int, f"{cam}SequenceId")
+            self.unique_id = epics_signal_r(int, f"{prefix}Stats1:UniqueId_RBV")
             self.total = epics_signal_r(float, f"{prefix}Stats1:Total_RBV")
         super().__init__(name=name)
 

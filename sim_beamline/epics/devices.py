@@ -36,6 +36,7 @@ class TriggeredEiger(Device):  # type: ignore[misc]
 
     cam = Component(EigerDetectorCam, "cam1:")
     sequence_id = Component(EpicsSignalRO, "cam1:SequenceId", kind=Kind.normal)
+    unique_id = Component(EpicsSignalRO, "Stats1:UniqueId_RBV", kind=Kind.normal)
     total = Component(EpicsSignalRO, "Stats1:Total_RBV", kind=Kind.hinted)
     maximum = Component(EpicsSignalRO, "Stats1:MaxValue_RBV", kind=Kind.normal)
     centroid_col = Component(EpicsSignalRO, "Stats1:CentroidX_RBV", kind=Kind.normal)

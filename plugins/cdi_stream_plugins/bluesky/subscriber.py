@@ -6,6 +6,7 @@ a scan is neither stopped nor slowed, whatever happens behind the queue.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import subprocess
@@ -35,6 +36,7 @@ OWN_RESULTS = "tcp://127.0.0.1:5578"
 
 _WAIT_S = 0.02
 _RESTART_S = 5.0
+_LOG_END = 300
 
 
 class CdiStream:
@@ -84,6 +86,7 @@ class CdiStream:
         self._warned_s = -60.0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._send_all, args=(kind, documents), name="cdi-stream", daemon=True)
+        self._is_connected = threading.Event()
         self._thread.start()
 
     def __call__(self, name: str, doc: Document) -> None:
@@ -94,6 +97,14 @@ class CdiStream:
             self.n_dropped += 1
         else:
             self._queue.put((name, doc))
+
+    def wait_for_service(self, timeout_s: float = 60.0) -> bool:
+        """Wait until the service takes documents; return whether it does so within ``timeout_s`` [s].
+
+        A script needs this before its first scan: frames that the detector sends before the service has started may be
+        lost.
+        """
+        return self._is_connected.wait(timeout_s)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send the waiting documents for at most ``timeout_s`` [s], then end the thread; the service goes on."""
@@ -118,6 +129,8 @@ class CdiStream:
             line = _BusLine(socket) if is_bus else AcknowledgedLine(socket)
             while not self._closing.is_set():
                 service.keep()
+                if not self._is_connected.is_set() and socket.poll(0, zmq.POLLOUT):
+                    self._is_connected.set()
                 entry = self._queue_entry(line)
                 if entry is None:
                     self._finish(line)
@@ -126,7 +139,8 @@ class CdiStream:
                     line.send(pack(entry[0], self._packed(write, entry[1]), prefix))
                     self.n_sent += 1
                 if not line.step():
-                    self._warn(f"no service takes documents at {self._address}: {self._queue.qsize()} documents wait")
+                    n_waiting = self._queue.qsize() + line.n_waiting
+                    self._warn(f"no service takes documents at {self._address}: {n_waiting} documents wait")
 
     def _queue_entry(self, line: Line) -> tuple[()] | tuple[str, Document] | None:
         """Return the next entry of the queue; an empty tuple if none comes in time, or if the line is full."""
@@ -189,6 +203,7 @@ class _Service:
         self._address = address
         self._process: subprocess.Popen[bytes] | None = None
         self._checked_s = -_RESTART_S
+        self._last_words = ""
 
     def keep(self) -> None:
         """Start the service if none runs; checked every few seconds."""
@@ -198,6 +213,8 @@ class _Service:
         if (self._process is not None and self._process.poll() is None) or self._listens():
             return
         log = self._file.resolve().parent / "cdi-stream-service.log"
+        if self._process is not None and self._process.returncode:
+            self._report_end(self._process.returncode, log)
         command = [sys.executable, "-m", "cdi_stream", "serve", "--config", str(self._file.resolve())]
         try:
             with log.open("ab") as file:
@@ -206,6 +223,14 @@ class _Service:
             logger.info("cdi-stream: service started, its log is %s", log)
         except OSError as error:
             logger.warning("cdi-stream: the service cannot be started: %s", error)
+
+    def _report_end(self, exit_code: int, log: Path) -> None:
+        """Log the end of the last service with the last lines of its log; the same end is logged once."""
+        with contextlib.suppress(OSError):
+            words = " ".join(log.read_text(encoding="utf-8", errors="replace")[-_LOG_END:].split())
+            if words != self._last_words:
+                logger.warning("cdi-stream: the service ended with exit code %d: ... %s (%s)", exit_code, words, log)
+            self._last_words = words
 
     def _listens(self) -> bool:
         """Whether a service has bound the address: a second socket cannot bind it then."""
