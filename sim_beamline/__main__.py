@@ -11,6 +11,7 @@ from cdi_stream.errors import RecordingError
 from cdi_stream.files.recording import read_scan, write_scan
 from cdi_stream.files.result_file import read_result
 from sim_beamline.cases import CASES, simulated_scan
+from sim_beamline.faults.menu import MENU, Faults
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -24,7 +25,13 @@ def _detector(options: argparse.Namespace) -> None:
 
     ends = (options.data, options.control)
     run_detector(
-        read_scan(options.scan), *ends, options.socket, options.codec, options.format, does_connect=options.connect
+        read_scan(options.scan),
+        *ends,
+        options.socket,
+        options.codec,
+        options.format,
+        does_connect=options.connect,
+        first_series=options.first_series,
     )
 
 
@@ -37,8 +44,10 @@ def _proxy(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from sim_beamline.plans import run_plan
 
+    scan = read_scan(options.scan)
+    faults = Faults(names=tuple(options.fault), seed=options.fault_seed, n_points=len(scan.frames))
     uid = run_plan(
-        read_scan(options.scan),
+        scan,
         options.control,
         options.documents,
         n_curves=options.curves,
@@ -46,6 +55,7 @@ def _plan(options: argparse.Namespace) -> None:
         pause_s=options.pause,
         prefix=options.prefix,
         serializer=options.serializer,
+        faults=faults,
     )
     print(json.dumps({"run_uid": uid}))
 
@@ -91,6 +101,7 @@ def main() -> None:
         control=text,
         socket={"choices": ("push", "pub"), "default": "push"},
         connect={"action": "store_true"},
+        first_series={"type": int, "help": "id of the first series; by default made of the time"},
         codec={"choices": ("raw", "lz4", "bslz4"), "default": "bslz4"},
         format={"choices": ("dectris2", "dectris1", "array1"), "default": "dectris2"},
     )
@@ -106,6 +117,13 @@ def main() -> None:
         pause={"type": float, "default": 0.0},
         prefix={"default": ""},
         serializer={"default": "msgpack"},
+        fault={
+            "action": "append",
+            "default": [],
+            "choices": [fault.name for fault in MENU.values() if fault.place != "process"],
+            "help": "spoil the run; may be repeated. " + " ".join(f"{f.name}: {f.sentence}" for f in MENU.values()),
+        },
+        fault_seed={"type": int, "default": 0, "help": "seed of the points that the faults hit"},
     )
     command("compare", _compare, case={"choices": CASES, "required": True}, file=path)
     options = parser.parse_args()

@@ -6,16 +6,18 @@ import time
 from typing import Any
 
 import zmq
-from numpy.typing import NDArray
 
 from cdi_stream.messages import RecordedScan
 from sim_beamline import wire, wire1
+from sim_beamline.faults.fault import Sending
+from sim_beamline.faults.menu import Faults
 
 
 class StreamingDetector:
     """Simulated detector: ``arm`` starts a series, ``trigger`` takes and sends one frame, ``disarm`` ends the series.
 
-    A frame that the recording lacks is counted, but not sent.
+    A frame that the recording lacks is counted, but not sent.  The request ``arm`` may name faults of the menu
+    (`sim_beamline.faults.menu`) for its series; ``over`` then tells the faults that the run's documents are out.
 
     Parameters
     ----------
@@ -28,10 +30,17 @@ class StreamingDetector:
     wire_format
         dectris2, dectris1 or array1.  array1 has no series, start or end; its frame number continues from series to
         series.
+    first_series
+        Id of the first series; by default made of the time, so that no other series has it.
     """
 
     def __init__(
-        self, scan: RecordedScan, data: zmq.Socket[bytes], codec: str = "bslz4", wire_format: str = "dectris2"
+        self,
+        scan: RecordedScan,
+        data: zmq.Socket[bytes],
+        codec: str = "bslz4",
+        wire_format: str = "dectris2",
+        first_series: int | None = None,
     ) -> None:
         self._scan = scan
         self._has_frame = scan.has_frame
@@ -39,34 +48,44 @@ class StreamingDetector:
         self._codec = codec
         self._format = wire_format
         self._n_taken = 0
-        self._series = int(time.time()) % 10**8
+        self._series = int(time.time()) % 10**8 if first_series is None else first_series - 1
         self._image_id = 0
+        self._is_armed = False
+        self._stage = Faults().on_frames()
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Execute a control request, ``arm``, ``trigger`` or ``disarm``, and return the reply."""
+        """Execute a control request, ``arm``, ``trigger``, ``disarm`` or ``over``, and return the reply."""
         match request.get("command"):
             case "arm":
-                return self._arm(request.get("user_data"), int(request["n_images"]))
-            case "trigger":
+                return self._arm(request)
+            case "trigger" if self._is_armed:
                 return self._trigger(int(request["point"]))
             case "disarm":
-                self._send_end()
+                self._pass_on(Sending(kind="end", series=self._series))
                 return {"series_id": self._series}
+            case "over":
+                self._pass_on(Sending(kind="over", series=self._series))
+                return {}
             case other:
-                return {"error": f"expected arm, trigger or disarm, got {other!r}"}
+                return {"error": f"expected arm, then trigger, disarm or over, got {other!r}"}
 
-    def _arm(self, user_data: Any, n_images: int) -> dict[str, Any]:
+    def _arm(self, request: dict[str, Any]) -> dict[str, Any]:
         self._series += 1
         self._image_id = 0
-        self._send_start(user_data, n_images)
+        self._is_armed = True
+        n_images, names = int(request["n_images"]), tuple(request.get("faults", ()))
+        self._stage = Faults(names=names, seed=request.get("fault_seed", 0), n_points=n_images).on_frames()
+        user_data = request.get("user_data")
+        self._pass_on(Sending(kind="start", series=self._series, n_images=n_images, user_data=user_data))
         return self._names(-1)
 
     def _trigger(self, point: int) -> dict[str, Any]:
-        image_id = self._image_id
+        image_id, number = self._image_id, self._n_taken
         self._image_id += 1
-        if self._has_frame[point]:
-            self._send_image(image_id, self._scan.frames[point])
         self._n_taken += 1
+        if self._has_frame[point]:
+            entries: dict[str, Any] = {"image_id": image_id, "number": number, "pixels": self._scan.frames[point]}
+            self._pass_on(Sending(kind="image", series=self._series, **entries))
         return self._names(image_id)
 
     def _names(self, image_id: int) -> dict[str, Any]:
@@ -75,31 +94,52 @@ class StreamingDetector:
             return {"unique_id": self._n_taken - 1}
         return {"series_id": self._series, "image_id": image_id}
 
-    def _send_start(self, user_data: Any, n_images: int) -> None:
-        frames, mask = self._scan.frames, self._scan.pixel_mask
-        entries: dict[str, Any] = {"series": self._series, "n_images": n_images, "shape": frames.shape[1:]}
-        entries |= {"header": self._scan.detector, "mask": mask, "user_data": user_data}
-        if self._format == "dectris2":
-            self._data.send(wire.start_message(**entries, dtype=frames.dtype.name))
-        elif self._format == "dectris1":
-            self._data.send_multipart(wire1.start_parts(**entries))
+    def _pass_on(self, message: Sending) -> None:
+        """Send a message, or what the faults of the series leave of it."""
+        for out in self._stage(message):
+            time.sleep(out.delay_s)
+            parts = self._encoded(out)
+            if parts:
+                self._data.send_multipart(parts if out.damage is None else out.damage(parts))
 
-    def _send_image(self, image_id: int, pixels: NDArray[Any]) -> None:
-        if self._format == "array1":
-            self._data.send_multipart(wire1.array_parts(frame=self._n_taken, pixels=pixels, codec=self._codec))
-            return
-        entries: dict[str, Any] = {"series": self._series, "image_id": image_id, "pixels": pixels, "codec": self._codec}
-        entries |= {"count_time_s": float(self._scan.detector.get("count_time_s", 0.1))}
-        if self._format == "dectris2":
-            self._data.send(wire.image_message(**entries))
-        else:
-            self._data.send_multipart(wire1.image_parts(**entries))
+    def _encoded(self, message: Sending) -> list[bytes]:
+        """Return the parts of a message; nothing for a message that the format does not have."""
+        encode = {"dectris2": self._dectris2, "dectris1": self._dectris1, "array1": self._array1}
+        return encode[self._format](message)
 
-    def _send_end(self) -> None:
-        if self._format == "dectris2":
-            self._data.send(wire.end_message(series=self._series))
-        elif self._format == "dectris1":
-            self._data.send_multipart(wire1.end_parts(series=self._series))
+    def _dectris2(self, message: Sending) -> list[bytes]:
+        match message.kind:
+            case "start":
+                return [wire.start_message(**self._start_entries(message), dtype=self._scan.frames.dtype.name)]
+            case "image":
+                return [wire.image_message(**self._image_entries(message), clock_s=message.clock_s)]
+            case "end":
+                return [wire.end_message(series=message.series)]
+        return []
+
+    def _dectris1(self, message: Sending) -> list[bytes]:
+        match message.kind:
+            case "start":
+                return wire1.start_parts(**self._start_entries(message))
+            case "image":
+                return wire1.image_parts(**self._image_entries(message))
+            case "end":
+                return wire1.end_parts(series=message.series)
+        return []
+
+    def _array1(self, message: Sending) -> list[bytes]:
+        if message.pixels is None:
+            return []
+        return wire1.array_parts(frame=message.number, pixels=message.pixels, codec=self._codec)
+
+    def _start_entries(self, message: Sending) -> dict[str, Any]:
+        entries = {"series": message.series, "n_images": message.n_images, "user_data": message.user_data}
+        scan = self._scan
+        return entries | {"shape": scan.frames.shape[1:], "header": scan.detector, "mask": scan.pixel_mask}
+
+    def _image_entries(self, message: Sending) -> dict[str, Any]:
+        entries = {"series": message.series, "image_id": message.image_id, "pixels": message.pixels}
+        return entries | {"codec": self._codec, "count_time_s": float(self._scan.detector.get("count_time_s", 0.1))}
 
 
 def run_detector(
@@ -111,6 +151,7 @@ def run_detector(
     wire_format: str,
     *,
     does_connect: bool,
+    first_series: int | None = None,
 ) -> None:
     """Run the simulated detector until the request ``exit``.
 
@@ -122,7 +163,7 @@ def run_detector(
         Addresses of the stream and of the control socket.
     socket
         Kind of the stream's socket: push or pub.
-    codec, wire_format
+    codec, wire_format, first_series
         As in `StreamingDetector`.
     does_connect
         Whether the stream's socket connects; else it binds, as a detector does.
@@ -133,7 +174,7 @@ def run_detector(
         (data.connect if does_connect else data.bind)(data_endpoint)
         control = context.socket(zmq.REP)
         control.bind(control_endpoint)
-        detector = StreamingDetector(scan, data, codec, wire_format)
+        detector = StreamingDetector(scan, data, codec, wire_format, first_series)
         while isinstance(request := control.recv_json(), dict) and request.get("command") != "exit":
             control.send_json(detector.handle(request))
         control.send_json({})
