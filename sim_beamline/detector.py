@@ -84,8 +84,15 @@ class StreamingDetector:
         self._image_id += 1
         self._n_taken += 1
         if self._has_frame[point]:
-            entries: dict[str, Any] = {"image_id": image_id, "number": number, "pixels": self._scan.frames[point]}
-            self._pass_on(Sending(kind="image", series=self._series, **entries))
+            self._pass_on(
+                Sending(
+                    kind="image",
+                    series=self._series,
+                    image_id=image_id,
+                    number=number,
+                    pixels=self._scan.frames[point],
+                )
+            )
         return self._names(image_id)
 
     def _names(self, image_id: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -13,7 +13,7 @@ from bluesky.callbacks.zmq import Publisher
 from bluesky.utils import RequestAbort
 
 from cdi_stream.documents.bus import writer
-from cdi_stream.messages import RecordedScan
+from cdi_stream.messages import Document, RecordedScan
 from sim_beamline.devices import Axis, DetectorClient
 from sim_beamline.faults.menu import Faults
 
@@ -174,7 +174,7 @@ class PlanSession:
         self._publisher.close()
         self._context.term()
 
-    def _publish(self, name: str, doc: Mapping[str, Any]) -> None:
+    def _publish(self, name: str, doc: Document) -> None:
         if name == "start":
             self._run_uid = str(doc["uid"])
         for out_name, out in self._stage((name, doc)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any
 
+from cdi_stream.messages import Document
 from sim_beamline.faults.fault import DocumentStage, NamedDocument, Points
 
 
@@ -52,9 +52,9 @@ def wrong_clock(error_s: float) -> Callable[[Points, Random], DocumentStage]:
     return make
 
 
-def _shifted(doc: Any, error_s: float) -> dict[str, Any]:
+def _shifted(doc: Document, error_s: float) -> dict[str, object]:
     """Return the times of a document, put off by ``error_s`` [s]."""
-    times: dict[str, Any] = {"time": doc["time"] + error_s} if "time" in doc else {}
+    times: dict[str, object] = {"time": doc["time"] + error_s} if "time" in doc else {}
     if "timestamps" in doc:
         times["timestamps"] = {key: time_s + error_s for key, time_s in doc["timestamps"].items()}
     return times

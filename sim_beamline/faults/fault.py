@@ -5,12 +5,14 @@ A fault that acts on messages is a stage: it takes one message and returns the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
 from numpy.typing import NDArray
+
+from cdi_stream.messages import Document
 
 Kind = Literal["start", "image", "end", "over"]
 """Kind of a detector message; ``over`` is not sent, it tells the stages that the run's documents are out."""
@@ -47,13 +49,13 @@ class Sending:
     number: int = 0
     pixels: NDArray[Any] | None = None
     n_images: int = 0
-    user_data: Any = None
+    user_data: object = None
     clock_s: float = 0.0
     damage: Callable[[list[bytes]], list[bytes]] | None = None
     delay_s: float = 0.0
 
 
-NamedDocument = tuple[str, Mapping[str, Any]]
+NamedDocument = tuple[str, Document]
 """Name and content of a Bluesky document."""
 
 Points = frozenset[int]

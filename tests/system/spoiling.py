@@ -24,8 +24,8 @@ from tests.system.beamline import TestBeamline, beamline
 WAITS = """
 [assemble]
 late_grace_s = 0.2
-reading_timeout_s = 1.0
-idle_timeout_s = 2.5
+reading_timeout_s = 1.5
+idle_timeout_s = 3.0
 """
 """Short waiting times, so that an incomplete scan is declared in seconds."""
 
@@ -44,6 +44,9 @@ LOSING = frozenset(
 )
 """Faults whose frames never come, or come too late."""
 
+HOLDING = frozenset({"reorder", "burst", "stall", "stall_long", "documents_before"})
+"""Faults that hold frames back."""
+
 ALTERING = frozenset({"corrupt", "flip"})
 """Faults whose frames come with other pixels, or are refused."""
 
@@ -59,7 +62,7 @@ class Outcome:
     ----------
     faults
         Faults of the scan.
-    verdict, verdict_join, reasons
+    verdict, verdict_join, reasons, run_uid
         As published.
     counts
         Frames expected, received, missing, duplicate, late and bad, as published.
@@ -75,6 +78,7 @@ class Outcome:
     verdict: str
     verdict_join: str = "none"
     reasons: str = ""
+    run_uid: str = ""
     counts: tuple[int, ...] = ()
     missing: frozenset[int] = frozenset()
     altered: frozenset[int] = frozenset()
@@ -82,7 +86,9 @@ class Outcome:
 
     @property
     def may_miss(self) -> frozenset[int]:
-        """Points whose frames the faults take away."""
+        """Points whose frames the faults take away: a detector that is restarted also loses what it holds back."""
+        if "detector_restart" in self.faults.names and HOLDING & set(self.faults.names):
+            return frozenset(range(self.faults.n_points))
         return frozenset().union(*(self.faults.points(n) for n in self.faults.names if n in LOSING | ALTERING))
 
     def problems(self) -> list[str]:
@@ -116,8 +122,8 @@ class Outcome:
 
 
 def _is_silent(faults: Faults) -> bool:
-    """Whether the faults let nothing of a scan through."""
-    return {"frames_lost", "documents_lost"} <= set(faults.names)
+    """Whether the faults let nothing through that names the run: neither documents nor a start message."""
+    return "documents_lost" in faults.names and bool({"frames_lost", "late_join"} & set(faults.names))
 
 
 class SpoiledBeamline:
@@ -209,6 +215,7 @@ class SpoiledBeamline:
             verdict=data["verdict"],
             verdict_join=data["verdict_join"],
             reasons=data["reasons"],
+            run_uid=Path(data["file"]).name.split("_")[0],
             counts=tuple(
                 data[f"frames_{name}"] for name in ("expected", "received", "missing", "duplicate", "late", "bad")
             ),
