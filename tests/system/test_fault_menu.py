@@ -52,18 +52,17 @@ EXPECTED = {
     "abort": Expected(join="doubtful", missing=16, reason="exit_status 'abort' after 16 of 32 points"),
     "detector_restart": Expected(join="doubtful", missing=16, reason="exit_status 'fail' after 16 of 32 points"),
     "proxy_restart": Expected(join="doubtful", reason="events are missing"),
-    "tiled_restart": WHOLE,
 }
 """Outcome of each fault; only ``corrupt`` is not listed, because a frame of it is refused or comes altered."""
 
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
-    with spoiled_beamline(tmp_path_factory.mktemp("faults")) as line:
+    with spoiled_beamline(tmp_path_factory.mktemp("faults"), has_tiled=False) as line:
         yield line
 
 
-@pytest.mark.parametrize("name", MENU)
+@pytest.mark.parametrize("name", [name for name in MENU if name != "tiled_restart"])
 def test_a_fault_ends_in_the_right_or_a_declared_volume_and_the_next_scan_is_right(line, name):
     outcome = line.measure(name)
     assert not outcome.problems(), outcome
@@ -74,8 +73,19 @@ def test_a_fault_ends_in_the_right_or_a_declared_volume_and_the_next_scan_is_rig
     expected, (_, _, missing, duplicate, _, bad) = EXPECTED[name], outcome.counts
     got = Expected(join=outcome.verdict_join, missing=missing, duplicate=duplicate, bad=bad, reason=expected.reason)
     assert (got, expected.reason in outcome.reasons) == (expected, True), outcome
-    if name == "tiled_restart":
-        line.line.wait_until(lambda: line.line.is_in_tiled(outcome.run_uid), 120)
+
+
+def test_a_tiled_server_that_is_killed_in_mid_scan_gets_the_result_of_the_scan(line):
+    line.restart_with_tiled()
+    is_right, before = line.is_next_right()
+    assert is_right, before
+    assert line.is_in_tiled(before)
+    outcome = line.measure("tiled_restart")
+    assert outcome.is_whole(), outcome
+    is_right, after = line.is_next_right()
+    assert is_right, after
+    assert line.is_in_tiled(outcome)
+    assert line.is_in_tiled(after)
 
 
 def test_the_page_of_the_faults_has_every_fault_of_the_menu():
