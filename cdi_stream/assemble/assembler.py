@@ -83,8 +83,7 @@ class Assembler:
             self.book.pinned = {run.uid for curve in self._curves if (run := self._match(curve).run)}
         run_uid = self.book.on_document(name, doc, received_s)
         if name != "event":  # no event renames or ends a run
-            self._n_curves, self._used = self._by_uid_now(self._n_curves), self._by_uid_now(self._used)
-            self._heard_s, self._seen = self._by_uid_now(self._heard_s), self._by_uid_now(self._seen)
+            self._follow_uids()
         if run_uid is not None and run_uid not in self._resumed_runs:
             self._heard_s[run_uid] = self._clock()
         if self._incoming is not None and run_uid is not None:
@@ -180,6 +179,23 @@ class Assembler:
     def _match(self, curve: OpenCurve, *, is_over: bool = False) -> RunMatch:
         return find_run(curve.series, curve.claim, self.book, is_over=is_over)
 
+    def _last_match(self, curve: OpenCurve) -> RunMatch:
+        """Return the run of a curve whose waiting time is over; a run without a uid gets the one that is claimed."""
+        match, claim = self._match(curve, is_over=True), curve.claim
+        is_nameless = match.by == "series" and match.run is not None and not match.run.is_uid_known
+        if match.run is None or not is_nameless or not claim.is_firm or claim.run_uid is None:
+            return match
+        if claim.run_uid in self.book.uids:
+            return match
+        self.book.name_unknown(match.run, claim.run_uid)
+        self._follow_uids()
+        return self._match(curve, is_over=True)
+
+    def _follow_uids(self) -> None:
+        """Keep what is known of runs under their present uids, and forget it with the run."""
+        self._n_curves, self._used = self._by_uid_now(self._n_curves), self._by_uid_now(self._used)
+        self._heard_s, self._seen = self._by_uid_now(self._heard_s), self._by_uid_now(self._seen)
+
     def _release_or_give_up(self, curve: OpenCurve) -> RockingCurve | None:
         """Release a curve if it is ready; a curve that raises an error is given up, so that the others go on."""
         try:
@@ -195,7 +211,7 @@ class Assembler:
         match = self._match(curve)
         stage = stage_of(curve, match.run, now_s, self._settings)
         if stage is Stage.OVER or self._is_forsaken(curve, match):
-            stage, match = Stage.OVER, self._match(curve, is_over=True)
+            stage, match = Stage.OVER, self._last_match(curve)
         if curve.is_headless and self._is_foreign(curve, match, stage):
             self._curves.drop(curve)
             return None

@@ -674,3 +674,14 @@ def test_an_image_that_comes_twice_with_other_counts_is_doubted():
     assert contents(curve) == list(range(1, N + 1))
     assert curve.account.duplicate == 2
     assert curve.doubts == ("1 images came twice with different counts: the first of each is used",)
+
+
+def test_a_run_of_which_only_events_came_has_the_uid_that_the_detector_names():
+    rig = Rig()
+    rig.feed(begin(user_data={"run_uid": "raw", "n_points": N}), *all_events(series=1), *(frame(k) for k in range(N)))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "raw"
+    assert (curve.account.received, contents(curve)) == (N, list(range(1, N + 1)))
+    assert any("the start document of the run was not received" in doubt for doubt in curve.doubts)
+    rig.feed(run_stop(N, "raw"))
+    assert rig.settle() == [curve]
