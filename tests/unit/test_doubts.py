@@ -653,12 +653,15 @@ def test_a_run_that_names_no_series_or_whose_frames_came_is_not_declared():
     assert curve.run.uid == "run"
 
 
-def test_a_series_whose_run_was_never_heard_is_not_given_to_the_run_before():
+@pytest.mark.parametrize(("series", "pause_s"), [(2, 0.5), (1, 20.0)])
+def test_a_series_whose_run_was_never_heard_is_not_given_to_the_run_before(series, pause_s):
+    """Not to a run that was over just before, and not to one that named the series before the detector's restart."""
     claim = {"run_uid": "9b2a1c1e-0000-4000-8000-000000000000", "n_points": N}
     rig = Rig()
     rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *all_events(series=1))
     rig.feed(*(frame(k) for k in range(N)), SeriesEnd(series=1), run_stop(N))
-    rig.feed(begin(2, user_data=claim), *(frame(k, 2) for k in range(N)), SeriesEnd(series=2))
+    rig.clock.now_s += pause_s
+    rig.feed(begin(series, user_data=claim), *(frame(k, series) for k in range(N)), SeriesEnd(series=series))
     first, second = rig.settle()
     assert first.run.uid == "run"
     assert second.run.uid == claim["run_uid"]
