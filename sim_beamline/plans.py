@@ -23,7 +23,7 @@ SETTLE_S = 1.0
 AFTER_DOCUMENTS_S = 0.3
 """Pause [s] between the last document of a run and the frames that a fault has held back until then."""
 
-MORTAL = frozenset({"abort", "detector_restart"})
+RUN_ENDING = frozenset({"abort", "detector_restart"})
 """Faults that end a run before its last point."""
 
 
@@ -160,7 +160,7 @@ class PlanSession:
         try:
             self._engine(plan)
         except (RequestAbort, RuntimeError):
-            if not MORTAL & set(faults.names):
+            if not RUN_ENDING & set(faults.names):
                 raise
         if faults.names:
             time.sleep(AFTER_DOCUMENTS_S)

@@ -13,9 +13,7 @@ from sim_beamline.faults.fault import (
     DocumentStage,
     Fault,
     FrameStage,
-    NamedDocument,
     Points,
-    Sending,
     every,
     first,
     middle,
@@ -272,6 +270,3 @@ def chained(stages: list[Callable[[T], Iterable[T]]]) -> Callable[[T], Iterable[
         return messages
 
     return stage
-
-
-__all__ = ["MENU", "Faults", "NamedDocument", "Sending"]

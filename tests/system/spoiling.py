@@ -16,7 +16,7 @@ import numpy as np
 
 from cdi_stream.files.result_file import read_frame_sums
 from cdi_stream.messages import RecordedScan
-from sim_beamline.faults.menu import MENU, Faults
+from sim_beamline.faults.menu import Faults
 from sim_beamline.plans import PlanSession
 from sim_beamline.scan import recorded_scan
 from tests.system.beamline import TestBeamline, beamline
@@ -271,6 +271,3 @@ def spoiled_beamline(directory: Path, *, has_tiled: bool = True) -> Iterator[Spo
             yield spoiled
         finally:
             spoiled.close()
-
-
-__all__ = ["MENU", "Outcome", "SpoiledBeamline", "spoiled_beamline"]
