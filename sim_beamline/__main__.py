@@ -1,9 +1,17 @@
-"""Processes of the simulated beamline: ``python -m sim_beamline {simulate,detector,proxy,plan,compare}``."""
+"""Processes of the simulated beamline.
+
+``python -m sim_beamline`` starts the whole beamline: motors and detector over Channel Access, the detector's REST
+interface and its stream of frames.  Further commands start parts of a replay: ``simulate``, ``detector``, ``proxy``,
+``plan``, ``compare``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +20,41 @@ from cdi_stream.files.recording import read_scan, write_scan
 from cdi_stream.files.result_file import read_result
 from sim_beamline.cases import CASES, simulated_scan
 from sim_beamline.faults.menu import MENU, Faults
+from sim_beamline.frame_stream import FORMATS
+
+FAULT_OPTION: Mapping[str, object] = {
+    "action": "append",
+    "default": [],
+    "choices": [fault.name for fault in MENU.values() if fault.place != "process"],
+    "help": "spoil the run; may be repeated. " + " ".join(f"{fault.name}: {fault.sentence}" for fault in MENU.values()),
+}
+"""Keywords of the option that names faults of a run."""
+
+
+def _station(options: argparse.Namespace) -> None:
+    from sim_beamline.station import Station, StationSettings
+
+    settings = StationSettings(
+        prefix=options.prefix,
+        data=options.data,
+        rest_port=options.rest_port,
+        socket=options.socket,
+        wire_format=options.format,
+        codec=options.codec,
+        case=options.case,
+        is_fast=options.fast,
+        is_clean=options.clean,
+        seed=options.seed,
+    )
+    station = Station(settings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rest = f"http://127.0.0.1:{options.rest_port}"
+    started = {"frames": options.data, "rest": rest, "motors": sorted(station.instrument.axes)}
+    print(json.dumps({**started, "prefix": options.prefix, "detector": f"{options.prefix}eiger:"}), flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        station.close()
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -92,6 +135,23 @@ def main() -> None:
         sub.set_defaults(run=run)
 
     text, path = {"required": True}, {"required": True, "type": Path}
+    streams = {
+        "socket": {"choices": ("push", "pub"), "default": "push"},
+        "codec": {"choices": ("raw", "lz4", "bslz4"), "default": "bslz4"},
+        "format": {"choices": FORMATS, "default": "dectris2"},
+    }
+    command(
+        "station",
+        _station,
+        prefix={"default": "SIM:", "help": "begin of the names of all process variables"},
+        data={"default": "tcp://127.0.0.1:31001", "help": "address of the stream of frames"},
+        rest_port={"type": int, "default": 8080, "help": "port of the detector's REST interface"},
+        case={"choices": CASES, "default": "plain", "help": "geometry and crystal"},
+        fast={"action": "store_true", "help": "motors and exposures take no time"},
+        clean={"action": "store_true", "help": "no decay, drift, play, dead or hot pixels, gaps and aliens"},
+        seed={"type": int, "default": 1},
+        **streams,
+    )
     command("simulate", _simulate, case={"choices": CASES, "default": "demo"}, out=path)
     command(
         "detector",
@@ -99,11 +159,9 @@ def main() -> None:
         scan=path,
         data=text,
         control=text,
-        socket={"choices": ("push", "pub"), "default": "push"},
         connect={"action": "store_true"},
         first_series={"type": int, "help": "id of the first series; by default made of the time"},
-        codec={"choices": ("raw", "lz4", "bslz4"), "default": "bslz4"},
-        format={"choices": ("dectris2", "dectris1", "array1"), "default": "dectris2"},
+        **streams,
     )
     command("proxy", _proxy, documents_in=text, documents_out=text)
     command(
@@ -117,16 +175,13 @@ def main() -> None:
         pause={"type": float, "default": 0.0},
         prefix={"default": ""},
         serializer={"default": "msgpack"},
-        fault={
-            "action": "append",
-            "default": [],
-            "choices": [fault.name for fault in MENU.values() if fault.place != "process"],
-            "help": "spoil the run; may be repeated. " + " ".join(f"{f.name}: {f.sentence}" for f in MENU.values()),
-        },
+        fault=FAULT_OPTION,
         fault_seed={"type": int, "default": 0, "help": "seed of the points that the faults hit"},
     )
     command("compare", _compare, case={"choices": CASES, "required": True}, file=path)
-    options = parser.parse_args()
+    arguments = sys.argv[1:]
+    is_station = not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"))
+    options = parser.parse_args(["station", *arguments] if is_station else arguments)
     options.run(options)
 
 

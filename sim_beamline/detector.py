@@ -8,9 +8,9 @@ from typing import Any
 import zmq
 
 from cdi_stream.messages import RecordedScan
-from sim_beamline import wire, wire1
 from sim_beamline.faults.fault import Sending
 from sim_beamline.faults.menu import Faults
+from sim_beamline.frame_stream import FrameStream
 
 
 class StreamingDetector:
@@ -28,8 +28,7 @@ class StreamingDetector:
     codec
         Compression of the frames.
     wire_format
-        dectris2, dectris1 or array1.  array1 has no series, start or end; its frame number continues from series to
-        series.
+        As in `FrameStream`.
     first_series
         Id of the first series; by default made of the time, so that no other series has it.
     """
@@ -44,14 +43,12 @@ class StreamingDetector:
     ) -> None:
         self._scan = scan
         self._has_frame = scan.has_frame
-        self._data = data
-        self._codec = codec
-        self._format = wire_format
+        self._stream = FrameStream(data, wire_format, codec)
         self._n_taken = 0
         self._series = int(time.time()) % 10**8 if first_series is None else first_series - 1
         self._image_id = 0
         self._is_armed = False
-        self._stage = Faults().on_frames()
+        self._faults = Faults().on_frames()
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Execute a control request, ``arm``, ``trigger``, ``disarm`` or ``over``, and return the reply."""
@@ -74,7 +71,7 @@ class StreamingDetector:
         self._image_id = 0
         self._is_armed = True
         n_images, names = int(request["n_images"]), tuple(request.get("faults", ()))
-        self._stage = Faults(names=names, seed=request.get("fault_seed", 0), n_points=n_images).on_frames()
+        self._faults = Faults(names=names, seed=request.get("fault_seed", 0), n_points=n_images).on_frames()
         user_data = request.get("user_data")
         self._pass_on(Sending(kind="start", series=self._series, n_images=n_images, user_data=user_data))
         return self._names(-1)
@@ -97,56 +94,28 @@ class StreamingDetector:
 
     def _names(self, image_id: int) -> dict[str, Any]:
         """Return the names of the newest frame in the stream, for the run's events."""
-        if self._format == "array1":
+        if self._stream.wire_format == "array1":
             return {"unique_id": self._n_taken - 1}
         return {"series_id": self._series, "image_id": image_id}
 
     def _pass_on(self, message: Sending) -> None:
         """Send a message, or what the faults of the series leave of it."""
-        for out in self._stage(message):
+        for out in self._faults(message):
             time.sleep(out.delay_s)
-            parts = self._encoded(out)
-            if parts:
-                self._data.send_multipart(parts if out.damage is None else out.damage(parts))
+            self._send(out)
 
-    def _encoded(self, message: Sending) -> list[bytes]:
-        """Return the parts of a message; nothing for a message that the format does not have."""
-        encode = {"dectris2": self._dectris2, "dectris1": self._dectris1, "array1": self._array1}
-        return encode[self._format](message)
-
-    def _dectris2(self, message: Sending) -> list[bytes]:
-        match message.kind:
-            case "start":
-                return [wire.start_message(**self._start_entries(message), dtype=self._scan.frames.dtype.name)]
-            case "image":
-                return [wire.image_message(**self._image_entries(message), clock_s=message.clock_s)]
-            case "end":
-                return [wire.end_message(series=message.series)]
-        return []
-
-    def _dectris1(self, message: Sending) -> list[bytes]:
-        match message.kind:
-            case "start":
-                return wire1.start_parts(**self._start_entries(message))
-            case "image":
-                return wire1.image_parts(**self._image_entries(message))
-            case "end":
-                return wire1.end_parts(series=message.series)
-        return []
-
-    def _array1(self, message: Sending) -> list[bytes]:
-        if message.pixels is None:
-            return []
-        return wire1.array_parts(frame=message.number, pixels=message.pixels, codec=self._codec)
-
-    def _start_entries(self, message: Sending) -> dict[str, Any]:
-        entries = {"series": message.series, "n_images": message.n_images, "user_data": message.user_data}
+    def _send(self, message: Sending) -> None:
         scan = self._scan
-        return entries | {"shape": scan.frames.shape[1:], "header": scan.detector, "mask": scan.pixel_mask}
-
-    def _image_entries(self, message: Sending) -> dict[str, Any]:
-        entries = {"series": message.series, "image_id": message.image_id, "pixels": message.pixels}
-        return entries | {"codec": self._codec, "count_time_s": float(self._scan.detector.get("count_time_s", 0.1))}
+        match message.kind:
+            case "start":
+                user_data, images = message.user_data, scan.frames[0]
+                self._stream.start(message.series, message.n_images, images, scan.detector, scan.pixel_mask, user_data)
+            case "image" if message.pixels is not None:
+                names = message.series, message.image_id, message.pixels
+                count_time_s = float(scan.detector.get("count_time_s", 0.1))
+                self._stream.image(*names, count_time_s, message.number, message.clock_s, message.damage)
+            case "end":
+                self._stream.end(message.series)
 
 
 def run_detector(

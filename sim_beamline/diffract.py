@@ -7,6 +7,7 @@ the exponential factorises along its axes and the sum becomes matrix products, w
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,10 +83,7 @@ def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.
 
     Q is ``crystal.q_bragg``.
     """
-    n = int(np.ceil(0.75 * crystal.size_m / pitch_m))
-    axis = np.arange(-n, n + 1) * pitch_m
-    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-    density, axes = _trimmed(crystal.complex_density(grid).astype(np.complex64), axis)
+    density, axes = _density(crystal, pitch_m)
     offset = (q - np.array(crystal.q_bragg)).reshape(-1, 3)
     total = np.empty(len(offset), dtype=np.complex64)
     for start in range(0, len(offset), 4096):
@@ -95,6 +93,15 @@ def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.
         over_y = (over_z @ y[:, :, None])[:, :, 0]
         total[start : start + 4096] = (over_y * x).sum(axis=1)
     return total.reshape(q.shape[:-1])
+
+
+@functools.lru_cache(maxsize=8)
+def _density(crystal: ChiralCrystal, pitch_m: float) -> tuple[NDArray[np.complex64], list[NDArray[Any]]]:
+    """Return the density on a grid of step ``pitch_m``, and the axes of the grid [m]."""
+    n = int(np.ceil(0.75 * crystal.size_m / pitch_m))
+    axis = np.arange(-n, n + 1) * pitch_m
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+    return _trimmed(crystal.complex_density(grid).astype(np.complex64), axis)
 
 
 def _trimmed(density: NDArray[np.complex64], axis: NDArray[Any]) -> tuple[NDArray[np.complex64], list[NDArray[Any]]]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
-
-from numpy.typing import NDArray
+from typing import Literal
 
 from cdi_stream.messages import Document
+from sim_beamline.frame_stream import Counts, Damage
 
 Kind = Literal["start", "image", "end", "over"]
 """Kind of a detector message; ``over`` is not sent, it tells the stages that the run's documents are out."""
@@ -38,7 +37,7 @@ class Sending:
     clock_s
         Error of the detector's clock [s].
     damage
-        Changes the encoded parts; None leaves them as they are.
+        Changes the encoded parts.
     delay_s
         Time to wait before the message is sent [s].
     """
@@ -47,11 +46,11 @@ class Sending:
     series: int
     image_id: int = 0
     number: int = 0
-    pixels: NDArray[Any] | None = None
+    pixels: Counts | None = None
     n_images: int = 0
     user_data: object = None
     clock_s: float = 0.0
-    damage: Callable[[list[bytes]], list[bytes]] | None = None
+    damage: Damage = lambda parts: parts
     delay_s: float = 0.0
 
 

@@ -23,7 +23,8 @@ Plan = Generator[Msg, Any, Any]
 Device = Any
 """Device of ophyd or ophyd-async; bluesky checks at run time what a device can do."""
 
-FIELDS = ("user_data", "header_appendix", "cam.user_data", "cam.header_appendix")
+_NAMES = ("user_data", "header_appendix", "stream_hdr_appendix")
+FIELDS = (*_NAMES, *(f"{part}.{name}" for part in ("cam", "driver") for name in _NAMES))
 """Signals or attributes for the uid; by default the first that the detector has is used."""
 
 _EXPOSURE_COMMANDS = ("trigger", "prepare", "kickoff")
@@ -210,8 +211,13 @@ def _writer(detector: Device, field: str | None) -> Callable[[str], Plan]:
 
     def write(text: str) -> Plan:
         """Write a text into the field."""
-        if hasattr(getattr(owner, name), "set"):
-            yield from bps.abs_set(getattr(owner, name), text, wait=True)
+        signal = getattr(owner, name)
+        if getattr(signal, "as_string", None) is False:
+            # ophyd reads such a signal as an array of characters, which never equals the text that `set` waits for
+            signal.put(text)
+            yield from bps.null()
+        elif hasattr(signal, "set"):
+            yield from bps.abs_set(signal, text, wait=True)
         else:
             setattr(owner, name, text)
 
