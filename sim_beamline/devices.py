@@ -42,7 +42,7 @@ class DetectorClient:
         self.point = 0
         self._last: dict[str, Any] = {}
         self._control = context.socket(zmq.REQ)
-        self._control.setsockopt(zmq.RCVTIMEO, 20_000)
+        self._control.setsockopt(zmq.RCVTIMEO, 60_000)  # a detector without a receiver waits: services restart
         self._control.setsockopt(zmq.LINGER, 0)
         self._control.connect(control_endpoint)
 
