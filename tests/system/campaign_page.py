@@ -64,7 +64,7 @@ def page(lines: Sequence[Line]) -> str:
             else "Some faults end wrong, see above.",
             "\n### Pairs\n\n" + table(pairs),
             "So no pair of these does either." if not any(line in pairs for line in wrong) else "Some pairs end wrong.",
-            "\n### Kills\n\n" + "\n\n".join(map(_of_kills, kills)),
+            "\n### Kills\n\n" + ("\n\n".join(map(_of_kills, kills)) or "Not measured this time."),
             LIMITS,
         ]
     )
