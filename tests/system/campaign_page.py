@@ -95,12 +95,12 @@ def _short(reasons: str) -> str:
 
 
 def _of_kills(line: Line) -> str:
-    """Sentence about scans during which the service was killed."""
+    """Counts of scans during which the service was killed."""
     verdicts = ", ".join(f"{n} `{grade}`" for grade, n in line["verdicts"].items())
     return (
-        f"{line['scans']} scans of 48 frames were measured while the service was killed {line['kills']} times. "
-        f"{line['reconstructed']} were reconstructed, {line['reconstructed_twice']} of them twice; {verdicts}. "
-        f"{line['frames_missing']} of {line['frames_expected']} frames were missing, "
-        f"{line['documents_heard_twice']} documents were heard twice, {line['runs_left_open']} runs stayed open, "
-        f"{line['runs_in_tiled']} of {line['runs']} runs are in Tiled."
+        f"Scans of 48 frames: {line['scans']}; kills of the service meanwhile: {line['kills']}; reconstructed: "
+        f"{line['reconstructed']}, twice: {line['reconstructed_twice']}; verdicts: {verdicts}; frames missing: "
+        f"{line['frames_missing']} of {line['frames_expected']}; documents heard twice: "
+        f"{line['documents_heard_twice']}; runs left open: {line['runs_left_open']}; runs in Tiled: "
+        f"{line['runs_in_tiled']} of {line['runs']}."
     )
