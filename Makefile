@@ -9,7 +9,7 @@ CONSTRAINTS := cdi_stream/constraints.txt
 
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test test-all check docs fast wheel bench bench-phasing bench-networks clean
+.PHONY: demo test test-all check docs fast wheel bench bench-phasing bench-networks campaign clean
 
 $(BIN)/python:
 	@echo "environment in $(VENV)"
@@ -59,6 +59,10 @@ bench-phasing: $(STAMP)  ## phasing, hours in all; goes on where it stopped; ARG
 
 bench-networks: $(STAMP)  ## networks: forward passes, and what a polish reaches from them; goes on where it stopped
 	$(BIN)/python -m tests.bench.networks $(ARGS)
+
+campaign: $(STAMP)  ## faults alone and in pairs, then kills; goes on where it stopped; writes the page of the faults
+	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.system.campaign --out campaign \
+		--page deploy/docs/reference/faults.md $(ARGS)
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[docs]'

@@ -166,7 +166,8 @@ class PreparedVolume:
     """Counts around the Bragg peak, with their valid voxels, their expected scale and their map to q.
 
     ``expected_scale`` multiplies the modelled intensity of each voxel (exposure, monitor, white field);
-    ``counts`` stay raw.  All three arrays share the shape of ``affine``, in detector coordinates.
+    ``counts`` stay raw.  All three arrays share the shape of ``affine``, in detector coordinates.  ``doubts`` are
+    sentences about the counts.
     """
 
     counts: NDArray[np.uint32]
@@ -177,6 +178,7 @@ class PreparedVolume:
     oversampling: tuple[float, float, float]
     n_bad: int = 0
     n_alien: int = 0
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,16 @@ from cdi_stream.errors import RecordingError
 from cdi_stream.files.recording import read_scan, write_scan
 from cdi_stream.files.result_file import read_result
 from sim_beamline.cases import CASES, simulated_scan
+from sim_beamline.faults.menu import MENU, Faults
 from sim_beamline.frame_stream import FORMATS
+
+FAULT_OPTION: Mapping[str, object] = {
+    "action": "append",
+    "default": [],
+    "choices": [fault.name for fault in MENU.values() if fault.place != "process"],
+    "help": "spoil the run; may be repeated. " + " ".join(f"{fault.name}: {fault.sentence}" for fault in MENU.values()),
+}
+"""Keywords of the option that names faults of a run."""
 
 
 def _station(options: argparse.Namespace) -> None:
@@ -59,7 +68,13 @@ def _detector(options: argparse.Namespace) -> None:
 
     ends = (options.data, options.control)
     run_detector(
-        read_scan(options.scan), *ends, options.socket, options.codec, options.format, does_connect=options.connect
+        read_scan(options.scan),
+        *ends,
+        options.socket,
+        options.codec,
+        options.format,
+        does_connect=options.connect,
+        first_series=options.first_series,
     )
 
 
@@ -72,8 +87,10 @@ def _proxy(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from sim_beamline.plans import run_plan
 
+    scan = read_scan(options.scan)
+    faults = Faults(names=tuple(options.fault), seed=options.fault_seed, n_points=len(scan.frames))
     uid = run_plan(
-        read_scan(options.scan),
+        scan,
         options.control,
         options.documents,
         n_curves=options.curves,
@@ -81,6 +98,7 @@ def _plan(options: argparse.Namespace) -> None:
         pause_s=options.pause,
         prefix=options.prefix,
         serializer=options.serializer,
+        faults=faults,
     )
     print(json.dumps({"run_uid": uid}))
 
@@ -142,6 +160,7 @@ def main() -> None:
         data=text,
         control=text,
         connect={"action": "store_true"},
+        first_series={"type": int, "help": "id of the first series; by default made of the time"},
         **streams,
     )
     command("proxy", _proxy, documents_in=text, documents_out=text)
@@ -156,6 +175,8 @@ def main() -> None:
         pause={"type": float, "default": 0.0},
         prefix={"default": ""},
         serializer={"default": "msgpack"},
+        fault=FAULT_OPTION,
+        fault_seed={"type": int, "default": 0, "help": "seed of the points that the faults hit"},
     )
     command("compare", _compare, case={"choices": CASES, "required": True}, file=path)
     arguments = sys.argv[1:]

@@ -75,6 +75,8 @@ def simulated_scan(name: str) -> SimulatedScan:
         return _with_crystal(name, demo, "theta", 400e-9)
     if name == "plain":
         return _with_crystal(name, small, "theta", 300e-9)
+    if name == "small":
+        return _with_crystal(name, _aps_34idc((32, 64, 64), 0.016), "theta", 250e-9)
     if name == "negative_step":
         backwards = {**small.sample_deg, "theta": _ramp(0.588, -0.012, 48)}
         reversed_scan = replace(small, sample_deg=backwards)
@@ -94,5 +96,5 @@ def simulated_scan(name: str) -> SimulatedScan:
     raise KeyError(name)
 
 
-CASES = ("demo", "plain", "negative_step", "mirrored_columns", "inner_circle", "energy", "rectangular")
+CASES = ("demo", "plain", "small", "negative_step", "mirrored_columns", "inner_circle", "energy", "rectangular")
 """Names of the simulated scans."""

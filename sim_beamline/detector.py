@@ -8,13 +8,16 @@ from typing import Any
 import zmq
 
 from cdi_stream.messages import RecordedScan
+from sim_beamline.faults.fault import Sending
+from sim_beamline.faults.menu import Faults
 from sim_beamline.frame_stream import FrameStream
 
 
 class StreamingDetector:
     """Simulated detector: ``arm`` starts a series, ``trigger`` takes and sends one frame, ``disarm`` ends the series.
 
-    A frame that the recording lacks is counted, but not sent.
+    A frame that the recording lacks is counted, but not sent.  The request ``arm`` may name faults of the menu
+    (`sim_beamline.faults.menu`) for its series; ``over`` then tells the faults that the run's documents are out.
 
     Parameters
     ----------
@@ -26,45 +29,67 @@ class StreamingDetector:
         Compression of the frames.
     wire_format
         As in `FrameStream`.
+    first_series
+        Id of the first series; by default made of the time, so that no other series has it.
     """
 
     def __init__(
-        self, scan: RecordedScan, data: zmq.Socket[bytes], codec: str = "bslz4", wire_format: str = "dectris2"
+        self,
+        scan: RecordedScan,
+        data: zmq.Socket[bytes],
+        codec: str = "bslz4",
+        wire_format: str = "dectris2",
+        first_series: int | None = None,
     ) -> None:
         self._scan = scan
         self._has_frame = scan.has_frame
         self._stream = FrameStream(data, wire_format, codec)
         self._n_taken = 0
-        self._series = int(time.time()) % 10**8
+        self._series = int(time.time()) % 10**8 if first_series is None else first_series - 1
         self._image_id = 0
+        self._is_armed = False
+        self._faults = Faults().on_frames()
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Execute a control request, ``arm``, ``trigger`` or ``disarm``, and return the reply."""
+        """Execute a control request, ``arm``, ``trigger``, ``disarm`` or ``over``, and return the reply."""
         match request.get("command"):
             case "arm":
-                return self._arm(request.get("user_data"), int(request["n_images"]))
-            case "trigger":
+                return self._arm(request)
+            case "trigger" if self._is_armed:
                 return self._trigger(int(request["point"]))
             case "disarm":
-                self._stream.end(self._series)
+                self._pass_on(Sending(kind="end", series=self._series))
                 return {"series_id": self._series}
+            case "over":
+                self._pass_on(Sending(kind="over", series=self._series))
+                return {}
             case other:
-                return {"error": f"expected arm, trigger or disarm, got {other!r}"}
+                return {"error": f"expected arm, then trigger, disarm or over, got {other!r}"}
 
-    def _arm(self, user_data: Any, n_images: int) -> dict[str, Any]:
+    def _arm(self, request: dict[str, Any]) -> dict[str, Any]:
         self._series += 1
         self._image_id = 0
-        scan = self._scan
-        self._stream.start(self._series, n_images, scan.frames[0], scan.detector, scan.pixel_mask, user_data)
+        self._is_armed = True
+        n_images, names = int(request["n_images"]), tuple(request.get("faults", ()))
+        self._faults = Faults(names=names, seed=request.get("fault_seed", 0), n_points=n_images).on_frames()
+        user_data = request.get("user_data")
+        self._pass_on(Sending(kind="start", series=self._series, n_images=n_images, user_data=user_data))
         return self._names(-1)
 
     def _trigger(self, point: int) -> dict[str, Any]:
-        image_id = self._image_id
+        image_id, number = self._image_id, self._n_taken
         self._image_id += 1
-        if self._has_frame[point]:
-            count_time_s = float(self._scan.detector.get("count_time_s", 0.1))
-            self._stream.image(self._series, image_id, self._scan.frames[point], count_time_s, self._n_taken)
         self._n_taken += 1
+        if self._has_frame[point]:
+            self._pass_on(
+                Sending(
+                    kind="image",
+                    series=self._series,
+                    image_id=image_id,
+                    number=number,
+                    pixels=self._scan.frames[point],
+                )
+            )
         return self._names(image_id)
 
     def _names(self, image_id: int) -> dict[str, Any]:
@@ -72,6 +97,25 @@ class StreamingDetector:
         if self._stream.wire_format == "array1":
             return {"unique_id": self._n_taken - 1}
         return {"series_id": self._series, "image_id": image_id}
+
+    def _pass_on(self, message: Sending) -> None:
+        """Send a message, or what the faults of the series leave of it."""
+        for out in self._faults(message):
+            time.sleep(out.delay_s)
+            self._send(out)
+
+    def _send(self, message: Sending) -> None:
+        scan = self._scan
+        match message.kind:
+            case "start":
+                user_data, images = message.user_data, scan.frames[0]
+                self._stream.start(message.series, message.n_images, images, scan.detector, scan.pixel_mask, user_data)
+            case "image" if message.pixels is not None:
+                names = message.series, message.image_id, message.pixels
+                count_time_s = float(scan.detector.get("count_time_s", 0.1))
+                self._stream.image(*names, count_time_s, message.number, message.clock_s, message.damage)
+            case "end":
+                self._stream.end(message.series)
 
 
 def run_detector(
@@ -83,6 +127,7 @@ def run_detector(
     wire_format: str,
     *,
     does_connect: bool,
+    first_series: int | None = None,
 ) -> None:
     """Run the simulated detector until the request ``exit``.
 
@@ -94,7 +139,7 @@ def run_detector(
         Addresses of the stream and of the control socket.
     socket
         Kind of the stream's socket: push or pub.
-    codec, wire_format
+    codec, wire_format, first_series
         As in `StreamingDetector`.
     does_connect
         Whether the stream's socket connects; else it binds, as a detector does.
@@ -105,7 +150,7 @@ def run_detector(
         (data.connect if does_connect else data.bind)(data_endpoint)
         control = context.socket(zmq.REP)
         control.bind(control_endpoint)
-        detector = StreamingDetector(scan, data, codec, wire_format)
+        detector = StreamingDetector(scan, data, codec, wire_format, first_series)
         while isinstance(request := control.recv_json(), dict) and request.get("command") != "exit":
             control.send_json(detector.handle(request))
         control.send_json({})

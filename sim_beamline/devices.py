@@ -10,6 +10,8 @@ import zmq
 from ophyd.sim import SynAxis
 from ophyd.status import DeviceStatus
 
+from sim_beamline.faults.menu import Faults
+
 
 class Axis(SynAxis):  # type: ignore[misc]
     """A simulated motor with a unit in its description."""
@@ -28,6 +30,7 @@ class DetectorClient:
 
     ``user_data`` is sent in the stream's start message.  ``point`` is the number of the recorded frame for the next
     trigger; it starts at 0 when the detector is staged, and increases by one with each trigger unless a plan sets it.
+    ``faults`` spoil the series that are armed next.
     """
 
     def __init__(self, *, name: str, control_endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -35,23 +38,30 @@ class DetectorClient:
         self.parent = None
         self.user_data: Any = None
         self.n_images = 1
+        self.faults = Faults()
         self.point = 0
         self._last: dict[str, Any] = {}
         self._control = context.socket(zmq.REQ)
-        self._control.setsockopt(zmq.RCVTIMEO, 20_000)
+        self._control.setsockopt(zmq.RCVTIMEO, 60_000)  # a detector without a receiver waits: services restart
         self._control.setsockopt(zmq.LINGER, 0)
         self._control.connect(control_endpoint)
 
     def stage(self) -> list[Any]:
         """Arm a new series."""
         self.point = 0
-        self._last = self._ask({"command": "arm", "user_data": self.user_data, "n_images": self.n_images})
+        request = {"command": "arm", "user_data": self.user_data, "n_images": self.n_images}
+        faults = {"faults": self.faults.names, "fault_seed": self.faults.seed} if self.faults.names else {}
+        self._last = self._ask(request | faults)
         return [self]
 
     def unstage(self) -> list[Any]:
         """End the series."""
         self._ask({"command": "disarm"})
         return [self]
+
+    def finish(self) -> None:
+        """Tell the faults of the detector that all documents of the run are out."""
+        self._ask({"command": "over"})
 
     def trigger(self) -> DeviceStatus:
         """Take one frame."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from sim_beamline import wire, wire1
 from sim_beamline.frame_buffer import FrameBuffer
+
+Counts = NDArray[Any]
+"""Image of any unsigned data type."""
+
+Damage = Callable[[list[bytes]], list[bytes]]
+"""Changes the encoded parts of a message."""
 
 FORMATS = ("dectris2", "dectris1", "array1")
 """Names of the wire formats."""
@@ -38,7 +44,7 @@ class FrameStream:
         self,
         series: int,
         n_images: int,
-        pixels: NDArray[Any],
+        pixels: Counts,
         header: Mapping[str, Any],
         mask: NDArray[np.bool_] | None,
         user_data: Any,
@@ -51,17 +57,41 @@ class FrameStream:
         elif self.wire_format == "dectris1":
             self._sender.send_multipart(wire1.start_parts(**entries))
 
-    def image(self, series: int, image_id: int, pixels: NDArray[Any], count_time_s: float, number: int) -> None:
-        """Send a frame; ``number`` counts all frames of the detector, which ``array1`` sends instead of an id."""
+    def image(
+        self,
+        series: int,
+        image_id: int,
+        pixels: Counts,
+        count_time_s: float,
+        number: int,
+        clock_s: float = 0.0,
+        damage: Damage = lambda parts: parts,
+    ) -> None:
+        """Send a frame.
+
+        Parameters
+        ----------
+        series, image_id, pixels, count_time_s
+            Series, number in the series, counts, and exposure [s].
+        number
+            Number among all frames of the detector, which ``array1`` sends instead of an id.
+        clock_s
+            Error of the detector's clock [s]; only ``dectris2`` sends times.
+        damage
+            Changes the encoded parts.
+        """
+        self._sender.send_multipart(damage(self._image_parts(series, image_id, pixels, count_time_s, number, clock_s)))
+
+    def _image_parts(
+        self, series: int, image_id: int, pixels: Counts, count_time_s: float, number: int, clock_s: float
+    ) -> list[bytes]:
         if self.wire_format == "array1":
-            self._sender.send_multipart(wire1.array_parts(frame=number, pixels=pixels, codec=self._codec))
-            return
+            return wire1.array_parts(frame=number, pixels=pixels, codec=self._codec)
         entries: dict[str, Any] = {"series": series, "image_id": image_id, "pixels": pixels, "codec": self._codec}
         entries |= {"count_time_s": count_time_s}
         if self.wire_format == "dectris2":
-            self._sender.send_multipart([wire.image_message(**entries)])
-        else:
-            self._sender.send_multipart(wire1.image_parts(**entries))
+            return [wire.image_message(**entries, clock_s=clock_s)]
+        return wire1.image_parts(**entries)
 
     def end(self, series: int) -> None:
         """Send the end of a series."""

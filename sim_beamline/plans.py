@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import zmq
 from bluesky import RunEngine
 from bluesky.callbacks.zmq import Publisher
+from bluesky.utils import RequestAbort
 
 from cdi_stream.documents.bus import writer
-from cdi_stream.messages import RecordedScan
+from cdi_stream.messages import Document, RecordedScan
 from sim_beamline.devices import Axis, DetectorClient
+from sim_beamline.faults.menu import Faults
 
 SETTLE_S = 1.0
 """Pause after connecting [s]; a ZeroMQ publisher loses messages sent before its subscribers are connected."""
+
+AFTER_DOCUMENTS_S = 0.3
+"""Pause [s] between the last document of a run and the frames that a fault has held back until then."""
+
+RUN_ENDING = frozenset({"abort", "detector_restart"})
+"""Faults that end a run before its last point."""
 
 
 def rocking_curves(
@@ -26,6 +34,7 @@ def rocking_curves(
     n_curves: int,
     speed: float | None,
     pause_s: float,
+    at_middle: Callable[[], None] = lambda: None,
 ) -> Iterator[Any]:
     """Open one run, read the baseline, and measure the scan ``n_curves`` times.
 
@@ -42,6 +51,8 @@ def rocking_curves(
         Number of curves, and pause between two [s].
     speed
         Factor of the recorded speed; None: without pauses.
+    at_middle
+        Called before the middle point of each curve; an error of it ends the run.
     """
     moving = [axes[name] for name in scan.scanned]
     still = [axes[name] for name in scan.baseline]
@@ -62,6 +73,8 @@ def rocking_curves(
         yield from bps.stage(detector)
         for point in range(n_points):
             yield from _pace(scan, point, speed)
+            if point == n_points // 2:
+                at_middle()
             yield from bps.checkpoint()
             for axis, values in zip(moving, scan.scanned.values(), strict=True):
                 yield from bps.abs_set(axis, float(values[point]), wait=True)
@@ -86,6 +99,99 @@ def _pace(scan: RecordedScan, point: int, speed: float | None) -> Iterator[Any]:
         yield from bps.sleep(float(scan.times_s[point] - scan.times_s[point - 1]) / speed)
 
 
+class PlanSession:
+    """RunEngine with a detector and a publisher, both connected for any number of runs.
+
+    Parameters
+    ----------
+    scan
+        Scan that is replayed.
+    control_endpoint
+        Control socket of the simulated detector.
+    documents
+        In address of the document proxy.
+    prefix, serializer
+        Prefix and format of the documents.
+    """
+
+    def __init__(
+        self,
+        scan: RecordedScan,
+        control_endpoint: str,
+        documents: str,
+        prefix: str = "",
+        serializer: str = "msgpack",
+    ) -> None:
+        self._scan = scan
+        self._publisher = Publisher(documents, prefix=prefix.encode(), serializer=writer(serializer))
+        self._stage = Faults().on_documents()
+        self._run_uid = ""
+        self._engine = RunEngine({})
+        self._engine.subscribe(self._publish)
+        self._context = zmq.Context()
+        self._detector = DetectorClient(name="detector", control_endpoint=control_endpoint, context=self._context)
+        values = {name: float(track[0]) for name, track in scan.scanned.items()} | dict(scan.baseline)
+        self._axes = {
+            name: Axis(name=name, unit=scan.units.get(name, ""), value=value) for name, value in values.items()
+        }
+        time.sleep(SETTLE_S)
+
+    def measure(
+        self,
+        *,
+        n_curves: int = 1,
+        speed: float | None = None,
+        pause_s: float = 0.0,
+        faults: Faults | None = None,
+        at_middle: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Run the plan once, and return the run's uid.
+
+        Parameters
+        ----------
+        n_curves, speed, pause_s, at_middle
+            As in `rocking_curves`.
+        faults
+            Faults of this run; a run that they end is no error.
+        """
+        faults = faults or Faults()
+        self._detector.faults, self._stage = faults, faults.on_documents()
+        plan = rocking_curves(self._scan, self._detector, self._axes, n_curves, speed, pause_s, _act(faults, at_middle))
+        try:
+            self._engine(plan)
+        except (RequestAbort, RuntimeError):
+            if not RUN_ENDING & set(faults.names):
+                raise
+        if faults.names:
+            time.sleep(AFTER_DOCUMENTS_S)
+            self._detector.finish()
+        return self._run_uid
+
+    def close(self) -> None:
+        """Close the sockets, after the last documents are on their way."""
+        self._detector.close()
+        time.sleep(0.2)
+        self._publisher.close()
+        self._context.term()
+
+    def _publish(self, name: str, doc: Document) -> None:
+        if name == "start":
+            self._run_uid = str(doc["uid"])
+        for out_name, out in self._stage((name, doc)):
+            self._publisher(out_name, dict(out))
+
+
+def _act(faults: Faults, at_middle: Callable[[], None]) -> Callable[[], None]:
+    """Return what happens at the middle point: the act of the caller, and the abort if it is one of the faults."""
+
+    def act() -> None:
+        at_middle()
+        if "abort" in faults.names:
+            raise RequestAbort
+
+    return act
+
+
 def run_plan(
     scan: RecordedScan,
     control_endpoint: str,
@@ -96,6 +202,7 @@ def run_plan(
     pause_s: float,
     prefix: str,
     serializer: str,
+    faults: Faults | None = None,
 ) -> str:
     """Run the plan, publish its documents, and return the run's uid.
 
@@ -111,19 +218,11 @@ def run_plan(
         As in `rocking_curves`.
     prefix, serializer
         Prefix and format of the documents.
+    faults
+        Faults of the run.
     """
-    engine = RunEngine({})
-    publisher = Publisher(documents, prefix=prefix.encode(), serializer=writer(serializer))
-    engine.subscribe(publisher)
-    time.sleep(SETTLE_S)
-    with zmq.Context() as context:
-        detector = DetectorClient(name="detector", control_endpoint=control_endpoint, context=context)
-        values = {name: float(track[0]) for name, track in scan.scanned.items()} | dict(scan.baseline)
-        axes = {name: Axis(name=name, unit=scan.units.get(name, ""), value=value) for name, value in values.items()}
-        try:
-            uids = engine(rocking_curves(scan, detector, axes, n_curves, speed, pause_s))
-        finally:
-            detector.close()
-    time.sleep(0.2)
-    publisher.close()
-    return str(uids[0] if isinstance(uids, tuple) else uids.run_start_uids[0])
+    session = PlanSession(scan, control_endpoint, documents, prefix, serializer)
+    try:
+        return session.measure(n_curves=n_curves, speed=speed, pause_s=pause_s, faults=faults)
+    finally:
+        session.close()

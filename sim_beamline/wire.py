@@ -55,9 +55,11 @@ def start_message(
     return _encode(message)
 
 
-def image_message(*, series: int, image_id: int, pixels: NDArray[Any], count_time_s: float, codec: str) -> bytes:
-    """Return the message of one image of one channel."""
-    nanoseconds = int(count_time_s * 1e9)
+def image_message(
+    *, series: int, image_id: int, pixels: NDArray[Any], count_time_s: float, codec: str, clock_s: float = 0.0
+) -> bytes:
+    """Return the message of one image of one channel; the times of the image are off by ``clock_s`` [s]."""
+    nanoseconds, off = int(count_time_s * 1e9), int(clock_s * 1e9)
     return _encode(
         {
             "type": "image",
@@ -65,8 +67,8 @@ def image_message(*, series: int, image_id: int, pixels: NDArray[Any], count_tim
             "series_unique_id": f"sim-{series}",
             "image_id": image_id,
             "real_time": [nanoseconds, 10**9],
-            "start_time": [image_id * nanoseconds, 10**9],
-            "stop_time": [(image_id + 1) * nanoseconds, 10**9],
+            "start_time": [image_id * nanoseconds + off, 10**9],
+            "stop_time": [(image_id + 1) * nanoseconds + off, 10**9],
             "data": {CHANNEL: array(pixels, codec)},
         }
     )

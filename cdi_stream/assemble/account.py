@@ -22,6 +22,12 @@ def doubt_of_second_puller(series: Series) -> tuple[str, ...]:
     )
 
 
+def doubt_of_contradiction(series: Series) -> tuple[str, ...]:
+    """Return a doubt if images came twice with different counts: damaged on their way, or of two series of one id."""
+    n = series.contradictory
+    return (f"{n} images came twice with different counts: the first of each is used",) if n else ()
+
+
 def doubts_of_losses(run: RunRecord | None, n_orphans: int, n_unreadable: int) -> tuple[str, ...]:
     """Return the doubts about documents and messages that were lost or could not be used.
 

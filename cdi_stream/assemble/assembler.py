@@ -21,6 +21,8 @@ from cdi_stream.assemble.open_curves import OpenCurves
 from cdi_stream.assemble.release import Stage, is_ready, rocking_curve, run_context, stage_of
 from cdi_stream.assemble.run_match import RunMatch, find_run
 from cdi_stream.assemble.settings import AssembleSettings
+from cdi_stream.assemble.unseen import unseen_series
+from cdi_stream.documents.readings import series_key
 from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.documents.runs import NEW_RUN_KINDS, RunBook
 from cdi_stream.errors import WireError
@@ -64,6 +66,9 @@ class Assembler:
         self._n_curves: dict[str, int] = {}
         self._used: dict[str, dict[str, int]] = {}
         self._known_runs: set[str] = set()
+        self._resumed_runs: set[str] = set()
+        self._heard_s: dict[str, float] = {}
+        self._seen: dict[str, set[str]] = {}
         self._readings: dict[str, tuple[float, str | None]] = {}
 
     @property
@@ -78,7 +83,9 @@ class Assembler:
             self.book.pinned = {run.uid for curve in self._curves if (run := self._match(curve).run)}
         run_uid = self.book.on_document(name, doc, received_s)
         if name != "event":  # no event renames or ends a run
-            self._n_curves, self._used = self._by_uid_now(self._n_curves), self._by_uid_now(self._used)
+            self._follow_uids()
+        if run_uid is not None and run_uid not in self._resumed_runs:
+            self._heard_s[run_uid] = self._clock()
         if self._incoming is not None and run_uid is not None:
             self._incoming.keep_document(run_uid, name, doc, received_s)
             if name == "start" and self.book.uids != self._known_runs:
@@ -116,6 +123,7 @@ class Assembler:
                 self.book.on_document(name, doc, received_s)
             except WireError as error:
                 logger.warning("a document on disk cannot be used and is left out: %s", error)
+        self._resumed_runs = self.book.uids  # whose series may have come to the earlier process
         for saved in self._incoming.saved_series():
             if is_published(saved.key):
                 self._incoming.discard(saved.key)
@@ -125,8 +133,22 @@ class Assembler:
 
     def poll(self) -> list[RockingCurve]:
         """Return the curves that are released now: complete, or after their waiting time."""
+        self._open_unseen()
         ready = [self._release_or_give_up(curve) for curve in list(self._curves)]
         return [curve for curve in ready if curve is not None]
+
+    def _open_unseen(self) -> None:
+        """Open a curve for each series that a run names, of which no frame came while its documents could come."""
+        silent = [uid for uid, s in self._heard_s.items() if self._clock() - s >= self._settings.idle_timeout_s]
+        for uid in silent:
+            del self._heard_s[uid]
+            run = self.book.runs.get(uid)
+            if run is None or not run.names_series:
+                continue
+            curves = [curve for curve in self._curves if self._match(curve).run is run]
+            seen = self._seen.get(uid, set()).union(*(_names(curve) for curve in curves))
+            for names in unseen_series(run, seen):
+                self._curves.open_unseen(names, run)
 
     def open_runs(self) -> dict[str, str]:
         """Return the uid of the run of each open series, by the key of the series."""
@@ -157,6 +179,23 @@ class Assembler:
     def _match(self, curve: OpenCurve, *, is_over: bool = False) -> RunMatch:
         return find_run(curve.series, curve.claim, self.book, is_over=is_over)
 
+    def _last_match(self, curve: OpenCurve) -> RunMatch:
+        """Return the run of a curve whose waiting time is over; a run without a uid gets the one that is claimed."""
+        match, claim = self._match(curve, is_over=True), curve.claim
+        is_nameless = match.by == "series" and match.run is not None and not match.run.is_uid_known
+        if match.run is None or not is_nameless or not claim.is_firm or claim.run_uid is None:
+            return match
+        if claim.run_uid in self.book.uids:
+            return match
+        self.book.name_unknown(match.run, claim.run_uid)
+        self._follow_uids()
+        return self._match(curve, is_over=True)
+
+    def _follow_uids(self) -> None:
+        """Keep what is known of runs under their present uids, and forget it with the run."""
+        self._n_curves, self._used = self._by_uid_now(self._n_curves), self._by_uid_now(self._used)
+        self._heard_s, self._seen = self._by_uid_now(self._heard_s), self._by_uid_now(self._seen)
+
     def _release_or_give_up(self, curve: OpenCurve) -> RockingCurve | None:
         """Release a curve if it is ready; a curve that raises an error is given up, so that the others go on."""
         try:
@@ -172,7 +211,7 @@ class Assembler:
         match = self._match(curve)
         stage = stage_of(curve, match.run, now_s, self._settings)
         if stage is Stage.OVER or self._is_forsaken(curve, match):
-            stage, match = Stage.OVER, self._match(curve, is_over=True)
+            stage, match = Stage.OVER, self._last_match(curve)
         if curve.is_headless and self._is_foreign(curve, match, stage):
             self._curves.drop(curve)
             return None
@@ -240,6 +279,8 @@ class Assembler:
         if run is not None and joined.used is not None:
             stream, last_seq = joined.used
             self._used.setdefault(run.uid, {})[stream] = last_seq
+        if run is not None:
+            self._seen.setdefault(run.uid, set()).update(_names(curve))
         self._assign_index(curve, run)
         n_orphans = self.book.orphans.total() - curve.n_orphans
         released = rocking_curve(curve, run, joined, self._settings, doubts=doubts, n_orphans=n_orphans)
@@ -261,3 +302,8 @@ class Assembler:
         curve.curve_index = max(self._n_curves.get(run.uid, 0), next_index)
         self._n_curves[run.uid] = curve.curve_index + 1
         return True
+
+
+def _names(curve: OpenCurve) -> set[str]:
+    """Return the texts of the ids of a curve's series."""
+    return set(map(series_key, curve.series.parts or (curve.series.id,)))

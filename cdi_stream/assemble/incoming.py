@@ -66,6 +66,7 @@ class SavedSeries:
     duplicate: int = 0
     late: int = 0
     bad: int = 0
+    contradictory: int = 0
     doubts: tuple[str, ...] = ()
     parts: tuple[SeriesId, ...] = ()
 

@@ -83,6 +83,7 @@ class OpenCurve:
             duplicate=series.duplicate,
             late=series.late,
             bad=series.bad,
+            contradictory=series.contradictory,
             doubts=self.doubts,
             parts=tuple(series.parts),
         )

@@ -12,6 +12,7 @@ from cdi_stream.assemble.open_curve import OpenCurve, restore_curve
 from cdi_stream.assemble.run_match import find_run
 from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.documents.claim import Claim, read_claim
+from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.documents.runs import RunBook
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesId, SeriesStart, WireMessage
 from cdi_stream.stream.frame_log import Decode, FrameLog
@@ -103,6 +104,7 @@ class OpenCurves:
         if log is not None:
             series.restore(log, decode)
         series.duplicate, series.late, series.bad = saved.duplicate, saved.late, saved.bad
+        series.contradictory = saved.contradictory
         if saved.is_ended:
             series.end(series.last_s)
         name = saved.start.series if saved.start.series not in self._open else f"{saved.start.series} ({saved.key})"
@@ -138,6 +140,21 @@ class OpenCurves:
         self.close(curve)
         if self._incoming is not None:
             self._incoming.give_up(curve.key)
+
+    def open_unseen(self, names: tuple[str, ...], run: RunRecord) -> None:
+        """Open a curve without frames for series that only the events of ``run`` name; its waiting times are over."""
+        now_s = self._clock()
+        start = SeriesStart(series=names[0], roi=self._settings.roi)
+        curve = self._new_headless_curve(start, now_s, Claim(run_uid=run.uid, is_firm=True))
+        for name in names[1:]:
+            curve.series.add_part(name)
+        curve.series.wall_s = run.received_s
+        curve.series.end(now_s - self._settings.reading_timeout_s)
+        curve.doubts += (
+            f"the events name series {names[0]:.60}, of which no frame came: is the detector's stream on, and does it "
+            "reach the service?",
+        )
+        self.save(curve)
 
     def _begin(self, start: SeriesStart, now_s: float) -> None:
         """Open a series; a second start message before the first frame replaces the first one."""

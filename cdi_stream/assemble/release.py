@@ -7,7 +7,7 @@ from enum import Enum, auto
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.assemble.account import account_of, doubt_of_second_puller, doubts_of_losses
+from cdi_stream.assemble.account import account_of, doubt_of_contradiction, doubt_of_second_puller, doubts_of_losses
 from cdi_stream.assemble.join import Join
 from cdi_stream.assemble.open_curve import OpenCurve
 from cdi_stream.assemble.settings import AssembleSettings
@@ -101,6 +101,7 @@ def rocking_curve(
     n_unreadable = 0 if has_frame.all() else curve.n_unreadable
     monitor, doubts_of_monitor = _monitor(joined, settings.monitor)
     losses = doubts_of_losses(run, n_orphans, n_unreadable) + doubt_of_second_puller(series)
+    losses += doubt_of_contradiction(series)
     return RockingCurve(
         key=curve.key,
         series=series.start,

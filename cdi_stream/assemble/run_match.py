@@ -45,11 +45,12 @@ def find_run(series: Series, claim: Claim, book: RunBook, *, is_over: bool = Fal
         return RunMatch(run=claimed, by="uid")
     if claim.run_uid is not None and claimed is None and claim.is_firm and not is_over:
         return RunMatch(run=None, by="nothing")
-    match = _by_series(series, book, is_over=is_over) or RunMatch(run=None, by="nothing")
-    if match.run is None and not claim.is_named:
-        match = _by_time(series, list(book.runs.values()), book.clock_offset_s)
-    elif match.run is None and is_over:
-        match = _by_time(series, _runs_naming_no_series(series, book), book.clock_offset_s)
+    is_unheard = claim.is_firm and claimed is None  # then no earlier run is its run, only one that was wrongly named
+    match = _by_series(series, book, is_over=is_over and not is_unheard) or RunMatch(run=None, by="nothing")
+    if match.run is None and (is_over or not claim.is_named):
+        has_no_other = claim.is_named or is_unheard
+        runs = _runs_naming_no_series(series, book) if has_no_other else list(book.runs.values())
+        match = _by_time(series, runs, book.clock_offset_s)
     if claimed is not None:  # a detector keeps its user_data until the next plan sets it
         text = f"user_data names run {claimed.uid:.60}, which was over before the series began"
         run, by = (claimed, "uid") if match.run is None and is_over else (match.run, match.by)

@@ -107,6 +107,12 @@ class RunBook:
         """Return the uid of a run that may have had another uid before its own was known."""
         return self._later_uids.get(uid, uid)
 
+    def name_unknown(self, run: RunRecord, uid: str) -> None:
+        """Give a run of which only events came the uid by which the detector's ``user_data`` names it."""
+        named = self._known_or_new(uid, run.received_s)
+        self._move_events(run, named, "primary")
+        named.n_descriptors_lost += 1
+
     def read_positions(self, run: RunRecord) -> str | None:
         """Read the positions that a run's documents name; return why some cannot be read so far, None if all were."""
         left: list[tuple[str, PositionPart]] = []

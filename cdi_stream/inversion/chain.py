@@ -93,6 +93,7 @@ def infer_curve(
         detector = _detector_of(curve, settings.detector)
         laps.mark("assemble")
         volume = prepare(curve, geometry, detector, settings.prepare)
+        doubts += volume.doubts
         laps.mark("prepare")
         lab = lab_volume(volume, network, settings.device)
         laps.mark("correct")

@@ -16,6 +16,7 @@ from cdi_stream.errors import CurveError
 from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import CurveGeometry, linear_map, require_volume
 from cdi_stream.inversion.blemishes import find_blemishes, good_pixels, is_saturated, no_count_from
+from cdi_stream.inversion.damage import doubt_of_damage
 from cdi_stream.inversion.window import brightest_voxel, crop_window, cut
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
 from cdi_stream.phasing.autocorrelation import island, lengths_vox, weights
@@ -71,8 +72,8 @@ def prepare(
     saturated = is_saturated(counts, curve.sentinel, detector.saturation_counts) & valid
     _require_signal(counts, valid, saturated, settings)
     valid &= ~saturated
-    blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape)).voxels
-    valid &= ~blemishes
+    blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape))
+    valid &= ~blemishes.voxels
     affine = detector_map(geometry, start, shape)
     scale = _scale_in_window(curve, detector, start, shape)
     extent, oversampling = crystal_extent(counts, valid, scale, affine, AUTOCORRELATION_THRESHOLD)
@@ -84,7 +85,8 @@ def prepare(
         crystal_extent_m=extent,
         oversampling=oversampling,
         n_bad=int((~good).sum()),
-        n_alien=int(blemishes.sum()),
+        n_alien=int(blemishes.voxels.sum()),
+        doubts=doubt_of_damage(blemishes.hot, start[0]),
     )
 
 

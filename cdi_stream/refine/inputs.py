@@ -66,7 +66,9 @@ def _phased(arrays: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) -> Pha
         fourier_sign=int(attrs["fourier_sign"]),
     )
     volume = PreparedVolume(
-        **{name: arrays[name] for name in _VOLUME},
+        counts=arrays["counts"],
+        valid_pixels=arrays["valid_pixels"],
+        expected_scale=arrays["expected_scale"],
         affine=affine,
         crystal_extent_m=_triple(attrs["crystal_extent_m"]),
         oversampling=_triple(attrs["oversampling"]),

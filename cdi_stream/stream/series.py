@@ -47,7 +47,8 @@ class Series:
     ``start``, ``wall_s``, ``first_id`` and ``parts`` may be set after construction.  ``wall_s`` is the time of the
     first message [s since the epoch]; ``last_s``, ``last_frame_s`` and ``ended_s`` are monotonic times [s].
     ``first_id`` is the image id of slot 0, above 0 for streams that number frames across series.  ``duplicate``,
-    ``late`` and ``bad`` count frames, ``layout`` is that of the frames, None before the first.
+    ``late`` and ``bad`` count frames, ``contradictory`` the duplicates whose counts differ from the first
+    image.  ``layout`` is that of the frames, None before the first.
 
     Parameters
     ----------
@@ -83,6 +84,7 @@ class Series:
         self.parts: dict[SeriesId, int] = {}
         self.ended_s: float | None = None
         self.duplicate = self.late = self.bad = 0
+        self.contradictory = 0
         self.layout: Layout | None = None
         self._to_wall_s = wall_s - now_s
         self._limits = limits
@@ -300,16 +302,18 @@ class Series:
         slot, pixels = self._slot_of(frame), frame.pixels
         if slot >= len(self._account):
             self._grow(slot + 1, pixels.shape)
+        # Signed detectors mark gaps by values below zero, unsigned ones by the largest.
+        counts = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
         if self._account[slot]["has"]:
             self.duplicate += 1
+            self.contradictory += not np.array_equal(self._volume[slot], counts)
             return
         if not self._has_room(4 * pixels.size):
             raise WireError(
                 f"series {self.id}: no room for more frames: the open series together need more memory than they may "
                 "take; see detector.max_series_bytes"
             )
-        # Signed detectors mark gaps by values below zero, unsigned ones by the largest.
-        self._volume[slot] = pixels if pixels.dtype.kind == "u" else np.where(pixels < 0, self.sentinel, pixels)
+        self._volume[slot] = counts
         received_s = now_s + self._to_wall_s
         self._account[slot] = (1, np.nan if frame.exposure_s is None else frame.exposure_s, received_s)
         self._keep(frame, received_s)

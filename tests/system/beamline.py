@@ -43,6 +43,7 @@ class TestBeamline:
         refine_toml: str = "",
         *,
         has_tiled: bool = True,
+        phase_toml: str = ONE_START,
     ) -> None:
         self.children = children
         self.directory = directory
@@ -50,15 +51,22 @@ class TestBeamline:
         write_scan(scan, self.scan_file)
         self.config_file = directory / "beamline.toml"
         publish = "preview_every_s = 0.2\n" + ("" if has_tiled else 'tiled = "none"\n')
-        text = example_config(scan, directory).replace("[publish]\n", f"{ONE_START}[publish]\n{publish}")
+        text = example_config(scan, directory).replace("[publish]\n", f"{phase_toml}[publish]\n{publish}")
         self.config_file.write_text(
             text.replace("[refine]\nmethods = []\n", refine_toml or "[refine]\nmethods = []\n") + extra_toml
         )
         self.config: Config = read_config(self.config_file)
         self.control = f"tcp://127.0.0.1:{free_port()}"
-        self._listener_log = directory / "listener.log"
+        self.listener_log = directory / "listener.log"
 
     def start_bus(self) -> None:
+        self.start_proxy()
+        log = self.listener_log.open("wb")
+        address = self.config.documents.subscribe[6:]
+        self._listener = subprocess.Popen([sys.executable, "-c", LISTENER, address], stdout=log)
+        log.close()
+
+    def start_proxy(self) -> None:
         documents = self.config.documents
         self.children.start(
             "proxy",
@@ -69,9 +77,6 @@ class TestBeamline:
             "--documents-out",
             documents.subscribe,
         )
-        log = self._listener_log.open("wb")
-        self._listener = subprocess.Popen([sys.executable, "-c", LISTENER, documents.subscribe[6:]], stdout=log)
-        log.close()
 
     def start_service(self, name: str = "service") -> subprocess.Popen[bytes]:
         ready = self.config.publish.directory / "ready"
@@ -80,11 +85,11 @@ class TestBeamline:
         self.children.wait_for_file(ready, 600)
         return service
 
-    def start_detector(self) -> None:
+    def start_detector(self, *options: str) -> None:
         endpoint = self.config.detector.endpoint
         self.children.start(
             "detector", "sim_beamline", "detector", "--scan", str(self.scan_file), "--control", self.control,
-            "--data", endpoint,
+            "--data", endpoint, *options,
         )  # fmt: skip
 
     def start_plan(self, n_curves: int = 1, speed: str = "max") -> subprocess.Popen[bytes]:
@@ -96,7 +101,7 @@ class TestBeamline:
 
     def documents(self) -> list[tuple[str, dict[str, Any]]]:
         """What the foreign listener has printed so far."""
-        lines = self._listener_log.read_text().splitlines()
+        lines = self.listener_log.read_text().splitlines()
         return [tuple(json.loads(line)) for line in lines if line.endswith("]")]
 
     def ours(self, name: str, stream: str | None = None, stage: str = "reconstruction") -> list[dict[str, Any]]:
@@ -111,6 +116,18 @@ class TestBeamline:
         if name == "event":
             return [doc for kind, doc in found if kind == "event" and descriptors.get(doc["descriptor"]) == stream]
         return [doc for kind, doc in found if kind == name and doc.get("run_start") in starts]
+
+    def tiled_pids(self) -> list[int]:
+        """Processes of the service's own Tiled server."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                text = path.read_bytes()
+            except OSError:
+                continue
+            if b"\0tiled\0serve\0" in text and str(self.config.publish.directory.resolve()).encode() in text:
+                found.append(int(path.parent.name))
+        return found
 
     def is_in_tiled(self, uid: str) -> bool:
         """Whether the service's own Tiled server has a run to its end; the server may be slower than the bus."""
@@ -137,11 +154,19 @@ class TestBeamline:
 
 @contextlib.contextmanager
 def beamline(
-    directory: Path, scan: RecordedScan, extra_toml: str = "", refine_toml: str = "", *, has_tiled: bool = True
+    directory: Path,
+    scan: RecordedScan,
+    extra_toml: str = "",
+    refine_toml: str = "",
+    *,
+    has_tiled: bool = True,
+    phase_toml: str = ONE_START,
 ) -> Iterator[TestBeamline]:
     """Yield a beamline; ``has_tiled``: whether its service starts a Tiled server, which takes 10 s of CPU time."""
     with processes(directory) as children:
-        line = TestBeamline(children, directory, scan, extra_toml, refine_toml, has_tiled=has_tiled)
+        line = TestBeamline(
+            children, directory, scan, extra_toml, refine_toml, has_tiled=has_tiled, phase_toml=phase_toml
+        )
         line.start_bus()
         try:
             yield line

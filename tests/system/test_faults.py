@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -25,19 +24,6 @@ def scanned(line: TestBeamline, n: int) -> None:
     """Play one more scan and wait for its reconstruction."""
     assert line.start_plan().wait(60) == 0
     line.wait_until(lambda: len(line.ours("event", "reconstruction")) >= n)
-
-
-def tiled_pids(line: TestBeamline) -> list[int]:
-    """Processes of the service's own Tiled server."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = path.read_bytes()
-        except OSError:
-            continue
-        if b"\0tiled\0serve\0" in text and str(line.config.publish.directory.resolve()).encode() in text:
-            found.append(int(path.parent.name))
-    return found
 
 
 def runs_in_tiled(line: TestBeamline) -> dict[str, bool]:
@@ -68,13 +54,13 @@ def test_a_tiled_server_that_is_killed_is_started_again_and_gets_everything(tmp_
         line.start_detector()
         scanned(line, 1)
         wait_for_tiled(line, 1)
-        pids = tiled_pids(line)
+        pids = line.tiled_pids()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         scanned(line, 2)
         wait_for_tiled(line, 2)
-        assert tiled_pids(line)
-        assert not set(tiled_pids(line)) & set(pids)
+        assert line.tiled_pids()
+        assert not set(line.tiled_pids()) & set(pids)
         assert oct((line.config.publish.directory / "tiled.log").stat().st_mode)[-3:] == "600"
 
 
@@ -84,7 +70,7 @@ def test_a_frozen_tiled_server_holds_neither_results_nor_the_end_up(tmp_path, pl
         line.start_detector()
         scanned(line, 1)
         wait_for_tiled(line, 1)
-        for pid in tiled_pids(line):
+        for pid in line.tiled_pids():
             os.kill(pid, signal.SIGSTOP)
         scanned(line, 2)
         began_s = time.monotonic()
@@ -105,16 +91,7 @@ def test_what_was_published_while_the_proxy_was_down_is_heard_when_it_is_back(tm
         line.children.kill("proxy")
         assert plan.wait(60) == 0
         time.sleep(8)
-        documents = line.config.documents
-        line.children.start(
-            "proxy",
-            "sim_beamline",
-            "proxy",
-            "--documents-in",
-            documents.publish,
-            "--documents-out",
-            documents.subscribe,
-        )
+        line.start_proxy()
         line.wait_until(lambda: line.ours("event", "reconstruction"), 60)
         line.wait_until(lambda: line.ours("stop"), 150)
         names = [name for name, _ in line.documents()]

@@ -222,8 +222,9 @@ def test_of_two_runs_that_name_a_series_the_one_at_its_time_is_taken():
     new = [event(k + 1, k, theta=50.0 + k, series=1, desc="d-new") for k in range(N)]
     rig.feed(("start", {"uid": "new", "time": rig.wall_s()}), descriptor("new", "d-new"), begin(1))
     rig.feed(*(frame(k) for k in range(N)), *new, SeriesEnd(series=1))
-    (curve,) = rig.settle()
-    assert curve.run.uid == "new"
+    curve, lost = rig.settle()
+    assert (curve.run.uid, curve.account.received) == ("new", N)
+    assert (lost.run.uid, lost.account.received) == ("old", 0)
 
 
 def test_a_start_document_that_comes_again_wipes_nothing():
@@ -613,3 +614,77 @@ def test_a_header_of_one_image_a_trigger_ends_no_curve(key):
         rig.feed(SeriesEnd(series=series))
         rig.settle(5.0)
     assert [curve.account.missing for curve in rig.curves] == ([()] if key == "num_points" else [(), ()])
+
+
+# --- scans of which one side never came ---------------------------------------------------------------------------
+
+
+def test_a_run_whose_frames_never_came_is_declared():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), *all_events(series=4), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert (curve.account.expected, curve.account.received) == (N, 0)
+    assert any("series 4, of which no frame came" in doubt for doubt in curve.doubts)
+    assert rig.settle() == [curve]
+
+
+def test_a_run_without_frames_and_without_a_stop_document_is_declared():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), *all_events(series=4))
+    (curve,) = rig.settle()
+    assert curve.account.missing == tuple(range(N))
+
+
+def test_images_of_single_series_that_never_came_are_one_curve():
+    rig = Rig()
+    events = [event(k + 1, image_id=0, series=10 + k) for k in range(N)]
+    rig.feed(run_start(num_points=N), descriptor(), *events, run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.missing == tuple(range(N))
+
+
+def test_a_run_that_names_no_series_or_whose_frames_came_is_not_declared():
+    rig = Rig()
+    rig.feed(run_start("diode"), descriptor("diode", "d"), *(event(k + 1, desc="d") for k in range(N)))
+    rig.feed(run_stop(N, "diode"), run_start(num_points=N), descriptor(), begin(user_data="run"))
+    rig.feed(*all_events(series=1, other_series_id=77), *(frame(k) for k in range(N)), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+
+
+@pytest.mark.parametrize(("series", "pause_s"), [(2, 0.5), (1, 20.0)])
+def test_a_series_whose_run_was_never_heard_is_not_given_to_the_run_before(series, pause_s):
+    """Not to a run that was over just before, and not to one that named the series before the detector's restart."""
+    claim = {"run_uid": "9b2a1c1e-0000-4000-8000-000000000000", "n_points": N}
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *all_events(series=1))
+    rig.feed(*(frame(k) for k in range(N)), SeriesEnd(series=1), run_stop(N))
+    rig.clock.now_s += pause_s
+    rig.feed(begin(series, user_data=claim), *(frame(k, series) for k in range(N)), SeriesEnd(series=series))
+    first, second = rig.settle()
+    assert first.run.uid == "run"
+    assert second.run.uid == claim["run_uid"]
+    assert any("no other run fits" in doubt for doubt in second.doubts)
+
+
+def test_an_image_that_comes_twice_with_other_counts_is_doubted():
+    rig = Rig()
+    other = DetectorFrame(series=1, image_id=2, pixels=picture(5))
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *(frame(k) for k in range(N - 1)))
+    rig.feed(frame(3), other, frame(N - 1), *all_events(series=1))
+    (curve,) = rig.curves
+    assert contents(curve) == list(range(1, N + 1))
+    assert curve.account.duplicate == 2
+    assert curve.doubts == ("1 images came twice with different counts: the first of each is used",)
+
+
+def test_a_run_of_which_only_events_came_has_the_uid_that_the_detector_names():
+    rig = Rig()
+    rig.feed(begin(user_data={"run_uid": "raw", "n_points": N}), *all_events(series=1), *(frame(k) for k in range(N)))
+    (curve,) = rig.settle()
+    assert curve.run.uid == "raw"
+    assert (curve.account.received, contents(curve)) == (N, list(range(1, N + 1)))
+    assert any("the start document of the run was not received" in doubt for doubt in curve.doubts)
+    rig.feed(run_stop(N, "raw"))
+    assert rig.settle() == [curve]
