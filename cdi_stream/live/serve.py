@@ -91,7 +91,7 @@ def _parts(
     provenance = _provenance(config, chain, network)
     announcer = Announcer(config.feed.endpoint)
     incoming = Incoming((config.assemble.directory or directory / "incoming").resolve())
-    shapes = {"inference": network.lab_shape, "reconstruction": chain.lab_shape}
+    shapes = {"preview": network.lab_shape, "inference": network.lab_shape, "reconstruction": chain.lab_shape}
     assembler = Assembler(_assemble_settings(config, chain), time.monotonic, time.time, incoming)
     return Parts(
         ingest=Ingest(_ingest_settings(config), receiver, sockets.documents, assembler, announcer, alarms),
@@ -172,7 +172,7 @@ def _provenance(config: Config, chain: ChainSettings, network: Network) -> Prove
 
 def _ingest_settings(config: Config) -> IngestSettings:
     return IngestSettings(
-        preview_every_s=config.publish.preview_every_s,
+        progress_every_s=config.publish.preview_every_s,
         frame_every_s=config.feed.frame_every_s,
     )
 
@@ -228,6 +228,7 @@ def _assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings
         motors=frozenset(motors | {name for name, _ in beamline.energy_readings}),
         names=ReadingNames(series=names.series_readings, image=names.image_readings),
         copied_keys=(*config.publish.copied_keys, *keys_of(config.publish.folder)),
+        preview_fractions=config.publish.preview_fractions,
     )
 
 

@@ -24,7 +24,7 @@ RESULT_TIMEOUT_S = 180.0
 SERVICE_TIMEOUT_S = 60.0
 """Longest time from the end of the replayed run to the first document of the service [s].
 
-A service sends previews every second.
+A service sends its progress every second.
 """
 
 
@@ -156,7 +156,7 @@ def summary(documents: ReplayDocuments, index: int, scan: RecordedScan) -> dict[
     events = {
         stream: _of_curve(stream_events, index)
         for stream, stream_events in documents.events.items()
-        if stream != "preview"
+        if stream in ("inference", "reconstruction")
     }
     result = events["reconstruction"]
     latency = {stream: event["latency_s"] for stream, event in events.items()}

@@ -78,7 +78,7 @@ class Rig:
         self.alarms = Alarms()
         spool, announcer = Spool(directory), Announcer(None)
         delivery = BusDelivery(spool, self.sink, self.sink.heard)
-        settings = IngestSettings(preview_every_s=0.05, frame_every_s=1.0)
+        settings = IngestSettings(progress_every_s=0.05, frame_every_s=1.0)
         self.receiver = Receiver(self.detector, Dectris2Decoder())
         chain = chain or settings_for(scan, phase={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
         shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}

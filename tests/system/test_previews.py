@@ -1,0 +1,57 @@
+"""Previews of a real service: published while a real plan measures, before the inference, and read back from Tiled."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from cdi_stream.documents.tiled_server import local_tiled
+from sim_beamline.scan import recorded_scan
+from tests.system.beamline import beamline
+from tests.system.test_live import wait_for
+
+
+@pytest.mark.parametrize("has_previews", [True, False])
+def test_previews_come_while_the_curve_is_measured(tmp_path, has_previews):
+    scan = recorded_scan("plain")
+    with beamline(tmp_path, scan, has_tiled=has_previews) as line:
+        if not has_previews:
+            text = line.config_file.read_text().replace("[publish]\n", "[publish]\npreview_fractions = []\n")
+            line.config_file.write_text(text)
+        line.start_service()
+        line.start_detector()
+        line.start_plan(speed="2")
+        line.wait_until(lambda: line.ours("stop"))
+        (start,) = line.ours("start")
+        events = [doc for name, doc in line.documents() if name == "event"]
+        previews, (inference,) = line.ours("event", "preview"), line.ours("event", "inference")
+        line.wait_until(lambda: not has_previews or line.is_in_tiled(start["uid"]))
+    if not has_previews:
+        assert previews == []
+        return
+    assert [event["data"]["preview_fraction"] for event in previews] == [0.5, 0.75]
+    assert [event["data"]["preview_frames_received"] / 48 for event in previews] == pytest.approx([0.5, 0.75], abs=0.1)
+    assert [event["data"]["preview_verdict"] for event in previews] == ["preliminary"] * 2
+    assert events.index(previews[1]) < events.index(inference)
+    check_arrays(tmp_path, start["uid"], [event["data"]["preview_file"] for event in previews])
+
+
+def check_arrays(directory, uid, files):
+    """The arrays and the numbers of each preview read back from Tiled as they are in the files."""
+    from tiled.client import from_uri
+
+    with local_tiled(directory) as server:
+        wait_for(server)
+        client = from_uri(server.uri, api_key=server.api_key)
+        try:
+            stream = client[uid]["preview"]
+            volumes, supports = (stream[f"preview_{name}"].read() for name in ("crystal", "support"))
+            fractions = stream["preview_fraction"].read()
+        finally:
+            client.context.close()
+    assert list(fractions) == [0.5, 0.75]
+    for volume, support, path in zip(volumes, supports, files, strict=True):
+        with h5py.File(path) as file:
+            np.testing.assert_array_equal(volume, file["entry/data/crystal"][0])
+            np.testing.assert_array_equal(support, file["entry/data/support"][0])
