@@ -1,13 +1,16 @@
 """How close a preview is to the final crystal of its curve, by the fraction of the frames that were measured.
 
     python -m tests.bench.previews [SCAN ...]
+    python -m tests.bench.previews --latency 10
 
-prints a table for the simulated scans ``demo`` and ``plain``, and for recorded scans: files or folders.
+The first command prints a table for the simulated scans ``demo`` and ``plain``, and for recorded scans: files or
+folders.  The second one measures whether previews delay the inference of their curve.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -27,6 +30,7 @@ from cdi_stream.networks.torchscript import Network, load
 from cdi_stream.phasing.align import align
 from sim_beamline.scan import recorded_scan
 from tests.assembling import Rig, scan_begin, scan_points
+from tests.bench.latency import measure
 from tests.builders import settings_for
 
 FRACTIONS = (0.4, 0.5, 0.6, 0.75, 0.9)
@@ -70,12 +74,25 @@ def _cell(final: Result, first: Result) -> str:
     return f"{nmse(final.crystal, first.crystal):.3f}{star}"
 
 
+def latency_ratio(n_curves: int) -> dict[str, float]:
+    """Return the median latency [s] of the inference with and without previews, and their ratio, on one thread."""
+    options = {"speed": "2", "top": "threads = 1\n", "n_curves": n_curves}
+    with_s, without_s = (
+        measure(publish=publish, **options)["inference"]["p50_s"] for publish in ("", "preview_fractions = []\n")
+    )
+    return {"with_s": with_s, "without_s": without_s, "ratio": with_s / without_s}
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table, or the latencies."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.previews", description=__doc__)
     parser.add_argument("scans", nargs="*", type=Path, help="recorded scans")
     parser.add_argument("--scan", type=int, help="number of the scan, where a file has several")
+    parser.add_argument("--latency", type=int, metavar="N", help="only the latency of the inference, over N curves")
     given = parser.parse_args()
+    if given.latency:
+        print(json.dumps(latency_ratio(given.latency)))
+        return
     recorded = {path.name: read_recorded(path, given.scan) for path in given.scans}
     Console(width=160).print(table({"demo": recorded_scan("demo"), "plain": recorded_scan("plain"), **recorded}))
 

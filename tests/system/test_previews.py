@@ -16,12 +16,10 @@ from tests.system.test_live import wait_for
 def test_previews_come_while_the_curve_is_measured(tmp_path, has_previews):
     scan = recorded_scan("plain")
     with beamline(tmp_path, scan, has_tiled=has_previews) as line:
-        if not has_previews:
-            text = line.config_file.read_text().replace("[publish]\n", "[publish]\npreview_fractions = []\n")
-            line.config_file.write_text(text)
+        configure(line, "" if has_previews else "preview_fractions = []\n")
         line.start_service()
         line.start_detector()
-        line.start_plan(speed="2")
+        line.start_plan(speed="1")
         line.wait_until(lambda: line.ours("stop"))
         (start,) = line.ours("start")
         events = [doc for name, doc in line.documents() if name == "event"]
@@ -35,6 +33,12 @@ def test_previews_come_while_the_curve_is_measured(tmp_path, has_previews):
     assert [event["data"]["preview_verdict"] for event in previews] == ["preliminary"] * 2
     assert events.index(previews[1]) < events.index(inference)
     check_arrays(tmp_path, start["uid"], [event["data"]["preview_file"] for event in previews])
+
+
+def configure(line, publish):
+    """One thread: two wait for one another where other programs run, and then previews are rightly dropped."""
+    text = line.config_file.read_text().replace("[publish]\n", f"[publish]\n{publish}")
+    line.config_file.write_text(f"threads = 1\n{text}")
 
 
 def check_arrays(directory, uid, files):
