@@ -41,6 +41,7 @@ def documents_in(folder):
     return [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_recorded_scan_is_reconstructed_with_other_settings(scan_file, tmp_path):
     first = run("reconstruct", str(scan_file), "--out", str(tmp_path / "a"), *QUICK)
     assert first.returncode == 0, first.stderr
@@ -66,32 +67,6 @@ def test_a_recorded_scan_is_reconstructed_with_other_settings(scan_file, tmp_pat
     assert last_line(other)["raw_uid"] == result["raw_uid"]
     with h5py.File(last_line(other)["file"]) as file:
         assert file["entry/data/crystal"].shape == (1, 64, 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["FILE", "--set", "phase.recipe=20*EX"], "phase.recipe: recipe '20*EX'"),
-        (
-            ["FILE", "--set", "phase.budget"],
-            "--set: expected section.key=value, as phase.budget_s=20, got 'phase.budget'",
-        ),
-        (["FILE", "--set", "phase.colour=3"], "phase.colour: unknown key"),
-        (["no_such_file.h5"], "no_such_file.h5: expected a recorded scan, or the uid of a run in Tiled"),
-        (["0d81f2"], "expected --config with the configuration of the beamline"),
-        (["0d81f2", "--config", "CONFIG"], "expected the address of the Tiled server that has the run"),
-        (["0d81f2", "--scan", "3"], "--scan 3: expected a recorded scan that holds several, got the uid 0d81f2"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_with_the_remedy(scan, scan_file, tmp_path, arguments, words):
-    config = tmp_path / "beamline.toml"
-    config.write_text(example_config(scan, tmp_path))
-    given = [{"FILE": str(scan_file), "CONFIG": str(config)}.get(argument, argument) for argument in arguments]
-    done = run("reconstruct", *given, "--out", str(tmp_path / "out"))
-    assert done.returncode == 2, done.stderr
-    message = "".join(done.stderr.split())
-    assert "Traceback" not in message
-    assert words.replace(" ", "") in message
 
 
 class ImageFile(ophyd_async.DetectorDataLogic):
@@ -204,6 +179,11 @@ def test_a_run_in_tiled_is_reconstructed_and_published_there(scan, server, confi
     with h5py.File(result["file"]) as file:
         np.testing.assert_array_equal(volume, file["entry/data/crystal"][0])
         np.testing.assert_array_equal(file["entry/cdi_stream/frame_sums"][()], scan.frame_sums)
+
+
+@pytest.mark.slow
+def test_the_uid_of_a_reconstruction_names_the_raw_run(server, config_file, raw_uid):
+    result = last_line(reconstruct_in_tiled(raw_uid, config_file, server))
     by_reconstruction = reconstruct_in_tiled(
         result["reconstruction_uid"], config_file, server, "--set", "prepare.min_counts=7"
     )
@@ -215,6 +195,7 @@ def test_a_run_in_tiled_is_reconstructed_and_published_there(scan, server, confi
     assert start["parent_uids"] == [raw_uid, result["reconstruction_uid"]]
 
 
+@pytest.mark.slow
 def test_the_same_settings_publish_nothing_twice(server, config_file, raw_uid):
     uids = set()
     for _ in range(2):
@@ -225,6 +206,7 @@ def test_the_same_settings_publish_nothing_twice(server, config_file, raw_uid):
     assert "has the run" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_run_without_images_names_the_remedy(server, config_file, scan):
     beamline = Beamline(server)
     with contextlib.closing(beamline.client.context):
@@ -236,6 +218,7 @@ def test_a_run_without_images_names_the_remedy(server, config_file, scan):
     assert "'cdi-stream record --documents'" in message
 
 
+@pytest.mark.slow
 def test_an_unknown_uid_and_a_wrong_key_are_told(server, config_file):
     unknown = reconstruct_in_tiled("0d81f2a4", config_file, server)
     assert unknown.returncode == 2
