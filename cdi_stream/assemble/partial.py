@@ -5,6 +5,8 @@ The readings of points that are not measured yet follow evenly from those of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,23 +22,30 @@ from cdi_stream.messages import PartialCurve, RockingCurve, read_only
 from cdi_stream.stream.series import Series
 
 
-def due_fraction(curve: OpenCurve, run: RunRecord | None, fractions: tuple[float, ...]) -> float | None:
+def due_fraction(
+    curve: OpenCurve, run_of: Callable[[], RunRecord | None], fractions: tuple[float, ...]
+) -> float | None:
     """Return the largest of the fractions that the frames of a curve have reached, if it is new; else None.
 
-    None also if the number of points is unknown, or if the curve is complete or has ended.
+    None also if the number of points is unknown, or if the curve is complete or has ended.  ``run_of`` returns the run;
+    it is called only where neither header nor ``user_data`` states the number of points, because it takes time.
     """
-    n_received, n = curve.series.n_received, n_points(curve, run)
+    n_received = curve.series.n_received
+    n = curve.claim.n_points or curve.n_announced or _n_planned(curve, run_of)
     if not 0 < n_received < n or curve.series.ended_s is not None:
         return None
     largest = max((fraction for fraction in fractions if n_received >= fraction * n), default=0.0)
     return largest if largest > curve.preview_fraction else None
 
 
-def n_points(curve: OpenCurve, run: RunRecord | None) -> int:
-    """Return the number of points of a curve by header, ``user_data`` or start document; 0 if none states it."""
+def _n_planned(curve: OpenCurve, run_of: Callable[[], RunRecord | None]) -> int:
+    """Return the number of points that the start document of the run states; 0 if it states none."""
+    run = run_of()
+    if run is None:
+        return 0
     claim = claim_with_plan(curve.claim, run)
-    planned = 0 if run is None or claim.curve_index is not None else whole(run.start.get("num_points")) or 0
-    return claim.n_points or curve.n_announced or planned
+    planned = whole(run.start.get("num_points")) if claim.curve_index is None else None
+    return claim.n_points or planned or 0
 
 
 def partial_curve(

@@ -12,11 +12,10 @@ from tests.system.beamline import beamline
 from tests.system.test_live import wait_for
 
 
-@pytest.mark.parametrize("has_previews", [True, False])
-def test_previews_come_while_the_curve_is_measured(tmp_path, has_previews):
-    scan = recorded_scan("plain")
-    with beamline(tmp_path, scan, has_tiled=has_previews) as line:
-        configure(line, "" if has_previews else "preview_fractions = []\n")
+def test_previews_come_while_the_curve_is_measured(tmp_path):
+    with beamline(tmp_path, recorded_scan("plain")) as line:
+        # One thread: two wait for one another where other programs run, and then previews are rightly dropped.
+        line.config_file.write_text(f"threads = 1\n{line.config_file.read_text()}")
         line.start_service()
         line.start_detector()
         line.start_plan(speed="1")
@@ -24,21 +23,12 @@ def test_previews_come_while_the_curve_is_measured(tmp_path, has_previews):
         (start,) = line.ours("start")
         events = [doc for name, doc in line.documents() if name == "event"]
         previews, (inference,) = line.ours("event", "preview"), line.ours("event", "inference")
-        line.wait_until(lambda: not has_previews or line.is_in_tiled(start["uid"]))
-    if not has_previews:
-        assert previews == []
-        return
+        line.wait_until(lambda: line.is_in_tiled(start["uid"]))
     assert [event["data"]["preview_fraction"] for event in previews] == [0.5, 0.75]
     assert [event["data"]["preview_frames_received"] / 48 for event in previews] == pytest.approx([0.5, 0.75], abs=0.1)
     assert [event["data"]["preview_verdict"] for event in previews] == ["preliminary"] * 2
     assert events.index(previews[1]) < events.index(inference)
     check_arrays(tmp_path, start["uid"], [event["data"]["preview_file"] for event in previews])
-
-
-def configure(line, publish):
-    """One thread: two wait for one another where other programs run, and then previews are rightly dropped."""
-    text = line.config_file.read_text().replace("[publish]\n", f"[publish]\n{publish}")
-    line.config_file.write_text(f"threads = 1\n{text}")
 
 
 def check_arrays(directory, uid, files):
