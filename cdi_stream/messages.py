@@ -7,7 +7,7 @@ clock; ``wall_s`` is seconds since the epoch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,8 @@ class RockingCurve:
     ``has_frame``.  ``scanned`` maps a motor (or ``energy``) to its value at each frame, in its own units.
     ``doubts`` are sentences about uncertain steps of the assembly, ``notes`` are sentences that change no verdict.
     ``complete_s`` is the time at which the last frame's message was received.  ``key`` is a name of the curve that does
-    not depend on the detector's id of the series.
+    not depend on the detector's id of the series.  ``awaited`` are the points whose frames are not measured yet; only a
+    curve that is still measured has any.
     """
 
     series: SeriesStart
@@ -148,6 +149,31 @@ class RockingCurve:
     complete_s: float
     notes: tuple[str, ...] = ()
     key: str = ""
+    awaited: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialCurve:
+    """The frames so far of a curve that is still measured, handed over without a copy.
+
+    ``memory`` is the memory of the series ``(n_slots, rows, cols)``, into which later frames are still written.  The
+    frame of point k is ``memory[slots[k]]`` where ``curve.has_frame[k]`` is true, and does not change any more; all
+    other frames must not be read.  ``curve`` has no counts before `with_counts`.  ``fraction`` is the fraction of the
+    frames at which this preview was asked for, ``ends_s`` the time at which the last frame is expected (monotonic) [s].
+    """
+
+    curve: RockingCurve
+    memory: NDArray[np.uint32]
+    slots: NDArray[np.intp]
+    fraction: float
+    ends_s: float
+
+    def with_counts(self) -> RockingCurve:
+        """Return the curve with a copy of its frames, zeros where a frame is not measured."""
+        has_frame = self.curve.has_frame
+        counts = np.zeros((len(has_frame), *self.memory.shape[1:]), np.uint32)
+        counts[has_frame] = self.memory[self.slots[has_frame]]
+        return replace(self.curve, counts=read_only(counts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,10 +80,19 @@ class RefinementMetrics(Metrics):
     start_r_p: float = _metric("", "correlation before the refinement")
 
 
-UNITS = {metric.name: str(metric.metadata["unit"]) for metric in fields(RefinementMetrics)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewMetrics(Metrics):
+    """Numbers of the crystal of a curve that is still measured."""
+
+    fraction: float = _metric("", "fraction of the curve's frames at which the preview was asked for")
+
+
+_ALL = (*fields(RefinementMetrics), *fields(PreviewMetrics))
+
+UNITS = {metric.name: str(metric.metadata["unit"]) for metric in _ALL}
 """Unit of each number by name."""
 
-MEANINGS = {metric.name: str(metric.metadata["meaning"]) for metric in fields(RefinementMetrics)}
+MEANINGS = {metric.name: str(metric.metadata["meaning"]) for metric in _ALL}
 """Meaning of each number by name."""
 
 

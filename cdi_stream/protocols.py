@@ -1,10 +1,14 @@
-"""Interfaces of the plugins, as typing protocols: decoders, readers and sinks."""
+"""Interfaces of the plugins, as typing protocols: decoders, readers, archives and sinks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cdi_stream.messages import Box, Document, RecordedScan, WireMessage
 
@@ -55,6 +59,45 @@ class Reader(Protocol):
         ------
         RecordingError
             If the scan cannot be read; the text names the remedy.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastImages:
+    """Images of one data key of a past run: ``read(first, n)`` returns n of them, ``shape`` is (n, rows, cols)."""
+
+    stream: str
+    key: str
+    shape: tuple[int, int, int]
+    read: Callable[[int, int], NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """A run in an archive: its documents in order, the start document first, and its images."""
+
+    documents: tuple[tuple[str, Document], ...]
+    images: tuple[PastImages, ...]
+
+    @property
+    def start(self) -> Document:
+        """Start document."""
+        return self.documents[0][1]
+
+
+class Archive(Protocol):
+    """Holds past runs; entry points of group ``cdi_stream.archive`` build one for an address and an ``api_key``."""
+
+    def run(self, uid: str) -> PastRun | None:
+        """Return a run; None if the archive has none of this uid.
+
+        Raises
+        ------
+        EndpointError
+            If the archive refuses the key.
+        ServiceError
+            If the archive does not answer; also where images are read.
         """
         ...
 

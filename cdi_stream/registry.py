@@ -7,7 +7,14 @@ from typing import Any
 
 from cdi_stream.errors import PluginError
 
-GROUPS = ("cdi_stream.decoder", "cdi_stream.beamline", "cdi_stream.reader", "cdi_stream.sink", "cdi_stream.source")
+GROUPS = (
+    "cdi_stream.decoder",
+    "cdi_stream.beamline",
+    "cdi_stream.reader",
+    "cdi_stream.archive",
+    "cdi_stream.sink",
+    "cdi_stream.source",
+)
 """Groups of entry points."""
 
 

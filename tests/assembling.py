@@ -6,7 +6,11 @@ import numpy as np
 
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.settings import AssembleSettings
-from cdi_stream.messages import DetectorFrame, SeriesStart
+from cdi_stream.files.recording import DETECTOR_HEADER
+from cdi_stream.messages import DetectorFrame, Document, RecordedScan, SeriesStart
+
+Item = tuple[str, Document] | DetectorFrame | SeriesStart
+"""Document with its name, or message of the detector."""
 
 N = 7
 
@@ -86,3 +90,33 @@ def run_stop(n, uid="run", **more):
 
 def all_events(**keywords):
     return [event(k + 1, image_id=k, **keywords) for k in range(N)]
+
+
+def scan_begin(scan: RecordedScan, uid: str = "raw", **metadata) -> list[Item]:
+    """What comes before the first point of a scan: start document, baseline, and the header of the detector."""
+    units = {name: {"units": unit} for name, unit in scan.units.items() if unit}
+    base = {"run_start": uid, "data_keys": units, "configuration": {}}
+    header = {key: float(scan.detector[key]) for key in DETECTOR_HEADER if key in scan.detector}
+    claim = {"run_uid": uid, "curve_index": 0, "n_points": len(scan.frames)}
+    return [
+        run_start(uid, motors=list(scan.scanned), **metadata),
+        ("descriptor", {"uid": "baseline", "name": "baseline", **base}),
+        ("event", {"descriptor": "baseline", "seq_num": 1, "time": 0.0, "data": dict(scan.baseline)}),
+        ("descriptor", {"uid": "primary", "name": "primary", **base}),
+        begin(1, claim, len(scan.frames), pixel_mask=scan.pixel_mask, **header),
+    ]
+
+
+def scan_points(scan: RecordedScan) -> list[list[Item]]:
+    """Frame and event of each point of a scan."""
+    return [
+        [
+            DetectorFrame(series=1, image_id=k, pixels=pixels),
+            ("event", {"descriptor": "primary", "seq_num": k + 1, "time": 0.0, "data": _readings(scan, k)}),
+        ]
+        for k, pixels in enumerate(scan.frames)
+    ]
+
+
+def _readings(scan: RecordedScan, k: int) -> dict[str, float]:
+    return {name: float(track[k]) for name, track in scan.scanned.items()} | {"det_image_id": k}

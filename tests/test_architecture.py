@@ -43,7 +43,7 @@ BROAD_EXCEPTS = {
     "cdi_stream.disk": 1,
     "cdi_stream.documents": 8,
     "cdi_stream.inversion": 1,
-    "cdi_stream.live": 6,
+    "cdi_stream.live": 5,
     "cdi_stream.phasing": 2,
     "cdi_stream.refine": 3,
     "cdi_stream.registry": 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.assemble.join import Join, join
 from cdi_stream.assemble.open_curve import OpenCurve
 from cdi_stream.assemble.open_curves import OpenCurves
+from cdi_stream.assemble.partial import due_fraction, partial_curve
 from cdi_stream.assemble.release import Stage, is_ready, rocking_curve, run_context, stage_of
 from cdi_stream.assemble.run_match import RunMatch, find_run
 from cdi_stream.assemble.settings import AssembleSettings
@@ -26,7 +28,7 @@ from cdi_stream.documents.readings import series_key
 from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.documents.runs import NEW_RUN_KINDS, RunBook
 from cdi_stream.errors import WireError
-from cdi_stream.messages import CurveProgress, Document, RockingCurve, WireMessage
+from cdi_stream.messages import CurveProgress, Document, PartialCurve, RockingCurve, WireMessage
 from cdi_stream.stream.frame_log import Decode
 
 logger = logging.getLogger(__name__)
@@ -134,7 +136,8 @@ class Assembler:
     def poll(self) -> list[RockingCurve]:
         """Return the curves that are released now: complete, or after their waiting time."""
         self._open_unseen()
-        ready = [self._release_or_give_up(curve) for curve in list(self._curves)]
+        curves = list(self._curves)
+        ready = [self._attempt(curve, partial(self._try_release, curve), self._curves.give_up) for curve in curves]
         return [curve for curve in ready if curve is not None]
 
     def _open_unseen(self) -> None:
@@ -157,6 +160,27 @@ class Assembler:
     def progress(self) -> list[CurveProgress]:
         """Return the progress of each open curve."""
         return [self._progress(curve, run) for curve, run in self._curves_with_runs()]
+
+    def partial_curves(self) -> list[PartialCurve]:
+        """Return the frames so far of each open curve that has reached its next fraction for a preview."""
+        fractions = self._settings.preview_fractions
+        curves = list(self._curves) if fractions else []
+        found = [(curve, due_fraction(curve, partial(self._run_of, curve), fractions)) for curve in curves]
+        due = [(curve, partial(self._partial, curve, fraction)) for curve, fraction in found if fraction is not None]
+        partial_curves = [self._attempt(curve, compute, lambda _: None) for curve, compute in due]
+        return [curve for curve in partial_curves if curve is not None]
+
+    def _run_of(self, curve: OpenCurve) -> RunRecord | None:
+        return self._match(curve).run
+
+    def _partial(self, curve: OpenCurve, fraction: float) -> PartialCurve:
+        """Return the frames of a curve so far; the fraction is not due again, also if this raises an error."""
+        curve.preview_fraction = fraction
+        match = self._match(curve)
+        self._positions_problem(match.run)  # reads the positions so far
+        if self._assign_index(curve, match.run):
+            self._curves.save(curve)
+        return partial_curve(curve, match.run, self._join(curve, match, Stage.OVER), self._settings, fraction)
 
     def _curves_with_runs(self) -> Iterator[tuple[OpenCurve, RunRecord | None]]:
         """Yield the open curves with their runs, except headless curves that no run names so far."""
@@ -196,13 +220,15 @@ class Assembler:
         self._n_curves, self._used = self._by_uid_now(self._n_curves), self._by_uid_now(self._used)
         self._heard_s, self._seen = self._by_uid_now(self._heard_s), self._by_uid_now(self._seen)
 
-    def _release_or_give_up(self, curve: OpenCurve) -> RockingCurve | None:
-        """Release a curve if it is ready; a curve that raises an error is given up, so that the others go on."""
+    def _attempt(
+        self, curve: OpenCurve, compute: Callable[[], T | None], on_error: Callable[[OpenCurve], None]
+    ) -> T | None:
+        """Return what ``compute`` makes of a curve; after an error call ``on_error`` and return None."""
         try:
-            return self._try_release(curve)
+            return compute()
         except Exception:  # border of a curve: the other curves go on
-            logger.exception("series %s cannot be assembled and is given up; please report it", curve.series.id)
-            self._curves.give_up(curve)
+            logger.exception("series %s cannot be assembled; please report it", curve.series.id)
+            on_error(curve)
             return None
 
     def _try_release(self, curve: OpenCurve) -> RockingCurve | None:

@@ -41,6 +41,8 @@ class OpenCurve:
         Time at which this process went on with a series of an earlier one (monotonic) [s]; -inf for a new series.
     n_unreadable
         Number of messages of the detector since then that could not be decoded.
+    preview_fraction
+        Largest fraction of the frames at which a preview was asked for.
     """
 
     key: str
@@ -55,6 +57,7 @@ class OpenCurve:
     n_orphans: int = 0
     resumed_s: float = -math.inf
     n_unreadable: int = 0
+    preview_fraction: float = 0.0
 
     @property
     def has_all_frames(self) -> bool:

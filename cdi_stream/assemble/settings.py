@@ -35,6 +35,8 @@ class AssembleSettings:
         Ends of the data keys that name a series and an image.
     copied_keys
         Further keys of the raw start document that the reconstruction's start document copies.
+    preview_fractions
+        Fractions of the frames of a curve at which a preview is asked for, ascending.
     """
 
     late_grace_s: float = 0.5
@@ -47,3 +49,4 @@ class AssembleSettings:
     motors: frozenset[str] = frozenset()
     names: ReadingNames = field(default_factory=ReadingNames)
     copied_keys: tuple[str, ...] = ()
+    preview_fractions: tuple[float, ...] = ()

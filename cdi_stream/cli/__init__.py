@@ -16,7 +16,7 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from cdi_stream.cli import phasing, refinement, replays, streams, tools
+from cdi_stream.cli import past, phasing, refinement, replays, streams, tools
 from cdi_stream.cli.output import console
 from cdi_stream.errors import CdiStreamError, InputError
 
@@ -46,6 +46,7 @@ def options(
 for command in (
     replays.demo,
     replays.replay,
+    past.reconstruct,
     streams.serve,
     streams.record,
     streams.tee,

@@ -42,7 +42,7 @@ def demo(
         with console.status("computing the diffraction of the simulated crystal (kept for the next time)"):
             run_module("sim_beamline", "simulate", "--case", case, "--out", str(directory / "scan.h5"))
         summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, curves)
-        _finish([_compare(summary, case) for summary in summaries], plot, as_json)
+        finish([compare(summary, case) for summary in summaries], plot, as_json)
 
 
 def replay(
@@ -73,8 +73,8 @@ def replay(
         write_scan(recorded_scan, directory / "scan.h5")
         summaries = _play(directory / "scan.h5", directory, speed, config, beamline_only, 1)
         if recorded_scan.truth is not None:
-            summaries = [_compare(summary, str(recorded_scan.truth["case"])) for summary in summaries]
-        _finish(summaries, plot, as_json)
+            summaries = [compare(summary, str(recorded_scan.truth["case"])) for summary in summaries]
+        finish(summaries, plot, as_json)
 
 
 def play(
@@ -142,7 +142,7 @@ def _play(
         )
 
 
-def _compare(summary: dict[str, Any], case: str) -> dict[str, Any]:
+def compare(summary: dict[str, Any], case: str) -> dict[str, Any]:
     """Return a summary with the distance to the simulated crystal added; None where there is no crystal."""
     from cdi_stream.processes import run_module
 
@@ -162,7 +162,7 @@ def _factor(speed: str) -> float | None:
     return factor
 
 
-def _finish(summaries: list[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
+def finish(summaries: list[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
     """Show the last curve's summary, draw its crystal, and exit with code 3 if a curve failed or lacks frames."""
     summary = summaries[-1]
     if plot is not None and summary["verdict"] == "failed":

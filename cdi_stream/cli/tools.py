@@ -94,7 +94,7 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 
 def plugins(as_json: JsonOption = False) -> None:
-    """List installed decoders, beamlines, readers and sinks, and the motor names that each beamline reads."""
+    """List the installed plugins by group, and the motor names that each beamline reads."""
     names: dict[str, Any] = {
         group.removeprefix("cdi_stream."): list(registry.names(group)) for group in registry.GROUPS
     }

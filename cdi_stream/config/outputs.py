@@ -12,6 +12,7 @@ from cdi_stream.config.section import Section, in_words
 from cdi_stream.config.values import (
     Address,
     Bytes,
+    Fraction,
     Name,
     PossibleFile,
     PossibleFolder,
@@ -76,7 +77,14 @@ class PublishConfig(Section):
     )
     preview_every_s: Seconds = Field(
         default=1.0,
-        description="Time between two preview events of a scan, in seconds.",
+        description="Time between two events of the stream progress while a scan is measured, in seconds.",
+    )
+    preview_fractions: tuple[Fraction, ...] = Field(
+        default=(0.5, 0.75),
+        description=(
+            "Fractions of a curve's frames at which the network's crystal of the frames so far is published, in the "
+            "stream preview; an empty list switches previews off."
+        ),
     )
     max_waiting_bytes: Bytes = Field(
         default=4 << 30,
@@ -91,6 +99,13 @@ class PublishConfig(Section):
     def _template(cls, folder: str) -> str:
         in_words(keys_of, folder)
         return folder
+
+    @field_validator("preview_fractions")
+    @classmethod
+    def _ascending(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if list(fractions) != sorted(set(fractions)):
+            raise ValueError(f"expected fractions in ascending order, each once, got {list(fractions)}")
+        return fractions
 
     @property
     def results(self) -> ResultFolder:

@@ -27,6 +27,7 @@ def within(low: float, high: float, unit: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+Fraction = Annotated[float, within(0.05, 0.95, "as a fraction of the frames")]
 Seconds = Annotated[float, within(1e-3, 86_400, "s")]
 Budget = Annotated[float, within(1e-3, 86_400, "s")]
 Metres = Annotated[float, within(1e-3, 1000, "m")]

@@ -13,7 +13,7 @@ SOURCE = "cdi_stream:"
 STAGES = ("reconstruction", "refinement", "arrays")
 """Values of ``analysis_stage`` in the start documents of this service."""
 
-STREAMS = frozenset({"preview", "inference", "reconstruction", "refinement"})
+STREAMS = frozenset({"progress", "preview", "inference", "reconstruction", "refinement"})
 """Names of the streams of this service."""
 
 _IN_EVERY_EVENT = "_frames_expected"

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 NAMESPACE = uuid.UUID("6f1f9a0e-6f0e-5b53-9a3e-0f5d9a1c2b77")
 """Root of all uids derived here."""
 
+PREVIEW = "preview"
+"""Stream of the crystals of curves that are still measured."""
+
 ExitStatus = Literal["success", "abort", "fail"]
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -75,7 +78,7 @@ class Identity:
 
 def arrays_of(stream: str) -> dict[str, str]:
     """Return the arrays of each result of a stream, with their data types; a first answer has no lattice maps."""
-    return ARRAYS if stream == "inference" else ARRAYS | LATTICE_ARRAYS
+    return ARRAYS if stream in ("inference", PREVIEW) else ARRAYS | LATTICE_ARRAYS
 
 
 def start_values(run: RunContext) -> dict[str, object]:
@@ -125,20 +128,23 @@ class RunPublisher:
         """Whether documents of the run may still be published."""
         return self._run is not None
 
-    def preview(self, progress: CurveProgress) -> None:
+    def progress(self, progress: CurveProgress) -> None:
         """Publish how far a curve has come."""
         data = _account_data(progress.account, progress.curve_index) | {"series": str(progress.series)}
-        self._event("preview", data)
+        self._event("progress", data)
 
     def result(self, result: Result, clock: Callable[[], float] = time.monotonic) -> Published:
         """Write the arrays, then publish one event of ``result.stream``.
 
-        Where the disk takes no arrays the event goes out with ``arrays: pending``; `complete` brings them later.
+        Where the disk takes no arrays the event goes out with ``arrays: pending``; `complete` brings them later.  A
+        preview is then not published at all.
         """
         seq_num = self._n_events.get(result.stream, 0) + 1
         path = self._directory / f"{self.uid}_{seq_num:04d}_{result.stream}.h5"
         data = _result_data(result) | {"file": str(path), "arrays": "stored"}
         problem = self._written(path, result, data)
+        if problem is not None and result.stream == PREVIEW:
+            return Published(path=path, seq_num=seq_num, problem=problem)
         if problem is not None:
             data["arrays"] = "pending"
         data["latency_s"] = clock() - result.complete_s

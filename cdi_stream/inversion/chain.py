@@ -80,9 +80,16 @@ def reconstruct(
 
 
 def infer_curve(
-    curve: RockingCurve, network: Network, settings: ChainSettings, clock: Clock = time.monotonic
+    curve: RockingCurve,
+    network: Network,
+    settings: ChainSettings,
+    clock: Clock = time.monotonic,
+    proceed: Callable[[], None] = lambda: None,
 ) -> InferredCurve:
-    """Locate, prepare and correct a curve, and ask the network for its crystal."""
+    """Locate, prepare and correct a curve, and ask the network for its crystal.
+
+    ``proceed`` is called between these steps, and may raise an error to end them.
+    """
     laps = _Laps(clock, curve.complete_s)
     doubts, notes = curve.doubts + _doubts_of_missing_frames(curve), curve.notes
     try:
@@ -92,11 +99,14 @@ def infer_curve(
         doubts, notes = doubts + more_doubts, notes + more_notes
         detector = _detector_of(curve, settings.detector)
         laps.mark("assemble")
+        proceed()
         volume = prepare(curve, geometry, detector, settings.prepare)
         doubts += volume.doubts
         laps.mark("prepare")
+        proceed()
         lab = lab_volume(volume, network, settings.device)
         laps.mark("correct")
+        proceed()
         crystal = infer(lab, network)
         laps.mark("infer")
     except (CurveError, GeometryError) as error:
@@ -180,8 +190,9 @@ def _frame_sums(curve: RockingCurve) -> NDArray[np.int64]:
 
 
 def _doubts_of_missing_frames(curve: RockingCurve) -> tuple[str, ...]:
-    """Return a doubt if frames are missing; else none."""
-    missing = curve.account.missing
+    """Return a doubt if frames are missing that are not awaited; else none."""
+    awaited = frozenset(curve.awaited)
+    missing = [index for index in curve.account.missing if index not in awaited]
     if not missing:
         return ()
     indices = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")

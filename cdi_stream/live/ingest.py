@@ -1,4 +1,4 @@
-"""Ingest: the loop that reads detector and document bus, and passes on curves, previews and ends of runs.
+"""Ingest: the loop that reads detector and document bus, and passes on curves, their progress and ends of runs.
 
 The loop runs in one thread, so that frames and documents need no lock.
 """
@@ -16,7 +16,7 @@ from cdi_stream.alarms import Alarms, Complaints
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.documents.source import DocumentSource
 from cdi_stream.errors import WireError
-from cdi_stream.messages import CurveProgress, DetectorFrame, RockingCurve
+from cdi_stream.messages import CurveProgress, DetectorFrame, PartialCurve, RockingCurve
 from cdi_stream.operators.announce import Announcer
 from cdi_stream.operators.feed import frame_message, progress_message
 from cdi_stream.stream.receive import Receiver
@@ -42,15 +42,15 @@ class RunStopped:
     uid: str
 
 
-Work = RockingCurve | CurveProgress | RunStopped
+Work = RockingCurve | PartialCurve | CurveProgress | RunStopped
 """Entry of the queue behind ingest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestSettings:
-    """Shortest times [s] between two previews, and between two frames on the operators' page."""
+    """Shortest times [s] between two events of progress, and between two frames on the operators' page."""
 
-    preview_every_s: float
+    progress_every_s: float
     frame_every_s: float
 
 
@@ -62,7 +62,7 @@ class Ingest:
     Parameters
     ----------
     settings
-        Rates of previews and frames.
+        Rates of progress and frames.
     receiver, documents
         Receiver of the detector's messages, and source of the documents.
     assembler
@@ -95,7 +95,7 @@ class Ingest:
         self._n_shown: dict[str, int] = {}
         self._ended_runs: set[str] = set()
         self._begin_s = time.time()
-        self._preview_s = 0.0
+        self._report_s = 0.0
         self._frame_s = 0.0
         self._next_frame: DetectorFrame | None = None
 
@@ -113,9 +113,9 @@ class Ingest:
         is_stopped
             Tells whether to end.
         put
-            Takes curves, previews and ends of runs.
+            Takes curves, complete or partial, their progress, and ends of runs.
         has_room
-            Tells whether a preview may be put into the queue.
+            Tells whether progress may be put into the queue.
         open_runs
             Returns the uids of the raw runs for which a run of this service is open.
         """
@@ -132,6 +132,8 @@ class Ingest:
             self._receiver.reconnect_if_cut(time.monotonic())
             for curve in self._assembler.poll():
                 self._pass_on(curve, put)
+            for partial_curve in self._assembler.partial_curves():
+                put(partial_curve)
             self._end_runs(open_runs(), put)
             self._report(put, has_room)
             self._alarm()
@@ -216,10 +218,10 @@ class Ingest:
             put(RunStopped(uid=curve.run.uid))
 
     def _report(self, put: Callable[[Work], None], has_room: Callable[[], bool]) -> None:
-        """Pass on a preview of each curve that has new frames, when previews are due."""
-        if time.monotonic() - self._preview_s < self._settings.preview_every_s:
+        """Pass on the progress of each curve that has new frames, when a report is due."""
+        if time.monotonic() - self._report_s < self._settings.progress_every_s:
             return
-        self._preview_s = time.monotonic()
+        self._report_s = time.monotonic()
         for progress in self._assembler.progress():
             if self._n_shown.get(progress.key, 0) < progress.account.received:
                 self._n_shown[progress.key] = progress.account.received

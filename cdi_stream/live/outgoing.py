@@ -12,6 +12,7 @@ from pathlib import Path
 from cdi_stream.alarms import Alarms
 from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents.publish import (
+    PREVIEW,
     ExitStatus,
     Identity,
     Provenance,
@@ -148,17 +149,17 @@ class Outgoing:
         with self._lock:
             return self._publisher(context).uid
 
-    def preview(self, progress: CurveProgress) -> None:
+    def progress(self, progress: CurveProgress) -> None:
         """Publish the progress of a curve; an error is only logged."""
         with self._lock:
             publisher = self._publisher(progress.run)
             try:
-                publisher.run.preview(progress)
+                publisher.run.progress(progress)
                 self._emit(publisher)
             except Exception:
                 publisher.drop_half()
                 self._emit(publisher)
-                logger.exception("run %s: a preview cannot be published", progress.run.uid[:8])
+                logger.exception("run %s: progress cannot be published", progress.run.uid[:8])
 
     def result(self, context: RunContext, result: Result) -> str | None:
         """Write and publish one result; return the problem of the publication, None without one.
@@ -244,6 +245,8 @@ class Outgoing:
             "disk", f"{published.problem}: results are published without their arrays; make room on the disk"
         )
         logger.error("run %s: %s", context.uid[:8], published.problem)
+        if result.stream == PREVIEW:
+            return published.problem
         self._pending.append(_Pending(context=context, publisher=publisher, result=result, published=published))
         self._pending = self._pending[-MAX_PENDING:]
         return published.problem

@@ -1,14 +1,15 @@
 """The service: threads and queues around the stages.  The stages do not import this module.
 
 - *ingest* polls the detector and the document bus, and feeds the assembler.
-- *infer* takes curves from a queue, and publishes the network's crystal at once.
+- *infer* takes curves from a queue, and publishes the network's crystal at once.  While no complete curve waits, it
+  publishes previews of curves that are still measured.
 - *phase* retrieves the phase of one curve after the other, and asks for the refinements.  The phase retrieval pauses
-  between cycles while a curve waits for its inference.
+  between cycles while a curve waits for its inference, and for a preview, so that the preview is over sooner.
 - *bus* checks that documents arrive on the bus; one thread for each archive writes documents to the slower sinks
   (Tiled).
 - *refine* runs the worker process, *announce* sends messages to the operators' pages.
 
-Previews are dropped when the queue is long; curves are never dropped.
+Previews and messages of progress are dropped when time is short; curves are never dropped.
 
 A service that stops, or is killed, leaves curves, documents and refinements on disk; the next service finishes them.
 """
@@ -21,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cdi_stream.alarms import Alarms
@@ -29,10 +31,12 @@ from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import Spool
 from cdi_stream.inversion.chain import ChainSettings, InferredCurve, failed, infer_curve, phase_curve
 from cdi_stream.inversion.verdict import failed_verdict
+from cdi_stream.live.attempt import InterruptionError, attempt
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
+from cdi_stream.live.previews import Previews
 from cdi_stream.live.refinements import refinement_message
-from cdi_stream.messages import CurveProgress, Result, RockingCurve
+from cdi_stream.messages import CurveProgress, PartialCurve, Result, RockingCurve
 from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.operators.announce import Announcer
@@ -43,7 +47,7 @@ from cdi_stream.stream.frame_log import Decode
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 16
-"""Number of entries in the queue above which previews are dropped; curves are never dropped."""
+"""Number of entries in the queue from which on previews and progress are dropped; curves are never dropped."""
 
 STATE_EVERY_S = 1.0
 """Time [s] between two messages about the state of the service."""
@@ -54,7 +58,7 @@ STOP_S = 7.0
 _ANNOUNCE_S = 0.05
 
 
-class _StoppedError(Exception):
+class _StoppedError(InterruptionError):
     """Raised when the service was stopped and the time to finish curves is over."""
 
 
@@ -104,6 +108,7 @@ class Service:
         self._phase_queue: queue.Queue[_PhaseRequest | RunStopped | None] = queue.Queue()
         self._n_unfinished = self._n_pending = 0
         self._waiting_bytes = 0
+        self._previews = Previews(parts.network, parts.chain, parts.outgoing)
         self._count_lock = threading.Lock()
         self._may_phase = threading.Event()
         self._may_phase.set()
@@ -156,7 +161,7 @@ class Service:
             self._parts.announcer.close()
             if self._parts.backlog is not None:
                 self._parts.backlog.close()
-        logger.info("since the start: %s; left for the next start: %s", self._parts.ingest.counters(), self.left)
+        logger.info("since the start: %s; left for the next start: %s", self.counters(), self.left)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait up to ``timeout_s`` [s]; return whether the service has failed or was stopped."""
@@ -168,8 +173,9 @@ class Service:
         return not any(thread.is_alive() for thread in self._threads)
 
     def counters(self) -> dict[str, int]:
-        """Return counts of messages and documents since the start."""
-        return self._parts.ingest.counters()
+        """Return counts of messages, documents and previews since the start."""
+        previews = {"previews": self._previews.n_published, "previews_dropped": self._previews.n_dropped}
+        return {**self._parts.ingest.counters(), **previews}
 
     def _guard(self, body: Callable[[], None], tell_next: Callable[[], None]) -> None:
         """Run a thread's body; after its end, also by an error, tell the next thread to finish."""
@@ -223,24 +229,40 @@ class Service:
                 continue
             match work:
                 case CurveProgress():
-                    self._parts.outgoing.preview(work)
+                    self._parts.outgoing.progress(work)
+                case PartialCurve():
+                    self._may_phase.clear()
+                    self._previews.take(work, self._why_no_preview)
                 case RockingCurve():
                     self._curve(work)
                 case RunStopped():
                     self._phase_queue.put(work)
-            if not any(isinstance(entry, RockingCurve) for entry in tuple(self._work.queue)):
+            if not self._is_curve_waiting():
                 self._may_phase.set()
+
+    def _is_curve_waiting(self) -> bool:
+        """Return whether a complete curve waits for its inference."""
+        return any(isinstance(entry, RockingCurve) for entry in tuple(self._work.queue))
+
+    def _why_no_preview(self) -> str:
+        """Return why there is no time for a preview; empty if there is."""
+        if self._is_curve_waiting():
+            return "a complete curve waits for its inference"
+        if self._n_unfinished > 1:
+            return f"{self._n_unfinished} curves wait for their reconstruction"
+        if self._work.qsize() >= MAX_WAITING:
+            return f"{self._work.qsize()} entries wait in the queue"
+        return "the service stops" if self._stopping.is_set() else ""
 
     def _curve(self, curve: RockingCurve) -> None:
         """Publish the network's crystal of a curve, and ask for its phase retrieval."""
-        inferred: InferredCurve | None = None
-        try:
-            inferred = infer_curve(curve, self._parts.network, self._parts.chain)
-            result = inferred.result
-        except Exception as error:  # noqa: BLE001 - a curve that breaks a stage fails; the service goes on
-            result = _broken(curve, "inference", error)
-        self._publish(curve, result)
-        self._phase_queue.put(_PhaseRequest(curve=curve, inferred=inferred))
+        inferred = attempt(curve, "inference", partial(infer_curve, curve, self._parts.network, self._parts.chain))
+        if isinstance(inferred, Result):
+            self._publish(curve, inferred)
+            self._phase_queue.put(_PhaseRequest(curve=curve, inferred=None))
+        else:
+            self._publish(curve, inferred.result)
+            self._phase_queue.put(_PhaseRequest(curve=curve, inferred=inferred))
 
     def _wait_turn(self) -> None:
         self._may_phase.wait()
@@ -268,16 +290,12 @@ class Service:
             self._parts.backlog.ask(result, curve.run, self._parts.outgoing.uid_for(curve.run))
 
     def _phase_result(self, work: _PhaseRequest) -> Result:
-        """Return the second result of a curve; a curve that breaks a stage fails, and the service goes on."""
+        """Return the second result of a curve."""
         if work.inferred is None:
             verdict = failed_verdict("no result: an earlier stage failed, see the inference")
             return failed("reconstruction", work.curve, verdict, Metrics())
-        try:
-            return phase_curve(work.inferred, self._parts.chain, self._wait_turn)
-        except _StoppedError:
-            raise
-        except Exception as error:  # noqa: BLE001 - as above
-            return _broken(work.curve, "reconstruction", error)
+        compute = partial(phase_curve, work.inferred, self._parts.chain, self._wait_turn)
+        return attempt(work.curve, "reconstruction", compute)
 
     def _publish(self, curve: RockingCurve, result: Result) -> None:
         problem = self._parts.outgoing.result(curve.run, result)
@@ -339,15 +357,8 @@ class Service:
         jobs = {"queue": {}, "refinement": None} if backlog is None else backlog.state()
         return {
             **jobs,
-            "counters": self._parts.ingest.counters(),
+            "counters": self.counters(),
             "waiting": self._n_unfinished,
             "lag_s": None if newest_s is None else time.monotonic() - newest_s,
             "alarms": self._parts.alarms.active(),
         }
-
-
-def _broken(curve: RockingCurve, stream: str, error: Exception) -> Result:
-    """Log an error of the program, and return the failed result of its curve."""
-    logger.error("run %s curve %d: %s failed", curve.run.uid[:8], curve.curve_index, stream, exc_info=error)
-    text = f"the {stream} ended with an error of the program: {error!r:.200}; please report it with the log"
-    return failed(stream, curve, failed_verdict(text), Metrics())

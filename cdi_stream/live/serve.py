@@ -88,11 +88,11 @@ def _parts(
     delivery = BusDelivery(
         spool, bus_sink_of(config, is_immediate=True), _received_uids(sockets.delivery_monitor, config), alarms
     )
-    provenance = _provenance(config, chain, network)
+    provenance = provenance_of(config, chain, network)
     announcer = Announcer(config.feed.endpoint)
     incoming = Incoming((config.assemble.directory or directory / "incoming").resolve())
-    shapes = {"inference": network.lab_shape, "reconstruction": chain.lab_shape}
-    assembler = Assembler(_assemble_settings(config, chain), time.monotonic, time.time, incoming)
+    shapes = {"preview": network.lab_shape, "inference": network.lab_shape, "reconstruction": chain.lab_shape}
+    assembler = Assembler(assemble_settings(config, chain), time.monotonic, time.time, incoming)
     return Parts(
         ingest=Ingest(_ingest_settings(config), receiver, sockets.documents, assembler, announcer, alarms),
         assembler=assembler,
@@ -160,7 +160,8 @@ def chain_settings(config: Config) -> ChainSettings:
     )
 
 
-def _provenance(config: Config, chain: ChainSettings, network: Network) -> Provenance:
+def provenance_of(config: Config, chain: ChainSettings, network: Network) -> Provenance:
+    """Return what each run of a configuration says of its making."""
     return Provenance(
         version=version("cdi-stream"),
         config_sha256=config.sha256(network.sha256),
@@ -172,7 +173,7 @@ def _provenance(config: Config, chain: ChainSettings, network: Network) -> Prove
 
 def _ingest_settings(config: Config) -> IngestSettings:
     return IngestSettings(
-        preview_every_s=config.publish.preview_every_s,
+        progress_every_s=config.publish.preview_every_s,
         frame_every_s=config.feed.frame_every_s,
     )
 
@@ -211,7 +212,7 @@ def _receiver(config: Config, sockets: Sockets) -> Receiver:
     )
 
 
-def _assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings:
+def assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings:
     """Return the settings of the assembler; circles and energy of the beamline are its motors."""
     assemble, beamline, names = config.assemble, chain.beamline, config.documents
     limits = SeriesLimits(max_images=config.detector.max_images, max_bytes=config.detector.max_series_bytes)
@@ -228,6 +229,7 @@ def _assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings
         motors=frozenset(motors | {name for name, _ in beamline.energy_readings}),
         names=ReadingNames(series=names.series_readings, image=names.image_readings),
         copied_keys=(*config.publish.copied_keys, *keys_of(config.publish.folder)),
+        preview_fractions=config.publish.preview_fractions,
     )
 
 

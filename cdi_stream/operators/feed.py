@@ -9,9 +9,10 @@ of the run (null, or an empty list, where the run states none) and ``curve_index
               ``expected, received, missing, awaited, duplicate, late, bad``, and ``strip``, one letter for each frame
               or bin of frames: ``#`` received, ``x`` missing, ``.`` awaited
 ``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts``; array ``frame``
-``result``    a crystal: place, ``stage`` (inference, reconstruction, refinement), ``run_uid``, ``verdict`` (good,
-              doubtful, failed; preliminary for an inference), ``reasons``, ``scalars`` by name, ``published`` (false
-              while the arrays are not on disk and the bus) and ``problem`` (why, or null), for a refinement ``method``
+``result``    a crystal: place, ``stage`` (preview, inference, reconstruction, refinement), ``run_uid``, ``verdict``
+              (good, doubtful, failed; preliminary for a preview or an inference), ``reasons``, ``scalars`` by name,
+              ``published`` (false while the arrays are not on disk and the bus) and ``problem`` (why, or null), for a
+              refinement ``method``
               and ``recipe``; arrays ``amplitude_z, phase_z`` and so on for y and x
 ``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, or null),
               ``counters`` (cumulative), ``waiting`` (curves in the queues), ``lag_s`` (now minus the newest frame),
@@ -133,7 +134,7 @@ def result_message(
     Parameters
     ----------
     stage
-        Stage of the result: inference, reconstruction or refinement.
+        Stage of the result: preview, inference, reconstruction or refinement.
     run, curve_index
         Raw run, and place of the curve in it.
     run_uid

@@ -22,7 +22,7 @@ from cdi_stream.operators.history import Results
 logger = logging.getLogger(__name__)
 
 KEPT_RESULTS = 50
-"""Number of results in the history."""
+"""Number of results in the history; previews are not among them."""
 
 MAX_CLIENTS = 64
 """Number of browsers that are served at a time; a further browser takes the place of an older one."""
@@ -36,7 +36,7 @@ SILENT_MS = 5000
 READY_S = 5.0
 """Age [s] of the feed above which the dashboard is not ready; the service publishes its state every second."""
 
-STAGES = ("inference", "reconstruction", "refinement")
+STAGES = ("preview", "inference", "reconstruction", "refinement")
 """Stages of a result."""
 
 KINDS = ("progress", "frame", "result", "state")
@@ -117,7 +117,7 @@ class Hub:
         key = (header["kind"], header["stage"] if header["kind"] == "result" else "")
         self._newest.pop(key, None)  # keeps the snapshot in order of arrival
         self._newest[key] = message, heard_s
-        if header["kind"] == "result":
+        if header["kind"] == "result" and header["stage"] != "preview":
             self._history.append(header)
 
     def _results(self) -> Results:

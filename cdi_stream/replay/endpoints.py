@@ -67,7 +67,7 @@ def _on_record(scan: RecordedScan, directory: Path) -> dict[str, dict[str, str]]
     return {"detector": detector, "assemble": {} if monitor is None else {"monitor": monitor}}
 
 
-def own_config(config: Config, scan: RecordedScan, directory: Path, *, is_refining: bool = False) -> str:
+def own_config(config: Config, scan: RecordedScan | None, directory: Path, *, is_refining: bool = False) -> str:
     """Return the configuration (TOML) of a replay with the settings of a given configuration.
 
     A service that runs with ``config`` receives nothing of the replay.  White field and monitor that the scan has on
@@ -79,14 +79,14 @@ def own_config(config: Config, scan: RecordedScan, directory: Path, *, is_refini
         Configuration whose settings are used.  Its endpoints are replaced by free ports of this machine, its Tiled
         server by one of the replay.
     scan
-        Scan that is replayed.
+        Scan that is replayed; None where nothing is on record but documents and images.
     directory
         Folder for all files of the replay.
     is_refining
         Whether the section ``refine`` is kept; else the replay does not refine.
     """
     settings = config.model_dump(mode="json", exclude=PLACES, exclude_unset=True, exclude_none=True)
-    for name, section in _on_record(scan, directory).items():
+    for name, section in ({} if scan is None else _on_record(scan, directory)).items():
         settings[name] = section | settings.get(name, {})
     if is_refining:
         settings["refine"] = config.refine.model_dump(mode="json", exclude_unset=True, exclude_none=True)

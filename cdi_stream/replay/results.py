@@ -24,7 +24,7 @@ RESULT_TIMEOUT_S = 180.0
 SERVICE_TIMEOUT_S = 60.0
 """Longest time from the end of the replayed run to the first document of the service [s].
 
-A service sends previews every second.
+A service sends its progress every second.
 """
 
 
@@ -141,7 +141,7 @@ def _require_progress(documents: ReplayDocuments, now_s: float, last_s: float) -
         raise ServiceError(f"nothing on the document bus for {RESULT_TIMEOUT_S:.0f} s; see the logs in the folder")
 
 
-def summary(documents: ReplayDocuments, index: int, scan: RecordedScan) -> dict[str, Any]:
+def summary(documents: ReplayDocuments, index: int, scan: RecordedScan | None) -> dict[str, Any]:
     """Return the summary of one curve, the JSON output of the command ``replay``.
 
     Parameters
@@ -151,12 +151,12 @@ def summary(documents: ReplayDocuments, index: int, scan: RecordedScan) -> dict[
     index
         Number of the curve.
     scan
-        Replayed scan; its doubts enter the verdict.
+        Replayed scan; its doubts enter the verdict.  None for a run from an archive.
     """
     events = {
         stream: _of_curve(stream_events, index)
         for stream, stream_events in documents.events.items()
-        if stream != "preview"
+        if stream in ("inference", "reconstruction")
     }
     result = events["reconstruction"]
     latency = {stream: event["latency_s"] for stream, event in events.items()}
@@ -167,19 +167,20 @@ def summary(documents: ReplayDocuments, index: int, scan: RecordedScan) -> dict[
     }
     names = ("expected", "received", "missing", "duplicate", "late", "bad")
     frames = {name: result[f"frames_{name}"] for name in names}
-    is_doubted = bool(scan.doubts) and result["verdict"] == "good"
+    doubts = () if scan is None else scan.doubts
+    is_doubted = bool(doubts) and result["verdict"] == "good"
     return {
         **frames,
         "chi2": result["chi2"],
         "r_p": result["r_p"],
         "verdict": "doubtful" if is_doubted else result["verdict"],
-        "reasons": [*scan.doubts, *(reason for reason in result["reasons"].split(" | ") if reason)],
+        "reasons": [*doubts, *(reason for reason in result["reasons"].split(" | ") if reason)],
         "latency_s": {**latency, **stages},
         "size_lab_nm": [result[f"size_lab_{axis}_nm"] for axis in "xyz"],
         "raw_uid": documents.raw_uid,
         "reconstruction_uid": documents.our_uid,
         "file": result["file"],
-        "frame_sums_match": _frame_sums_match(Path(result["file"]), scan),
+        "frame_sums_match": None if scan is None else _frame_sums_match(Path(result["file"]), scan),
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.errors import WireError
-from cdi_stream.messages import DetectorFrame, SeriesId, SeriesStart
+from cdi_stream.messages import DetectorFrame, SeriesId, SeriesStart, read_only
 from cdi_stream.stream.frame_log import Decode, FrameLog
 from cdi_stream.stream.volumes import Shape3, new_volume
 
@@ -204,6 +204,13 @@ class Series:
         taken = np.zeros((n, *volume.shape[1:]), np.uint32)
         taken[present] = volume[image_ids[present]]
         return taken, present
+
+    def frames_so_far(self) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+        """Return the memory of the frames ``(n_slots, rows, cols)``, read-only, and which slots have a frame now.
+
+        A frame that was received does not change any more, and the memory is not used again while it is held.
+        """
+        return read_only(self._volume), self._account["has"].astype(bool)
 
     def exposures_s(self, image_ids: NDArray[np.intp]) -> NDArray[np.float64] | None:
         """Return the exposure of each frame [s], NaN where unknown; None if it is unknown for all of them."""

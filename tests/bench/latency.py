@@ -14,12 +14,21 @@ from cdi_stream.replay.play import example_config, replay
 
 
 def measure(
-    n_curves: int = 12, case: str = "demo", speed: str = "5", pause_s: float = 3.0, refine: bool = False
+    n_curves: int = 12,
+    case: str = "demo",
+    speed: str = "5",
+    pause_s: float = 3.0,
+    refine: bool = False,
+    top: str = "",
+    publish: str = "",
+    tables: str = "",
 ) -> dict[str, dict[str, float]]:
     """Median and 95th percentile [s] of both documents and of each stage.
 
     ``pause_s`` between curves lets the simulated beamline, which shares the cores, stand still meanwhile; with
-    0 the next scan is measured at the same time.  ``refine`` keeps a refinement running beside it all.
+    0 the next scan is measured at the same time.  ``refine`` keeps a refinement running beside it all.  ``top``,
+    ``publish`` and ``tables`` are further lines of the configuration: before its tables, in the table of that name, and
+    behind them all.
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
@@ -28,6 +37,7 @@ def measure(
         config = example_config(read_scan(directory / "scan.h5"), directory / "out")
         if refine:
             config = config.replace("[refine]\nmethods = []", '[refine]\nmethods = ["recipe"]\nrecipe = "20000*ER"')
+        config = top + config.replace("[publish]\n", f"[publish]\n{publish}") + tables
         (directory / "beamline.toml").write_text(config)
         summaries = replay(
             directory / "scan.h5",

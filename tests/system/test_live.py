@@ -37,14 +37,15 @@ def test_two_curves_in_one_run_reach_a_foreign_dispatcher_and_tiled(tmp_path, pl
         (stop,) = line.ours("stop")
         line.wait_until(lambda: line.is_in_tiled(start["uid"]))
         raw = [doc for name, doc in line.documents() if name == "start" and "analysis_stage" not in doc]
-        previews = line.ours("event", "preview")
+        progress, previews = line.ours("event", "progress"), line.ours("event", "preview")
         inferences, results = line.ours("event", "inference"), reconstructions(line)
         documents = line.documents()
     assert start["original_run_uid"] == raw[0]["uid"]
     assert start["parent_uids"] == [raw[0]["uid"]]
     assert start["cdi_stream"]["network"]["sha256"]
     assert stop["exit_status"] == "success"
-    assert stop["num_events"] == {"preview": len(previews), "inference": 2, "reconstruction": 2}
+    counts = {"progress": len(progress), "preview": len(previews), "inference": 2, "reconstruction": 2}
+    assert stop["num_events"] == {stream: n for stream, n in counts.items() if n}
     assert [event["data"]["inference_curve_index"] for event in inferences] == [0, 1]
     for index, event in enumerate(results):
         data = event["data"]
@@ -52,7 +53,7 @@ def test_two_curves_in_one_run_reach_a_foreign_dispatcher_and_tiled(tmp_path, pl
         assert data["reconstruction_frames_received"] == data["reconstruction_frames_expected"] == len(plain.frames)
         assert data["reconstruction_verdict"] == "good", data["reconstruction_reasons"]
         assert not any(isinstance(value, list) for value in data.values()), "no volume inside an event"
-    received = [event["data"]["preview_frames_received"] for event in previews]
+    received = [event["data"]["progress_frames_received"] for event in progress]
     assert any(0 < n < len(plain.frames) for n in received), "progress must be seen while the scan runs"
 
     first = h5py.File(results[0]["data"]["reconstruction_file"])["entry"]
@@ -155,7 +156,7 @@ def test_killed_in_mid_scan_the_curve_goes_on_with_the_frames_that_were_there(tm
         line.start_service()
         line.start_detector()
         broken_plan = line.start_plan(speed="3")
-        line.wait_until(lambda: line.ours("event", "preview"))
+        line.wait_until(lambda: line.ours("event", "progress"))
         line.children.kill("service")
         raw = [doc["uid"] for name, doc in line.documents() if name == "start" and "analysis_stage" not in doc]
         restarted = line.start_service("restarted")

@@ -159,6 +159,29 @@ def test_a_curve_is_followed_from_its_first_frame_to_the_refinement(tmp_path):
         page.check_quiet()
 
 
+def test_a_preview_is_shown_while_its_curve_is_measured(tmp_path):
+    with source() as service, dashboard(tmp_path, service.endpoint) as uri, browser(tmp_path) as chrome:
+        page = Page(chrome, tmp_path)
+        chrome.get(uri)
+        service.wait_for_listener()
+        service.send(result("reconstruction", curve=2))
+        service.send(progress(20))
+        page.wait_for("#past", "of an earlier curve")
+        service.send(result("preview", "preliminary", ("a preview of 20 of 40 frames",)))
+        page.wait_for("#shown", "scan 54, curve 3, preview")
+        assert page.text("#badge") == "\u2026 PRELIMINARY"
+        assert page.text("#reasons") == "a preview of 20 of 40 frames"
+        assert page.text("#now") == "Measuring scan 54, curve 3: 20 of 40 frames"
+        assert page.text("#past") == ""
+        assert len(chrome.find_elements("css selector", "#slices canvas")) >= 6
+        assert len(chrome.find_elements("css selector", "#rows tr")) == 1, "previews are not in the history"
+        service.send(progress(40, is_over=True))
+        page.wait_for("#band", "Scan 54, curve 3 is measured, its crystal is being reconstructed")
+        service.send(result("inference", "preliminary"))
+        page.wait_for("#shown", "scan 54, curve 3, inference")
+        page.check_quiet()
+
+
 def check_measuring(page):
     assert page.text("#lamp") == "connected"
     assert page.text("#band") == "Measuring scan 54, curve 3: 25 of 40 frames"

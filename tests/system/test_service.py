@@ -73,15 +73,15 @@ class Rig:
         self.documents = BusSource(self.context, f"tcp://127.0.0.1:{docs_port}")
         self.sink = Collector()
         incoming = Incoming(directory / "incoming")
-        waits = AssembleSettings(reading_timeout_s=1.0)
+        waits = AssembleSettings(reading_timeout_s=1.0, preview_fractions=(0.5, 0.75))
         self.assembler = Assembler(waits, time.monotonic, time.time, incoming)
         self.alarms = Alarms()
         spool, announcer = Spool(directory), Announcer(None)
         delivery = BusDelivery(spool, self.sink, self.sink.heard)
-        settings = IngestSettings(preview_every_s=0.05, frame_every_s=1.0)
+        settings = IngestSettings(progress_every_s=0.05, frame_every_s=1.0)
         self.receiver = Receiver(self.detector, Dectris2Decoder())
         chain = chain or settings_for(scan, phase={"recipe": "2*ER"}, publish={"lab_shape": (48, 48, 48)})
-        shapes = {"inference": network.contract.input_shape, "reconstruction": chain.lab_shape}
+        shapes = dict.fromkeys(("preview", "inference"), network.lab_shape) | {"reconstruction": chain.lab_shape}
         outgoing = Outgoing(
             PROVENANCE, shapes, ResultFolder(base=directory), spool, delivery.push, announcer, done=incoming.discard
         )
@@ -286,6 +286,29 @@ def test_curves_that_pile_up_hold_the_detector_and_lose_nothing(make, caplog):
     rig.wait_for(lambda: len(rig.results()) == 3)
     assert [data["reconstruction_frames_missing"] for data in rig.results()] == [0, 0, 0]
     assert "no frames are taken meanwhile" in caplog.text
+
+
+def test_a_preview_comes_before_its_curve_and_none_of_a_curve_that_comes_at_once(make):
+    rig = make()
+    rig.open_run("raw")
+    rig.events("raw")
+    rig.begin("raw", 1)
+    for k in range(24):
+        rig.frames(1, rig.scan.frames[k : k + 1], first_id=k)
+        time.sleep(0.05)
+    rig.wait_for(lambda: rig.service.counters()["previews"] == 1)
+    rig.frames(1, rig.scan.frames[24:], first_id=24)
+    rig.data.send(wire.end_message(series=1))
+    rig.wait_for(lambda: len(rig.results()) == 1)
+    (preview,) = [doc["data"] for doc in rig.sink.of("event") if "preview_fraction" in doc["data"]]
+    assert (preview["preview_fraction"], preview["preview_frames_received"]) == (0.5, 24)
+    rig.events("raw", first=49)
+    rig.curve("raw", 2, 1)
+    rig.wait_for(lambda: len(rig.results()) == 2)
+    assert rig.service.counters()["previews"] == 1
+    assert [data["reconstruction_frames_missing"] for data in rig.results()] == [0, 0]
+    names = [next(iter(doc["data"])).split("_")[0] for doc in rig.sink.of("event")]
+    assert names.index("preview") < names.index("inference")
 
 
 # --- floods, and what is no document ------------------------------------------------------------------------------

@@ -111,6 +111,15 @@ def test_the_snapshot_is_the_newest_of_each_kind_and_stage_with_its_age():
     assert hub.n_clients == 0
 
 
+def test_a_preview_is_shown_and_is_not_in_the_history():
+    hub = Hub()
+    for message in (result("reconstruction", curve=2), result("preview", "preliminary")):
+        hub.take(parts(message))
+    history, *rest = drained(hub)
+    assert [r["stage"] for r in history[0]["results"]] == ["reconstruction"]
+    assert [header["stage"] for header, _ in rest] == ["reconstruction", "preview"]
+
+
 def test_the_history_is_bounded():
     hub = Hub()
     for curve in range(KEPT_RESULTS + 7):

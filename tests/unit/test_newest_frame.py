@@ -45,7 +45,7 @@ def detector_and_told():
         data = open_socket(context, f"tcp://127.0.0.1:{port}", "pull", bind=False, max_message_bytes=10**6)
         receiver = Receiver(data, Dectris2Decoder())
         stack.callback(receiver.close)
-        settings = IngestSettings(preview_every_s=60, frame_every_s=EVERY_S)
+        settings = IngestSettings(progress_every_s=60, frame_every_s=EVERY_S)
         assembler = Assembler(AssembleSettings(), time.monotonic, time.time)
         ingest = Ingest(settings, receiver, documents, assembler, told)
         body = (is_stopped.is_set, lambda work: None, lambda: True, tuple)

@@ -192,13 +192,13 @@ def test_arrays_that_cannot_be_described_leave_no_half_documents(rig, monkeypatc
     assert rig.documents() == ["start", "descriptor", "event", "stop"]
 
 
-def test_a_preview_that_fails_takes_nothing_from_another_run(rig, monkeypatch):
+def test_progress_that_fails_takes_nothing_from_another_run(rig, monkeypatch):
     def breaks(publisher, _):
         publisher._emit("event", {"uid": "half"})
-        raise ValueError("no preview")
+        raise ValueError("no progress")
 
     other = replace(CONTEXT, uid="other")
-    monkeypatch.setattr(publish.RunPublisher, "preview", breaks)
-    rig.outgoing.preview(CurveProgress(series=1, run=other, curve_index=0, account=result("reconstruction").account))
+    monkeypatch.setattr(publish.RunPublisher, "progress", breaks)
+    rig.outgoing.progress(CurveProgress(series=1, run=other, curve_index=0, account=result("reconstruction").account))
     assert rig.outgoing.result(CONTEXT, result("reconstruction")) is None
     assert rig.documents().count("event") == 1

@@ -64,7 +64,7 @@ def published(tmp_path):
 def test_documents_are_valid_and_in_order(published):
     publisher, found = published
     progress = CurveProgress(series=9, run=RunContext(uid="raw"), curve_index=0, account=ACCOUNT)
-    publisher.preview(progress)
+    publisher.progress(progress)
     for stream in SHAPES:
         publisher.result(result(stream), clock=lambda: 10.2)
     publisher.close()
@@ -78,7 +78,7 @@ def test_documents_are_valid_and_in_order(published):
     assert start["analysis_stage"] == "reconstruction"
     assert start["scan_id"] == 4
     assert start["data_groups"] == ["p1"]
-    assert stop["num_events"] == {"preview": 1, "inference": 1, "reconstruction": 1}
+    assert stop["num_events"] == {"progress": 1, "inference": 1, "reconstruction": 1}
     events = [doc for name, doc in found if name == "event"]
     assert events[1]["data"]["inference_latency_s"] == pytest.approx(0.2)
     assert events[1]["data"]["inference_frames_missing"] == 1

@@ -85,6 +85,7 @@ SETTINGS = {
     "publish.copied_keys",
     "publish.lab_shape",
     "publish.preview_every_s",
+    "publish.preview_fractions",
     "publish.max_waiting_bytes",
 }
 """What a replay takes from a configuration: a key that is new has its place here or in `PLACES`."""

@@ -22,7 +22,7 @@ class Rig:
         self.restart()
 
     def restart(self) -> None:
-        settings = IngestSettings(preview_every_s=1.0, frame_every_s=1.0)
+        settings = IngestSettings(progress_every_s=1.0, frame_every_s=1.0)
         assembler = SimpleNamespace(book=self.book, open_runs=lambda: self.open_curves)
         self.ingest = Ingest(settings, None, None, assembler, None)
 

@@ -5,7 +5,7 @@ import {connection} from "./feed.js?QUERY";
 import {plain} from "./text.js?QUERY";
 
 export const SILENT_MS = 5000; // the service sends its state every second
-export const STAGES = ["inference", "reconstruction", "refinement"];
+export const STAGES = ["preview", "inference", "reconstruction", "refinement"];
 const TONES = {good: "good", doubtful: "warn", failed: "bad", preliminary: "busy"};
 const SIGNS = {good: "✔", doubtful: "▲", failed: "✖", preliminary: "…"};
 
@@ -19,14 +19,17 @@ export const page = {
 
 export const ofNewest = () => STAGES.map((s) => page.results.get(s)).filter((r) => r && keyOf(r.header) === page.newest);
 export const shown = () => page.results.get(page.pinned) ?? ofNewest().at(-1);
-export const isPending = () => page.progress !== null && rank(keyOf(page.progress)) > rank(page.newest); // no result yet
+const hasOnlyPreview = () => keyOf(page.progress) === page.newest && ofNewest().every((r) => r.header.stage === "preview");
+export const isPending = () => page.progress !== null && // no result yet but a preview
+  (rank(keyOf(page.progress)) > rank(page.newest) || hasOnlyPreview());
 export const isMeasuring = () => isPending() && !page.progress.is_over;
 export const silentMs = () => performance.now() - (page.heardAt ?? page.openedAt);
 export const isStale = () => connection.state === "closed" || silentMs() > SILENT_MS ||
   (page.heardAt === null && page.newest !== null); // results of an earlier dashboard, and no service
 
-// An inference is preliminary: the reconstruction of the same curve follows.
-export const verdictOf = (h) => (h.stage === "inference" && h.verdict !== "failed" ? "preliminary" : plain(h.verdict));
+// A preview and an inference are preliminary: the reconstruction of the same curve follows.
+const isPreliminary = (h) => h.stage === "preview" || (h.stage === "inference" && h.verdict !== "failed");
+export const verdictOf = (h) => (isPreliminary(h) ? "preliminary" : plain(h.verdict));
 export const toneOf = (h) => TONES[verdictOf(h)] ?? "bad";
 export const signed = (h) => `${SIGNS[verdictOf(h)] ?? "?"} ${verdictOf(h)}`;
 

@@ -136,7 +136,7 @@ const TAKE = {
     const isLater = rank(keyOf(header)) > rank(page.newest);
     if (isLater) Object.assign(page, {newest: keyOf(header), pinned: null});
     page.results.set(header.stage, message);
-    if (!("age_s" in header)) { // those of the snapshot are in the history already
+    if (!("age_s" in header) && header.stage !== "preview") { // those of the snapshot are in the history already
       page.history = [header, ...page.history].slice(0, KEPT_ROWS);
       showHistory();
     }

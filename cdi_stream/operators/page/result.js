@@ -58,7 +58,7 @@ function numbersOf(header) {
 
 // While a curve is measured, the page shows the verdict of an earlier curve: say so.
 export function showPast() {
-  const isPast = isPending() && page.newest !== null;
+  const isPast = isPending() && page.newest !== null && keyOf(page.progress) !== page.newest;
   byId("verdict").dataset.past = isPast;
   setText(byId("past"), isPast ? `of an earlier curve: ${nameOf(page.progress)} ${
     page.progress.is_over ? "awaits its result" : "is being measured"}` : "");

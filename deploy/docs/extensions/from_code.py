@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -28,7 +28,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from cdi_stream.cli import app as command_line
 from cdi_stream.config.file import Config
 from cdi_stream.config.section import Section
-from cdi_stream.metrics import RefinementMetrics
+from cdi_stream.metrics import MEANINGS, UNITS
 from cdi_stream.phasing.recipe import NAMED
 from cdi_stream.registry import GROUPS
 
@@ -191,9 +191,7 @@ class _Entry:
 def metrics() -> str:
     """Return the table of all numbers that are published with a crystal."""
     lines = ["| name | unit | meaning |", "|---|---|---|"]
-    rows = (
-        f"| `{one.name}` | {one.metadata['unit']} | {one.metadata['meaning']} |" for one in fields(RefinementMetrics)
-    )
+    rows = (f"| `{name}` | {UNITS[name]} | {meaning} |" for name, meaning in MEANINGS.items())
     return "\n".join((*lines, *rows))
 
 

@@ -38,6 +38,7 @@ PAGE = 100
 _ARROW = "application/vnd.apache.arrow.file"
 _MSGPACK = "application/x-msgpack"
 _JSON = "application/json"
+_BYTES = "application/octet-stream"
 
 _logger = logging.getLogger(__name__)
 _logger.setLevel(logging.INFO)  # at DEBUG, websockets logs all headers, and the key is in one of them
@@ -98,6 +99,10 @@ class TiledClient:
         """Return ``n`` rows of an array, as numbers or lists; numbers that are not finite are NaN."""
         answer = json.loads(await self._get("array/full", path, _JSON, {"slice": f"{first}:{first + n}"}))
         return [[math.nan if x is None else x for x in row] if isinstance(row, list) else row for row in answer]
+
+    async def block(self, *path: str, first: int, n: int) -> bytes:
+        """Return ``n`` rows of an array, from row ``first`` on, as they lie in memory."""
+        return await self._get("array/full", path, _BYTES, {"slice": f"{first}:{first + n}"})
 
     @contextlib.asynccontextmanager
     async def messages(self, *path: str, start: int | None = None) -> AsyncIterator[AsyncIterator[Document]]:

@@ -13,12 +13,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 
 from cdi_stream.documents.own import is_own_start
 from cdi_stream.messages import Document
 from cdi_stream_plugins.sources.carrier import HandOn
 from cdi_stream_plugins.sources.tiled_client import TiledClient, rows_in
+from cdi_stream_plugins.sources.tiled_rows import TABLE, read_events, take_rows
 from cdi_stream_plugins.sources.tiled_run import TiledRun
 
 logger = logging.getLogger(__name__)
@@ -37,9 +38,6 @@ SETTLE_S = 0.2
 
 CLOSE_S = 2.0
 """Longest time [s] from a stop document to the end of the streams of its tables and arrays, which are closed last."""
-
-TABLE = "internal"
-"""Name of the table of a stream; a table of more than 1024 columns is split into internal_0, internal_1 and so on."""
 
 
 class Catalog:
@@ -134,7 +132,7 @@ class Follower:
         async for stream, attributes in self._client.children(run.uid):
             run.descriptors(stream, attributes["metadata"])
             if run.n_points(stream) != (stop.get("num_events") or {}).get(stream):
-                await self._read_events(run, stream)
+                await read_events(self._client, run, stream)
             async for key, node in self._client.children(run.uid, stream):
                 run.files(stream, key, node)
         run.stop(stop)
@@ -195,28 +193,12 @@ class Follower:
             async for message in messages:
                 if message["type"] == "table-schema":
                     if expected is None:
-                        await self._read_events(run, stream)
+                        await read_events(self._client, run, stream)
                     continue
                 if expected not in (None, message["sequence"]):
-                    await self._read_events(run, stream)
+                    await read_events(self._client, run, stream)
                 expected = message["sequence"] + 1
-                await self._take_rows(run, stream, rows_in(message["payload"]))
-
-    async def _read_events(self, run: TiledRun, stream: str) -> None:
-        """Take all rows of a stream; the tables of a wide stream hold the columns of the same rows."""
-        keys = [key async for key, attributes in self._client.children(run.uid, stream) if _is_table(key, attributes)]
-        tables = [await self._client.rows(run.uid, stream, key) for key in keys]
-        rows = [{key: value for part in parts for key, value in part.items()} for parts in zip(*tables, strict=False)]
-        await self._take_rows(run, stream, rows)
-
-    async def _take_rows(self, run: TiledRun, stream: str, rows: Sequence[Document]) -> None:
-        """Add the arrays that Tiled stores outside the table to the rows that are new, and hand them on."""
-        new = run.new_rows(stream, rows)
-        first = run.n_events(stream)
-        for key in run.array_keys(stream, new[0]) if new else ():
-            values = await self._client.array(run.uid, stream, key, first=first, n=len(new))
-            new = [{**row, key: value} for row, value in zip(new, values, strict=False)]
-        run.events(stream, new)
+                await take_rows(self._client, run, stream, rows_in(message["payload"]))
 
 
 def _raw_start(uid: str, metadata: Document) -> Document | None:
@@ -229,8 +211,3 @@ def _age_s(metadata: Document) -> float:
     """Return the time [s] since the start of a run; 0 for a node that is no run."""
     start = metadata.get("start")
     return time.time() - float(start["time"]) if isinstance(start, dict) and "time" in start else 0.0
-
-
-def _is_table(key: str, attributes: Document) -> bool:
-    """Whether a node in a stream is a table of its events; tables of files have the names of data keys."""
-    return attributes["structure_family"] == "table" and key.partition("_")[0] == TABLE

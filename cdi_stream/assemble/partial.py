@@ -1,0 +1,95 @@
+"""Partial curves: the frames so far of a curve that is still measured, with the geometry as far as it is known.
+
+The readings of points that are not measured yet follow evenly from those of the points so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdi_stream.assemble.account import account_of
+from cdi_stream.assemble.join import Join
+from cdi_stream.assemble.open_curve import OpenCurve
+from cdi_stream.assemble.release import run_context
+from cdi_stream.assemble.settings import AssembleSettings
+from cdi_stream.documents.claim import claim_with_plan
+from cdi_stream.documents.readings import whole
+from cdi_stream.documents.run_record import RunRecord
+from cdi_stream.messages import PartialCurve, RockingCurve, read_only
+from cdi_stream.stream.series import Series
+
+
+def due_fraction(
+    curve: OpenCurve, run_of: Callable[[], RunRecord | None], fractions: tuple[float, ...]
+) -> float | None:
+    """Return the largest of the fractions that the frames of a curve have reached, if it is new; else None.
+
+    None also if the number of points is unknown, or if the curve is complete or has ended.  ``run_of`` returns the run;
+    it is called only where neither header nor ``user_data`` states the number of points, because it takes time.
+    """
+    n_received = curve.series.n_received
+    n = curve.claim.n_points or curve.n_announced or _n_planned(curve, run_of)
+    if not 0 < n_received < n or curve.series.ended_s is not None:
+        return None
+    largest = max((fraction for fraction in fractions if n_received >= fraction * n), default=0.0)
+    return largest if largest > curve.preview_fraction else None
+
+
+def _n_planned(curve: OpenCurve, run_of: Callable[[], RunRecord | None]) -> int:
+    """Return the number of points that the start document of the run states; 0 if it states none."""
+    run = run_of()
+    if run is None:
+        return 0
+    claim = claim_with_plan(curve.claim, run)
+    planned = whole(run.start.get("num_points")) if claim.curve_index is None else None
+    return claim.n_points or planned or 0
+
+
+def partial_curve(
+    curve: OpenCurve, run: RunRecord | None, joined: Join, settings: AssembleSettings, fraction: float
+) -> PartialCurve:
+    """Return the frames of a curve so far; nothing is copied but the readings.
+
+    The doubts of the join are left out: most of them are about points that are still to come.
+    """
+    series, slots = curve.series, joined.slots
+    memory, has_slot = series.frames_so_far()
+    is_known = (slots >= 0) & (slots < len(has_slot))
+    has_frame = np.zeros(len(slots), dtype=bool)
+    has_frame[is_known] = has_slot[slots[is_known]]
+    n_passed = int(np.flatnonzero(has_frame)[-1]) + 1 if has_frame.any() else 0
+    curve_so_far = RockingCurve(
+        key=curve.key,
+        series=series.start,
+        run=run_context(curve, run, settings.copied_keys),
+        curve_index=curve.curve_index or 0,
+        counts=read_only(np.zeros((0, *memory.shape[1:]), np.uint32)),
+        sentinel=series.sentinel,
+        has_frame=read_only(has_frame),
+        scanned=joined.scanned,
+        monitor=_monitor(joined, settings.monitor, has_frame),
+        exposure_s=series.exposures_s(slots),
+        account=account_of(series, slots),
+        doubts=curve.doubts,
+        complete_s=series.last_frame_s,
+        awaited=tuple(range(n_passed, len(slots))),
+    )
+    ends_s = series.last_frame_s + (len(slots) - n_passed) * _spacing_s(series)
+    return PartialCurve(curve=curve_so_far, memory=memory, slots=slots, fraction=fraction, ends_s=ends_s)
+
+
+def _spacing_s(series: Series) -> float:
+    """Return the mean time [s] between two frames of a series."""
+    times_s = series.received_s(series.image_ids)
+    return float(np.ptp(times_s)) / max(len(times_s) - 1, 1)
+
+
+def _monitor(joined: Join, name: str | None, has_frame: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """Return the monitor at the measured points, NaN at all others; None if it cannot be used."""
+    monitor = joined.scanned.get(name) if name else None
+    if monitor is None or not np.all(monitor[has_frame] > 0):
+        return None
+    return np.where(has_frame, monitor, np.nan)
