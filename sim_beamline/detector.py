@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import zmq
 from numpy.typing import NDArray
 
+from cdi_stream.files.recording import read_scan
 from cdi_stream.messages import RecordedScan
 from sim_beamline import wire, wire1
 
@@ -15,6 +17,7 @@ from sim_beamline import wire, wire1
 class StreamingDetector:
     """Simulated detector: ``arm`` starts a series, ``trigger`` takes and sends one frame, ``disarm`` ends the series.
 
+    ``load`` replaces the scan whose frames are sent, as if the crystal had changed.
     A frame that the recording lacks is counted, but not sent.
 
     Parameters
@@ -52,8 +55,16 @@ class StreamingDetector:
             case "disarm":
                 self._send_end()
                 return {"series_id": self._series}
+            case "load":
+                return self._load(Path(request["scan"]))
             case other:
-                return {"error": f"expected arm, trigger or disarm, got {other!r}"}
+                return {"error": f"expected arm, trigger, disarm or load, got {other!r}"}
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Take the frames of another scan from now on."""
+        self._scan = read_scan(path)
+        self._has_frame = self._scan.has_frame
+        return {}
 
     def _arm(self, user_data: Any, n_images: int) -> dict[str, Any]:
         self._series += 1

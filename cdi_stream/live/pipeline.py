@@ -27,12 +27,12 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import Spool
-from cdi_stream.inversion.chain import ChainSettings, InferredCurve, failed, infer_curve, phase_curve
+from cdi_stream.inversion.chain import ChainSettings, InferredCurve, PreviousCrystal, failed, infer_curve, phase_curve
 from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.refinements import refinement_message
-from cdi_stream.messages import CurveProgress, Result, RockingCurve
+from cdi_stream.messages import CurveProgress, Result, RockingCurve, RunContext
 from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.operators.announce import Announcer
@@ -70,6 +70,7 @@ class _PhaseRequest:
 class Parts:
     """Parts of a service; ``backlog`` is None if no method of refinement is configured.
 
+    ``previous`` returns the crystal of the run that a run names as its predecessor, None without one.
     ``decode`` decodes the detector's messages that an earlier service stored.  While curves of more than
     ``max_waiting_bytes`` wait for their reconstruction, no frames are taken.
     """
@@ -83,6 +84,7 @@ class Parts:
     spool: Spool
     bus: BusDelivery
     announcer: Announcer
+    previous: Callable[[RunContext], PreviousCrystal | None] = lambda _: None
     archives: tuple[ArchiveDelivery, ...] = ()
     backlog: Backlog | None = None
     alarms: Alarms = field(default_factory=Alarms)
@@ -273,7 +275,8 @@ class Service:
             verdict = failed_verdict("no result: an earlier stage failed, see the inference")
             return failed("reconstruction", work.curve, verdict, Metrics())
         try:
-            return phase_curve(work.inferred, self._parts.chain, self._wait_turn)
+            previous = self._parts.previous(work.curve.run)
+            return phase_curve(work.inferred, self._parts.chain, self._wait_turn, previous)
         except _StoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - as above

@@ -32,6 +32,7 @@ from cdi_stream.inversion.prepare import DetectorKnowledge
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
+from cdi_stream.live.previous import previous_crystal
 from cdi_stream.live.sockets import Sockets
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
@@ -104,6 +105,7 @@ def _parts(
         ),
         spool=spool,
         bus=delivery,
+        previous=partial(previous_crystal, config.publish.results),
         archives=tuple(ArchiveDelivery(name, spool, make, alarms) for name, make in archives),
         announcer=announcer,
         backlog=_backlog(config, config_file, provenance, directory) if config.refine.methods else None,
