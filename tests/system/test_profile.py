@@ -62,7 +62,7 @@ class Beamline:
         self.scan = scan
         names = ("detector", "address", "subscribe", "publish", "control")
         ends = {name: f"tcp://127.0.0.1:{free_port()}" for name in names}
-        self.config = folder / "beamline.toml"
+        self.config, self.control = folder / "beamline.toml", ends["control"]
         self.config.write_text(SERVICE.format(directory=folder / "results", **ends) + phase)
         write_scan(scan, folder / "scan.h5")
         detector = ("--scan", str(folder / "scan.h5"), "--control", ends["control"], "--data", ends["detector"])
