@@ -181,4 +181,4 @@ def test_ten_scans_with_a_search_each(tmp_path):
     print(f"{seconds:.0f} s in all")
     assert [result.verdict for result in series.results] == ["good"] * 10
     assert series.strain() == pytest.approx(series.simulated_strain(), rel=0.15, abs=STRAIN_NOISE)
-    assert np.all(np.diff(series.strain()) > 0)
+    assert np.corrcoef(series.strain(), series.simulated_strain())[0, 1] > 0.98
