@@ -22,6 +22,9 @@ Document = Mapping[str, Any]
 POINTS_PER_CURVE = "points_per_curve"
 """Key of a start document: number of points of each curve, for a run with several curves."""
 
+PREVIOUS_RUN = "previous_run"
+"""Key of a start document: uid of the raw run in which the same crystal was measured before."""
+
 SeriesId = int | str
 """Id of a detector series: number or name."""
 

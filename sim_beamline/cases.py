@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,6 +95,23 @@ def simulated_scan(name: str) -> SimulatedScan:
         experiment = replace(small, pixel_row_m=75e-6, pixel_col_m=50e-6, beam_row=-140.2, beam_col=310.7)
         return _with_crystal(name, experiment, "theta", 300e-9)
     raise KeyError(name)
+
+
+def strained_series(phase_ranges_rad: Sequence[float]) -> tuple[SimulatedScan, ...]:
+    """Return scans of one crystal whose displacement grows from scan to scan, each with noise of its own.
+
+    ``phase_ranges_rad`` holds the range of Q.u over the crystal for each scan [rad].
+    """
+    first = simulated_scan("plain")
+    return tuple(
+        replace(
+            first,
+            name=f"series_{phase_range_rad:.3f}_rad",
+            crystal=replace(first.crystal, phase_range_rad=phase_range_rad),
+            seed=first.seed + index,
+        )
+        for index, phase_range_rad in enumerate(phase_ranges_rad)
+    )
 
 
 CASES = ("demo", "plain", "small", "negative_step", "mirrored_columns", "inner_circle", "energy", "rectangular")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import zmq
 
+from cdi_stream.files.recording import read_scan
 from cdi_stream.messages import RecordedScan
 from sim_beamline.faults.fault import Sending
 from sim_beamline.faults.menu import Faults
@@ -18,6 +20,7 @@ class StreamingDetector:
 
     A frame that the recording lacks is counted, but not sent.  The request ``arm`` may name faults of the menu
     (`sim_beamline.faults.menu`) for its series; ``over`` then tells the faults that the run's documents are out.
+    The request ``load`` replaces the scan whose frames are sent, as if the crystal had changed.
 
     Parameters
     ----------
@@ -51,7 +54,7 @@ class StreamingDetector:
         self._faults = Faults().on_frames()
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Execute a control request, ``arm``, ``trigger``, ``disarm`` or ``over``, and return the reply."""
+        """Execute a control request, ``arm``, ``trigger``, ``disarm``, ``over`` or ``load``, and return the reply."""
         match request.get("command"):
             case "arm":
                 return self._arm(request)
@@ -63,8 +66,16 @@ class StreamingDetector:
             case "over":
                 self._pass_on(Sending(kind="over", series=self._series))
                 return {}
+            case "load":
+                return self._load(Path(request["scan"]))
             case other:
-                return {"error": f"expected arm, then trigger, disarm or over, got {other!r}"}
+                return {"error": f"expected arm, then trigger, disarm, over or load, got {other!r}"}
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Take the frames of another scan from now on."""
+        self._scan = read_scan(path)
+        self._has_frame = self._scan.has_frame
+        return {}
 
     def _arm(self, request: dict[str, Any]) -> dict[str, Any]:
         self._series += 1

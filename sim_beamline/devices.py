@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -87,6 +88,10 @@ class DetectorClient:
     def describe_configuration(self) -> OrderedDict[str, Any]:
         """Return no descriptions: the device has no configuration."""
         return OrderedDict()
+
+    def load(self, scan: Path) -> None:
+        """Let the detector take the frames of another scan file from now on."""
+        self._ask({"command": "load", "scan": str(scan)})
 
     def close(self) -> None:
         """Close the control socket."""

@@ -22,7 +22,11 @@ _GAP_VALUE = 2**32 - 1
 
 def recorded_scan(name: str, cache: Path | None = None) -> RecordedScan:
     """Return the recorded scan of a case of `sim_beamline.cases`; the diffraction is cached by its parameters."""
-    scan = simulated_scan(name)
+    return record(simulated_scan(name), cache)
+
+
+def record(scan: SimulatedScan, cache: Path | None = None) -> RecordedScan:
+    """Return the recording of a simulated scan, with counting noise and bad pixels."""
     rng = np.random.default_rng(scan.seed)
     intensity = _cached(scan, cache or default_cache())
     frames = rng.poisson(intensity * (scan.photons / intensity.sum())).astype(np.uint32)
@@ -31,7 +35,7 @@ def recorded_scan(name: str, cache: Path | None = None) -> RecordedScan:
     moving = fixed.pop(scan.rocking)
     assert isinstance(moving, tuple)
     return RecordedScan(
-        name=f"simulated {name}",
+        name=f"simulated {scan.name}",
         frames=frames,
         beamline=_beamline(scan.experiment),
         scanned={scan.rocking: np.array(moving)},
@@ -47,7 +51,7 @@ def recorded_scan(name: str, cache: Path | None = None) -> RecordedScan:
         pixel_mask=mask,
         times_s=np.arange(len(frames), dtype=np.float64) * 0.1,
         frame_sums=np.where(frames == _GAP_VALUE, 0, frames).sum(axis=(1, 2), dtype=np.int64),
-        truth={"case": name},
+        truth={"case": scan.name},
     )
 
 

@@ -8,7 +8,7 @@ from cdi_stream.config.documents import BusConfig, DocumentsConfig
 from cdi_stream.config.file import Config, prepare_folder, read_config
 from cdi_stream.config.geometry import FixedGeometry, GeometryConfig, InlineBeamline
 from cdi_stream.config.images import read_image
-from cdi_stream.config.outputs import DashboardConfig
+from cdi_stream.config.outputs import DashboardConfig, PublishConfig
 from cdi_stream.config.reconstruction import MethodConfig, PhaseConfig, PrepareConfig
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "MethodConfig",
     "PhaseConfig",
     "PrepareConfig",
+    "PublishConfig",
     "prepare_folder",
     "read_config",
     "read_image",

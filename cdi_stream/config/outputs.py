@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated
 
@@ -74,6 +75,24 @@ class PublishConfig(Section):
     json_lines: PossibleFile | None = Field(
         default=None,
         description="File that gets a copy of all published documents, one JSON object a line; by default none.",
+    )
+    epics_prefix: Annotated[str, StringConstraints(pattern=r"^[\w:.-]{1,40}$")] | None = Field(
+        default=None,
+        description=(
+            "Begin of the names of EPICS variables that show the newest result over Channel Access, for example "
+            "34IDC:CDI:; by default none are served."
+        ),
+    )
+    epics_interfaces: Annotated[tuple[IPv4Address, ...], Field(min_length=1)] = Field(
+        default=(IPv4Address("127.0.0.1"),),
+        description=(
+            "Addresses of this machine at which EPICS clients are served; by default this machine alone. The variables "
+            "are read-only, and have no password."
+        ),
+    )
+    epics_port: Annotated[int, within(1, 65535, "as a port")] | None = Field(
+        default=None,
+        description="Port of Channel Access; by default that of EPICS_CA_SERVER_PORT, or 5064.",
     )
     preview_every_s: Seconds = Field(
         default=1.0,

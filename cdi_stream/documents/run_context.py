@@ -7,9 +7,21 @@ from typing import Any
 
 from cdi_stream.documents.readings import whole
 from cdi_stream.documents.run_record import RunRecord
-from cdi_stream.messages import RunContext
+from cdi_stream.messages import PREVIOUS_RUN, RunContext
 
-COPIED_KEYS = ("tiled_access_tags", "data_session", "proposal", "cycle", "sample", "simulated", "replay_of")
+SERIES_KEYS = ("series_uid", "series_index", PREVIOUS_RUN)
+"""Keys of a raw start document that place the run in a series of one crystal, see `follow_crystal` of the plugins."""
+
+COPIED_KEYS = (
+    "tiled_access_tags",
+    "data_session",
+    "proposal",
+    "cycle",
+    "sample",
+    "simulated",
+    "replay_of",
+    *SERIES_KEYS,
+)
 """Keys of a raw start document that the start document of the reconstruction copies."""
 
 

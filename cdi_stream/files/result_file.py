@@ -194,6 +194,22 @@ def read_result(path: Path) -> StoredResult:
     return StoredResult(density=density, support=support, affine=_affine(numbers, density.shape), numbers=numbers)
 
 
+def raw_uid_of(path: Path) -> str | None:
+    """Return the uid of the raw run of a result file; None if the file names none.
+
+    Raises
+    ------
+    RecordingError
+        If the file cannot be read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            uid = file["entry"].attrs.get("raw_uid")
+    except (OSError, KeyError) as error:
+        raise RecordingError(f"{path}: expected a result file of cdi-stream, got: {error}") from error
+    return uid if isinstance(uid, str) else None
+
+
 def read_frame_sums(path: Path) -> NDArray[np.int64] | None:
     """Return the sum of counts of each frame from a result file; None if the file holds no sums."""
     with h5py.File(path, "r") as file:

@@ -20,8 +20,10 @@ from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab
 from cdi_stream.inversion.describe import describe
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.locate import locate
+from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.phase_retrieval import Start, retrieve_phase
 from cdi_stream.inversion.prepare import DetectorKnowledge, prepare
+from cdi_stream.inversion.previous import laid_on_peak, like_previous, turned
 from cdi_stream.inversion.verdict import combined, failed_verdict
 from cdi_stream.messages import (
     Crystal,
@@ -36,6 +38,7 @@ from cdi_stream.messages import (
 from cdi_stream.metrics import Metrics
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.torchscript import Network
+from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
 from cdi_stream.phasing.support import grow, smooth
 
 Clock = Callable[[], float]
@@ -69,6 +72,17 @@ class InferredCurve:
     doubts: tuple[str, ...]
     notes: tuple[str, ...]
     laps: _Laps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviousCrystal:
+    """The same crystal as an earlier raw run gave it, in lab coordinates, and the uid of that run."""
+
+    run_uid: str
+    crystal: Crystal
+
+
+_PREVIOUS_NOTE = "the crystal of run {uid} was one of the starts; its correlation with this one is {correlation:.2f}"
 
 
 def reconstruct(
@@ -120,22 +134,39 @@ def infer_curve(
 
 
 def phase_curve(
-    inferred: InferredCurve, settings: ChainSettings, wait_turn: Callable[[], None] = lambda: None
+    inferred: InferredCurve,
+    settings: ChainSettings,
+    wait_turn: Callable[[], None] = lambda: None,
+    previous: PreviousCrystal | None = None,
 ) -> Result:
     """Retrieve the phase on the measured voxels; return the crystal in lab coordinates.
 
-    ``wait_turn`` is called at every cycle and may hold the phase retrieval up for more urgent work.
+    Parameters
+    ----------
+    inferred
+        The curve, with the network's result.
+    settings
+        Settings of the stages.
+    wait_turn
+        Called at every cycle; it may hold the phase retrieval up for more urgent work.
+    previous
+        The same crystal in an earlier run, which becomes one of the starts.
     """
     curve, laps = inferred.curve, inferred.laps
     if inferred.volume is None or inferred.start is None:
         return replace(inferred.result, stream="reconstruction")
-    crystal = retrieve_phase(inferred.volume, inferred.start, settings.phase, wait_turn)
+    before = None if previous is None else _start_from(previous.crystal, inferred.volume, settings.device)
+    crystal = retrieve_phase(inferred.volume, inferred.start, settings.phase, wait_turn, before)
+    notes = inferred.notes
+    if previous is not None and before is not None:
+        crystal, correlation = like_previous(crystal, before.density.cpu())
+        notes = (*notes, _PREVIOUS_NOTE.format(uid=previous.run_uid, correlation=correlation))
     in_lab = crystal_in_lab(crystal, settings.lab_shape)
     laps.mark("phase")
-    verdict = combined(in_lab.verdict, inferred.doubts, inferred.notes)
+    verdict = combined(in_lab.verdict, inferred.doubts, notes)
     metrics = laps.added_to(metrics_in_lab(in_lab, inferred.volume))
     result = _result("reconstruction", curve, in_lab, verdict, metrics)
-    phased = PhasedVolume(volume=inferred.volume, crystal=crystal, doubts=inferred.doubts, notes=inferred.notes)
+    phased = PhasedVolume(volume=inferred.volume, crystal=crystal, doubts=inferred.doubts, notes=notes)
     return replace(result, frame_sums=_frame_sums(curve), phased=phased)
 
 
@@ -166,6 +197,21 @@ def starting_point(crystal: Crystal, volume: PreparedVolume, device: str) -> Sta
     amplitude = smooth(density.abs(), 0.5)
     support = grow(amplitude > 0.3 * amplitude.amax())
     return Start(density=density * support, support=support, affine=volume.affine)
+
+
+def _start_from(crystal: Crystal, volume: PreparedVolume, device: str) -> Start | None:
+    """Carry the crystal of an earlier scan to the measured voxels; None if nothing of it lies in their field of view.
+
+    The support is grown by one voxel, because the crystal may have changed.
+    """
+    here = turned(crystal, volume.affine)
+    density = crystal_to(torch.from_numpy(here.density.copy()), here.affine, volume.affine)
+    support = grow(support_to(torch.from_numpy(here.support.copy()), here.affine, volume.affine))
+    if not support.any():
+        return None
+    data = measurement_of(volume)
+    density = from_fourier_order(laid_on_peak(to_fourier_order(density * support), data))
+    return Start(density=density.to(device), support=support.to(device), affine=volume.affine)
 
 
 def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:

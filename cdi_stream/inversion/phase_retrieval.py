@@ -1,14 +1,16 @@
 """Live phase retrieval on the measured, uninterpolated voxels: a short search from random starts.
 
 The network's crystal takes part in the search if the network is sure of it.  In a large volume the network's crystal is
-refined by a recipe instead, and cross-checked against random starts on a coarse grid.
+refined by a recipe instead, and cross-checked against random starts on a coarse grid.  The crystal of an earlier scan
+takes part in both, and in a fixed recipe; the start wins whose result explains the data best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from cdi_stream.config import PhaseConfig
@@ -25,10 +27,9 @@ from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import misfit, size_of
-from cdi_stream.phasing.ranking import metrics_of
+from cdi_stream.phasing.ranking import metrics_of, score_batch
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import loose_and_tight, loose_end
-from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
@@ -50,6 +51,8 @@ LIVE_SEARCH = AutoSettings(
 """Settings of the live search from random starts; sized for three seconds on two cores at 64^3 voxels."""
 LIVE_SEED = 5
 """Seed of the random starts of the live search; it differs from the refinements' seed, so that starts differ."""
+
+_ARRAYS = ("density", "support")
 
 
 def large_volume_recipe(extent_vox: float) -> Recipe:
@@ -81,6 +84,7 @@ def retrieve_phase(
     start: Start,
     settings: PhaseConfig,
     wait_turn: Callable[[], None] = lambda: None,
+    previous: Start | None = None,
 ) -> Crystal:
     """Return the crystal after phase retrieval on the measured voxels, in detector coordinates.
 
@@ -94,9 +98,11 @@ def retrieve_phase(
         Time limit, not counting the waiting for more urgent work; size limit; recipe instead of the search.
     wait_turn
         Called at every cycle; it may block while more urgent work runs.
+    previous
+        The crystal of an earlier scan on the voxels of this volume; None without one.
     """
     data = measurement_of(volume, str(start.density.device))
-    batch = start_from(to_fourier_order(start.density), to_fourier_order(start.support))
+    batch = _batch_of([start] if previous is None else [start, previous])
     deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
     if settings.recipe is not None:
         crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, wait_turn)
@@ -104,29 +110,37 @@ def retrieve_phase(
         check = cross_check(data, batch, large_volume_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
         crystal, support, metrics = check.crystal, check.support, check.metrics
     else:
-        network_crystal = batch if start.ask_sure() else None
-        crystal, support, metrics = _search(data, network_crystal, deadline, volume.affine)
+        is_sure = start.ask_sure()
+        known = batch.select(range(0 if is_sure else 1, len(batch)))
+        crystal, support, metrics = _search(data, known, deadline, volume.affine, is_size_known=is_sure)
     return crystal_from(crystal, support, start.affine, metrics, judge(metrics))
 
 
+def _batch_of(starts: Sequence[Start]) -> Batch:
+    """Return the batch of several starts, in Fourier order."""
+    density, support = (torch.stack([to_fourier_order(getattr(s, name)) for s in starts]) for name in _ARRAYS)
+    return Batch(crystal=density * support, support=support)
+
+
 def _search(
-    data: Measurement, start: Batch | None, deadline: Deadline, affine: AffineMap
+    data: Measurement, known: Batch, deadline: Deadline, affine: AffineMap, *, is_size_known: bool
 ) -> tuple[Tensor, Tensor, Metrics]:
-    """Return crystal, support and metrics after the search."""
-    solution = solve(data, LIVE_SEED, deadline, LIVE_SEARCH, known=start)
+    """Return crystal, support and metrics after the search; ``known`` may be empty."""
+    settings = replace(LIVE_SEARCH, is_size_known=is_size_known)
+    solution = solve(data, LIVE_SEED, deadline, settings, known=known if len(known) else None)
     return solution.crystal, solution.support, metrics_of(solution, data, affine.bq)
 
 
 def _run(
     recipe: Recipe, data: Measurement, start: Batch, wait_turn: Callable[[], None]
 ) -> tuple[Tensor, Tensor, Metrics]:
-    """Return crystal, support and metrics after a recipe."""
+    """Return crystal, support and metrics after a recipe, of the start that explains the data best."""
     cycles = run(recipe, data, start)
     for _ in range(recipe.cycles):
         wait_turn()
         next(cycles)
-    end = next(cycles)
-    crystal, support = end.crystal[0], end.support[0]
+    best = score_batch(data, next(cycles))
+    crystal, support = best.crystal[0], best.support[0]
     return crystal, support, Metrics(**misfit(crystal, data), **size_of(support, data), cycles=recipe.cycles)
 
 

@@ -29,14 +29,14 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import Spool
-from cdi_stream.inversion.chain import ChainSettings, InferredCurve, failed, infer_curve, phase_curve
+from cdi_stream.inversion.chain import ChainSettings, InferredCurve, PreviousCrystal, failed, infer_curve, phase_curve
 from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.live.attempt import InterruptionError, attempt
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.previews import Previews
 from cdi_stream.live.refinements import refinement_message
-from cdi_stream.messages import CurveProgress, PartialCurve, Result, RockingCurve
+from cdi_stream.messages import CurveProgress, PartialCurve, Result, RockingCurve, RunContext
 from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.operators.announce import Announcer
@@ -74,6 +74,7 @@ class _PhaseRequest:
 class Parts:
     """Parts of a service; ``backlog`` is None if no method of refinement is configured.
 
+    ``previous`` returns the crystal of the run that a run names as its predecessor, None without one.
     ``decode`` decodes the detector's messages that an earlier service stored.  While curves of more than
     ``max_waiting_bytes`` wait for their reconstruction, no frames are taken.
     """
@@ -87,6 +88,7 @@ class Parts:
     spool: Spool
     bus: BusDelivery
     announcer: Announcer
+    previous: Callable[[RunContext], PreviousCrystal | None] = lambda _: None
     archives: tuple[ArchiveDelivery, ...] = ()
     backlog: Backlog | None = None
     alarms: Alarms = field(default_factory=Alarms)
@@ -294,7 +296,13 @@ class Service:
         if work.inferred is None:
             verdict = failed_verdict("no result: an earlier stage failed, see the inference")
             return failed("reconstruction", work.curve, verdict, Metrics())
-        compute = partial(phase_curve, work.inferred, self._parts.chain, self._wait_turn)
+
+        def compute() -> Result:
+            """Retrieve the phase; the crystal of the run before is one of the starts."""
+            assert work.inferred is not None
+            previous = self._parts.previous(work.curve.run)
+            return phase_curve(work.inferred, self._parts.chain, self._wait_turn, previous)
+
         return attempt(work.curve, "reconstruction", compute)
 
     def _publish(self, curve: RockingCurve, result: Result) -> None:

@@ -18,7 +18,7 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.assemble.settings import AssembleSettings
-from cdi_stream.config import Config, MethodConfig, read_image
+from cdi_stream.config import Config, MethodConfig, PublishConfig, read_image
 from cdi_stream.disk.result_folder import keys_of
 from cdi_stream.documents import bus
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
@@ -32,6 +32,7 @@ from cdi_stream.inversion.prepare import DetectorKnowledge
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
+from cdi_stream.live.previous import previous_crystal
 from cdi_stream.live.sockets import Sockets
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
@@ -104,6 +105,7 @@ def _parts(
         ),
         spool=spool,
         bus=delivery,
+        previous=partial(previous_crystal, config.publish.results),
         archives=tuple(ArchiveDelivery(name, spool, make, alarms) for name, make in archives),
         announcer=announcer,
         backlog=_backlog(config, config_file, provenance, directory) if config.refine.methods else None,
@@ -244,6 +246,8 @@ def _archives(config: Config, stack: ExitStack, alarms: Alarms) -> list[tuple[st
     archives: list[tuple[str, Callable[[], Sink]]] = []
     if publish.json_lines is not None:
         archives.append(("json_lines", partial(load("cdi_stream.sink", "json_lines"), path=publish.json_lines)))
+    if publish.epics_prefix is not None:
+        archives.append(("epics", _epics_sink_of(publish)))
     if publish.tiled is None:
         return archives
     make = load("cdi_stream.sink", "tiled")
@@ -259,3 +263,13 @@ def _archives(config: Config, stack: ExitStack, alarms: Alarms) -> list[tuple[st
         return sink
 
     return [*archives, ("tiled", make_local)]
+
+
+def _epics_sink_of(publish: PublishConfig) -> Callable[[], Sink]:
+    """Return the function that opens the sink of EPICS variables."""
+    return partial(
+        load("cdi_stream.sink", "epics"),
+        prefix=publish.epics_prefix,
+        interfaces=tuple(map(str, publish.epics_interfaces)),
+        port=publish.epics_port,
+    )

@@ -94,8 +94,10 @@ class AutoSettings:
         search keeps the one whose winner has the smallest product of free log-likelihood and amplitude spread.
     known_recipe
         Recipe that refines known crystals, for example the network's, in their own supports before they compete with
-        the random starts.  No support may then grow much larger than that of a known crystal.  None lets known crystals
-        compete as they are.
+        the random starts.  None lets known crystals compete as they are.
+    is_size_known
+        Whether the first known crystal has the right size.  With a ``known_recipe``, no support may then grow much
+        larger than that of the first known crystal.
     is_thorough
         Whether the winner is refined by further recipes (step 5).
     is_exact
@@ -107,6 +109,7 @@ class AutoSettings:
     attempts: int = 10
     ways: Callable[[float], tuple[Recipe, ...]] = final_recipes
     known_recipe: Recipe | None = None
+    is_size_known: bool = True
     is_thorough: bool = True
     is_exact: bool = True
 
@@ -161,8 +164,8 @@ class _Auto:
     def run(self, known: Batch | None) -> Solution:
         """Repeat the search until its finalists agree or the time is short; return the solution."""
         pool, text, deadline = None, "", self._search.deadline
-        if known is not None and self._settings.known_recipe is not None:
-            self._known_share = support_share(known, len(known))
+        if known is not None and self._settings.known_recipe is not None and self._settings.is_size_known:
+            self._known_share = support_share(known, 1)
         for attempt in range(1, self._settings.attempts + 1):
             finalists, recipe = self._attempt(known if pool is None else None)
             best = finalists.crystal[0]
@@ -217,8 +220,9 @@ class _Auto:
         level, begin_s, begin = replace(finest, data=self._seen), self._search.deadline.passed_s, self._search.cycles
         crystals = resample_crystals(crystals, tuple(self._data.magnitude.shape))
         if known is not None:
-            known_share = support_share(known, len(known))
-            level = replace(level, coarser_share=max(level.coarser_share or 0.0, known_share))
+            if self._settings.is_size_known:
+                known_share = support_share(known, 1)
+                level = replace(level, coarser_share=max(level.coarser_share or 0.0, known_share))
             crystals = torch.cat((crystals, self._refine_known(level, known)))
         crystals = without_held_out(crystals, self._held, self._data.n_axes)
         results = [

@@ -57,7 +57,7 @@ def cross_check(
     data
         The measurement.
     start
-        The crystal, as a batch of one.
+        The crystal, as a batch; of several starts, the start counts whose refined crystal has the best score.
     recipe_for
         Returns the recipe that refines the crystal, for the mean extent of the crystal [voxels].
     seed
@@ -79,7 +79,8 @@ def cross_check(
     first_extent = replace(later_extent, starts_a_round=extent.starts_a_round // 2)
     starts = _random_starts_of(data, seed, first_extent, search, TUNING.first_check_share)
     best = refine(level, start, recipe_for(level.extent_vox), deadline, Limits())
-    search.add(best, starts=1)
+    search.add(best, starts=len(best))
+    best = _best_of(best, data)
     agreement = starts.agreement_with(best.result[0], search)
     for _ in range(TUNING.most_extra_rounds):
         if agreement < LEAST_AGREEMENT and not deadline.is_over(TUNING.more_checks_share):
@@ -135,6 +136,12 @@ class _RandomStarts:
         coarse = resample_crystals(crystal[None], tuple(self.level.data.magnitude.shape))
         (settled_crystal,) = _settle(self.level, coarse, search)
         return sum(match.correlation for match in align_all(settled_crystal, self.settled)) / len(self.settled)
+
+
+def _best_of(batch: Batch, data: Measurement) -> Batch:
+    """Return the start of a batch that has the best score, as a batch of one."""
+    best = score_batch(data, batch)
+    return batch if len(batch) == 1 else Batch(crystal=best.crystal[:1], support=best.support[:1], cycle=batch.cycle)
 
 
 def _score_of(batch: Batch, data: Measurement) -> float:

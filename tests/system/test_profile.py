@@ -58,12 +58,12 @@ methods = []
 class Beamline:
     """Simulated detector and motors, and a profile whose `CdiStream` starts the service."""
 
-    def __init__(self, folder, scan, children, context):
+    def __init__(self, folder, scan, children, context, phase=ONE_START):
         self.scan = scan
         names = ("detector", "address", "subscribe", "publish", "control")
         ends = {name: f"tcp://127.0.0.1:{free_port()}" for name in names}
-        self.config = folder / "beamline.toml"
-        self.config.write_text(SERVICE.format(directory=folder / "results", **ends) + ONE_START)
+        self.config, self.control = folder / "beamline.toml", ends["control"]
+        self.config.write_text(SERVICE.format(directory=folder / "results", **ends) + phase)
         write_scan(scan, folder / "scan.h5")
         detector = ("--scan", str(folder / "scan.h5"), "--control", ends["control"], "--data", ends["detector"])
         children.start("detector", "sim_beamline", "detector", *detector)
@@ -97,11 +97,11 @@ def service_of(config):
     return [int(pid) for pid in found.stdout.split()]
 
 
-@pytest.fixture(scope="module")
-def line(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("profile")
+@contextlib.contextmanager
+def profile_beamline(folder, scan, phase=ONE_START):
+    """Yield a beamline whose service is ready; ``phase`` is its section of the configuration."""
     with processes(folder) as children, zmq.Context() as context:
-        made = Beamline(folder, recorded_scan("plain"), children, context)
+        made = Beamline(folder, scan, children, context, phase)
         try:
             end = time.monotonic() + 120
             while not made.ready.exists():
@@ -116,6 +116,12 @@ def line(tmp_path_factory):
             end = time.monotonic() + 20
             while service_of(made.config) and time.monotonic() < end:
                 time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    with profile_beamline(tmp_path_factory.mktemp("profile"), recorded_scan("plain")) as made:
+        yield made
 
 
 @pytest.fixture

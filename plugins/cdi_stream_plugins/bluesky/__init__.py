@@ -13,6 +13,7 @@ from cdi_stream_plugins.bluesky.plans import rocking_curve, wait_for_reconstruct
 from cdi_stream_plugins.bluesky.reconstruction import Reconstruction
 from cdi_stream_plugins.bluesky.results import ReconstructionResult
 from cdi_stream_plugins.bluesky.run_uid import with_run_uid
+from cdi_stream_plugins.bluesky.series import SeriesTrends
 from cdi_stream_plugins.bluesky.subscriber import CdiStream
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "DocumentPublisher",
     "Reconstruction",
     "ReconstructionResult",
+    "SeriesTrends",
     "count_until_good",
     "follow_crystal",
     "map_crystals",

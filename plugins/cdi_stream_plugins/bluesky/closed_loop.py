@@ -12,10 +12,11 @@ from bluesky.utils import FailedStatus
 from numpy.typing import NDArray
 
 from cdi_stream.errors import InputError
-from cdi_stream.messages import Document
+from cdi_stream.messages import PREVIOUS_RUN, Document
 from cdi_stream_plugins.bluesky.plans import Metadata, curve_metadata, detector_curve, in_one_run
 from cdi_stream_plugins.bluesky.results import ReconstructionResult
 from cdi_stream_plugins.bluesky.run_uid import Device, Plan
+from cdi_stream_plugins.bluesky.series import INDEX, trends_run
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,9 @@ def follow_crystal(
 ) -> Plan:
     """Return a plan that measures one crystal again and again while its surroundings change.
 
+    The service takes the crystal of the previous run as one of the starts of the next.  After the last measurement,
+    also after an error, the plan writes the results as a run of their own (`series.trends_run`).
+
     Parameters
     ----------
     measure
@@ -208,14 +212,24 @@ def follow_crystal(
     """
     results: list[ReconstructionResult] = []
     uids: list[str] = []
-    for index in range(num):
-        if change is not None:
-            yield from change(index)
-        known = {"series_uid": uids[0], "previous_run": uids[-1]} if uids else {}
-        metadata: Metadata = {"series_index": index, **known}
-        plan = measure(metadata)
-        yield from bpp.subs_wrapper(plan, {"start": [lambda _, doc: uids.append(doc["uid"])]})
-        results.append(reconstruction.result)
+
+    def scans() -> Plan:
+        """Measure the crystal again and again."""
+        for index in range(num):
+            if change is not None:
+                yield from change(index)
+            known = {"series_uid": uids[0], PREVIOUS_RUN: uids[-1]} if uids else {}
+            metadata: Metadata = {INDEX: index, **known}
+            plan = measure(metadata)
+            yield from bpp.subs_wrapper(plan, {"start": [lambda _, doc: uids.append(doc["uid"])]})
+            results.append(reconstruction.result)
+
+    def trends() -> Plan:
+        """Write the results so far, if there are any."""
+        if results:
+            yield from trends_run(reconstruction.name, uids[0], results)
+
+    yield from bpp.finalize_wrapper(scans(), trends)
     return results
 
 
