@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +95,7 @@ def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.
 
 
 @functools.lru_cache(maxsize=8)
-def _density(crystal: ChiralCrystal, pitch_m: float) -> tuple[NDArray[np.complex64], list[NDArray[Any]]]:
+def _density(crystal: ChiralCrystal, pitch_m: float) -> tuple[NDArray[np.complex64], list[Floats]]:
     """Return the density on a grid of step ``pitch_m``, and the axes of the grid [m]."""
     n = int(np.ceil(0.75 * crystal.size_m / pitch_m))
     axis = np.arange(-n, n + 1) * pitch_m
@@ -104,7 +103,7 @@ def _density(crystal: ChiralCrystal, pitch_m: float) -> tuple[NDArray[np.complex
     return _trimmed(crystal.complex_density(grid).astype(np.complex64), axis)
 
 
-def _trimmed(density: NDArray[np.complex64], axis: NDArray[Any]) -> tuple[NDArray[np.complex64], list[NDArray[Any]]]:
+def _trimmed(density: NDArray[np.complex64], axis: Floats) -> tuple[NDArray[np.complex64], list[Floats]]:
     """Return the density without empty outer planes of the grid, and the axes of the remaining grid."""
     is_crystal = np.abs(density) > 1e-7
     axes = []

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import zmq
@@ -130,7 +129,7 @@ class Station:
             socket = context.socket(zmq.PUSH if settings.socket == "push" else zmq.PUB)
             stack.callback(socket.close, 2000)
             socket.bind(settings.data)
-            header: dict[str, Any] = {
+            header: dict[str, object] = {
                 "pixel_row_m": experiment.pixel_row_m,
                 "pixel_col_m": experiment.pixel_col_m,
                 "beam_row": experiment.beam_row,

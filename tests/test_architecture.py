@@ -34,7 +34,7 @@ LAYERS = (
 SOCKETS = {
     "cdi_stream": {"assemble", "documents", "live", "operators", "refine", "replay", "stream"},
     "cdi_stream_plugins": {"bluesky", "sinks", "sources"},
-    "sim_beamline": {"detector", "devices", "plans"},
+    "sim_beamline": {"detector", "devices", "frame_buffer", "frame_stream", "plans", "station"},
 }
 """Rooms that may import zmq: those that speak to other processes; all others are tested without sockets."""
 

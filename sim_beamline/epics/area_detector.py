@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from caproto import ChannelData
+from numpy.typing import NDArray
 
-from sim_beamline.epics.channels import Hook, reading, setting
+from sim_beamline.epics.channels import Hook, Written, reading, setting
 from sim_beamline.frame_buffer import FrameBuffer
 from sim_beamline.instrument.sensor import MASKED
 from sim_beamline.simplon.camera import Camera
@@ -111,18 +111,18 @@ class AreaDetector:
         await self._write("Acquire_RBV", int(is_armed))
         await self._write("Acquire", int(is_armed))
 
-    def _settings(self, values: dict[str, Any]) -> None:
+    def _settings(self, values: dict[str, object]) -> None:
         for name, own in SETTINGS.items():
             self._pair(name, values[own], self._put(own, type(values[own])))
         for name, choices in _FIXED_CHOICES.items():
             default = {"ManualTrigger": "Yes", "StreamEnable": "Yes", "DataType": "UInt32"}.get(name, choices[0])
             self._pair(name, default, choices=choices)
 
-    def _pair(self, name: str, value: Any, hook: Hook | None = None, choices: tuple[str, ...] | None = None) -> None:
+    def _pair(self, name: str, value: object, hook: Hook | None = None, choices: tuple[str, ...] | None = None) -> None:
         """Add a setting and its readback."""
         readback = reading(value, choices)
 
-        async def take(new: Any) -> None:
+        async def take(new: Written) -> None:
             """Give the value to the camera, then to the readback."""
             if hook is not None:
                 await hook(new)
@@ -132,7 +132,7 @@ class AreaDetector:
         self.channels[f"{self._cam}{name}_RBV"] = readback
 
     def _command(self, name: str, choices: tuple[str, str], act: Callable[[bool], Awaitable[None]]) -> None:
-        async def take(value: Any) -> None:
+        async def take(value: Written) -> None:
             """Execute the command."""
             await act(value in (1, choices[1]))
             await self.publish()
@@ -141,7 +141,7 @@ class AreaDetector:
         self.channels[f"{self._cam}{name}_RBV"] = reading(choices[0], choices)
 
     def _put(self, own: str, kind: type) -> Hook:
-        async def put(value: Any) -> None:
+        async def put(value: Written) -> None:
             """Change a setting of the camera; a value that the camera refuses is refused."""
             self._camera.put(own, _text(value) if kind is str else kind(np.ravel(value)[0]))
 
@@ -161,12 +161,12 @@ class AreaDetector:
         if is_on:
             await asyncio.to_thread(self._camera.trigger)
 
-    async def _write(self, name: str, value: Any) -> None:
+    async def _write(self, name: str, value: object) -> None:
         channel = self.channels[self._cam + name]
         await channel.write(value, verify_value=False)
 
 
-def _text(value: Any) -> str:
+def _text(value: Written) -> str:
     """Return a text from characters as Channel Access brings them."""
     if isinstance(value, str):
         return value
@@ -174,7 +174,7 @@ def _text(value: Any) -> str:
     return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def _statistics(counts: np.ndarray[Any, np.dtype[np.uint32]]) -> dict[str, float]:
+def _statistics(counts: NDArray[np.uint32]) -> dict[str, float]:
     """Return total, maximum and centroid of a frame, without pixels that have no reading."""
     used = np.where(counts == MASKED, 0, counts).astype(np.float64)
     total = float(used.sum())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from caproto import AccessRights, ChannelChar, ChannelData, ChannelDouble, ChannelEnum, ChannelInteger
 
-Hook = Callable[[Any], Awaitable[None]]
+Written = float | int | str | bytes | Sequence[int]
+"""Value that a client writes; a text comes as characters."""
+
+Hook = Callable[[Written], Awaitable[None]]
 """Called with the value that a client writes; an error refuses the value."""
 
 
@@ -16,7 +18,7 @@ class Setting:
 
     hook: Hook
 
-    async def verify_value(self, data: Any) -> Any:
+    async def verify_value(self, data: object) -> object:
         """Call the hook with a value that a client writes, and return the value."""
         value = await super().verify_value(data)  # type: ignore[misc]
         await self.hook(value)
@@ -42,7 +44,7 @@ class _CharSetting(Setting, ChannelChar):  # type: ignore[misc]
 class _ReadOnly:
     """Mixin of channels that only the server writes."""
 
-    def check_access(self, *_: Any) -> AccessRights:
+    def check_access(self, *_: object) -> AccessRights:
         """Return the right to read."""
         return AccessRights.READ
 
@@ -73,19 +75,19 @@ TEXT_LENGTH = 256
 """Longest text of a channel [characters]."""
 
 
-def setting(value: Any, hook: Hook, choices: tuple[str, ...] | None = None, unit: str = "") -> ChannelData:
+def setting(value: object, hook: Hook, choices: tuple[str, ...] | None = None, unit: str = "") -> ChannelData:
     """Return a channel that clients write; ``value`` is a number, a text, or one of the choices."""
     channel = _channel(value, choices, unit, 0)
     channel.hook = hook
     return channel
 
 
-def reading(value: Any, choices: tuple[str, ...] | None = None, unit: str = "") -> ChannelData:
+def reading(value: object, choices: tuple[str, ...] | None = None, unit: str = "") -> ChannelData:
     """Return a channel that clients only read."""
     return _channel(value, choices, unit, 1)
 
 
-def _channel(value: Any, choices: tuple[str, ...] | None, unit: str, kind: int) -> ChannelData:
+def _channel(value: object, choices: tuple[str, ...] | None, unit: str, kind: int) -> ChannelData:
     if choices is not None:
         return (_EnumSetting, _Enum)[kind](value=value, enum_strings=list(choices))
     if isinstance(value, str):

@@ -6,8 +6,6 @@ Channel Access finds the server by the environment, which must be set before oph
 
 from __future__ import annotations
 
-from typing import Any
-
 from ophyd import Component, Device, EpicsMotor, EpicsSignalRO, Kind
 from ophyd.areadetector import EigerDetectorCam
 from ophyd.status import SubscriptionStatus
@@ -43,15 +41,15 @@ class TriggeredEiger(Device):  # type: ignore[misc]
     centroid_row = Component(EpicsSignalRO, "Stats1:CentroidY_RBV", kind=Kind.normal)
     monitor = Component(EpicsSignalRO, "Stats1:Monitor_RBV", kind=Kind.normal)
 
-    def __init__(self, prefix: str, *, n_triggers: int = 100_000, **keywords: Any) -> None:
+    def __init__(self, prefix: str, *, n_triggers: int = 100_000, **keywords: object) -> None:
         super().__init__(prefix, **keywords)
         self.cam.kind = Kind.config
         self.cam.configuration_attrs = ("acquire_time", "photon_energy")
         self.stage_sigs = {"cam.num_images": 1, "cam.num_triggers": n_triggers, "cam.manual_trigger": 1}
 
-    def stage(self) -> list[Any]:
+    def stage(self) -> list[object]:
         """Arm the camera."""
-        devices: list[Any] = super().stage()
+        devices: list[object] = super().stage()
         self.cam.acquire.put(1, use_complete=True, wait=True, timeout=10)
         return devices
 
@@ -63,8 +61,8 @@ class TriggeredEiger(Device):  # type: ignore[misc]
         self.cam.special_trigger_button.put(1, wait=False)
         return status
 
-    def unstage(self) -> list[Any]:
+    def unstage(self) -> list[object]:
         """End the series."""
         self.cam.acquire.put(0, use_complete=True, wait=True, timeout=10)
-        devices: list[Any] = super().unstage()
+        devices: list[object] = super().unstage()
         return devices

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 from caproto import ChannelData
 from caproto.asyncio.server import start_server
@@ -39,7 +38,7 @@ class IocServer:
         for motor in self._motors:
             self._names.update(motor.pvdb)
         self._loop = asyncio.new_event_loop()
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._is_changed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="ioc", daemon=True)
         self._thread.start()

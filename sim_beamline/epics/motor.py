@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
 
 from caproto.server import PVGroup, pvproperty
 from caproto.server.records import MotorFields
+from caproto.server.server import PvpropertyData
 
 from cdi_stream.errors import InputError
 from sim_beamline.instrument.axis import Axis
@@ -41,7 +41,7 @@ class MotorRecord(PVGroup):  # type: ignore[misc]
         self._task: asyncio.Task[None] | None = None
 
     @motor.startup  # type: ignore[no-redef]
-    async def motor(self, instance: Any, _: Any) -> None:
+    async def motor(self, instance: PvpropertyData, _: object) -> None:
         """Write the properties of the axis into the record."""
         model, fields = self._axis.model, instance.field_inst
         await instance.write(model.value, verify_value=False)
@@ -63,7 +63,7 @@ class MotorRecord(PVGroup):  # type: ignore[misc]
         await self._show(fields, is_moving=False)
 
     @motor.putter  # type: ignore[no-redef]
-    async def motor(self, instance: Any, value: float) -> float:
+    async def motor(self, instance: PvpropertyData, value: float) -> float:
         """Move, and return when the motor has arrived."""
         fields: MotorFields = instance.field_inst
         self._axis.speed = min(max(1e-9, fields.velocity.value), self._axis.model.speed)

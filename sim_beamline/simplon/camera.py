@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -48,7 +47,7 @@ class CameraSettings:
     header_appendix: str = ""
     image_appendix: str = ""
 
-    def put(self, name: str, value: Any) -> None:
+    def put(self, name: str, value: object) -> None:
         """Set one value.
 
         Raises
@@ -102,7 +101,7 @@ class Camera:
         self,
         instrument: Instrument,
         stream: FrameStream,
-        header: dict[str, Any],
+        header: dict[str, object],
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.settings = CameraSettings()
@@ -115,7 +114,7 @@ class Camera:
         self._lock = threading.RLock()
         self._is_over = threading.Event()
 
-    def put(self, name: str, value: Any) -> None:
+    def put(self, name: str, value: object) -> None:
         """Change a setting; see `CameraSettings.put`.  Only an idle camera takes new settings, but for the exposure."""
         if self.state.state != "idle" and name not in ("count_time", "frame_time", "image_appendix"):
             raise InputError(f"setting {name}: expected an idle camera, its state is {self.state.state}; disarm first")

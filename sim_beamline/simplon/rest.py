@@ -6,8 +6,8 @@ Paths are ``/detector/api/VERSION/{config,command,status}/NAME`` and ``/stream/a
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection
 from dataclasses import asdict
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException
@@ -25,7 +25,7 @@ _APPENDICES = ("header_appendix", "image_appendix")
 class Value(BaseModel):
     """Body of a request that sets a value."""
 
-    value: Any
+    value: object
 
 
 def camera_app(camera: Camera) -> FastAPI:
@@ -41,19 +41,19 @@ def camera_app(camera: Camera) -> FastAPI:
     }
 
     @app.put("/detector/api/{version}/command/{command}")
-    def command(version: str, command: str) -> Any:
+    def command(version: str, command: str) -> object:
         """Execute a command; ``trigger`` answers after the last image."""
         _known(version, VERSIONS)
         return _answer(commands[_known(command, commands)]) or {}
 
     @app.get("/{module}/api/{version}/config/{name}")
-    def read(module: str, version: str, name: str) -> Any:
+    def read(module: str, version: str, name: str) -> object:
         """Return a setting."""
         _known(version, VERSIONS)
         return {"value": _settings(camera, module)[_known(name, _settings(camera, module))]}
 
     @app.put("/{module}/api/{version}/config/{name}")
-    def write(module: str, version: str, name: str, body: Value) -> Any:
+    def write(module: str, version: str, name: str, body: Value) -> object:
         """Change a setting, and return the names of the settings that changed."""
         _known(version, VERSIONS)
         _known(name, _settings(camera, module))
@@ -61,10 +61,10 @@ def camera_app(camera: Camera) -> FastAPI:
         return [name]
 
     @app.get("/{module}/api/{version}/status/{name}")
-    def status(module: str, version: str, name: str) -> Any:
+    def status(module: str, version: str, name: str) -> object:
         """Return the state of the detector, or of its stream."""
         _known(version, VERSIONS)
-        states: dict[str, dict[str, Any]] = {
+        states: dict[str, dict[str, object]] = {
             "detector": {"state": camera.state.state},
             "stream": {"state": "ready", "dropped": 0},
         }
@@ -88,7 +88,7 @@ class CameraServer:
         self._thread.join(5)
 
 
-def _settings(camera: Camera, module: str) -> dict[str, Any]:
+def _settings(camera: Camera, module: str) -> dict[str, object]:
     """Return the settings of the module ``detector`` or ``stream``."""
     values = asdict(camera.settings)
     stream = {name: values[name] for name in _APPENDICES}
@@ -96,13 +96,13 @@ def _settings(camera: Camera, module: str) -> dict[str, Any]:
     return modules[_known(module, modules)]
 
 
-def _known(name: str, names: Any) -> str:
+def _known(name: str, names: Collection[str]) -> str:
     if name not in names:
         raise HTTPException(404, f"expected one of {', '.join(names)}, got {name!r}")
     return name
 
 
-def _answer(act: Any) -> Any:
+def _answer(act: Callable[[], object]) -> object:
     """Execute an act; bad input is answered with status 400 and its sentence."""
     try:
         return act()
