@@ -98,7 +98,7 @@ def direct_sum(crystal: ChiralCrystal, q: Floats, pitch_m: float) -> NDArray[np.
 def _density(crystal: ChiralCrystal, pitch_m: float) -> tuple[NDArray[np.complex64], list[Floats]]:
     """Return the density on a grid of step ``pitch_m``, and the axes of the grid [m]."""
     n = int(np.ceil(0.75 * crystal.size_m / pitch_m))
-    axis = np.arange(-n, n + 1) * pitch_m
+    axis: Floats = (np.arange(-n, n + 1) * pitch_m).astype(np.float64)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
     return _trimmed(crystal.complex_density(grid).astype(np.complex64), axis)
 

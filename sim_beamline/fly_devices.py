@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from ophyd_async.core import (
-    DetectorAcquireLogic,
     DetectorDataLogic,
-    DetectorTriggerLogic,
     StandardDetector,
     StreamableDataProvider,
     StreamResourceDataProvider,
@@ -22,58 +20,41 @@ from ophyd_async.core import (
 )
 
 from sim_beamline.devices import DetectorClient
+from sim_beamline.pulses import ExternalTriggers, Motion, PulsedAcquisition
 
 HDF5 = "application/x-hdf5"
 
 
-class ExternalTriggers(DetectorTriggerLogic):
-    """Triggers come from outside, one for each frame; ``n_frames`` is their number."""
+class GrowingFile(Protocol):
+    """File that takes one more entry at each pulse."""
 
-    def __init__(self) -> None:
-        self.n_frames = 0
-
-    async def prepare_edge(self, num: int, livetime: float) -> None:
-        """Note the number of triggers; the exposure is that of the recorded frames."""
-        self.n_frames = num
+    def append(self) -> None:
+        """Write the next entry."""
 
 
-class StreamAcquisition(DetectorAcquireLogic):
-    """Arms the simulated detector, and takes one frame for each trigger of a motion that goes on by itself."""
+class StreamAcquisition(PulsedAcquisition):
+    """Arms the simulated detector, and takes one frame at each pulse."""
 
-    def __init__(self, client: DetectorClient, triggers: ExternalTriggers, period_s: float) -> None:
+    def __init__(self, client: DetectorClient, triggers: ExternalTriggers, motion: Motion) -> None:
+        super().__init__(triggers, motion)
         self.client = client
         self.n_written, self._set_written = soft_signal_r_and_setter(int)
-        self._triggers = triggers
-        self._period_s = period_s
-        self._task: asyncio.Task[None] | None = None
         self._n = 0
 
-    async def start_acquiring(self) -> None:
-        """Arm the detector and start the motion."""
-        self.client.n_images = self._triggers.n_frames
+    def begin(self) -> None:
+        """Arm the detector."""
+        self.client.n_images = self.triggers.n_frames
         self.client.stage()
-        self._task = asyncio.create_task(self._take())
 
-    async def _take(self) -> None:
-        for _ in range(self._triggers.n_frames):
-            await asyncio.sleep(self._period_s)
-            self.client.trigger()
-            self._n += 1
-            self._set_written(self._n)
+    def act(self) -> None:
+        """Take a frame."""
+        self.client.trigger()
+        self._n += 1
+        self._set_written(self._n)
 
-    async def wait_for_idle(self) -> None:
-        """Wait for the last frame, and end the series."""
-        if self._task is not None:
-            await self._task
-            self._task = None
-            self.client.unstage()
-
-    async def ensure_stopped(self) -> None:
-        """Stop the motion."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-            self.client.unstage()
+    def end(self) -> None:
+        """End the series."""
+        self.client.unstage()
 
 
 @dataclass
@@ -102,43 +83,24 @@ class StreamingEiger(StandardDetector):
     ``client.user_data`` is sent before the frames; `with_run_uid` writes the uid of the run there.
     """
 
-    def __init__(self, client: DetectorClient, path: Path, shape: tuple[int, int], period_s: float, name: str) -> None:
+    def __init__(self, client: DetectorClient, path: Path, shape: tuple[int, int], motion: Motion, name: str) -> None:
         triggers = ExternalTriggers()
-        acquisition = StreamAcquisition(client, triggers, period_s)
+        acquisition = StreamAcquisition(client, triggers, motion)
         self.client = client
         self.add_detector_logics(triggers, acquisition, ImageFile(acquisition, path, shape))
         super().__init__(name=name)
 
 
-class Capture(DetectorAcquireLogic):
-    """Captures the next positions into the file, one for each trigger."""
+class Capture(PulsedAcquisition):
+    """Captures the next positions into the file at each pulse."""
 
-    def __init__(self, file: PositionFile, triggers: ExternalTriggers, period_s: float) -> None:
+    def __init__(self, file: GrowingFile, triggers: ExternalTriggers, motion: Motion) -> None:
+        super().__init__(triggers, motion)
         self._file = file
-        self._triggers = triggers
-        self._period_s = period_s
-        self._task: asyncio.Task[None] | None = None
 
-    async def start_acquiring(self) -> None:
-        """Start the capture."""
-        self._task = asyncio.create_task(self._capture())
-
-    async def _capture(self) -> None:
-        for _ in range(self._triggers.n_frames):
-            await asyncio.sleep(self._period_s)
-            self._file.append()
-
-    async def wait_for_idle(self) -> None:
-        """Wait for the last position."""
-        if self._task is not None:
-            await self._task
-            self._task = None
-
-    async def ensure_stopped(self) -> None:
-        """Stop the capture."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+    def act(self) -> None:
+        """Write the next positions."""
+        self._file.append()
 
 
 class PositionFile(DetectorDataLogic):
@@ -191,9 +153,9 @@ class PositionBox(StandardDetector):
     """Position-capture box as PandA: at each trigger it writes the positions of the motors into a file."""
 
     def __init__(
-        self, path: Path, positions: Mapping[str, NDArray[np.float64]], period_s: float, name: str = "box"
+        self, path: Path, positions: Mapping[str, NDArray[np.float64]], motion: Motion, name: str = "box"
     ) -> None:
         triggers = ExternalTriggers()
         file = PositionFile(path, positions)
-        self.add_detector_logics(triggers, Capture(file, triggers, period_s), file)
+        self.add_detector_logics(triggers, Capture(file, triggers, motion), file)
         super().__init__(name=name)

@@ -32,6 +32,7 @@ class Line:
 
     def __init__(self, scan, folder, stack):
         from sim_beamline.fly_devices import PositionBox, StreamingEiger
+        from sim_beamline.pulses import Motion
 
         data, control, documents = (f"tcp://127.0.0.1:{free_port()}" for _ in range(3))
         self.context = stack.enter_context(zmq.Context())
@@ -56,8 +57,9 @@ class Line:
         client = DetectorClient(name="eiger", control_endpoint=control, context=self.context)
         stack.callback(client.close)
         shape = scan.frames.shape[1:]
-        self.eiger = StreamingEiger(client, folder / "images.h5", shape, period_s=0.01, name="eiger")
-        self.box = PositionBox(folder / "positions.h5", scan.scanned, period_s=0.01)
+        self.motion = Motion(period_s=0.01)
+        self.eiger = StreamingEiger(client, folder / "images.h5", shape, self.motion, name="eiger")
+        self.box = PositionBox(folder / "positions.h5", scan.scanned, self.motion)
 
     def _end_detector(self, control):
         with self.context.socket(zmq.REQ) as socket:
@@ -78,7 +80,7 @@ class Line:
         return found
 
 
-def fly(devices, n_events, frames_an_event=1):
+def fly(motion, devices, n_events, frames_an_event=1):
     """A fly scan as ophyd-async's users write it."""
     trigger = ophyd_async.DetectorTrigger.EXTERNAL_EDGE
     info = ophyd_async.TriggerInfo(
@@ -93,7 +95,8 @@ def fly(devices, n_events, frames_an_event=1):
         yield from bps.wait("prepare")
         yield from bps.declare_stream(*devices, name="main", collect=True)
         yield from bps.kickoff_all(*devices, wait=True)
-        yield from bps.collect_while_completing(devices, devices, flush_period=0.1, stream_name="main")
+        yield from bps.kickoff(motion, wait=True)
+        yield from bps.collect_while_completing([*devices, motion], devices, flush_period=0.1, stream_name="main")
 
     return plan()
 
@@ -105,7 +108,7 @@ def test_a_fly_scan_is_pixel_and_angle_exact(tmp_path, frames_an_event):
     assert n == 48
     with contextlib.ExitStack() as stack:
         line = Line(scan, tmp_path, stack)
-        plan = fly([line.eiger, line.box], n // frames_an_event, frames_an_event)
+        plan = fly(line.motion, [line.eiger, line.box], n // frames_an_event, frames_an_event)
         line.engine(with_run_uid(plan, line.eiger, "client.user_data"))
         (curve,) = line.curves(1)
     assert curve.account.missing == ()

@@ -114,9 +114,11 @@ class FileDetector(ophyd_async.StandardDetector):
 
     def __init__(self, path: Path, frames: np.ndarray) -> None:
         from sim_beamline.fly_devices import Capture
+        from sim_beamline.pulses import Motion
 
-        triggers, file = OneFrame(), ImageFile(path, frames)
-        self.add_detector_logics(triggers, Capture(file, triggers, 0.01), file)
+        triggers, file, motion = OneFrame(), ImageFile(path, frames), Motion(period_s=0.01)
+        self.add_detector_logics(triggers, Capture(file, triggers, motion), file)
+        motion.start()  # each trigger of the plan takes its frame at once
         super().__init__(name="eiger")
 
 

@@ -270,9 +270,11 @@ def test_long_arrays_and_texts_come_with_their_event(server, beamline):
 def test_positions_in_files_of_a_fly_scan_come(server, beamline):
     ophyd_async = pytest.importorskip("ophyd_async.core", reason="ophyd-async is not installed")
     from sim_beamline.fly_devices import PositionBox
+    from sim_beamline.pulses import Motion
 
     theta = np.linspace(-1, 1, 8)
-    box = PositionBox(server.folder / "positions.h5", {"theta": theta}, period_s=0.3)
+    motion = Motion(period_s=0.3)
+    box = PositionBox(server.folder / "positions.h5", {"theta": theta}, motion)
     info = ophyd_async.TriggerInfo(trigger=ophyd_async.DetectorTrigger.EXTERNAL_EDGE, livetime=0.01, number_of_events=8)
 
     @bpp.stage_decorator([box])
@@ -281,7 +283,8 @@ def test_positions_in_files_of_a_fly_scan_come(server, beamline):
         yield from bps.prepare(box, info, wait=True)
         yield from bps.declare_stream(box, name="main", collect=True)
         yield from bps.kickoff(box, wait=True)
-        yield from bps.collect_while_completing([box], [box], flush_period=0.1, stream_name="main")
+        yield from bps.kickoff(motion, wait=True)
+        yield from bps.collect_while_completing([box, motion], [box], flush_period=0.1, stream_name="main")
 
     book = RunBook(time.time)
     with listener(server.uri) as listening:
