@@ -21,7 +21,7 @@ from cdi_stream.documents.claim import Claim, claim_with_plan
 from cdi_stream.documents.readings import series_key, whole
 from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.inversion.tracks import fill_missing
-from cdi_stream.stream.series import Series
+from cdi_stream.stream.series import UNNAMED, Series
 
 Ids = NDArray[np.intp]
 """Slots or rows, one for each point."""
@@ -245,7 +245,9 @@ def _curve(series: Series, claim: Claim, run: RunRecord, offset_s: float, used: 
     frames = (claim.n_points, series.start.n_images, series.n_slots)
     points = (*frames, whole(run.start.get("num_points")))
     return Curve(
-        series=frozenset(map(series_key, series.parts or (series.id,))),
+        series=frozenset(
+            name for name in map(series_key, series.parts or (series.id,)) if not name.startswith(UNNAMED)
+        ),
         slots={series_key(part): slot for part, slot in series.parts.items()},
         claim=claim,
         frame_counts=frozenset(n for n in frames if n is not None and 0 < n <= series.capacity),

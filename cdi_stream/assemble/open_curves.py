@@ -16,7 +16,7 @@ from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.documents.runs import RunBook
 from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesId, SeriesStart, WireMessage
 from cdi_stream.stream.frame_log import Decode, FrameLog
-from cdi_stream.stream.series import Series
+from cdi_stream.stream.series import UNNAMED, Series
 from cdi_stream.stream.volumes import VolumePool
 
 logger = logging.getLogger(__name__)
@@ -246,7 +246,7 @@ class OpenCurves:
         if run_uid is None:
             return None
         claim = Claim(run_uid=run_uid, is_firm=True)
-        start = SeriesStart(series=f"unnamed {self._wall_clock():.3f}", roi=self._settings.roi)
+        start = SeriesStart(series=f"{UNNAMED}{self._wall_clock():.3f}", roi=self._settings.roi)
         curve = self._new_headless_curve(start, now_s, claim)
         curve.series.first_id, curve.run_uid = frame.image_id, run_uid
         self.save(curve)

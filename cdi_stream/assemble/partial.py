@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from cdi_stream.assemble.account import account_of
 from cdi_stream.assemble.join import Join
 from cdi_stream.assemble.open_curve import OpenCurve
+from cdi_stream.assemble.point_count import planned_points
 from cdi_stream.assemble.release import run_context
 from cdi_stream.assemble.settings import AssembleSettings
-from cdi_stream.documents.claim import claim_with_plan
-from cdi_stream.documents.readings import whole
 from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.messages import PartialCurve, RockingCurve, read_only
 from cdi_stream.stream.series import Series
@@ -31,21 +30,11 @@ def due_fraction(
     it is called only where neither header nor ``user_data`` states the number of points, because it takes time.
     """
     n_received = curve.series.n_received
-    n = curve.claim.n_points or curve.n_announced or _n_planned(curve, run_of)
+    n = curve.claim.n_points or curve.n_announced or planned_points(curve.claim, run_of())
     if not 0 < n_received < n or curve.series.ended_s is not None:
         return None
     largest = max((fraction for fraction in fractions if n_received >= fraction * n), default=0.0)
     return largest if largest > curve.preview_fraction else None
-
-
-def _n_planned(curve: OpenCurve, run_of: Callable[[], RunRecord | None]) -> int:
-    """Return the number of points that the start document of the run states; 0 if it states none."""
-    run = run_of()
-    if run is None:
-        return 0
-    claim = claim_with_plan(curve.claim, run)
-    planned = whole(run.start.get("num_points")) if claim.curve_index is None else None
-    return claim.n_points or planned or 0
 
 
 def partial_curve(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from cdi_stream.assemble.points import PointTable
-from cdi_stream.documents.claim import Claim
+from cdi_stream.documents.claim import Claim, claim_with_plan
 from cdi_stream.documents.readings import whole
 from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.stream.series import Series
@@ -81,6 +81,15 @@ def count_points(series: Series, claim: Claim, run: RunRecord | None, table: Poi
         case CountRule.LARGEST:
             n = _within(series, max(n_run, said.announced)) or series.n_slots
     return PointCount(n=n, doubts=_doubt_of_abort(run, n, said.n_events))
+
+
+def planned_points(claim: Claim, run: RunRecord | None) -> int:
+    """Return the number of points of a curve that ``user_data`` or the plan states; 0 if neither states one."""
+    if run is None:
+        return claim.n_points or 0
+    claim = claim_with_plan(claim, run)
+    planned = whole(run.start.get("num_points")) if claim.curve_index is None else None
+    return claim.n_points or planned or 0
 
 
 def _statements(series: Series, run: RunRecord | None, table: PointTable | None) -> _Statements:

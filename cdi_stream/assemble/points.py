@@ -69,7 +69,7 @@ class Curve:
     Parameters
     ----------
     series
-        Texts of the series ids, from `series_key`.
+        Texts of the series ids, from `series_key`; empty if the frames name no series.
     slots
         Slot of the only image of each series, by the text of its id, for a curve of such series; else empty.
     claim
@@ -131,7 +131,7 @@ def _moves(track: NDArray[np.float64] | None) -> bool:
 
 def _tables(stream: str, events: dict[int, Event], curve: Curve) -> list[PointTable]:
     """Return the tables of a stream: one of its single readings, one of its arrays joined end to end."""
-    has_names = any(event.series for event in events.values())
+    has_names = bool(curve.series) and any(event.series for event in events.values())
     since = {seq: event for seq, event in events.items() if event.received_s >= curve.since_s}
     chosen = {seq: event for seq, event in since.items() if not has_names or curve.series & set(event.series)}
     if not has_names:

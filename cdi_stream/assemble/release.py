@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cdi_stream.assemble.account import account_of, doubt_of_contradiction, doubt_of_second_puller, doubts_of_losses
 from cdi_stream.assemble.join import Join
 from cdi_stream.assemble.open_curve import OpenCurve
+from cdi_stream.assemble.point_count import planned_points
 from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.documents.run_context import context_of, context_without_documents
 from cdi_stream.documents.run_record import RunRecord
@@ -30,7 +31,8 @@ class Stage(Enum):
     """Frames are expected; the curve is not released."""
 
     COMPLETE = auto()
-    """All announced frames or the stop document came; the curve is released when frames and documents are complete."""
+    """All frames that the detector announced or the plan states came, or the stop document; the curve is released when
+    frames and documents are complete."""
 
     ENDED = auto()
     """The series has ended and no late frame is expected; the curve is released when the documents are complete."""
@@ -47,7 +49,8 @@ def stage_of(curve: OpenCurve, run: RunRecord | None, now_s: float, settings: As
         return Stage.OVER
     is_ended = curve.series.ended_s is not None and quiet_s >= settings.late_grace_s
     has_stopped = run is not None and run.stop is not None
-    if not (is_ended or has_stopped or curve.has_all_frames):
+    has_plan = 0 < curve.series.n_received == planned_points(curve.claim, run)
+    if not (is_ended or has_stopped or curve.has_all_frames or has_plan):
         return Stage.MEASURING
     if quiet_s >= settings.reading_timeout_s and not is_waiting:
         return Stage.OVER

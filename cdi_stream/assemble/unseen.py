@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Set as AbstractSet
 
 from cdi_stream.documents.run_record import RunRecord
+from cdi_stream.stream.series import UNNAMED
 
 SeriesNames = tuple[str, ...]
 """Texts of series ids: one name, or the names of all series of one image that form one curve."""
@@ -24,6 +25,8 @@ def unseen_series(run: RunRecord, seen: AbstractSet[str]) -> list[SeriesNames]:
     seen
         Texts of the ids of the run's series that came, from `cdi_stream.documents.readings.series_key`.
     """
+    if any(name.startswith(UNNAMED) for name in seen):
+        return []  # frames that name no series may be those of any series
     events = [event for _, stream in run.streams for _, event in sorted(stream.items())]
     counts = Counter(event.series[0] for event in events if event.series and not seen & set(event.series))
     is_single = len(counts) > 1 and set(counts.values()) == {1}

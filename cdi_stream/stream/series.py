@@ -26,6 +26,9 @@ HEADER_VOTES = 2
 SLOT_RECORD = np.dtype([("has", "u1"), ("exposure_s", "<f8"), ("received_s", "<f8")])
 """Record of a slot: whether its frame came, exposure [s] (NaN: unknown), time of receipt [s since the epoch]."""
 
+UNNAMED = "unnamed "
+"""Begin of the id that this service gives to a series whose frames name none."""
+
 Layout = tuple[tuple[int, int], str]
 """Shape of the image and name of its data type."""
 

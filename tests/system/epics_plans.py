@@ -69,6 +69,27 @@ def count(session: Session) -> dict[str, Any]:
     return answer
 
 
+def recentre(session: Session) -> dict[str, Any]:
+    """Find the peak of a crystal whose lattice is rotated, and the place of its peak on the detector."""
+    from cdi_stream_plugins.bluesky import recentre
+
+    profile, places, regions = session.profile, [], []
+    detector, theta, start, stop, _ = profile["CURVE"]
+
+    def move_roi(row: float, col: float):
+        regions.append((row, col))
+        yield from bps.null()
+
+    centroid = ("eiger_centroid_row", "eiger_centroid_col")
+    for place_um in profile["PLACES_UM"]:
+        session.engine(bps.mv(profile["goniometer"].sample_x, place_um))
+        session.engine(
+            recentre(detector, theta, start, stop, 30, intensity="eiger_total", move_roi=move_roi, centroid=centroid)
+        )
+        places.append(theta.position)
+    return {"theta_deg": places, "regions": regions}
+
+
 def asynchronous(session: Session) -> dict[str, Any]:
     """Measure with ophyd-async devices and bluesky's own scan."""
     from ophyd_async.core import init_devices

@@ -20,15 +20,29 @@ pytest.importorskip("caproto")
 pytest.importorskip("epics")
 
 
+PLACES = """distance_m = 0.5
+pixel_row_m = 55e-6
+pixel_col_m = 55e-6
+beam_row = 35.3
+beam_col = 22.4
+"""
+"""Numbers that the header of ``array-1.0`` lacks."""
+
+
 class Line:
     """Station in a process, and the configuration of the service that the profile starts."""
 
-    def __init__(self, folder, options=(), settings=ONE_START):
+    def __init__(self, folder, options=(), settings=ONE_START, wire_format="dectris2"):
         names = ("detector", "address", "subscribe", "publish")
         ends = {name: f"tcp://127.0.0.1:{free_port()}" for name in names}
         self.config = folder / "beamline.toml"
         text = SERVICE.format(directory=folder / "results", **ends)
-        self.config.write_text(text.replace("[geometry]\n", "[geometry]\ndistance_m = 0.5\n") + settings)
+        self.config.write_text(
+            text.replace("[geometry]\n", f"[geometry]\n{PLACES}").replace(
+                "[detector]\n", f'[detector]\nformat = "{wire_format}"\n'
+            )
+            + settings
+        )
         self.rest = f"http://127.0.0.1:{(rest_port := free_port())}"
         addresses = {"EPICS_CA_ADDR_LIST": "127.0.0.1", "EPICS_CA_AUTO_ADDR_LIST": "NO"}
         ports = {"EPICS_CA_SERVER_PORT": str(free_port()), "EPICS_CA_REPEATER_PORT": str(free_port())}
@@ -133,6 +147,28 @@ def test_counting_stops_early_on_the_bright_crystal_and_goes_on_on_the_dim_one(p
     assert answer["bright"] == ["good"]
     assert len(answer["dim"]) > 1
     assert "good" not in answer["dim"][:-1]
+
+
+@pytest.mark.slow
+def test_each_crystal_is_centred_on_its_own_peak(line):
+    """The lattices of the three crystals are 0, 0.02 and 0.04 deg off, as `sim_beamline.station` mounts them."""
+    answer = line.run("recentre")
+    first, *others = answer["theta_deg"]
+    assert first == pytest.approx(0.324, abs=0.02)
+    assert [theta - first for theta in others] == pytest.approx([0.02, 0.04], abs=0.012)
+    assert all(abs(row - 23) < 4 and abs(col - 36) < 4 for row, col in answer["regions"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire_format", ["dectris1", "array1"])
+def test_frames_leave_in_other_formats_too(tmp_path, wire_format):
+    line = Line(tmp_path, ["--fast", "--format", wire_format], ONE_START, wire_format)
+    try:
+        (reading,) = line.run("one_crystal")["readings"]
+    finally:
+        line.close()
+    assert reading["crystal_verdict"] in ("good", "doubtful"), reading
+    assert 200 < reading["crystal_size_x_nm"] < 320
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ class Collector:
 class Rig:
     """A service in this process; the test is detector and RunEngine."""
 
-    def __init__(self, scan, network, directory, chain=None, **options):
+    def __init__(self, scan, network, directory, chain=None, preview_fractions=(0.5, 0.75), **options):
         self.scan = scan
         self.context = zmq.Context()
         self.data, self.docs = self.context.socket(zmq.PUSH), self.context.socket(zmq.PUB)
@@ -73,7 +73,7 @@ class Rig:
         self.documents = BusSource(self.context, f"tcp://127.0.0.1:{docs_port}")
         self.sink = Collector()
         incoming = Incoming(directory / "incoming")
-        waits = AssembleSettings(reading_timeout_s=1.0, preview_fractions=(0.5, 0.75))
+        waits = AssembleSettings(reading_timeout_s=1.0, preview_fractions=preview_fractions)
         self.assembler = Assembler(waits, time.monotonic, time.time, incoming)
         self.alarms = Alarms()
         spool, announcer = Spool(directory), Announcer(None)
@@ -217,7 +217,7 @@ def test_a_curve_that_breaks_a_stage_fails_and_the_next_is_right(make, monkeypat
         return whole(*arguments)
 
     monkeypatch.setattr(chain, "prepare", breaks_once)
-    rig = make()
+    rig = make(preview_fractions=())
     rig.open_run("raw")
     rig.curve("raw", 1, 0)
     rig.events("raw")

@@ -396,11 +396,12 @@ def test_series_of_one_image_each_are_one_curve(names, user_data):
     rig = Rig()
     rig.feed(run_start(num_points=N), descriptor())
     for k in range(N):
+        assert rig.curves == []
         rig.feed(*single(k, 50 + k, user_data), single_event(k, 50 + k if names else None))
         rig.settle(15.0)
-    assert rig.curves == []
+    (curve,) = rig.curves  # the plan has said how many points there are
     rig.feed(run_stop(N))
-    (curve,) = rig.settle()
+    assert rig.settle() == [curve]
     assert [int(image[0, 0]) for image in curve.counts] == list(range(1, N + 1))
     np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
     assert curve.account.missing == ()
@@ -605,6 +606,41 @@ def test_frames_of_no_series_are_the_open_run_s(first, has_ids):
     assert curve.account.missing == ()
     assert [int(image[0, 0]) for image in curve.counts] == list(range(first + 1, first + N + 1))
     np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+
+
+def test_events_that_name_series_are_those_of_frames_that_name_none():
+    """As with areaDetector's Eiger, whose events have the SequenceId, behind ADZMQ, whose messages have no series."""
+    rig = Rig()
+    events = [event(k + 1, series=4711, unique_id=k + 1) for k in range(N)]
+    rig.feed(run_start(num_points=N), descriptor(), *unnamed(range(100, 100 + N)), *events, run_stop(N))
+    rig.settle()
+    rig.clock.now_s += 1000
+    (curve,) = rig.settle()
+    assert curve.run.uid == "run"
+    assert curve.account.missing == ()
+    np.testing.assert_allclose(curve.scanned["theta"], 0.1 * np.arange(1, N + 1))
+
+
+def test_a_curve_without_an_end_message_is_complete_before_its_run_ends():
+    """A plan that waits for the crystal inside its run would else wait for itself."""
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), *unnamed(range(N)), *unique_events(0, N - 1))
+    assert rig.curves == []
+    rig.feed(event(N, unique_id=N - 1))
+    (curve,) = rig.settle()
+    assert curve.account.missing == ()
+    assert curve.doubts == ()
+
+
+def test_several_frames_a_point_are_not_cut_at_the_number_of_points():
+    rig = Rig()
+    rig.feed(run_start(num_points=N), descriptor(), begin(n_images=None, user_data="run"))
+    for k in range(N):
+        rig.feed(frame(2 * k), frame(2 * k + 1), event(k + 1))
+        assert rig.curves == []
+    rig.feed(SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert curve.account.received == 2 * N
 
 
 def test_a_missing_frame_of_no_series_is_known_by_its_number():

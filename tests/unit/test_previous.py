@@ -120,7 +120,7 @@ def test_a_previous_crystal_competes_with_the_network(scans, network, phase):
     noise = (rng.normal(size=alone.crystal.density.shape) * alone.crystal.support).astype(np.complex64)
     wrong = PreviousCrystal(run_uid="wrong", crystal=replace(alone.crystal, density=noise))
     useless = replace(inferred, start=replace(inferred.start, density=torch.randn_like(inferred.start.density)))
-    assert phase_curve(useless, chain, previous=right).metrics.chi2 < 1.05 * alone.metrics.chi2
+    assert phase_curve(useless, chain, previous=right).metrics.chi2 < 1.15 * alone.metrics.chi2
     beside_wrong = phase_curve(inferred, chain, previous=wrong)
     assert beside_wrong.metrics.chi2 < 1.05 * alone.metrics.chi2
     assert "the crystal of run wrong was one of the starts" in beside_wrong.verdict.reasons[-1]
