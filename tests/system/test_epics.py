@@ -92,6 +92,7 @@ def test_a_curve_over_channel_access_becomes_a_crystal_in_its_own_run(line):
     assert 200 < reading["crystal_size_x_nm"] < 320
 
 
+@pytest.mark.slow
 def test_the_same_by_devices_of_ophyd_async(line):
     answer = line.run("asynchronous")
     assert answer["verdict"] in ("good", "doubtful"), answer

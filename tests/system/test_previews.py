@@ -12,6 +12,7 @@ from tests.system.beamline import beamline
 from tests.system.test_live import wait_for
 
 
+@pytest.mark.slow
 def test_previews_come_while_the_curve_is_measured(tmp_path):
     with beamline(tmp_path, recorded_scan("plain")) as line:
         # One thread: two wait for one another where other programs run, and then previews are rightly dropped.

@@ -32,6 +32,7 @@ def scan_file(scan, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_replay_reaches_a_running_service_only_when_it_is_asked_to(scan, scan_file, tmp_path):
     production = tmp_path / "production"
     production.mkdir()
