@@ -150,12 +150,19 @@ PORTS = range(15_000, 32_000)
 """Ports to choose from: the system takes none of them for a connection of another program in the meantime."""
 
 
+_GIVEN: set[int] = set()
+"""Ports that this process has given out: each is free until its user binds it, and must not be given twice."""
+
+
 def free_port() -> int:
-    """Return a loopback port that is free now."""
+    """Return a loopback port that is free now, each time another one."""
     for _ in range(100):
         port = secrets.choice(PORTS)
+        if port in _GIVEN:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _GIVEN.add(port)
             return port
     raise ServiceError(f"expected a free port from {PORTS.start} to {PORTS.stop - 1} on this machine, found none")
 

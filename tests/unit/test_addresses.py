@@ -151,3 +151,12 @@ def test_the_feed_is_shown_over_ipv6(context):
     assert page.poll(0)
     page.close(0)
     announcer.close()
+
+
+def test_no_port_is_given_twice(monkeypatch):
+    from cdi_stream.documents import tiled_server
+
+    monkeypatch.setattr(tiled_server, "PORTS", range(15_000, 15_030))
+    monkeypatch.setattr(tiled_server, "_GIVEN", set())
+    ports = [tiled_server.free_port() for _ in range(8)]
+    assert len(set(ports)) == len(ports)
