@@ -13,6 +13,7 @@ from cdi_stream.messages import RecordedScan
 from sim_beamline.faults.fault import Sending
 from sim_beamline.faults.menu import Faults
 from sim_beamline.frame_stream import FrameStream
+from sim_beamline.spoiled_stream import SpoiledStream
 
 
 class StreamingDetector:
@@ -46,12 +47,12 @@ class StreamingDetector:
     ) -> None:
         self._scan = scan
         self._has_frame = scan.has_frame
-        self._stream = FrameStream(data, wire_format, codec)
+        stream = FrameStream(data, wire_format, codec)
+        self._stream = SpoiledStream(stream, scan.frames[0], scan.detector, scan.pixel_mask)
         self._n_taken = 0
         self._series = int(time.time()) % 10**8 if first_series is None else first_series - 1
         self._image_id = 0
         self._is_armed = False
-        self._faults = Faults().on_frames()
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Execute a control request, ``arm``, ``trigger``, ``disarm``, ``over`` or ``load``, and return the reply."""
@@ -61,10 +62,10 @@ class StreamingDetector:
             case "trigger" if self._is_armed:
                 return self._trigger(int(request["point"]))
             case "disarm":
-                self._pass_on(Sending(kind="end", series=self._series))
+                self._stream.pass_on(Sending(kind="end", series=self._series))
                 return {"series_id": self._series}
             case "over":
-                self._pass_on(Sending(kind="over", series=self._series))
+                self._stream.pass_on(Sending(kind="over", series=self._series))
                 return {}
             case "load":
                 return self._load(Path(request["scan"]))
@@ -73,8 +74,9 @@ class StreamingDetector:
 
     def _load(self, path: Path) -> dict[str, Any]:
         """Take the frames of another scan from now on."""
-        self._scan = read_scan(path)
-        self._has_frame = self._scan.has_frame
+        scan = self._scan = read_scan(path)
+        self._has_frame = scan.has_frame
+        self._stream.pixels, self._stream.header, self._stream.mask = scan.frames[0], scan.detector, scan.pixel_mask
         return {}
 
     def _arm(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -82,9 +84,9 @@ class StreamingDetector:
         self._image_id = 0
         self._is_armed = True
         n_images, names = int(request["n_images"]), tuple(request.get("faults", ()))
-        self._faults = Faults(names=names, seed=request.get("fault_seed", 0), n_points=n_images).on_frames()
+        self._stream.begin(Faults(names=names, seed=request.get("fault_seed", 0), n_points=n_images))
         user_data = request.get("user_data")
-        self._pass_on(Sending(kind="start", series=self._series, n_images=n_images, user_data=user_data))
+        self._stream.pass_on(Sending(kind="start", series=self._series, n_images=n_images, user_data=user_data))
         return self._names(-1)
 
     def _trigger(self, point: int) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class StreamingDetector:
         self._image_id += 1
         self._n_taken += 1
         if self._has_frame[point]:
-            self._pass_on(
+            self._stream.pass_on(
                 Sending(
                     kind="image",
                     series=self._series,
@@ -108,25 +110,6 @@ class StreamingDetector:
         if self._stream.wire_format == "array1":
             return {"unique_id": self._n_taken - 1}
         return {"series_id": self._series, "image_id": image_id}
-
-    def _pass_on(self, message: Sending) -> None:
-        """Send a message, or what the faults of the series leave of it."""
-        for out in self._faults(message):
-            time.sleep(out.delay_s)
-            self._send(out)
-
-    def _send(self, message: Sending) -> None:
-        scan = self._scan
-        match message.kind:
-            case "start":
-                user_data, images = message.user_data, scan.frames[0]
-                self._stream.start(message.series, message.n_images, images, scan.detector, scan.pixel_mask, user_data)
-            case "image" if message.pixels is not None:
-                names = message.series, message.image_id, message.pixels
-                count_time_s = float(scan.detector.get("count_time_s", 0.1))
-                self._stream.image(*names, count_time_s, message.number, message.clock_s, message.damage)
-            case "end":
-                self._stream.end(message.series)
 
 
 def run_detector(

@@ -24,6 +24,7 @@ from sim_beamline.instrument.sample import MountedCrystal
 from sim_beamline.instrument.sensor import Sensor, SensorModel
 from sim_beamline.simplon.camera import Camera
 from sim_beamline.simplon.rest import CameraServer
+from sim_beamline.spoiled_stream import SpoiledStream
 
 _HC_EV_A = 12398.419843320025
 
@@ -137,7 +138,9 @@ class Station:
             }
             buffer = FrameBuffer(socket)
             stack.callback(buffer.close)
-            stream = FrameStream(buffer, settings.wire_format, settings.codec)
+            images = np.zeros(self.instrument.shape, dtype=np.uint32)
+            encoder = FrameStream(buffer, settings.wire_format, settings.codec)
+            stream = SpoiledStream(encoder, images, header, self.instrument.sensor.mask)
             pause = _no_pause if settings.is_fast else time.sleep
             self.camera = Camera(self.instrument, stream, header, pause)
             detector = AreaDetector(f"{settings.prefix}eiger:", self.camera, _fixed(experiment), buffer)

@@ -88,9 +88,10 @@ def is_in_time(series: Series, table: PointTable, slots: Ids) -> bool:
 def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
     """Align by the image ids in the events; a point without an image id gets the slot interpolated from the others."""
     is_named = table.slots > NO_IMAGE
-    shift, notes = _image_shift(table.slots[is_named], series.image_ids)
     points = np.arange(len(rows))
     known = (rows >= 0) & is_named[rows]
+    none_known = np.zeros(0, dtype=np.intp)  # without all events no shift can be told from events that were lost
+    shift, doubts, notes = _image_shift(table.slots[rows[known]] if known.all() else none_known, series.image_ids)
     slots = np.full(len(rows), -1, dtype=np.intp)
     slots[known] = table.slots[rows[known]] + shift
     if not known.all() and known.any():
@@ -98,8 +99,8 @@ def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
         beyond = np.maximum(points - points[known][-1], 0) - np.maximum(points[known][0] - points, 0)
         guess = np.asarray(guess, dtype=np.intp) + beyond
         slots = np.where(known, slots, np.where(np.isin(guess, slots[known]), -1, guess))
-    slots, doubts = _each_once(slots.astype(np.intp))
-    return Alignment(slots=slots, doubts=doubts, notes=notes)
+    slots, doubts_of_repeats = _each_once(slots.astype(np.intp))
+    return Alignment(slots=slots, doubts=doubts + doubts_of_repeats, notes=notes)
 
 
 def _each_once(slots: Ids) -> tuple[Ids, tuple[str, ...]]:
@@ -112,17 +113,35 @@ def _each_once(slots: Ids) -> tuple[Ids, tuple[str, ...]]:
     return np.where(is_last, slots, -1), (f"several events name image {named}: the last of them has it",)
 
 
-def _image_shift(asked: Ids, received: Ids) -> tuple[int, tuple[str, ...]]:
-    """Return the shift from the image ids in the events to the slots, and a note; 0 unless one shift fits all frames.
+def _image_shift(asked: Ids, received: Ids) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
+    """Return the shift from the image ids in the events to the slots, doubts and notes; 0 unless it gives all frames a
+    point, where the ids themselves do not.
 
-    ``asked`` are the slots that the events name, ``received`` those of the frames, ascending.
+    Where frames at an end are missing several shifts do so.  Then the first event belongs to slot 0, or the smallest
+    shift counts.
+
+    Parameters
+    ----------
+    asked
+        Slots that the events name, one for each point of the curve.
+    received
+        Slots of the frames, ascending.
     """
-    if not len(asked) or len(asked) != len(received) or len(np.intersect1d(asked, received)) == len(asked):
-        return 0, ()
-    shift = int(received[0] - asked.min())
-    if np.array_equal(np.sort(asked) + shift, received):
-        return shift, (f"the events count images from another number than the detector: shifted by {shift}",)
-    return 0, ()
+    asked = np.unique(asked)
+    if not 0 < len(received) <= len(asked):
+        return 0, (), ()
+    to_first = -int(asked[0])
+    tried = range(int(received[-1] - asked[-1]), int(received[0] - asked[0]) + 1)
+    fitting_shifts = [shift for shift in tried if np.isin(received, asked + shift).all()]
+    fits_as_named = 0 in fitting_shifts
+    if not fitting_shifts or (fits_as_named and (to_first == 0 or to_first not in fitting_shifts)):
+        return 0, (), ()
+    best = to_first if to_first in fitting_shifts else min(fitting_shifts, key=abs)
+    shift = 0 if fits_as_named else best
+    text = f"the events count images from another number than the detector: shifted by {shift}"
+    if len(fitting_shifts) == 1:
+        return shift, (), (text,)
+    return shift, (f"{text}, which is not sure because of the frames that are missing",), ()
 
 
 def _by_number(series: Series, table: PointTable, rows: Ids) -> Alignment:

@@ -25,6 +25,8 @@ SETTINGS = {
     "OmegaIncr": "omega_increment",
     "StreamHdrAppendix": "header_appendix",
     "StreamImgAppendix": "image_appendix",
+    "Faults": "faults",
+    "FaultPoints": "fault_points",
 }
 """Settings of the camera by the names of their process variables."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
+from cdi_stream.errors import InputError
 from sim_beamline.faults import documents, frames
 from sim_beamline.faults.fault import (
     DocumentStage,
@@ -241,6 +242,22 @@ class Faults:
     names: tuple[str, ...] = ()
     seed: int = 0
     n_points: int = 0
+
+    @classmethod
+    def of(cls, text: str, n_points: int, seed: int = 0) -> Faults:
+        """Return the faults that a text names, separated by commas.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown, or names a fault that does not act on the messages of the detector.
+        """
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        known = [fault.name for fault in MENU.values() if fault.frames is not None]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise InputError(f"expected faults of {', '.join(known)}, got {', '.join(unknown)}")
+        return cls(names=names, seed=seed, n_points=n_points)
 
     def points(self, name: str) -> Points:
         """Return the points that a fault hits; the same seed hits the same points."""

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
-
 from cdi_stream.errors import InputError
-from sim_beamline.frame_stream import FrameStream
+from sim_beamline.faults.fault import Sending
+from sim_beamline.faults.menu import Faults
 from sim_beamline.instrument.instrument import Exposure, Instrument
+from sim_beamline.spoiled_stream import SpoiledStream
 
 MAX_IMAGES = 2_000_000
 """Largest number of images or triggers of a series."""
@@ -35,6 +35,10 @@ class CameraSettings:
         Rocking angle of the first image, and its step [deg]; a step of 0 says nothing.
     header_appendix, image_appendix
         Texts that leave with the start of a series and with each image.
+    faults
+        Faults of the next series, names of `sim_beamline.faults.menu` separated by commas.
+    fault_points
+        Number of points of a curve, of which the faults choose theirs.
     """
 
     nimages: int = 1
@@ -46,6 +50,8 @@ class CameraSettings:
     omega_increment: float = 0.0
     header_appendix: str = ""
     image_appendix: str = ""
+    faults: str = ""
+    fault_points: int = 48
 
     def put(self, name: str, value: object) -> None:
         """Set one value.
@@ -65,6 +71,8 @@ class CameraSettings:
         low = 1 if kind is int else (1e-6 if name.endswith("_time") else -1e6)
         if kind is not str and not low <= value <= high:
             raise InputError(f"setting {name}: expected a value from {low:g} to {high:g}, got {value:g}")
+        if name == "faults":
+            Faults.of(str(value), self.fault_points)
         setattr(self, name, kind(value))
 
 
@@ -100,7 +108,7 @@ class Camera:
     def __init__(
         self,
         instrument: Instrument,
-        stream: FrameStream,
+        stream: SpoiledStream,
         header: dict[str, object],
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -131,14 +139,11 @@ class Camera:
             self.state.series += 1
             self.state.n_in_series = self.state.n_triggers = 0
             self._is_over.clear()
-            self.stream.start(
-                self.state.series,
-                settings.nimages * settings.ntrigger,
-                np.empty(self.instrument.shape, dtype=np.uint32),
-                {**self._header, "count_time_s": settings.count_time},
-                self.instrument.sensor.mask,
-                settings.header_appendix or None,
-            )
+            self.stream.header = {**self._header, "count_time_s": settings.count_time}
+            self.stream.begin(Faults.of(settings.faults, settings.fault_points, self.state.series))
+            n_images, user_data = settings.nimages * settings.ntrigger, settings.header_appendix or None
+            start = Sending(kind="start", series=self.state.series, n_images=n_images, user_data=user_data)
+            self.stream.pass_on(start)
             self.state.state = "ready"
         self.changed()
         return self.state.series
@@ -173,7 +178,7 @@ class Camera:
         self._is_over.set()
         with self._lock:
             if self.state.state != "idle":
-                self.stream.end(self.state.series)
+                self.stream.pass_on(Sending(kind="end", series=self.state.series))
                 self.state.state = "idle"
         self.changed()
 
@@ -194,7 +199,15 @@ class Camera:
             if self._is_over.is_set():
                 return
             state = self.state
-            self.stream.image(state.series, state.n_in_series, exposure.counts, count_time, state.n_images)
+            self.stream.pass_on(
+                Sending(
+                    kind="image",
+                    series=state.series,
+                    image_id=state.n_in_series,
+                    number=state.n_images,
+                    pixels=exposure.counts,
+                )
+            )
             state.n_in_series += 1
             state.n_images += 1
             state.last = exposure

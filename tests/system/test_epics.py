@@ -151,6 +151,19 @@ def test_counting_stops_early_on_the_bright_crystal_and_goes_on_on_the_dim_one(p
 
 
 @pytest.mark.slow
+def test_faults_are_switched_on_for_the_next_series(line):
+    """Three frames are lost, which the result tells; the next curve is whole."""
+    faults = f"{line.rest}/detector/api/1.8.0/config/faults"
+    assert httpx.put(faults, json={"value": "drop, nonsense"}).status_code == 400
+    assert httpx.put(faults, json={"value": "drop"}).status_code == 200
+    (spoiled,) = line.run("one_crystal")["readings"]
+    assert "3 of 48 frames missing" in spoiled["crystal_reasons"]
+    assert httpx.put(faults, json={"value": ""}).status_code == 200
+    (whole,) = line.run("one_crystal")["readings"]
+    assert "missing" not in whole["crystal_reasons"]
+
+
+@pytest.mark.slow
 def test_each_crystal_is_centred_on_its_own_peak(line):
     """The lattices of the three crystals are 0, 0.02 and 0.04 deg off, as `sim_beamline.station` mounts them."""
     answer = line.run("recentre")

@@ -119,6 +119,32 @@ def test_points_and_images_may_be_counted_from_0_or_from_1(seq, image, has_ids):
     assert curve.doubts == ()
 
 
+@pytest.mark.parametrize("first_id", [1, 2, 100])
+@pytest.mark.parametrize("lost", [(3,), (1, 4), (0,), (N - 1,), (0, N - 1)])
+def test_lost_frames_do_not_hide_that_events_count_images_from_another_number(first_id, lost):
+    """areaDetector counts images from 1, DECTRIS from 0: each frame still lies at its own angle."""
+    rig = Rig()
+    events = [event(k + 1, first_id + k, theta=0.1 * k) for k in range(N)]
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *events)
+    rig.feed(*(frame(k) for k in range(N) if k not in lost), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    has_other_fit = 0 in lost or N - 1 in lost
+    assert any("the frames that are missing" in doubt for doubt in curve.doubts) == has_other_fit
+    if first_id == 1 and 0 in lost:
+        return  # the detector may count from 1 too, and have lost its last frame
+    assert curve.account.missing == lost
+    assert contents(curve) == [0 if k in lost else k + 1 for k in range(N)]
+
+
+def test_lost_frames_and_lost_events_together_shift_nothing():
+    rig = Rig()
+    events = [event(k + 1, k, theta=0.1 * k) for k in range(1, N)]
+    rig.feed(run_start(num_points=N), descriptor(), begin(user_data="run"), *events)
+    rig.feed(*(frame(k) for k in range(N - 1)), SeriesEnd(series=1), run_stop(N))
+    (curve,) = rig.settle()
+    assert contents(curve) == [*range(1, N), 0]
+
+
 def test_several_frames_a_point_stay_in_the_account():
     rig = Rig()
     n = 48
