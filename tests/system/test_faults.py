@@ -11,6 +11,7 @@ import pytest
 
 from sim_beamline.scan import recorded_scan
 from tests.system.beamline import TestBeamline, beamline
+from tests.system.test_tiled_source import KEY, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -80,6 +81,55 @@ def test_a_frozen_tiled_server_holds_neither_results_nor_the_end_up(tmp_path, pl
         assert "left for the next start" in line.children.log_tail("service", 60)
         line.start_service()
         wait_for_tiled(line, 2)
+
+
+def test_a_facility_s_tiled_that_is_down_for_a_minute_during_three_scans_has_all_once_and_in_order(tmp_path, plain):
+    """The server is killed in the middle of the first scan and starts again after the third."""
+    from tiled.client import from_uri
+
+    server = Server(tmp_path)
+    server.start()
+    with beamline(tmp_path, plain) as line:
+        tiled = f'[publish]\ntiled = "{server.uri}"\ntiled_api_key = "{KEY}"\n'
+        line.config_file.write_text(line.config_file.read_text().replace("[publish]\n", tiled))
+        line.start_service()
+        line.start_detector()
+        first = line.start_plan(speed="10")
+        line.wait_until(lambda: line.ours("event", "progress"))
+        server.kill()
+        down_s = time.monotonic()
+        assert first.wait(60) == 0
+        for n in (1, 2, 3):
+            if n > 1:
+                assert line.start_plan().wait(60) == 0
+            line.wait_until(lambda n=n: len(line.ours("stop")) >= n, 90)
+        time.sleep(max(0.0, down_s + 60 - time.monotonic()))
+        server.start()
+        client = from_uri(server.uri, api_key=KEY)
+        try:
+            starts = line.ours("start")
+            line.wait_until(
+                lambda: all(s["uid"] in client and client[s["uid"]].metadata.get("stop") for s in starts), 120
+            )
+            ours = [uid for uid in client if "original_run_uid" in client[uid].metadata["start"]]
+            assert ours == [start["uid"] for start in starts]
+            for stop in line.ours("stop"):
+                run = client[stop["run_start"]]
+                assert run.metadata["stop"]["uid"] == stop["uid"]
+                for stream, n in stop["num_events"].items():
+                    events = [doc for doc in line.ours("event", stream) if doc["descriptor"] in descriptors(line, run)]
+                    table = run[stream].read()
+                    assert len(table["time"]) == n == len(events)
+                    assert table["time"].values.tolist() == [event["time"] for event in events]
+        finally:
+            client.context.close()
+            server.stop()
+
+
+def descriptors(line: TestBeamline, run) -> set[str]:
+    """Uids of the descriptors of a run."""
+    uid = run.metadata["start"]["uid"]
+    return {doc["uid"] for name, doc in line.documents() if name == "descriptor" and doc["run_start"] == uid}
 
 
 def test_what_was_published_while_the_proxy_was_down_is_heard_when_it_is_back(tmp_path, plain):

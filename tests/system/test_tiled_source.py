@@ -82,6 +82,10 @@ class Server:
         """Return how often a source has listed the runs."""
         return (self.folder / "tiled.log").read_text().count("GET /api/v1/search/?")
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(20)
+
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(20)
