@@ -14,6 +14,7 @@ from cdi_stream.networks.packaged import DEFAULT_NETWORK
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.steps import SupportMode
+from cdi_stream_plugins.bluesky import CdiStream
 
 MINIMAL = """
 [detector]
@@ -395,3 +396,11 @@ def test_recipes_carry_their_support_updates(tmp_path):
         assert update in recipe.steps
         assert SupportMode("border") in recipe.steps
         assert recipe.cycles == cycles
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "deploy" / "examples").rglob("*.toml")), ids=str)
+def test_the_examples_are_configurations_that_service_and_profile_take(path):
+    config = read_config(path)
+    stream = CdiStream(path, is_service_started=False)
+    stream.close(0.0)
+    assert config.documents.source == "process"
