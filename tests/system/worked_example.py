@@ -2,8 +2,7 @@
 
 ``python -m tests.system.worked_example --source zmq|process|tiled|stomp`` starts detector, service and whatever server
 the source needs, all real, in a folder of its own.  With ``--profile FILE --python PYTHON`` the plan runs in another
-environment, by the lines of a facility's profile (``tests/system/facilities``), which finds its settings in the
-variables ``CDI_STREAM_*``.
+environment, by the lines of a facility's profile, which finds its settings in the variables ``CDI_STREAM_*``.
 """
 
 from __future__ import annotations
