@@ -76,6 +76,15 @@ def test_without_a_run_the_next_new_result_counts():
     thread.join()
 
 
+def test_without_a_run_each_next_result_counts_whatever_its_curve():
+    results = Results()
+    for part in (documents(), documents(index=1, verdict="doubtful"), documents("new", "raw 2", verdict="failed")):
+        thread = threading.Timer(0.2, lambda part=part: [results.take(*d) for d in part])
+        thread.start()
+        assert results.wait(None, 7, 30.0).verdict == part[-1][1]["data"]["reconstruction_verdict"]
+        thread.join()
+
+
 def test_the_newest_open_raw_run_is_known():
     results = taken([("start", {"uid": "a"}), ("start", {"uid": "b"})], documents())
     assert results.newest_run == "b"

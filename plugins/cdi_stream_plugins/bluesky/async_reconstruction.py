@@ -7,6 +7,7 @@ import time
 
 from ophyd_async.core import AsyncStatus, Device
 
+from cdi_stream.messages import Document
 from cdi_stream_plugins.bluesky.curve_wait import CurveWait, Reading, Source, data_keys, readings
 from cdi_stream_plugins.bluesky.results import ReconstructionResult
 
@@ -35,6 +36,10 @@ class AsyncReconstruction(Device):
     async def trigger(self) -> None:
         """Wait for the next curve of the run; no error is raised when the time is over."""
         self.result, self._time_s = await asyncio.to_thread(self._wait.next_result), time.time()
+
+    def on_document(self, name: str, doc: Document) -> None:
+        """Note the open run, as `cdi_stream_plugins.bluesky.Reconstruction.on_document` does."""
+        self._wait.on_document(name, doc)
 
     async def read(self) -> dict[str, Reading]:
         """Return the readings of the newest result."""

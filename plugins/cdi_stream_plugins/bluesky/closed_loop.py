@@ -89,7 +89,7 @@ def count_until_good(
     known = curve_metadata("count_until_good", detector, motor, positions)
     metadata = {key: value for key, value in known.items() if key not in ("num_points", "num_intervals")}
     metadata |= {"budget_s": budget_s, **(md or {})}
-    yield from in_one_run(curves(), detector, motor, metadata)
+    yield from in_one_run(curves(), detector, motor, metadata, reconstruction=reconstruction)
     return reconstruction.result
 
 

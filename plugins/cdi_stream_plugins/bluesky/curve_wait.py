@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from cdi_stream.messages import Document
 from cdi_stream_plugins.bluesky.results import UNITS, ReconstructionResult, ResultListener
 from cdi_stream_plugins.bluesky.subscriber import CdiStream
 
@@ -18,7 +19,12 @@ Reading = Mapping[str, object]
 
 
 class CurveWait:
-    """Waits for the curves of the newest run: the n-th call of `next_result` waits for the n-th curve."""
+    """Waits for the curves of the newest run: the n-th call of `next_result` waits for the n-th curve.
+
+    The run is the open one of which `on_document` was told, else the newest one of the `CdiStream`, else the newest one
+    on the bus.  Where documents come from Tiled or over STOMP, the bus carries results only; without `on_document` the
+    next result counts.
+    """
 
     def __init__(self, source: Source, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -28,6 +34,7 @@ class CurveWait:
         else:
             self._listener = ResultListener(source)
         self._n_curves: dict[str | None, int] = {}
+        self._open_run: str | None = None
         self._stopped = threading.Event()
 
     def next_result(self) -> ReconstructionResult:
@@ -38,6 +45,13 @@ class CurveWait:
         result = self._listener.results.wait(uid, index, self.timeout_s, self._stopped.is_set)
         self._n_curves = {uid: index + 1}
         return result
+
+    def on_document(self, name: str, doc: Document) -> None:
+        """Note the run that a start document opens, until its stop document."""
+        if name == "start":
+            self._open_run = str(doc["uid"])
+        elif name == "stop" and doc.get("run_start") == self._open_run:
+            self._open_run = None
 
     def stop(self) -> None:
         """End the wait."""
@@ -50,6 +64,8 @@ class CurveWait:
         self._listener.close()
 
     def _newest_run(self) -> str | None:
+        if self._open_run is not None:
+            return self._open_run
         return self._listener.results.newest_run if self._subscriber is None else self._subscriber.run_uid
 
 

@@ -69,15 +69,23 @@ def rocking_curve(
         raise InputError(f"rocking_curve: expected two different positions and num >= 2, got {start}, {stop}, {num}")
     positions = np.linspace(start, stop, num)
     metadata = {**curve_metadata("rocking_curve", detector, motor, positions), **(md or {})}
-    return in_one_run([detector_curve(detector, motor, positions, reconstruction)], detector, motor, metadata, field)
+    curve = detector_curve(detector, motor, positions, reconstruction)
+    return in_one_run([curve], detector, motor, metadata, field=field, reconstruction=reconstruction)
 
 
 def in_one_run(
-    curves: Iterable[Plan], detector: Device, motor: Device, metadata: Metadata, field: str | None = None
+    curves: Iterable[Plan],
+    detector: Device,
+    motor: Device,
+    metadata: Metadata,
+    *,
+    field: str | None = None,
+    reconstruction: Device = None,
 ) -> Plan:
     """Return a plan that opens a run, reads the goniometer into the baseline, and measures the curves one by one.
 
-    ``field`` is the field of the detector for the run's uid, as in `rocking_curve`.
+    ``field`` is the field of the detector for the run's uid, as in `rocking_curve`.  ``reconstruction`` is told which
+    run is open.
     """
     streams: list[str] = []
 
@@ -89,7 +97,10 @@ def in_one_run(
             yield from curve
 
     run = bpp.run_wrapper(measure(), md=dict(metadata))
-    plan = bpp.subs_wrapper(run, {"descriptor": [lambda _, doc: streams.append(doc["name"])]})
+    subscribers = {"descriptor": [lambda _, doc: streams.append(doc["name"])]}
+    if hasattr(reconstruction, "on_document"):
+        subscribers["all"] = [reconstruction.on_document]
+    plan = bpp.subs_wrapper(run, subscribers)
     try:
         return with_run_uid(plan, detector, field)
     except InputError as error:

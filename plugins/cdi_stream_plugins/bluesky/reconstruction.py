@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from cdi_stream.messages import Document
 from cdi_stream_plugins.bluesky.curve_wait import CurveWait, Reading, Source, data_keys, readings
 from cdi_stream_plugins.bluesky.results import ReconstructionResult
 
@@ -69,6 +70,14 @@ class Reconstruction:
 
         threading.Thread(target=wait, name=f"{self.name} waits", daemon=True).start()
         return status
+
+    def on_document(self, name: str, doc: Document) -> None:
+        """Note the open run, whose crystal `trigger` waits for; `rocking_curve` subscribes this for its own run.
+
+        A plan of another kind needs it if the documents reach the service from Tiled or over STOMP:
+        ``RE.subscribe(crystal.on_document)``.
+        """
+        self._wait.on_document(name, doc)
 
     def read(self) -> OrderedDict[str, Reading]:
         """Return the readings of the newest result."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import zmq
@@ -103,16 +103,16 @@ class Results:
         Parameters
         ----------
         run_uid
-            Uid of the raw run; None for the next run of which a result comes.
+            Uid of the raw run; None for the next result of any run.
         index
-            Place of the curve in its run, from 0.
+            Place of the curve in its run, from 0; without meaning if the run is not known.
         timeout_s
             Longest time to wait [s].
         is_over
             Tells whether to stop waiting early.
         """
         with self._changed:
-            known = set(self._results)
+            known = set(self._curves())
             self._changed.wait_for(lambda: self._find(run_uid, index, known) is not None or is_over(), timeout_s)
             return self._find(run_uid, index, known) or ReconstructionResult()
 
@@ -121,12 +121,14 @@ class Results:
         with self._changed:
             self._changed.notify_all()
 
-    def _find(self, run_uid: str | None, index: int, known: set[str]) -> ReconstructionResult | None:
+    def _find(self, run_uid: str | None, index: int, known: set[tuple[str, int]]) -> ReconstructionResult | None:
         if run_uid is not None:
             return self._results.get(run_uid, {}).get(index)
-        return next(
-            (curves[index] for uid, curves in self._results.items() if uid not in known and index in curves), None
-        )
+        return next((self._results[uid][place] for uid, place in self._curves() if (uid, place) not in known), None)
+
+    def _curves(self) -> Iterator[tuple[str, int]]:
+        """Yield raw run and place of each curve that has a result."""
+        return ((uid, index) for uid, curves in self._results.items() for index in curves)
 
     def _start(self, doc: Document) -> None:
         uid = str(doc.get("uid"))
