@@ -20,7 +20,7 @@ RE = RunEngine({"proposal": "2026-1234", "cycle": "2026-3"})
 goniometer = Goniometer("SIM:", name="goniometer")
 eiger = TriggeredEiger("SIM:eiger:", name="eiger")
 for device in (goniometer, eiger):
-    device.wait_for_connection(timeout=20)
+    device.wait_for_connection(timeout=60)
 RE.preprocessors.append(SupplementalData(baseline=[goniometer]))
 
 # The two lines for cdi-stream: documents go to the service, which is started if it does not run ...
