@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -120,6 +121,7 @@ class TiledServer:
 
     def _start_process(self) -> subprocess.Popen[bytes]:
         d = self._directory
+        _use_write_ahead_log(d / "catalog.db")
         command = [sys.executable, "-m", "tiled", "serve", "catalog", str(d / "catalog.db"), "--init"]
         command += ["--write", str(d / "tiled"), "--write", f"sqlite:///{d / 'tables.db'}", "--read", str(d)]
         command += ["--host", "127.0.0.1", "--port", self.uri.rpartition(":")[2]]
@@ -165,6 +167,21 @@ def free_port() -> int:
             _GIVEN.add(port)
             return port
     raise ServiceError(f"expected a free port from {PORTS.start} to {PORTS.stop - 1} on this machine, found none")
+
+
+def _use_write_ahead_log(catalog: Path) -> None:
+    """Set the journal of an existing catalog as the server needs it.
+
+    A server that is killed while it creates its catalog leaves another journal mode; the next servers then end at once,
+    since they set the mode inside a transaction.
+    """
+    if not catalog.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(catalog, timeout=1.0)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.Error as error:
+        logger.warning("%s: the journal mode cannot be set: %s", catalog, error)
 
 
 def _read_address(path: Path) -> dict[str, str]:

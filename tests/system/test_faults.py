@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import time
 
 import pytest
 
+from cdi_stream.documents.tiled_server import TiledServer, local_tiled
+from cdi_stream.errors import ServiceError
 from sim_beamline.scan import recorded_scan
 from tests.system.beamline import TestBeamline, beamline
 from tests.system.test_tiled_source import KEY, Server
@@ -63,6 +67,27 @@ def test_a_tiled_server_that_is_killed_is_started_again_and_gets_everything(tmp_
         assert line.tiled_pids()
         assert not set(line.tiled_pids()) & set(pids)
         assert oct((line.config.publish.directory / "tiled.log").stat().st_mode)[-3:] == "600"
+
+
+def test_a_tiled_server_that_was_killed_while_it_made_its_catalog_starts_again(tmp_path):
+    """Such a catalog has tables but no version, and another journal mode, in which the server ends at once."""
+    with local_tiled(tmp_path) as server:
+        wait_for_answer(server)
+    with contextlib.closing(sqlite3.connect(tmp_path / "catalog.db")) as catalog:
+        catalog.execute("DROP TABLE alembic_version")
+        assert catalog.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
+    with local_tiled(tmp_path) as server:
+        wait_for_answer(server)
+
+
+def wait_for_answer(server: TiledServer) -> None:
+    end_s = time.monotonic() + 40
+    while time.monotonic() < end_s:
+        with contextlib.suppress(ServiceError):
+            server.require_answer()
+            return
+        time.sleep(0.2)
+    pytest.fail((server._directory / "tiled.log").read_text()[-2000:])
 
 
 def test_a_frozen_tiled_server_holds_neither_results_nor_the_end_up(tmp_path, plain):
