@@ -86,7 +86,10 @@ def is_in_time(series: Series, table: PointTable, slots: Ids) -> bool:
 
 
 def _by_id(series: Series, table: PointTable, rows: Ids) -> Alignment:
-    """Align by the image ids in the events; a point without an image id gets the slot interpolated from the others."""
+    """Return the alignment by the image ids in the events.
+
+    A point whose event names no image gets its slot by interpolation between its neighbours.
+    """
     is_named = table.slots > NO_IMAGE
     points = np.arange(len(rows))
     known = (rows >= 0) & is_named[rows]

@@ -71,7 +71,6 @@ class AreaDetector:
         self._buffer = buffer
         self._cam, self._stats = f"{prefix}cam1:", f"{prefix}Stats1:"
         self.channels: dict[str, ChannelData] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         rows, cols = camera.instrument.shape
         self._settings(asdict(camera.settings))
         self._command("Acquire", ("Done", "Acquire"), self._acquire)

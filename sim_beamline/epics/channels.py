@@ -75,21 +75,21 @@ TEXT_LENGTH = 256
 """Longest text of a channel [characters]."""
 
 
-def setting(value: object, hook: Hook, choices: tuple[str, ...] | None = None, unit: str = "") -> ChannelData:
+def setting(value: object, hook: Hook, choices: tuple[str, ...] | None = None) -> ChannelData:
     """Return a channel that clients write; ``value`` is a number, a text, or one of the choices."""
-    channel = _channel(value, choices, unit, 0)
+    channel = _channel(value, choices, 0)
     channel.hook = hook
     return channel
 
 
-def reading(value: object, choices: tuple[str, ...] | None = None, unit: str = "") -> ChannelData:
+def reading(value: object, choices: tuple[str, ...] | None = None) -> ChannelData:
     """Return a channel that clients only read."""
-    return _channel(value, choices, unit, 1)
+    return _channel(value, choices, 1)
 
 
-def _channel(value: object, choices: tuple[str, ...] | None, unit: str, kind: int) -> ChannelData:
+def _channel(value: object, choices: tuple[str, ...] | None, kind: int) -> ChannelData:
     if choices is not None:
         return (_EnumSetting, _Enum)[kind](value=value, enum_strings=list(choices))
     if isinstance(value, str):
         return _KINDS[str][kind](value=value, max_length=TEXT_LENGTH, report_as_string=False, string_encoding="utf-8")
-    return _KINDS[type(value)][kind](value=value, units=unit)
+    return _KINDS[type(value)][kind](value=value)

@@ -43,11 +43,6 @@ class IocServer:
         self._thread = threading.Thread(target=self._serve, name="ioc", daemon=True)
         self._thread.start()
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all process variables, without the fields of the motors."""
-        return tuple(self._names)
-
     def publish(self) -> None:
         """Write the state of the camera into the process variables; may be called from any thread."""
         if not self._loop.is_closed() and not self._is_changed.is_set():

@@ -38,7 +38,6 @@ class MotorRecord(PVGroup):  # type: ignore[misc]
         super().__init__(prefix)
         self._axis = axis
         self._backlash = backlash
-        self._task: asyncio.Task[None] | None = None
 
     @motor.startup  # type: ignore[no-redef]
     async def motor(self, instance: PvpropertyData, _: object) -> None:
