@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import zmq
@@ -35,6 +35,9 @@ OWN_RESULTS = "tcp://127.0.0.1:5578"
 """Address of the results, where the configuration names none."""
 
 _WAIT_S = 0.02
+_PAUSE_S = 0.03
+"""Time [s] between two turns of the thread: each turn holds Python's lock, for which the scan would wait."""
+
 _RESTART_S = 5.0
 _LOG_END = 300
 
@@ -131,26 +134,27 @@ class CdiStream:
                 service.keep()
                 if not self._is_connected.is_set() and socket.poll(0, zmq.POLLOUT):
                     self._is_connected.set()
-                entry = self._queue_entry(line)
-                if entry is None:
-                    self._finish(line)
-                    return
-                if entry:
+                for entry in self._entries(line):
+                    if entry is None:
+                        self._finish(line)
+                        return
                     line.send(pack(entry[0], self._packed(write, entry[1]), prefix))
                     self.n_sent += 1
                 if not line.step():
                     n_waiting = self._queue.qsize() + line.n_waiting
                     self._warn(f"no service takes documents at {self._address}: {n_waiting} documents wait")
 
-    def _queue_entry(self, line: Line) -> tuple[()] | tuple[str, Document] | None:
-        """Return the next entry of the queue; an empty tuple if none comes in time, or if the line is full."""
-        if line.is_full:
-            time.sleep(_WAIT_S)
-            return ()
-        try:
-            return self._queue.get(timeout=_WAIT_S)
-        except queue.Empty:
-            return ()
+    def _entries(self, line: Line) -> Iterator[tuple[str, Document] | None]:
+        """Yield the entries of the queue until it is empty or the line is full; pause after them.
+
+        The first one is waited for and goes out at once; what comes during the pause goes out together.
+        """
+        with contextlib.suppress(queue.Empty):
+            if not line.is_full:
+                yield self._queue.get(timeout=_WAIT_S)
+            while not line.is_full:
+                yield self._queue.get_nowait()
+        time.sleep(_PAUSE_S)
 
     def _finish(self, line: Line) -> None:
         """Wait until all documents are taken, or the time of `close` is over."""
