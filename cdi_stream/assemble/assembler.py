@@ -165,13 +165,10 @@ class Assembler:
         """Return the frames so far of each open curve that has reached its next fraction for a preview."""
         fractions = self._settings.preview_fractions
         curves = list(self._curves) if fractions else []
-        found = [(curve, due_fraction(curve, partial(self._run_of, curve), fractions)) for curve in curves]
+        found = [(curve, due_fraction(curve, self._match(curve).run, fractions)) for curve in curves]
         due = [(curve, partial(self._partial, curve, fraction)) for curve, fraction in found if fraction is not None]
         partial_curves = [self._attempt(curve, compute, lambda _: None) for curve, compute in due]
         return [curve for curve in partial_curves if curve is not None]
-
-    def _run_of(self, curve: OpenCurve) -> RunRecord | None:
-        return self._match(curve).run
 
     def _partial(self, curve: OpenCurve, fraction: float) -> PartialCurve:
         """Return the frames of a curve so far; the fraction is not due again, also if this raises an error."""

@@ -5,8 +5,6 @@ The readings of points that are not measured yet follow evenly from those of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,16 +19,15 @@ from cdi_stream.messages import PartialCurve, RockingCurve, read_only
 from cdi_stream.stream.series import Series
 
 
-def due_fraction(
-    curve: OpenCurve, run_of: Callable[[], RunRecord | None], fractions: tuple[float, ...]
-) -> float | None:
+def due_fraction(curve: OpenCurve, run: RunRecord | None, fractions: tuple[float, ...]) -> float | None:
     """Return the largest of the fractions that the frames of a curve have reached, if it is new; else None.
 
-    None also if the number of points is unknown, or if the curve is complete or has ended.  ``run_of`` returns the run;
-    it is called only where neither header nor ``user_data`` states the number of points, because it takes time.
+    None also if the number of points is unknown, or if the curve is complete or has ended.  A detector may be armed for
+    more images than the plan has points, and a plan may have several curves: the smaller of the two numbers counts.
     """
     n_received = curve.series.n_received
-    n = curve.claim.n_points or curve.n_announced or planned_points(curve.claim, run_of())
+    stated = [n for n in (curve.n_announced, planned_points(curve.claim, run)) if n > 0]
+    n = curve.claim.n_points or min(stated, default=0)
     if not 0 < n_received < n or curve.series.ended_s is not None:
         return None
     largest = max((fraction for fraction in fractions if n_received >= fraction * n), default=0.0)

@@ -66,6 +66,11 @@ def test_the_plan_may_state_the_number_of_points(rig):
     assert [partial.fraction for _, partial in partials_after(rig, points(range(N)))] == [0.5, 0.75]
 
 
+def test_a_detector_may_be_armed_for_more_images_than_the_plan_has_points(rig):
+    rig.feed(run_start(num_points=N), descriptor(), begin(n_images=100 * N))
+    assert [(k, p.fraction) for k, p in partials_after(rig, points(range(N)))] == [(6, 0.5), (10, 0.75)]
+
+
 def test_a_series_that_has_ended_gives_no_preview(rig):
     from cdi_stream.messages import SeriesEnd
 
