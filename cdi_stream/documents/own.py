@@ -36,6 +36,11 @@ def is_own_event(event: Document) -> bool:
     return any(str(key).endswith(_IN_EVERY_EVENT) for key in event["data"])
 
 
+def is_own_resource(resource: Document) -> bool:
+    """Whether a document that names data in a file belongs to a run of this service, by the name of its data key."""
+    return str(resource.get("data_key")).partition("_")[0] in STREAMS
+
+
 def is_own_stop(n_events: Mapping[str, Any]) -> bool:
     """Whether a stop document belongs to a run of this service, by the streams whose events it counts."""
     return bool(n_events) and n_events.keys() <= STREAMS

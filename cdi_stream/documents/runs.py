@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdi_stream.documents.own import is_own_descriptor, is_own_event, is_own_start, is_own_stop
+from cdi_stream.documents.own import is_own_descriptor, is_own_event, is_own_resource, is_own_start, is_own_stop
 from cdi_stream.documents.positions import PositionPart, part_of, read_part
 from cdi_stream.documents.readings import ReadingNames, arrays_in, finite, image_in, numbers_in, series_in, whole
 from cdi_stream.documents.run_record import Event, RunRecord
@@ -244,7 +244,7 @@ class RunBook:
             run.n_descriptors_lost += 1
         record = self.runs.get(doc["run_start"])
         if record is None:
-            self.orphans["stop"] += 1
+            self.orphans["stop"] += is_raw
             return None
         if record.stop is not None:
             return record.uid
@@ -312,12 +312,12 @@ class RunBook:
         descriptor = str(doc.get("descriptor"))
         uid, stream = self._run_of_descriptor.get(descriptor, (str(doc.get("run_start")), ""))
         record = self.runs.get(uid)
+        resource = self._resources.get(str(doc.get("stream_resource")), {})
         if record is None:
-            self.orphans[name] += "descriptor" in doc
+            self.orphans[name] += "descriptor" in doc and not is_own_resource(resource)
             return None
         if name in ("stream_datum", "datum"):
             record.streams_in_files.add(stream)
-            resource = self._resources.get(str(doc.get("stream_resource")), {})
             data_keys = record.descriptors.get(descriptor, {}).get("data_keys", {})
             part = part_of(resource, doc, data_keys, received_s) if name == "stream_datum" else None
             if part is None:

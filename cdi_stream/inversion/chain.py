@@ -26,6 +26,7 @@ from cdi_stream.inversion.prepare import DetectorKnowledge, prepare
 from cdi_stream.inversion.previous import laid_on_peak, like_previous, turned
 from cdi_stream.inversion.verdict import combined, failed_verdict
 from cdi_stream.messages import (
+    PREVIOUS_RUN,
     Crystal,
     LabVolume,
     PhasedVolume,
@@ -161,6 +162,9 @@ def phase_curve(
     if previous is not None and before is not None:
         crystal, correlation = like_previous(crystal, before.density.cpu())
         notes = (*notes, _PREVIOUS_NOTE.format(uid=previous.run_uid, correlation=correlation))
+    elif (uid := curve.run.metadata.get(PREVIOUS_RUN)) is not None:
+        cause = "none is among the results" if previous is None else "it lies outside the field of view"
+        notes = (*notes, f"no crystal of the previous run {uid!s:.36} was a start: {cause}")
     in_lab = crystal_in_lab(crystal, settings.lab_shape)
     laps.mark("phase")
     verdict = combined(in_lab.verdict, inferred.doubts, notes)

@@ -195,7 +195,7 @@ def test_a_service_in_trouble_harms_no_scan_and_its_crystal_comes_later(line, ha
     assert len(events) == len(line.scan.frames)
     assert line.subscriber.n_dropped == 0
     uid = line.documents[0][1]["uid"]
-    with contextlib.closing(ResultListener(line.subscriber.results)) as listener:
+    with contextlib.closing(ResultListener(line.subscriber.bus)) as listener:
         if harm is signal.SIGSTOP:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)

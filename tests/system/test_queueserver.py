@@ -101,7 +101,7 @@ def test_the_queue_measures_a_curve_and_its_crystal_comes(tmp_path):
         time.sleep(1.0)
         server = QueueServer(tmp_path, line, port)
         stack.enter_context(ended(server.process))
-        listener = stack.enter_context(contextlib.closing(ResultListener(line.subscriber.results)))
+        listener = stack.enter_context(contextlib.closing(ResultListener(line.subscriber.bus)))
         time.sleep(5.0)
         server.ask("environment_open")
         server.wait_until(lambda status: status["worker_environment_exists"])

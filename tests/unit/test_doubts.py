@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cdi_stream.documents.publish import RunPublisher
 from cdi_stream.errors import WireError
-from cdi_stream.messages import DetectorFrame, SeriesEnd, SeriesStart
+from cdi_stream.messages import DetectorFrame, RunContext, SeriesEnd, SeriesStart
 from tests.assembling import N, Rig, all_events, begin, descriptor, event, frame, picture, run_start, run_stop
+from tests.unit.test_publish import IDENTITY, PROVENANCE, SHAPES, result
 
 PERIOD_S = 0.4
 
@@ -317,6 +319,18 @@ def test_a_stop_document_that_no_other_document_belongs_to_is_named():
     rig.feed(begin(), *(frame(k) for k in range(N)), SeriesEnd(series=1), run_stop(N))
     (curve,) = rig.settle()
     assert any("1 documents came of runs whose start document was not received" in doubt for doubt in curve.doubts)
+
+
+def test_documents_of_this_service_are_no_lost_documents(tmp_path):
+    book, emit = Rig().assembler.book, []
+    publisher = RunPublisher(
+        RunContext(uid="raw"), PROVENANCE, SHAPES, tmp_path, lambda *document: emit.append(document), IDENTITY
+    )
+    publisher.result(result("reconstruction"))
+    publisher.close()
+    for name, doc in emit:
+        book.on_document(name, doc)
+    assert (len(book.runs), book.orphans.total()) == (0, 0)
 
 
 def test_our_own_descriptors_begin_no_run():

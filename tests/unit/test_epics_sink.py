@@ -70,7 +70,7 @@ def run_of(raw, time_s, stage="reconstruction", stream="reconstruction", **data)
             "event",
             {"descriptor": f"{run} d", "time": time_s, "data": {f"{stream}_{key}": v for key, v in values.items()}},
         ),
-        ("stop", {"uid": f"{run} s", "run_start": run}),
+        ("stop", {"uid": f"{run} s", "run_start": run, "time": time_s}),
     ]
 
 
@@ -115,8 +115,17 @@ def test_a_late_result_does_not_replace_a_newer_one(served):
 def test_the_state_follows_the_streams(served):
     sink, port = served
     for time_s, (stream, value) in enumerate((("preview", 1), ("inference", 2), ("reconstruction", 0))):
-        take(sink, run_of("raw", 100.0 + time_s, stream=stream))
+        take(sink, run_of("raw", 100.0 + time_s, stream=stream)[:-1])
         assert read(port, "State")["State"][0] == value, stream
+
+
+def test_a_run_that_ends_without_a_reconstruction_leaves_no_state_behind(served):
+    sink, port = served
+    *beginning, stop = run_of("raw", 100.0, stream="preview")
+    take(sink, beginning)
+    assert read(port, "State")["State"][0] == 1
+    take(sink, [stop])
+    assert read(port, "State")["State"][0] == 0
 
 
 def test_a_sink_that_opens_in_the_middle_of_a_run_is_told_its_beginning(tmp_path):

@@ -114,7 +114,9 @@ def test_a_previous_crystal_competes_with_the_network(scans, network, phase):
     """The right crystal helps a network that is of no use; a wrong crystal does not harm a good network."""
     chain = settings_for(scans[1], phase=phase)
     inferred = infer_curve(curve_of(scans[1]), network, chain)
-    alone = phase_curve(inferred, chain)
+    named = replace(inferred, curve=replace(inferred.curve, run=context(previous_run="gone")))
+    alone = phase_curve(named, chain)
+    assert alone.verdict.reasons[-1] == "no crystal of the previous run gone was a start: none is among the results"
     right = PreviousCrystal(run_uid="right", crystal=alone.crystal)
     rng = np.random.default_rng(3)
     noise = (rng.normal(size=alone.crystal.density.shape) * alone.crystal.support).astype(np.complex64)

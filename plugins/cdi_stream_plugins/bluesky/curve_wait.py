@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from cdi_stream.messages import Document
+from cdi_stream_plugins.bluesky.bus_settings import BusSettings, bus_settings, documents_table
 from cdi_stream_plugins.bluesky.results import UNITS, ReconstructionResult, ResultListener
 from cdi_stream_plugins.bluesky.subscriber import CdiStream
 
-Source = str | CdiStream
-"""Address of the bus on which results appear, or the `CdiStream` that the RunEngine is subscribed to."""
+Source = str | Path | CdiStream
+"""Place of the results: configuration file of the service, the `CdiStream` that the RunEngine is subscribed to, or the
+address of a bus without keys and prefix, with messages in msgpack."""
 
 
 Reading = Mapping[str, object]
@@ -29,10 +32,7 @@ class CurveWait:
     def __init__(self, source: Source, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._subscriber = source if isinstance(source, CdiStream) else None
-        if isinstance(source, CdiStream):
-            self._listener = ResultListener(source.results, curve=source.curve)
-        else:
-            self._listener = ResultListener(source)
+        self._listener = ResultListener(_bus_of(source))
         self._n_curves: dict[str | None, int] = {}
         self._open_run: str | None = None
         self._stopped = threading.Event()
@@ -67,6 +67,15 @@ class CurveWait:
         if self._open_run is not None:
             return self._open_run
         return self._listener.results.newest_run if self._subscriber is None else self._subscriber.run_uid
+
+
+def _bus_of(source: Source) -> BusSettings:
+    """Return the settings of the bus on which the results of a source appear."""
+    if isinstance(source, CdiStream):
+        return source.bus
+    if isinstance(source, Path) or source.endswith(".toml"):
+        return bus_settings(documents_table(source))
+    return BusSettings(results=source)
 
 
 def readings(name: str, result: ReconstructionResult) -> dict[str, str | float]:

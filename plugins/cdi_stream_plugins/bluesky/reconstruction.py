@@ -28,8 +28,9 @@ class Reconstruction:
     name
         Name of the device.
     source
-        Address of the document bus on which the service publishes (out side of the proxy, ``documents.subscribe``), or
-        the `CdiStream` that the RunEngine is subscribed to.
+        The `CdiStream` that the RunEngine is subscribed to, or the configuration file of the service, or the address of
+        the document bus on which the service publishes (out side of the proxy, ``documents.subscribe``); with an
+        address alone, messages have no prefix, are packed by msgpack, and need no keys.
     timeout_s
         Longest time to wait for a curve [s].
 

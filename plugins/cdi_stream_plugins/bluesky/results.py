@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import zmq
 
-from cdi_stream.addresses import CurveKeys
 from cdi_stream.documents import bus
 from cdi_stream.errors import WireError
 from cdi_stream.messages import Document
+from cdi_stream_plugins.bluesky.bus_settings import BusSettings
 
 MAX_RUNS = 200
 """Number of raw runs whose results are kept."""
@@ -153,14 +153,13 @@ class Results:
 class ResultListener:
     """Thread that listens to the bus on which the service publishes, and fills `Results`."""
 
-    def __init__(
-        self, address: str, *, prefix: str = "", serializer: str = "msgpack", curve: CurveKeys | None = None
-    ) -> None:
+    def __init__(self, settings: BusSettings) -> None:
         self.results = Results()
         self._stopped = threading.Event()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = bus.listen(self._context, address if "://" in address else f"tcp://{address}", curve)
-        self._prefix, self._read = prefix, bus.reader(serializer)
+        address = settings.results if "://" in settings.results else f"tcp://{settings.results}"
+        self._socket = bus.listen(self._context, address, settings.curve)
+        self._prefix, self._read = settings.prefix, bus.reader(settings.serializer)
         self._thread = threading.Thread(target=self._listen, name="cdi-stream results", daemon=True)
         self._thread.start()
 

@@ -13,26 +13,22 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import zmq
 
-from cdi_stream.addresses import CurveKeys, is_ipv6, parse
+from cdi_stream.addresses import is_ipv6
 from cdi_stream.documents.bus import pack, writer
 from cdi_stream.documents.curve import secure
-from cdi_stream.errors import ConfigError
 from cdi_stream.messages import Document
 from cdi_stream_plugins.bluesky.acknowledged import AcknowledgedLine
+from cdi_stream_plugins.bluesky.bus_settings import bus_settings, documents_table, target_of
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 20_000
 """Largest number of documents that wait while no service takes them; further documents are dropped and counted."""
-
-OWN_RESULTS = "tcp://127.0.0.1:5578"
-"""Address of the results, where the configuration names none."""
 
 _WAIT_S = 0.02
 _PAUSE_S = 0.03
@@ -62,8 +58,8 @@ class CdiStream:
         Number of documents sent, and of documents dropped because too many were waiting.
     run_uid
         Uid of the newest run, None before the first one.
-    results, curve
-        Address at which the service publishes its results, and the keys for it.
+    bus
+        Address at which the service publishes its results, with their format and the keys for them.
 
     Raises
     ------
@@ -78,17 +74,16 @@ class CdiStream:
     def __init__(self, config: str | Path | Document, *, is_service_started: bool = True) -> None:
         self.n_sent = self.n_dropped = 0
         self.run_uid: str | None = None
-        documents = _documents_of(config)
-        self._address, kind = _address_of(documents)
-        self.curve = curve_of(documents)
-        self.results = str(documents.get("subscribe", OWN_RESULTS))
+        documents = documents_table(config)
+        self._address, kind = target_of(documents)
+        self.bus = bus_settings(documents)
         is_startable = is_service_started and kind == zmq.DEALER and not isinstance(config, Mapping)
         self._file = Path(str(config)) if is_startable else None
         self._queue: queue.SimpleQueue[tuple[str, Document] | None] = queue.SimpleQueue()
         self._max_waiting = MAX_WAITING
         self._warned_s = -60.0
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._send_all, args=(kind, documents), name="cdi-stream", daemon=True)
+        self._thread = threading.Thread(target=self._send_all, args=(kind,), name="cdi-stream", daemon=True)
         self._is_connected = threading.Event()
         self._thread.start()
 
@@ -116,18 +111,18 @@ class CdiStream:
         self._closing.set()
         self._thread.join()
 
-    def _send_all(self, kind: int, documents: Document) -> None:
+    def _send_all(self, kind: int) -> None:
         """Body of the thread: keep a service running, pack the documents, and send them in order."""
         is_bus = kind == zmq.PUB
-        write = writer(str(documents.get("serializer", "msgpack")) if is_bus else "msgpack")
-        prefix = str(documents.get("prefix", "")).encode() if is_bus else b""
+        write = writer(self.bus.serializer if is_bus else "msgpack")
+        prefix = self.bus.prefix.encode() if is_bus else b""
         service = _Service(self._file, self._address)
         with zmq.Context() as context, context.socket(kind) as socket:
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.SNDHWM, 0)
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.IPV6, is_ipv6(self._address))
-            secure(socket, self.curve if is_bus else None)
+            secure(socket, self.bus.curve if is_bus else None)
             socket.connect(self._address)
             line = _BusLine(socket) if is_bus else AcknowledgedLine(socket)
             while not self._closing.is_set():
@@ -245,47 +240,3 @@ class _Service:
             except zmq.ZMQError:
                 return True
             return False
-
-
-def _documents_of(config: str | Path | Document) -> Document:
-    """Return the table ``documents`` of a configuration, which is read without the service's own heavy modules."""
-    if not isinstance(config, Mapping):
-        try:
-            config = tomllib.loads(Path(config).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{config}: expected a configuration file, got: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{config} is not TOML: {error}") from error
-    documents = config.get("documents", {})
-    if not isinstance(documents, Mapping):
-        raise ConfigError(f"expected a table [documents], got {documents!r:.80}")
-    return documents
-
-
-def curve_of(documents: Document) -> CurveKeys | None:
-    """Return the keys for the proxy that a configuration names, None without."""
-    keys = CurveKeys.of(documents.get("curve_secret"), documents.get("curve_server"))
-    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
-        secure(socket, keys)  # an error must come here, not in the thread
-    return keys
-
-
-def _address_of(documents: Document) -> tuple[str, int]:
-    """Return the address to which documents are sent, and the type of the socket."""
-    source = documents.get("source", "zmq")
-    keys = {"process": ("address", zmq.DEALER), "zmq": ("publish", zmq.PUB)}
-    if source not in keys:
-        raise ConfigError(
-            f'documents.source: expected "process" (documents go straight to the service) or "zmq", got {source!r}; '
-            f"with {source!r} the documents come without CdiStream"
-        )
-    key, kind = keys[source]
-    text = documents.get(key)
-    if not isinstance(text, str):
-        raise ConfigError(f"documents.{key}: expected an address such as tcp://127.0.0.1:5579, got {text!r}")
-    address = text if "://" in text else f"tcp://{text}"
-    try:
-        parse(address)
-    except ValueError as error:
-        raise ConfigError(f"documents.{key}: {error}") from error
-    return address, kind

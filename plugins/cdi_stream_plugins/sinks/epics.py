@@ -53,6 +53,7 @@ class EpicsSink:
         self._raw_of_run: dict[str, str] = {}
         self._stream_of_descriptor: dict[str, tuple[str, str]] = {}
         self._newest_s = -math.inf
+        self._newest_run = ""
         self._begun = threading.Event()
         self._failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
@@ -75,9 +76,9 @@ class EpicsSink:
                 self._stream_of_descriptor[doc["uid"]] = (doc["run_start"], doc["name"])
             case "event" if doc["descriptor"] in self._stream_of_descriptor:
                 run, stream = self._stream_of_descriptor[doc["descriptor"]]
-                self._event(stream, self._raw_of_run[run], doc["data"], float(doc["time"]))
+                self._event(stream, run, doc["data"], float(doc["time"]))
             case "stop":
-                self._stop(doc["run_start"])
+                self._stop(doc["run_start"], float(doc["time"]))
 
     def has_run(self, uid: str) -> bool:
         """Return false: a new server knows no run, and is told each open run from its start document."""
@@ -89,17 +90,24 @@ class EpicsSink:
             self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(START_S)
 
-    def _event(self, stream: str, raw_uid: str, data: Mapping[str, object], time_s: float) -> None:
+    def _event(self, stream: str, run: str, data: Mapping[str, object], time_s: float) -> None:
         if time_s < self._newest_s or stream not in _STATES:
             return
-        self._newest_s = time_s
+        self._newest_s, self._newest_run = time_s, run
         updates: list[Update] = [Update(name="state", value=_STATES[stream])]
         if stream == "reconstruction":
-            updates += updates_of({key.removeprefix(f"{stream}_"): value for key, value in data.items()}, raw_uid)
+            values = {key.removeprefix(f"{stream}_"): value for key, value in data.items()}
+            updates += updates_of(values, self._raw_of_run[run])
+        self._show(updates, time_s)
+
+    def _show(self, updates: list[Update], time_s: float) -> None:
+        """Set variables in the server's thread; wait until they are set."""
         asyncio.run_coroutine_threadsafe(self._pvs.show(updates, time_s), self._loop).result(START_S)
 
-    def _stop(self, run: str) -> None:
-        """Forget a run that is over."""
+    def _stop(self, run: str, time_s: float) -> None:
+        """Forget a run that is over; after a preview or an inference it may have ended without a reconstruction."""
+        if run == self._newest_run:
+            self._show([Update(name="state", value="idle")], time_s)
         self._raw_of_run.pop(run, None)
         self._stream_of_descriptor = {d: known for d, known in self._stream_of_descriptor.items() if known[0] != run}
 
