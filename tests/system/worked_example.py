@@ -137,7 +137,7 @@ def run_plan(example: Example, subscriber: Subscriber) -> None:
         closing = contextlib.closing
         client = DetectorClient(name="eiger", control_endpoint=example.ends["control"], context=context)
         detector = stack.enter_context(closing(client))
-        crystal = Reconstruction("crystal", example.ends["subscribe"], timeout_s=LIMIT_S)
+        crystal = Reconstruction("crystal", example.config_file, timeout_s=LIMIT_S)
         stack.enter_context(closing(crystal))
         units = example.scan.units
         standing = [Axis(name=name, unit=units[name], value=value) for name, value in example.scan.baseline.items()]
