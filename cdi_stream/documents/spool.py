@@ -94,6 +94,7 @@ class Spool:
         self.sinks = (BUS, *sinks)
         self.changed = threading.Condition()
         self._alarms = alarms or Alarms()
+        self._n_delivered = dict.fromkeys(self.sinks, 0)
         self._path = directory / SPOOL
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -164,9 +165,16 @@ class Spool:
         with self.changed:
             return list(self._waiting[sink])
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the numbers of documents of each sink: ``waiting``, and ``delivered`` since the start."""
+        with self.changed:
+            waiting = {sink: len(queue) for sink, queue in self._waiting.items()}
+            return {"waiting": waiting, "delivered": dict(self._n_delivered)}
+
     def mark_delivered(self, sink: str, entry: Entry) -> None:
         """Note that a sink has a document; with its stop document the sink has the whole run."""
         with self.changed:
+            self._n_delivered[sink] += 1
             queue = self._waiting[sink]
             if queue and queue[0].id == entry.id:
                 queue.popleft()

@@ -36,6 +36,7 @@ from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.previews import Previews
 from cdi_stream.live.refinements import refinement_message
+from cdi_stream.live.tally import Tally
 from cdi_stream.messages import CurveProgress, PartialCurve, Result, RockingCurve, RunContext
 from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
@@ -76,7 +77,8 @@ class Parts:
 
     ``previous`` returns the crystal of the run that a run names as its predecessor, None without one.
     ``decode`` decodes the detector's messages that an earlier service stored.  While curves of more than
-    ``max_waiting_bytes`` wait for their reconstruction, no frames are taken.
+    ``max_waiting_bytes`` wait for their reconstruction, no frames are taken.  ``resources`` returns sizes of disk and
+    memory [bytes] by name.
     """
 
     ingest: Ingest
@@ -93,6 +95,7 @@ class Parts:
     backlog: Backlog | None = None
     alarms: Alarms = field(default_factory=Alarms)
     max_waiting_bytes: int = 4 << 30
+    resources: Callable[[], dict[str, int]] = dict
 
 
 class Service:
@@ -111,6 +114,8 @@ class Service:
         self._n_unfinished = self._n_pending = 0
         self._waiting_bytes = 0
         self._previews = Previews(parts.network, parts.chain, parts.outgoing)
+        self._tally = Tally()
+        self._start_s = time.time()
         self._count_lock = threading.Lock()
         self._may_phase = threading.Event()
         self._may_phase.set()
@@ -206,6 +211,7 @@ class Service:
         if isinstance(work, RockingCurve):
             self._may_phase.clear()
             self._count(+1, work)
+            self._tally.curve(work.account)
         self._work.put(work)
         self._wait_for_room()
 
@@ -308,6 +314,8 @@ class Service:
     def _publish(self, curve: RockingCurve, result: Result) -> None:
         problem = self._parts.outgoing.result(curve.run, result)
         verdict = result.verdict
+        latency_s = time.monotonic() - result.complete_s
+        self._tally.result(result.stream, verdict.grade, latency_s, result.metrics.known())
         logger.info(
             "run %s curve %d %s: %s, %d of %d frames, chi2 %.4f%s",
             curve.run.uid[:8],
@@ -347,7 +355,9 @@ class Service:
             sinks = tuple(archive.name for archive in self._parts.archives)
             self._parts.spool.put(job.key, documents, curve_key=key, sinks=sinks)
         self._parts.backlog.mark_archived(job)
-        self._parts.announcer.tell(refinement_message(job, documents))
+        message = refinement_message(job, documents)
+        self._tally.result("refinement", message[0]["verdict"])
+        self._parts.announcer.tell(message)
 
     def _announce(self) -> None:
         state_s = 0.0
@@ -366,7 +376,12 @@ class Service:
         return {
             **jobs,
             "counters": self.counters(),
+            **self._tally.as_dict(),
+            "documents": self._parts.spool.counts(),
+            "resources": self._parts.resources(),
+            "start_s": self._start_s,
             "waiting": self._n_unfinished,
+            "waiting_bytes": self._waiting_bytes,
             "lag_s": None if newest_s is None else time.monotonic() - newest_s,
             "alarms": self._parts.alarms.active(),
         }

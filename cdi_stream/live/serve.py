@@ -33,6 +33,7 @@ from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
 from cdi_stream.live.previous import previous_crystal
+from cdi_stream.live.resources import resources
 from cdi_stream.live.sockets import Sockets
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.networks.torchscript import load as load_network
@@ -111,6 +112,7 @@ def _parts(
         backlog=_backlog(config, config_file, provenance, directory) if config.refine.methods else None,
         alarms=alarms,
         max_waiting_bytes=config.publish.max_waiting_bytes,
+        resources=partial(resources, directory),
     )
 
 

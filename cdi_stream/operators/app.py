@@ -24,6 +24,7 @@ from cdi_stream.addresses import is_loopback
 from cdi_stream.errors import ConfigError, EndpointError
 from cdi_stream.operators.client import Client
 from cdi_stream.operators.connection import MAX_HEADER_BYTES, Connection
+from cdi_stream.operators.exposition import add_metrics
 from cdi_stream.operators.gate import Gate
 from cdi_stream.operators.history import Keeper, load_history
 from cdi_stream.operators.hub import Hub, listen, subscribe
@@ -119,6 +120,7 @@ def make_app(feed: str, token: str | None = None, history: Path | None = None) -
     app.add_middleware(Gate, token=token)
     _add_page(app, f"?token={quote(token, safe='')}" if token else "")
     _add_health(app, hub)
+    add_metrics(app, hub)
     _add_feed(app, hub)
     return app
 

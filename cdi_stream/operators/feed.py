@@ -15,8 +15,11 @@ of the run (null, or an empty list, where the run states none) and ``curve_index
               refinement ``method``
               and ``recipe``; arrays ``amplitude_z, phase_z`` and so on for y and x
 ``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, or null),
-              ``counters`` (cumulative), ``waiting`` (curves in the queues), ``lag_s`` (now minus the newest frame),
-              ``alarms``: the active alarms, each with ``key, text, since_s`` (epoch)
+              ``counters`` (cumulative), ``waiting`` and ``waiting_bytes`` (curves in the queues), ``lag_s`` (now minus
+              the newest frame), ``alarms``: the active alarms, each with ``key, text, since_s`` (epoch).  For the
+              monitoring: ``start_s`` (epoch), ``resources`` (sizes of disk and memory in bytes), ``documents``
+              (``waiting`` and ``delivered`` by sink), and since the start ``curves``, ``frames`` by fate, ``results``
+              by stage and verdict, ``latencies`` by step: ``numbers`` in the bins of ``latency_bounds_s``, ``sum_s``
 
 A service that sends nothing has stopped or cannot be reached.
 

@@ -82,6 +82,11 @@ class Hub:
         """Return the time since the last valid message of the feed [s]; None before the first."""
         return None if self._heard_s is None else self._clock() - self._heard_s
 
+    def newest(self, kind: str) -> dict[str, object]:
+        """Return the header of the newest message of a kind other than ``result``; empty before the first."""
+        message, _ = self._newest.get((kind, ""), (({}, {}), 0.0))
+        return message[0]
+
     def trouble(self) -> str:
         """Return a sentence if no message has come within `READY_S`; else an empty text."""
         age_s = self.feed_age_s()
