@@ -26,7 +26,7 @@ LAYERS = (
     ("phasing", "networks", "physics", "protocols"),
     ("messages",),
     ("geometry",),
-    ("numerics", "disk", "metrics", "alarms", "addresses", "processes", "registry"),
+    ("numerics", "disk", "metrics", "alarms", "logs", "addresses", "processes", "registry"),
     ("errors",),
 )
 """Rooms of the package from the top to the bottom; a room imports only from rooms below, never from its neighbours."""

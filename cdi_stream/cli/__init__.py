@@ -14,10 +14,9 @@ from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
-from rich.markup import escape
 
 from cdi_stream.cli import past, phasing, refinement, replays, streams, tools
-from cdi_stream.cli.output import console
+from cdi_stream.cli.output import complain, console, say
 from cdi_stream.errors import CdiStreamError, InputError
 
 # torch and numpy read these settings when a command imports them.  OpenMP threads that spin while they wait cost up to
@@ -80,15 +79,15 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        complain("error", str(error))
         sys.exit(2)
     except CdiStreamError as error:
-        console.print(f"[red]failed:[/red] {escape(str(error))}", highlight=False)
+        complain("failed", str(error))
         sys.exit(1)
     except OSError as error:  # a wrong path, or a full disk
         place = "" if error.filename is None else f"{error.filename}: "
-        console.print(f"[red]failed:[/red] {escape(place)}{escape(error.strerror or str(error))}", highlight=False)
+        complain("failed", f"{place}{error.strerror or error}")
         sys.exit(2 if isinstance(error, _INPUT_ERRORS) else 1)
     except KeyboardInterrupt:
-        console.print("stopped")
+        say("stopped")
         sys.exit(130)

@@ -3,24 +3,58 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.columns import Columns
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cdi_stream import logs
 from cdi_stream.cli.wording import table_row
 
+logger = logging.getLogger(__name__)
 console = Console(stderr=True)
+
+
+class LogFormat(StrEnum):
+    """Format of the log."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _use_format(log_format: LogFormat) -> LogFormat:
+    """Write the log of this process, and of the processes that it starts, in a format."""
+    if log_format == LogFormat.JSON:
+        os.environ[logs.VARIABLE] = log_format
+        logs.write_json(sys.stderr)
+    return log_format
+
+
+LogOption = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format",
+        envvar=logs.VARIABLE,
+        callback=_use_format,
+        is_eager=True,
+        help="Format of the log on standard error; json: one object a line, for a journal.",
+    ),
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 OutOption = Annotated[
@@ -101,6 +135,22 @@ class _BudgetColumn(ProgressColumn):
         left_s = max(self._budget_s - passed_s, 0)
         text = f"{passed_s:.0f} s, at most {left_s:.0f} s more"
         return Columns([ProgressBar(total=self._budget_s, completed=passed_s, width=30), Text(text)])
+
+
+def say(line: str) -> None:
+    """Print a line on standard error; as a line of the log, if the log is JSON."""
+    if logs.is_json():
+        logger.info(line)
+    else:
+        console.print(escape(line), highlight=False)
+
+
+def complain(word: str, text: str) -> None:
+    """Print an error on standard error, with the word that begins it; as a line of the log, if the log is JSON."""
+    if logs.is_json():
+        logger.error("%s: %s", word, text)
+    else:
+        console.print(f"[red]{word}:[/red] {escape(text)}", highlight=False)
 
 
 def print_lines(lines: list[str]) -> None:

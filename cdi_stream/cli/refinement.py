@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cdi_stream.cli.output import JsonOption, NeededConfig, StopSignal, console, show
+from cdi_stream.cli.output import JsonOption, LogFormat, LogOption, NeededConfig, StopSignal, console, show
 from cdi_stream.errors import InputError
 from cdi_stream.refine.queue import STATES
 
@@ -25,6 +25,7 @@ JobArgument = Annotated[int, typer.Argument(help="Number of the job, as shown by
 def worker(
     config: NeededConfig,
     once: Annotated[bool, typer.Option("--once", help="End when the queue is empty.")] = False,
+    log_format: LogOption = LogFormat.TEXT,
 ) -> None:
     """Run a worker for the refinement queue at the lowest priority (the service starts one itself)."""
     os.nice(NICE)  # before the imports, which take most of the time at the start

@@ -13,14 +13,24 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from cdi_stream import registry
-from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, StopSignal, console, show
+from cdi_stream.cli.output import (
+    ConfigOption,
+    JsonOption,
+    LogFormat,
+    LogOption,
+    NeededConfig,
+    StopSignal,
+    console,
+    say,
+    show,
+)
 from cdi_stream.errors import CdiStreamError, InputError
 
 TELL_EVERY_S = 10.0
 """Time between two lines of `serve` about the silence of the detector [s]."""
 
 
-def serve(config: NeededConfig) -> None:
+def serve(config: NeededConfig, log_format: LogOption = LogFormat.TEXT) -> None:
     """Run the live service until Ctrl-C."""
     from cdi_stream.config import prepare_folder, read_config
     from cdi_stream.live.sockets import open_sockets
@@ -30,15 +40,15 @@ def serve(config: NeededConfig) -> None:
     ready = prepare_folder(settings.publish.directory) / "ready"
     with open_sockets(settings) as sockets, _service(settings, config, sockets) as service:
         ready.touch()
-        console.print(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
+        say(f"listening to {settings.detector.endpoint}; Ctrl-C ends the service")
         silence = Silence(settings.detector.endpoint, time.monotonic())
         while not stop_signal.is_set() and not service.wait(0.2):
             silence.look(service.counters()["messages"], time.monotonic())
         ready.unlink(missing_ok=True)
-        console.print("stopping: curves in progress are finished, the others are left for the next start")
+        say("stopping: curves in progress are finished, the others are left for the next start")
     remainder = {name: n for name, n in service.left.items() if n}
     if remainder:
-        console.print(f"left for the next start: {', '.join(f'{n} {name}' for name, n in remainder.items())}")
+        say(f"left for the next start: {', '.join(f'{n} {name}' for name, n in remainder.items())}")
     if not service.has_ended:
         os._exit(0 if service.failure is None else 1)  # a thread may still wait for a server
     if service.failure is not None:
@@ -65,7 +75,7 @@ class Silence:
         """Print a line if there is no message yet and `TELL_EVERY_S` has passed; ``n_messages`` is their number."""
         if not n_messages and now_s - self._told_s >= TELL_EVERY_S:
             self._told_s = now_s
-            _say(
+            say(
                 f"no message from {self._endpoint} for {now_s - self._begin_s:.0f} s, since the start: is the "
                 "detector's stream on? 'cdi-stream check' tells whether it can be reached"
             )
@@ -116,7 +126,7 @@ def record(
     )
     stop_signal = StopSignal()
     with console.status(f"waiting for frames from {endpoint}") as status:
-        counts = capture(settings, stop_signal.is_set, lambda n: status.update(f"{n} frames"), _say)
+        counts = capture(settings, stop_signal.is_set, lambda n: status.update(f"{n} frames"), say)
     if "stopped" in counts:
         console.print(f"[red]stopped:[/red] {escape(counts['stopped'])}", highlight=False)
         console.print(
@@ -125,10 +135,6 @@ def record(
     show(counts | {"file": str(out.resolve())}, as_json)
     if counts["missing"] or not counts["received"] or "stopped" in counts:
         raise typer.Exit(3)
-
-
-def _say(line: str) -> None:
-    console.print(escape(line), highlight=False)
 
 
 def _keep_old(path: Path | None) -> None:
@@ -164,6 +170,7 @@ def dashboard(
         str | None, typer.Option(help="Address of the page; an address beyond this machine needs a token.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the page; 0: a free port.", min=0, max=65535)] = None,
+    log_format: LogOption = LogFormat.TEXT,
 ) -> None:
     """Serve the operators' page in the web browser."""
     from cdi_stream.config import DashboardConfig, read_config
@@ -176,8 +183,8 @@ def dashboard(
         raise InputError("dashboard: expected --feed, or --config of a service with feed.endpoint set, got neither")
     page = DashboardConfig() if settings is None else settings.dashboard
     place = (host or page.host, page.port if port is None else port)
-    console.print(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
+    say(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
     history = None if settings is None else settings.publish.directory / FILE_NAME
     if history is None:
-        console.print("without --config the last results are kept in memory only, until the page is stopped")
+        say("without --config the last results are kept in memory only, until the page is stopped")
     run_dashboard(endpoint, *place, page.token, history)

@@ -37,6 +37,7 @@ from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.previews import Previews
 from cdi_stream.live.refinements import refinement_message
 from cdi_stream.live.tally import Tally
+from cdi_stream.logs import about
 from cdi_stream.messages import CurveProgress, PartialCurve, Result, RockingCurve, RunContext
 from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
@@ -242,7 +243,8 @@ class Service:
                     self._may_phase.clear()
                     self._previews.take(work, self._why_no_preview)
                 case RockingCurve():
-                    self._curve(work)
+                    with about(work.run.uid, work.curve_index):
+                        self._curve(work)
                 case RunStopped():
                     self._phase_queue.put(work)
             if not self._is_curve_waiting():
@@ -282,7 +284,8 @@ class Service:
             if isinstance(work, RunStopped):
                 self._parts.outgoing.close(work.uid)
             elif not self._is_time_up():
-                self._reconstruction(work)
+                with about(work.curve.run.uid, work.curve.curve_index):
+                    self._reconstruction(work)
         self._n_pending = self._parts.outgoing.close_all("the service was stopped")
 
     def _reconstruction(self, work: _PhaseRequest) -> None:

@@ -90,6 +90,7 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         host=host,
         port=port,
         access_log=False,  # it would write the token
+        log_config=None,  # its lines go the way of all lines, as text or JSON
         log_level="warning",
         server_header=False,
         http=Connection,

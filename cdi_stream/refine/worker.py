@@ -17,6 +17,7 @@ from cdi_stream.addresses import CurveKeys
 from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents import bus
 from cdi_stream.errors import CdiStreamError
+from cdi_stream.logs import about
 from cdi_stream.protocols import Sink
 from cdi_stream.refine.inputs import INPUTS, read_input
 from cdi_stream.refine.jobs import JobSpec, documents_of, run_job
@@ -99,6 +100,12 @@ class Worker:
         job = None if is_resting else self._queue.lease(self._owner, LEASE_S)
         if job is None:
             return False
+        with about(job.spec["raw_uid"], job.spec["curve_index"]):
+            self._attempt(job)
+        return True
+
+    def _attempt(self, job: Job) -> None:
+        """Compute a leased job; an error of the disk puts it back into the queue, another error makes it failed."""
         try:
             self._do(job)
         except WorkerStopped:
@@ -112,7 +119,6 @@ class Worker:
         except Exception as error:  # border of the worker process: a job that fails is marked so
             logger.exception("refinement %d failed", job.id)
             self._queue.fail(job, self._owner, f"error of the program: {error!r}; please report it with worker.log")
-        return True
 
     def _do(self, job: Job) -> None:
         """Compute a leased job, store its documents in the queue, and send them."""

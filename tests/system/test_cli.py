@@ -214,7 +214,7 @@ def test_the_geometry_of_a_configuration_is_told():
 def test_a_service_says_that_no_message_has_come():
     told = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams, "_say", told.append)
+        patch.setattr(streams, "say", told.append)
         silence = streams.Silence("tcp://detector:1", 100.0)
         for now_s in (105.0, 111.0, 112.0, 121.5):
             silence.look(0, now_s)

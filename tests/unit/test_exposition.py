@@ -108,7 +108,7 @@ def test_counters_begin_again_with_the_service():
 def test_a_feed_of_nonsense_gives_no_nonsense():
     hub = Hub()
     for nonsense in ([{"a": "b"}, None, "x"], {"a": {"b": ["c"]}, "d": True, "e": "1"}):
-        hub.take(parts(state(**{key: nonsense for key in NUMBERS})))
+        hub.take(parts(state(**dict.fromkeys(NUMBERS, nonsense))))
         assert exposed(hub)["service_up"] == 1
     hub.take(parts(state(latency_bounds_s=[1.0], latencies={"phase": {"numbers": [1, 2, 3], "sum_s": 1.0}})))
     hub.take(parts(state(alarms=[{"key": str(k)} for k in range(5000)])))
