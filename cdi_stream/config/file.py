@@ -16,6 +16,7 @@ from cdi_stream.config.documents import DocumentsConfig
 from cdi_stream.config.geometry import GeometryConfig
 from cdi_stream.config.outputs import DashboardConfig, FeedConfig, PublishConfig
 from cdi_stream.config.reconstruction import AssembleConfig, NetworkConfig, PhaseConfig, PrepareConfig, RefineConfig
+from cdi_stream.config.secrets import with_secrets
 from cdi_stream.config.section import Section
 from cdi_stream.config.values import Threads
 from cdi_stream.errors import ConfigError, describe_error
@@ -125,7 +126,7 @@ class Config(Section):
 
 
 def read_config(path: Path) -> Config:
-    """Read and check a configuration file.
+    """Read and check a configuration file; secrets in the environment replace those of the file.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def read_config(path: Path) -> Config:
         With one line for each key that is wrong: expected, received, where.
     """
     try:
-        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Config.model_validate(with_secrets(tomllib.loads(path.read_text(encoding="utf-8")), os.environ))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; deploy/beamline.toml is an example to start from") from error
     except OSError as error:

@@ -404,3 +404,13 @@ def test_the_examples_are_configurations_that_service_and_profile_take(path):
     stream = CdiStream(path, is_service_started=False)
     stream.close(0.0)
     assert config.documents.source == "process"
+
+
+def test_secrets_come_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("CDI_STREAM_DASHBOARD_TOKEN", "word")
+    monkeypatch.setenv("CDI_STREAM_TILED_API_KEY", "")
+    config = read(tmp_path, MINIMAL + '[dashboard]\nhost = "0.0.0.0"\n[publish]\ntiled_api_key = "in the file"\n')
+    assert config.dashboard.token == "word"
+    assert config.publish.tiled_api_key == "in the file", "an empty variable replaces nothing"
+    monkeypatch.setenv("CDI_STREAM_TILED_API_KEY", "key")
+    assert read(tmp_path, MINIMAL).publish.tiled_api_key == "key"
