@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from cdi_stream.cli import past, phasing, refinement, replays, streams, tools
+from cdi_stream.cli import backups, past, phasing, refinement, replays, streams, tools
 from cdi_stream.cli.output import complain, console, say
 from cdi_stream.errors import CdiStreamError, InputError
 
@@ -52,6 +52,8 @@ for command in (
     replays.play,
     streams.dashboard,
     refinement.worker,
+    backups.backup,
+    backups.restore,
     phasing.phase,
     tools.check,
     tools.plugins,

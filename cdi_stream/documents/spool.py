@@ -98,7 +98,7 @@ class Spool:
         self._path = directory / SPOOL
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock_handle = _lock_file(directory / "service.lock")
+            self._lock_handle = lock_folder(directory)
         except OSError as error:
             raise ConfigError(
                 f"publish.directory {directory}: cannot be written: {error}; choose another folder"
@@ -344,20 +344,20 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _lock_file(lock: Path) -> int:
-    """Lock a file until the process ends; return its handle.
+def lock_folder(directory: Path) -> int:
+    """Lock a results folder for one service until the process ends; return the handle of the lock.
 
     Raises
     ------
     ConfigError
         If another process holds the lock.
     """
-    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    handle = os.open(directory / "service.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
         raise ConfigError(
-            f"{lock.parent} is in use by another service: stop that one, or set publish.directory to another folder"
+            f"{directory} is in use by another service: stop that one, or set publish.directory to another folder"
         ) from error
     return handle

@@ -15,6 +15,13 @@ LATENCY_BOUNDS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 
 NEW_IN_STAGE = {"inference": None, "reconstruction": ("phase",)}
 """Steps whose latency a result adds; None: all.  A reconstruction repeats the latencies of its inference."""
 
+GRADES = {
+    "inference": ("preliminary", "failed"),
+    "reconstruction": ("good", "doubtful", "failed"),
+    "refinement": ("good", "doubtful", "failed"),
+}
+"""Verdicts of each stage; each is told from the start, as 0, so that the first failure is seen as a change."""
+
 
 class _Latencies:
     """Histogram of the latencies of one step: number in each bin, and sum [s]."""
@@ -40,7 +47,7 @@ class Tally:
         self._lock = threading.Lock()
         self._n_curves = 0
         self._frames: Counter[str] = Counter(received=0, missing=0, duplicate=0, late=0, bad=0)
-        self._results: dict[str, Counter[str]] = {}
+        self._results = {stage: Counter(dict.fromkeys(grades, 0)) for stage, grades in GRADES.items()}
         self._latencies: dict[str, _Latencies] = {}
 
     def curve(self, account: FrameAccount) -> None:

@@ -141,9 +141,9 @@ def test_the_tally_counts_frames_results_and_each_latency_once():
     assert counts["curves"] == 1
     assert counts["frames"] == {"received": 8, "missing": 2, "duplicate": 1, "late": 0, "bad": 2}
     assert counts["results"] == {
-        "inference": {"preliminary": 1},
-        "reconstruction": {"good": 1},
-        "refinement": {"doubtful": 1},
+        "inference": {"preliminary": 1, "failed": 0},
+        "reconstruction": {"good": 1, "doubtful": 0, "failed": 0},
+        "refinement": {"good": 0, "doubtful": 1, "failed": 0},
     }
     assert {step: sum(entry["numbers"]) for step, entry in counts["latencies"].items()} == dict.fromkeys(
         ("inference", "assemble", "infer", "reconstruction", "phase"), 1
