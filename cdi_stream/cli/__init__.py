@@ -49,6 +49,7 @@ for command in (
     streams.serve,
     streams.record,
     streams.tee,
+    streams.proxy,
     replays.play,
     streams.dashboard,
     refinement.worker,

@@ -1,4 +1,4 @@
-"""Commands that receive a detector's stream or show its results: ``serve``, ``record``, ``tee`` and ``dashboard``."""
+"""Commands that receive a detector's stream or show its results: ``serve``, ``record``, ``tee``, ``proxy`` and ``dashboard``."""
 
 from __future__ import annotations
 
@@ -159,6 +159,33 @@ def tee(
     stop_signal = StopSignal()
     console.print(f"{source} -> {push} (file writer), {publish} (subscribers); Ctrl-C ends")
     show(dict(run_tee(source, push, publish, max_message_bytes=400_000_000, is_stopped=stop_signal.is_set)), as_json)
+
+
+def proxy(
+    publish: Annotated[str, typer.Argument(help="Address at which documents are published, tcp://*:5577.")],
+    subscribe: Annotated[str, typer.Argument(help="Address at which documents are heard, tcp://*:5578.")],
+    secret: Annotated[
+        Path | None,
+        typer.Option(help="Secret key of 'cdi-stream keys'; only clients whose keys lie in its folder are let in."),
+    ] = None,
+    log_format: LogOption = LogFormat.TEXT,
+) -> None:
+    """Run a document proxy until Ctrl-C, for a facility that has none; it takes CurveZMQ on both sides."""
+    from cdi_stream.addresses import parse
+    from cdi_stream.documents.proxy import own_proxy
+
+    for address in (publish, subscribe):
+        try:
+            is_guarded = secret is not None or parse(address).is_loopback
+        except ValueError as error:
+            raise InputError(f"{address}: {error}") from error
+        if not is_guarded:
+            raise InputError(f"{address}: other machines reach it: expected --secret, a key of 'cdi-stream keys'")
+    stop_signal = StopSignal()
+    with own_proxy(publish, subscribe, secret):
+        say(f"documents go from {publish} to {subscribe}; Ctrl-C ends")
+        while not stop_signal.is_set():
+            time.sleep(0.2)
 
 
 def dashboard(

@@ -171,7 +171,7 @@ def _documents(config: Config) -> str:
         for key in ("subscribe", "publish"):
             address = getattr(config.documents, key)
             with bus.listen(context, address, documents.curve) as probe:
-                _reach(probe, address, f"documents.{key}", "start bluesky-0MQ-proxy")
+                _reach(probe, address, f"documents.{key}", "start bluesky-0MQ-proxy, or cdi-stream proxy")
     return (
         f"proxy answers at {config.documents.subscribe} and {config.documents.publish}{_source(config)}{_trust(config)}"
     )
