@@ -1,4 +1,4 @@
-"""Commands that receive a detector's stream or show its results: ``serve``, ``record``, ``tee``, ``proxy`` and ``dashboard``."""
+"""Commands of streams and results: ``serve``, ``record``, ``tee``, ``proxy`` and ``dashboard``."""
 
 from __future__ import annotations
 
