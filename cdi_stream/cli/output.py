@@ -26,7 +26,7 @@ from rich.text import Text
 from cdi_stream import logs
 from cdi_stream.cli.wording import table_row
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("cdi_stream.cli")
 console = Console(stderr=True)
 
 
