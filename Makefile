@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 CONSTRAINTS := cdi_stream/constraints.txt
 
 DOCS_STAMP := $(VENV)/.docs-installed
+DEPLOY_STAMP := $(VENV)/.deploy-installed
 
-.PHONY: demo test test-all check docs fast wheel bench bench-phasing bench-networks campaign clean
+.PHONY: demo test test-all check deploy-check docs fast wheel bench bench-phasing bench-networks campaign clean
 
 $(BIN)/python:
 	@echo "environment in $(VENV)"
@@ -63,6 +64,13 @@ bench-networks: $(STAMP)  ## networks: forward passes, and what a polish reaches
 campaign: $(STAMP)  ## faults alone and in pairs, then kills; goes on where it stopped; writes the page of the faults
 	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.system.campaign --out campaign \
 		--page deploy/docs/reference/faults.md $(ARGS)
+
+$(DEPLOY_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[deploy]'
+	@touch $(DEPLOY_STAMP)
+
+deploy-check: $(DEPLOY_STAMP)  ## the files of a deployment, each by its own program (Debian: prometheus docker-compose kubernetes-client slurmctld slurmd slurm-client munge systemd)
+	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" tests/deploy
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[docs]'
