@@ -214,4 +214,4 @@ def dashboard(
     history = None if settings is None else settings.publish.directory / FILE_NAME
     if history is None:
         say("without --config the last results are kept in memory only, until the page is stopped")
-    run_dashboard(endpoint, *place, page.token, history)
+    run_dashboard(endpoint, *place, page.token, history, None if settings is None else settings.feed.curve)

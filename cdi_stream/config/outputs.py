@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from cdi_stream import addresses
+from cdi_stream.addresses import CurveKeys
 from cdi_stream.config.section import Section, in_words
 from cdi_stream.config.values import (
     Address,
@@ -141,8 +142,8 @@ class PublishConfig(Section):
 class FeedConfig(Section):
     """Stream of frames and results for the operators' page.
 
-    The feed has no password: a program that can connect sees frames and results.  It is bound to this machine alone
-    unless ``allow_other_machines`` is true.
+    Without keys the feed has no password: a program that can connect sees frames and results.  It is bound to this
+    machine alone unless it has a ``secret`` or ``allow_other_machines`` is true.
     """
 
     endpoint: Address | None = Field(
@@ -152,10 +153,28 @@ class FeedConfig(Section):
             "default there is no feed."
         ),
     )
+    secret: Path | None = Field(
+        default=None,
+        description=(
+            "File with the secret key of the feed (CurveZMQ), of 'cdi-stream keys'; then only dashboards whose public "
+            "keys lie in the same folder are let in. By default everybody who reaches the feed may watch."
+        ),
+    )
+    curve_secret: Path | None = Field(
+        default=None,
+        description="File with the secret key of a dashboard, for a feed with feed.secret.",
+    )
+    curve_server: Path | None = Field(
+        default=None,
+        description="File with the public key of the feed; needed with feed.curve_secret.",
+    )
     allow_other_machines: bool = Field(
         default=False,
         validate_default=True,
-        description="Whether the feed may be bound to an address that other machines reach. The feed has no password.",
+        description=(
+            "Whether a feed without feed.secret may be bound to an address that other machines reach: it has no "
+            "password."
+        ),
     )
     frame_every_s: Seconds = Field(
         default=0.25,
@@ -165,13 +184,25 @@ class FeedConfig(Section):
     @field_validator("allow_other_machines")
     @classmethod
     def _guarded(cls, is_allowed: bool, info: ValidationInfo) -> bool:
-        endpoint = info.data.get("endpoint")
-        if endpoint is not None and not is_allowed and not addresses.parse(endpoint).is_loopback:
+        endpoint, is_open = info.data.get("endpoint"), info.data.get("secret") is None
+        if endpoint is not None and is_open and not is_allowed and not addresses.parse(endpoint).is_loopback:
             raise ValueError(
                 f"expected feed.endpoint on this machine, as tcp://127.0.0.1:5580, got {endpoint!r}: nothing "
-                "guards the feed; set allow_other_machines = true if everybody on the network may watch"
+                "guards the feed; give it keys (feed.secret), or set allow_other_machines = true if everybody on the "
+                "network may watch"
             )
         return is_allowed
+
+    @model_validator(mode="after")
+    def _both_keys(self) -> Self:
+        if (self.curve_secret is None) != (self.curve_server is None):
+            raise ValueError("expected curve_secret and curve_server together, got one of them")
+        return self
+
+    @property
+    def curve(self) -> CurveKeys | None:
+        """Keys of a dashboard for a feed with CurveZMQ, None without."""
+        return CurveKeys.of(self.curve_secret, self.curve_server)
 
 
 class DashboardConfig(Section):

@@ -37,7 +37,7 @@ def own_proxy(in_address: str, out_address: str, secret: Path | None = None) -> 
     with contextlib.ExitStack() as stack:
         stack.callback(context.term)
         if secret is not None:
-            stack.enter_context(_authenticator(context, secret.parent))
+            stack.enter_context(authenticator(context, secret.parent))
         with contextlib.ExitStack() as unused:
             ends = [_bound(context, kind, address, unused, secret) for kind, address in kinds]
             unused.pop_all()  # the thread closes the sockets when the context is terminated
@@ -70,15 +70,15 @@ def _bound(
 
 
 @contextlib.contextmanager
-def _authenticator(context: zmq.Context[zmq.Socket[bytes]], clients: Path) -> Iterator[None]:
-    """Let in the clients whose public keys lie in a folder."""
-    authenticator = ThreadAuthenticator(context)
-    authenticator.start()
+def authenticator(context: zmq.Context[zmq.Socket[bytes]], clients: Path) -> Iterator[None]:
+    """Let in the clients whose public keys lie in a folder; once for each context."""
+    thread = ThreadAuthenticator(context)
+    thread.start()
     try:
-        authenticator.configure_curve(domain="*", location=clients)
+        thread.configure_curve(domain="*", location=clients)
         yield
     finally:
-        authenticator.stop()
+        thread.stop()
 
 
 def _forward(frontend: zmq.Socket[bytes], backend: zmq.Socket[bytes]) -> None:

@@ -206,7 +206,7 @@ def _feed(config: Config) -> str:
     if config.feed.endpoint is None:
         return "no feed for the operators' page: set feed.endpoint"
     try:
-        Announcer(config.feed.endpoint).close()
+        Announcer(config.feed.endpoint, secret=config.feed.secret).close()
     except EndpointError as error:
         raise ServiceError(f"{error}; is the service running already?") from error
     return f"{config.feed.endpoint} is free"

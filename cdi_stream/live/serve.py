@@ -91,7 +91,7 @@ def _parts(
         spool, bus_sink_of(config, is_immediate=True), _received_uids(sockets.delivery_monitor, config), alarms
     )
     provenance = provenance_of(config, chain, network)
-    announcer = Announcer(config.feed.endpoint)
+    announcer = Announcer(config.feed.endpoint, secret=config.feed.secret)
     incoming = Incoming((config.assemble.directory or directory / "incoming").resolve())
     shapes = {"preview": network.lab_shape, "inference": network.lab_shape, "reconstruction": chain.lab_shape}
     assembler = Assembler(assemble_settings(config, chain), time.monotonic, time.time, incoming)

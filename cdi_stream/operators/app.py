@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import Request
 from starlette.websockets import WebSocketDisconnect
 
-from cdi_stream.addresses import is_loopback
+from cdi_stream.addresses import CurveKeys, is_loopback
 from cdi_stream.errors import ConfigError, EndpointError
 from cdi_stream.operators.client import Client
 from cdi_stream.operators.connection import MAX_HEADER_BYTES, Connection
@@ -35,7 +35,9 @@ TRY_AGAIN_LATER = 1013
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def run_dashboard(feed: str, host: str, port: int, token: str | None, history: Path | None = None) -> None:
+def run_dashboard(
+    feed: str, host: str, port: int, token: str | None, history: Path | None = None, keys: CurveKeys | None = None
+) -> None:
     """Serve the page until the process is stopped.
 
     Parameters
@@ -48,6 +50,8 @@ def run_dashboard(feed: str, host: str, port: int, token: str | None, history: P
         Secret that a browser must send as ``?token=``; None serves only this machine.
     history
         File that keeps the last results over a restart; None keeps them in memory.
+    keys
+        Keys for a feed with CurveZMQ.
 
     Raises
     ------
@@ -61,8 +65,8 @@ def run_dashboard(feed: str, host: str, port: int, token: str | None, history: P
             f"dashboard: expected a loopback host such as 127.0.0.1, got {host!r}; set a token to serve other machines"
         )
     with zmq.Context() as context:
-        subscribe(context, feed).close()
-    config = server_config(make_app(feed, token, history), host, port)
+        subscribe(context, feed, keys).close()
+    config = server_config(make_app(feed, token, history, keys), host, port)
     with open_listening_socket(host, port) as place, contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[place])
 
@@ -102,7 +106,9 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
     )
 
 
-def make_app(feed: str, token: str | None = None, history: Path | None = None) -> FastAPI:
+def make_app(
+    feed: str, token: str | None = None, history: Path | None = None, keys: CurveKeys | None = None
+) -> FastAPI:
     """Return the server; while it runs, a hub listens to ``feed``.  Parameters as in `run_dashboard`."""
     keeper = None if history is None else Keeper(history)
     hub = Hub() if history is None or keeper is None else Hub(results=load_history(history), on_results=keeper.keep)
@@ -110,7 +116,7 @@ def make_app(feed: str, token: str | None = None, history: Path | None = None) -
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         """Run the tasks of the hub while the server runs."""
-        app.state.listener = asyncio.create_task(listen(hub, feed))
+        app.state.listener = asyncio.create_task(listen(hub, feed, keys))
         tasks = [app.state.listener] if keeper is None else [app.state.listener, asyncio.create_task(keeper.run())]
         yield
         for task in tasks:

@@ -13,7 +13,8 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from cdi_stream.addresses import is_ipv6
+from cdi_stream.addresses import CurveKeys, is_ipv6
+from cdi_stream.documents.curve import secure
 from cdi_stream.errors import ConfigError, WireError
 from cdi_stream.operators.client import QUEUE_LENGTH, Client, client_to_displace
 from cdi_stream.operators.feed import FeedMessage, pack, unpack
@@ -177,15 +178,16 @@ def to_bytes(message: FeedMessage) -> bytes:
     return b"".join((struct.pack("<I", len(header)), header, *images))
 
 
-def subscribe(context: zmq.Context[Any], endpoint: str) -> Any:
+def subscribe(context: zmq.Context[Any], endpoint: str, keys: CurveKeys | None = None) -> Any:
     """Return a socket that receives the feed, and reconnects after the service or the network was down.
 
     Raises
     ------
     ConfigError
-        If the endpoint is no address.
+        If the endpoint is no address, or a file of ``keys`` holds no key.
     """
     socket = context.socket(zmq.SUB)
+    secure(socket, keys)
     for option, value in (
         (zmq.LINGER, 0),
         (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
@@ -204,7 +206,7 @@ def subscribe(context: zmq.Context[Any], endpoint: str) -> Any:
     return socket
 
 
-async def listen(hub: Hub, endpoint: str) -> None:
+async def listen(hub: Hub, endpoint: str, keys: CurveKeys | None = None) -> None:
     """Pass the feed to the hub until cancelled.
 
     The socket is opened again when no message comes for `SILENT_MS`: 0MQ never reopens a connection that it closed
@@ -212,6 +214,6 @@ async def listen(hub: Hub, endpoint: str) -> None:
     """
     with zmq.asyncio.Context() as context:
         while True:
-            with subscribe(context, endpoint) as socket:
+            with subscribe(context, endpoint, keys) as socket:
                 while await socket.poll(SILENT_MS):
                     hub.take(await socket.recv_multipart())

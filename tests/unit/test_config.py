@@ -301,6 +301,11 @@ def test_a_loop_of_documents_is_refused_however_it_is_spelt(tmp_path):
 def test_a_feed_for_other_machines_is_asked_for_by_a_key(tmp_path):
     lines = 'endpoint = "tcp://0.0.0.0:5580"\nallow_other_machines = true'
     assert read(tmp_path, with_key("feed", lines)).feed.endpoint == "tcp://0.0.0.0:5580"
+    assert read(tmp_path, with_key("feed", lines.replace("allow_other_machines = true", 'secret = "s"'))).feed.secret
+    with pytest.raises(ConfigError, match="nothing guards the feed; give it keys"):
+        read(tmp_path, with_key("feed", 'endpoint = "tcp://0.0.0.0:5580"'))
+    with pytest.raises(ConfigError, match="expected curve_secret and curve_server together"):
+        read(tmp_path, with_key("feed", 'curve_secret = "s"'))
 
 
 def test_toml_nested_without_end_is_refused(tmp_path):
