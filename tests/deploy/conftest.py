@@ -68,5 +68,8 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("not loaded here")
     for report in terminalreporter.stats.get("skipped", []):
         terminalreporter.write_line(f"{report.nodeid.rpartition('/')[2]}: {report.longrepr[2]}")
+    terminalreporter.write_line(
+        "the image: `sh deploy/container/try_build.sh FOLDER` builds and starts it, in 15 minutes"
+    )
     terminalreporter.write_line("Grafana: it is not in Debian; its dashboard is read as JSON, and each query is run")
     terminalreporter.write_line("Kubernetes: no cluster; the manifests are rendered and held against the schemas")

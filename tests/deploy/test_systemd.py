@@ -51,7 +51,8 @@ def test_systemd_takes_every_unit_without_a_word(program, note, root):
     assert verified(program, root, *(unit.name for unit in UNITS)) == ""
     drop_in = root / "etc" / "systemd" / "system" / "cdi-stream-serve.service.d"
     drop_in.mkdir()
-    shutil.copy(DEPLOY / "systemd" / "gpu.conf", drop_in)
+    for name in ("gpu.conf", "group.conf"):
+        shutil.copy(DEPLOY / "systemd" / name, drop_in)
     assert verified(program, root, "cdi-stream-serve.service") == ""
     note("units of systemd", "systemd-analyze verify, not started", is_own=True)
 
