@@ -70,6 +70,12 @@ def test_alerts_and_panels_ask_only_for_metrics_that_there_are():
         assert names <= given, text
 
 
+def test_the_page_about_monitoring_lists_every_metric():
+    text = (DEPLOY / "docs" / "how-to" / "monitor.md").read_text()
+    names = {re.sub(r"_(bucket|sum|count)$", "", name.partition("{")[0]) for name in samples(exposition())}
+    assert not [name for name in names if f"`cdi_stream_{name}`" not in text]
+
+
 def test_every_alert_has_its_section_in_the_runbook():
     text = (DEPLOY / "docs" / "how-to" / "runbook.md").read_text()
     anchors = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in headings(text)}
