@@ -160,6 +160,9 @@ def dashboard(
     feed: Annotated[
         str | None, typer.Option(help="Address of the service's feed, tcp://host:port, instead of --config.")
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the results, for past scans; by default that of --config.")
+    ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address of the page; an address beyond this machine needs a token.")
     ] = None,
@@ -167,8 +170,9 @@ def dashboard(
 ) -> None:
     """Serve the operators' page in the web browser."""
     from cdi_stream.config import DashboardConfig, read_config
-    from cdi_stream.operators.app import run_dashboard
+    from cdi_stream.operators.app import DashboardSettings, run_dashboard
     from cdi_stream.operators.history import FILE_NAME
+    from cdi_stream.operators.reconstructor import ReconstructProgram
 
     settings = None if config is None else read_config(config)
     endpoint = feed or (settings.feed.endpoint if settings is not None else None)
@@ -177,7 +181,19 @@ def dashboard(
     page = DashboardConfig() if settings is None else settings.dashboard
     place = (host or page.host, page.port if port is None else port)
     console.print(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
-    history = None if settings is None else settings.publish.directory / FILE_NAME
-    if history is None:
-        console.print("without --config the last results are kept in memory only, until the page is stopped")
-    run_dashboard(endpoint, *place, page.token, history)
+    folder = results or (None if settings is None else settings.publish.directory)
+    if folder is None:
+        console.print("without --config or --results the page shows no past scans and no surfaces of crystals")
+    program = ReconstructProgram(config, folder) if config and folder and page.token else None
+    parts = DashboardSettings(
+        feed=endpoint,
+        token=page.token,
+        history=None if folder is None else folder / FILE_NAME,
+        results=folder,
+        reconstructor=program,
+    )
+    try:
+        run_dashboard(parts, *place)
+    finally:
+        if program is not None:
+            program.close()
