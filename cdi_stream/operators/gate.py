@@ -15,11 +15,13 @@ from cdi_stream.operators.session import COOKIE, CSRF_HEADER, Sessions
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-"""Headers of every answer: the page loads only its own files, and is neither framed nor stored."""
+"""Headers of every answer: the page loads only its own files, and is neither framed nor stored.
+
+With the policy ``no-referrer`` browsers would send the Origin ``null`` with the form of the login."""
 
 OPEN_PATHS = frozenset({"/login", "/page.css", "/icon.svg", "/healthz", "/readyz"})
 """Paths that need no token: to enter the token, and for the facility's monitoring."""
