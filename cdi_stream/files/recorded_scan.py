@@ -32,15 +32,16 @@ def readers_of(path: Path) -> dict[str, Reader]:
     return {name: reader for name, reader in readers.items() if reader.can_read(path)}
 
 
-def read_recorded(path: Path, number: int | None) -> RecordedScan:
+def read_recorded(path: Path, name: int | str | None) -> RecordedScan:
     """Return one scan, with a doubt if its frames differ from the sums of counts on record.
 
     Parameters
     ----------
     path
         File or folder of the scan.
-    number
-        Number of the scan where there are several; None: the only scan.
+    name
+        Number of the scan where there are several, or the facility's name of the scan, such as ``20.1``; None: the only
+        scan.
 
     Raises
     ------
@@ -51,7 +52,8 @@ def read_recorded(path: Path, number: int | None) -> RecordedScan:
     if not readers:
         installed = ", ".join(registry.names(_GROUP))
         raise RecordingError(f"{path}: no reader understands it; installed are {installed}")
-    name, *other_names = readers
-    scan = readers[name].read(path, number)
-    notes = (f"read by {name}; {', '.join(other_names)} could read it too",) if other_names else ()
+    reader, *other_names = readers
+    number = int(name) if isinstance(name, str) and name.isdecimal() else name
+    scan = readers[reader].read(path, number)
+    notes = (f"read by {reader}; {', '.join(other_names)} could read it too",) if other_names else ()
     return replace(scan, notes=(*scan.notes, *notes), doubts=(*scan.doubts, *sum_doubts(scan)))
