@@ -24,7 +24,6 @@ from cdi_stream_plugins.readers.bliss_scan import BlissScan
 from cdi_stream_plugins.readers.frame_counts import Frames
 
 Slices = tuple[slice, ...]
-Space = h5py.h5s.SpaceID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +175,13 @@ def _parts(frames: h5py.Dataset) -> list[Part]:
     return [_source_part(frames, *source) for source in frames.virtual_sources()]
 
 
-def _source_part(frames: h5py.Dataset, place: Space, file_name: str, dataset: str, source: Space) -> Part:
-    """Return the part of a virtual dataset that one of its sources holds; the arguments are those of h5py's `VDSmap`."""
+def _source_part(
+    frames: h5py.Dataset, place: h5py.h5s.SpaceID, file_name: str, dataset: str, source: h5py.h5s.SpaceID
+) -> Part:
+    """Return the part of a virtual dataset that one of its sources holds.
+
+    The arguments behind the first are the fields of h5py's `VDSmap`.
+    """
     target = _box(place, frames)
     is_whole = source.get_select_type() == h5py.h5s.SEL_ALL  # its shape is not stored then
     whole = tuple(slice(0, side.stop - side.start) for side in target)
@@ -197,7 +201,7 @@ def _source_file(master: Path, name: str) -> Path:
     )
 
 
-def _box(space: Space, frames: h5py.Dataset) -> Slices:
+def _box(space: h5py.h5s.SpaceID, frames: h5py.Dataset) -> Slices:
     """Return a selection as slices; raises `RecordingError` if it is not one block."""
     starts, ends = space.get_select_bounds()
     box = tuple(slice(int(start), int(end) + 1) for start, end in zip(starts, ends, strict=True))
