@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cdi_stream import registry
 from cdi_stream.errors import PluginError, RecordingError
+from cdi_stream.files.intensities.limits import UNREADABLE
 from cdi_stream.files.recording import sum_doubts
 from cdi_stream.messages import RecordedScan
 from cdi_stream.protocols import Reader
@@ -21,7 +22,7 @@ def readers_of(path: Path) -> dict[str, Reader]:
     Raises
     ------
     RecordingError
-        If ``path`` does not exist.
+        If ``path`` does not exist, or cannot be opened.
     """
     if not path.exists():
         raise RecordingError(f"{path} does not exist")
@@ -29,7 +30,10 @@ def readers_of(path: Path) -> dict[str, Reader]:
     for name in registry.names(_GROUP):
         with contextlib.suppress(PluginError):  # the command 'plugins' reports the error
             readers[name] = registry.load(_GROUP, name)()
-    return {name: reader for name, reader in readers.items() if reader.can_read(path)}
+    try:
+        return {name: reader for name, reader in readers.items() if reader.can_read(path)}
+    except UNREADABLE as error:
+        raise RecordingError(f"{path} cannot be opened: {error}; check the file and its permissions") from error
 
 
 def read_recorded(path: Path, name: int | str | None) -> RecordedScan:

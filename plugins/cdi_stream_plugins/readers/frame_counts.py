@@ -56,6 +56,7 @@ def as_counts(frames: Frames, names: Sequence[str]) -> tuple[Frames, float | Non
             f"{names[index[0]]}: expected whole counts below {limit}, got {frames[index]} at pixel {index[1:]}: give "
             "raw frames, not corrected ones"
         )
-    counts = np.where(is_gap, frames.dtype.type(0), frames).astype(dtype)
+    whole = np.where(is_gap, 0, frames) if frames.dtype.kind == "f" else frames  # integers wrap, NaN would warn
+    counts = whole.astype(dtype)
     counts[is_gap] = limit
     return counts, float(np.iinfo(frames.dtype).max) if is_small else None
