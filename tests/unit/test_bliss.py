@@ -283,8 +283,10 @@ class TestUnfinishedScan:
         np.testing.assert_array_equal(scan.frames, FRAMES)
         assert scan.doubts == ("the scan has no end time: it is still open, or BLISS was stopped",)
 
-    def test_a_scan_that_stopped_early_says_so(self, tmp_path):
+    @pytest.mark.parametrize("frames_per_file", [1000, 4])
+    def test_a_scan_that_stopped_early_says_so(self, tmp_path, frames_per_file):
         entry = replace(ENTRY, frames=FRAMES[:14], tracks={"eta": ETA[:12]}, region=None)
+        entry = replace(entry, frames_per_file=frames_per_file)
         scan = read_recorded(bliss_file(tmp_path, entry), 20)
         np.testing.assert_array_equal(scan.frames, FRAMES[:12])
         assert scan.doubts == (

@@ -65,7 +65,7 @@ def _recorded(scan: BlissScan) -> RecordedScan:
     counts, limit = _counts(scan, raw, has_frame)
     mask, mask_doubts = pixel_mask(stack, detectors.get(stack.detector))
     sums, sum_notes = frame_sums(scan, stack, raw, counts)
-    largest = int(counts[counts < np.iinfo(counts.dtype).max].max(initial=0))
+    largest = int(counts.max(where=counts < np.iinfo(counts.dtype).max, initial=0))
     header, header_notes = detector_header(scan, stack, largest, limit)
     return RecordedScan(
         name=f"{scan.path.stem}_{scan.name}",

@@ -83,8 +83,8 @@ class Stack:
         for part in self.parts:
             wanted = part.first(min(part.place[0].stop, n_frames) - part.place[0].start)
             with _opened(part.file) as file:
-                target = frames[wanted.place]
-                target[...] = file[part.dataset][wanted.source].reshape(target.shape)
+                if wanted.place[0].stop > wanted.place[0].start:
+                    file[part.dataset].read_direct(frames, wanted.source, wanted.place)
         return frames
 
 
