@@ -25,16 +25,17 @@ def path(tmp_path):
     return master
 
 
-def phased(path, *scan):
-    out = ("--out", str(path.parent / "object.npz"))
-    return run("phase", str(path), *scan, *out, "--method", "recipe", "--recipe", "5*ER", "--budget", "4", "--json")
-
-
-def test_phase_says_what_is_missing_and_asks_which_scan(path):
-    done = phased(path, "--scan", "20.1")
+@pytest.mark.slow
+def test_phase_says_what_is_missing(path):
+    """Quicker: `tests/unit/test_bliss.py` reads such a scan, and `test_recorded` phases one of another facility."""
+    out = ("--out", str(path.parent / "object.npz"), "--json")
+    done = run("phase", str(path), "--scan", "20.1", *out, "--method", "recipe", "--recipe", "5*ER", "--budget", "10")
     assert done.returncode in (0, 3), done.stderr
     assert any("8 of 32 frames missing" in reason for reason in last_line(done)["reasons"])
-    done = phased(path)
+
+
+def test_without_a_scan_the_scans_are_listed(path):
+    done = run("reconstruct", str(path), *QUICK)
     assert done.returncode == 2
     assert "20.1 (ascan eta" in " ".join(done.stderr.split())
 
