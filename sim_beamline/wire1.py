@@ -25,6 +25,8 @@ def start_parts(
         "beam_row": "beam_center_y",
         "beam_col": "beam_center_x",
         "count_time_s": "count_time",
+        "distance_m": "detector_distance",
+        "photon_energy_ev": "photon_energy",
     }
     config = {wire: header[ours] for ours, wire in names.items() if ours in header}
     config |= {"nimages": n_images, "ntrigger": 1, "trigger_mode": "ints"}
