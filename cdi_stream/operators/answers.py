@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -112,7 +112,7 @@ class StateAnswer(BaseModel):
 
     feed_age_s: float | None = Field(description="Time since the last message of the service [s].")
     seq: int = Field(description="Number of the newest message of this dashboard.")
-    messages: list[dict[str, Any]]
+    messages: list[dict[str, object]]
 
 
 class JobAnswer(BaseModel):

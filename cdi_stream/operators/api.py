@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
@@ -36,16 +36,19 @@ from cdi_stream.operators.views import CrystalViews, View, ViewCache
 MAX_SCANS = 500
 """Largest number of scans in one answer."""
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (401, 403, 404)}
-_ARRAYS: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA_TYPE: {}}}, **_REFUSALS}
+Responses = dict[int | str, dict[str, Any]]
 
+_REFUSALS: Responses = {status: {"model": Problem} for status in (401, 403, 404)}
+_ARRAYS: Responses = {200: {"content": {MEDIA_TYPE: {}}}, **_REFUSALS}
+
+T = TypeVar("T")
 Stage = Literal["preview", "inference", "reconstruction", "refinement"]
 
 
 class Jobs(Protocol):
     """Refinement queue, as the page sees it."""
 
-    def jobs(self, limit: int) -> Sequence[Mapping[str, Any]]:
+    def jobs(self, limit: int) -> Sequence[Mapping[str, object]]:
         """Return jobs with the fields of `JobAnswer`."""
 
     def change(self, job_id: int, action: JobAction) -> bool | None:
@@ -58,7 +61,7 @@ class Reconstructor(Protocol):
     def start(self, uid: str, settings: Mapping[str, str]) -> str:
         """Begin; return the reason why that is not possible, empty if it is."""
 
-    def state(self) -> Mapping[str, Any]:
+    def state(self) -> Mapping[str, object]:
         """Return the fields of `ReconstructAnswer`."""
 
 
@@ -130,7 +133,7 @@ def _add_scans(routes: APIRouter, parts: Parts) -> None:
 def _add_pictures(routes: APIRouter, parts: Parts) -> None:
     views = ViewCache()
 
-    async def view(uid: str, stage: str | None, curve: int | None, compute: Callable[[CrystalViews], Any]) -> Any:
+    async def view(uid: str, stage: str | None, curve: int | None, compute: Callable[[CrystalViews], T]) -> T:
         """Return what ``compute`` makes of a crystal, in a thread."""
         result = await _result(parts, uid, stage, curve)
         try:
@@ -180,7 +183,7 @@ def _add_queue(routes: APIRouter, parts: Parts) -> None:
     async def queue(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> QueueAnswer:
         """Return the refinements; none if the queue is not at hand."""
         found = [] if parts.jobs is None else await asyncio.to_thread(parts.jobs.jobs, limit)
-        return QueueAnswer(jobs=[JobAnswer(**job) for job in found])
+        return QueueAnswer(jobs=[JobAnswer.model_validate(job) for job in found])
 
     @routes.post("/queue/{job_id}/{action}", tags=["queue"], responses=_REFUSALS)
     async def change(job_id: int, action: JobAction) -> ChangeAnswer:
@@ -199,7 +202,7 @@ def _add_reconstruction(routes: APIRouter, parts: Parts) -> None:
         """Return the reconstruction of a past scan that runs now, or ran last."""
         if parts.reconstructor is None:
             raise HTTPException(404, "this dashboard cannot reconstruct: start it with --config")
-        return ReconstructAnswer(**parts.reconstructor.state())
+        return ReconstructAnswer.model_validate(parts.reconstructor.state())
 
     @routes.post(
         "/scans/{uid}/reconstruct", tags=["scans"], responses={**_REFUSALS, 409: {"model": Problem}}, status_code=202
@@ -211,7 +214,7 @@ def _add_reconstruction(routes: APIRouter, parts: Parts) -> None:
             raise HTTPException(404, "this dashboard cannot reconstruct: start it with --config")
         if reason := parts.reconstructor.start(uid, request.settings):
             raise HTTPException(409, reason)
-        return ReconstructAnswer(**parts.reconstructor.state())
+        return ReconstructAnswer.model_validate(parts.reconstructor.state())
 
 
 async def _scan(parts: Parts, uid: str) -> ArchivedScan:

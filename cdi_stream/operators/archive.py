@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -173,15 +172,14 @@ def _read(path: Path, time_s: float) -> ArchivedResult | None:
         return None
 
 
-def _result(path: Path, about: Mapping[str, Any], numbers: Mapping[str, Any], time_s: float) -> ArchivedResult:
-    scan_id = about.get("scan_id")
+def _result(path: Path, about: Mapping[str, object], numbers: Mapping[str, object], time_s: float) -> ArchivedResult:
     return ArchivedResult(
         path=path,
         stage=path.stem.rpartition("_")[2],
         run_uid=str(about.get("run_uid", "")),
-        curve_index=int(numbers["curve_index"]),
+        curve_index=_whole(numbers["curve_index"]) or 0,
         raw_uid=str(about["raw_uid"]),
-        scan_id=int(scan_id) if isinstance(scan_id, int | np.integer) else None,
+        scan_id=_whole(about.get("scan_id")),
         sample=str(about.get("sample", "")),
         plan_name=str(about.get("plan_name", "")),
         motors=str(about.get("motors", "")),
@@ -193,7 +191,11 @@ def _result(path: Path, about: Mapping[str, Any], numbers: Mapping[str, Any], ti
     )
 
 
-def _scalars(numbers: Mapping[str, Any]) -> dict[str, float]:
+def _whole(value: object) -> int | None:
+    return int(value) if isinstance(value, int | np.integer) else None
+
+
+def _scalars(numbers: Mapping[str, object]) -> dict[str, float]:
     """Return the finite numbers among the attributes of a result."""
     plain = {
         name: float(value)

@@ -24,7 +24,7 @@ MEDIA_TYPE = "application/vnd.cdi-stream.arrays"
 _ALIGNMENT = 4
 
 
-def to_bytes(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def to_bytes(header: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
     """Return a message; raises `ValueError` for infinite numbers, and for an array of another data type."""
     blocks = {name: np.ascontiguousarray(array).tobytes() for name, array in arrays.items()}
     for name, array in arrays.items():
@@ -41,7 +41,7 @@ def to_bytes(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> b
     return b"".join((struct.pack("<I", len(text)), text, *padded))
 
 
-def from_bytes(message: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def from_bytes(message: bytes) -> tuple[dict[str, Any], dict[str, NDArray[np.generic]]]:
     """Return header and arrays of a message from `to_bytes`."""
     (n_header,) = struct.unpack_from("<I", message)
     header = json.loads(message[4 : 4 + n_header])

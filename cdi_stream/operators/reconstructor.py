@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 FOLDER = "again"
 """Folder inside that of the results, for scans that were reconstructed again."""
@@ -55,7 +54,7 @@ class ReconstructProgram:
             threading.Thread(target=self._follow, args=(self._process,), daemon=True, name="reconstruct again").start()
         return ""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return the run, whether it is being reconstructed, and the last line of the program."""
         is_running = self._process is not None and self._process.poll() is None
         return {"uid": self._uid, "is_running": is_running, "text": self._text}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ THUMBNAIL_PIXELS = 96
 KEPT = 4
 """Number of crystals that stay in memory, about 50 MB each."""
 
-View = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+View = tuple[dict[str, object], dict[str, NDArray[np.generic]]]
 """Header and arrays, as `cdi_stream.operators.binary` sends them."""
 
 
@@ -144,7 +143,7 @@ class CrystalViews:
             return np.asarray(255 * share, dtype=np.uint8)
         return np.where(np.isfinite(share), 1 + 254 * np.nan_to_num(share), 0).astype(np.uint8)
 
-    def _scale(self, quantity: str) -> dict[str, Any]:
+    def _scale(self, quantity: str) -> dict[str, object]:
         low, high = self.limits[quantity]
         return {"low": low, "high": high, "unit": QUANTITIES[quantity]}
 
