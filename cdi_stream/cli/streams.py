@@ -23,10 +23,10 @@ TELL_EVERY_S = 10.0
 
 def serve(config: NeededConfig) -> None:
     """Run the live service until Ctrl-C."""
+    _require_torch()
     from cdi_stream.config import prepare_folder, read_config
     from cdi_stream.live.sockets import open_sockets
 
-    _require_torch()
     settings = read_config(config)
     stop_signal = StopSignal()
     ready = prepare_folder(settings.publish.directory) / "ready"
