@@ -54,10 +54,10 @@ class Line:
             )
         self.names = json.loads(self.station.stdout.readline())
 
-    def run(self, plan, timeout_s=300):
-        """Run a plan of `tests.system.epics_plans`, and return its answer."""
+    def run(self, plan, timeout_s=300, script=(sys.executable, "-m", "tests.system.epics_plans")):
+        """Run a plan of `tests.system.epics_plans` or of another script, and return its answer."""
         done = subprocess.run(
-            [sys.executable, "-m", "tests.system.epics_plans", plan],
+            [*script, plan],
             env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
