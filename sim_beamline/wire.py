@@ -50,6 +50,9 @@ def start_message(
         "saturation_counts": "saturation_value",
     }
     message |= {wire: header[ours] for ours, wire in names.items() if ours in header}
+    if "omega_deg" in header:
+        start_deg, step_deg = header["omega_deg"]
+        message["goniometer"] = {"omega": {"start": start_deg, "increment": step_deg}}
     if mask is not None:
         message["pixel_mask"] = {CHANNEL: array(np.where(mask, 0, 1).astype(np.uint32))}
     return _encode(message)
