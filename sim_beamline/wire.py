@@ -53,6 +53,9 @@ def start_message(
     message |= {wire: header[ours] for ours, wire in names.items() if ours in header}
     if "distance_m" in header:
         message["detector_translation"] = [0.0, 0.0, header["distance_m"]]
+    if "omega_deg" in header:
+        start_deg, step_deg = header["omega_deg"]
+        message["goniometer"] = {"omega": {"start": start_deg, "increment": step_deg}}
     if mask is not None:
         message["pixel_mask"] = {CHANNEL: array(np.where(mask, 0, 1).astype(np.uint32))}
     return _encode(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import time
@@ -14,7 +15,7 @@ from rich.markup import escape
 
 from cdi_stream import registry
 from cdi_stream.cli.output import ConfigOption, JsonOption, NeededConfig, StopSignal, console, show
-from cdi_stream.errors import CdiStreamError, InputError
+from cdi_stream.errors import CdiStreamError, InputError, missing_package
 
 TELL_EVERY_S = 10.0
 """Time between two lines of `serve` about the silence of the detector [s]."""
@@ -22,6 +23,7 @@ TELL_EVERY_S = 10.0
 
 def serve(config: NeededConfig) -> None:
     """Run the live service until Ctrl-C."""
+    _require_torch()
     from cdi_stream.config import prepare_folder, read_config
     from cdi_stream.live.sockets import open_sockets
 
@@ -43,6 +45,12 @@ def serve(config: NeededConfig) -> None:
         os._exit(0 if service.failure is None else 1)  # a thread may still wait for a server
     if service.failure is not None:
         raise CdiStreamError(f"the service died: {service.failure!r}")
+
+
+def _require_torch() -> None:
+    """Raise `InputError` if torch is not installed, before sockets take documents and frames that nobody processes."""
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(missing_package("torch"))
 
 
 def _service(settings: Any, config: Path, sockets: Any) -> Any:

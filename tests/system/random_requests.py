@@ -1,8 +1,8 @@
 """Random requests to a dashboard: no answer may be an error of the server, and nothing may change.
 
-``python -m tests.system.random_requests --requests 10000 --seed 1`` starts a dashboard with a token, a folder of results
-and a queue, and sends requests without a token, with wrong tokens and forged cookies, and with the right one to all
-but the writes.  It prints one JSON object.
+``python -m tests.system.random_requests --requests 10000 --seed 1`` starts a dashboard with a token, a folder of
+results and a queue.  It sends requests without a token, with wrong tokens and forged cookies, and with the right one to
+all but the writes.  It prints one JSON object.
 """
 
 from __future__ import annotations
