@@ -562,7 +562,7 @@ def test_events_of_this_service_open_no_run():
     rig.feed(event(1, desc="ours", reconstruction_frames_expected=48), event(1, desc="raw"))
     rig.feed(("stop", {"run_start": "ours", "num_events": {"reconstruction": 1}}))
     assert list(rig.assembler.book.runs) == ["unknown-raw"]
-    assert rig.assembler.book.orphans == {"stop": 1}
+    assert rig.assembler.book.orphans.total() == 0
 
 
 def test_a_flood_of_unknown_descriptors_pushes_no_run_out():
