@@ -205,7 +205,10 @@ def _add_reconstruction(routes: APIRouter, parts: Parts) -> None:
         return ReconstructAnswer.model_validate(parts.reconstructor.state())
 
     @routes.post(
-        "/scans/{uid}/reconstruct", tags=["scans"], responses={**_REFUSALS, 409: {"model": Problem}}, status_code=202
+        "/scans/{uid}/reconstruct",
+        tags=["scans"],
+        responses={**_REFUSALS, 400: {"model": Problem}, 409: {"model": Problem}},
+        status_code=202,
     )
     async def reconstruct(uid: str, request: ReconstructRequest) -> ReconstructAnswer:
         """Reconstruct a past scan again with other settings."""

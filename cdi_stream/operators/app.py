@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 import zmq
@@ -168,6 +169,7 @@ def _always(content: str, media_type: str) -> Callable[[Request], Awaitable[Resp
 
 def _add_health(app: FastAPI, hub: Hub) -> None:
     """Add ``/healthz`` (the server runs) and ``/readyz`` (the server receives the feed)."""
+    silent: dict[int | str, dict[str, Any]] = {503: {"description": "The feed of the service is not received."}}
 
     def answer(trouble: str) -> JSONResponse:
         """Return the state of the feed: status 503 if ``trouble`` is not empty, else 200."""
@@ -178,12 +180,12 @@ def _add_health(app: FastAPI, hub: Hub) -> None:
         """Return the reason why the feed is not received any more; empty if it is."""
         return "the task that receives the feed has ended: see the log" if app.state.listener.done() else ""
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses=silent)
     async def health() -> JSONResponse:
         """Return whether the server runs."""
         return answer(failure())
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=silent)
     async def ready() -> JSONResponse:
         """Return whether the server receives the feed."""
         return answer(failure() or hub.trouble())
