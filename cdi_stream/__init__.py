@@ -117,7 +117,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        raise ImportError(missing_package(error)) from error
+        raise ImportError(missing_package(error.name)) from error
     globals()[name] = value
     return value
 

@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from cdi_stream.cli import main as run
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"error: {missing_package(error)}\n")
+        sys.stderr.write(f"error: {missing_package(error.name)}\n")
         sys.exit(2)
     run()
 

@@ -88,9 +88,10 @@ def _short(value: object) -> str:
     return text if len(text) <= 120 else f"{text[:120]}..."
 
 
-def missing_package(error: ModuleNotFoundError) -> str:
+def missing_package(name: str | None) -> str:
     """Return the text for a package that is not installed: a profile's environment has only a part of the packages."""
     return (
-        f"expected the package {error.name!r}, which is not installed; the service and the Python interface need "
-        "pip install 'cdi-stream[all]'"
+        f"expected the package {name!r}, which is not installed; the service and the Python interface need "
+        "pip install 'cdi-stream[all]'. If they are in another environment, start the service there, or name its "
+        "interpreter in the profile: CdiStream(..., service_python='/path/to/bin/python')"
     )

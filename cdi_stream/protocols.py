@@ -49,8 +49,10 @@ class Reader(Protocol):
         """Return whether a file or folder has this reader's format; only a small part of the file is read."""
         ...
 
-    def read(self, path: Path, scan: int | None) -> RecordedScan:
+    def read(self, path: Path, scan: int | str | None) -> RecordedScan:
         """Read one scan, with all points of its motors.
+
+        ``scan`` is a number, or another name that the facility gives its scans, such as ``20.1``; None: the only scan.
 
         ``missing`` names the points whose frame is lost.  Where the facility has recorded the counts of each frame,
         ``frame_sums`` holds them; the caller compares them with the frames.

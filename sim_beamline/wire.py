@@ -48,8 +48,14 @@ def start_message(
         "beam_col": "beam_center_x",
         "count_time_s": "count_time",
         "saturation_counts": "saturation_value",
+        "photon_energy_ev": "incident_energy",
     }
     message |= {wire: header[ours] for ours, wire in names.items() if ours in header}
+    if "distance_m" in header:
+        message["detector_translation"] = [0.0, 0.0, header["distance_m"]]
+    if "omega_deg" in header:
+        start_deg, step_deg = header["omega_deg"]
+        message["goniometer"] = {"omega": {"start": start_deg, "increment": step_deg}}
     if mask is not None:
         message["pixel_mask"] = {CHANNEL: array(np.where(mask, 0, 1).astype(np.uint32))}
     return _encode(message)

@@ -25,8 +25,12 @@ def start_parts(
         "beam_row": "beam_center_y",
         "beam_col": "beam_center_x",
         "count_time_s": "count_time",
+        "distance_m": "detector_distance",
+        "photon_energy_ev": "photon_energy",
     }
     config = {wire: header[ours] for ours, wire in names.items() if ours in header}
+    if "omega_deg" in header:
+        config |= dict(zip(("omega_start", "omega_increment"), header["omega_deg"], strict=True))
     config |= {"nimages": n_images, "ntrigger": 1, "trigger_mode": "ints"}
     config |= {"x_pixels_in_detector": shape[1], "y_pixels_in_detector": shape[0]}
     detail = "basic" if mask is None else "all"

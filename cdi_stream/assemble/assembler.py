@@ -241,7 +241,7 @@ class Assembler:
         is_named_later = stage is not Stage.OVER and match.run is not None and not match.run.is_uid_known
         if stage is Stage.MEASURING or is_named_later:  # the stop document will name the run
             return None
-        problem = self._positions_problem(match.run)
+        problem = self._positions_problem(match.run, is_over=stage is Stage.OVER)
         if problem is not None and stage is not Stage.OVER:
             return None
         joined = self._join(curve, match, stage)
@@ -256,14 +256,18 @@ class Assembler:
             doubts += (f"no message for {quiet_s:.0f} s: the end of the series was lost",)
         return self._release(curve, match.run, joined, doubts)
 
-    def _positions_problem(self, run: RunRecord | None) -> str | None:
-        """Read positions that a run's documents name in files, at most every `READ_EVERY_S`; return the problem."""
+    def _positions_problem(self, run: RunRecord | None, *, is_over: bool = False) -> str | None:
+        """Read positions that a run's documents name in files; return why some are not read so far, None if all are.
+
+        Files are read at most every `READ_EVERY_S`, and once more when the waiting time ``is_over``.
+        """
         if run is None or not run.positions:
             return None
         read_s, problem = self._readings.get(run.uid, (-READ_EVERY_S, None))
-        if self._clock() - read_s >= READ_EVERY_S:
-            problem = self.book.read_positions(run)
-            self._readings = self._by_uid_now(self._readings | {run.uid: (self._clock(), problem)})
+        if self._clock() - read_s < READ_EVERY_S and not is_over:
+            return problem or "they are read in a moment"
+        problem = self.book.read_positions(run)
+        self._readings = self._by_uid_now(self._readings | {run.uid: (self._clock(), problem)})
         return problem
 
     def _is_forsaken(self, curve: OpenCurve, match: RunMatch) -> bool:

@@ -164,10 +164,14 @@ def _by_goniometer(
     count: PointCount,
     documents: Documents,
 ) -> Join:
-    """Return the points from the axes in the detector's header; without axes, a doubt why there are no readings."""
+    """Return the points from the axes in the detector's header; without axes, a doubt why there are no readings.
+
+    In a run only the axes that move count: a detector states 0 for an axis that nobody has set.
+    """
     n = count.n if table is None else max(count.n, series.n_slots)
     ids = np.arange(n)
-    axes = {k: (start + step * ids).astype(np.float64) for k, (start, step) in series.start.goniometer.items()}
+    stated = series.start.goniometer.items()
+    axes = {k: (start + step * ids).astype(np.float64) for k, (start, step) in stated if step or run is None}
     reason = "no events" if table is None else f"{series.n_slots} frames for {len(table)} events"
     text = f"readings from the detector's goniometer: {reason}" if axes else _why_no_reading(series, run, table)
     return Join(

@@ -50,7 +50,8 @@ PublishOption = Annotated[
 def reconstruct(
     scan: ScanArgument,
     number: Annotated[
-        int | None, typer.Option("--scan", help="Number of the scan, if the recording holds several.")
+        str | None,
+        typer.Option("--scan", help="Number or name of the scan, such as 54 or 20.1, if the recording holds several."),
     ] = None,
     config: SettingsOption = None,
     changes: ChangeOption = None,
@@ -86,7 +87,7 @@ def reconstruct(
     finish(summaries, plot, as_json)
 
 
-def _recorded(scan: str, number: int | None) -> RecordedScan | None:
+def _recorded(scan: str, number: str | None) -> RecordedScan | None:
     """Return the recorded scan at a path; None for a uid.  Raises `InputError` if the text is neither."""
     from cdi_stream.files.recorded_scan import read_recorded
 

@@ -38,7 +38,7 @@ FileArgument = Annotated[
     Path,
     typer.Argument(
         help="Intensities, 2D or 3D: npy, npz (arrays data and mask), CXI, TIFF (a file, or a folder of numbered "
-        "files), a scan recorded by cdi-stream, or a SPEC scan of 34-ID-C."
+        "files), a scan recorded by cdi-stream, a BLISS file of ID01, or a SPEC scan of 34-ID-C."
     ),
 ]
 StartsOption = Annotated[
@@ -71,7 +71,10 @@ def phase(
     starts: StartsOption = 1,
     seed: Annotated[int, typer.Option(help="Seed of the random starts.", min=0, max=2**32 - 1)] = 1,
     budget: BudgetOption = 60.0,
-    scan: Annotated[int | None, typer.Option(help="Number of the scan, if the file or folder holds several.")] = None,
+    scan: Annotated[
+        str | None,
+        typer.Option(help="Number or name of the scan, such as 54 or 20.1, if the file or folder holds several."),
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask file: true or 1 = use the voxel (CXI: 0 = good).")] = None,
     cleaning: CleaningOption = True,
     config: GeometryOption = None,

@@ -47,10 +47,12 @@ def demo(
 
 def replay(
     scan: Annotated[
-        Path, typer.Argument(help="Recorded scan: HDF5 file of cdi-stream, or SPEC file or folder of 34-ID-C.")
+        Path,
+        typer.Argument(help="Recorded scan: HDF5 file of cdi-stream or of BLISS, or SPEC file or folder of 34-ID-C."),
     ],
     number: Annotated[
-        int | None, typer.Option("--scan", help="Number of the scan, if the recording holds several.")
+        str | None,
+        typer.Option("--scan", help="Number or name of the scan, such as 54 or 20.1, if the recording holds several."),
     ] = None,
     speed: SpeedOption = "max",
     out: OutOption = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import time
@@ -24,7 +25,7 @@ from cdi_stream.cli.output import (
     say,
     show,
 )
-from cdi_stream.errors import CdiStreamError, InputError
+from cdi_stream.errors import CdiStreamError, InputError, missing_package
 
 TELL_EVERY_S = 10.0
 """Time between two lines of `serve` about the silence of the detector [s]."""
@@ -32,6 +33,7 @@ TELL_EVERY_S = 10.0
 
 def serve(config: NeededConfig, log_format: LogOption = LogFormat.TEXT) -> None:
     """Run the live service until Ctrl-C."""
+    _require_torch()
     from cdi_stream.config import prepare_folder, read_config
     from cdi_stream.live.sockets import open_sockets
 
@@ -53,6 +55,12 @@ def serve(config: NeededConfig, log_format: LogOption = LogFormat.TEXT) -> None:
         os._exit(0 if service.failure is None else 1)  # a thread may still wait for a server
     if service.failure is not None:
         raise CdiStreamError(f"the service died: {service.failure!r}")
+
+
+def _require_torch() -> None:
+    """Raise `InputError` if torch is not installed, before sockets take documents and frames that nobody processes."""
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(missing_package("torch"))
 
 
 def _service(settings: Any, config: Path, sockets: Any) -> Any:
@@ -193,6 +201,9 @@ def dashboard(
     feed: Annotated[
         str | None, typer.Option(help="Address of the service's feed, tcp://host:port, instead of --config.")
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the results, for past scans; by default that of --config.")
+    ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address of the page; an address beyond this machine needs a token.")
     ] = None,
@@ -201,8 +212,9 @@ def dashboard(
 ) -> None:
     """Serve the operators' page in the web browser."""
     from cdi_stream.config import DashboardConfig, read_config
-    from cdi_stream.operators.app import run_dashboard
+    from cdi_stream.operators.app import DashboardSettings, run_dashboard
     from cdi_stream.operators.history import FILE_NAME
+    from cdi_stream.operators.reconstructor import ReconstructProgram
 
     settings = None if config is None else read_config(config)
     endpoint = feed or (settings.feed.endpoint if settings is not None else None)
@@ -211,7 +223,20 @@ def dashboard(
     page = DashboardConfig() if settings is None else settings.dashboard
     place = (host or page.host, page.port if port is None else port)
     say(f"http://{place[0]}:{place[1]}/ shows the feed of {endpoint}; Ctrl-C ends")
-    history = None if settings is None else settings.publish.directory / FILE_NAME
-    if history is None:
-        say("without --config the last results are kept in memory only, until the page is stopped")
-    run_dashboard(endpoint, *place, page.token, history, None if settings is None else settings.feed.curve)
+    folder = results or (None if settings is None else settings.publish.directory)
+    if folder is None:
+        say("without --config or --results the page shows no past scans and no surfaces of crystals")
+    program = ReconstructProgram(config, folder) if config and folder and page.token else None
+    parts = DashboardSettings(
+        feed=endpoint,
+        keys=None if settings is None else settings.feed.curve,
+        token=page.token,
+        history=None if folder is None else folder / FILE_NAME,
+        results=folder,
+        reconstructor=program,
+    )
+    try:
+        run_dashboard(parts, *place)
+    finally:
+        if program is not None:
+            program.close()

@@ -16,6 +16,7 @@ from cdi_stream.config.documents import DocumentsConfig
 from cdi_stream.config.geometry import GeometryConfig
 from cdi_stream.config.outputs import DashboardConfig, FeedConfig, PublishConfig
 from cdi_stream.config.reconstruction import AssembleConfig, NetworkConfig, PhaseConfig, PrepareConfig, RefineConfig
+from cdi_stream.config.retention import RetentionConfig
 from cdi_stream.config.secrets import with_secrets
 from cdi_stream.config.section import Section
 from cdi_stream.config.values import Threads
@@ -68,6 +69,10 @@ class Config(Section):
     dashboard: DashboardConfig = Field(
         default=DashboardConfig(),
         description="Web server of the operators' page.",
+    )
+    retention: RetentionConfig = Field(
+        default=RetentionConfig(),
+        description="How long results are kept, and the space that refinement leaves free.",
     )
     device: Literal["cpu", "cuda"] = Field(
         default="cpu",

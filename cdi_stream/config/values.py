@@ -40,6 +40,7 @@ Threads = Annotated[int, within(1, 256, "threads")]
 VolumeAxis = Annotated[int, within(8, 512, "voxels along each axis")]
 Pixels = Annotated[int, within(1, 10**9, "pixels")]
 Bytes = Annotated[int, within(1000, 2**46, "bytes")]
+Days = Annotated[float, within(0.01, 36_500, "days")]
 Images = Annotated[int, within(1, 10**7, "images")]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cdi_stream import registry
 from cdi_stream.errors import PluginError, RecordingError
+from cdi_stream.files.intensities.limits import UNREADABLE
 from cdi_stream.files.recording import sum_doubts
 from cdi_stream.messages import RecordedScan
 from cdi_stream.protocols import Reader
@@ -21,7 +22,7 @@ def readers_of(path: Path) -> dict[str, Reader]:
     Raises
     ------
     RecordingError
-        If ``path`` does not exist.
+        If ``path`` does not exist, or cannot be opened.
     """
     if not path.exists():
         raise RecordingError(f"{path} does not exist")
@@ -29,18 +30,22 @@ def readers_of(path: Path) -> dict[str, Reader]:
     for name in registry.names(_GROUP):
         with contextlib.suppress(PluginError):  # the command 'plugins' reports the error
             readers[name] = registry.load(_GROUP, name)()
-    return {name: reader for name, reader in readers.items() if reader.can_read(path)}
+    try:
+        return {name: reader for name, reader in readers.items() if reader.can_read(path)}
+    except UNREADABLE as error:
+        raise RecordingError(f"{path} cannot be opened: {error}; check the file and its permissions") from error
 
 
-def read_recorded(path: Path, number: int | None) -> RecordedScan:
+def read_recorded(path: Path, name: int | str | None) -> RecordedScan:
     """Return one scan, with a doubt if its frames differ from the sums of counts on record.
 
     Parameters
     ----------
     path
         File or folder of the scan.
-    number
-        Number of the scan where there are several; None: the only scan.
+    name
+        Number of the scan where there are several, or the facility's name of the scan, such as ``20.1``; None: the only
+        scan.
 
     Raises
     ------
@@ -51,7 +56,8 @@ def read_recorded(path: Path, number: int | None) -> RecordedScan:
     if not readers:
         installed = ", ".join(registry.names(_GROUP))
         raise RecordingError(f"{path}: no reader understands it; installed are {installed}")
-    name, *other_names = readers
-    scan = readers[name].read(path, number)
-    notes = (f"read by {name}; {', '.join(other_names)} could read it too",) if other_names else ()
+    reader, *other_names = readers
+    number = int(name) if isinstance(name, str) and name.isdecimal() else name
+    scan = readers[reader].read(path, number)
+    notes = (f"read by {reader}; {', '.join(other_names)} could read it too",) if other_names else ()
     return replace(scan, notes=(*scan.notes, *notes), doubts=(*scan.doubts, *sum_doubts(scan)))

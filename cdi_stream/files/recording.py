@@ -122,7 +122,7 @@ def write_scan(scan: RecordedScan, path: Path) -> None:
                 group[key] = array
 
 
-def read_scan(path: Path, number: int | None = None) -> RecordedScan:
+def read_scan(path: Path, number: int | str | None = None) -> RecordedScan:
     """Return a scan written by `write_scan`, or series ``number`` (from 0) of a file written by ``record``.
 
     Raises
@@ -158,7 +158,7 @@ def read_scan(path: Path, number: int | None = None) -> RecordedScan:
         raise RecordingError(f"{path}: expected a scan recorded by cdi-stream, got: {error}") from error
 
 
-def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Group, h5py.Group]:
+def _place_of(file: h5py.File, path: Path, number: int | str | None) -> tuple[h5py.Group, h5py.Group]:
     """Return the entry that holds a series, and the group that describes it."""
     if "header" in file["entry/cdi_stream"].attrs:
         return file["entry"], file["entry/cdi_stream"]
@@ -166,7 +166,7 @@ def _place_of(file: h5py.File, path: Path, number: int | None) -> tuple[h5py.Gro
     series = {int(name[7:]): entry for entry, name in groups if name[:7] == "series_"}
     if number is None and len(series) == 1:
         number = next(iter(series))
-    if number not in series:
+    if not isinstance(number, int) or number not in series:
         numbers = ", ".join(map(str, sorted(series))) or "none"
         raise RecordingError(f"{path}: expected --scan with one of the recorded series {numbers}, got {number}")
     return series[number], series[number][f"cdi_stream/series_{number}"]

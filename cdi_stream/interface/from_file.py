@@ -17,7 +17,7 @@ from cdi_stream.interface.reconstruction import Reconstruction
 from cdi_stream.messages import Verdict
 
 
-def read(path: str | Path, scan: int | None = None) -> Intensities:
+def read(path: str | Path, scan: int | str | None = None) -> Intensities:
     """Return the intensities of a file, with their mask and, where it is known, their geometry.
 
     Hot voxels, gaps, saturated voxels and islands of other grains are masked; no count is changed.
@@ -28,7 +28,7 @@ def read(path: str | Path, scan: int | None = None) -> Intensities:
         File of 2D or 3D intensities: npy, npz (``data``, optional ``mask``), CXI, TIFF, or a recorded scan of
         cdi-stream.  Or a folder: of numbered TIFF files, or of a facility's scan that an installed reader knows.
     scan
-        Number of the scan, for files and folders that hold several.
+        Number of the scan, for files and folders that hold several, or its name, such as ``"20.1"`` of BLISS.
 
     Raises
     ------

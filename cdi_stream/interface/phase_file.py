@@ -58,7 +58,7 @@ class Request:
     method: str
     settings: MethodSettings
     deadline: Deadline
-    scan: int | None = None
+    scan: int | str | None = None
     device: str = "cpu"
     out: Path | None = None
     plot: Path | None = None

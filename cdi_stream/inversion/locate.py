@@ -157,12 +157,17 @@ class _Readings:
 def _circle(readings: _Readings, circle: Circle, fixed: FixedGeometry) -> NDArray[np.float64]:
     if circle.name in fixed.circles_deg:
         return np.full(len(readings.curve.counts), math.radians(fixed.circles_deg[circle.name]))
-    for name in (circle.name, *circle.motors):
+    names = (circle.name, *circle.motors)
+    for name in sorted(names, key=readings.is_scanned, reverse=True):  # one reading of a run says nothing of a scan
         track = readings.track(name, "deg", "angle")
         if track is not None:
             return track
+    axes = readings.curve.series.goniometer
+    resting = [start for start, step in (axes[name] for name in names if name in axes) if not step]
+    if resting:
+        return np.full(len(readings.curve.counts), math.radians(resting[0]))
     raise CurveError(
-        f"no reading of circle {circle.name!r} (looked for {', '.join((circle.name, *circle.motors))}): record it in "
+        f"no reading of circle {circle.name!r} (looked for {', '.join(names)}): record it in "
         f"the run's baseline, or set geometry.circles_deg.{circle.name} in the configuration"
     )
 

@@ -89,6 +89,10 @@ class _Closing:
     since_s: float
 
 
+MAX_PLOTTED = 5000
+"""Largest number of frames whose counts go to the operators' pages."""
+
+
 class Outgoing:
     """Open runs of this service, one for each raw run.  Safe to use from several threads.
 
@@ -181,6 +185,7 @@ class Outgoing:
                 reasons=list(result.verdict.reasons),
                 scalars=scalars,
                 problem=problem,
+                **_rocking(result),
             )
         )
         return problem
@@ -302,3 +307,9 @@ class Outgoing:
 def _key_of(result: Result) -> str | None:
     """Return the key of the curve that counts as published with a result; None for other results."""
     return result.key if result.stream == "reconstruction" and result.key else None
+
+
+def _rocking(result: Result) -> dict[str, list[int]]:
+    """Return the counts of each frame, for the page's plot; nothing for a result without, or for a very long curve."""
+    sums = result.frame_sums
+    return {} if sums is None or len(sums) > MAX_PLOTTED else {"frame_sums": sums.tolist()}

@@ -1,6 +1,7 @@
-"""Web server of the operators' page: the page, a web socket with the feed, ``/healthz`` and ``/readyz``.
+"""Web server of the operators' page: the page, the feed at ``/ws``, ``/api/v1``, ``/healthz`` and ``/readyz``.
 
-The server is read-only: it ignores all data that a browser sends.  Without a token it serves only this machine.
+Without a token the server serves only this machine, and changes nothing.  Data that a browser sends into the feed's web
+socket are ignored.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 import uvicorn
 import zmq
@@ -22,12 +24,16 @@ from starlette.websockets import WebSocketDisconnect
 
 from cdi_stream.addresses import CurveKeys, is_loopback
 from cdi_stream.errors import ConfigError, EndpointError
+from cdi_stream.operators.api import Jobs, Parts, Reconstructor, router
+from cdi_stream.operators.archive import Archive
 from cdi_stream.operators.client import Client
 from cdi_stream.operators.connection import MAX_HEADER_BYTES, Connection
 from cdi_stream.operators.exposition import add_metrics
 from cdi_stream.operators.gate import Gate
 from cdi_stream.operators.history import Keeper, load_history
-from cdi_stream.operators.hub import Hub, listen, subscribe
+from cdi_stream.operators.hub import Hub, Place, listen, subscribe
+from cdi_stream.operators.login import add_login
+from cdi_stream.operators.session import Sessions
 
 TRY_AGAIN_LATER = 1013
 """Close code of a web socket whose place another browser has taken (RFC 6455, registry of close codes)."""
@@ -35,23 +41,37 @@ TRY_AGAIN_LATER = 1013
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def run_dashboard(
-    feed: str, host: str, port: int, token: str | None, history: Path | None = None, keys: CurveKeys | None = None
-) -> None:
-    """Serve the page until the process is stopped.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DashboardSettings:
+    """Settings of a dashboard.
 
     Parameters
     ----------
     feed
         0MQ address of the service's feed.
-    host, port
-        Address of the page.
     token
-        Secret that a browser must send as ``?token=``; None serves only this machine.
+        Secret that browsers and programs must send; None serves only this machine, and changes nothing.
     history
         File that keeps the last results over a restart; None keeps them in memory.
     keys
         Keys for a feed with CurveZMQ.
+    results
+        Folder of the results, for past scans; None without.
+    jobs, reconstructor
+        Refinement queue, and program that reconstructs past scans; None without.
+    """
+
+    feed: str
+    keys: CurveKeys | None = None
+    token: str | None = None
+    history: Path | None = None
+    results: Path | None = None
+    jobs: Jobs | None = None
+    reconstructor: Reconstructor | None = None
+
+
+def run_dashboard(settings: DashboardSettings, host: str, port: int) -> None:
+    """Serve the page at an address until the process is stopped.
 
     Raises
     ------
@@ -60,13 +80,13 @@ def run_dashboard(
     EndpointError
         If the page cannot be served at ``host`` and ``port``.
     """
-    if not token and not is_loopback(host):
+    if not settings.token and not is_loopback(host):
         raise ConfigError(
             f"dashboard: expected a loopback host such as 127.0.0.1, got {host!r}; set a token to serve other machines"
         )
     with zmq.Context() as context:
-        subscribe(context, feed, keys).close()
-    config = server_config(make_app(feed, token, history, keys), host, port)
+        subscribe(context, settings.feed, settings.keys).close()
+    config = server_config(make_app(settings), host, port)
     with open_listening_socket(host, port) as place, contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[place])
 
@@ -93,7 +113,7 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         app,
         host=host,
         port=port,
-        access_log=False,  # it would write the token
+        access_log=False,
         log_config=None,  # its lines go the way of all lines, as text or JSON
         log_level="warning",
         server_header=False,
@@ -106,38 +126,43 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
     )
 
 
-def make_app(
-    feed: str, token: str | None = None, history: Path | None = None, keys: CurveKeys | None = None
-) -> FastAPI:
-    """Return the server; while it runs, a hub listens to ``feed``.  Parameters as in `run_dashboard`."""
-    keeper = None if history is None else Keeper(history)
-    hub = Hub() if history is None or keeper is None else Hub(results=load_history(history), on_results=keeper.keep)
+def make_app(settings: DashboardSettings) -> FastAPI:
+    """Return the server; while it runs, a hub listens to the feed."""
+    keeper = None if settings.history is None else Keeper(settings.history)
+    old = None if settings.history is None else load_history(settings.history)
+    hub = Hub() if keeper is None else Hub(results=old, on_results=keeper.keep)
+    sessions = Sessions(settings.token) if settings.token else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         """Run the tasks of the hub while the server runs."""
-        app.state.listener = asyncio.create_task(listen(hub, feed, keys))
+        app.state.listener = asyncio.create_task(listen(hub, settings.feed, settings.keys))
         tasks = [app.state.listener] if keeper is None else [app.state.listener, asyncio.create_task(keeper.run())]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Gate, token=token)
-    _add_page(app, f"?token={quote(token, safe='')}" if token else "")
+    app = FastAPI(title="cdi-stream dashboard", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, sessions=sessions)
+    _add_page(app)
     _add_health(app, hub)
     add_metrics(app, hub)
     _add_feed(app, hub)
+    if sessions is not None:
+        add_login(app, sessions)
+    archive = None if settings.results is None else Archive(settings.results)
+    parts = Parts(hub=hub, sessions=sessions, archive=archive, jobs=settings.jobs, reconstructor=settings.reconstructor)
+    app.include_router(router(parts))
     return app
 
 
-def _add_page(app: FastAPI, query: str) -> None:
-    """Add the files of the page; the links in them carry the token."""
+def _add_page(app: FastAPI) -> None:
+    """Add the files of the page."""
     for file in (files("cdi_stream.operators") / "page").iterdir():
-        content = file.read_text(encoding="utf-8").replace("?QUERY", query)
-        path = "/" if file.name == "index.html" else f"/{file.name}"
-        app.add_route(path, _always(content, _TYPES[Path(file.name).suffix]))
+        if file.name != "login.html":
+            path = "/" if file.name == "index.html" else f"/{file.name}"
+            app.add_route(path, _always(file.read_text(encoding="utf-8"), _TYPES[Path(file.name).suffix]))
 
 
 def _always(content: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
@@ -150,6 +175,7 @@ def _always(content: str, media_type: str) -> Callable[[Request], Awaitable[Resp
 
 def _add_health(app: FastAPI, hub: Hub) -> None:
     """Add ``/healthz`` (the server runs) and ``/readyz`` (the server receives the feed)."""
+    silent: dict[int | str, dict[str, Any]] = {503: {"description": "The feed of the service is not received."}}
 
     def answer(trouble: str) -> JSONResponse:
         """Return the state of the feed: status 503 if ``trouble`` is not empty, else 200."""
@@ -160,27 +186,33 @@ def _add_health(app: FastAPI, hub: Hub) -> None:
         """Return the reason why the feed is not received any more; empty if it is."""
         return "the task that receives the feed has ended: see the log" if app.state.listener.done() else ""
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses=silent)
     async def health() -> JSONResponse:
         """Return whether the server runs."""
         return answer(failure())
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=silent)
     async def ready() -> JSONResponse:
         """Return whether the server receives the feed."""
         return answer(failure() or hub.trouble())
 
 
 def _add_feed(app: FastAPI, hub: Hub) -> None:
-    @app.websocket("/feed")
+    @app.websocket("/ws")
     async def feed(browser: WebSocket) -> None:
         """Send the feed to one browser."""
         await browser.accept()
-        with hub.client(browser.client.host if browser.client else "") as client:
+        with hub.client(browser.client.host if browser.client else "", _place(browser)) as client:
             await _serve(browser, client)
         if client.has_lost_place.is_set():
             with contextlib.suppress(WebSocketDisconnect):
                 await browser.close(TRY_AGAIN_LATER, "too many browsers: another one has taken this place")
+
+
+def _place(browser: WebSocket) -> Place | None:
+    """Return the place in the feed from which a browser goes on; None if it states none."""
+    hub, n = browser.query_params.get("hub", ""), browser.query_params.get("since", "")
+    return Place(hub=hub, n=int(n)) if n.isascii() and n.isdigit() and len(n) < 16 else None
 
 
 async def _serve(browser: WebSocket, client: Client) -> None:

@@ -8,12 +8,14 @@ of the run (null, or an empty list, where the run states none) and ``curve_index
 ``progress``  a curve while it is measured, and once when it is over (``is_over``): place, ``series``,
               ``expected, received, missing, awaited, duplicate, late, bad``, and ``strip``, one letter for each frame
               or bin of frames: ``#`` received, ``x`` missing, ``.`` awaited
-``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts``; array ``frame``
+``frame``     the newest frame: ``series, image_id, shape`` of the full image, ``largest_counts, total_counts``; array
+              ``frame``
 ``result``    a crystal: place, ``stage`` (preview, inference, reconstruction, refinement), ``run_uid``, ``verdict``
               (good, doubtful, failed; preliminary for a preview or an inference), ``reasons``, ``scalars`` by name,
               ``published`` (false while the arrays are not on disk and the bus) and ``problem`` (why, or null), for a
               refinement ``method``
-              and ``recipe``; arrays ``amplitude_z, phase_z`` and so on for y and x
+              and ``recipe``, for a reconstruction ``frame_sums`` (counts of each frame); arrays ``amplitude_z,
+              phase_z`` and so on for y and x
 ``state``     about once a second: ``queue`` (jobs by state), ``refinement`` (what is being refined, or null),
               ``counters`` (cumulative), ``waiting`` and ``waiting_bytes`` (curves in the queues), ``lag_s`` (now minus
               the newest frame), ``alarms``: the active alarms, each with ``key, text, since_s`` (epoch).  For the
@@ -124,7 +126,8 @@ def frame_message(series: object, image_id: int, pixels: NDArray[Any]) -> FeedMe
     largest = int(counts.max(initial=0))
     logarithm = np.log1p(np.maximum(reduced, 0).astype(np.float32)) / max(math.log1p(largest), 1e-9)
     header = {"kind": "frame", "series": str(series), "image_id": image_id, "shape": list(pixels.shape)}
-    return header | {"largest_counts": largest}, {"frame": (255 * logarithm).astype(np.uint8)}
+    sums = {"largest_counts": largest, "total_counts": int(counts.sum())}
+    return header | sums, {"frame": (255 * logarithm).astype(np.uint8)}
 
 
 def result_message(

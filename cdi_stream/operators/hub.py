@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import struct
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -16,8 +17,9 @@ import zmq.asyncio
 from cdi_stream.addresses import CurveKeys, is_ipv6
 from cdi_stream.documents.curve import secure
 from cdi_stream.errors import ConfigError, WireError
+from cdi_stream.operators.binary import to_bytes
 from cdi_stream.operators.client import QUEUE_LENGTH, Client, client_to_displace
-from cdi_stream.operators.feed import FeedMessage, pack, unpack
+from cdi_stream.operators.feed import FeedMessage, unpack
 from cdi_stream.operators.history import Results
 
 logger = logging.getLogger(__name__)
@@ -43,9 +45,22 @@ STAGES = ("preview", "inference", "reconstruction", "refinement")
 KINDS = ("progress", "frame", "result", "state")
 """Kinds of messages."""
 
+KEPT_MESSAGES = QUEUE_LENGTH
+"""Number of messages that are kept for browsers that connect again; a longer gap is filled by the newest messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Place in the feed of a dashboard up to which a browser has all messages: the dashboard's ``hub``, and ``n``."""
+
+    hub: str
+    n: int
+
 
 class Hub:
     """Keeps the newest message of each kind, and of each stage of results; passes all messages on to the clients.
+
+    Each message to a client has ``hub``, which is new with each start of the dashboard, and ``n``, which rises by one.
 
     Parameters
     ----------
@@ -65,6 +80,9 @@ class Hub:
         on_results: Callable[[Results], None] = lambda _: None,
     ) -> None:
         self.n_malformed = 0
+        self.seq = 0
+        self._id = uuid.uuid4().hex[:8]
+        self._kept: deque[tuple[str, bytes]] = deque(maxlen=KEPT_MESSAGES)
         self._clock = clock
         self._on_results = on_results
         self._heard_s: float | None = None
@@ -98,18 +116,21 @@ class Hub:
     def take(self, parts: Sequence[bytes]) -> None:
         """Take one message of the feed; a malformed message is counted and dropped."""
         try:
-            message = _require_known(unpack(parts))
-            data = to_bytes(message)
+            header, images = _require_known(unpack(parts))
+            header = header | {"hub": self._id, "n": self.seq + 1}
+            message, data = (header, images), to_bytes(header, images)
         except (WireError, ValueError, RecursionError) as error:
             self.n_malformed += 1
             logger.warning("malformed message of the feed dropped (%d so far): %s", self.n_malformed, error)
             return
         self._heard_s = self._clock()
-        self._note_service(message[0].get("service"))
+        self.seq += 1
+        self._note_service(header.get("service"))
         self._keep(message, self._heard_s)
+        self._kept.append((header["kind"], data))
         for client in self._clients:
-            client.put(message[0]["kind"], data)
-        if message[0]["kind"] == "result":
+            client.put(header["kind"], data)
+        if header["kind"] == "result":
             self._on_results(self._results())
 
     def _note_service(self, service: object) -> None:
@@ -134,22 +155,27 @@ class Hub:
         """Start with the results of an earlier dashboard; their age follows from their time stamps."""
         for message in results.newest:
             with contextlib.suppress(WireError, ValueError):
-                to_bytes(message)
+                to_bytes(*message)
                 sent_s = _require_known(message)[0].get("time_s")
                 age_s = max(0.0, wall_s - sent_s) if isinstance(sent_s, int | float) else 0.0
                 self._keep(message, self._clock() - age_s)
         self._history = deque(results.headers, maxlen=KEPT_RESULTS)
 
+    def newest_headers(self) -> list[dict[str, Any]]:
+        """Return the headers of the newest messages, each with its age."""
+        return [header | {"age_s": self._clock() - heard_s} for (header, _), heard_s in self._newest.values()]
+
     @contextlib.contextmanager
-    def client(self, address: str = "") -> Iterator[Client]:
+    def client(self, address: str = "", since: Place | None = None) -> Iterator[Client]:
         """Yield the client of a browser: it gets the newest messages with their ages, then all new messages.
 
+        A browser that connects again with the place ``since`` gets the messages that it has missed, if all are kept.
         If all places are taken, an older browser loses its place, so that silent browsers cannot keep an operator out.
         """
         client = Client(address)
-        client.put("history", to_bytes(({"kind": "history", "results": list(self._history)}, {})))
-        for (kind, _), ((header, images), heard_s) in self._newest.items():
-            client.put(kind, to_bytes((header | {"age_s": self._clock() - heard_s}, images)))
+        missed = self._missed(since)
+        for kind, data in self._snapshot() if missed is None else missed:
+            client.put(kind, data)
         if len(self._clients) >= MAX_CLIENTS:
             loser = client_to_displace(self._clients)
             del self._clients[loser]
@@ -159,6 +185,19 @@ class Hub:
             yield client
         finally:
             self._clients.pop(client, None)
+
+    def _missed(self, since: Place | None) -> list[tuple[str, bytes]] | None:
+        """Return the messages behind a place; None if they are not kept, or if the place is of another dashboard."""
+        if since is None or since.hub != self._id or not 0 <= self.seq - since.n <= len(self._kept):
+            return None
+        return list(self._kept)[len(self._kept) - (self.seq - since.n) :]
+
+    def _snapshot(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the history and the newest messages, by kind."""
+        place = {"hub": self._id, "n": self.seq}
+        yield "history", to_bytes({"kind": "history", "results": list(self._history), **place}, {})
+        for (kind, _), ((header, images), heard_s) in self._newest.items():
+            yield kind, to_bytes(header | place | {"age_s": self._clock() - heard_s}, images)
 
 
 def _require_known(message: FeedMessage) -> FeedMessage:
@@ -170,12 +209,6 @@ def _require_known(message: FeedMessage) -> FeedMessage:
             f"got {header.get('kind')!r:.40} {header.get('stage')!r:.40}"
         )
     return message
-
-
-def to_bytes(message: FeedMessage) -> bytes:
-    """Return a message of the web socket: length of the header (32 bits, little-endian), header, then the images."""
-    header, *images = pack(*message)
-    return b"".join((struct.pack("<I", len(header)), header, *images))
 
 
 def subscribe(context: zmq.Context[Any], endpoint: str, keys: CurveKeys | None = None) -> Any:

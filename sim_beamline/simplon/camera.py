@@ -119,6 +119,7 @@ class Camera:
         self.changed: Callable[[], None] = lambda: None
         self._header = header
         self._pause = pause
+        self._clock = instrument.clock
         self._lock = threading.RLock()
         self._is_over = threading.Event()
 
@@ -139,7 +140,7 @@ class Camera:
             self.state.series += 1
             self.state.n_in_series = self.state.n_triggers = 0
             self._is_over.clear()
-            self.stream.header = {**self._header, "count_time_s": settings.count_time}
+            self.stream.header = {**self._header, "count_time_s": settings.count_time, **_omega(settings)}
             self.stream.begin(Faults.of(settings.faults, settings.fault_points, self.state.series))
             n_images, user_data = settings.nimages * settings.ntrigger, settings.header_appendix or None
             start = Sending(kind="start", series=self.state.series, n_images=n_images, user_data=user_data)
@@ -161,10 +162,11 @@ class Camera:
                 raise InputError(f"trigger: expected an armed camera, its state is {self.state.state}; send arm first")
             self.state.state = "acquire"
         self.changed()
-        for _ in range(self.settings.nimages):
+        begin_s = self._clock()
+        for number in range(self.settings.nimages):
             if self._is_over.is_set():
                 break
-            self._take()
+            self._take(begin_s + number * max(self.settings.count_time, self.settings.frame_time))
         with self._lock:
             if self.state.state == "acquire":
                 self.state.state = "ready"
@@ -189,12 +191,12 @@ class Camera:
             self.state.state = "idle"
         self.changed()
 
-    def _take(self) -> None:
-        """Expose in the middle of the exposure time, and send the frame."""
+    def _take(self, begin_s: float) -> None:
+        """Expose in the middle of the exposure that begins at a time, and send the frame when the frame is over."""
         count_time = self.settings.count_time
-        self._pause(count_time / 2)
+        self._wait_until(begin_s + count_time / 2)
         exposure = self.instrument.expose(count_time)
-        self._pause(max(count_time, self.settings.frame_time) - count_time / 2)
+        self._wait_until(begin_s + max(count_time, self.settings.frame_time))
         with self._lock:
             if self._is_over.is_set():
                 return
@@ -212,3 +214,14 @@ class Camera:
             state.n_images += 1
             state.last = exposure
         self.changed()
+
+    def _wait_until(self, time_s: float) -> None:
+        """Wait until a time on the instrument's clock: the simulation of a frame takes a part of its period."""
+        self._pause(max(0.0, time_s - self._clock()))
+
+
+def _omega(settings: CameraSettings) -> dict[str, object]:
+    """Return the entry of the header for the rocking axis, if a step is set."""
+    if not settings.omega_increment:
+        return {}
+    return {"omega_deg": (settings.omega_start, settings.omega_increment)}

@@ -33,13 +33,17 @@ NEXT = RunContext(uid="6e1d52a3-raw", scan_id=55, sample="Au 3", plan_name="rock
 DASHBOARD = """
 import sys
 from pathlib import Path
-from cdi_stream.operators.app import run_dashboard
-run_dashboard(sys.argv[1], "127.0.0.1", int(sys.argv[2]), sys.argv[3] or None, Path(sys.argv[4]))
+from cdi_stream.operators.app import DashboardSettings, run_dashboard
+feed, port, token, history, results = sys.argv[1:]
+results = Path(results) if results else None
+settings = DashboardSettings(feed=feed, token=token or None, history=Path(history), results=results)
+run_dashboard(settings, "127.0.0.1", int(port))
 """
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
+    "--enable-unsafe-swiftshader",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -84,11 +88,18 @@ def source() -> Iterator[Source]:
 
 @contextlib.contextmanager
 def dashboard(
-    directory: Path, endpoint: str, port: int = 0, token: str = "", *, is_killed: bool = False
+    directory: Path,
+    endpoint: str,
+    port: int = 0,
+    token: str = "",
+    *,
+    is_killed: bool = False,
+    results: Path | None = None,
 ) -> Iterator[str]:
     """The dashboard in a process of its own; yields its address.  ``is_killed`` ends it by SIGKILL."""
     port = port or free_port()
-    command = [sys.executable, "-W", "error", "-c", DASHBOARD, endpoint, str(port), token, str(directory / FILE_NAME)]
+    places = [endpoint, str(port), token, str(directory / FILE_NAME), str(results or "")]
+    command = [sys.executable, "-W", "error", "-c", DASHBOARD, *places]
     log = directory / "dashboard.log"
     with log.open("wb") as out:
         process = start_child(command, out)

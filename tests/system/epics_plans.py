@@ -15,6 +15,7 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 from bluesky.preprocessors import SupplementalData
 
 PROFILE = Path(__file__).parents[2] / "deploy" / "examples" / "simulated" / "profile.py"
@@ -107,6 +108,21 @@ def asynchronous(session: Session) -> dict[str, Any]:
     uid = session.documents[0][1]["uid"]
     result = session.profile["crystal"]._wait._listener.results.wait(uid, 0, 120)
     return {"verdict": result.verdict, "reasons": result.reasons, "size_x_nm": result.size_x_nm}
+
+
+def fly(session: Session) -> dict[str, Any]:
+    """Let the motor move while the camera takes frames by itself."""
+    from cdi_stream_plugins.bluesky import with_run_uid
+    from sim_beamline.epics.fly_scan import FlyScan
+
+    _, theta, start, stop, n_points = session.profile["CURVE"]
+    flyer = FlyScan("SIM:eiger:", theta, start, stop, n_points, 0.25, name="flyer")
+    flyer.wait_for_connection(timeout=30)
+    session.engine(with_run_uid(bpp.stage_wrapper(bp.fly([flyer]), [flyer]), flyer))
+    uid = session.documents[0][1]["uid"]
+    result = session.profile["crystal"]._wait._listener.results.wait(uid, 0, 120)
+    sizes = [result.size_x_nm, result.size_y_nm, result.size_z_nm]
+    return {"verdict": result.verdict, "reasons": result.reasons, "sizes_nm": sizes}
 
 
 def motors(session: Session) -> dict[str, Any]:

@@ -54,10 +54,10 @@ class Line:
             )
         self.names = json.loads(self.station.stdout.readline())
 
-    def run(self, plan, timeout_s=300):
-        """Run a plan of `tests.system.epics_plans`, and return its answer."""
+    def run(self, plan, timeout_s=300, script=(sys.executable, "-m", "tests.system.epics_plans")):
+        """Run a plan of `tests.system.epics_plans` or of another script, and return its answer."""
         done = subprocess.run(
-            [sys.executable, "-m", "tests.system.epics_plans", plan],
+            [*script, plan],
             env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -196,3 +196,25 @@ def test_motors_take_time_and_can_be_stopped(tmp_path):
     assert answer["unit"] == "deg"
     assert answer["is_over"]
     assert -2.0 < answer["moved"] < 1.0
+
+
+OMEGA = (
+    'inline = { name = "fly", sample_circles = [["theta", "y+", "omega"], ["chi", "z-"], ["phi", "y+"]], '
+    'detector_circles = [["delta", "y+"], ["gamma", "x-"]], row_direction = "y-", col_direction = "x+", '
+    'energy_readings = [["energy", "eV"]] }'
+)
+"""Geometry in which the detector's axis omega is the circle theta."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire_format", ["dectris2", "dectris1"])
+def test_a_fly_scan_has_its_angles_from_the_header_of_the_detector(tmp_path, wire_format):
+    line = Line(tmp_path, ["--format", wire_format], wire_format=wire_format)
+    line.config.write_text(line.config.read_text().replace('beamline = "aps_34idc"', OMEGA))
+    try:
+        answer = line.run("fly")
+    finally:
+        line.close()
+    assert answer["verdict"] == "doubtful", answer
+    assert answer["reasons"] == "readings from the detector's goniometer: no events"
+    assert answer["sizes_nm"] == pytest.approx([261, 321, 221], rel=0.08)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tests.system.browser import (
     state,
     wait_until,
 )
+from tests.unit.test_archive import publish
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
@@ -279,7 +281,8 @@ def test_the_page_comes_back_by_itself_when_the_dashboard_does(tmp_path):
     with source() as service, browser(tmp_path) as chrome:
         page = Page(chrome, tmp_path)
         with dashboard(tmp_path, service.endpoint, token="s3cret &") as uri:
-            chrome.get(f"{uri}/?token=s3cret%20%26")
+            chrome.get(uri)
+            chrome.find_element("id", "token").send_keys("s3cret &\n")
             service.wait_for_listener()
             service.send(state())
             service.send(result("reconstruction"))
@@ -509,3 +512,137 @@ def test_the_page_reads_well_on_a_phone_and_by_daylight(tmp_path):
         wait_until(lambda: tuple(page.pixels("strip")[0, 4]) != tuple(before), 120, "another colour")
         assert tuple(page.pixels("strip")[0, 4]) == MISSING
         page.check_quiet()
+
+
+# --- past scans --------------------------------------------------------------------------------------------
+
+COLOURED = """
+const canvas = document.getElementById(arguments[0]);
+const copy = Object.assign(document.createElement("canvas"), {width: 60, height: 60}).getContext("2d");
+copy.drawImage(canvas, 0, 0, 60, 60);
+return Array.from(copy.getImageData(0, 0, 60, 60).data);
+"""
+BAD = ("serious", "critical")
+AXE = Path(__file__).parents[1] / "data" / "axe.min.js"
+
+
+def surface(page, canvas="crystal3d"):
+    """The picture of a surface, 60 x 60 pixels, as an operator sees it."""
+    data = page.chrome.execute_script(COLOURED, canvas)
+    return np.array(data, dtype=int).reshape(60, 60, 4)
+
+
+def is_drawn(page, canvas="crystal3d"):
+    return (surface(page, canvas)[..., 3] > 0).mean() > 0.05
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    publish(folder, "5d0c41f2-raw", 54, ["inference", "reconstruction"], 1000.0)
+    publish(folder, "6e1d52a3-raw", 55, ["reconstruction"], 2000.0, sample="Pt 1", grade="doubtful")
+    return folder
+
+
+def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
+    with (
+        source() as service,
+        dashboard(tmp_path, service.endpoint, results=results) as uri,
+        browser(tmp_path) as chrome,
+    ):
+        page = Page(chrome, tmp_path)
+        chrome.get(uri)
+        service.wait_for_listener()
+        service.send(state())
+        page.wait_for("#scans", "scan 55")
+        assert page.text("#scans").strip().startswith("scan 55")
+        assert page.text("#history-note") == "2 scans"
+        choose(page, "trend", "chi2")
+        assert "nothing to plot" not in page.text("#trend-plot")
+        page.click("#scans tr:nth-child(2) button")
+        page.wait_for("#past-name", "scan 54")
+        page.wait_for("#badge", "GOOD")
+        wait_until(lambda: is_drawn(page), 60, "the surface")
+        before = surface(page)
+        page.click("#look-x")
+        wait_until(lambda: np.abs(surface(page) - before).mean() > 5, 20, "another side")
+        side = surface(page)
+        page.chrome.find_element("id", "crystal3d").send_keys("\ue014")  # the arrow to the right
+        wait_until(lambda: np.abs(surface(page) - side).mean() > 0.5, 20, "a turn by the keyboard")
+        turned = surface(page)
+        choose(page, "quantity", "strain")
+        wait_until(lambda: np.abs(surface(page) - turned).mean() > 0.5, 20, "other colours")
+        wait_until(lambda: page.chrome.find_elements("id", "strain-z"), 20, "slices of the strain")
+        middle = page.pixels("amplitude-z")
+        move = "arguments[0].value = 38; arguments[0].dispatchEvent(new Event('input'))"
+        chrome.execute_script(move, chrome.find_element("css selector", '#slices input[data-axis="z"]'))
+        wait_until(lambda: not np.array_equal(page.pixels("amplitude-z"), middle), 20, "another slice")
+        assert "counts" in page.text("#rocking")
+        service.send(state())
+        page.shoot("past")
+        page.click("#live")
+        page.wait_for("#badge", "no result yet")
+        page.chrome.find_element("id", "search").send_keys("pt")
+        page.wait_for("#history-note", "1 scan")
+        page.chrome.find_element("id", "search").clear()
+        page.chrome.find_element("id", "search").send_keys(" ")
+        page.wait_for("#history-note", "2 scans")
+        choose(page, "filter", "doubtful")
+        page.wait_for("#history-note", "1 scan")
+        choose(page, "filter", "")
+        page.wait_for("#history-note", "2 scans")
+        for box in chrome.find_elements("css selector", "#scans input"):
+            box.click()
+        wait_until(lambda: is_drawn(page, "compare-0") and is_drawn(page, "compare-1"), 60, "two surfaces")
+        assert page.text("#compare-names").split() == ["scan", "55", "scan", "54"]
+        page.check_quiet()
+
+
+def test_a_new_result_changes_surface_and_history(tmp_path, results):
+    with (
+        source() as service,
+        dashboard(tmp_path, service.endpoint, results=results) as uri,
+        browser(tmp_path) as chrome,
+    ):
+        page = Page(chrome, tmp_path)
+        chrome.get(uri)
+        service.wait_for_listener()
+        page.wait_for("#surface-note", "no result yet")
+        service.send(result("reconstruction", curve=0, fields={"frame_sums": [1, 5, 2]}))
+        wait_until(lambda: is_drawn(page), 60, "the surface")
+        publish(results, "7f2e63b4-raw", 56, ["reconstruction"], 3000.0)
+        page.wait_for("#scans", "scan 56")
+        service.send(result("reconstruction", "failed", ("no peak",), curve=1))
+        page.wait_for("#surface-note", "no surface")
+        assert not is_drawn(page)
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_the_page_has_no_serious_barrier(tmp_path, results, scheme):
+    with (
+        source() as service,
+        dashboard(tmp_path, service.endpoint, results=results) as uri,
+        browser(tmp_path) as chrome,
+    ):
+        page = Page(chrome, tmp_path)
+        page.prefer(scheme)
+        chrome.get(uri)
+        service.wait_for_listener()
+        service.send(state(malformed=3))
+        service.send(progress(20, (3,)))
+        service.send(frame(20, (30, 150)))
+        service.send(result("reconstruction", "doubtful", ("two crystals",), curve=0))
+        page.wait_for("#badge", "DOUBTFUL")
+        page.wait_for("#scans", "scan 55")
+        for box in chrome.find_elements("css selector", "#scans input"):
+            box.click()
+        chrome.execute_script(AXE.read_text(encoding="utf-8"))
+        found = chrome.execute_async_script("axe.run().then(({violations}) => arguments[0](violations))")
+        serious = [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found if one["impact"] in BAD]
+        assert serious == []
+
+
+def choose(page, name, value):
+    """Choose an entry of a list."""
+    option = page.chrome.find_element("css selector", f'#{name} option[value="{value}"]')
+    option.click()

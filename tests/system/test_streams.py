@@ -49,7 +49,9 @@ def config_for(scan, directory: Path, wire: str, socket: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("wire", "socket"), [("dectris1", "pull"), ("array1", "sub")])
+@pytest.mark.parametrize(
+    ("wire", "socket"), [pytest.param("dectris1", "pull", marks=pytest.mark.slow), ("array1", "sub")]
+)
 def test_each_wire_format_gives_the_crystal(scan, scan_file, tmp_path, wire, socket):
     config = config_for(scan, tmp_path, wire, socket)
     (summary,) = replay(scan_file, tmp_path, speed="max", config_file=config, is_service_running=False)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import re
-import struct
 from importlib.resources import files
 
 import httpx
@@ -17,9 +16,11 @@ from websockets.exceptions import InvalidStatus
 from cdi_stream.addresses import is_loopback
 from cdi_stream.errors import ConfigError, EndpointError, WireError
 from cdi_stream.operators import feed
-from cdi_stream.operators.app import make_app, open_listening_socket, run_dashboard, server_config
+from cdi_stream.operators.app import DashboardSettings, make_app, open_listening_socket, run_dashboard, server_config
+from cdi_stream.operators.binary import from_bytes as read
 from cdi_stream.operators.client import QUEUE_LENGTH, Client
 from cdi_stream.operators.hub import KEPT_RESULTS, MAX_MESSAGE_BYTES, Hub
+from cdi_stream.operators.session import COOKIE, CSRF_HEADER
 from tests.system.browser import frame, progress, result, source, state
 
 PAGE = files("cdi_stream.operators") / "page"
@@ -29,21 +30,9 @@ def parts(message):
     return feed.pack(*message)
 
 
-def read(data):
-    """Return header and images of a message, read as the page does."""
-    (length,) = struct.unpack_from("<I", data)
-    header, rest, images = json.loads(data[4 : 4 + length]), data[4 + length :], {}
-    for listed in header["images"]:
-        n = int(np.prod(listed["shape"]))
-        images[listed["name"]] = np.frombuffer(rest[:n], np.uint8).reshape(listed["shape"])
-        rest = rest[n:]
-    assert not rest
-    return header, images
-
-
 @contextlib.asynccontextmanager
-async def served(endpoint, token=None):
-    config = server_config(make_app(endpoint, token), "127.0.0.1", 0)
+async def served(endpoint, **options):
+    config = server_config(make_app(DashboardSettings(feed=endpoint, **options)), "127.0.0.1", 0)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
@@ -197,7 +186,7 @@ def test_a_browser_gets_the_snapshot_then_each_message():
         service.send(result("inference", "doubtful", ("a reason",)))
         service.send(state())
         await until(lambda: is_heard(host))
-        async with connect(f"ws://{host}/feed") as browser:
+        async with connect(f"ws://{host}/ws") as browser:
             kinds = [read(await browser.recv())[0]["kind"] for _ in range(3)]
             assert kinds == ["history", "result", "state"]
             service.send(frame(5, (30, 150)))
@@ -224,8 +213,8 @@ def test_a_browser_that_does_not_read_holds_nobody_up():
 
     async def scenario(service, host):
         async with (
-            connect(f"ws://{host}/feed", compression=None) as slow,
-            connect(f"ws://{host}/feed", compression=None) as fast,
+            connect(f"ws://{host}/ws", compression=None) as slow,
+            connect(f"ws://{host}/ws", compression=None) as fast,
         ):
             await fast.recv()
             for seq in range(1, n + 1):
@@ -246,7 +235,7 @@ def test_the_server_outlives_malformed_and_huge_messages(monkeypatch):
     monkeypatch.setattr("cdi_stream.operators.hub.SILENT_MS", 300)
 
     async def scenario(service, host):
-        async with connect(f"ws://{host}/feed") as browser:
+        async with connect(f"ws://{host}/ws") as browser:
             await browser.recv()
             for malformed in MALFORMED.values():
                 if malformed:
@@ -275,39 +264,179 @@ async def is_refused(address, **options):
         async with connect(address, **options):
             return False
     except InvalidStatus as error:
-        return error.response.status_code == 403
+        return error.response.status_code in (401, 403)
 
 
-def test_every_request_needs_the_token_and_the_page_carries_it_on():
-    token = "s3cret/+&é"
-    query = "token=s3cret%2F%2B%26%C3%A9"
+TOKEN = "s3cret/+&é"
+
+
+@contextlib.asynccontextmanager
+async def browser_of(host, **headers):
+    """A browser without a session; it follows no redirection."""
+    async with httpx.AsyncClient(base_url=f"http://{host}", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+def quick_answers(monkeypatch):
+    monkeypatch.setattr("cdi_stream.operators.login.WRONG_S", 0.05)
+
+
+def test_a_program_sends_the_token_in_a_header_and_nowhere_else():
+    async def scenario(service, host):
+        bearer = {"Authorization": b"Bearer " + TOKEN.encode()}
+        for path in ("/page.js", "/api/v1/state", "/api/v1/scans", "/openapi.json", "/nothing"):
+            for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic wrong"}, {"Cookie": "a=b"}):
+                assert await status(host, path, **wrong) == 401
+            assert await status(host, f"{path}?token=s3cret%2F%2B%26%C3%A9") == 401
+            assert await status(host, path, **bearer) == (404 if path == "/nothing" else 200)
+        assert await is_refused(f"ws://{host}/ws")
+        async with connect(f"ws://{host}/ws", additional_headers={"Authorization": "Bearer s3cret/+&Ã©"}) as browser:
+            assert read(await browser.recv())[0]["kind"] == "history"
+        assert await status(host, "/healthz") == 200, "the facility's monitoring needs no token"
+
+    run(scenario, token=TOKEN)
+
+
+def test_a_person_enters_the_token_once(quick_answers):
+    async def scenario(service, host):
+        async with browser_of(host) as client:
+            answer = await client.get("/")
+            assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+            assert "Token of this dashboard" in (await client.get("/login")).text
+            answer = await client.post("/login", data={"token": "wrong"})
+            assert (answer.status_code, client.cookies) == (401, {})
+            assert "This is not the token" in answer.text
+            answer = await client.post("/login", data={"token": TOKEN})
+            assert (answer.status_code, answer.headers["location"]) == (303, "/")
+            cookie = answer.headers["set-cookie"]
+            assert "HttpOnly" in cookie
+            assert "SameSite=strict" in cookie
+            assert TOKEN not in cookie
+            assert (await client.get("/")).status_code == 200
+            session = f"{COOKIE}={client.cookies[COOKIE]}"
+            async with connect(f"ws://{host}/ws", additional_headers={"Cookie": session}) as browser:
+                assert read(await browser.recv())[0]["kind"] == "history"
+            for forged in (session[:-1], session.replace("=", "=9"), f"{COOKIE}=9999999999.é", f"{COOKIE}=.", COOKIE):
+                assert await status(host, "/page.js", Cookie=forged.encode()) == 401
+            await client.post("/logout", headers={CSRF_HEADER: (await client.get("/api/v1/session")).json()["csrf"]})
+            assert (await client.get("/")).status_code == 303
+
+    run(scenario, token=TOKEN)
+
+
+def test_a_form_that_is_none_opens_no_session(quick_answers):
+    async def scenario(service, host):
+        async with browser_of(host) as client:
+            for body, expected in (
+                (b"x" * 5000, 413),
+                (b"&".join([b"a=1"] * 9), 401),
+                (b"\xff\xfe=%", 401),
+                (b"", 401),
+            ):
+                assert (await client.post("/login", content=body)).status_code == expected
+            tries = [client.post("/login", data={"token": str(k)}) for k in range(20)]
+            assert {answer.status_code for answer in await asyncio.gather(*tries)} == {401, 429}
+
+    run(scenario, token=TOKEN)
+
+
+def test_a_write_needs_the_proof_of_the_page():
+    jobs = JobsOfTest()
 
     async def scenario(service, host):
-        for path in ("/", "/page.js", "/page.css", "/healthz", "/nothing"):
-            assert await status(host, path) == await status(host, f"{path}?token=wrong") == 403
-        assert await is_refused(f"ws://{host}/feed")
-        assert await is_refused(f"ws://{host}/feed?token=")
-        async with connect(f"ws://{host}/feed?{query}") as browser:
-            assert read(await browser.recv())[0]["kind"] == "history"
-        async with httpx.AsyncClient() as client:
-            page = (await client.get(f"http://{host}/?{query}")).text
-            links = re.findall(r'(?:href|src)="(.*?)"', page)
-            script = (await client.get(f"http://{host}/page.js?{query}")).text
-            links += re.findall(r'"\./(.*?)"', script)
-            assert {link.split("?")[0] for link in links} == {file.name for file in PAGE.iterdir()} - {"index.html"}
-            assert all(link.endswith(f"?{query}") for link in links)
-            assert {(await client.get(f"http://{host}/{link}")).status_code for link in links} == {200}
-        assert await status(host, f"/healthz?{query}", Host="beamline.example") == 200
+        bearer = {"Authorization": b"Bearer " + TOKEN.encode()}
+        async with browser_of(host) as client:
+            await client.post("/login", data={"token": TOKEN})
+            csrf = (await client.get("/api/v1/session")).json()["csrf"]
+            assert (await client.post("/api/v1/queue/3/cancel")).status_code == 403
+            assert (await client.post("/api/v1/queue/3/cancel", headers={CSRF_HEADER: "é".encode()})).status_code == 403
+            proof = {CSRF_HEADER: csrf}
+            foreign = {"Origin": "http://evil.example"}
+            assert (await client.post("/api/v1/queue/3/cancel", headers=proof | foreign)).status_code == 403
+            assert jobs.changes == []
+            assert (await client.post("/api/v1/queue/3/cancel", headers=proof)).json() == {"is_changed": True}
+        async with browser_of(host, **bearer) as program:
+            assert (await program.post("/api/v1/queue/4/raise")).json() == {"is_changed": True}
+            assert (await program.post("/api/v1/queue/99/raise")).status_code == 404
+            assert (await program.post("/api/v1/queue/4/delete")).status_code == 422
+        assert jobs.changes == [(3, "cancel"), (4, "raise")]
 
-    run(scenario, token=token)
+    run(scenario, token=TOKEN, jobs=jobs)
+
+
+class JobsOfTest:
+    """A queue that notes the changes of its jobs 1 to 9."""
+
+    def __init__(self):
+        self.changes = []
+
+    def jobs(self, limit):
+        return []
+
+    def change(self, job_id, action):
+        if job_id > 9:
+            return None
+        self.changes.append((job_id, action))
+        return True
+
+
+def test_without_a_token_nothing_is_changed():
+    jobs = JobsOfTest()
+
+    async def scenario(service, host):
+        async with browser_of(host) as client:
+            answer = await client.post("/api/v1/queue/3/cancel")
+            assert answer.status_code == 403
+            assert "set dashboard.token" in answer.json()["detail"]
+            assert (await client.get("/api/v1/queue")).json() == {"jobs": []}
+        assert jobs.changes == []
+
+    run(scenario, jobs=jobs)
+
+
+def test_the_page_names_its_own_files_only():
+    links = re.findall(r'(?:href|src)="(.*?)"', (PAGE / "index.html").read_text())
+    scripts = [file for file in PAGE.glob("*.js") if file.name != "three.js"]
+    links += [link for file in scripts for link in re.findall(r'from "\./(.*?)"', file.read_text())]
+    assert set(links) == {file.name for file in PAGE.iterdir()} - {"index.html", "login.html"}
+
+
+def test_a_browser_that_connects_again_gets_what_it_missed():
+    async def scenario(service, host):
+        async with connect(f"ws://{host}/ws") as browser:
+            await browser.recv()
+            service.send(frame(1, (30, 150)))
+            first, _ = read(await browser.recv())
+        for image_id in (2, 3):
+            service.send(frame(image_id, (30, 150)))
+
+        async def has_both():
+            async with httpx.AsyncClient() as client:
+                return (await client.get(f"http://{host}/api/v1/state")).json()["seq"] == first["n"] + 2
+
+        await until(has_both)
+        async with connect(f"ws://{host}/ws?hub={first['hub']}&since={first['n']}") as browser:
+            missed = [read(await browser.recv())[0] for _ in range(2)]
+        assert [header["image_id"] for header in missed] == [2, 3]
+        for elsewhere in (
+            "hub=other&since=1",
+            f"hub={first['hub']}&since=99",
+            f"hub={first['hub']}&since=-1",
+            "since=x",
+        ):
+            async with connect(f"ws://{host}/ws?{elsewhere}") as browser:
+                assert read(await browser.recv())[0]["kind"] == "history"
+
+    run(scenario)
 
 
 def test_foreign_pages_are_refused():
     async def scenario(service, host):
         port = host.split(":")[1]
         for origin in ("http://evil.example", "http://127.0.0.1:1", "null", "http://[", f"http://localhost:{port}"):
-            assert await is_refused(f"ws://{host}/feed", origin=origin)
-        assert not await is_refused(f"ws://{host}/feed", origin=f"http://{host}")
+            assert await is_refused(f"ws://{host}/ws", origin=origin)
+        assert not await is_refused(f"ws://{host}/ws", origin=f"http://{host}")
         assert await status(host) == await status(host, Host=f"localhost:{port}") == 200
         assert await status(host, Host="[::1]:80") == 200
         for foreign in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "["):
@@ -323,9 +452,9 @@ def test_the_page_is_read_only_and_loads_nothing_from_elsewhere():
                 answer = await client.get(f"http://{host}{path}")
                 assert answer.headers["content-security-policy"].startswith("default-src 'self';")
                 assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
-            assert (await client.post(f"http://{host}/")).status_code == 405
+            assert (await client.post(f"http://{host}/")).status_code == 403
             assert (await client.get(f"http://{host}/docs")).status_code == 404
-        async with connect(f"ws://{host}/feed") as browser:
+        async with connect(f"ws://{host}/ws") as browser:
             await browser.recv()
             await browser.send("anything")
             await browser.send(b"anything")
@@ -333,7 +462,7 @@ def test_the_page_is_read_only_and_loads_nothing_from_elsewhere():
             assert read(await browser.recv())[0]["kind"] == "state"
 
     run(scenario)
-    for file in PAGE.iterdir():
+    for file in set(PAGE.iterdir()) - {PAGE / "three.js"}:
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|innerHTML|outerHTML|insertAdjacentHTML|eval\(|style=", text), file.name
 
@@ -341,19 +470,19 @@ def test_the_page_is_read_only_and_loads_nothing_from_elsewhere():
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "beamline.example", ""])
 def test_other_machines_are_served_with_a_token_only(host):
     with pytest.raises(ConfigError, match=r"expected a loopback host .* set a token"):
-        run_dashboard("tcp://127.0.0.1:5570", host, 0, None)
+        run_dashboard(DashboardSettings(feed="tcp://127.0.0.1:5570"), host, 0)
     assert not is_loopback(host)
 
 
 def test_a_feed_that_is_no_address_is_refused_before_anything_is_served():
     with pytest.raises(ConfigError, match="expected an address such as tcp://"):
-        run_dashboard("beamline", "127.0.0.1", 0, None)
+        run_dashboard(DashboardSettings(feed="beamline"), "127.0.0.1", 0)
 
 
 def test_a_port_that_is_taken_is_an_error_with_the_remedy():
     with open_listening_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(EndpointError, match=rf"cannot be served at 127\.0\.0\.1:{port}: .* choose another port"):
-            run_dashboard("tcp://127.0.0.1:5570", "127.0.0.1", port, None)
+            run_dashboard(DashboardSettings(feed="tcp://127.0.0.1:5570"), "127.0.0.1", port)
     with pytest.raises(EndpointError, match=r"cannot be served at nowhere\.invalid:80"):
         open_listening_socket("nowhere.invalid", 80)

@@ -36,7 +36,7 @@ async def silent_web_socket(host, query=""):
     reader, writer = await opened(host)
     key = base64.b64encode(os.urandom(16)).decode()
     upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
-    writer.write(f"GET /feed{query} HTTP/1.1\r\nHost: {host}\r\n{upgrade}\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+    writer.write(f"GET /ws{query} HTTP/1.1\r\nHost: {host}\r\n{upgrade}\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
     assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
     return reader, writer
 
@@ -52,7 +52,7 @@ async def is_cut(reader):
 def test_silent_browsers_do_not_keep_an_operator_out():
     async def scenario(service, host):
         silent = [await silent_web_socket(host) for _ in range(MAX_CLIENTS + 5)]
-        async with connect(f"ws://{host}/feed") as operator:
+        async with connect(f"ws://{host}/ws") as operator:
             assert read(await operator.recv())[0]["kind"] == "history"
             assert (await health(host))["clients"] == MAX_CLIENTS
             begin_s = time.monotonic()
@@ -78,7 +78,7 @@ async def endless(browser):
 def test_a_browser_that_loses_its_place_is_told_so():
     async def scenario(service, host):
         async with contextlib.AsyncExitStack() as stack:
-            first, *_ = [await stack.enter_async_context(connect(f"ws://{host}/feed")) for _ in range(MAX_CLIENTS + 1)]
+            first, *_ = [await stack.enter_async_context(connect(f"ws://{host}/ws")) for _ in range(MAX_CLIENTS + 1)]
             with pytest.raises(ConnectionClosed, match=r"1013.*another one has taken this place"):
                 _ = [data async for data in endless(first)]
 
@@ -135,12 +135,12 @@ def test_a_request_that_trickles_in_is_cut_in_spite_of_its_bytes(monkeypatch):
 
 def test_browsers_that_send_a_flood_or_a_bomb_hold_nobody_up():
     async def scenario(service, host):
-        async with connect(f"ws://{host}/feed") as operator, connect(f"ws://{host}/feed") as bomb:
+        async with connect(f"ws://{host}/ws") as operator, connect(f"ws://{host}/ws") as bomb:
             await operator.recv()
             await bomb.send(b"\0" * (64 * MIB))  # 64 KiB when compressed
             with pytest.raises(ConnectionClosed, match="1009"):
                 await endless_read(bomb)
-            async with connect(f"ws://{host}/feed", close_timeout=0.1) as flood:
+            async with connect(f"ws://{host}/ws", close_timeout=0.1) as flood:
                 task = asyncio.create_task(endless_write(flood))
                 for n in range(20):
                     service.send(state(n))
@@ -166,7 +166,7 @@ def test_of_too_many_waiting_connections_the_oldest_goes(monkeypatch):
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 8)
 
     async def scenario(service, host):
-        async with connect(f"ws://{host}/feed") as operator:
+        async with connect(f"ws://{host}/ws") as operator:
             waiting = [await opened(host) for _ in range(12)]
             await asyncio.gather(*(is_cut(reader) for reader, _ in waiting[:4]))
             _, writer = waiting[-1]

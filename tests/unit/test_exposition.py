@@ -119,10 +119,11 @@ def test_metrics_are_served_and_guarded_by_the_token():
     async def scenario(service, host):
         service.send(state(**NUMBERS))
         async with httpx.AsyncClient(base_url=f"http://{host}") as client:
-            assert (await client.get("/metrics")).status_code == 403
-            answer = await client.get("/metrics?token=word")
+            assert (await client.get("/metrics")).status_code == 401
+            client.headers["Authorization"] = "Bearer word"
+            answer = await client.get("/metrics")
             while "frames_total" not in answer.text:
-                answer = await client.get("/metrics?token=word")
+                answer = await client.get("/metrics")
             assert answer.headers["content-type"].startswith("text/plain")
             assert samples(answer.text)["frames_total{fate=received}"] == 79
             assert samples(answer.text)["process_resident_memory_bytes"] > 1e6, "the dashboard's own memory"

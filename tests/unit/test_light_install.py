@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cdi_stream.replay.play import example_config
+from sim_beamline.scan import recorded_scan
+
 ROOT = Path(__file__).parents[2]
 
 BLOCKED = """
@@ -44,6 +47,23 @@ def test_what_needs_more_packages_says_how_to_install_them():
     done = run(BLOCKED + "import runpy\nrunpy.run_module('cdi_stream', run_name='__main__')")
     assert done.returncode == 2
     assert done.stderr.startswith("error: expected the package")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_service_without_torch_opens_no_socket_and_says_what_is_missing(tmp_path):
+    """A profile's environment may have everything but torch; a socket would take documents that nobody processes."""
+    config = tmp_path / "beamline.toml"
+    config.write_text(example_config(recorded_scan("plain"), tmp_path))
+    code = f"""
+import runpy, sys
+sys.modules |= dict.fromkeys(["torch", "cdi_stream.live.sockets"])
+sys.argv = ["cdi-stream", "serve", "--config", {str(config)!r}]
+runpy.run_module("cdi_stream", run_name="__main__")
+"""
+    done = run(code)
+    assert done.returncode == 2, done.stderr
+    assert "expected the package 'torch'" in " ".join(done.stderr.split())
+    assert "service_python" in done.stderr
     assert "Traceback" not in done.stderr
 
 

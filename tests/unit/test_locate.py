@@ -62,6 +62,28 @@ def test_steps_too_small_for_a_volume_are_refused(step_deg):
         located(0.3 + step_deg * np.arange(32))
 
 
+FLY = replace(
+    APS_34IDC,
+    sample_circles=(replace(APS_34IDC.sample_circles[0], motors=("omega",)), *APS_34IDC.sample_circles[1:]),
+)
+"""Beamline whose circle theta is the detector's axis omega."""
+
+
+def test_in_a_fly_scan_the_axis_of_the_detector_moves_the_circle_not_its_reading_in_the_baseline():
+    run = RunContext(uid="run", readings=READINGS | {"theta": 0.3}, units=UNITS)
+    geometry, _, _ = locate(curve(blob(), run=run, scanned={"omega": ANGLES}), FLY, FixedGeometry())
+    np.testing.assert_allclose(geometry.positions.sample_rad[:, 0], np.deg2rad(ANGLES), atol=1e-12)
+
+
+def test_the_baseline_goes_before_the_resting_axes_of_the_detector_which_go_before_nothing():
+    readings = {name: value for name, value in READINGS.items() if name != "phi"}
+    one = curve(blob(), run=RunContext(uid="run", readings=readings, units=UNITS), scanned={"omega": ANGLES})
+    axes = {"omega": (0.3, 0.01), "chi": (1.0, 0.0), "phi": (2.0, 0.0)}
+    one = replace(one, series=replace(one.series, goniometer=axes))
+    geometry, _, _ = locate(one, FLY, FixedGeometry())
+    np.testing.assert_allclose(geometry.positions.sample_rad[0, 1:], np.deg2rad([READINGS["chi"], 2.0]))
+
+
 def scans():
     up_and_down = np.concatenate((ANGLES[::2], ANGLES[::-2]))
     there_and_back = np.concatenate((ANGLES[:24], ANGLES[23:15:-1]))

@@ -96,6 +96,20 @@ def test_a_file_that_is_written_late_is_waited_for(file):
     assert curve.doubts == ()
 
 
+def test_positions_that_came_since_the_last_look_are_waited_for(file):
+    """A goniometer in the header must not stand in for positions that a document has just named."""
+    rig = Rig()
+    write(file, ANGLES)
+    rig.feed(run_start(), descriptor(), resource(file), datum(0, N - 2))
+    rig.feed(begin(user_data="run", goniometer={"theta": (5.0, 0.1)}), *(frame(k) for k in range(N)))
+    rig.assembler.poll()
+    rig.feed(SeriesEnd(series=1))
+    rig.assembler.poll()  # reads the first positions
+    rig.feed(datum(N - 2, N), stop())
+    (curve,) = rig.curves or rig.settle()
+    np.testing.assert_array_equal(curve.scanned["theta"], ANGLES)
+
+
 def test_several_frames_an_event_have_an_angle_each(file):
     rig = Rig()
     write(file, ANGLES)

@@ -109,7 +109,9 @@ def scans():
 SETTINGS = {"recipe": {"recipe": FROM_NETWORK}, "large": {"most_voxels": 0}}
 
 
-@pytest.mark.parametrize("phase", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize(
+    "phase", [SETTINGS["recipe"], pytest.param(SETTINGS["large"], marks=pytest.mark.slow)], ids=SETTINGS.keys()
+)
 def test_a_previous_crystal_competes_with_the_network(scans, network, phase):
     """The right crystal helps a network that is of no use; a wrong crystal does not harm a good network."""
     chain = settings_for(scans[1], phase=phase)
@@ -128,6 +130,7 @@ def test_a_previous_crystal_competes_with_the_network(scans, network, phase):
     assert "the crystal of run wrong was one of the starts" in beside_wrong.verdict.reasons[-1]
 
 
+@pytest.mark.slow
 def test_half_of_a_crystal_does_not_limit_the_search(scans, network):
     by_recipe = settings_for(scans[1], phase={"recipe": FROM_NETWORK})
     chain = settings_for(scans[1])

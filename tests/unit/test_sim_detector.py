@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zmq
 
-from cdi_stream.messages import DetectorFrame, RecordedScan, SeriesEnd
+from cdi_stream.messages import DetectorFrame, RecordedScan, SeriesEnd, SeriesStart
 from cdi_stream_plugins.decoders import array1, dectris1, dectris2
 from sim_beamline.detector import StreamingDetector
 
@@ -53,3 +53,19 @@ def test_missing_frames_are_counted_and_not_sent(wire_format):
     key = "unique_id" if wire_format == "array1" else "image_id"
     assert [name[key] for name in names[:6]] == list(range(6))
     assert sum(isinstance(message, SeriesEnd) for message in messages) == (0 if wire_format == "array1" else 2)
+
+
+@pytest.mark.parametrize("wire_format", ["dectris1", "dectris2"])
+def test_distance_and_energy_of_the_header_are_sent(wire_format):
+    header = {"distance_m": 0.5668, "photon_energy_ev": 9999.998, "beam_row": 185.6, "pixel_row_m": 55e-6}
+    scan = RecordedScan(
+        name="scan",
+        frames=FRAMES,
+        beamline=None,
+        scanned={"theta": np.arange(6.0)},
+        baseline={},
+        units={},
+        detector=header,
+    )
+    start = next(message for message in sent(scan, wire_format)[0] if isinstance(message, SeriesStart))
+    assert {key: getattr(start, key) for key in header} == header

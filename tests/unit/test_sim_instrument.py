@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from sim_beamline.diffract import q_sample
 from sim_beamline.frame_buffer import FrameBuffer
 from sim_beamline.instrument.axis import Axis, AxisModel
 from sim_beamline.instrument.beam import Beam
+from sim_beamline.instrument.instrument import Instrument
 from sim_beamline.instrument.sensor import MASKED, Sensor, SensorModel
 from sim_beamline.scan import recorded_scan
+from sim_beamline.simplon.camera import Camera
 from sim_beamline.station import StationSettings, instrument_of
 
 
@@ -149,3 +152,53 @@ def test_frames_wait_for_a_receiver_and_are_dropped_when_the_buffer_is_full():
         pull.connect(f"tcp://127.0.0.1:{port}")
         assert [pull.recv() for _ in range(4)] == [b"\0", b"\1", b"\2", b"\3"]
         buffer.close()
+
+
+class SlowInstrument(Instrument):
+    """Instrument that needs a part of the period of a frame to simulate it."""
+
+    def expose(self, exposure_s):
+        self.clock.now_s += 0.03
+        return super().expose(exposure_s)
+
+
+class Tape:
+    """Keeps what a camera sends, and when."""
+
+    def __init__(self, clock):
+        self.clock, self.header, self.sent = clock, {}, []
+
+    def begin(self, faults):
+        pass
+
+    def pass_on(self, message):
+        self.sent.append((message.kind, self.clock.now_s))
+
+
+@pytest.fixture
+def camera(clock):
+    known = instrument_of(StationSettings(is_fast=True, is_clean=True), clock)
+    slow = SlowInstrument(**{field.name: getattr(known, field.name) for field in fields(known)})
+
+    def pause(time_s):
+        clock.now_s += time_s
+
+    return Camera(slow, Tape(clock), {}, pause)
+
+
+def test_frames_of_a_series_keep_their_period_so_that_a_fly_scan_has_even_angles(camera):
+    camera.put("nimages", 6)
+    camera.arm()
+    camera.trigger()
+    times_s = [time_s for kind, time_s in camera.stream.sent if kind == "image"]
+    assert np.diff(times_s) == pytest.approx([0.1] * 5)
+
+
+def test_the_header_states_the_rocking_axis_if_a_step_is_set(camera):
+    camera.arm()
+    assert "omega_deg" not in camera.stream.header
+    camera.disarm()
+    for name, value in (("omega_start", 0.5), ("omega_increment", 0.01)):
+        camera.put(name, value)
+    camera.arm()
+    assert camera.stream.header["omega_deg"] == (0.5, 0.01)

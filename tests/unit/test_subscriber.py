@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 
 import numpy as np
@@ -14,8 +15,7 @@ from bluesky import plan_stubs as bps
 from cdi_stream.documents.bus import reader, unpack
 from cdi_stream.documents.tiled_server import free_port
 from cdi_stream.errors import ConfigError
-from cdi_stream_plugins.bluesky import CdiStream, acknowledged
-from cdi_stream_plugins.bluesky import subscriber as module
+from cdi_stream_plugins.bluesky import CdiStream, acknowledged, own_service
 from cdi_stream_plugins.sources.process import ProcessSource
 
 
@@ -183,23 +183,52 @@ def test_a_missing_file_is_refused_at_once(tmp_path):
         CdiStream(tmp_path / "absent.toml")
 
 
-def test_a_service_is_started_once(tmp_path, address, monkeypatch):
-    started = []
+class Starts:
+    """Stands for `subprocess.Popen`; the processes have ended with the code, or run if it is None."""
 
-    class Process:
-        def poll(self):
-            return None
+    def __init__(self, monkeypatch, code):
+        self.commands, self.returncode = [], code
+        monkeypatch.setattr(own_service.subprocess, "Popen", self)
 
-    def popen(command, **_):
-        started.append(command)
-        return Process()
+    def __call__(self, command, **_):
+        self.commands.append(command)
+        return self
 
-    monkeypatch.setattr(module.subprocess, "Popen", popen)
-    monkeypatch.setattr(module, "_RESTART_S", 0.0)
+    def poll(self):
+        return self.returncode
+
+
+@pytest.fixture
+def config(tmp_path, address):
     file = tmp_path / "beamline.toml"
     file.write_text(f'[documents]\nsource = "process"\naddress = "{address}"\n')
-    sender = CdiStream(file)
+    return file
+
+
+def test_a_service_is_started_once(config, monkeypatch):
+    starts = Starts(monkeypatch, None)
+    monkeypatch.setattr(own_service, "RESTART_S", 0.0)
+    sender = CdiStream(config)
     time.sleep(0.5)
     sender.close(0.1)
-    ((_, *arguments),) = started
-    assert arguments == ["-m", "cdi_stream", "serve", "--config", str(file)]
+    assert starts.commands == [[sys.executable, "-m", "cdi_stream", "serve", "--config", str(config)]]
+
+
+def test_the_service_of_another_environment_is_started_by_its_interpreter(config, monkeypatch):
+    starts = Starts(monkeypatch, None)
+    sender = CdiStream(config, service_python="/opt/cdi-stream/bin/python")
+    time.sleep(0.5)
+    sender.close(0.1)
+    assert [command[0] for command in starts.commands] == ["/opt/cdi-stream/bin/python"]
+
+
+def test_a_service_that_cannot_start_is_started_less_and_less_often(config, address, monkeypatch):
+    starts = Starts(monkeypatch, 2)
+    monkeypatch.setattr(own_service, "RESTART_S", 0.02)
+    monkeypatch.setattr(own_service, "MAX_RESTART_S", 0.64)
+    service = own_service.OwnService(config, address, sys.executable)
+    begin_s = time.monotonic()
+    while time.monotonic() - begin_s < 1.0:
+        service.keep()
+        time.sleep(0.001)
+    assert 4 <= len(starts.commands) <= 7

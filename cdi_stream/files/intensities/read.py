@@ -32,7 +32,7 @@ _MASKS: dict[str, Callable[[Path], NDArray[np.bool_]]] = {
 def read_intensities(
     path: Path,
     mask_path: Path | None = None,
-    scan: int | None = None,
+    scan: int | str | None = None,
     *,
     cleans: bool = True,
     placement: Placement | None = None,
@@ -46,7 +46,7 @@ def read_intensities(
     mask_path
         Additional mask as npy, npz or CXI, of the file's shape or 2D for all frames; true or 1 = use, in CXI 0 = good.
     scan
-        Number of the scan where the file holds several; None: the first.
+        Number of the scan where the file holds several, or its name, such as ``20.1``; None: the first.
     cleans
         Whether hot voxels and alien peaks are masked.
     placement
@@ -148,7 +148,7 @@ def _kind_of(path: Path) -> str | None:
         if not h5py.is_hdf5(path):
             kinds = {b"\x93NUMPY": "npy", **dict.fromkeys(MAGIC, "TIFF")}
             return "npz" if magic[:2] == b"PK" else kinds.get(magic) or kinds.get(magic[:4])
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # another program may be writing it
             return "CXI" if "entry_1" in file else "scan" if "entry/cdi_stream" in file else None
     except UNREADABLE as error:
         raise IntensitiesError(f"{path} cannot be opened: {error}; check the file and its permissions") from error

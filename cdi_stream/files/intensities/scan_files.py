@@ -15,7 +15,7 @@ from cdi_stream.files.intensities.volume import Intensities
 from cdi_stream.files.recorded_scan import read_recorded, readers_of
 
 
-def read_own_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
+def read_own_scan(path: Path, number: int | str | None = None, placement: Placement | None = None) -> Intensities:
     """Return the intensities of a scan in the project's own HDF5 file.
 
     Parameters
@@ -52,7 +52,7 @@ def read_own_scan(path: Path, number: int | None = None, placement: Placement | 
     return intensities
 
 
-def read_facility_scan(path: Path, number: int | None = None, placement: Placement | None = None) -> Intensities:
+def read_facility_scan(path: Path, number: int | str | None = None, placement: Placement | None = None) -> Intensities:
     """Return the intensities of a facility's scan, read by an installed reader; parameters as in `read_own_scan`.
 
     Raises

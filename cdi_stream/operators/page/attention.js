@@ -1,6 +1,6 @@
 // Items that need attention, and the items that an operator has marked as seen.
 
-import {byId, element, setChildren, setText} from "./text.js?QUERY";
+import {byId, element, setChildren, setText} from "./text.js";
 
 const STORE = "cdi-stream seen";
 const MAX_SEEN = 200;

@@ -1,6 +1,6 @@
 // Names of curves (scan number, sample, motors), and their order.
 
-import {plain} from "./text.js?QUERY";
+import {plain} from "./text.js";
 
 const MAX_CURVES = 400;
 const runs = new Map(); // by uid: facts about the run from any message, and its curves

@@ -1,6 +1,6 @@
 // Pictures: colours, canvases and scale bars.
 
-import {byId, element, number} from "./text.js?QUERY";
+import {byId, element, number} from "./text.js";
 
 const VIEWS = { // by the axis normal to the slice: [axis to the right, axis upwards, direction of view]
   z: ["x", "y", "beam towards you"],
@@ -28,9 +28,18 @@ function wheel(turn) {
 }
 
 const DARK = [14, 17, 22];
+
+// From blue over white to orange, which readers who cannot tell red from green can tell apart; 0 is outside.
+function diverging() {
+  const colours = ramp([[5, 48, 97], [67, 147, 195], [247, 247, 247], [224, 130, 20], [127, 59, 8]]);
+  return colours.map((colour, i) => (i === 0 ? DARK : colour));
+}
+
 export const COLOURS = {
   frame: ramp([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]]),
   amplitude: ramp([DARK, [68, 30, 110], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]),
+  displacement: diverging(),
+  strain: diverging(),
   phase: Array.from({length: 256}, (_, i) => (i === 0 ? DARK : wheel((i - 1) / 254))),
 };
 

@@ -5,25 +5,28 @@ const MAX_RETRY_MS = 10000;
 
 export const connection = {state: "connecting", retryAt: 0};
 
-// Return header and images of a message: length of the header, header, then the images one after another.
+const ARRAYS = {uint8: Uint8Array, int8: Int8Array, uint16: Uint16Array, uint32: Uint32Array};
+
+// Return header and arrays of a message: length of the header, header, then the arrays at their places.
 export function read(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const images = {};
-  let start = 4 + length;
-  for (const {name, shape} of header.images) {
+  const arrays = {};
+  for (const {name, dtype, shape, start} of header.arrays) {
     const n = shape.reduce((product, side) => product * side, 1);
-    const data = new Uint8Array(buffer, start, n);
-    if (shape.length === 2 && n > 0) images[name] = {shape, data};
-    start += n;
+    if (n > 0) arrays[name] = {shape, data: new ARRAYS[dtype](buffer, 4 + length + start, n)};
   }
-  return {header, images};
+  return {header, images: arrays};
 }
+
+let place = ""; // dashboard and number of the newest message, from which a new connection goes on
+
+export const notePlace = ({hub, n}) => { place = `hub=${hub}&since=${n}`; };
 
 export function connect(take, onChange, retryMs = RETRY_MS) {
   connection.state = connection.state === "open" ? "connecting" : connection.state;
   let nextMs = Math.min(2 * retryMs, MAX_RETRY_MS);
-  const socket = new WebSocket(Object.assign(new URL("feed", location.href), {search: location.search}));
+  const socket = new WebSocket(Object.assign(new URL("ws", location.href), {search: place}));
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({data}) => take(data);
   socket.onopen = () => {

@@ -1,8 +1,8 @@
 // Progress of a curve, and the newest frame.
 
-import {COLOURS, paint, paintStrip} from "./draw.js?QUERY";
-import {page} from "./model.js?QUERY";
-import {byId, count, plain, setList, setText} from "./text.js?QUERY";
+import {COLOURS, paint, paintStrip} from "./draw.js";
+import {page} from "./model.js";
+import {byId, count, plain, setList, setText} from "./text.js";
 
 const MAX_LISTED = 12; // missing frames that are listed by number
 

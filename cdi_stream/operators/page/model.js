@@ -1,8 +1,8 @@
 // State of the page, and the values derived from it.
 
-import {keyOf, rank} from "./curves.js?QUERY";
-import {connection} from "./feed.js?QUERY";
-import {plain} from "./text.js?QUERY";
+import {keyOf, rank} from "./curves.js";
+import {connection} from "./feed.js";
+import {plain} from "./text.js";
 
 export const SILENT_MS = 5000; // the service sends its state every second
 export const STAGES = ["preview", "inference", "reconstruction", "refinement"];
@@ -15,10 +15,13 @@ export const page = {
   progress: null, frame: null, frameAt: null,
   results: new Map(), newest: null, pinned: null, // newest by stage; key of the newest curve; stage that was clicked
   history: [], unreadable: 0,
+  past: null, // scan of the history that is shown instead of the live one: uid, name, results by stage, frameSums
 };
 
 export const ofNewest = () => STAGES.map((s) => page.results.get(s)).filter((r) => r && keyOf(r.header) === page.newest);
-export const shown = () => page.results.get(page.pinned) ?? ofNewest().at(-1);
+export const resultsNow = () => page.past?.results ?? page.results;
+export const shown = () => (page.past ? page.past.results.get(page.pinned) ?? [...page.past.results.values()].at(-1)
+  : page.results.get(page.pinned) ?? ofNewest().at(-1));
 const hasOnlyPreview = () => keyOf(page.progress) === page.newest && ofNewest().every((r) => r.header.stage === "preview");
 export const isPending = () => page.progress !== null && // no result yet but a preview
   (rank(keyOf(page.progress)) > rank(page.newest) || hasOnlyPreview());

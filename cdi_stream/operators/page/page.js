@@ -1,15 +1,20 @@
 // The operators' page: shows the feed.
 
-import {isSeen, showItems} from "./attention.js?QUERY";
-import {keyOf, nameOf, note, rank, runOf} from "./curves.js?QUERY";
-import {COLOURS, paintLegend} from "./draw.js?QUERY";
-import {connect, connection, read} from "./feed.js?QUERY";
-import {showFrame, showProgress} from "./frames.js?QUERY";
+import {openSession, session} from "./api.js";
+import {connectHistory} from "./archive.js";
+import {isSeen, showItems} from "./attention.js";
+import {connectCrystal} from "./crystal.js";
+import {keyOf, nameOf, note, rank, runOf} from "./curves.js";
+import {COLOURS, paintLegend} from "./draw.js";
+import {connect, connection, notePlace, read} from "./feed.js";
+import {showFrame, showProgress} from "./frames.js";
 import {SILENT_MS, isMeasuring, isPending, isStale, lastFinal, ofNewest, page, publicationOf, signed, silentMs, toneOf,
-  verdictOf} from "./model.js?QUERY";
-import {showHistory, showPast, showResult} from "./result.js?QUERY";
-import {lag, noteCounters, seeCounters, showState} from "./service.js?QUERY";
-import {byId, capital, clock, count, plain, seconds, setList, setText, setTone} from "./text.js?QUERY";
+  verdictOf} from "./model.js";
+import {connectJobs} from "./jobs.js";
+import {showHistory, showPast, showResult} from "./result.js";
+import {connectPlots, noteFrame, showTrends} from "./series.js";
+import {lag, noteCounters, seeCounters, showState} from "./service.js";
+import {byId, capital, clock, count, plain, seconds, setList, setText, setTone} from "./text.js";
 
 const KEPT_ROWS = 50;
 
@@ -123,6 +128,7 @@ const TAKE = {
   frame(message) {
     Object.assign(page, {frame: message, frameAt: heardAt(message.header)});
     showFrame();
+    noteFrame(message.header);
   },
   state({header}) {
     forgetEarlierService(header);
@@ -148,6 +154,7 @@ function take(data) {
   try {
     const message = read(data);
     const {header} = message;
+    notePlace(header);
     TAKE[header.kind](message);
     const isFromService = header.kind !== "history" && !(header.kind === "result" && "age_s" in header);
     if (isFromService) page.heardAt = Math.max(page.heardAt ?? -Infinity, heardAt(header));
@@ -160,10 +167,22 @@ function take(data) {
 }
 
 byId("counters-seen").onclick = seeCounters;
+byId("live").onclick = () => {
+  Object.assign(page, {past: null, pinned: null});
+  showResult();
+};
 for (const [kind, first] of [["frame", 0], ["amplitude", 0], ["phase", 1]]) {
   paintLegend(`${kind}-colours`, COLOURS[kind], first);
 }
+connectCrystal();
 for (const show of [showProgress, showResult, showHistory, showState, showWhole]) show();
 matchMedia("(prefers-color-scheme: light)").addEventListener("change", showProgress);
 setInterval(() => { showState(); showWhole(); }, 500);
-connect(take, showWhole);
+connectPlots();
+openSession().catch(console.error).finally(() => {
+  document.body.dataset.archive = session.has_archive;
+  byId("again").hidden = !session.can_reconstruct;
+  connectHistory(showResult, showTrends);
+  connectJobs();
+  connect(take, showWhole);
+});

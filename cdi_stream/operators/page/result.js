@@ -1,10 +1,11 @@
 // The crystal with its verdict and numbers, and the last results.
 
-import {keyOf, nameOf, runOf} from "./curves.js?QUERY";
-import {reach, slice} from "./draw.js?QUERY";
-import {STAGES, isPending, page, publicationOf, shown, signed, toneOf} from "./model.js?QUERY";
+import {keyOf, nameOf, runOf} from "./curves.js";
+import {showCrystal} from "./crystal.js";
+import {STAGES, isPending, page, publicationOf, resultsNow, shown, signed, toneOf} from "./model.js";
+import {showRocking} from "./series.js";
 import {byId, clock, element, isNumber, number, plain, seconds, setChildren, setList, setText, setTone, size}
-  from "./text.js?QUERY";
+  from "./text.js";
 
 function stageButton() {
   const made = element("button");
@@ -16,25 +17,17 @@ function showStages() {
   const now = shown();
   setChildren(byId("stages"), STAGES, stageButton).forEach((button, i) => {
     const stage = STAGES[i];
-    const found = page.results.get(stage);
+    const found = resultsNow().get(stage);
     button.dataset.stage = stage;
     button.disabled = !found;
     button.setAttribute("aria-pressed", found !== undefined && found === now);
-    setText(button, found && keyOf(found.header) !== page.newest ? `${stage} (of ${nameOf(found.header)})` : stage);
+    setText(button, found && !page.past && keyOf(found.header) !== page.newest ? `${stage} (of ${nameOf(found.header)})` : stage);
   });
 }
 
-function showSlices(result) {
-  const names = ["amplitude", "phase"].flatMap((kind) => ["z", "y", "x"].map((axis) => [kind, axis]));
-  const images = result?.images ?? {};
-  const found = names.filter(([kind, axis]) => images[`${kind}_${axis}`]);
-  const half = found.length ? reach(found.map(([kind, axis]) => images[`${kind}_${axis}`])) : 0;
-  const reason = result ? `no crystal: the ${result.header.stage} of ${nameOf(result.header)} ${
+function reasonOf(result) {
+  return result ? `no crystal: the ${result.header.stage} of ${nameOf(result.header)} ${
     result.header.verdict === "failed" ? "failed" : "came without pictures"}` : "no result yet";
-  const voxelM = result?.header.scalars?.voxel_size_m;
-  byId("slices").replaceChildren(...(found.length
-    ? found.map(([kind, axis]) => slice(kind, axis, images[`${kind}_${axis}`], half, voxelM))
-    : [element("p", reason, {class: "empty"})]));
 }
 
 const LABELS = {support_fraction: "support fraction", strain_low: "strain, 1st percentile", strain_high: "strain, 99th"};
@@ -68,8 +61,11 @@ export function showResult() {
   const result = shown();
   const {header} = result ?? {};
   showStages();
-  showSlices(result);
+  showCrystal(result, reasonOf(result));
+  showRocking();
   const of = header ? `${nameOf(header)}, ${plain(header.stage)}` : "";
+  byId("past-bar").hidden = !page.past;
+  setText(byId("past-name"), page.past ? `${page.past.name} of ${clock(page.past.time_s)}, from the history` : "");
   setText(byId("shown"), header ? `${of}, run ${String(header.raw_uid).slice(0, 8)}` : "");
   setText(byId("judged"), header ? `${of}, ${clock(header.time_s)}` : "");
   setTone("badge", header ? toneOf(header) : "idle", header ? signed(header) : "no result yet");

@@ -1,9 +1,9 @@
 // The service: its queue, its counters, and its lag behind the detector.
 
-import {isSeen, see} from "./attention.js?QUERY";
-import {nameOf} from "./curves.js?QUERY";
-import {isMeasuring, isStale, page} from "./model.js?QUERY";
-import {byId, clock, count, isNumber, plain, seconds, setList} from "./text.js?QUERY";
+import {isSeen, see} from "./attention.js";
+import {nameOf} from "./curves.js";
+import {isMeasuring, isStale, page} from "./model.js";
+import {byId, clock, count, isNumber, plain, seconds, setList} from "./text.js";
 
 const RISEN_MS = 60000; // how long a counter stays red after it rose
 const TROUBLE = /malformed|stale|drop|lost|refus|fail|error|bad|missing|late/;

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from cdi_stream.documents.curve import secure
 from cdi_stream.messages import Document
 from cdi_stream_plugins.bluesky.acknowledged import AcknowledgedLine
 from cdi_stream_plugins.bluesky.bus_settings import bus_settings, documents_table, target_of
+from cdi_stream_plugins.bluesky.own_service import OwnService
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,6 @@ MAX_WAITING = 20_000
 _WAIT_S = 0.02
 _PAUSE_S = 0.03
 """Time [s] between two turns of the thread: each turn holds Python's lock, for which the scan would wait."""
-
-_RESTART_S = 5.0
-_LOG_END = 300
 
 
 class CdiStream:
@@ -51,6 +48,9 @@ class CdiStream:
     is_service_started
         Whether a service is started if none listens; it needs a configuration file.  The service goes on after this
         process; its log is ``cdi-stream-service.log`` beside the configuration.
+    service_python
+        Python interpreter of the environment in which the service is installed, for example
+        ``/opt/cdi-stream/bin/python``; by default the interpreter of this process.
 
     Attributes
     ----------
@@ -71,7 +71,13 @@ class CdiStream:
     >>> RE.subscribe(CdiStream("beamline.toml"))  # doctest: +SKIP
     """
 
-    def __init__(self, config: str | Path | Document, *, is_service_started: bool = True) -> None:
+    def __init__(
+        self,
+        config: str | Path | Document,
+        *,
+        is_service_started: bool = True,
+        service_python: str | Path = sys.executable,
+    ) -> None:
         self.n_sent = self.n_dropped = 0
         self.run_uid: str | None = None
         documents = documents_table(config)
@@ -79,6 +85,7 @@ class CdiStream:
         self.bus = bus_settings(documents)
         is_startable = is_service_started and kind == zmq.DEALER and not isinstance(config, Mapping)
         self._file = Path(str(config)) if is_startable else None
+        self._service_python = str(service_python)
         self._queue: queue.SimpleQueue[tuple[str, Document] | None] = queue.SimpleQueue()
         self._max_waiting = MAX_WAITING
         self._warned_s = -60.0
@@ -116,7 +123,7 @@ class CdiStream:
         is_bus = kind == zmq.PUB
         write = writer(self.bus.serializer if is_bus else "msgpack")
         prefix = self.bus.prefix.encode() if is_bus else b""
-        service = _Service(self._file, self._address)
+        service = OwnService(self._file, self._address, self._service_python)
         with zmq.Context() as context, context.socket(kind) as socket:
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.SNDHWM, 0)
@@ -189,54 +196,3 @@ class _BusLine:
 
 
 Line = _BusLine | AcknowledgedLine
-
-_STARTED: list[subprocess.Popen[bytes]] = []
-"""Services that this process has started; they outlive it."""
-
-
-class _Service:
-    """Service in a process of its own, started if none listens at the address."""
-
-    def __init__(self, config_file: Path | None, address: str) -> None:
-        self._file = config_file
-        self._address = address
-        self._process: subprocess.Popen[bytes] | None = None
-        self._checked_s = -_RESTART_S
-        self._last_words = ""
-
-    def keep(self) -> None:
-        """Start the service if none runs; checked every few seconds."""
-        if self._file is None or time.monotonic() - self._checked_s < _RESTART_S:
-            return
-        self._checked_s = time.monotonic()
-        if (self._process is not None and self._process.poll() is None) or self._listens():
-            return
-        log = self._file.resolve().parent / "cdi-stream-service.log"
-        if self._process is not None and self._process.returncode:
-            self._report_end(self._process.returncode, log)
-        command = [sys.executable, "-m", "cdi_stream", "serve", "--config", str(self._file.resolve())]
-        try:
-            with log.open("ab") as file:
-                self._process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-                _STARTED.append(self._process)
-            logger.info("cdi-stream: service started, its log is %s", log)
-        except OSError as error:
-            logger.warning("cdi-stream: the service cannot be started: %s", error)
-
-    def _report_end(self, exit_code: int, log: Path) -> None:
-        """Log the end of the last service with the last lines of its log; the same end is logged once."""
-        with contextlib.suppress(OSError):
-            words = " ".join(log.read_text(encoding="utf-8", errors="replace")[-_LOG_END:].split())
-            if words != self._last_words:
-                logger.warning("cdi-stream: the service ended with exit code %d: ... %s (%s)", exit_code, words, log)
-            self._last_words = words
-
-    def _listens(self) -> bool:
-        """Whether a service has bound the address: a second socket cannot bind it then."""
-        with zmq.Context() as context, context.socket(zmq.ROUTER) as probe:
-            probe.setsockopt(zmq.IPV6, is_ipv6(self._address))
-            try:
-                probe.bind(self._address)
-            except zmq.ZMQError:
-                return True
-            return False

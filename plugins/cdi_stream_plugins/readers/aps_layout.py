@@ -46,7 +46,7 @@ def spec_files(path: Path) -> list[Path]:
     return below or next((files for files in levels if files), [])
 
 
-def scan_place(path: Path, scan: int | None) -> ScanPlace:
+def scan_place(path: Path, scan: int | str | None) -> ScanPlace:
     """Return images and SPEC entries of one scan below ``path``.
 
     Raises
@@ -92,11 +92,11 @@ def _folder_number(folder: Path) -> int:
     return int(_FOLDER.sub(r"\2", folder.name))
 
 
-def _number(path: Path, folders: Sequence[Path], scan: int | None) -> int:
+def _number(path: Path, folders: Sequence[Path], scan: int | str | None) -> int:
     numbers = sorted({_folder_number(folder) for folder in folders})
     if scan is None and len(numbers) == 1:
         return numbers[0]
-    if scan not in numbers:
+    if not isinstance(scan, int) or scan not in numbers:
         available = ", ".join(map(str, numbers)) or "none"
         raise RecordingError(
             f"{path}: expected --scan to name a scan with frames (in a folder NAME_S0001 or the like), got {scan}; "

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,9 @@ from cdi_stream.messages import RecordedScan
 from cdi_stream_plugins.readers.aps_layout import ScanPlace, scan_place, spec_files
 from cdi_stream_plugins.readers.aps_maps import detector_maps
 from cdi_stream_plugins.readers.aps_rows import Placement, place_frames
+from cdi_stream_plugins.readers.frame_counts import Frames, as_counts
 from cdi_stream_plugins.readers.spec import SpecScan
-from cdi_stream_plugins.readers.tiff_frames import as_counts, numbered_frames, read_frames
+from cdi_stream_plugins.readers.tiff_frames import numbered_frames, read_frames
 
 PIXEL_SIZE_M = 55e-6
 """Side of a pixel of the Timepix detectors 34idcTIM1 and 34idcTIM2 [m]."""
@@ -55,13 +55,13 @@ class ApsSpecTiffReader:
         """Return whether there is a SPEC file that names a detector of 34-ID-C."""
         return any("34idc" in _head(spec) for spec in spec_files(path))
 
-    def read(self, path: Path, scan: int | None) -> RecordedScan:
+    def read(self, path: Path, scan: int | str | None) -> RecordedScan:
         """Return one scan: every row of the SPEC file, with its frame if there is one."""
         place = scan_place(path, scan)
         files, notes = numbered_frames(place.folder)
         numbers = np.array(sorted(files))
         raw = read_frames([files[number] for number in numbers])
-        counts, limit = as_counts(raw, [files[number] for number in numbers])
+        counts, limit = as_counts(raw, [str(files[number]) for number in numbers])
         sums: NDArray[np.float64] = np.asarray(np.nansum(raw, axis=(1, 2), dtype=np.float64))
         placement = place_frames(place.entries, numbers, sums)
         place = replace(place, notes=place.notes + notes)
@@ -77,7 +77,7 @@ class _Assembly:
     files: Mapping[int, Path]
     numbers: NDArray[np.int64]
     sums: NDArray[np.float64]
-    counts: NDArray[Any]
+    counts: Frames
 
     def scan(self, limit: float | None) -> RecordedScan:
         """Return the scan of frames, motors and counters; ``limit`` is the largest count of the files' data type."""
@@ -111,7 +111,7 @@ class _Assembly:
             ),
         )
 
-    def _frames(self, rows: NDArray[np.int64], has_row: NDArray[np.bool_]) -> NDArray[Any]:
+    def _frames(self, rows: NDArray[np.int64], has_row: NDArray[np.bool_]) -> Frames:
         """Return the frames by row; zeros in a row without a frame."""
         shape = (len(self.placement.entry.rows), *self.counts.shape[1:])
         require_few(shape, self.placement.entry.place)
@@ -120,7 +120,7 @@ class _Assembly:
         return frames
 
     def _frame_sums(
-        self, rows: NDArray[np.int64], has_row: NDArray[np.bool_], frames: NDArray[Any]
+        self, rows: NDArray[np.int64], has_row: NDArray[np.bool_], frames: Frames
     ) -> NDArray[np.int64] | None:
         """Return ImageTot of each row without the contribution of detector gaps; None without that column."""
         if self.placement.recorded is None:
@@ -199,7 +199,7 @@ def _detector_doubts(entry: SpecScan) -> tuple[str, ...]:
     )
 
 
-def _header(entry: SpecScan, counts: NDArray[Any], limit: float | None) -> dict[str, float]:
+def _header(entry: SpecScan, counts: Frames, limit: float | None) -> dict[str, float]:
     """Return the detector's header: pixel size, exposure time, and the smallest known limit of counts."""
     header = {"pixel_row_m": PIXEL_SIZE_M, "pixel_col_m": PIXEL_SIZE_M}
     seconds = entry.texts("#T")[:1]

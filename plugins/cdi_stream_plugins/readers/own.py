@@ -17,9 +17,9 @@ class OwnReader:
         """Return whether the file is HDF5 with the group ``entry/cdi_stream``."""
         if not (path.is_file() and h5py.is_hdf5(path)):
             return False
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # another program may be writing it
             return "entry/cdi_stream" in file
 
-    def read(self, path: Path, scan: int | None) -> RecordedScan:
+    def read(self, path: Path, scan: int | str | None) -> RecordedScan:
         """Return the only scan of a file, or the series ``scan`` of a recording of several series."""
         return read_scan(path, scan)

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from cdi_stream.errors import RecordingError
 from cdi_stream.files.intensities.limits import UNREADABLE, require_few
-
-MAX_NEGATIVE = 0.01
-"""Largest share of voxels below zero outside of detector gaps; frames with a larger share are refused."""
+from cdi_stream_plugins.readers.frame_counts import Frames
 
 _SUFFIXES = (".tif", ".tiff")
 _BROKEN = (*UNREADABLE, IndexError, struct.error)
@@ -60,7 +58,7 @@ def numbered_frames(folder: Path) -> tuple[dict[int, Path], tuple[str, ...]]:
     return frames, (note,) if other_names else ()
 
 
-def read_frames(files: Sequence[Path]) -> NDArray[Any]:
+def read_frames(files: Sequence[Path]) -> Frames:
     """Return images of one shape and type as ``(n_files, rows, cols)``, in the files' data type.
 
     Raises
@@ -87,43 +85,6 @@ def read_frames(files: Sequence[Path]) -> NDArray[Any]:
     for place, file in zip(frames, files, strict=True):
         place[...] = read_image(file)
     return frames
-
-
-def as_counts(frames: NDArray[Any], files: Sequence[Path]) -> tuple[NDArray[Any], float | None]:
-    """Return frames as unsigned integers of the same width, and the largest value of the files' data type.
-
-    Values below zero and NaN are gaps; they become the type's maximum.  64-bit integers and floats become uint32.
-    Unsigned frames are returned unchanged with None, since their type states the limit itself.
-
-    Raises
-    ------
-    RecordingError
-        If values are fractions or too large, or if too many voxels outside of gaps are below zero.
-    """
-    is_small = frames.dtype.itemsize <= 4 and frames.dtype.kind in "iu"
-    if is_small and frames.dtype.kind == "u":
-        return frames, None
-    is_gap = ~(frames >= 0)
-    blemishes = is_gap & ~is_gap.all(axis=0)
-    if blemishes.mean() >= MAX_NEGATIVE:
-        raise RecordingError(
-            f"{files[0].parent}: expected raw counts, got {blemishes.mean():.1%} of the voxels below zero: give frames "
-            "from which no background was subtracted"
-        )
-    dtype = np.dtype(f"u{frames.dtype.itemsize}") if is_small else np.dtype(np.uint32)
-    limit = np.iinfo(dtype).max
-    is_odd = ~is_gap & (frames >= limit)
-    if frames.dtype.kind == "f":
-        is_odd |= ~is_gap & (frames != np.rint(frames))
-    if is_odd.any():
-        index = tuple(map(int, np.argwhere(is_odd)[0]))
-        raise RecordingError(
-            f"{files[index[0]]}: expected whole counts below {limit}, got {frames[index]} at pixel {index[1:]}: give "
-            "raw frames, not corrected ones"
-        )
-    counts = np.where(is_gap, frames.dtype.type(0), frames).astype(dtype)
-    counts[is_gap] = limit
-    return counts, float(np.iinfo(frames.dtype).max) if is_small else None
 
 
 def read_image(file: Path) -> NDArray[Any]:

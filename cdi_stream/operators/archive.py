@@ -1,0 +1,213 @@
+"""Archive: the scans whose results lie in the results folder, found by their files, so that no restart forgets them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("preview", "inference", "reconstruction", "refinement")
+"""Stages of a result, from the first to the last."""
+
+REFRESH_S = 1.0
+"""Shortest time [s] between two looks into the folder."""
+
+_SCALARS_LEFT_OUT = ("curve_index", "series", "fourier_sign", "handedness")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedResult:
+    """One result file, without its arrays.
+
+    Parameters
+    ----------
+    path
+        The file.
+    stage, run_uid, curve_index
+        Stage of the result, uid of the run that published it, and place of the curve in the raw run.
+    raw_uid, scan_id, sample, plan_name, motors
+        Raw run as its start document names it; empty or None where it states nothing.
+    time_s
+        Time of the file [s since the epoch].
+    verdict, reasons, method
+        Verdict with its reasons; method of a refinement.
+    scalars
+        Finite numbers of the result by name.
+    """
+
+    path: Path
+    stage: str
+    run_uid: str
+    curve_index: int
+    raw_uid: str
+    scan_id: int | None
+    sample: str
+    plan_name: str
+    motors: str
+    time_s: float
+    verdict: str
+    reasons: tuple[str, ...]
+    method: str
+    scalars: Mapping[str, float]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the verdict counts for the scan: those of previews and first answers are preliminary."""
+        return self.stage in ("reconstruction", "refinement")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedScan:
+    """A raw run with its results, the oldest first."""
+
+    uid: str
+    results: tuple[ArchivedResult, ...]
+
+    @property
+    def newest(self) -> ArchivedResult:
+        """The result that stands for the scan: the newest final one, else the newest."""
+        return next((result for result in reversed(self.results) if result.is_final), self.results[-1])
+
+    @property
+    def time_s(self) -> float:
+        """Time of the first result [s since the epoch], so that a late refinement does not move the scan."""
+        return self.results[0].time_s
+
+    def find(self, stage: str | None, curve_index: int | None) -> ArchivedResult | None:
+        """Return the newest result of a stage and a curve; without them the one that stands for the scan."""
+        if stage is None and curve_index is None:
+            return self.newest
+        fitting = [
+            result
+            for result in self.results
+            if stage in (None, result.stage) and curve_index in (None, result.curve_index)
+        ]
+        return max(fitting, key=lambda result: (STAGES.index(result.stage), result.time_s), default=None)
+
+
+class Archive:
+    """Scans in a folder and its subfolders.  Safe to use from several threads.
+
+    A file is read once, and again when it has changed; a file that cannot be read is left out.
+
+    Parameters
+    ----------
+    folder
+        Folder of the results.
+    clock
+        Monotonic time [s].
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder = folder
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._looked_s = -math.inf
+        self._files: dict[Path, tuple[int, ArchivedResult | None]] = {}
+
+    def scans(self, *, verdict: str | None = None, text: str = "") -> list[ArchivedScan]:
+        """Return the scans with a verdict that have a text in uid, number, sample, plan or motors, newest first."""
+        found = (scan for scan in self._scans() if verdict in (None, scan.newest.verdict) and _has(scan, text))
+        return sorted(found, key=lambda scan: scan.time_s, reverse=True)
+
+    def scan(self, uid: str) -> ArchivedScan | None:
+        """Return the scan of a raw run; None if there is none."""
+        return next((scan for scan in self._scans() if scan.uid == uid), None)
+
+    def _scans(self) -> list[ArchivedScan]:
+        by_uid: dict[str, list[ArchivedResult]] = {}
+        for result in self._results():
+            by_uid.setdefault(result.raw_uid, []).append(result)
+        return [
+            ArchivedScan(uid=uid, results=tuple(sorted(results, key=lambda result: result.time_s)))
+            for uid, results in by_uid.items()
+        ]
+
+    def _results(self) -> list[ArchivedResult]:
+        """Look for new, changed and deleted files; return all results."""
+        with self._lock:
+            if self._clock() - self._looked_s >= REFRESH_S:
+                self._files = dict(self._looked_up())
+                self._looked_s = self._clock()
+            return [result for _, result in self._files.values() if result is not None]
+
+    def _looked_up(self) -> Iterator[tuple[Path, tuple[int, ArchivedResult | None]]]:
+        """Yield each file with its time and its result; known files are not opened."""
+        for path in _files_in(self.folder):
+            try:
+                changed_ns = path.stat().st_mtime_ns
+            except OSError:
+                continue  # deleted meanwhile
+            known = self._files.get(path)
+            if known is None or known[0] != changed_ns:
+                known = changed_ns, _read(path, changed_ns / 1e9)
+            yield path, known
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Yield the result files in a folder and its subfolders."""
+    endings = tuple(f"_{stage}.h5" for stage in STAGES)
+    for place, _, names in os.walk(folder):
+        yield from (Path(place) / name for name in names if name.endswith(endings))
+
+
+def _read(path: Path, time_s: float) -> ArchivedResult | None:
+    """Return the result in a file; None if it cannot be read, or names no raw run."""
+    try:
+        with h5py.File(path, "r") as file:
+            about, numbers = dict(file["entry"].attrs), dict(file["entry/cdi_stream"].attrs)
+        return _result(path, about, numbers, time_s)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        logger.warning("%s is left out of the history: %s", path, error)
+        return None
+
+
+def _result(path: Path, about: Mapping[str, object], numbers: Mapping[str, object], time_s: float) -> ArchivedResult:
+    return ArchivedResult(
+        path=path,
+        stage=path.stem.rpartition("_")[2],
+        run_uid=str(about.get("run_uid", "")),
+        curve_index=_whole(numbers["curve_index"]) or 0,
+        raw_uid=str(about["raw_uid"]),
+        scan_id=_whole(about.get("scan_id")),
+        sample=str(about.get("sample", "")),
+        plan_name=str(about.get("plan_name", "")),
+        motors=str(about.get("motors", "")),
+        time_s=time_s,
+        verdict=str(numbers["verdict"]),
+        reasons=tuple(reason for reason in str(numbers["reasons"]).split(" | ") if reason),
+        method=str(numbers.get("method", "")),
+        scalars=_scalars(numbers),
+    )
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if isinstance(value, int | np.integer) else None
+
+
+def _scalars(numbers: Mapping[str, object]) -> dict[str, float]:
+    """Return the finite numbers among the attributes of a result."""
+    plain = {
+        name: float(value)
+        for name, value in numbers.items()
+        if isinstance(value, int | float | np.number) and name not in _SCALARS_LEFT_OUT
+    }
+    return {name: value for name, value in plain.items() if math.isfinite(value)}
+
+
+def _has(scan: ArchivedScan, text: str) -> bool:
+    """Whether all words of a text are in the names of a scan."""
+    result = scan.newest
+    number = "" if result.scan_id is None else f"scan {result.scan_id}"
+    names = " ".join((scan.uid, number, result.sample, result.plan_name, result.motors, result.verdict)).lower()
+    return all(word in names for word in text.lower().split())
