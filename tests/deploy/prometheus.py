@@ -49,12 +49,14 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(program: str, folder: Path, target: str, every_s: int = 1) -> Iterator[Prometheus]:
-    """Run Prometheus on ``target``, with our configuration but for the address and the interval [s]."""
+def prometheus(program: str, folder: Path, target: str, token: str, every_s: int = 1) -> Iterator[Prometheus]:
+    """Run Prometheus on ``target``, with our configuration but for address, interval [s] and token."""
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": f"{every_s}s", "evaluation_interval": f"{every_s}s"}
     config["rule_files"] = [str(MONITORING / "rules.yml")]
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
+    config["scrape_configs"][0]["authorization"] = {"credentials_file": str(folder / "token")}
+    (folder / "token").write_text(token)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()
     call = [program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]

@@ -108,8 +108,8 @@ def test_a_real_prometheus_answers_every_query_about_a_real_service(program, not
         beamline(
             tmp_path, recorded_scan("plain"), f'[feed]\nendpoint = "{endpoint}"\n', refine, has_tiled=False
         ) as line,
-        dashboard(tmp_path, endpoint) as uri,
-        prometheus(program("prometheus"), tmp_path, uri.removeprefix("http://")) as server,
+        dashboard(tmp_path, endpoint, token="word") as uri,
+        prometheus(program("prometheus"), tmp_path, uri.removeprefix("http://"), "word") as server,
     ):
         line.start_service()
         line.start_detector()

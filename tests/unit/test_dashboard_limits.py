@@ -197,6 +197,7 @@ def test_an_endless_header_costs_no_memory_and_needs_no_token_to_be_refused(tmp_
             str(port),
             "s3cret",
             str(tmp_path / "history.json"),
+            "",
         ]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
