@@ -129,6 +129,11 @@ def documents_of(spec: JobSpec, method: str, result: Result, results: ResultFold
     """Write the file of a result; return the documents of its run, from start to stop document.
 
     ``results`` is the folder of the result files.
+
+    Raises
+    ------
+    OSError
+        If the disk takes no file: a refinement without arrays is of no use, and can be computed again.
     """
     documents: list[NamedDocument] = []
     identity = Identity(uid=spec.key(method), stage=STREAM, parents=(spec.reconstruction_uid,))
@@ -149,6 +154,7 @@ def documents_of(spec: JobSpec, method: str, result: Result, results: ResultFold
         lambda name, doc: documents.append((name, to_plain(doc))),
         identity,
     )
-    publisher.result(result)
+    if (problem := publisher.result(result).problem) is not None:
+        raise OSError(problem)
     publisher.close()
     return documents

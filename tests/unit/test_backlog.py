@@ -21,9 +21,10 @@ from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, Result, RunContext, Verdict
 from cdi_stream.metrics import Metrics
 from cdi_stream.refine import backlog as module
-from cdi_stream.refine.backlog import HANG_TIMEOUT_S, REQUESTS, Backlog, BacklogSettings
+from cdi_stream.refine.backlog import REQUESTS, Backlog, BacklogSettings
 from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import heartbeat_file
+from cdi_stream.refine.worker_process import WorkerProcess
 
 SHAPE = (16, 16, 16)
 AFFINE = AffineMap(shape=SHAPE, q0=np.ones(3), bq=np.eye(3), sample_to_lab=np.eye(3), coordinates="detector")
@@ -147,9 +148,9 @@ while True:
 
 
 @pytest.fixture
-def worker(backlog, tmp_path, monkeypatch):
+def worker(tmp_path, monkeypatch):
     """Return a worker process with a heartbeat, and the object that keeps it."""
-    kept = module._WorkerProcess(backlog._settings)
+    kept = WorkerProcess(tmp_path, tmp_path / "none.toml", 1, 1.0)
     started = []
 
     def start():
@@ -157,7 +158,6 @@ def worker(backlog, tmp_path, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(kept, "_start", start)
-    monkeypatch.setattr(module, "HANG_TIMEOUT_S", 1.0)
     yield kept, started
     for process in started:
         process.kill()
@@ -171,16 +171,22 @@ def wait_for(condition, timeout_s=300.0):
         time.sleep(0.05)
 
 
+def keep(kept, seconds, *, is_held=False):
+    """Look after the worker for a time [s], as the service does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        kept.keep(True, is_held=is_held)
+        time.sleep(0.05)
+
+
 def test_a_worker_that_is_frozen_is_killed_and_replaced(worker, tmp_path):
     kept, started = worker
     kept.keep(True, is_held=False)
     wait_for(lambda: heartbeat_file(tmp_path, started[0].pid).exists())
-    time.sleep(1.5)
-    kept.keep(True, is_held=False)
+    keep(kept, 1.5)
     assert started[0].poll() is None, "one that lives is left alone"
     os.kill(started[0].pid, signal.SIGSTOP)
-    time.sleep(1.5)
-    kept.keep(True, is_held=True)
+    keep(kept, 1.5, is_held=True)
     assert started[0].poll() is None, "one that is held up may be silent"
     kept.keep(True, is_held=False)
     assert started[0].poll() == -signal.SIGKILL
@@ -192,5 +198,17 @@ def test_a_worker_that_is_frozen_is_killed_and_replaced(worker, tmp_path):
     wait_for(is_replaced)
 
 
-def test_a_worker_is_given_time_to_begin():
-    assert HANG_TIMEOUT_S >= 60.0
+def test_old_jobs_and_their_inputs_are_deleted(backlog, tmp_path):
+    backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
+    enqueue(backlog, tmp_path)
+    with contextlib.closing(Queue(tmp_path / QUEUE)) as queue:
+        assert queue.cancel(1)
+        backlog.prune(queue)
+        assert len(queue.jobs()) == 2, "it is neither old nor one of many"
+        backlog._settings = replace(backlog._settings, keep_done_jobs=0)
+        backlog.prune(queue)
+        assert [job.method for job in queue.jobs()] == ["object"]
+        assert len(list((tmp_path / "jobs").glob("*.h5"))) == 1, "the other job needs it"
+        assert queue.cancel(2)
+        backlog.prune(queue)
+    assert list((tmp_path / "jobs").glob("*.h5")) == []
