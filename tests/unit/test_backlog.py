@@ -12,68 +12,20 @@ import sys
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from cdi_stream.documents.publish import Provenance
-from cdi_stream.geometry.affine import AffineMap
-from cdi_stream.inversion.methods import MethodSettings
-from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, Result, RunContext, Verdict
-from cdi_stream.metrics import Metrics
+from cdi_stream.messages import RunContext
 from cdi_stream.refine import backlog as module
-from cdi_stream.refine.backlog import REQUESTS, Backlog, BacklogSettings
+from cdi_stream.refine.backlog import REQUESTS, Backlog
 from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import heartbeat_file
 from cdi_stream.refine.worker_process import WorkerProcess
-
-SHAPE = (16, 16, 16)
-AFFINE = AffineMap(shape=SHAPE, q0=np.ones(3), bq=np.eye(3), sample_to_lab=np.eye(3), coordinates="detector")
-
-
-def result() -> Result:
-    volume = PreparedVolume(
-        counts=np.ones(SHAPE, np.uint32),
-        valid_pixels=np.ones(SHAPE, bool),
-        expected_scale=np.ones(SHAPE, np.float32),
-        affine=AFFINE,
-        crystal_extent_m=(1.0, 1.0, 1.0),
-        oversampling=(3.0, 3.0, 3.0),
-    )
-    crystal = Crystal(
-        density=np.ones(SHAPE, np.complex64),
-        support=np.ones(SHAPE, bool),
-        affine=AFFINE,
-        metrics=Metrics(chi2=0.1, r_p=0.9),
-        verdict=Verdict(grade="good"),
-    )
-    return Result(
-        stream="reconstruction",
-        curve_index=0,
-        series="1",
-        crystal=crystal,
-        verdict=crystal.verdict,
-        account=FrameAccount(expected=16, received=16),
-        metrics=Metrics(),
-        complete_s=0.0,
-        phased=PhasedVolume(volume=volume, crystal=crystal),
-    )
+from tests.refinements import result_of, settings_of
 
 
 @pytest.fixture
 def backlog(tmp_path):
-    settings = BacklogSettings(
-        methods=("recipe", "object"),
-        method_settings=MethodSettings(
-            recipe="1*ER", network_file=tmp_path / "n.pt", network_steps=1, network_recipe="1*ER"
-        ),
-        provenance=Provenance(version="0", config_sha256="c", network_name="n", network_sha256="s", beamline="b"),
-        lab_shape=SHAPE,
-        directory=tmp_path,
-        config_file=tmp_path / "none.toml",
-        subscribe="tcp://127.0.0.1:1",
-        prefix="",
-        serializer="msgpack",
-    )
+    settings = settings_of(tmp_path, methods=("recipe", "object"))
     with contextlib.closing(Backlog(settings)) as made:
         yield made
 
@@ -92,7 +44,7 @@ def test_a_locked_queue_holds_nobody_up_and_loses_nothing(backlog, tmp_path):
     holder = sqlite3.connect(tmp_path / QUEUE, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     began_s = time.monotonic()
-    backlog.ask(result(), RunContext(uid="raw", sample="gold"), "reconstruction")
+    backlog.ask(result_of(), RunContext(uid="raw", sample="gold"), "reconstruction")
     assert time.monotonic() - began_s < 2.0
     assert len(list((tmp_path / REQUESTS).iterdir())) == 1
     with pytest.raises(sqlite3.OperationalError):
@@ -112,7 +64,7 @@ def test_a_full_disk_holds_nobody_up_and_the_request_is_written_later(backlog, t
 
     whole = module.write_input
     monkeypatch.setattr(module, "write_input", full)
-    backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
+    backlog.ask(result_of(), RunContext(uid="raw"), "reconstruction")
     enqueue(backlog, tmp_path)
     assert jobs(tmp_path) == []
     monkeypatch.setattr(module, "write_input", whole)
@@ -123,14 +75,14 @@ def test_a_full_disk_holds_nobody_up_and_the_request_is_written_later(backlog, t
 def test_a_request_that_is_none_is_put_aside(backlog, tmp_path):
     (tmp_path / REQUESTS).mkdir()
     (tmp_path / REQUESTS / "odd.json").write_text("{}")
-    backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
+    backlog.ask(result_of(), RunContext(uid="raw"), "reconstruction")
     enqueue(backlog, tmp_path)
     assert len(jobs(tmp_path)) == 2
     assert [path.suffix for path in (tmp_path / REQUESTS).iterdir()] == [".broken"]
 
 
 def test_nothing_is_asked_of_a_curve_without_a_crystal(backlog, tmp_path):
-    backlog.ask(replace(result(), phased=None), RunContext(uid="raw"), "reconstruction")
+    backlog.ask(replace(result_of(), phased=None), RunContext(uid="raw"), "reconstruction")
     enqueue(backlog, tmp_path)
     assert jobs(tmp_path) == []
 
@@ -199,7 +151,7 @@ def test_a_worker_that_is_frozen_is_killed_and_replaced(worker, tmp_path):
 
 
 def test_old_jobs_and_their_inputs_are_deleted(backlog, tmp_path):
-    backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
+    backlog.ask(result_of(), RunContext(uid="raw"), "reconstruction")
     enqueue(backlog, tmp_path)
     with contextlib.closing(Queue(tmp_path / QUEUE)) as queue:
         assert queue.cancel(1)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 
+import dask
 from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, wait
 
 from cdi_stream.refine.claim import Claim, new_claim
@@ -87,7 +88,7 @@ class DaskEngine:
         if self._client is None or self._client.status != "running":
             yield from self._lost()
             return
-        with contextlib.suppress(TimeoutError, CancelledError):
+        with contextlib.suppress(TimeoutError, CancelledError), self._client.as_current():
             wait([sent.future for sent in self._sent.values()], timeout=POLL_S, return_when="FIRST_COMPLETED")
         for job_id, sent in list(self._sent.items()):
             if sent.future.status != "pending":
@@ -102,8 +103,7 @@ class DaskEngine:
         """Cancel all tasks and leave the scheduler; end the own cluster."""
         for job_id in list(self._sent):
             self._drop(job_id)
-        if self._client is not None:
-            self._client.close(timeout=CONNECT_S)
+        self._leave()
         if self._cluster is not None:
             self._cluster.close(timeout=CONNECT_S)
 
@@ -123,12 +123,18 @@ class DaskEngine:
             )
             self._next_try_s = time.monotonic() + CONNECT_S
 
+    def _leave(self) -> None:
+        """Close the connection to the scheduler, also where the scheduler does not answer."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(OSError):  # a TimeoutError too
+                client.close(timeout=CONNECT_S)
+
     def _lost(self) -> Iterator[Outcome]:
         """Return all tasks to the queue, and forget the connection."""
         if self._client is not None:
             logger.warning("the Dask scheduler is lost; %d jobs go back into the queue", len(self._sent))
-            client, self._client = self._client, None
-            client.close(timeout=0)
+            self._leave()
         for job_id in list(self._sent):
             self._drop(job_id)
             yield Outcome(job_id=job_id, fate="returned", text="the Dask scheduler was lost")
@@ -161,16 +167,17 @@ def _compute(remote: RemoteTask) -> Outcome:
 
 
 def _own_cluster(settings: EngineSettings) -> LocalCluster:
-    """Start a cluster on this machine that only this process can use."""
-    return LocalCluster(
-        n_workers=settings.workers,
-        threads_per_worker=1,
-        resources=dict(settings.resources),
-        memory_limit=None,
-        host="127.0.0.1",
-        security=True,
-        dashboard_address=None,
-    )
+    """Start a cluster on this machine that only this process can use; it replaces workers that are frozen."""
+    with dask.config.set({"distributed.scheduler.worker-ttl": f"{settings.lease_s}s"}):
+        return LocalCluster(
+            n_workers=settings.workers,
+            threads_per_worker=1,
+            resources=dict(settings.resources),
+            memory_limit=None,
+            host="127.0.0.1",
+            security=True,
+            dashboard_address="127.0.0.1:0",  # a free port; without an address Dask takes port 8787
+        )
 
 
 def _outcome(job_id: int, future: Future[Outcome]) -> Outcome:
