@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, Result, RunContext, Verdict
 from cdi_stream.metrics import Metrics
 from cdi_stream.networks.packaged import DEFAULT_NETWORK
-from cdi_stream.refine.backlog import Backlog, BacklogSettings
+from cdi_stream.refine.backlog import BacklogSettings
+from cdi_stream.refine.inputs import INPUTS, write_input
+from cdi_stream.refine.jobs import spec_of
 from cdi_stream.refine.queue import QUEUE, Queue
 
 VOXEL_M = 1e-8
@@ -78,10 +81,14 @@ def settings_of(
     )
 
 
-def enqueue_jobs(directory: Path, n_jobs: int, recipe: str, n: int = 16) -> None:
-    """Put jobs of a recipe into the queue, each for a curve of a run of its own; those that are there stay."""
+def enqueue_jobs(directory: Path, indices: Iterable[int], recipe: str, n: int = 16) -> None:
+    """Put one job for each index into the queue, for a curve of a run of its own; jobs that are there stay."""
     result, settings = result_of(n), settings_of(directory, recipe, shape=(n, n, n))
-    with contextlib.closing(Backlog(settings)) as backlog, contextlib.closing(Queue(directory / QUEUE)) as queue:
-        for index in range(n_jobs):
-            backlog.ask(result, RunContext(uid=f"raw-{index}"), f"reconstruction-{index}")
-        backlog.enqueue_requests(queue)
+    assert result.phased is not None
+    with contextlib.closing(Queue(directory / QUEUE)) as queue:
+        for index in indices:
+            run = RunContext(uid=f"raw-{index}")
+            parts = (settings.provenance, settings.method_settings, settings.lab_shape)
+            spec = spec_of(result, run, f"reconstruction-{index}", *parts)
+            write_input(directory / INPUTS / spec.input, result.phased)
+            queue.enqueue(spec.key("recipe"), "recipe", spec.model_dump(mode="json"), spec.input)

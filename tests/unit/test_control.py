@@ -15,7 +15,7 @@ from tests.refinements import enqueue_jobs
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    enqueue_jobs(folder, 3, "1*ER")
+    enqueue_jobs(folder, range(3), "1*ER")
     return folder
 
 

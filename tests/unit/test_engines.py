@@ -39,7 +39,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(directory):
-    enqueue_jobs(directory, 1, "3*ER")
+    enqueue_jobs(directory, range(1), "3*ER")
     with contextlib.closing(Queue(directory / QUEUE)) as queue:
         (job,) = queue.jobs()
     return Task(

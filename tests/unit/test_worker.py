@@ -107,7 +107,7 @@ def at_work(place, act):
 
 def test_a_job_that_an_operator_cancels_stops(place, monkeypatch):
     monkeypatch.setattr(worker_module, "RENEW_S", 0.1)
-    enqueue_jobs(place.folder, 1, LONG)
+    enqueue_jobs(place.folder, range(1), LONG)
     at_work(place, lambda: cancel_job(place.folder, 1))
     assert place.states() == [("cancelled", 1)]
     retry_job(place.folder, 1)
@@ -115,14 +115,14 @@ def test_a_job_that_an_operator_cancels_stops(place, monkeypatch):
 
 
 def test_a_worker_that_must_end_leaves_its_job_as_it_was(place):
-    enqueue_jobs(place.folder, 1, LONG)
+    enqueue_jobs(place.folder, range(1), LONG)
     worker = at_work(place, place.is_stopped.set)
     assert place.states() == [("ready", 0)]
     assert not worker.step()
 
 
 def test_a_job_that_cannot_be_computed_fails_with_the_reason(place):
-    enqueue_jobs(place.folder, 1, "1*ER")
+    enqueue_jobs(place.folder, range(1), "1*ER")
     for path in (place.folder / INPUTS).iterdir():
         path.unlink()
     assert place.worker(place.local_engine()).step()
@@ -132,7 +132,7 @@ def test_a_job_that_cannot_be_computed_fails_with_the_reason(place):
 
 
 def test_a_cluster_gets_as_many_jobs_as_it_takes_and_none_counts_as_an_attempt(place):
-    enqueue_jobs(place.folder, 3, "1*ER")
+    enqueue_jobs(place.folder, range(3), "1*ER")
     engine = ClusterEngine()
     worker = place.worker(engine)
     assert worker.step()
@@ -148,7 +148,7 @@ def test_a_cluster_gets_as_many_jobs_as_it_takes_and_none_counts_as_an_attempt(p
 
 
 def test_a_job_whose_processes_die_again_and_again_fails(place):
-    enqueue_jobs(place.folder, 1, "1*ER")
+    enqueue_jobs(place.folder, range(1), "1*ER")
     engine = ClusterEngine()
     worker = place.worker(engine)
     for n in range(MAX_ATTEMPTS):
@@ -162,7 +162,7 @@ def test_a_job_whose_processes_die_again_and_again_fails(place):
 
 
 def test_a_lost_scheduler_only_puts_jobs_back(place):
-    enqueue_jobs(place.folder, 1, "1*ER")
+    enqueue_jobs(place.folder, range(1), "1*ER")
     engine = ClusterEngine()
     worker = place.worker(engine)
     for _ in range(2 * MAX_ATTEMPTS):
@@ -172,7 +172,7 @@ def test_a_lost_scheduler_only_puts_jobs_back(place):
 
 
 def test_after_an_error_of_the_disk_no_job_is_taken_for_a_while(place):
-    enqueue_jobs(place.folder, 1, "1*ER")
+    enqueue_jobs(place.folder, range(1), "1*ER")
     engine = ClusterEngine()
     engine.fates = ["unwritten"]
     worker = place.worker(engine)
@@ -182,7 +182,7 @@ def test_after_an_error_of_the_disk_no_job_is_taken_for_a_while(place):
 
 
 def test_jobs_of_a_dead_worker_are_taken_over(place):
-    enqueue_jobs(place.folder, 2, "1*ER")
+    enqueue_jobs(place.folder, range(2), "1*ER")
     assert place.queue.lease("worker_7", 1e6) is not None
     worker = place.worker(ClusterEngine())
     worker.step()

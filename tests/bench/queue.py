@@ -1,0 +1,263 @@
+"""Refinement queue: durable enqueues, throughput of a Dask cluster, and the delay of a pause for the live path.
+
+``python -m tests.bench.queue`` prints one JSON object: `enqueue_ratio` is the rate of enqueues divided by that of bare
+SQLite commits in the same run; `throughput_ratio` the rate of jobs through queue, two Dask workers and bus divided by
+that of two bare processes; `preemption_p50_ms` and `preemption_max_ms` the time from a complete curve to the pause.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import zmq
+
+from cdi_stream.disk.result_folder import ResultFolder
+from cdi_stream.documents import bus
+from cdi_stream.documents.tiled_server import free_port
+from cdi_stream.processes import processes
+from cdi_stream.refine.compute import compute, lower_priority
+from cdi_stream.refine.engine import EngineSettings, Task
+from cdi_stream.refine.inputs import INPUTS
+from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
+from cdi_stream.refine.queue import QUEUE, Job, Queue
+from cdi_stream.refine.turn import Turn, UrgentLock
+from cdi_stream.refine.worker import Worker, WorkerSettings
+from cdi_stream_plugins.engines.dask import DaskEngine
+from cdi_stream_plugins.sinks.bus import BusSink
+from tests.refinements import enqueue_jobs
+
+N_WORKERS = 2
+RECIPE = "3000*ER"
+N_VOXELS = 32
+"""A job of about two seconds on one core."""
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def task_of(directory: Path, job: Job) -> Task:
+    """The task of a job in a folder."""
+    return Task(
+        job_id=job.id,
+        method=job.method,
+        spec=job.spec,
+        input=directory / INPUTS / job.input,
+        results=ResultFolder(base=directory),
+    )
+
+
+# --- durable enqueues -----------------------------------------------------------------------------------------
+
+
+def measure_enqueues(directory: Path, n_blocks: int = 20, n_in_block: int = 50) -> dict[str, float]:
+    """Rates [1/s] of bare commits with synchronous=FULL and of enqueues, in turns on the same disk."""
+    enqueue_jobs(directory, range(1), "1*ER")
+    with contextlib.closing(Queue(directory / QUEUE)) as queue:
+        spec, text = queue.jobs()[0].spec, json.dumps(queue.jobs()[0].spec)
+        bare = sqlite3.connect(directory / "bare.sqlite3", isolation_level=None)
+        bare.execute("PRAGMA journal_mode = WAL")
+        bare.execute("PRAGMA synchronous = FULL")
+        bare.execute("CREATE TABLE jobs (id INTEGER PRIMARY KEY, key TEXT UNIQUE, spec TEXT)")
+        insert = "INSERT INTO jobs (key, spec) VALUES (?, ?)"
+        numbers = iter(range(10**9))
+        ways: dict[str, Callable[[], object]] = {
+            "bare": lambda: bare.execute(insert, (f"key {next(numbers)}", text)),
+            "ours": lambda: queue.enqueue(f"key {next(numbers)}", "recipe", spec, "input.h5"),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(n_blocks):
+            for name, way in ways.items():
+                begin_s = time.perf_counter()
+                for _ in range(n_in_block):
+                    way()
+                times[name].append((time.perf_counter() - begin_s) / n_in_block)
+        bare.close()
+    rates = {name: 1 / median(values) for name, values in times.items()}
+    return {
+        "bare_commits_per_s": rates["bare"],
+        "enqueues_per_s": rates["ours"],
+        "enqueue_ratio": rates["ours"] / rates["bare"],
+    }
+
+
+# --- throughput -----------------------------------------------------------------------------------------------
+
+
+def bare_process(tasks: list[Task], is_ready: Any, begin: Any) -> None:
+    """Compute tasks one after the other, the first one before ``begin`` as a warm-up."""
+    lower_priority(1)
+    for number, task in enumerate(tasks):
+        assert compute(task, lambda: None).fate == "computed"
+        if number == 0:
+            is_ready.release()
+            begin.wait()
+
+
+def bare_rate(directory: Path, n_jobs: int) -> float:
+    """Jobs a second of bare processes, the jobs dealt out beforehand."""
+    enqueue_jobs(directory, range(n_jobs + N_WORKERS), RECIPE, N_VOXELS)
+    with contextlib.closing(Queue(directory / QUEUE)) as queue:
+        tasks = [task_of(directory, job) for job in queue.jobs()]
+    is_ready, begin = SPAWN.Semaphore(0), SPAWN.Event()
+    parts = [tasks[k::N_WORKERS] for k in range(N_WORKERS)]
+    children = [SPAWN.Process(target=bare_process, args=(part, is_ready, begin)) for part in parts]
+    for child in children:
+        child.start()
+    for _ in children:
+        is_ready.acquire()
+    begin_s = time.monotonic()
+    begin.set()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    return n_jobs / (time.monotonic() - begin_s)
+
+
+@contextlib.contextmanager
+def dask_worker(directory: Path) -> Iterator[tuple[Queue, Worker]]:
+    """A worker process's parts in this process: queue, two Dask workers, and a proxy of the bus."""
+    publish, subscribe = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+    settings = WorkerSettings(
+        directory=directory,
+        results=ResultFolder(base=directory),
+        subscribe=subscribe,
+        prefix="",
+        serializer="msgpack",
+        workers=N_WORKERS,
+    )
+    with contextlib.ExitStack() as stack:
+        children = stack.enter_context(processes(directory))
+        children.start("proxy", "sim_beamline", "proxy", "--documents-in", publish, "--documents-out", subscribe)
+        context = stack.enter_context(zmq.Context())
+        socket = bus.listen(context, subscribe)
+        stack.callback(socket.close, 0)
+        sink = stack.enter_context(contextlib.closing(BusSink(address=publish, is_immediate=True)))
+        queue = stack.enter_context(contextlib.closing(Queue(directory / QUEUE)))
+        monitor = DeliveryMonitor(socket, queue, "", bus.reader("msgpack"))
+        engine = DaskEngine(EngineSettings(directory=directory, is_stopped=lambda: False, workers=N_WORKERS))
+        worker = Worker(settings, "worker_0", queue, Outbox(queue, sink, monitor, lambda job: None), engine, bool)
+        stack.callback(worker.close)
+        yield queue, worker
+
+
+def dask_rate(directory: Path, n_jobs: int) -> float:
+    """Jobs a second through the queue, two Dask workers and the bus, until the last document has arrived."""
+    with dask_worker(directory) as (queue, worker):
+        enqueue_jobs(directory, range(2 * N_WORKERS), RECIPE, N_VOXELS)  # a warm-up
+        drain(queue, worker)
+        enqueue_jobs(directory, range(2 * N_WORKERS, 2 * N_WORKERS + n_jobs), RECIPE, N_VOXELS)
+        begin_s = time.monotonic()
+        drain(queue, worker)
+        return n_jobs / (time.monotonic() - begin_s)
+
+
+def drain(queue: Queue, worker: Worker) -> None:
+    """Work until all jobs are done."""
+    while queue.has_work():
+        worker.step()
+    assert {job.state for job in queue.jobs()} == {"done"}
+
+
+def measure_throughput(directory: Path, n_jobs: int, n_rounds: int) -> dict[str, Any]:
+    """Rates of bare processes and of Dask, in turns."""
+    bare, ours = [], []
+    for number in range(n_rounds):
+        bare.append(bare_rate(made(directory / f"bare_{number}"), n_jobs))
+        ours.append(dask_rate(made(directory / f"dask_{number}"), n_jobs))
+    return {
+        "bare_jobs_per_s": bare,
+        "dask_jobs_per_s": ours,
+        "throughput_ratio": median(ours) / median(bare),
+    }
+
+
+def made(directory: Path) -> Path:
+    """Make a folder and return it."""
+    directory.mkdir()
+    return directory
+
+
+# --- pause for the live path ----------------------------------------------------------------------------------
+
+
+def endless_process(directory: Path, task: Task, looked_s: Any) -> None:
+    """Compute a task again and again; note each look at the lock as a worker takes it."""
+    lower_priority(1)
+
+    def look() -> None:
+        looked_s.value = time.monotonic()
+
+    with contextlib.closing(Turn(directory, lambda: False)) as turn:
+        while True:
+            outcome = compute(task, lambda: turn.wait(look))
+            assert outcome.fate == "computed", outcome
+
+
+def measure_preemption(directory: Path, method: str, n: int, n_times: int) -> dict[str, float]:
+    """Delays [ms] from the lock of the live path to the pause of a process that refines n x n x n voxels."""
+    enqueue_jobs(directory, range(1), "30*ER", n)
+    with contextlib.closing(Queue(directory / QUEUE)) as queue:
+        task = replace(task_of(directory, queue.jobs()[0]), method=method)
+    task = replace(task, spec=task.spec | {"settings": task.spec["settings"] | {"budget_s": 20.0}})
+    looked_s = SPAWN.Value("d", 0.0, lock=False)
+    child = SPAWN.Process(target=endless_process, args=(directory, task, looked_s), daemon=True)
+    child.start()
+    rng, delays = random.Random(1), []
+    with contextlib.closing(UrgentLock(directory)) as urgency:
+        while looked_s.value == 0.0:
+            time.sleep(0.01)
+        for _ in range(n_times):
+            time.sleep(rng.uniform(0.05, 0.5))
+            begin_s = time.monotonic()
+            urgency.begin()
+            while looked_s.value <= begin_s:
+                time.sleep(0.0002)
+            delays.append(1e3 * (looked_s.value - begin_s))
+            urgency.end()
+    child.kill()
+    child.join()
+    return {"p50_ms": median(delays), "p95_ms": sorted(delays)[int(0.95 * len(delays))], "max_ms": max(delays)}
+
+
+def main() -> None:
+    """Read the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.queue")
+    parser.add_argument("--jobs", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pauses", type=int, default=100)
+    parser.add_argument("--only", default="enqueues,throughput,preemption")
+    options = parser.parse_args()
+    parts, found = options.only.split(","), {"load": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory(prefix="bench_queue_", dir=Path.cwd()) as folder:
+        root = Path(folder)
+        if "enqueues" in parts:
+            found |= measure_enqueues(made(root / "enqueues"))
+        if "throughput" in parts:
+            found |= measure_throughput(made(root / "throughput"), options.jobs, options.rounds)
+        if "preemption" in parts:
+            pauses = {
+                f"{method}, {n}^3": measure_preemption(made(root / f"{method}_{n}"), method, n, options.pauses)
+                for method, n in (("auto", 64), ("recipe", 64), ("recipe", 128), ("object", 64), ("network", 64))
+            }
+            found |= {
+                "preemption": pauses,
+                "preemption_p50_ms": median(values["p50_ms"] for values in pauses.values()),
+                "preemption_max_ms": max(values["max_ms"] for values in pauses.values()),
+            }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
