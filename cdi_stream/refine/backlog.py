@@ -26,10 +26,13 @@ from cdi_stream.refine.inputs import INPUTS, write_input
 from cdi_stream.refine.jobs import JobSpec, spec_of
 from cdi_stream.refine.outbox import DeliveryMonitor
 from cdi_stream.refine.queue import PATIENCE_S, QUEUE, Job, NamedDocument, Queue, open_queue
-from cdi_stream.refine.turn import UrgentLock
+from cdi_stream.refine.turn import MonitorLock, UrgentLock
 from cdi_stream.refine.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
+
+SETTLE_MS = 1000
+"""Time [ms] that a subscription takes to reach the proxy; before that the service notes no documents."""
 
 RETRY_S = 10.0
 """Time [s] before the queue is tried again after an error, for example on a full disk."""
@@ -104,6 +107,7 @@ class Backlog:
     def __init__(self, settings: BacklogSettings) -> None:
         self._settings = settings
         self._urgency = UrgentLock(settings.directory)
+        self._monitor_lock = MonitorLock(settings.directory)
         self._archive_check_s = 0.0
         self._next_prune_s = 0.0
         self._held_s = 0.0
@@ -198,7 +202,9 @@ class Backlog:
     ) -> None:
         """Do the work of `run` with one connection to the queue, until stopped or until an error."""
         monitor = DeliveryMonitor(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
+        monitor.listen(SETTLE_MS)
         while not is_stopped():
+            self._monitor_lock.hold()
             monitor.listen(200)
             self.enqueue_requests(queue)
             now = time.monotonic()
@@ -227,6 +233,7 @@ class Backlog:
     def close(self) -> None:
         """Release the locks."""
         self._urgency.close()
+        self._monitor_lock.close()
 
     def _worker_processes(self) -> list[WorkerProcess]:
         s = self._settings

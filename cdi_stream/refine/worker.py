@@ -23,7 +23,7 @@ from cdi_stream.refine.inputs import INPUTS
 from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
 from cdi_stream.refine.pulse import Beat
 from cdi_stream.refine.queue import QUEUE, Job, Queue
-from cdi_stream.refine.turn import heartbeat_file, orphan_lock, slot
+from cdi_stream.refine.turn import SecondMonitor, heartbeat_file, orphan_lock, slot
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ def run_worker(
 ) -> None:
     """Compute jobs until stopped; with ``ends_when_idle`` until no job is left."""
     lower_priority(settings.threads)
-    with _open(settings, make_engine, sink, is_stopped) as (worker, monitor):
+    with _open(settings, make_engine, sink, is_stopped, waits_for_service=not ends_when_idle) as (worker, monitor):
         while not is_stopped():
             if worker.step():
                 continue
@@ -217,7 +217,12 @@ def run_worker(
 
 @contextlib.contextmanager
 def _open(
-    settings: WorkerSettings, make_engine: EngineFactory, sink: Sink, is_stopped: Callable[[], bool]
+    settings: WorkerSettings,
+    make_engine: EngineFactory,
+    sink: Sink,
+    is_stopped: Callable[[], bool],
+    *,
+    waits_for_service: bool,
 ) -> Iterator[tuple[Worker, DeliveryMonitor]]:
     """Yield a worker with its sockets, slot, engine and connection to the queue, and its delivery monitor."""
     with contextlib.ExitStack() as stack:
@@ -229,7 +234,9 @@ def _open(
         owner = stack.enter_context(slot(settings.directory))
         queue.take_over(owner, owner)  # jobs of the last worker in this slot
         monitor = DeliveryMonitor(socket, queue, settings.prefix, bus.reader(settings.serializer))
-        outbox = Outbox(queue, sink, monitor, lambda job: clean_up(queue, job, settings.directory))
+        second = stack.enter_context(contextlib.closing(SecondMonitor(settings.directory)))
+        may_send = second.may_send if waits_for_service else lambda: True
+        outbox = Outbox(queue, sink, monitor, lambda job: clean_up(queue, job, settings.directory), may_send)
         engine = make_engine(_engine_settings(settings, is_stopped))
         worker = Worker(settings, owner, queue, outbox, engine, is_stopped)
         stack.callback(worker.close)

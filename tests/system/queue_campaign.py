@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cdi_stream.refine.queue import Queue
+from cdi_stream.refine.turn import orphan_lock
 from tests.refinements import enqueue_jobs
 from tests.system.queue_site import QueueSite, documents_heard, movable_clock, queue_site
 
@@ -42,7 +43,7 @@ FAULTS = {
 }
 """Kinds of faults, each with its weight; ``worker`` is the service's own worker process."""
 
-PAUSE_S = (0.2, 4.0)
+PAUSE_S = (0.2, 5.0)
 """Shortest and longest time [s] between two faults."""
 
 STOP_S = (2.0, 4.0, 8.0, 30.0)
@@ -145,12 +146,18 @@ def wait_for_moment(site: QueueSite, queue: Queue, faults: Faults, rng: random.R
         """Keep all going; return whether a job is at work."""
         faults.thaw()
         site.keep()
-        return queue.counts()["leased"] > 0
+        return any(is_alive(site.results, job.owner) for job in queue.jobs("leased"))
 
     until(is_at_work, START_S, 0.1)
     until(lambda: is_at_work() and False, rng.uniform(*PAUSE_S), 0.05)
     if rng.random() < AIM:
         until(lambda: queue.counts()["computed"] > 0, 5.0, 0.001)
+
+
+def is_alive(directory: Path, owner: str | None) -> bool:
+    """Whether the worker process of a lease runs."""
+    with orphan_lock(directory, str(owner)) as is_orphaned:
+        return not is_orphaned
 
 
 def until(condition: Callable[[], bool], timeout_s: float, pause_s: float) -> bool:
