@@ -101,11 +101,13 @@ def run_job(
 ) -> Result:
     """Refine the crystal of a job with ``method``; return the result in lab coordinates.
 
-    ``wait_turn`` is called before each step; ``clock`` is monotonic time [s].
+    ``wait_turn`` is called before each step, so that no step is long; ``clock`` is monotonic time [s].
     """
     begin_s = clock()
     refined_crystal, schedule = refine(method, replace(phased, doubts=()), spec.settings, wait_turn)
+    wait_turn()
     crystal = crystal_in_lab(refined_crystal, spec.lab_shape)
+    wait_turn()
     metrics = RefinementMetrics(
         **asdict(metrics_in_lab(crystal, phased.volume)),
         start_chi2=spec.start_chi2,
