@@ -2,7 +2,8 @@
 
 ``python -m tests.bench.queue`` prints one JSON object: `enqueue_ratio` is the rate of enqueues divided by that of bare
 SQLite commits in the same run; `throughput_ratio` the rate of jobs through queue, two Dask workers and bus divided by
-that of two bare processes; `preemption_p50_ms` and `preemption_max_ms` the time from a complete curve to the pause, and
+that of two bare processes; `processor_time_ratio` the processor time of the bare processes divided by that of all
+processes with Dask; `preemption_p50_ms` and `preemption_max_ms` the time from a complete curve to the pause, and
 `preemption_max_cpu_ms` the processor time that the refinement still takes in between: on a busy machine it waits too.
 """
 
@@ -17,18 +18,21 @@ import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 import zmq
 
 from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents import bus
 from cdi_stream.documents.tiled_server import free_port
 from cdi_stream.processes import processes
+from cdi_stream.refine import compute as compute_module
 from cdi_stream.refine.compute import compute, lower_priority
 from cdi_stream.refine.engine import EngineSettings, Task
 from cdi_stream.refine.inputs import INPUTS
@@ -96,39 +100,31 @@ def measure_enqueues(directory: Path, n_blocks: int = 20, n_in_block: int = 50) 
 # --- throughput -----------------------------------------------------------------------------------------------
 
 
-def bare_process(tasks: list[Task], is_ready: Any, begin: Any) -> None:
-    """Compute tasks one after the other, the first one before ``begin`` as a warm-up."""
-    lower_priority(1)
-    for number, task in enumerate(tasks):
-        assert compute(task, lambda: None).fate == "computed"
-        if number == 0:
-            is_ready.release()
-            begin.wait()
+def same_priority() -> None:
+    """Keep refinements of this process at normal priority, so that other programs slow all ways down alike."""
+    compute_module.lower_priority = torch.set_num_threads
 
 
-def bare_rate(directory: Path, n_jobs: int) -> float:
+def compute_all(tasks: list[Task]) -> None:
+    """Compute tasks one after the other."""
+    torch.set_num_threads(1)
+    for task in tasks:
+        outcome = compute(task, lambda: None)
+        assert outcome.fate == "computed", outcome
+
+
+def bare_rate(pool: ProcessPoolExecutor, tasks: list[Task]) -> float:
     """Jobs a second of bare processes, the jobs dealt out beforehand."""
-    enqueue_jobs(directory, range(n_jobs + N_WORKERS), RECIPE, N_VOXELS)
-    with contextlib.closing(Queue(directory / QUEUE)) as queue:
-        tasks = [task_of(directory, job) for job in queue.jobs()]
-    is_ready, begin = SPAWN.Semaphore(0), SPAWN.Event()
-    parts = [tasks[k::N_WORKERS] for k in range(N_WORKERS)]
-    children = [SPAWN.Process(target=bare_process, args=(part, is_ready, begin)) for part in parts]
-    for child in children:
-        child.start()
-    for _ in children:
-        is_ready.acquire()
     begin_s = time.monotonic()
-    begin.set()
-    for child in children:
-        child.join()
-        assert child.exitcode == 0
-    return n_jobs / (time.monotonic() - begin_s)
+    parts = [pool.submit(compute_all, tasks[k::N_WORKERS]) for k in range(N_WORKERS)]
+    for part in parts:
+        part.result()
+    return len(tasks) / (time.monotonic() - begin_s)
 
 
 @contextlib.contextmanager
-def dask_worker(directory: Path) -> Iterator[tuple[Queue, Worker]]:
-    """A worker process's parts in this process: queue, two Dask workers, and a proxy of the bus."""
+def dask_worker(directory: Path) -> Iterator[tuple[Queue, Worker, list[int]]]:
+    """A worker process's parts in this process: queue, two Dask workers, and a proxy of the bus; all pids come last."""
     publish, subscribe = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
     settings = WorkerSettings(
         directory=directory,
@@ -140,7 +136,9 @@ def dask_worker(directory: Path) -> Iterator[tuple[Queue, Worker]]:
     )
     with contextlib.ExitStack() as stack:
         children = stack.enter_context(processes(directory))
-        children.start("proxy", "sim_beamline", "proxy", "--documents-in", publish, "--documents-out", subscribe)
+        proxy = children.start(
+            "proxy", "sim_beamline", "proxy", "--documents-in", publish, "--documents-out", subscribe
+        )
         context = stack.enter_context(zmq.Context())
         socket = bus.listen(context, subscribe)
         stack.callback(socket.close, 0)
@@ -148,40 +146,49 @@ def dask_worker(directory: Path) -> Iterator[tuple[Queue, Worker]]:
         queue = stack.enter_context(contextlib.closing(Queue(directory / QUEUE)))
         monitor = DeliveryMonitor(socket, queue, "", bus.reader("msgpack"))
         engine = DaskEngine(EngineSettings(directory=directory, is_stopped=lambda: False, workers=N_WORKERS))
+        assert engine.n_free() == N_WORKERS
+        engine._client.run(same_priority)
         worker = Worker(settings, "worker_0", queue, Outbox(queue, sink, monitor, lambda job: None), engine, bool)
         stack.callback(worker.close)
-        yield queue, worker
+        yield queue, worker, [os.getpid(), proxy.pid, *engine._client.run(os.getpid).values()]
 
 
-def dask_rate(directory: Path, n_jobs: int) -> float:
+def dask_rate(queue: Queue, worker: Worker, directory: Path, indices: range) -> float:
     """Jobs a second through the queue, two Dask workers and the bus, until the last document has arrived."""
-    with dask_worker(directory) as (queue, worker):
-        enqueue_jobs(directory, range(2 * N_WORKERS), RECIPE, N_VOXELS)  # a warm-up
-        drain(queue, worker)
-        enqueue_jobs(directory, range(2 * N_WORKERS, 2 * N_WORKERS + n_jobs), RECIPE, N_VOXELS)
-        begin_s = time.monotonic()
-        drain(queue, worker)
-        return n_jobs / (time.monotonic() - begin_s)
-
-
-def drain(queue: Queue, worker: Worker) -> None:
-    """Work until all jobs are done."""
+    enqueue_jobs(directory, indices, RECIPE, N_VOXELS)
+    begin_s = time.monotonic()
     while queue.has_work():
         worker.step()
     assert {job.state for job in queue.jobs()} == {"done"}
+    return len(indices) / (time.monotonic() - begin_s)
 
 
 def measure_throughput(directory: Path, n_jobs: int, n_rounds: int) -> dict[str, Any]:
-    """Rates of bare processes and of Dask, in turns."""
-    bare, ours = [], []
-    for number in range(n_rounds):
-        bare.append(bare_rate(made(directory / f"bare_{number}"), n_jobs))
-        ours.append(dask_rate(made(directory / f"dask_{number}"), n_jobs))
+    """Rates of bare processes and of Dask, in turns; the first round is a warm-up."""
+    bare_folder, dask_folder = made(directory / "bare"), made(directory / "dask")
+    enqueue_jobs(bare_folder, range(n_jobs), RECIPE, N_VOXELS)
+    with contextlib.closing(Queue(bare_folder / QUEUE)) as queue:
+        tasks = [task_of(bare_folder, job) for job in queue.jobs()]
+    bare, ours, costs = [], [], []
+    with ProcessPoolExecutor(N_WORKERS, mp_context=SPAWN) as pool, dask_worker(dask_folder) as (queue, worker, pids):
+        for number in range(n_rounds + 1):
+            begin_s = times_s(pool._processes, pids)
+            bare.append(bare_rate(pool, tasks))
+            middle_s = times_s(pool._processes, pids)
+            ours.append(dask_rate(queue, worker, dask_folder, range(number * n_jobs, (number + 1) * n_jobs)))
+            end_s = times_s(pool._processes, pids)
+            costs.append((middle_s[0] - begin_s[0], end_s[1] - middle_s[1]))
     return {
-        "bare_jobs_per_s": bare,
-        "dask_jobs_per_s": ours,
-        "throughput_ratio": median(ours) / median(bare),
+        "bare_jobs_per_s": bare[1:],
+        "dask_jobs_per_s": ours[1:],
+        "throughput_ratio": median(ours[1:]) / median(bare[1:]),
+        "processor_time_ratio": sum(cost for cost, _ in costs[1:]) / sum(cost for _, cost in costs[1:]),
     }
+
+
+def times_s(*groups: Iterable[int]) -> list[float]:
+    """Processor time [s] of each group of processes."""
+    return [sum(map(processor_time_s, group)) for group in groups]
 
 
 def made(directory: Path) -> Path:
@@ -216,6 +223,7 @@ def measure_preemption(directory: Path, method: str, n: int, n_times: int) -> di
     looked_s, cpu_s = (SPAWN.Value("d", 0.0, lock=False) for _ in range(2))
     child = SPAWN.Process(target=endless_process, args=(directory, task, looked_s, cpu_s), daemon=True)
     child.start()
+    assert child.pid is not None
     rng, delays, costs = random.Random(1), [], []
     with contextlib.closing(UrgentLock(directory)) as urgency:
         while looked_s.value == 0.0:
@@ -239,17 +247,16 @@ def measure_preemption(directory: Path, method: str, n: int, n_times: int) -> di
     }
 
 
-def processor_time_s(pid: int | None) -> float:
+def processor_time_s(pid: int) -> float:
     """Processor time [s] of another process (Linux: the clock of a process is made of its number)."""
-    assert pid is not None
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def main() -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.queue")
-    parser.add_argument("--jobs", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--pauses", type=int, default=100)
     parser.add_argument("--only", default="enqueues,throughput,preemption")
     options = parser.parse_args()

@@ -55,6 +55,9 @@ JUMPS_S = (-86_400, -3600, -60, 60, 3600, 86_400)
 START_S = 60.0
 """Longest time [s] to wait for a job at work: a service and its worker start in half of it on a busy machine."""
 
+TURN = 5
+"""Number of faults after which the second worker process ends, or comes back: Dask computes alone in between."""
+
 AIM = 0.3
 """Share of the faults that wait for the moment between a result on disk and its documents on the bus."""
 
@@ -115,18 +118,19 @@ def campaign(directory: Path, n_jobs: int, n_faults: int, seed: int) -> dict[str
         with contextlib.closing(Queue(site.queue_file)) as queue:
             n_added = max(6, len(queue.jobs()))
             enqueue_jobs(site.results, range(len(queue.jobs()), n_added), RECIPE, N_VOXELS)
+            site.keep()
             until(lambda: site.pid("worker") is not None, START_S, 0.2)
             while len(events) < n_faults:
                 n_due = min(n_jobs, 6 + n_jobs * len(events) // n_faults)  # jobs last as long as there are faults
                 enqueue_jobs(site.results, range(n_added, n_due), RECIPE, N_VOXELS)
                 n_added = max(n_added, n_due)
-                wait_for_moment(site, queue, faults, rng)
+                has_local = len(events) // TURN % 2 == 0
+                wait_for_moment(site, queue, faults, rng, has_local=has_local)
                 if (kind := faults.make()) is not None:
                     events.append({"fault": kind, "counts": queue.counts()})
                     with path.open("a") as file:
                         file.write(json.dumps(events[-1]) + "\n")
                     print(len(events), json.dumps(events[-1]), file=sys.stderr, flush=True)
-                site.keep()
             faults.thaw(all_at_once=True)
             enqueue_jobs(site.results, range(n_added, n_jobs), RECIPE, N_VOXELS)
             n_retried = finish(site, queue, n_jobs)
@@ -139,13 +143,13 @@ def campaign(directory: Path, n_jobs: int, n_faults: int, seed: int) -> dict[str
     }
 
 
-def wait_for_moment(site: QueueSite, queue: Queue, faults: Faults, rng: random.Random) -> None:
+def wait_for_moment(site: QueueSite, queue: Queue, faults: Faults, rng: random.Random, *, has_local: bool) -> None:
     """Wait for the moment of the next fault: a random time while jobs are at work, sometimes until documents go out."""
 
     def is_at_work() -> bool:
         """Keep all going; return whether a job is at work."""
         faults.thaw()
-        site.keep()
+        site.keep(has_local=has_local)
         return any(is_alive(site.results, job.owner) for job in queue.jobs("leased"))
 
     until(is_at_work, START_S, 0.1)

@@ -57,9 +57,13 @@ class QueueSite:
     def queue_file(self) -> Path:
         return self.results / QUEUE
 
-    def keep(self) -> None:
-        """Start what does not run."""
-        for name in ("dask_scheduler", *(f"dask_worker_{k}" for k in range(N_DASK_WORKERS)), "service", "local_worker"):
+    def keep(self, *, has_local: bool = True) -> None:
+        """Start what does not run; ``has_local``: whether the second worker process runs, or ends."""
+        local = self._processes.get("local_worker")
+        if not has_local and local is not None and local.poll() is None:
+            local.terminate()
+        names = ("dask_scheduler", *(f"dask_worker_{k}" for k in range(N_DASK_WORKERS)), "service")
+        for name in (*names, "local_worker") if has_local else names:
             process = self._processes.get(name)
             if process is None or process.poll() is not None:
                 self._processes[name] = self._start(name)
@@ -84,8 +88,8 @@ class QueueSite:
         """Process of a name; ``worker`` is the child of the service.  None if there is none now."""
         if name == "worker":
             return next(iter(children_of(self._processes["service"])), None)
-        process = self._processes[name]
-        return process.pid if process.poll() is None else None
+        process = self._processes.get(name)
+        return process.pid if process is not None and process.poll() is None else None
 
     def kill(self, name: str) -> bool:
         """Kill a process (SIGKILL); false if it does not run."""
@@ -120,8 +124,6 @@ def queue_site(directory: Path) -> Iterator[QueueSite]:
         try:
             site = QueueSite(line, port)
             site.results.mkdir(parents=True, exist_ok=True)
-            site.keep()
-            time.sleep(1.0)
             yield site
         finally:
             line.close()

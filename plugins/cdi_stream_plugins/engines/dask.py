@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CONNECT_S = 5.0
 """Time [s] to wait for a scheduler, and between two attempts to reach it."""
 
-POLL_S = 0.2
+POLL_S = 0.5
 """Longest time [s] that `DaskEngine.outcomes` waits for the end of a task."""
 
 LOOK_S = 1.0
@@ -168,7 +168,11 @@ def _compute(remote: RemoteTask) -> Outcome:
 
 def _own_cluster(settings: EngineSettings) -> LocalCluster:
     """Start a cluster on this machine that only this process can use; it replaces workers that are frozen."""
-    with dask.config.set({"distributed.scheduler.worker-ttl": f"{settings.lease_s}s"}):
+    options = {
+        "distributed.scheduler.worker-ttl": f"{settings.lease_s}s",
+        "distributed.worker.profile.enabled": False,  # a hundred samples a second that nobody reads
+    }
+    with dask.config.set(options):
         return LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,
