@@ -170,7 +170,10 @@ def _own_cluster(settings: EngineSettings) -> LocalCluster:
     """Start a cluster on this machine that only this process can use; it replaces workers that are frozen."""
     options = {
         "distributed.scheduler.worker-ttl": f"{settings.lease_s}s",
-        "distributed.worker.profile.enabled": False,  # a hundred samples a second that nobody reads
+        # what Dask watches of itself a hundred times a second; it costs some percent of a core
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "1s",
+        "distributed.admin.system-monitor.interval": "5s",
     }
     with dask.config.set(options):
         return LocalCluster(
