@@ -108,8 +108,10 @@ class Engine(Protocol):
         """Take a task."""
         ...
 
-    def outcomes(self, is_wanted: Callable[[int], bool]) -> Iterator[Outcome]:
-        """Yield the tasks that have ended; where none has, wait a moment.
+    def outcomes(self, is_wanted: Callable[[int], bool], wait_s: float) -> Iterator[Outcome]:
+        """Yield the tasks that have ended; where none has, wait for one, at most ``wait_s`` [s].
+
+        An engine that computes in this process computes its task here.
 
         ``is_wanted`` takes the number of a job that shows a sign of life, extends its lease, and returns whether the
         job must go on.

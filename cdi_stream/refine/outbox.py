@@ -80,8 +80,10 @@ class Outbox:
         self._may_send = may_send
         self._clock = clock
 
-    def send(self, owner: str, is_stopped: Callable[[], bool]) -> None:
+    def send(self, owner: str, is_stopped: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Send the documents of all computed jobs of ``owner``, each document after the previous document has arrived.
+
+        ``meanwhile`` is called before each document.
 
         The sending ends when all documents have arrived, when a document does not arrive, when documents must not be
         sent, or when stopped.
@@ -89,6 +91,7 @@ class Outbox:
         self._monitor.listen(0)
         for job in self._queue.jobs_to_send(owner):
             for name, doc in self._queue.documents_to_send(job):
+                meanwhile()
                 if not self._may_send():
                     return
                 if not self._deliver(job, name, doc):

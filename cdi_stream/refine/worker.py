@@ -33,6 +33,9 @@ MAX_ATTEMPTS = 3
 REST_S = 60.0
 """Time [s] that a worker takes no job after an error of the disk."""
 
+WAIT_S = 0.5
+"""Longest time [s] that a worker waits for the end of a job before it looks after the rest."""
+
 RENEW_S = 5.0
 """Time [s] between two renewals of a lease; a cancelled job stops after this time."""
 
@@ -109,14 +112,12 @@ class Worker:
         """Send the documents of computed jobs, and keep the engine at work; false if no job is at work."""
         self._beat.touch()
         self._reclaim_orphaned_jobs()
-        if self._engine.is_elsewhere:
-            self._fill()  # the engine's processes do not wait for the bus
-        self._outbox.send(self._owner, self._is_stopped)
+        self._serve_cluster()
+        self._outbox.send(self._owner, self._is_stopped, self._serve_cluster)
         self._fill()
         if not self._jobs:
             return False
-        for outcome in self._engine.outcomes(self._is_wanted):
-            self._settle(outcome)
+        self._settle_all(WAIT_S)
         return True
 
     def close(self) -> None:
@@ -125,6 +126,18 @@ class Worker:
         for job in self._jobs.values():
             self._give_back(job)
         self._beat.end()
+
+    def _serve_cluster(self) -> None:
+        """Keep the engine's own processes at work: they do not wait until documents have arrived on the bus."""
+        if self._engine.is_elsewhere:
+            self._beat.touch()
+            if self._jobs:
+                self._settle_all(0.0)
+            self._fill()
+
+    def _settle_all(self, wait_s: float) -> None:
+        for outcome in self._engine.outcomes(self._is_wanted, wait_s):
+            self._settle(outcome)
 
     def _fill(self) -> None:
         """Lease jobs and give them to the engine, as many as it takes."""

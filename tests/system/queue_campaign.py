@@ -121,10 +121,11 @@ def campaign(directory: Path, n_jobs: int, n_faults: int, seed: int) -> dict[str
             site.keep()
             until(lambda: site.pid("worker") is not None, START_S, 0.2)
             while len(events) < n_faults:
+                has_local = len(events) // TURN % 2 == 0
+                keep_for(site, faults, rng.uniform(*PAUSE_S), has_local=has_local)
                 n_due = min(n_jobs, 6 + n_jobs * len(events) // n_faults)  # jobs last as long as there are faults
                 enqueue_jobs(site.results, range(n_added, n_due), RECIPE, N_VOXELS)
                 n_added = max(n_added, n_due)
-                has_local = len(events) // TURN % 2 == 0
                 wait_for_moment(site, queue, faults, rng, has_local=has_local)
                 if (kind := faults.make()) is not None:
                     events.append({"fault": kind, "counts": queue.counts()})
@@ -143,8 +144,17 @@ def campaign(directory: Path, n_jobs: int, n_faults: int, seed: int) -> dict[str
     }
 
 
+def keep_for(site: QueueSite, faults: Faults, seconds: float, *, has_local: bool) -> None:
+    """Keep all processes going for a time [s]."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        faults.thaw()
+        site.keep(has_local=has_local)
+        time.sleep(0.05)
+
+
 def wait_for_moment(site: QueueSite, queue: Queue, faults: Faults, rng: random.Random, *, has_local: bool) -> None:
-    """Wait for the moment of the next fault: a random time while jobs are at work, sometimes until documents go out."""
+    """Wait for the moment of the next fault: a job is at work, or, sometimes, documents go out."""
 
     def is_at_work() -> bool:
         """Keep all going; return whether a job is at work."""
@@ -153,7 +163,7 @@ def wait_for_moment(site: QueueSite, queue: Queue, faults: Faults, rng: random.R
         return any(is_alive(site.results, job.owner) for job in queue.jobs("leased"))
 
     until(is_at_work, START_S, 0.1)
-    until(lambda: is_at_work() and False, rng.uniform(*PAUSE_S), 0.05)
+    keep_for(site, faults, rng.uniform(0.0, 1.0), has_local=has_local)
     if rng.random() < AIM:
         until(lambda: queue.counts()["computed"] > 0, 5.0, 0.001)
 

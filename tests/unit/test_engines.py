@@ -87,7 +87,7 @@ def outcome_of(engine, task, is_wanted=always):
 def end_of(engine, is_wanted=always):
     end_s = time.monotonic() + LIMIT_S
     while time.monotonic() < end_s:
-        for outcome in engine.outcomes(is_wanted):
+        for outcome in engine.outcomes(is_wanted, 0.2):
             return outcome
     raise AssertionError("no outcome")
 
@@ -96,7 +96,7 @@ def wait_for(condition, engine):
     end_s = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < end_s
-        assert list(engine.outcomes(always)) == []
+        assert list(engine.outcomes(always, 0.2)) == []
 
 
 def test_a_job_is_computed_and_only_its_documents_travel(engine, task, directory):
@@ -135,7 +135,7 @@ def test_a_job_of_the_cluster_pauses_while_a_curve_is_urgent(dask_engine, task, 
         urgency.begin()
         dask_engine.submit(task)
         for _ in range(8):
-            assert list(dask_engine.outcomes(always)) == []
+            assert list(dask_engine.outcomes(always, 0.2)) == []
         urgency.end()
         assert end_of(dask_engine).fate == "computed"
 

@@ -151,6 +151,14 @@ def test_documents_are_sent_once_in_their_order(rig):
     assert rig.done == ["one", "two"]
 
 
+def test_other_work_goes_on_between_two_documents(rig):
+    sink, sent = rig.sink(), []
+    outbox = rig.outbox(sink)
+    rig.compute("one")
+    outbox.send("worker_0", running, lambda: sent.append(len(sink.sent)))
+    assert sent == [0, 1, 2, 3]
+
+
 def test_only_the_owner_s_documents_are_sent(rig):
     sink = rig.sink()
     outbox = rig.outbox(sink)

@@ -41,7 +41,7 @@ class ClusterEngine:
     def submit(self, task):
         self.tasks.append(task)
 
-    def outcomes(self, is_wanted):
+    def outcomes(self, is_wanted, wait_s):
         while self.fates:
             task = self.tasks.pop(0)
             yield Outcome(job_id=task.job_id, fate=self.fates.pop(0), text="why")

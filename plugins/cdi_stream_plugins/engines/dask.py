@@ -27,9 +27,6 @@ logger = logging.getLogger(__name__)
 CONNECT_S = 5.0
 """Time [s] to wait for a scheduler, and between two attempts to reach it."""
 
-POLL_S = 0.5
-"""Longest time [s] that `DaskEngine.outcomes` waits for the end of a task."""
-
 LOOK_S = 1.0
 """Time [s] between two looks at the heartbeats."""
 
@@ -83,13 +80,14 @@ class DaskEngine:
         )
         self._sent[task.job_id] = _Sent(future=future, claim=claim, pulse=Pulse(claim.path))
 
-    def outcomes(self, is_wanted: Callable[[int], bool]) -> Iterator[Outcome]:
+    def outcomes(self, is_wanted: Callable[[int], bool], wait_s: float) -> Iterator[Outcome]:
         """Yield the tasks that have ended, those that have died, and all of them where the scheduler is lost."""
         if self._client is None or self._client.status != "running":
             yield from self._lost()
             return
-        with contextlib.suppress(TimeoutError, CancelledError), self._client.as_current():
-            wait([sent.future for sent in self._sent.values()], timeout=POLL_S, return_when="FIRST_COMPLETED")
+        if wait_s > 0:
+            with contextlib.suppress(TimeoutError, CancelledError), self._client.as_current():
+                wait([sent.future for sent in self._sent.values()], timeout=wait_s, return_when="FIRST_COMPLETED")
         for job_id, sent in list(self._sent.items()):
             if sent.future.status != "pending":
                 outcome = _outcome(job_id, sent.future)

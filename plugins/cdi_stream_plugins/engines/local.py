@@ -26,7 +26,7 @@ class LocalEngine:
         """Take a task; it is computed by `outcomes`."""
         self._task = task
 
-    def outcomes(self, is_wanted: Callable[[int], bool]) -> Iterator[Outcome]:
+    def outcomes(self, is_wanted: Callable[[int], bool], wait_s: float) -> Iterator[Outcome]:
         """Compute the task, with a pause before each step while a curve is urgent, and yield its outcome."""
         if self._task is None:
             return
