@@ -14,6 +14,7 @@ GROUPS = (
     "cdi_stream.archive",
     "cdi_stream.sink",
     "cdi_stream.source",
+    "cdi_stream.engine",
 )
 """Groups of entry points."""
 

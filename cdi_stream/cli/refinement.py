@@ -1,19 +1,18 @@
-"""Commands of the refinement queue: ``worker``, and ``queue`` with ``list``, ``retry``, ``cancel``, ``prioritise``."""
+"""Commands of the refinement queue: ``worker``, and ``queue`` with one command for each change of a job."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cdi_stream.cli.output import JsonOption, LogFormat, LogOption, NeededConfig, StopSignal, console, show
 from cdi_stream.errors import InputError
-from cdi_stream.refine.queue import STATES
+from cdi_stream.refine import control
+from cdi_stream.refine.queue import QUEUE
 
 NICE = 19
 """Niceness of a worker: the lowest priority of the system."""
@@ -31,7 +30,9 @@ def worker(
     os.nice(NICE)  # before the imports, which take most of the time at the start
     from cdi_stream.config import read_config
     from cdi_stream.live.serve import bus_sink_of
+    from cdi_stream.refine.engine import ENGINE_GROUP
     from cdi_stream.refine.worker import WorkerSettings, run_worker
+    from cdi_stream.registry import load
 
     settings = read_config(config)
     documents, directory = settings.documents, settings.publish.directory.resolve()
@@ -50,7 +51,12 @@ def worker(
             serializer=documents.serializer,
             curve=documents.curve,
             threads=settings.refine.threads,
+            workers=settings.refine.workers,
+            scheduler=settings.refine.scheduler,
+            resources=tuple(settings.refine.resources.items()),
+            lease_s=settings.refine.lease_s,
         ),
+        load(ENGINE_GROUP, settings.refine.engine),
         bus_sink_of(settings, is_immediate=True),
         stop_signal.is_set,
         ends_when_idle=once,
@@ -64,31 +70,35 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the jobs of the queue, oldest first."""
-    if state is not None and state not in STATES:
-        raise InputError(f"--state: expected one of {', '.join(STATES)}, got {state!r}")
-    with _queue(config) as queue:
-        jobs = [_row(job) for job in queue.jobs(state)]
-        counts = queue.counts()
+    found = control.list_jobs(_directory(config), state)
+    jobs = [asdict(job) for job in found.jobs]
     if as_json:
-        show({"counts": counts, "jobs": jobs}, as_json)
+        show({"counts": found.counts, "jobs": jobs}, as_json)
         return
     for job in jobs:
         console.print("  ".join(f"{key} {value}" for key, value in job.items() if value is not None), highlight=False)
-    show(counts, as_json)
+    show(found.counts, as_json)
+
+
+@queue_app.command("raise")
+def put_first(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
+    """Put a waiting job before all others."""
+    control.raise_job(_directory(config), job)
+    show({"job": job, "changed": True}, as_json)
 
 
 @queue_app.command()
 def retry(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
     """Return a failed or cancelled job to the queue."""
-    with _queue(config) as queue:
-        _require_change(job, queue.retry(job), "failed or cancelled", as_json)
+    control.retry_job(_directory(config), job)
+    show({"job": job, "changed": True}, as_json)
 
 
 @queue_app.command()
 def cancel(job: JobArgument, config: NeededConfig, as_json: JsonOption = False) -> None:
-    """Cancel a job that no worker has started."""
-    with _queue(config) as queue:
-        _require_change(job, queue.cancel(job), "ready or failed", as_json)
+    """Cancel a job that waits, is at work, or has failed; a worker stops within seconds."""
+    control.cancel_job(_directory(config), job)
+    show({"job": job, "changed": True}, as_json)
 
 
 @queue_app.command()
@@ -99,24 +109,21 @@ def prioritise(
     as_json: JsonOption = False,
 ) -> None:
     """Change the priority of a waiting job."""
-    with _queue(config) as queue:
-        _require_change(job, queue.prioritise(job, priority), "ready", as_json)
+    control.prioritise_job(_directory(config), job, priority)
+    show({"job": job, "changed": True}, as_json)
 
 
-@contextlib.contextmanager
-def _queue(config: Path) -> Iterator[Any]:
+def _directory(config: Path) -> Path:
+    """Return the results folder; the error about a missing queue also says where to look for it."""
     from cdi_stream.config import read_config
-    from cdi_stream.refine.queue import QUEUE, Queue
 
     directory = read_config(config).publish.directory
-    path = directory.resolve() / QUEUE
-    if not path.exists():
+    if not (directory.resolve() / QUEUE).exists():
         raise InputError(
-            f"{path} does not exist: no service with this configuration has queued a refinement yet; if one has, "
-            f"{_from_where(path.parent if directory.is_absolute() else directory)}"
+            f"{directory.resolve() / QUEUE} does not exist: no service with this configuration has queued a refinement "
+            f"yet; if one has, {_from_where(directory)}"
         )
-    with contextlib.closing(Queue(path)) as queue:
-        yield queue
+    return directory
 
 
 def _from_where(directory: Path) -> str:
@@ -127,24 +134,3 @@ def _from_where(directory: Path) -> str:
         "or run this command in the folder in which the service runs: publish.directory is the relative path "
         f"{str(directory)!r}"
     )
-
-
-def _row(job: Any) -> dict[str, Any]:
-    return {
-        "job": job.id,
-        "state": job.state,
-        "method": job.method,
-        "raw_uid": job.spec["raw_uid"],
-        "curve_index": job.spec["curve_index"],
-        "refinement_uid": job.key,
-        "priority": job.priority,
-        "attempts": job.attempts,
-        "age_s": round(time.time() - job.created_s, 1),
-        "error": job.error,
-    }
-
-
-def _require_change(job: int, is_changed: bool, expected: str, as_json: bool) -> None:
-    if not is_changed:
-        raise InputError(f"job {job}: expected a job that is {expected}, got another; see 'cdi-stream queue list'")
-    show({"job": job, "changed": True}, as_json)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from cdi_stream.config.section import Section
+from cdi_stream.config.section import Section, require_plugin
 from cdi_stream.config.values import (
     Budget,
     Name,
     PossibleFolder,
     RecipeText,
+    SchedulerAddress,
     Seconds,
     Threads,
     VolumeAxis,
@@ -153,5 +154,66 @@ class RefineConfig(MethodConfig):
     )
     threads: Threads = Field(
         default=1,
-        description="Number of threads of the refinement worker.",
+        description="Number of threads of each refinement job.",
     )
+    engine: Name = Field(
+        default="local",
+        validate_default=True,
+        description=(
+            "Program that computes the jobs: local, the worker processes of the service; dask, a Dask cluster; or the "
+            "name of a plugin."
+        ),
+    )
+    workers: Annotated[int, within(1, 1000, "jobs")] = Field(
+        default=1,
+        description=(
+            "Number of jobs at work at the same time: worker processes of local, or jobs that are sent to the cluster "
+            "at once."
+        ),
+    )
+    scheduler: SchedulerAddress | None = Field(
+        default=None,
+        description=(
+            "Address of a running Dask scheduler, for example tls://cluster.example:8786; by default the engine dask "
+            "starts a cluster of its own on this machine."
+        ),
+    )
+    resources: dict[Name, Annotated[float, within(0, 1e6, "as an amount")]] = Field(
+        default={},
+        description=(
+            "What each job needs on its Dask worker, for example {GPU = 1}; the workers are started with these names."
+        ),
+    )
+    lease_s: Annotated[float, within(10, 86_400, "s")] = Field(
+        default=120.0,
+        description=(
+            "Time without a sign of life after which a job goes to another worker, in seconds; longer than the longest "
+            "step of a method."
+        ),
+    )
+    keep_done_days: Annotated[float, within(0, 36_500, "days")] = Field(
+        default=30.0,
+        description="Age at which done and cancelled jobs are deleted from the queue, in days; the results stay.",
+    )
+    keep_done_jobs: Annotated[int, within(0, 1_000_000, "jobs")] = Field(
+        default=1000,
+        description="Largest number of done and cancelled jobs that the queue keeps; older ones are deleted first.",
+    )
+
+    @field_validator("engine")
+    @classmethod
+    def _installed(cls, name: str) -> str:
+        return require_plugin("cdi_stream.engine", name)
+
+    @model_validator(mode="after")
+    def _has_scheduler(self) -> RefineConfig:
+        """Refuse settings of a cluster for the local engine."""
+        if self.engine == "local" and (self.scheduler is not None or self.resources):
+            key = "scheduler" if self.scheduler is not None else "resources"
+            raise ValueError(f'expected engine = "dask" with {key}, got engine = "local", which has no cluster')
+        return self
+
+    @property
+    def processes(self) -> int:
+        """Number of worker processes: another engine than local has one, which sends the jobs to the cluster."""
+        return self.workers if self.engine == "local" else 1

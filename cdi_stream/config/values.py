@@ -6,6 +6,7 @@ fill the memory, and TOML's ``nan`` and ``inf``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -90,6 +91,13 @@ def _web_address(text: str) -> str:
     return text
 
 
+def _scheduler(text: str) -> str:
+    if not re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", text):
+        raise ValueError("expected the address of a Dask scheduler such as tcp://127.0.0.1:8786 or tls://HOST:8786")
+    return text
+
+
+SchedulerAddress = Annotated[str, AfterValidator(_scheduler)]
 Name = Annotated[str, AfterValidator(_name)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 TiledServer = Annotated[str, AfterValidator(_web_address)]

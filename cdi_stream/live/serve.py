@@ -201,6 +201,10 @@ def _backlog(config: Config, config_file: Path, provenance: Provenance, director
             serializer=documents.serializer,
             curve=documents.curve,
             threads=refine.threads,
+            processes=refine.processes,
+            lease_s=refine.lease_s,
+            keep_done_s=86_400.0 * refine.keep_done_days,
+            keep_done_jobs=refine.keep_done_jobs,
         )
     )
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import zmq
@@ -24,26 +22,17 @@ from cdi_stream.documents.publish import Provenance
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.messages import PhasedVolume, Result, RunContext
-from cdi_stream.processes import start_child
 from cdi_stream.refine.inputs import INPUTS, write_input
 from cdi_stream.refine.jobs import JobSpec, spec_of
 from cdi_stream.refine.outbox import DeliveryMonitor
 from cdi_stream.refine.queue import PATIENCE_S, QUEUE, Job, NamedDocument, Queue, open_queue
-from cdi_stream.refine.turn import UrgentLock, heartbeat_file
+from cdi_stream.refine.turn import MonitorLock, UrgentLock
+from cdi_stream.refine.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-RESTART_S = 1.0
-"""Time [s] before a worker is started again after it failed; doubles with each further failure."""
-
-MAX_RESTART_S = 120.0
-"""Longest time [s] between two starts of a worker that fails."""
-
-STEADY_S = 20.0
-"""Time [s] that a worker must run so that its next failure counts as the first one."""
-
-STOP_S = 10.0
-"""Time [s] that a worker has to end after SIGTERM, before SIGKILL."""
+SETTLE_MS = 1000
+"""Time [ms] that a subscription takes to reach the proxy; before that the service notes no documents."""
 
 RETRY_S = 10.0
 """Time [s] before the queue is tried again after an error, for example on a full disk."""
@@ -51,8 +40,8 @@ RETRY_S = 10.0
 ARCHIVE_CHECK_S = 1.0
 """Time [s] between two searches for published refinements that the archives do not have yet."""
 
-HANG_TIMEOUT_S = 120.0
-"""Age [s] of the heartbeat at which a worker is killed and started again, unless the live path pauses it."""
+PRUNE_EVERY_S = 600.0
+"""Time [s] between two deletions of old jobs."""
 
 REQUESTS = "requests"
 """Folder, in the results folder, of requested refinements that are not in the queue yet."""
@@ -62,9 +51,6 @@ STATE_PATIENCE_S = 0.2
 
 MAX_UNWRITTEN = 5
 """Number of requests that are kept in memory while the disk is full; older requests are lost."""
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Environment variables that limit the threads of a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +73,12 @@ class BacklogSettings:
         Document bus on which the results appear, and keys for it.
     threads
         Number of threads of a worker.
+    processes
+        Number of worker processes.
+    lease_s
+        Time [s] without a heartbeat after which a worker is killed and started again, unless the live path pauses it.
+    keep_done_s, keep_done_jobs
+        Age [s] and number of ended jobs that the queue keeps.
     """
 
     methods: tuple[str, ...]
@@ -100,6 +92,10 @@ class BacklogSettings:
     serializer: str
     curve: CurveKeys | None = None
     threads: int = 1
+    processes: int = 1
+    lease_s: float = 120.0
+    keep_done_s: float = 30 * 86_400.0
+    keep_done_jobs: int = 1000
 
 
 class Backlog:
@@ -111,7 +107,9 @@ class Backlog:
     def __init__(self, settings: BacklogSettings) -> None:
         self._settings = settings
         self._urgency = UrgentLock(settings.directory)
+        self._monitor_lock = MonitorLock(settings.directory)
         self._archive_check_s = 0.0
+        self._next_prune_s = 0.0
         self._held_s = 0.0
         self._is_held = False
         self._unwritten: deque[tuple[JobSpec, PhasedVolume]] = deque(maxlen=MAX_UNWRITTEN)
@@ -182,36 +180,50 @@ class Backlog:
         An error, for example on a full disk, is logged and tried again; it must not end the live path.
         ``hand_on`` takes a published job and its documents.
         """
-        worker = _WorkerProcess(self._settings)
+        workers = self._worker_processes()
         with zmq.Context() as context, bus.listen(context, self._settings.subscribe, self._settings.curve) as socket:
             while not is_stopped():
                 try:
                     with self._queue() as queue:
-                        self._attend(queue, socket, worker, is_stopped, hand_on)
+                        self._attend(queue, socket, workers, is_stopped, hand_on)
                 except Exception:
                     logger.exception("the refinement queue cannot be used; next attempt in %.0f s", RETRY_S)
                     _sleep(RETRY_S, is_stopped)
-        worker.stop()
+        for worker in workers:
+            worker.stop()
 
     def _attend(
         self,
         queue: Queue,
         socket: zmq.Socket[bytes],
-        worker: _WorkerProcess,
+        workers: list[WorkerProcess],
         is_stopped: Callable[[], bool],
         hand_on: Callable[[Job, list[NamedDocument]], None],
     ) -> None:
         """Do the work of `run` with one connection to the queue, until stopped or until an error."""
         monitor = DeliveryMonitor(socket, queue, self._settings.prefix, bus.reader(self._settings.serializer))
+        monitor.listen(SETTLE_MS)
         while not is_stopped():
+            self._monitor_lock.hold()
             monitor.listen(200)
             self.enqueue_requests(queue)
-            worker.keep(queue.has_work(), is_held=self._is_held or time.monotonic() - self._held_s < HANG_TIMEOUT_S)
             now = time.monotonic()
+            is_held, has_work = self._is_held or now - self._held_s < self._settings.lease_s, queue.has_work()
+            for worker in workers:
+                worker.keep(has_work, is_held=is_held)
             if now - self._archive_check_s > ARCHIVE_CHECK_S:
                 self._archive_check_s = now
                 for job, documents in queue.jobs_to_archive():
                     hand_on(job, documents)
+            if now >= self._next_prune_s:
+                self._next_prune_s = now + PRUNE_EVERY_S
+                self.prune(queue)
+
+    def prune(self, queue: Queue) -> None:
+        """Delete the ended jobs that are too old or too many, and the input files that no job needs any more."""
+        s = self._settings
+        for name in queue.prune(s.keep_done_s, s.keep_done_jobs):
+            (s.directory / INPUTS / name).unlink(missing_ok=True)
 
     def mark_archived(self, job: Job) -> None:
         """Note that the archives have the documents of a job."""
@@ -221,69 +233,15 @@ class Backlog:
     def close(self) -> None:
         """Release the locks."""
         self._urgency.close()
+        self._monitor_lock.close()
+
+    def _worker_processes(self) -> list[WorkerProcess]:
+        s = self._settings
+        return [WorkerProcess(s.directory, s.config_file, s.threads, s.lease_s) for _ in range(s.processes)]
 
     def _queue(self, patience_s: float = PATIENCE_S) -> contextlib.closing[Queue]:
         """Return a connection for one use: the threads of the service share no connection."""
         return contextlib.closing(Queue(self._settings.directory / QUEUE, patience_s=patience_s))
-
-
-class _WorkerProcess:
-    """The worker process of a service; if it fails repeatedly, the pause before the next start doubles."""
-
-    def __init__(self, settings: BacklogSettings) -> None:
-        self._settings = settings
-        self._process: Popen[bytes] | None = None
-        self._started_s = -MAX_RESTART_S
-        self._pause_s = RESTART_S
-
-    def keep(self, has_work: bool, *, is_held: bool) -> None:
-        """Start the worker if there is work and it does not run; kill a worker that hangs.
-
-        ``is_held``: the live path pauses the workers, or did a moment ago, so that a heartbeat may be missing.
-        """
-        if self._process is not None and self._process.poll() is None:
-            if not is_held and self._hangs(self._process):
-                logger.warning("the worker has had no heartbeat for %.0f s: it is killed", HANG_TIMEOUT_S)
-                self._process.kill()
-                self._process.wait()
-            return
-        now = time.monotonic()
-        has_failed = self._process is not None and (self._process.poll() or 0) > 0
-        if has_failed and now - self._started_s < STEADY_S:
-            self._pause_s = min(2 * self._pause_s, MAX_RESTART_S)
-            logger.warning("the worker failed, see worker.log; it is started again in %.0f s", self._pause_s)
-            self._process, self._started_s = None, now
-        elif has_failed or self._process is not None:
-            self._process, self._pause_s = None, RESTART_S
-        if self._process is None and has_work and now - self._started_s >= self._pause_s:
-            self._process, self._started_s = self._start(), now
-
-    def _hangs(self, process: Popen[bytes]) -> bool:
-        """Return whether the last heartbeat of the worker, or its start, is longer ago than `HANG_TIMEOUT_S`."""
-        heartbeat = heartbeat_file(self._settings.directory, process.pid)
-        try:
-            age_s = time.time() - heartbeat.stat().st_mtime
-        except OSError:
-            return time.monotonic() - self._started_s > 2 * HANG_TIMEOUT_S  # no heartbeat yet
-        return min(age_s, time.monotonic() - self._started_s) > HANG_TIMEOUT_S
-
-    def stop(self) -> None:
-        """End the worker: SIGTERM, after `STOP_S` SIGKILL."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except TimeoutExpired:
-            logger.warning("the worker does not end: it is killed; its job stays in the queue")
-            self._process.kill()
-            self._process.wait()
-
-    def _start(self) -> Popen[bytes]:
-        command = [sys.executable, "-m", "cdi_stream", "worker", "--config", str(self._settings.config_file)]
-        environment = {name: str(self._settings.threads) for name in THREAD_VARIABLES}
-        with (self._settings.directory / "worker.log").open("ab") as log:
-            return start_child(command, log, **environment)
 
 
 def _sleep(seconds: float, is_stopped: Callable[[], bool]) -> None:

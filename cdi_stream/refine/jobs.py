@@ -101,11 +101,13 @@ def run_job(
 ) -> Result:
     """Refine the crystal of a job with ``method``; return the result in lab coordinates.
 
-    ``wait_turn`` is called before each step; ``clock`` is monotonic time [s].
+    ``wait_turn`` is called before each step, so that no step is long; ``clock`` is monotonic time [s].
     """
     begin_s = clock()
     refined_crystal, schedule = refine(method, replace(phased, doubts=()), spec.settings, wait_turn)
+    wait_turn()
     crystal = crystal_in_lab(refined_crystal, spec.lab_shape)
+    wait_turn()
     metrics = RefinementMetrics(
         **asdict(metrics_in_lab(crystal, phased.volume)),
         start_chi2=spec.start_chi2,
@@ -129,6 +131,11 @@ def documents_of(spec: JobSpec, method: str, result: Result, results: ResultFold
     """Write the file of a result; return the documents of its run, from start to stop document.
 
     ``results`` is the folder of the result files.
+
+    Raises
+    ------
+    OSError
+        If the disk takes no file: a refinement without arrays is of no use, and can be computed again.
     """
     documents: list[NamedDocument] = []
     identity = Identity(uid=spec.key(method), stage=STREAM, parents=(spec.reconstruction_uid,))
@@ -149,6 +156,7 @@ def documents_of(spec: JobSpec, method: str, result: Result, results: ResultFold
         lambda name, doc: documents.append((name, to_plain(doc))),
         identity,
     )
-    publisher.result(result)
+    if (problem := publisher.result(result).problem) is not None:
+        raise OSError(problem)
     publisher.close()
     return documents

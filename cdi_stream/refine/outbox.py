@@ -3,7 +3,7 @@
 A 0MQ publisher does not learn whether a message arrives.  A *delivery monitor* therefore receives the documents on the
 other side of the proxy and notes them in the queue.  The service has a delivery monitor too: if a worker is killed
 after it sent a document and before it noted the arrival, the service notes the arrival, and the next worker does not
-send the document again.
+send the document again.  While no service listens, for example during its restart, the documents wait.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Outbox:
         Notes the documents that arrive.
     on_done
         Called with each job whose documents have all arrived.
+    may_send
+        Tells whether a second monitor notes what arrives, so that documents may be sent.
     clock
         Monotonic time [s].
     """
@@ -68,24 +70,33 @@ class Outbox:
         sink: Sink,
         monitor: DeliveryMonitor,
         on_done: Callable[[Job], None],
+        may_send: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._sink = sink
         self._monitor = monitor
         self._on_done = on_done
+        self._may_send = may_send
         self._clock = clock
 
-    def send(self, owner: str, is_stopped: Callable[[], bool]) -> None:
+    def send(self, owner: str, is_stopped: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Send the documents of all computed jobs of ``owner``, each document after the previous document has arrived.
 
-        The sending ends when all documents have arrived, when a document does not arrive, or when stopped.
+        ``meanwhile`` is called before each document.
+
+        The sending ends when all documents have arrived, when a document does not arrive, when documents must not be
+        sent, or when stopped.
         """
         self._monitor.listen(0)
         for job in self._queue.jobs_to_send(owner):
-            if not all(self._deliver(job, name, doc) for name, doc in self._queue.documents_to_send(job)):
-                logger.warning("refinement %d: its documents do not arrive on the bus: is the proxy running?", job.id)
-                return
+            for name, doc in self._queue.documents_to_send(job):
+                meanwhile()
+                if not self._may_send():
+                    return
+                if not self._deliver(job, name, doc):
+                    logger.warning("refinement %d: its documents do not arrive: is the proxy running?", job.id)
+                    return
             self._queue.finish(job)
             self._on_done(job)
             if is_stopped():

@@ -13,17 +13,15 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cdi_stream.disk.aside import set_aside
+from cdi_stream.refine.tables import connect
 
 logger = logging.getLogger(__name__)
-
-VERSION = 1
-"""Version of the tables; a file of another version is put aside."""
 
 QUEUE = "queue.sqlite3"
 """Name of the file in the results folder."""
@@ -31,25 +29,20 @@ QUEUE = "queue.sqlite3"
 PATIENCE_S = 30.0
 """Time [s] to wait for another process that has locked the file."""
 
-_WAL_TRIES, _WAL_AGAIN_S = 100, 0.01
+BOOT_MARGIN_S = 3600.0
+"""Time [s] by which a lease must end later than a new lease to count as one from before a boot of the machine.
+
+It is longer than a process can wait for a lock between its look at the clock and its change of the queue.
+"""
 
 STATES = ("ready", "leased", "computed", "done", "failed", "cancelled")
 """States of a job."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, method TEXT NOT NULL, spec TEXT NOT NULL, input TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'ready', priority INTEGER NOT NULL DEFAULT 0, created_s REAL NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0, owner TEXT, lease_until_s REAL, error TEXT,
-    is_archived INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, priority DESC, id);
-CREATE TABLE IF NOT EXISTS documents (
-    job_id INTEGER NOT NULL REFERENCES jobs (id), seq INTEGER NOT NULL, uid TEXT NOT NULL, name TEXT NOT NULL,
-    doc TEXT NOT NULL, is_heard INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (job_id, seq)
-);
-CREATE INDEX IF NOT EXISTS jobs_by_input ON jobs (input);
-CREATE INDEX IF NOT EXISTS documents_by_uid ON documents (uid);
+_TO_PRUNE = """
+SELECT id, key, input FROM (
+    SELECT *, ROW_NUMBER() OVER (ORDER BY ended_s DESC, id DESC) AS place FROM jobs
+    WHERE state = 'cancelled' OR (state = 'done' AND is_archived = 1)
+) WHERE place > ? OR ended_s < ?
 """
 
 NamedDocument = tuple[str, dict[str, Any]]
@@ -102,86 +95,78 @@ class Job:
 class Queue:
     """Connection to the queue; each thread and each process opens its own connection.
 
-    ``now`` gives seconds since the epoch, the same in all processes.  ``patience_s`` is the time [s] to wait for
-    another process that has locked the file.
+    Parameters
+    ----------
+    path
+        File of the queue.
+    now
+        Seconds since the epoch.
+    patience_s
+        Time [s] to wait for another process that has locked the file.
+    steady
+        Time [s] of the leases: one clock for all processes of this machine, which nobody sets.  After a boot it
+        begins anew; a lease that ends much later than a new lease would, counts as expired.
     """
 
-    def __init__(self, path: Path, now: Callable[[], float] = time.time, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        path: Path,
+        now: Callable[[], float] = time.time,
+        patience_s: float = PATIENCE_S,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._now = now
-        self._db = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA synchronous = FULL")
-        if self._db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
-            self._create()
-
-    def _create(self) -> None:
-        """Create the tables, unless another process creates them at the same moment."""
-        for _ in range(_WAL_TRIES):
-            with contextlib.suppress(sqlite3.OperationalError):  # of two at once one fails despite the timeout
-                self._db.execute("PRAGMA journal_mode = WAL")
-                break
-            time.sleep(_WAL_AGAIN_S)
-        self._db.execute("BEGIN IMMEDIATE")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        is_new = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if is_new:
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
-        self._db.execute("COMMIT")
-        if not is_new and version != VERSION:
-            raise sqlite3.DatabaseError(f"expected a queue of version {VERSION}, got version {version}")
+        self._steady = steady
+        self._db = connect(path, patience_s)
 
     def enqueue(self, key: str, method: str, spec: Mapping[str, Any], input: str, priority: int = 0) -> bool:
-        """Add a job; false if the queue has a job of the same key."""
+        """Add a job; false if the queue has, or had, a job of the same key."""
         values = (key, method, json.dumps(spec), input, priority, self._now())
         cursor = self._db.execute(
-            "INSERT OR IGNORE INTO jobs (key, method, spec, input, priority, created_s) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO jobs (key, method, spec, input, priority, created_s)"
+            " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM former_keys WHERE key = ?1)",
             values,
         )
         return cursor.rowcount == 1
 
-    def lease(self, owner: str, lease_s: float) -> Job | None:
+    def lease(self, owner: str, lease_s: float, *, is_attempt: bool = True) -> Job | None:
         """Return the next job, now leased by ``owner`` for ``lease_s`` [s]; None if no job is ready.
 
         Jobs of higher priority come first, then older jobs.  A job whose lease has expired counts as ready.
+        ``is_attempt``: whether the lease counts as an attempt.
         """
-        now = self._now()
+        now = self._steady()
         rows = self._db.execute(
-            "UPDATE jobs SET state = 'leased', owner = ?, lease_until_s = ?, attempts = attempts + 1 WHERE id = ("
-            " SELECT id FROM jobs WHERE state = 'ready' OR (state = 'leased' AND lease_until_s < ?)"
+            "UPDATE jobs SET state = 'leased', owner = ?, lease_until_s = ?, attempts = attempts + ? WHERE id = ("
+            " SELECT id FROM jobs WHERE state = 'ready'"
+            " OR (state = 'leased' AND (lease_until_s < ? OR lease_until_s > ?))"
             " ORDER BY priority DESC, id LIMIT 1) RETURNING *",
-            (owner, now + lease_s, now),
+            (owner, now + lease_s, int(is_attempt), now, now + lease_s + BOOT_MARGIN_S),
         ).fetchall()
         return _job(rows[0]) if rows else None
 
     def renew(self, job: Job, owner: str, lease_s: float) -> bool:
         """Extend a lease to ``lease_s`` [s] from now; false if ``owner`` has lost the job."""
-        return self._update_leased("lease_until_s = ?", (self._now() + lease_s,), job, owner)
+        return self._update_leased("lease_until_s = ?", (self._steady() + lease_s,), job, owner)
 
     def complete(self, job: Job, owner: str, documents: Iterable[NamedDocument]) -> bool:
         """Store the documents of a finished job; if ``owner`` has lost the job, store nothing and return false."""
         rows = [(job.id, k, str(doc["uid"]), name, json.dumps(doc)) for k, (name, doc) in enumerate(documents)]
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             has_job = self._update_leased("state = 'computed', lease_until_s = NULL", (), job, owner)
             if has_job:
                 self._db.executemany("INSERT INTO documents (job_id, seq, uid, name, doc) VALUES (?, ?, ?, ?, ?)", rows)
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
         return has_job
 
-    def give_back(self, job: Job, owner: str) -> None:
-        """Make a leased job ready again; the attempt does not count."""
-        self._update_leased("state = 'ready', owner = NULL, attempts = attempts - 1", (), job, owner)
+    def give_back(self, job: Job, owner: str, *, attempts: int = -1) -> None:
+        """Make a leased job ready again; ``attempts`` is added to its attempts: -1 where this one does not count."""
+        change = "state = 'ready', owner = NULL, attempts = MAX(attempts + ?, 0)"
+        self._update_leased(change, (attempts,), job, owner)
 
     def fail(self, job: Job, owner: str, error: str) -> None:
         """Mark a leased job as failed, with the reason."""
-        self._update_leased("state = 'failed', error = ?", (error,), job, owner)
+        self._update_leased("state = 'failed', error = ?, ended_s = ?", (error, self._now()), job, owner)
 
     def take_over(self, dead: str, owner: str) -> None:
         """Make the leased jobs of a dead worker ready again, and pass its documents to ``owner``."""
@@ -209,7 +194,10 @@ class Queue:
 
     def finish(self, job: Job) -> None:
         """Mark a computed job as done: all its documents have arrived."""
-        self._db.execute("UPDATE jobs SET state = 'done', owner = NULL WHERE id = ? AND state = 'computed'", (job.id,))
+        self._db.execute(
+            "UPDATE jobs SET state = 'done', owner = NULL, ended_s = ? WHERE id = ? AND state = 'computed'",
+            (self._now(), job.id),
+        )
 
     def jobs_to_archive(self) -> list[tuple[Job, list[NamedDocument]]]:
         """Return the done jobs, with their documents, that the archives do not have yet."""
@@ -242,16 +230,36 @@ class Queue:
 
     def retry(self, job_id: int) -> bool:
         """Make a failed or cancelled job ready again; false for any other job."""
-        return self._set(job_id, "state = 'ready', attempts = 0, error = NULL", "'failed', 'cancelled'")
+        change = "state = 'ready', owner = NULL, attempts = 0, error = NULL, ended_s = NULL"
+        return self._set(job_id, change, (), "'failed', 'cancelled'")
 
     def cancel(self, job_id: int) -> bool:
-        """Cancel a ready or failed job; false for any other job."""
-        return self._set(job_id, "state = 'cancelled'", "'ready', 'failed'")
+        """Cancel a ready, leased or failed job; false for any other job.  The worker of a leased job then stops it."""
+        change = "state = 'cancelled', owner = NULL, ended_s = ?"
+        return self._set(job_id, change, (self._now(),), "'ready', 'leased', 'failed'")
 
     def prioritise(self, job_id: int, priority: int) -> bool:
         """Set the priority of a ready job; false for any other job."""
-        cursor = self._db.execute("UPDATE jobs SET priority = ? WHERE id = ? AND state = 'ready'", (priority, job_id))
-        return cursor.rowcount == 1
+        return self._set(job_id, "priority = ?", (priority,), "'ready'")
+
+    def put_first(self, job_id: int) -> bool:
+        """Give a ready job a priority above all other ready jobs; false for a job that is not ready."""
+        change = "priority = 1 + (SELECT MAX(priority) FROM jobs WHERE state = 'ready')"
+        return self._set(job_id, change, (), "'ready'")
+
+    def prune(self, max_age_s: float, max_number: int) -> set[str]:
+        """Delete old jobs that are done and archived, or cancelled; return the input files that no job needs any more.
+
+        A job is old if it ended more than ``max_age_s`` [s] ago, or if ``max_number`` such jobs ended after it.  Its
+        key is kept, so that it is not added again.
+        """
+        with self._transaction():
+            rows = self._db.execute(_TO_PRUNE, (max_number, self._now() - max_age_s)).fetchall()
+            self._db.executemany("INSERT OR IGNORE INTO former_keys (key) VALUES (?)", [(row["key"],) for row in rows])
+            ids = [(row["id"],) for row in rows]
+            self._db.executemany("DELETE FROM documents WHERE job_id = ?", ids)
+            self._db.executemany("DELETE FROM jobs WHERE id = ?", ids)
+        return {row["input"] for row in rows if not self.needs_input(row["input"])}
 
     def close(self) -> None:
         """Close the connection."""
@@ -272,12 +280,24 @@ class Queue:
         )
         return cursor.rowcount == 1
 
-    def _set(self, job_id: int, change: str, states: str) -> bool:
+    def _set(self, job_id: int, change: str, values: tuple[Any, ...], states: str) -> bool:
+        """Change a job that is in one of ``states``; false for any other job."""
         cursor = self._db.execute(
             f"UPDATE jobs SET {change} WHERE id = ? AND state IN ({states})",  # noqa: S608 - constant text
-            (job_id,),
+            (*values, job_id),
         )
         return cursor.rowcount == 1
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Make all changes of a block, or none."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -1,7 +1,8 @@
 """Turns between service and workers: locks on files, which the system releases when a process ends or is killed.
 
 The service holds ``urgent.lock`` from a complete curve to its document; meanwhile the workers pause between two steps.
-Each worker holds the lock of its slot, so that the jobs of a dead worker can be recognised.
+It holds ``monitor.lock`` while it notes the documents that arrive on the bus; workers send documents only then.  Each
+worker holds the lock of its slot, so that the jobs of a dead worker can be recognised.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from pathlib import Path
 
 MAX_SLOTS = 64
 """Largest number of workers on one results folder."""
+
+MONITOR_PATIENCE_S = 120.0
+"""Time [s] that a worker waits for a service before it sends documents that only the worker itself notes."""
 
 _LOOK_AGAIN_S = 0.005
 _TRIES, _TRY_AGAIN_S = 10, 0.0005
@@ -52,6 +56,42 @@ class UrgentLock:
 
     def close(self) -> None:
         """Release the lock and close its file."""
+        os.close(self._handle)
+
+
+class MonitorLock:
+    """The lock of the service while its delivery monitor listens."""
+
+    def __init__(self, directory: Path) -> None:
+        self._handle = _open(directory / "monitor.lock")
+
+    def hold(self) -> None:
+        """Hold the lock; call this again and again, because a worker that looks at the lock may be in the way."""
+        _try_lock(self._handle, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Release the lock and close its file."""
+        os.close(self._handle)
+
+
+class SecondMonitor:
+    """The delivery monitor of the service, as a worker sees it: with it, two processes note what has arrived."""
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._handle = _open(directory / "monitor.lock")
+        self._clock = clock
+        self._seen_s = clock()
+
+    def may_send(self) -> bool:
+        """Return whether the service listens, or has not for `MONITOR_PATIENCE_S`."""
+        if not _try_lock(self._handle, fcntl.LOCK_SH):
+            self._seen_s = self._clock()
+            return True
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
+        return self._clock() - self._seen_s > MONITOR_PATIENCE_S
+
+    def close(self) -> None:
+        """Close the file of the lock."""
         os.close(self._handle)
 
 

@@ -1,4 +1,4 @@
-"""Worker: a process of low priority and few threads that computes refinement jobs and publishes their results."""
+"""Worker: a process of low priority that gives refinement jobs to an engine and publishes their results."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import zmq
 
 from cdi_stream.addresses import CurveKeys
 from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents import bus
-from cdi_stream.errors import CdiStreamError
 from cdi_stream.logs import about
 from cdi_stream.protocols import Sink
-from cdi_stream.refine.inputs import INPUTS, read_input
-from cdi_stream.refine.jobs import JobSpec, documents_of, run_job
+from cdi_stream.refine.claim import claim_of
+from cdi_stream.refine.compute import lower_priority
+from cdi_stream.refine.engine import Engine, EngineFactory, EngineSettings, Outcome, Task
+from cdi_stream.refine.inputs import INPUTS
 from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
+from cdi_stream.refine.pulse import Beat
 from cdi_stream.refine.queue import QUEUE, Job, Queue
-from cdi_stream.refine.turn import Turn, WorkerStopped, heartbeat_file, orphan_lock, slot
+from cdi_stream.refine.turn import SecondMonitor, heartbeat_file, orphan_lock, slot
 
 logger = logging.getLogger(__name__)
-
-LEASE_S = 120.0
-"""Time [s] for which a worker leases a job; the worker extends the lease while it works."""
 
 MAX_ATTEMPTS = 3
 """Number of workers that may die or hang over a job; after that the job fails."""
@@ -36,12 +34,32 @@ MAX_ATTEMPTS = 3
 REST_S = 60.0
 """Time [s] that a worker takes no job after an error of the disk."""
 
-_RENEW_S = LEASE_S / 4
+WAIT_S = 0.5
+"""Longest time [s] that a worker waits for the end of a job before it looks after the rest."""
+
+RENEW_S = 5.0
+"""Time [s] between two renewals of a lease; a cancelled job stops after this time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """Folders of queue and results, document bus, and number of threads."""
+    """Settings of a worker process.
+
+    Parameters
+    ----------
+    directory, results
+        Folder of queue, inputs and locks, and folder of the result files.
+    subscribe, prefix, serializer, curve
+        Document bus on which the results appear, and keys for it.
+    threads
+        Number of threads of a job.
+    workers
+        Number of jobs at work at the same time, for an engine with several processes.
+    scheduler, resources
+        Address of the engine's scheduler, and what each job needs there.
+    lease_s
+        Time [s] without a heartbeat after which a job goes to another worker.
+    """
 
     directory: Path
     results: ResultFolder
@@ -50,133 +68,160 @@ class WorkerSettings:
     serializer: str
     curve: CurveKeys | None = None
     threads: int = 1
+    workers: int = 1
+    scheduler: str | None = None
+    resources: tuple[tuple[str, float], ...] = ()
+    lease_s: float = 120.0
 
 
 class Worker:
-    """Computes jobs one after another.
+    """Takes jobs from the queue, gives them to an engine, and stores and sends their documents.
 
     Parameters
     ----------
-    directory
-        Folder of the queue and the input files.
-    results
-        Folder of the result files.
+    settings
+        Folders and times.
     owner
         Name of the worker's slot.
-    queue, outbox, turn
-        Jobs, way to the bus, and pauses for the live path.
+    queue, outbox, engine
+        Jobs, way to the bus, and what computes.
     is_stopped
         Tells whether to end.
     """
 
     def __init__(
         self,
-        directory: Path,
-        results: ResultFolder,
+        settings: WorkerSettings,
         owner: str,
         queue: Queue,
         outbox: Outbox,
-        turn: Turn,
+        engine: Engine,
         is_stopped: Callable[[], bool],
     ) -> None:
-        self._directory = directory
-        self._results = results
+        self._settings = settings
         self._owner = owner
         self._queue = queue
         self._outbox = outbox
-        self._turn = turn
+        self._engine = engine
         self._is_stopped = is_stopped
-        self._renewed_s = 0.0
+        self._jobs: dict[int, Job] = {}
+        self._renewed_s: dict[int, float] = {}
         self._rest_until_s = 0.0
-        self._heartbeat_s = 0.0
-        self._heartbeat = heartbeat_file(directory, os.getpid())
+        self._beat = Beat(heartbeat_file(settings.directory, os.getpid()))
 
     def step(self) -> bool:
-        """Send the documents of computed jobs, then compute one job; false if no job was ready."""
-        self._beat()
+        """Send the documents of computed jobs, and keep the engine at work; false if no job is at work."""
+        self._beat.touch()
         self._reclaim_orphaned_jobs()
-        self._outbox.send(self._owner, self._is_stopped)
-        is_resting = self._is_stopped() or time.monotonic() < self._rest_until_s
-        job = None if is_resting else self._queue.lease(self._owner, LEASE_S)
-        if job is None:
+        self._serve_cluster()
+        self._outbox.send(self._owner, self._is_stopped, self._serve_cluster)
+        self._fill()
+        if not self._jobs:
             return False
-        with about(job.spec["raw_uid"], job.spec["curve_index"]):
-            self._attempt(job)
+        self._settle_all(WAIT_S)
         return True
 
-    def _attempt(self, job: Job) -> None:
-        """Compute a leased job; an error of the disk puts it back into the queue, another error makes it failed."""
-        try:
-            self._do(job)
-        except WorkerStopped:
-            self._queue.give_back(job, self._owner)
-        except OSError:
-            logger.exception("refinement %d: put back into the queue; is the disk full?", job.id)
-            self._queue.give_back(job, self._owner)
-            self._rest_until_s = time.monotonic() + REST_S
-        except CdiStreamError as error:
-            self._queue.fail(job, self._owner, str(error))
-        except Exception as error:  # border of the worker process: a job that fails is marked so
-            logger.exception("refinement %d failed", job.id)
-            self._queue.fail(job, self._owner, f"error of the program: {error!r}; please report it with worker.log")
-
-    def _do(self, job: Job) -> None:
-        """Compute a leased job, store its documents in the queue, and send them."""
-        if job.attempts > MAX_ATTEMPTS:
-            raise CdiStreamError(
-                f"{MAX_ATTEMPTS} workers died or hung over this job; is there enough memory? see worker.log, then use "
-                "'cdi-stream queue retry'"
-            )
-        self._renewed_s = time.monotonic()
-        spec = JobSpec.model_validate(job.spec)
-        phased = read_input(self._directory / INPUTS / job.input)
-        result = run_job(spec, job.method, phased, lambda: self._wait(job))
-        self._queue.complete(job, self._owner, documents_of(spec, job.method, result, self._results))
-        logger.info(
-            "refinement %d (%s): chi2 %.4f -> %.4f, %s, %.0f s",
-            job.id,
-            job.method,
-            spec.start_chi2,
-            result.metrics.chi2,
-            result.verdict.grade,
-            result.metrics.known()["seconds"],
-        )
-        self._outbox.send(self._owner, self._is_stopped)
-
-    def _wait(self, job: Job) -> None:
-        """Wait for the live path before each step, and extend the lease; a lost lease raises `WorkerStopped`."""
-        self._turn.wait(lambda: self._renew(job))
-
-    def _beat(self) -> None:
-        """Touch the heartbeat, at most once a second."""
-        if time.monotonic() - self._heartbeat_s > 1.0:
-            self._heartbeat_s = time.monotonic()
-            with contextlib.suppress(OSError):
-                self._heartbeat.touch()
-
     def close(self) -> None:
-        """Delete the heartbeat."""
-        self._heartbeat.unlink(missing_ok=True)
+        """End the engine, return its jobs to the queue, and delete the heartbeat."""
+        self._engine.close()
+        for job in self._jobs.values():
+            self._give_back(job)
+        self._beat.end()
 
-    def _renew(self, job: Job) -> None:
-        self._beat()
-        if time.monotonic() - self._renewed_s > _RENEW_S:
-            self._renewed_s = time.monotonic()
-            if not self._queue.renew(job, self._owner, LEASE_S):
-                raise WorkerStopped
+    def _serve_cluster(self) -> None:
+        """Keep the engine's own processes at work: they do not wait until documents have arrived on the bus."""
+        if self._engine.is_elsewhere:
+            self._beat.touch()
+            if self._jobs:
+                self._settle_all(0.0)
+            self._fill()
+
+    def _settle_all(self, wait_s: float) -> None:
+        for outcome in self._engine.outcomes(self._is_wanted, wait_s):
+            self._settle(outcome)
+
+    def _fill(self) -> None:
+        """Lease jobs and give them to the engine, as many as it takes."""
+        is_resting = self._is_stopped() or time.monotonic() < self._rest_until_s
+        for _ in range(0 if is_resting else self._engine.n_free()):
+            job = self._queue.lease(self._owner, self._settings.lease_s, is_attempt=not self._engine.is_elsewhere)
+            if job is None:
+                return
+            claim_of(self._settings.directory, job.id).unlink(missing_ok=True)  # ends a former attempt elsewhere
+            if self._is_hopeless(job):
+                continue
+            self._jobs[job.id], self._renewed_s[job.id] = job, time.monotonic()
+            self._engine.submit(
+                Task(
+                    job_id=job.id,
+                    method=job.method,
+                    spec=job.spec,
+                    input=self._settings.directory / INPUTS / job.input,
+                    results=self._settings.results,
+                )
+            )
+
+    def _is_hopeless(self, job: Job) -> bool:
+        """Return whether too many workers died over a job, which then fails."""
+        if job.attempts <= MAX_ATTEMPTS - (1 if self._engine.is_elsewhere else 0):
+            return False
+        reason = (
+            f"{MAX_ATTEMPTS} workers died or hung over this job; is there enough memory? see worker.log, then use "
+            "'cdi-stream queue retry'"
+        )
+        self._queue.fail(job, self._owner, reason)
+        return True
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Store the outcome of a job in the queue."""
+        job = self._jobs.pop(outcome.job_id)
+        del self._renewed_s[job.id]
+        with about(job.spec["raw_uid"], job.spec["curve_index"]):
+            logger.info("refinement %d (%s): %s, %s", job.id, job.method, outcome.fate, outcome.text)
+        if outcome.fate == "computed":
+            self._queue.complete(job, self._owner, outcome.documents)
+        elif outcome.fate == "failed":
+            self._queue.fail(job, self._owner, outcome.text)
+        elif outcome.fate == "died":
+            self._queue.give_back(job, self._owner, attempts=1)
+        else:
+            self._give_back(job)
+        if outcome.fate == "unwritten":
+            self._rest_until_s = time.monotonic() + REST_S
+
+    def _give_back(self, job: Job) -> None:
+        """Make a job ready again; the attempt does not count."""
+        self._queue.give_back(job, self._owner, attempts=0 if self._engine.is_elsewhere else -1)
+
+    def _is_wanted(self, job_id: int) -> bool:
+        """Note a sign of life of a job: extend its lease; return whether the job must go on."""
+        self._beat.touch()
+        if self._is_stopped():
+            return False
+        if time.monotonic() - self._renewed_s[job_id] <= RENEW_S:
+            return True
+        self._renewed_s[job_id] = time.monotonic()
+        return self._queue.renew(self._jobs[job_id], self._owner, self._settings.lease_s)
 
     def _reclaim_orphaned_jobs(self) -> None:
         """Take over the jobs and documents of workers that have died."""
         for owner in self._queue.owners() - {self._owner}:
-            with orphan_lock(self._directory, owner) as is_orphaned:
+            with orphan_lock(self._settings.directory, owner) as is_orphaned:
                 if is_orphaned:
                     self._queue.take_over(owner, self._owner)
 
 
-def run_worker(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool], *, ends_when_idle: bool) -> None:
+def run_worker(
+    settings: WorkerSettings,
+    make_engine: EngineFactory,
+    sink: Sink,
+    is_stopped: Callable[[], bool],
+    *,
+    ends_when_idle: bool,
+) -> None:
     """Compute jobs until stopped; with ``ends_when_idle`` until no job is left."""
     lower_priority(settings.threads)
-    with _open(settings, sink, is_stopped) as (worker, monitor):
+    with _open(settings, make_engine, sink, is_stopped, waits_for_service=not ends_when_idle) as (worker, monitor):
         while not is_stopped():
             if worker.step():
                 continue
@@ -185,33 +230,44 @@ def run_worker(settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bo
             monitor.listen(200)
 
 
-def lower_priority(threads: int) -> None:
-    """Limit this process to ``threads`` threads, and to idle CPU time where the system supports that."""
-    torch.set_num_threads(threads)
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
 @contextlib.contextmanager
 def _open(
-    settings: WorkerSettings, sink: Sink, is_stopped: Callable[[], bool]
+    settings: WorkerSettings,
+    make_engine: EngineFactory,
+    sink: Sink,
+    is_stopped: Callable[[], bool],
+    *,
+    waits_for_service: bool,
 ) -> Iterator[tuple[Worker, DeliveryMonitor]]:
-    """Yield a worker with its sockets, slot and connection to the queue, and its delivery monitor."""
+    """Yield a worker with its sockets, slot, engine and connection to the queue, and its delivery monitor."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         socket = bus.listen(context, settings.subscribe, settings.curve)
         stack.callback(socket.close, 0)
         stack.callback(sink.close)
         queue = stack.enter_context(contextlib.closing(Queue(settings.directory / QUEUE)))
-        turn = stack.enter_context(contextlib.closing(Turn(settings.directory, is_stopped)))
         owner = stack.enter_context(slot(settings.directory))
         queue.take_over(owner, owner)  # jobs of the last worker in this slot
         monitor = DeliveryMonitor(socket, queue, settings.prefix, bus.reader(settings.serializer))
-        outbox = Outbox(queue, sink, monitor, lambda job: clean_up(queue, job, settings.directory))
-        worker = Worker(settings.directory, settings.results, owner, queue, outbox, turn, is_stopped)
+        second = stack.enter_context(contextlib.closing(SecondMonitor(settings.directory)))
+        may_send = second.may_send if waits_for_service else lambda: True
+        outbox = Outbox(queue, sink, monitor, lambda job: clean_up(queue, job, settings.directory), may_send)
+        engine = make_engine(_engine_settings(settings, is_stopped))
+        worker = Worker(settings, owner, queue, outbox, engine, is_stopped)
         stack.callback(worker.close)
         yield worker, monitor
+
+
+def _engine_settings(settings: WorkerSettings, is_stopped: Callable[[], bool]) -> EngineSettings:
+    return EngineSettings(
+        directory=settings.directory,
+        is_stopped=is_stopped,
+        workers=settings.workers,
+        threads=settings.threads,
+        scheduler=settings.scheduler,
+        resources=dict(settings.resources),
+        lease_s=settings.lease_s,
+    )
 
 
 def clean_up(queue: Queue, job: Job, directory: Path) -> None:

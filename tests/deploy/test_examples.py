@@ -24,7 +24,7 @@ from cdi_stream.processes import start_child
 from tests.deploy.conftest import DEPLOY
 from tests.deploy.test_containers import commands_of_systemd
 
-EXAMPLES = ("id01", "aps_34idc", "nanomax", "hxn_like", "dask_slurm")
+EXAMPLES = ("id01", "aps_34idc", "nanomax", "hxn_like", "slurm", "dask_slurm")
 
 
 @contextlib.contextmanager

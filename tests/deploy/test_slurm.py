@@ -16,7 +16,7 @@ from tests.system.beamline import beamline
 from tests.system.test_refinement import enqueue_many, refinement_runs
 
 N_JOBS = 3
-SCRIPT = DEPLOY / "examples" / "dask_slurm" / "worker.sbatch"
+SCRIPT = DEPLOY / "examples" / "slurm" / "worker.sbatch"
 
 
 @pytest.mark.slow
@@ -52,4 +52,4 @@ def test_jobs_of_slurm_do_the_refinements_and_put_them_back_when_they_are_cancel
         runs = refinement_runs(line)
     assert len(runs) == N_JOBS
     assert {tuple(runs[uid][kind] for kind in ("start", "event", "stop")) for uid in runs} == {(1, 1, 1)}
-    note("examples/dask_slurm/worker.sbatch", "sbatch on a real Slurm of one node", is_own=True)
+    note("examples/slurm/worker.sbatch", "sbatch on a real Slurm of one node", is_own=True)

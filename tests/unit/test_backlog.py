@@ -12,67 +12,20 @@ import sys
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from cdi_stream.documents.publish import Provenance
-from cdi_stream.geometry.affine import AffineMap
-from cdi_stream.inversion.methods import MethodSettings
-from cdi_stream.messages import Crystal, FrameAccount, PhasedVolume, PreparedVolume, Result, RunContext, Verdict
-from cdi_stream.metrics import Metrics
+from cdi_stream.messages import RunContext
 from cdi_stream.refine import backlog as module
-from cdi_stream.refine.backlog import HANG_TIMEOUT_S, REQUESTS, Backlog, BacklogSettings
+from cdi_stream.refine.backlog import REQUESTS, Backlog
 from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import heartbeat_file
-
-SHAPE = (16, 16, 16)
-AFFINE = AffineMap(shape=SHAPE, q0=np.ones(3), bq=np.eye(3), sample_to_lab=np.eye(3), coordinates="detector")
-
-
-def result() -> Result:
-    volume = PreparedVolume(
-        counts=np.ones(SHAPE, np.uint32),
-        valid_pixels=np.ones(SHAPE, bool),
-        expected_scale=np.ones(SHAPE, np.float32),
-        affine=AFFINE,
-        crystal_extent_m=(1.0, 1.0, 1.0),
-        oversampling=(3.0, 3.0, 3.0),
-    )
-    crystal = Crystal(
-        density=np.ones(SHAPE, np.complex64),
-        support=np.ones(SHAPE, bool),
-        affine=AFFINE,
-        metrics=Metrics(chi2=0.1, r_p=0.9),
-        verdict=Verdict(grade="good"),
-    )
-    return Result(
-        stream="reconstruction",
-        curve_index=0,
-        series="1",
-        crystal=crystal,
-        verdict=crystal.verdict,
-        account=FrameAccount(expected=16, received=16),
-        metrics=Metrics(),
-        complete_s=0.0,
-        phased=PhasedVolume(volume=volume, crystal=crystal),
-    )
+from cdi_stream.refine.worker_process import WorkerProcess
+from tests.refinements import result_of, settings_of
 
 
 @pytest.fixture
 def backlog(tmp_path):
-    settings = BacklogSettings(
-        methods=("recipe", "object"),
-        method_settings=MethodSettings(
-            recipe="1*ER", network_file=tmp_path / "n.pt", network_steps=1, network_recipe="1*ER"
-        ),
-        provenance=Provenance(version="0", config_sha256="c", network_name="n", network_sha256="s", beamline="b"),
-        lab_shape=SHAPE,
-        directory=tmp_path,
-        config_file=tmp_path / "none.toml",
-        subscribe="tcp://127.0.0.1:1",
-        prefix="",
-        serializer="msgpack",
-    )
+    settings = settings_of(tmp_path, methods=("recipe", "object"))
     with contextlib.closing(Backlog(settings)) as made:
         yield made
 
@@ -91,7 +44,7 @@ def test_a_locked_queue_holds_nobody_up_and_loses_nothing(backlog, tmp_path):
     holder = sqlite3.connect(tmp_path / QUEUE, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     began_s = time.monotonic()
-    backlog.ask(result(), RunContext(uid="raw", sample="gold"), "reconstruction")
+    backlog.ask(result_of(), RunContext(uid="raw", sample="gold"), "reconstruction")
     assert time.monotonic() - began_s < 2.0
     assert len(list((tmp_path / REQUESTS).iterdir())) == 1
     with pytest.raises(sqlite3.OperationalError):
@@ -111,7 +64,7 @@ def test_a_full_disk_holds_nobody_up_and_the_request_is_written_later(backlog, t
 
     whole = module.write_input
     monkeypatch.setattr(module, "write_input", full)
-    backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
+    backlog.ask(result_of(), RunContext(uid="raw"), "reconstruction")
     enqueue(backlog, tmp_path)
     assert jobs(tmp_path) == []
     monkeypatch.setattr(module, "write_input", whole)
@@ -122,14 +75,14 @@ def test_a_full_disk_holds_nobody_up_and_the_request_is_written_later(backlog, t
 def test_a_request_that_is_none_is_put_aside(backlog, tmp_path):
     (tmp_path / REQUESTS).mkdir()
     (tmp_path / REQUESTS / "odd.json").write_text("{}")
-    backlog.ask(result(), RunContext(uid="raw"), "reconstruction")
+    backlog.ask(result_of(), RunContext(uid="raw"), "reconstruction")
     enqueue(backlog, tmp_path)
     assert len(jobs(tmp_path)) == 2
     assert [path.suffix for path in (tmp_path / REQUESTS).iterdir()] == [".broken"]
 
 
 def test_nothing_is_asked_of_a_curve_without_a_crystal(backlog, tmp_path):
-    backlog.ask(replace(result(), phased=None), RunContext(uid="raw"), "reconstruction")
+    backlog.ask(replace(result_of(), phased=None), RunContext(uid="raw"), "reconstruction")
     enqueue(backlog, tmp_path)
     assert jobs(tmp_path) == []
 
@@ -147,9 +100,9 @@ while True:
 
 
 @pytest.fixture
-def worker(backlog, tmp_path, monkeypatch):
+def worker(tmp_path, monkeypatch):
     """Return a worker process with a heartbeat, and the object that keeps it."""
-    kept = module._WorkerProcess(backlog._settings)
+    kept = WorkerProcess(tmp_path, tmp_path / "none.toml", 1, 1.0)
     started = []
 
     def start():
@@ -157,7 +110,6 @@ def worker(backlog, tmp_path, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(kept, "_start", start)
-    monkeypatch.setattr(module, "HANG_TIMEOUT_S", 1.0)
     yield kept, started
     for process in started:
         process.kill()
@@ -171,16 +123,22 @@ def wait_for(condition, timeout_s=300.0):
         time.sleep(0.05)
 
 
+def keep(kept, seconds, *, is_held=False):
+    """Look after the worker for a time [s], as the service does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        kept.keep(True, is_held=is_held)
+        time.sleep(0.05)
+
+
 def test_a_worker_that_is_frozen_is_killed_and_replaced(worker, tmp_path):
     kept, started = worker
     kept.keep(True, is_held=False)
     wait_for(lambda: heartbeat_file(tmp_path, started[0].pid).exists())
-    time.sleep(1.5)
-    kept.keep(True, is_held=False)
+    keep(kept, 1.5)
     assert started[0].poll() is None, "one that lives is left alone"
     os.kill(started[0].pid, signal.SIGSTOP)
-    time.sleep(1.5)
-    kept.keep(True, is_held=True)
+    keep(kept, 1.5, is_held=True)
     assert started[0].poll() is None, "one that is held up may be silent"
     kept.keep(True, is_held=False)
     assert started[0].poll() == -signal.SIGKILL
@@ -192,5 +150,17 @@ def test_a_worker_that_is_frozen_is_killed_and_replaced(worker, tmp_path):
     wait_for(is_replaced)
 
 
-def test_a_worker_is_given_time_to_begin():
-    assert HANG_TIMEOUT_S >= 60.0
+def test_old_jobs_and_their_inputs_are_deleted(backlog, tmp_path):
+    backlog.ask(result_of(), RunContext(uid="raw"), "reconstruction")
+    enqueue(backlog, tmp_path)
+    with contextlib.closing(Queue(tmp_path / QUEUE)) as queue:
+        assert queue.cancel(1)
+        backlog.prune(queue)
+        assert len(queue.jobs()) == 2, "it is neither old nor one of many"
+        backlog._settings = replace(backlog._settings, keep_done_jobs=0)
+        backlog.prune(queue)
+        assert [job.method for job in queue.jobs()] == ["object"]
+        assert len(list((tmp_path / "jobs").glob("*.h5"))) == 1, "the other job needs it"
+        assert queue.cancel(2)
+        backlog.prune(queue)
+    assert list((tmp_path / "jobs").glob("*.h5")) == []

@@ -223,6 +223,17 @@ WRONG = {
     ),
     "a folder": ("detector", 'white_field = "/"', "detector.white_field: expected a file, got a folder at /"),
     "recipe": ("phase", 'recipe = "50*EM"', "phase.recipe: .*EM"),
+    "engine": ("refine", 'engine = "slurm"', "refine.engine: unknown name; installed are: dask, local, got 'slurm'"),
+    "scheduler": (
+        "refine",
+        'engine = "dask"\nscheduler = "localhost:8786"',
+        "refine.scheduler: expected the address of a Dask scheduler such as tcp://.*, got 'localhost:8786'",
+    ),
+    "scheduler of local": ("refine", 'scheduler = "tcp://a:1"', 'refine: expected engine = "dask" with scheduler'),
+    "resources of local": ("refine", "resources = {GPU = 1}", 'refine: expected engine = "dask" with resources'),
+    "lease": ("refine", "lease_s = 1", "refine.lease_s: expected 10 to 86400 s, got 1"),
+    "no workers": ("refine", "workers = 0", "refine.workers: expected 1 to 1000 jobs, got 0"),
+    "age": ("refine", "keep_done_days = -1", "refine.keep_done_days: expected 0 to 36500 days, got -1"),
     "recipe of the queue": ("refine", 'network_recipe = "ER*"', "refine.network_recipe: "),
     "tiled": ("publish", 'tiled = "locl"', "publish.tiled: expected 'local', 'none', or the address .*, got 'locl'"),
     "prefix": ("documents", 'prefix = "a b"', "documents.prefix: expected a prefix without blanks.*, got 'a b'"),
@@ -419,3 +430,12 @@ def test_secrets_come_from_the_environment(tmp_path, monkeypatch):
     assert config.publish.tiled_api_key == "in the file", "an empty variable replaces nothing"
     monkeypatch.setenv("CDI_STREAM_TILED_API_KEY", "key")
     assert read(tmp_path, MINIMAL).publish.tiled_api_key == "key"
+
+
+@pytest.mark.parametrize(
+    ("line", "n_processes"),
+    [("", 1), ("workers = 3", 3), ('engine = "dask"\nworkers = 3\nresources = {GPU = 1}', 1)],
+    ids=["default", "local", "dask"],
+)
+def test_a_cluster_has_one_worker_process(tmp_path, line, n_processes):
+    assert read(tmp_path, with_key("refine", line)).refine.processes == n_processes

@@ -13,6 +13,7 @@ from cdi_stream.documents import bus
 from cdi_stream.refine import outbox as outbox_module
 from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
 from cdi_stream.refine.queue import Queue
+from cdi_stream.refine.turn import MONITOR_PATIENCE_S, MonitorLock, SecondMonitor
 
 PATIENCE_MS = 20_000
 PREFIX = "cdi"
@@ -84,12 +85,12 @@ class Bus:
         socket.linger = 0
         return socket
 
-    def outbox(self, sink, queue=None, listener=None):
+    def outbox(self, sink, queue=None, listener=None, may_send=lambda: True):
         """Return the outbox of a worker, with a connected monitor."""
         queue = queue or self.queue
         socket = listener or self.heard_listener(sink)
         monitor = DeliveryMonitor(socket, queue, PREFIX, bus.reader("msgpack"))
-        return Outbox(queue, sink, monitor, lambda job: self.done.append(job.key))
+        return Outbox(queue, sink, monitor, lambda job: self.done.append(job.key), may_send)
 
     def heard_listener(self, sink):
         """Return a subscriber that the sink's documents reach: it has received one."""
@@ -150,6 +151,14 @@ def test_documents_are_sent_once_in_their_order(rig):
     assert rig.done == ["one", "two"]
 
 
+def test_other_work_goes_on_between_two_documents(rig):
+    sink, sent = rig.sink(), []
+    outbox = rig.outbox(sink)
+    rig.compute("one")
+    outbox.send("worker_0", running, lambda: sent.append(len(sink.sent)))
+    assert sent == [0, 1, 2, 3]
+
+
 def test_only_the_owner_s_documents_are_sent(rig):
     sink = rig.sink()
     outbox = rig.outbox(sink)
@@ -173,7 +182,7 @@ def test_what_is_not_heard_is_sent_again_from_where_it_broke_off(rig, caplog):
     sink.loses = {"one-2"}
     with caplog.at_level(logging.WARNING, logger="cdi_stream"):
         outbox.send("worker_0", running)
-    assert "do not arrive on the bus" in caplog.text
+    assert "do not arrive" in caplog.text
     assert rig.states() == {"one": "computed", "two": "computed"}
     assert "two-0" not in sink.sent, "jobs keep their order"
     assert rig.done == []
@@ -241,6 +250,26 @@ def test_without_a_bus_the_outbox_gives_up_in_time_and_keeps_all(rig):
     outbox.send("worker_0", running)
     assert rig.states() == {"one": "computed"}
     assert len(rig.queue.documents_to_send(rig.queue.jobs()[0])) == 4
+
+
+def test_documents_wait_for_the_second_monitor(rig, tmp_path):
+    sink, clock = rig.sink(), [0.0]
+    second = SecondMonitor(tmp_path, lambda: clock[0])
+    outbox = rig.outbox(sink, may_send=second.may_send)
+    rig.compute("one", "two")
+    outbox.send("worker_0", running)
+    assert sink.sent == []
+    with contextlib.closing(MonitorLock(tmp_path)) as lock:
+        lock.hold()
+        outbox.send("worker_0", running)
+        assert rig.states() == {"one": "done", "two": "done"}
+    rig.compute("three")
+    outbox.send("worker_0", running)
+    assert rig.states()["three"] == "computed"
+    clock[0] += MONITOR_PATIENCE_S + 1.0
+    outbox.send("worker_0", running)
+    assert rig.states()["three"] == "done", "a worker without a service sends in the end"
+    second.close()
 
 
 def test_told_to_stop_it_ends_behind_a_whole_job(rig):

@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from cdi_stream.refine import tables
 from cdi_stream.refine.queue import STATES, Queue, open_queue
 
 LEASE_S = 10.0
@@ -43,7 +44,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def queue(path, clock):
-    with contextlib.closing(Queue(path, clock)) as queue:
+    with contextlib.closing(Queue(path, clock, steady=clock)) as queue:
         yield queue
 
 
@@ -113,6 +114,44 @@ def test_a_waiting_job_can_be_put_first(queue):
     assert leased(queue).key == "three"
     assert not queue.prioritise(3, 2)
     assert not queue.prioritise(99, 2)
+
+
+def test_a_raised_job_is_before_all_others(queue):
+    add(queue, "one", "two", "three")
+    add(queue, "urgent", priority=7)
+    assert queue.put_first(3)
+    assert queue.put_first(2)
+    assert [leased(queue).key for _ in range(4)] == ["two", "three", "urgent", "one"]
+    assert not queue.put_first(99)
+
+
+def test_a_lease_that_is_no_attempt_does_not_count(queue):
+    add(queue, "one")
+    job = queue.lease("a", LEASE_S, is_attempt=False)
+    assert job.attempts == 0
+    queue.give_back(job, "a", attempts=0)
+    assert only(queue, "ready").attempts == 0
+    queue.give_back(queue.lease("a", LEASE_S, is_attempt=False), "a", attempts=1)
+    assert only(queue, "ready").attempts == 1
+
+
+def test_a_clock_that_is_set_takes_no_lease_away(path):
+    wall, steady = Clock(), Clock()
+    with contextlib.closing(Queue(path, wall, steady=steady)) as queue:
+        add(queue, "one")
+        job = leased(queue)
+        for jump_s in (1e9, -2e9):
+            wall.now_s += jump_s
+            assert queue.lease("b", LEASE_S) is None
+            assert queue.renew(job, "a", LEASE_S)
+
+
+def test_a_lease_from_before_a_boot_has_expired(queue, clock):
+    clock.now_s = 1e6
+    add(queue, "one")
+    leased(queue)
+    clock.now_s = 5.0
+    assert leased(queue, "b").attempts == 2
 
 
 def test_an_empty_queue_has_no_work(queue):
@@ -194,12 +233,24 @@ def test_a_cancelled_job_is_left_out_until_it_is_wanted_again(queue):
     assert leased(queue).key == "one"
 
 
+def test_a_cancelled_job_is_lost_to_its_worker(queue):
+    add(queue, "one")
+    job = leased(queue)
+    assert queue.cancel(job.id)
+    assert not queue.renew(job, "a", LEASE_S)
+    assert not queue.complete(job, "a", documents("one"))
+    queue.give_back(job, "a")
+    queue.fail(job, "a", "late")
+    assert (only(queue, "cancelled").owner, only(queue, "cancelled").error) == (None, None)
+
+
 def test_what_is_being_done_or_is_done_is_neither_cancelled_nor_retried(queue):
     add(queue, "one")
     job = leased(queue)
     for state in ("leased", "computed", "done"):
-        assert not queue.cancel(job.id)
+        assert state == "leased" or not queue.cancel(job.id)
         assert not queue.retry(job.id)
+        assert not queue.put_first(job.id)
         assert not queue.prioritise(job.id, 9)
         assert only(queue, state).id == job.id
         queue.complete(job, "a", documents("one"))
@@ -330,31 +381,109 @@ def test_an_input_is_needed_by_any_of_its_jobs(queue):
     assert not queue.needs_input("x.h5")
 
 
+# --- old jobs ----------------------------------------------------------------------------------------------------
+
+
+def done(queue, key, *, is_archived=True, input="volume.h5"):
+    add(queue, key, input=input)
+    job = leased(queue)
+    queue.complete(job, "a", documents(key))
+    queue.finish(job)
+    if is_archived:
+        queue.mark_archived(job)
+
+
+def keys(queue):
+    return [job.key for job in queue.jobs()]
+
+
+def test_done_jobs_are_deleted_by_age_with_their_documents(queue, clock, path):
+    done(queue, "old", input="old.h5")
+    clock.now_s += 100.0
+    done(queue, "new", input="new.h5")
+    clock.now_s += 10.0
+    assert queue.prune(50.0, 100) == {"old.h5"}
+    assert keys(queue) == ["new"]
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT DISTINCT uid FROM documents ORDER BY seq").fetchall() == [
+            ("new-0",), ("new-1",), ("new-2",)
+        ]  # fmt: skip
+    assert queue.prune(50.0, 100) == set()
+
+
+def test_done_jobs_are_deleted_by_number_the_oldest_first(queue, clock):
+    for key in "abcd":
+        clock.now_s += 1.0
+        done(queue, key)
+    queue.prune(1e9, 2)
+    assert keys(queue) == ["c", "d"]
+    queue.prune(1e9, 0)
+    assert keys(queue) == []
+
+
+def test_a_deleted_job_is_not_added_again(queue, clock):
+    done(queue, "one")
+    queue.prune(1e9, 0)
+    assert add(queue, "one", "two") == [False, True]
+    assert keys(queue) == ["two"]
+
+
+def test_only_jobs_that_are_over_are_deleted(queue, clock):
+    done(queue, "not archived", is_archived=False)
+    computed(queue, "computed")
+    add(queue, "failed", "cancelled", "leased", "ready", input="shared.h5")
+    queue.fail(leased(queue), "a", "why")
+    assert queue.cancel(4)
+    leased(queue)
+    clock.now_s += 1000.0
+    assert queue.prune(1.0, 0) == set(), "another job needs the input of the cancelled one"
+    assert keys(queue) == ["not archived", "computed", "failed", "leased", "ready"]
+
+
+def test_a_queue_of_version_1_keeps_its_jobs(path, clock):
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.executescript(tables._SCHEMA)
+        database.execute("PRAGMA user_version = 1")
+        row = "INSERT INTO jobs (key, method, spec, input, state, created_s, lease_until_s) VALUES "
+        database.execute(row + "('one', 'recipe', '{}', 'x.h5', 'leased', 5.0, 1.7e9)")
+        database.execute(row + "('two', 'recipe', '{}', 'x.h5', 'cancelled', 6.0, NULL)")
+    with contextlib.closing(open_queue(path)) as queue:
+        assert [(job.key, job.state) for job in queue.jobs()] == [("one", "leased"), ("two", "cancelled")]
+        assert queue.prune(3600.0, 100) == set()
+        assert keys(queue) == ["one"]
+        assert leased(queue, "b").key == "one", "a lease by the former clock has expired"
+    assert not list(path.parent.glob("*.broken"))
+
+
 # --- files and processes ------------------------------------------------------------------------------------
 
 
 def test_all_is_there_when_the_queue_is_opened_again(path, clock):
-    with contextlib.closing(Queue(path, clock)) as queue:
+    with contextlib.closing(Queue(path, clock, steady=clock)) as queue:
         computed(queue)
         add(queue, "two", priority=2)
         before = queue.jobs()
-    with contextlib.closing(Queue(path, clock)) as queue:
+    with contextlib.closing(Queue(path, clock, steady=clock)) as queue:
         assert queue.jobs() == before
         assert queue.documents_to_send(before[0]) == documents("one")
         assert leased(queue, "b").key == "two"
 
 
 def test_a_connection_that_is_not_closed_loses_nothing(path, clock):
-    left_open = Queue(path, clock)
+    left_open = Queue(path, clock, steady=clock)
     add(left_open, "one")
-    with contextlib.closing(Queue(path, clock)) as queue:
+    with contextlib.closing(Queue(path, clock, steady=clock)) as queue:
         assert leased(queue).key == "one"
         assert left_open.counts()["leased"] == 1
     left_open.close()
 
 
 def test_two_connections_lease_different_jobs(path, clock):
-    with contextlib.closing(Queue(path, clock)) as one, contextlib.closing(Queue(path, clock)) as other:
+    with (
+        contextlib.closing(Queue(path, clock, steady=clock)) as one,
+        contextlib.closing(Queue(path, clock, steady=clock)) as other,
+    ):
         add(one, *"abcdef")
         keys = [leased(queue, owner).key for _ in range(3) for queue, owner in ((one, "1"), (other, "2"))]
         assert keys == list("abcdef")
@@ -475,7 +604,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.held = {owner: [] for owner in WORKERS}
 
     def opened(self):
-        queue = Queue(Path(self.folder.name) / "queue.sqlite3", self.clock)
+        queue = Queue(Path(self.folder.name) / "queue.sqlite3", self.clock, steady=self.clock)
         queue._db.execute("PRAGMA synchronous = OFF")  # no test of the disk
         return queue
 
@@ -558,9 +687,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(pick=st.integers(1, 6), what=st.sampled_from(["cancel", "retry"]))
     def operate(self, pick, what):
-        source, target = {"cancel": (("ready", "failed"), "cancelled"), "retry": (("failed", "cancelled"), "ready")}[
-            what
-        ]
+        source, target = {
+            "cancel": (("ready", "leased", "failed"), "cancelled"),
+            "retry": (("failed", "cancelled"), "ready"),
+        }[what]
         is_possible = pick in self.jobs and self.jobs[pick]["state"] in source
         assert getattr(self.queues["b"], what)(pick) == is_possible
         if is_possible:

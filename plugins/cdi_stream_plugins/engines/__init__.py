@@ -1,0 +1,1 @@
+"""Engines of the refinement queue: this process, or a cluster."""
