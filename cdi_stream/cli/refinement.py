@@ -55,6 +55,7 @@ def worker(
             scheduler=settings.refine.scheduler,
             resources=tuple(settings.refine.resources.items()),
             lease_s=settings.refine.lease_s,
+            least_free_bytes=settings.retention.least_free_bytes,
         ),
         load(ENGINE_GROUP, settings.refine.engine),
         bus_sink_of(settings, is_immediate=True),

@@ -215,6 +215,7 @@ def dashboard(
     from cdi_stream.operators.app import DashboardSettings, run_dashboard
     from cdi_stream.operators.history import FILE_NAME
     from cdi_stream.operators.reconstructor import ReconstructProgram
+    from cdi_stream.refine.desk import QueueDesk
 
     settings = None if config is None else read_config(config)
     endpoint = feed or (settings.feed.endpoint if settings is not None else None)
@@ -234,6 +235,7 @@ def dashboard(
         history=None if folder is None else folder / FILE_NAME,
         results=folder,
         reconstructor=program,
+        jobs=None if folder is None else QueueDesk(folder),
     )
     try:
         run_dashboard(parts, *place)

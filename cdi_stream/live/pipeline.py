@@ -79,7 +79,7 @@ class Parts:
     ``previous`` returns the crystal of the run that a run names as its predecessor, None without one.
     ``decode`` decodes the detector's messages that an earlier service stored.  While curves of more than
     ``max_waiting_bytes`` wait for their reconstruction, no frames are taken.  ``resources`` returns sizes of disk and
-    memory [bytes] by name.
+    memory [bytes] by name.  ``keep_house`` is called about once a second.
     """
 
     ingest: Ingest
@@ -97,6 +97,7 @@ class Parts:
     alarms: Alarms = field(default_factory=Alarms)
     max_waiting_bytes: int = 4 << 30
     resources: Callable[[], dict[str, int]] = dict
+    keep_house: Callable[[], None] = lambda: None
 
 
 class Service:
@@ -368,6 +369,7 @@ class Service:
             if time.monotonic() - state_s >= STATE_EVERY_S:
                 state_s = time.monotonic()
                 self._parts.outgoing.retry()
+                self._parts.keep_house()
                 if self._parts.announcer.is_on:
                     self._parts.announcer.tell(({"kind": "state", **self._state()}, {}))
             self._parts.announcer.send()

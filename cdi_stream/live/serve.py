@@ -20,6 +20,8 @@ from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.config import Config, MethodConfig, PublishConfig, read_image
 from cdi_stream.disk.result_folder import keys_of
+from cdi_stream.disk.retention import Retention
+from cdi_stream.disk.space import SpaceGuard
 from cdi_stream.documents import bus
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.publish import Provenance
@@ -29,6 +31,7 @@ from cdi_stream.documents.tiled_server import local_tiled
 from cdi_stream.inversion.chain import ChainSettings, warm_up
 from cdi_stream.inversion.methods import MethodSettings
 from cdi_stream.inversion.prepare import DetectorKnowledge
+from cdi_stream.live.housekeeping import Housekeeping
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pipeline import Parts, Service
@@ -113,6 +116,15 @@ def _parts(
         alarms=alarms,
         max_waiting_bytes=config.publish.max_waiting_bytes,
         resources=partial(resources, directory),
+        keep_house=_housekeeping(config, directory, alarms).run,
+    )
+
+
+def _housekeeping(config: Config, directory: Path, alarms: Alarms) -> Housekeeping:
+    return Housekeeping(
+        retention=Retention(directory, config.retention.days),
+        guard=SpaceGuard(directory, config.retention.least_free_bytes),
+        alarms=alarms,
     )
 
 

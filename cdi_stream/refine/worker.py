@@ -14,6 +14,7 @@ import zmq
 
 from cdi_stream.addresses import CurveKeys
 from cdi_stream.disk.result_folder import ResultFolder
+from cdi_stream.disk.space import SpaceGuard
 from cdi_stream.documents import bus
 from cdi_stream.logs import about
 from cdi_stream.protocols import Sink
@@ -59,6 +60,8 @@ class WorkerSettings:
         Address of the engine's scheduler, and what each job needs there.
     lease_s
         Time [s] without a heartbeat after which a job goes to another worker.
+    least_free_bytes
+        Free space on the disk below which the worker gives its jobs back and takes none [bytes].
     """
 
     directory: Path
@@ -72,6 +75,7 @@ class WorkerSettings:
     scheduler: str | None = None
     resources: tuple[tuple[str, float], ...] = ()
     lease_s: float = 120.0
+    least_free_bytes: int = 0
 
 
 class Worker:
@@ -107,6 +111,7 @@ class Worker:
         self._jobs: dict[int, Job] = {}
         self._renewed_s: dict[int, float] = {}
         self._rest_until_s = 0.0
+        self._guard = SpaceGuard(settings.directory, settings.least_free_bytes)
         self._beat = Beat(heartbeat_file(settings.directory, os.getpid()))
 
     def step(self) -> bool:
@@ -142,7 +147,7 @@ class Worker:
 
     def _fill(self) -> None:
         """Lease jobs and give them to the engine, as many as it takes."""
-        is_resting = self._is_stopped() or time.monotonic() < self._rest_until_s
+        is_resting = self._is_stopped() or time.monotonic() < self._rest_until_s or bool(self._guard.problem())
         for _ in range(0 if is_resting else self._engine.n_free()):
             job = self._queue.lease(self._owner, self._settings.lease_s, is_attempt=not self._engine.is_elsewhere)
             if job is None:
@@ -196,7 +201,7 @@ class Worker:
     def _is_wanted(self, job_id: int) -> bool:
         """Note a sign of life of a job: extend its lease; return whether the job must go on."""
         self._beat.touch()
-        if self._is_stopped():
+        if self._is_stopped() or self._guard.problem():
             return False
         if time.monotonic() - self._renewed_s[job_id] <= RENEW_S:
             return True

@@ -8,6 +8,7 @@ import pytest
 
 from cdi_stream.errors import InputError
 from cdi_stream.refine.control import cancel_job, list_jobs, prioritise_job, raise_job, retry_job
+from cdi_stream.refine.desk import QueueDesk
 from cdi_stream.refine.queue import QUEUE, Queue
 from tests.refinements import enqueue_jobs
 
@@ -94,4 +95,27 @@ def test_a_state_that_does_not_exist_is_refused(folder):
 def test_a_folder_without_a_queue_stays_without(tmp_path):
     with pytest.raises(InputError, match=r"queue\.sqlite3 does not exist"):
         list_jobs(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_desk_lists_the_jobs_in_their_order_and_changes_them(folder):
+    desk = QueueDesk(folder)
+    assert [(job["id"], job["state"], job["raw_uid"]) for job in desk.jobs(10)][:3] == [
+        (1, "ready", "raw-0"),
+        (2, "ready", "raw-1"),
+        (3, "ready", "raw-2"),
+    ]
+    assert desk.change(3, "raise") is True
+    assert desk.change(1, "cancel") is True
+    assert desk.change(1, "cancel") is False
+    assert desk.change(2, "retry") is False
+    assert desk.change(99, "raise") is None
+    assert [(job["id"], job["state"]) for job in desk.jobs(10)] == [(3, "ready"), (2, "ready"), (1, "cancelled")]
+    assert desk.change(1, "retry") is True
+    assert len(desk.jobs(2)) == 2
+
+
+def test_a_folder_without_a_queue_has_no_jobs(tmp_path):
+    assert QueueDesk(tmp_path).jobs(10) == []
+    assert QueueDesk(tmp_path).change(1, "raise") is None
     assert list(tmp_path.iterdir()) == []

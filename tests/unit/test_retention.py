@@ -6,9 +6,11 @@ import os
 
 import pytest
 
+from cdi_stream.alarms import Alarms
 from cdi_stream.config.retention import RetentionConfig
 from cdi_stream.disk.retention import EVERY_S, Retention
 from cdi_stream.disk.space import SpaceGuard
+from cdi_stream.live.housekeeping import Housekeeping
 
 DAY_S = 86_400.0
 NOW_S = 1e9
@@ -80,3 +82,17 @@ def test_the_space_of_the_real_disk_is_read(tmp_path):
     assert SpaceGuard(tmp_path, 1000).problem() == ""
     assert "nearly full" in SpaceGuard(tmp_path, 1 << 62).problem()
     assert SpaceGuard(tmp_path / "nowhere", 1 << 62).problem() == ""
+
+
+def test_the_alarm_comes_and_goes_with_the_space(folder):
+    free, alarms = [10e9], Alarms()
+    guard = SpaceGuard(folder, 2_000_000_000, lambda _: int(free[0]))
+    house = Housekeeping(retention=retention(folder, RetentionConfig(preview_days=1)), guard=guard, alarms=alarms)
+    house.run()
+    assert (alarms.active(), len(names(folder))) == ([], 4)
+    free[0] = 1e9
+    house.run()
+    assert [alarm["key"] for alarm in alarms.active()] == ["space"]
+    free[0] = 3e9
+    house.run()
+    assert alarms.active() == []

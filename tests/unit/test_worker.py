@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import zmq
@@ -59,7 +60,7 @@ class Workplace:
         self.is_stopped = threading.Event()
         self.queue = stack.enter_context(contextlib.closing(Queue(folder / QUEUE)))
 
-    def worker(self, engine):
+    def worker(self, engine, least_free_bytes=0):
         context = self.stack.enter_context(zmq.Context())
         socket = self.stack.enter_context(contextlib.closing(bus.listen(context, NOWHERE)))
         socket.linger = 0
@@ -71,6 +72,7 @@ class Workplace:
             subscribe=NOWHERE,
             prefix="",
             serializer="msgpack",
+            least_free_bytes=least_free_bytes,
         )
         return Worker(settings, "worker_0", self.queue, outbox, engine, self.is_stopped.is_set)
 
@@ -119,6 +121,25 @@ def test_a_worker_that_must_end_leaves_its_job_as_it_was(place):
     worker = at_work(place, place.is_stopped.set)
     assert place.states() == [("ready", 0)]
     assert not worker.step()
+
+
+def test_refinement_stops_while_the_disk_is_nearly_full_and_goes_on_by_itself(place, monkeypatch):
+    free = [10e9]
+    monkeypatch.setattr("cdi_stream.disk.space.shutil.disk_usage", lambda _: SimpleNamespace(free=int(free[0])))
+    enqueue_jobs(place.folder, range(1), "50*ER")
+    engine = ClusterEngine()
+    worker = place.worker(engine, least_free_bytes=2_000_000_000)
+    free[0] = 1e9
+    assert not worker.step()
+    assert place.states() == [("ready", 0)]
+    free[0] = 3e9
+    assert worker.step()
+    assert place.states() == [("leased", 0)]
+    free[0] = 1e9
+    assert not worker._is_wanted(1), "a job at work stops"
+    free[0] = 3e9
+    assert worker._is_wanted(1)
+    worker.close()
 
 
 def test_a_job_that_cannot_be_computed_fails_with_the_reason(place):

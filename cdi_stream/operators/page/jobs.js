@@ -4,7 +4,7 @@ import {getJson, post, session} from "./api.js";
 import {byId, clock, element, plain, setText} from "./text.js";
 
 const EVERY_MS = 2000;
-const ACTIONS = {ready: ["raise", "cancel"], failed: ["retry"], cancelled: ["retry"]};
+const ACTIONS = {ready: ["raise", "cancel"], leased: ["cancel"], failed: ["retry", "cancel"], cancelled: ["retry"]};
 const NAMES = {raise: "take first", cancel: "cancel", retry: "try again"};
 const STATES = {ready: "waits", leased: "is refined", computed: "to be published", done: "done", failed: "failed",
   cancelled: "cancelled"};
