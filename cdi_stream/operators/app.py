@@ -31,7 +31,7 @@ from cdi_stream.operators.connection import MAX_HEADER_BYTES, Connection
 from cdi_stream.operators.exposition import add_metrics
 from cdi_stream.operators.gate import Gate
 from cdi_stream.operators.history import Keeper, load_history
-from cdi_stream.operators.hub import Hub, Place, listen, subscribe
+from cdi_stream.operators.hub import FeedPlace, Hub, listen, subscribe
 from cdi_stream.operators.login import add_login
 from cdi_stream.operators.session import Sessions
 
@@ -209,10 +209,10 @@ def _add_feed(app: FastAPI, hub: Hub) -> None:
                 await browser.close(TRY_AGAIN_LATER, "too many browsers: another one has taken this place")
 
 
-def _place(browser: WebSocket) -> Place | None:
+def _place(browser: WebSocket) -> FeedPlace | None:
     """Return the place in the feed from which a browser goes on; None if it states none."""
     hub, n = browser.query_params.get("hub", ""), browser.query_params.get("since", "")
-    return Place(hub=hub, n=int(n)) if n.isascii() and n.isdigit() and len(n) < 16 else None
+    return FeedPlace(hub=hub, n=int(n)) if n.isascii() and n.isdigit() and len(n) < 16 else None
 
 
 async def _serve(browser: WebSocket, client: Client) -> None:

@@ -50,7 +50,7 @@ KEPT_MESSAGES = QUEUE_LENGTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class FeedPlace:
     """Place in the feed of a dashboard up to which a browser has all messages: the dashboard's ``hub``, and ``n``."""
 
     hub: str
@@ -166,7 +166,7 @@ class Hub:
         return [header | {"age_s": self._clock() - heard_s} for (header, _), heard_s in self._newest.values()]
 
     @contextlib.contextmanager
-    def client(self, address: str = "", since: Place | None = None) -> Iterator[Client]:
+    def client(self, address: str = "", since: FeedPlace | None = None) -> Iterator[Client]:
         """Yield the client of a browser: it gets the newest messages with their ages, then all new messages.
 
         A browser that connects again with the place ``since`` gets the messages that it has missed, if all are kept.
@@ -186,7 +186,7 @@ class Hub:
         finally:
             self._clients.pop(client, None)
 
-    def _missed(self, since: Place | None) -> list[tuple[str, bytes]] | None:
+    def _missed(self, since: FeedPlace | None) -> list[tuple[str, bytes]] | None:
         """Return the messages behind a place; None if they are not kept, or if the place is of another dashboard."""
         if since is None or since.hub != self._id or not 0 <= self.seq - since.n <= len(self._kept):
             return None

@@ -20,15 +20,15 @@ Slices = tuple[slice, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Part of a stack of frames in one dataset of one file: its selection there, and its place in the stack."""
+class FramePart:
+    """FramePart of a stack of frames in one dataset of one file: its selection there, and its place in the stack."""
 
     file: Path
     dataset: str
     source: Slices
     place: Slices
 
-    def first(self, n: int) -> Part:
+    def first(self, n: int) -> FramePart:
         """Return the part of the first ``n`` frames only."""
         frames = self.place[0]
         stop = frames.start + max(n, 0)
@@ -36,18 +36,18 @@ class Part:
         return replace(self, source=(source, *self.source[1:]), place=(slice(frames.start, stop), *self.place[1:]))
 
 
-def parts_of(frames: h5py.Dataset) -> list[Part]:
+def parts_of(frames: h5py.Dataset) -> list[FramePart]:
     """Return the parts of a dataset; one that is not virtual has a single part, itself."""
     file = Path(frames.file.filename)
     if not frames.is_virtual:
         everything = tuple(slice(0, n) for n in frames.shape)
-        return [Part(file=file, dataset=frames.name, source=everything, place=everything)]
+        return [FramePart(file=file, dataset=frames.name, source=everything, place=everything)]
     return [_source_part(frames, *source) for source in frames.virtual_sources()]
 
 
 def _source_part(
     frames: h5py.Dataset, place: h5py.h5s.SpaceID, file_name: str, dataset: str, source: h5py.h5s.SpaceID
-) -> Part:
+) -> FramePart:
     """Return the part of a virtual dataset that one of its sources holds.
 
     The arguments behind the first are the fields of h5py's `VDSmap`.
@@ -55,7 +55,7 @@ def _source_part(
     target = _box(place, frames)
     is_whole = source.get_select_type() == h5py.h5s.SEL_ALL  # its shape is not stored then
     whole = tuple(slice(0, side.stop - side.start) for side in target)
-    return Part(
+    return FramePart(
         file=_source_file(Path(frames.file.filename), file_name),
         dataset=dataset,
         source=whole if is_whole else _box(source, frames),
@@ -83,7 +83,7 @@ def _box(space: h5py.h5s.SpaceID, frames: h5py.Dataset) -> Slices:
     return box
 
 
-def n_on_disk(part: Part) -> int | None:
+def n_on_disk(part: FramePart) -> int | None:
     """Return how many frames of a part its file holds; None if the file or its dataset cannot be opened."""
     try:
         with opened(part.file) as file:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cdi_stream.errors import RecordingError
 from cdi_stream.files.intensities.limits import require_few
 from cdi_stream_plugins.readers.bliss_names import STACKS
-from cdi_stream_plugins.readers.bliss_parts import Part, n_on_disk, opened, parts_of
+from cdi_stream_plugins.readers.bliss_parts import FramePart, n_on_disk, opened, parts_of
 from cdi_stream_plugins.readers.bliss_scan import BlissScan
 from cdi_stream_plugins.readers.frame_counts import Frames
 
@@ -28,7 +28,7 @@ class Stack:
     group: h5py.Group
     shape: tuple[int, int, int]
     dtype: np.dtype[np.generic]
-    parts: tuple[Part, ...]
+    parts: tuple[FramePart, ...]
     lost: tuple[str, ...]
 
     @property
