@@ -123,7 +123,7 @@ def campaign(directory: Path, n_jobs: int, n_faults: int, seed: int) -> dict[str
             while len(events) < n_faults:
                 has_local = len(events) // TURN % 2 == 0
                 keep_for(site, faults, rng.uniform(*PAUSE_S), has_local=has_local)
-                n_due = min(n_jobs, 6 + n_jobs * len(events) // n_faults)  # jobs last as long as there are faults
+                n_due = min(n_jobs, 6 + n_jobs * (len(events) + 1) // n_faults)  # each fault meets new jobs
                 enqueue_jobs(site.results, range(n_added, n_due), RECIPE, N_VOXELS)
                 n_added = max(n_added, n_due)
                 wait_for_moment(site, queue, faults, rng, has_local=has_local)
@@ -157,10 +157,11 @@ def wait_for_moment(site: QueueSite, queue: Queue, faults: Faults, rng: random.R
     """Wait for the moment of the next fault: a job is at work, or, sometimes, documents go out."""
 
     def is_at_work() -> bool:
-        """Keep all going; return whether a job is at work."""
+        """Keep all going; return whether a job is at work, or none is left."""
         faults.thaw()
         site.keep(has_local=has_local)
-        return any(is_alive(site.results, job.owner) for job in queue.jobs("leased"))
+        leased = queue.jobs("leased")
+        return not queue.has_work() or any(is_alive(site.results, job.owner) for job in leased)
 
     until(is_at_work, START_S, 0.1)
     keep_for(site, faults, rng.uniform(0.0, 1.0), has_local=has_local)

@@ -20,6 +20,7 @@ from cdi_stream.refine.engine import EngineSettings, Task
 from cdi_stream.refine.inputs import INPUTS
 from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import UrgentLock
+from cdi_stream_plugins.engines import dask as dask_module
 from cdi_stream_plugins.engines.dask import DaskEngine
 from cdi_stream_plugins.engines.local import LocalEngine
 from tests.refinements import enqueue_jobs
@@ -153,7 +154,8 @@ def test_a_job_whose_process_is_frozen_counts_as_dead(dask_engine, task):
     assert end_of(dask_engine).fate == "computed", "the frozen process stops the former job and goes on"
 
 
-def test_without_a_scheduler_no_job_is_taken(directory, caplog):
+def test_without_a_scheduler_no_job_is_taken(directory, caplog, monkeypatch):
+    monkeypatch.setattr(dask_module, "CONNECT_S", 0.5)
     with contextlib.closing(DaskEngine(settings_in(directory, scheduler="tcp://127.0.0.1:1"))) as engine:
         assert engine.n_free() == 0
         assert engine.n_free() == 0
