@@ -21,7 +21,7 @@ Slices = tuple[slice, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramePart:
-    """FramePart of a stack of frames in one dataset of one file: its selection there, and its place in the stack."""
+    """Part of a stack of frames in one dataset of one file: its selection there, and its place in the stack."""
 
     file: Path
     dataset: str
