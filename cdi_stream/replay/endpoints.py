@@ -40,10 +40,11 @@ PLACES: dict[str, bool | set[str]] = {
         "json_lines",
     },
     "refine": True,
+    "retention": True,
     "feed": True,
     "dashboard": True,
 }
-"""Sections and keys of a configuration that a replay replaces: endpoints, folders, refinement and pages.
+"""Sections and keys of a configuration that a replay replaces: endpoints, folders, refinement, retention and pages.
 
 A replay takes all other keys from a given configuration.
 """
