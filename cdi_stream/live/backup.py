@@ -21,7 +21,7 @@ from cdi_stream.errors import ConfigError, InputError
 from cdi_stream.operators.history import FILE_NAME
 from cdi_stream.refine.backlog import REQUESTS
 from cdi_stream.refine.inputs import INPUTS
-from cdi_stream.refine.queue import QUEUE
+from cdi_stream.refine.queue import PATIENCE_S, QUEUE
 from cdi_stream.refine.turn import orphan_lock
 
 DATABASES = (QUEUE, SPOOL, "catalog.db", "tables.db")
@@ -39,8 +39,9 @@ _PARTIAL = ".partial"
 def back_up(directory: Path, target: Path, *, keep: int, now: datetime | None = None) -> Path:
     """Copy queue, spool and catalog into a new folder of ``target``, and return that folder.
 
-    The copy is consistent although service and workers go on: each database is copied in one transaction.  Inputs are
-    copied before and after, so that every waiting job of the copy has its input.
+    The copy is consistent although service and workers go on: each database is copied in one transaction.  Most inputs
+    are copied before; the others are copied while nobody changes the queue, so that every waiting job of the copy has
+    its input, which is deleted only after the job has ended.
 
     Parameters
     ----------
@@ -65,10 +66,11 @@ def back_up(directory: Path, target: Path, *, keep: int, now: datetime | None = 
     part.mkdir(parents=True, mode=0o700)
     try:
         _copy_folders(directory, part)
-        for database in DATABASES:
-            if (directory / database).exists():
-                _copy_database(directory / database, part / database)
-        _copy_folders(directory, part)
+        with _unchanged(directory / QUEUE):
+            for database in DATABASES:
+                if (directory / database).exists():
+                    _copy_database(directory / database, part / database)
+            _copy_folders(directory, part)
         for file in FILES:
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy2(directory / file, part / file)
@@ -120,6 +122,21 @@ def restore(backup: Path, directory: Path) -> list[str]:
                 shutil.copy2(backup / name, directory / name)
         _flush(directory)
     return names
+
+
+@contextlib.contextmanager
+def _unchanged(queue: Path) -> Iterator[None]:
+    """Let nobody change a queue meanwhile: changes wait; raises `InputError` if the file is damaged."""
+    if not queue.exists():
+        yield
+        return
+    with contextlib.closing(sqlite3.connect(queue, timeout=PATIENCE_S, isolation_level=None)) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise InputError(f"{queue}: cannot be copied: {error}") from error
+        yield
+        db.execute("ROLLBACK")
 
 
 @contextlib.contextmanager

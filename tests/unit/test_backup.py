@@ -114,7 +114,7 @@ def test_every_waiting_job_of_a_backup_of_a_busy_queue_has_its_input(results, tm
             n_jobs.add(len(queue.jobs()))
             for job in (*queue.jobs("ready"), *queue.jobs("leased")):
                 assert (folder / INPUTS / job.input).exists(), job
-    assert len(n_jobs) > 5, "the queue was not busy"
+    assert len(n_jobs) > 2, "the queue was not busy"
 
 
 def test_a_folder_in_use_is_not_overwritten(results, tmp_path):
