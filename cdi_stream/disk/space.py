@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,14 +28,33 @@ class SpaceGuard:
         Free space below which the disk is nearly full [bytes].
     free
         Returns the free space on the disk of a folder [bytes].
+    every_s
+        Shortest time between two looks at the disk [s].
+    clock
+        Monotonic time [s].
     """
 
-    def __init__(self, folder: Path, least_bytes: int, free: Callable[[Path], int] = free_bytes) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        least_bytes: int,
+        free: Callable[[Path], int] = free_bytes,
+        every_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder, self._least_bytes, self._free = folder, least_bytes, free
+        self._every_s, self._clock = every_s, clock
         self._is_short = False
+        self._looked_s, self._problem = -math.inf, ""
 
     def problem(self) -> str:
         """Return a sentence while the disk is nearly full; else an empty text.  An unknown space counts as enough."""
+        if self._clock() - self._looked_s >= self._every_s:
+            self._looked_s, self._problem = self._clock(), self._look()
+        return self._problem
+
+    def _look(self) -> str:
+        """Look at the disk; return what `problem` says from now on."""
         try:
             n = self._free(self._folder)
         except OSError:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from cdi_stream.errors import CdiStreamError
+from cdi_stream.logs import about
 from cdi_stream.refine.claim import Claim, HeldClaim
 from cdi_stream.refine.engine import Outcome, Task
 from cdi_stream.refine.inputs import read_input
@@ -29,6 +30,11 @@ def compute(task: Task, wait_turn: Callable[[], None]) -> Outcome:
 
     ``wait_turn`` is called before each step; it raises `WorkerStopped` if the task must end.
     """
+    with about(task.spec["raw_uid"], task.spec["curve_index"]):
+        return _outcome(task, wait_turn)
+
+
+def _outcome(task: Task, wait_turn: Callable[[], None]) -> Outcome:
     try:
         spec = JobSpec.model_validate(task.spec)
         result = run_job(spec, task.method, read_input(task.input), wait_turn)

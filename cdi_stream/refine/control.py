@@ -74,7 +74,7 @@ def list_jobs(directory: Path, state: str | None = None, now: Callable[[], float
     """
     if state is not None and state not in STATES:
         raise InputError(f"state: expected one of {', '.join(STATES)}, got {state!r}")
-    with _queue(directory) as queue:
+    with open_queue(directory) as queue:
         return QueueList(counts=queue.counts(), jobs=tuple(_entry(job, now()) for job in queue.jobs(state)))
 
 
@@ -86,7 +86,7 @@ def raise_job(directory: Path, job: int) -> None:
     InputError
         If the folder has no queue, or the job is not ready.
     """
-    with _queue(directory) as queue:
+    with open_queue(directory) as queue:
         _require(queue.put_first(job), job, "ready")
 
 
@@ -98,7 +98,7 @@ def prioritise_job(directory: Path, job: int, priority: int) -> None:
     InputError
         If the folder has no queue, or the job is not ready.
     """
-    with _queue(directory) as queue:
+    with open_queue(directory) as queue:
         _require(queue.prioritise(job, priority), job, "ready")
 
 
@@ -110,7 +110,7 @@ def cancel_job(directory: Path, job: int) -> None:
     InputError
         If the folder has no queue, or the job is done, publishes its result, or is cancelled.
     """
-    with _queue(directory) as queue:
+    with open_queue(directory) as queue:
         _require(queue.cancel(job), job, "ready, leased or failed")
 
 
@@ -122,12 +122,13 @@ def retry_job(directory: Path, job: int) -> None:
     InputError
         If the folder has no queue, or the job is neither failed nor cancelled.
     """
-    with _queue(directory) as queue:
+    with open_queue(directory) as queue:
         _require(queue.retry(job), job, "failed or cancelled")
 
 
 @contextlib.contextmanager
-def _queue(directory: Path) -> Iterator[Queue]:
+def open_queue(directory: Path) -> Iterator[Queue]:
+    """Open the queue in a results folder; raises `InputError` if the folder has none."""
     path = directory.resolve() / QUEUE
     if not path.exists():
         raise InputError(f"{path} does not exist: no service with this configuration has queued a refinement yet")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from cdi_stream.errors import InputError
-from cdi_stream.refine.control import cancel_job, raise_job, retry_job
-from cdi_stream.refine.queue import QUEUE, Job, Queue
+from cdi_stream.refine.control import cancel_job, open_queue, raise_job, retry_job
+from cdi_stream.refine.queue import Job
 
 _ORDER = ("leased", "ready", "computed", "failed", "cancelled", "done")
 _CHANGES = {"raise": raise_job, "cancel": cancel_job, "retry": retry_job}
@@ -35,13 +35,11 @@ class QueueDesk:
         return True
 
     def _jobs(self) -> list[Job]:
-        if not (self._directory / QUEUE).exists():
-            return []
-        queue = Queue(self._directory / QUEUE)
         try:
-            return list(queue.jobs(None))
-        finally:
-            queue.close()
+            with open_queue(self._directory) as queue:
+                return queue.jobs()
+        except InputError:
+            return []
 
 
 def _place(job: Job) -> tuple[int, int, int]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cdi_stream.disk.result_folder import ResultFolder
-from cdi_stream.refine.queue import NamedDocument
+from cdi_stream.refine.inputs import INPUTS
+from cdi_stream.refine.queue import Job, NamedDocument
 
 ENGINE_GROUP = "cdi_stream.engine"
 """Group of entry points of the engines."""
@@ -41,6 +42,13 @@ class Task:
     spec: Mapping[str, Any]
     input: Path
     results: ResultFolder
+
+    @classmethod
+    def of(cls, job: Job, directory: Path, results: ResultFolder) -> Task:
+        """Return the task of a job of the queue in a folder."""
+        return cls(
+            job_id=job.id, method=job.method, spec=job.spec, input=directory / INPUTS / job.input, results=results
+        )
 
 
 Fate = Literal["computed", "failed", "returned", "unwritten", "died"]

@@ -35,6 +35,9 @@ MAX_ATTEMPTS = 3
 REST_S = 60.0
 """Time [s] that a worker takes no job after an error of the disk."""
 
+SPACE_EVERY_S = 1.0
+"""Time [s] between two looks at the free space of the disk; a job asks before each of its steps."""
+
 WAIT_S = 0.5
 """Longest time [s] that a worker waits for the end of a job before it looks after the rest."""
 
@@ -111,7 +114,7 @@ class Worker:
         self._jobs: dict[int, Job] = {}
         self._renewed_s: dict[int, float] = {}
         self._rest_until_s = 0.0
-        self._guard = SpaceGuard(settings.directory, settings.least_free_bytes)
+        self._guard = SpaceGuard(settings.directory, settings.least_free_bytes, every_s=SPACE_EVERY_S)
         self._beat = Beat(heartbeat_file(settings.directory, os.getpid()))
 
     def step(self) -> bool:
@@ -156,15 +159,7 @@ class Worker:
             if self._is_hopeless(job):
                 continue
             self._jobs[job.id], self._renewed_s[job.id] = job, time.monotonic()
-            self._engine.submit(
-                Task(
-                    job_id=job.id,
-                    method=job.method,
-                    spec=job.spec,
-                    input=self._settings.directory / INPUTS / job.input,
-                    results=self._settings.results,
-                )
-            )
+            self._engine.submit(Task.of(job, self._settings.directory, self._settings.results))
 
     def _is_hopeless(self, job: Job) -> bool:
         """Return whether too many workers died over a job, which then fails."""

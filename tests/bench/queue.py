@@ -35,9 +35,8 @@ from cdi_stream.processes import processes
 from cdi_stream.refine import compute as compute_module
 from cdi_stream.refine.compute import compute, lower_priority
 from cdi_stream.refine.engine import EngineSettings, Task
-from cdi_stream.refine.inputs import INPUTS
 from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
-from cdi_stream.refine.queue import QUEUE, Job, Queue
+from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import Turn, UrgentLock
 from cdi_stream.refine.worker import Worker, WorkerSettings
 from cdi_stream_plugins.engines.dask import DaskEngine
@@ -50,17 +49,6 @@ N_VOXELS = 32
 """A job of about two seconds on one core."""
 
 SPAWN = multiprocessing.get_context("spawn")
-
-
-def task_of(directory: Path, job: Job) -> Task:
-    """The task of a job in a folder."""
-    return Task(
-        job_id=job.id,
-        method=job.method,
-        spec=job.spec,
-        input=directory / INPUTS / job.input,
-        results=ResultFolder(base=directory),
-    )
 
 
 # --- durable enqueues -----------------------------------------------------------------------------------------
@@ -168,7 +156,7 @@ def measure_throughput(directory: Path, n_jobs: int, n_rounds: int) -> dict[str,
     bare_folder, dask_folder = made(directory / "bare"), made(directory / "dask")
     enqueue_jobs(bare_folder, range(n_jobs), RECIPE, N_VOXELS)
     with contextlib.closing(Queue(bare_folder / QUEUE)) as queue:
-        tasks = [task_of(bare_folder, job) for job in queue.jobs()]
+        tasks = [Task.of(job, bare_folder, ResultFolder(base=bare_folder)) for job in queue.jobs()]
     bare, ours, costs = [], [], []
     with ProcessPoolExecutor(N_WORKERS, mp_context=SPAWN) as pool, dask_worker(dask_folder) as (queue, worker, pids):
         for number in range(n_rounds + 1):
@@ -218,7 +206,7 @@ def measure_preemption(directory: Path, method: str, n: int, n_times: int) -> di
     """Delays [ms] from the lock of the live path to the pause of a process that refines n x n x n voxels."""
     enqueue_jobs(directory, range(1), "30*ER", n)
     with contextlib.closing(Queue(directory / QUEUE)) as queue:
-        task = replace(task_of(directory, queue.jobs()[0]), method=method)
+        task = replace(Task.of(queue.jobs()[0], directory, ResultFolder(base=directory)), method=method)
     task = replace(task, spec=task.spec | {"settings": task.spec["settings"] | {"budget_s": 20.0}})
     looked_s, cpu_s = (SPAWN.Value("d", 0.0, lock=False) for _ in range(2))
     child = SPAWN.Process(target=endless_process, args=(directory, task, looked_s, cpu_s), daemon=True)

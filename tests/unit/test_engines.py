@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
+import logging
 import os
 import signal
 import time
@@ -14,10 +17,10 @@ import pytest
 from distributed import LocalCluster
 
 from cdi_stream.disk.result_folder import ResultFolder
+from cdi_stream.logs import JsonFormatter
 from cdi_stream.refine.claim import claim_of, new_claim
 from cdi_stream.refine.compute import RemoteTask, compute_remote, machine_name
 from cdi_stream.refine.engine import EngineSettings, Task
-from cdi_stream.refine.inputs import INPUTS
 from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import UrgentLock
 from cdi_stream_plugins.engines import dask as dask_module
@@ -43,13 +46,7 @@ def task(directory):
     enqueue_jobs(directory, range(1), "3*ER")
     with contextlib.closing(Queue(directory / QUEUE)) as queue:
         (job,) = queue.jobs()
-    return Task(
-        job_id=job.id,
-        method=job.method,
-        spec=job.spec,
-        input=directory / INPUTS / job.input,
-        results=ResultFolder(base=directory),
-    )
+    return Task.of(job, directory, ResultFolder(base=directory))
 
 
 def long(task):
@@ -111,6 +108,24 @@ def test_a_job_is_computed_and_only_its_documents_travel(engine, task, directory
         assert np.abs(file["entry/data/crystal"][()]).max() > 0
     assert engine.n_free() == 1
     assert not claim_of(directory, task.job_id).exists()
+
+
+def test_the_log_of_a_job_names_its_run_and_curve(local_engine, task, monkeypatch):
+    def break_down(*_):
+        raise ZeroDivisionError("no reason")
+
+    monkeypatch.setattr("cdi_stream.refine.compute.run_job", break_down)
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger("cdi_stream").addHandler(handler)
+    try:
+        assert outcome_of(local_engine, task).fate == "failed"
+    finally:
+        logging.getLogger("cdi_stream").removeHandler(handler)
+    (line,) = handler.stream.getvalue().splitlines()
+    entry = json.loads(line)
+    assert (entry["level"], entry["run"], entry["curve_index"]) == ("error", task.spec["raw_uid"], 0)
+    assert "ZeroDivisionError" in entry["exception"]
 
 
 def test_a_job_that_cannot_be_computed_says_why(engine, task):

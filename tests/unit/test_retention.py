@@ -78,6 +78,15 @@ def test_a_disk_that_is_nearly_full_is_short_until_a_quarter_more_is_free(tmp_pa
     assert "nearly full, 1.0 GB are free: refinement waits until 2.5 GB are free" in guard.problem()
 
 
+def test_the_disk_is_looked_at_no_more_often_than_asked(tmp_path):
+    looks, clock_s = [], [0.0]
+    free = lambda _: looks.append(1) or 10**12  # noqa: E731
+    guard = SpaceGuard(tmp_path, 1000, free, every_s=1.0, clock=lambda: clock_s[0])
+    for clock_s[0] in (0.0, 0.4, 0.9, 1.0, 1.5, 2.0):
+        assert guard.problem() == ""
+    assert len(looks) == 3
+
+
 def test_the_space_of_the_real_disk_is_read(tmp_path):
     assert SpaceGuard(tmp_path, 1000).problem() == ""
     assert "nearly full" in SpaceGuard(tmp_path, 1 << 62).problem()

@@ -125,6 +125,7 @@ def test_a_worker_that_must_end_leaves_its_job_as_it_was(place):
 
 def test_refinement_stops_while_the_disk_is_nearly_full_and_goes_on_by_itself(place, monkeypatch):
     free = [10e9]
+    monkeypatch.setattr(worker_module, "SPACE_EVERY_S", 0.0)
     monkeypatch.setattr("cdi_stream.disk.space.shutil.disk_usage", lambda _: SimpleNamespace(free=int(free[0])))
     enqueue_jobs(place.folder, range(1), "50*ER")
     engine = ClusterEngine()
