@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -90,6 +90,16 @@ class ResultFolder:
             shutil.chown(folder, group=self.group)
         if self.mode is not None:
             os.chmod(folder, self.mode)  # noqa: PTH101 - mkdir's own mode is cut by the umask
+
+
+def result_files(folder: Path, stages: Collection[str]) -> Iterator[tuple[Path, str]]:
+    """Yield the result files of some stages in a folder and its subfolders, each with its stage."""
+    endings = {f"_{stage}.h5": stage for stage in stages}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            ending = f"_{name.rpartition('_')[2]}"
+            if ending in endings:
+                yield Path(place) / name, endings[ending]
 
 
 def _name(value: object) -> str:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from cdi_stream.disk.result_folder import result_files
+
 logger = logging.getLogger(__name__)
 
 EVERY_S = 3600.0
@@ -50,10 +52,9 @@ class Retention:
         return n_deleted
 
     def _old_files(self) -> Iterator[Path]:
-        for stage, days in self._days.items():
-            for path in self._folder.rglob(f"*_{stage}.h5"):
-                if self._wall_clock() - _changed_s(path, self._wall_clock()) > days * _DAY_S:
-                    yield path
+        for path, stage in result_files(self._folder, self._days):
+            if self._wall_clock() - _changed_s(path, self._wall_clock()) > self._days[stage] * _DAY_S:
+                yield path
 
 
 def _changed_s(path: Path, otherwise_s: float) -> float:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-logger = logging.getLogger(__name__)
+from cdi_stream.disk.result_folder import result_files
+from cdi_stream.operators.feed import STAGES
 
-STAGES = ("preview", "inference", "reconstruction", "refinement")
-"""Stages of a result, from the first to the last."""
+logger = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
 """Shortest time [s] between two looks into the folder."""
@@ -114,68 +113,65 @@ class Archive:
         self._lock = threading.Lock()
         self._looked_s = -math.inf
         self._files: dict[Path, tuple[int, ArchivedResult | None]] = {}
+        self._found: dict[str, ArchivedScan] = {}
 
     def scans(self, *, verdict: str | None = None, text: str = "") -> list[ArchivedScan]:
         """Return the scans with a verdict that have a text in uid, number, sample, plan or motors, newest first."""
-        found = (scan for scan in self._scans() if verdict in (None, scan.newest.verdict) and _has(scan, text))
+        scans = self._scans().values()
+        found = (scan for scan in scans if verdict in (None, scan.newest.verdict) and _has(scan, text))
         return sorted(found, key=lambda scan: scan.time_s, reverse=True)
 
     def scan(self, uid: str) -> ArchivedScan | None:
         """Return the scan of a raw run; None if there is none."""
-        return next((scan for scan in self._scans() if scan.uid == uid), None)
+        return self._scans().get(uid)
 
-    def _scans(self) -> list[ArchivedScan]:
-        by_uid: dict[str, list[ArchivedResult]] = {}
-        for result in self._results():
-            by_uid.setdefault(result.raw_uid, []).append(result)
-        return [
-            ArchivedScan(uid=uid, results=tuple(sorted(results, key=lambda result: result.time_s)))
-            for uid, results in by_uid.items()
-        ]
-
-    def _results(self) -> list[ArchivedResult]:
-        """Look for new, changed and deleted files; return all results."""
+    def _scans(self) -> dict[str, ArchivedScan]:
+        """Look for new, changed and deleted files; return all scans by the uid of the raw run."""
         with self._lock:
             if self._clock() - self._looked_s >= REFRESH_S:
                 self._files = dict(self._looked_up())
+                self._found = _by_run(result for _, result in self._files.values() if result is not None)
                 self._looked_s = self._clock()
-            return [result for _, result in self._files.values() if result is not None]
+            return self._found
 
     def _looked_up(self) -> Iterator[tuple[Path, tuple[int, ArchivedResult | None]]]:
         """Yield each file with its time and its result; known files are not opened."""
-        for path in _files_in(self.folder):
+        for path, stage in result_files(self.folder, STAGES):
             try:
                 changed_ns = path.stat().st_mtime_ns
             except OSError:
                 continue  # deleted meanwhile
             known = self._files.get(path)
             if known is None or known[0] != changed_ns:
-                known = changed_ns, _read(path, changed_ns / 1e9)
+                known = changed_ns, _read(path, stage, changed_ns / 1e9)
             yield path, known
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
-    """Yield the result files in a folder and its subfolders."""
-    endings = tuple(f"_{stage}.h5" for stage in STAGES)
-    for place, _, names in os.walk(folder):
-        yield from (Path(place) / name for name in names if name.endswith(endings))
+def _by_run(results: Iterable[ArchivedResult]) -> dict[str, ArchivedScan]:
+    """Return the scans of results by the uid of the raw run."""
+    by_uid: dict[str, list[ArchivedResult]] = {}
+    for result in sorted(results, key=lambda result: result.time_s):
+        by_uid.setdefault(result.raw_uid, []).append(result)
+    return {uid: ArchivedScan(uid=uid, results=tuple(results)) for uid, results in by_uid.items()}
 
 
-def _read(path: Path, time_s: float) -> ArchivedResult | None:
+def _read(path: Path, stage: str, time_s: float) -> ArchivedResult | None:
     """Return the result in a file; None if it cannot be read, or names no raw run."""
     try:
         with h5py.File(path, "r") as file:
             about, numbers = dict(file["entry"].attrs), dict(file["entry/cdi_stream"].attrs)
-        return _result(path, about, numbers, time_s)
+        return _result(path, stage, about, numbers, time_s)
     except (OSError, KeyError, ValueError, TypeError) as error:
         logger.warning("%s is left out of the history: %s", path, error)
         return None
 
 
-def _result(path: Path, about: Mapping[str, object], numbers: Mapping[str, object], time_s: float) -> ArchivedResult:
+def _result(
+    path: Path, stage: str, about: Mapping[str, object], numbers: Mapping[str, object], time_s: float
+) -> ArchivedResult:
     return ArchivedResult(
         path=path,
-        stage=path.stem.rpartition("_")[2],
+        stage=stage,
         run_uid=str(about.get("run_uid", "")),
         curve_index=_whole(numbers["curve_index"]) or 0,
         raw_uid=str(about["raw_uid"]),

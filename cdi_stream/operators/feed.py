@@ -48,6 +48,9 @@ from cdi_stream.messages import Crystal, CurveProgress, FrameAccount, RunContext
 SCHEMA = "cdi_stream feed 1"
 """Name and version of the format, in each header."""
 
+STAGES = ("preview", "inference", "reconstruction", "refinement")
+"""Stages of a result, from the first to the last."""
+
 MAX_SIDE = 256
 """Largest side of a frame in the feed [pixels]; larger frames are reduced."""
 

@@ -19,7 +19,7 @@ from cdi_stream.documents.curve import secure
 from cdi_stream.errors import ConfigError, WireError
 from cdi_stream.operators.binary import to_bytes
 from cdi_stream.operators.client import QUEUE_LENGTH, Client, client_to_displace
-from cdi_stream.operators.feed import FeedMessage, unpack
+from cdi_stream.operators.feed import STAGES, FeedMessage, unpack
 from cdi_stream.operators.history import Results
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,6 @@ SILENT_MS = 5000
 
 READY_S = 5.0
 """Age [s] of the feed above which the dashboard is not ready; the service publishes its state every second."""
-
-STAGES = ("preview", "inference", "reconstruction", "refinement")
-"""Stages of a result."""
 
 KINDS = ("progress", "frame", "result", "state")
 """Kinds of messages."""
