@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from cdi_stream import addresses
 from cdi_stream.addresses import CurveKeys
-from cdi_stream.config.section import Section, require_plugin
+from cdi_stream.config.section import Section, require_both, require_plugin
 from cdi_stream.config.values import BusPeer, Name, Prefix
 
 
@@ -55,8 +55,7 @@ class BusConfig(Section):
 
     @model_validator(mode="after")
     def _both_keys(self) -> Self:
-        if (self.curve_secret is None) != (self.curve_server is None):
-            raise ValueError("expected curve_secret and curve_server together, got one of them")
+        require_both(curve_secret=self.curve_secret, curve_server=self.curve_server)
         return self
 
     @property

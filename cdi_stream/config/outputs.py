@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 
 from cdi_stream import addresses
 from cdi_stream.addresses import CurveKeys
-from cdi_stream.config.section import Section, in_words
+from cdi_stream.config.section import Section, in_words, require_both
 from cdi_stream.config.values import (
     Address,
     Bytes,
@@ -195,8 +195,7 @@ class FeedConfig(Section):
 
     @model_validator(mode="after")
     def _both_keys(self) -> Self:
-        if (self.curve_secret is None) != (self.curve_server is None):
-            raise ValueError("expected curve_secret and curve_server together, got one of them")
+        require_both(curve_secret=self.curve_secret, curve_server=self.curve_server)
         return self
 
     @property

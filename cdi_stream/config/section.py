@@ -29,3 +29,9 @@ def in_words(read: Any, value: Any) -> Any:
         return read(value)
     except (ConfigError, GeometryError, PluginError) as error:
         raise ValueError(str(error)) from error
+
+
+def require_both(**keys: object) -> None:
+    """Raise `ValueError` if one of two keys has a value and the other has none."""
+    if len({value is None for value in keys.values()}) > 1:
+        raise ValueError(f"expected {' and '.join(keys)} together, got one of them")

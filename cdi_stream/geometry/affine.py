@@ -57,6 +57,11 @@ class AffineMap:
         result: Floats = 2 * np.pi * np.linalg.inv(self.bq).T / np.array(self.shape)
         return result
 
+    def index_at(self, places_m: Floats) -> Floats:
+        """Return the indices, ``(3, n)`` with fractions, of places in the crystal ``(n, 3)`` [m]; r = 0 is at N//2."""
+        index: Floats = np.linalg.solve(self.br, places_m.T) + (np.array(self.shape) // 2)[:, None]
+        return index
+
     @property
     def voxel_volume_m3(self) -> float:
         """Volume of a real-space voxel [m^3]."""

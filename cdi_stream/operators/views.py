@@ -52,11 +52,17 @@ class CrystalViews:
         return lattice_of(self.stored) if self.stored.affine.q0.any() else None
 
     @cached_property
+    def unit_phase(self) -> complex:
+        """Factor of modulus 1 that takes the mean phase of the crystal to zero."""
+        factor: complex = np.exp(-1j * np.angle(self.stored.density.sum(where=self.stored.support > 0)))
+        return factor
+
+    @cached_property
     def maps(self) -> dict[str, Floats]:
         """Maps by quantity, on the voxels of the crystal; NaN outside the crystal."""
         density, inside = self.stored.density, self.stored.support > 0
         amplitude = np.abs(density) / max(float(np.abs(density).max()), 1e-30)
-        phase = np.angle(density * np.exp(-1j * np.angle(density.sum(where=inside))))
+        phase = np.angle(density * self.unit_phase)
         maps = {"amplitude": amplitude, "phase": np.where(inside, phase, np.nan)}
         if self.lattice is not None:
             maps |= {"displacement": self.lattice.displacement_m * 1e9, "strain": self.lattice.strain}
@@ -149,11 +155,9 @@ class CrystalViews:
 
     def _phase_at(self, places_m: Floats) -> Floats:
         """Return the phase at places in the laboratory, relative to the mean phase [rad]."""
-        density, affine = self.stored.density, self.stored.affine
-        index = np.linalg.solve(affine.br, places_m.T) + (np.array(affine.shape) // 2)[:, None]
-        mean = np.exp(-1j * np.angle(density.sum(where=self.stored.support > 0)))
+        density, index = self.stored.density, self.stored.affine.index_at(places_m)
         parts = [map_coordinates(part, index, order=1) for part in (density.real, density.imag)]
-        result: Floats = np.angle((parts[0] + 1j * parts[1]) * mean)
+        result: Floats = np.angle((parts[0] + 1j * parts[1]) * self.unit_phase)
         return result
 
 

@@ -121,7 +121,7 @@ def _vertex_normals(vertices: Floats, triangles: Triangles) -> Floats:
 
 def _interpolate(field: Floats, affine: AffineMap, places_m: Floats) -> Floats:
     """Return the trilinear interpolation of the finite values of a field at each place; NaN if there is none."""
-    index = np.linalg.solve(affine.br, places_m.T) + (np.array(affine.shape) // 2)[:, None]
+    index = affine.index_at(places_m)
     weight = map_coordinates(np.isfinite(field).astype(float), index, order=1)
     value = map_coordinates(np.nan_to_num(field), index, order=1)
     result: Floats = np.divide(value, weight, out=np.full(weight.shape, np.nan), where=weight > 1e-6)

@@ -131,3 +131,10 @@ def test_the_lab_grid_stands_on_the_origin_of_its_source():
     np.testing.assert_array_equal(grid.q((4, 5, 6)), Q0)
     np.testing.assert_array_equal(grid.sample_to_lab, source.sample_to_lab)
     assert grid.handedness == -1
+
+
+def test_a_place_in_the_crystal_has_the_index_whose_steps_lead_there():
+    source = affine()
+    index = np.array([[0.0, 1.5, 6.0], [2.0, 2.0, 3.0]])
+    places_m = sum((index[:, [axis]] - (2, 2, 3)[axis]) * source.br[:, axis] for axis in range(3))
+    np.testing.assert_allclose(source.index_at(places_m).T, index, atol=1e-9)
