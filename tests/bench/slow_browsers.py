@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import json
-import os
-import re
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,7 +22,7 @@ import numpy as np
 from cdi_stream.documents.tiled_server import free_port
 from sim_beamline.scan import recorded_scan
 from tests.system.beamline import TestBeamline, beamline
-from tests.system.browser import DASHBOARD, is_up, wait_until
+from tests.system.browser import dashboard_process, feed_request, memory_mib
 
 READ_BYTES, READ_EVERY_S = 2048, 0.5
 
@@ -37,11 +32,7 @@ async def read_slowly(port: int, stopped: threading.Event) -> None:
     while not stopped.is_set():
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=READ_BYTES)
-            key = base64.b64encode(os.urandom(16)).decode()
-            upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
-            writer.write(
-                f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\n{upgrade}\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
-            )
+            writer.write(feed_request("127.0.0.1"))
             while not stopped.is_set() and await reader.read(READ_BYTES):
                 await asyncio.sleep(READ_EVERY_S)
             writer.close()
@@ -64,26 +55,6 @@ def browsers(port: int, n: int) -> Iterator[None]:
     finally:
         stopped.set()
         thread.join(10)
-
-
-def memory_mib(pid: int, name: str) -> float:
-    """Return the memory of a process by its name in ``/proc`` [MiB]."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
-
-
-@contextlib.contextmanager
-def dashboard(folder: Path, feed: str, port: int) -> Iterator[int]:
-    """The dashboard in a process of its own; yields its number."""
-    command = [sys.executable, "-c", DASHBOARD, feed, str(port), "", str(folder / "history.json"), ""]
-    process = subprocess.Popen(command)
-    try:
-        wait_until(lambda: is_up(f"http://127.0.0.1:{port}"))
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def measured(line: TestBeamline, n_curves: int, pause_s: float) -> dict[str, object]:
@@ -110,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--pause", type=float, default=2.0, help="between curves [s]")
     options = parser.parse_args()
-    feed, port = f"tcp://127.0.0.1:{free_port()}", free_port()
+    feed = f"tcp://127.0.0.1:{free_port()}"
     found: dict[str, list[object]] = {"without": [], "with": []}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -118,7 +89,8 @@ def main() -> None:
         line = stack.enter_context(beamline(folder, recorded_scan("plain"), table, has_tiled=False))
         line.start_service()
         line.start_detector()
-        pid = stack.enter_context(dashboard(folder, feed, port))
+        uri, pid = stack.enter_context(dashboard_process(folder, feed))
+        port = int(uri.rpartition(":")[2])
         measured(line, 1, options.pause)
         before = memory_mib(pid, "VmRSS")
         for _ in range(options.rounds):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,6 +100,21 @@ def dashboard(
     results: Path | None = None,
 ) -> Iterator[str]:
     """The dashboard in a process of its own; yields its address.  ``is_killed`` ends it by SIGKILL."""
+    with dashboard_process(directory, endpoint, port, token, is_killed=is_killed, results=results) as (uri, _):
+        yield uri
+
+
+@contextlib.contextmanager
+def dashboard_process(
+    directory: Path,
+    endpoint: str,
+    port: int = 0,
+    token: str = "",
+    *,
+    is_killed: bool = False,
+    results: Path | None = None,
+) -> Iterator[tuple[str, int]]:
+    """The dashboard in a process of its own; yields its address, and the number of the process."""
     port = port or free_port()
     places = [endpoint, str(port), token, str(directory / FILE_NAME), str(results or "")]
     command = [sys.executable, "-W", "error", "-c", DASHBOARD, *places]
@@ -107,7 +125,7 @@ def dashboard(
         uri = f"http://127.0.0.1:{port}"
         wait_until(lambda: process.poll() is not None or is_up(uri), 300, "the dashboard")
         assert process.poll() is None, log.read_text()
-        yield uri
+        yield uri, process.pid
     finally:
         (process.kill if is_killed else process.terminate)()
         try:
@@ -115,6 +133,20 @@ def dashboard(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def memory_mib(pid: int, name: str = "VmHWM") -> float:
+    """Memory of a process by its name in ``/proc`` [MiB]; by default the largest so far."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def feed_request(host: str, query: str = "") -> bytes:
+    """Request that opens the web socket of the feed."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
+    return f"GET /ws{query} HTTP/1.1\r\nHost: {host}\r\n{upgrade}\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
 
 
 def is_up(uri: str) -> bool:

@@ -14,15 +14,13 @@ import json
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
-import uvicorn
 
-from cdi_stream.operators.app import DashboardSettings, make_app, server_config
 from cdi_stream.operators.session import COOKIE, CSRF_HEADER
 from tests.unit.test_archive import publish
+from tests.unit.test_dashboard import JobsOfTest, served
 
 TOKEN = "the token of this run"
 METHODS = ("GET", "GET", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
@@ -37,22 +35,6 @@ WORDS = (
     "null", "NaN", "1e400", "z", "strain", "reconstruction", "good", "a" * 300, "%ff", "true", "[]",
 )  # fmt: skip
 NAMES = ("verdict", "q", "limit", "offset", "axis", "quantity", "index", "stage", "curve", "token", "since", "hub")
-
-
-class JobsOfRequests:
-    """A queue of jobs 1 to 3 that notes each change."""
-
-    def __init__(self) -> None:
-        self.changes: list[tuple[int, str]] = []
-
-    def jobs(self, limit: int) -> list[Mapping[str, object]]:
-        """Return no job."""
-        return []
-
-    def change(self, job_id: int, action: str) -> bool | None:
-        """Note a change."""
-        self.changes.append((job_id, action))
-        return True
 
 
 def path_of(rng: random.Random) -> str:
@@ -107,20 +89,12 @@ async def send(host: str, n: int, seed: int) -> Counter[tuple[str, int]]:
 async def measure(n: int, seed: int) -> dict[str, object]:
     """Serve a dashboard, send the requests, and return what came of them."""
     with tempfile.TemporaryDirectory() as name:
-        folder, jobs = Path(name), JobsOfRequests()
+        folder, jobs = Path(name), JobsOfTest()
         for number, raw in enumerate(("run-a", "run-b")):
             publish(folder, raw, number, ["reconstruction"], 1000.0)
         before = sorted(path.name for path in folder.rglob("*"))
-        settings = DashboardSettings(feed="tcp://127.0.0.1:9", token=TOKEN, results=folder, jobs=jobs)
-        server = uvicorn.Server(server_config(make_app(settings), "127.0.0.1", 0))
-        task = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        try:
-            found = await send(f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", n, seed)
-        finally:
-            server.should_exit = True
-            await task
+        async with served("tcp://127.0.0.1:9", token=TOKEN, results=folder, jobs=jobs) as host:
+            found = await send(host, n, seed)
         after = sorted(path.name for path in folder.rglob("*"))
     return {
         "requests": n,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -544,15 +545,24 @@ def results(tmp_path):
     return folder
 
 
-def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
+@contextlib.contextmanager
+def with_archive(directory, results, scheme=None):
+    """The page of a dashboard with a results folder; yields what feeds the page, and the page."""
     with (
         source() as service,
-        dashboard(tmp_path, service.endpoint, results=results) as uri,
-        browser(tmp_path) as chrome,
+        dashboard(directory, service.endpoint, results=results) as uri,
+        browser(directory) as chrome,
     ):
-        page = Page(chrome, tmp_path)
+        page = Page(chrome, directory)
+        if scheme is not None:
+            page.prefer(scheme)
         chrome.get(uri)
         service.wait_for_listener()
+        yield service, page
+
+
+def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
+    with with_archive(tmp_path, results) as (service, page):
         service.send(state())
         page.wait_for("#scans", "scan 55")
         assert page.text("#scans").strip().startswith("scan 55")
@@ -575,7 +585,7 @@ def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
         wait_until(lambda: page.chrome.find_elements("id", "strain-z"), 20, "slices of the strain")
         middle = page.pixels("amplitude-z")
         move = "arguments[0].value = 38; arguments[0].dispatchEvent(new Event('input'))"
-        chrome.execute_script(move, chrome.find_element("css selector", '#slices input[data-axis="z"]'))
+        page.chrome.execute_script(move, page.chrome.find_element("css selector", '#slices input[data-axis="z"]'))
         wait_until(lambda: not np.array_equal(page.pixels("amplitude-z"), middle), 20, "another slice")
         assert "counts" in page.text("#rocking")
         service.send(state())
@@ -591,7 +601,7 @@ def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
         page.wait_for("#history-note", "1 scan")
         choose(page, "filter", "")
         page.wait_for("#history-note", "2 scans")
-        for box in chrome.find_elements("css selector", "#scans input"):
+        for box in page.chrome.find_elements("css selector", "#scans input"):
             box.click()
         wait_until(lambda: is_drawn(page, "compare-0") and is_drawn(page, "compare-1"), 60, "two surfaces")
         assert page.text("#compare-names").split() == ["scan", "55", "scan", "54"]
@@ -599,14 +609,7 @@ def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
 
 
 def test_a_new_result_changes_surface_and_history(tmp_path, results):
-    with (
-        source() as service,
-        dashboard(tmp_path, service.endpoint, results=results) as uri,
-        browser(tmp_path) as chrome,
-    ):
-        page = Page(chrome, tmp_path)
-        chrome.get(uri)
-        service.wait_for_listener()
+    with with_archive(tmp_path, results) as (service, page):
         page.wait_for("#surface-note", "no result yet")
         service.send(result("reconstruction", curve=0, fields={"frame_sums": [1, 5, 2]}))
         wait_until(lambda: is_drawn(page), 60, "the surface")
@@ -619,25 +622,17 @@ def test_a_new_result_changes_surface_and_history(tmp_path, results):
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_the_page_has_no_serious_barrier(tmp_path, results, scheme):
-    with (
-        source() as service,
-        dashboard(tmp_path, service.endpoint, results=results) as uri,
-        browser(tmp_path) as chrome,
-    ):
-        page = Page(chrome, tmp_path)
-        page.prefer(scheme)
-        chrome.get(uri)
-        service.wait_for_listener()
+    with with_archive(tmp_path, results, scheme) as (service, page):
         service.send(state(malformed=3))
         service.send(progress(20, (3,)))
         service.send(frame(20, (30, 150)))
         service.send(result("reconstruction", "doubtful", ("two crystals",), curve=0))
         page.wait_for("#badge", "DOUBTFUL")
         page.wait_for("#scans", "scan 55")
-        for box in chrome.find_elements("css selector", "#scans input"):
+        for box in page.chrome.find_elements("css selector", "#scans input"):
             box.click()
-        chrome.execute_script(AXE.read_text(encoding="utf-8"))
-        found = chrome.execute_async_script("axe.run().then(({violations}) => arguments[0](violations))")
+        page.chrome.execute_script(AXE.read_text(encoding="utf-8"))
+        found = page.chrome.execute_async_script("axe.run().then(({violations}) => arguments[0](violations))")
         serious = [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found if one["impact"] in BAD]
         assert serious == []
 

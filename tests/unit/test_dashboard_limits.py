@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import os
-import re
 import subprocess
 import sys
 import time
@@ -20,7 +17,18 @@ from websockets.exceptions import ConnectionClosed
 from cdi_stream.operators import connection
 from cdi_stream.operators.client import Client, client_to_displace
 from cdi_stream.operators.hub import MAX_CLIENTS, READY_S, Hub
-from tests.system.browser import DASHBOARD, free_port, is_up, progress, result, source, state, wait_until
+from tests.system.browser import (
+    DASHBOARD,
+    feed_request,
+    free_port,
+    is_up,
+    memory_mib,
+    progress,
+    result,
+    source,
+    state,
+    wait_until,
+)
 from tests.unit.test_dashboard import drained, health, parts, read, run, until
 
 MIB = 1 << 20
@@ -34,9 +42,7 @@ async def opened(host):
 async def silent_web_socket(host, query=""):
     """Return a web socket that is open and then neither reads nor answers."""
     reader, writer = await opened(host)
-    key = base64.b64encode(os.urandom(16)).decode()
-    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
-    writer.write(f"GET /ws{query} HTTP/1.1\r\nHost: {host}\r\n{upgrade}\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+    writer.write(feed_request(host, query))
     assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
     return reader, writer
 
@@ -178,10 +184,6 @@ def test_of_too_many_waiting_connections_the_oldest_goes(monkeypatch):
                 writer.close()
 
     run(scenario)
-
-
-def memory_mib(pid):
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
