@@ -185,6 +185,7 @@ def _act(faults: Faults, at_middle: Callable[[], None]) -> Callable[[], None]:
     """Return what happens at the middle point: the act of the caller, and the abort if it is one of the faults."""
 
     def act() -> None:
+        """Act at the middle point."""
         at_middle()
         if "abort" in faults.names:
             raise RequestAbort

@@ -25,6 +25,7 @@ def after_frames(_: Points, __: Random) -> DocumentStage:
     held: list[NamedDocument] = []
 
     def stage(named: NamedDocument) -> Iterable[NamedDocument]:
+        """Hold a document; return all held documents at the stop document."""
         held.append(named)
         if named[0] != "stop":
             return ()
@@ -38,10 +39,12 @@ def wrong_clock(error_s: float) -> Callable[[Points, Random], DocumentStage]:
     """Return the maker of a stage that puts the times of documents off by ``error_s`` [s], from the first point hit."""
 
     def make(points: Points, _: Random) -> DocumentStage:
+        """Return the stage for some points."""
         number = _PointNumber()
         is_wrong = 0 in points
 
         def stage(named: NamedDocument) -> Iterable[NamedDocument]:
+            """Return a document, with wrong times from the first point hit."""
             nonlocal is_wrong
             is_wrong = is_wrong or number.of(named) in points
             name, doc = named

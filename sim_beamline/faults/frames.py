@@ -60,6 +60,7 @@ def corrupt(points: Points, rng: Random) -> FrameStage:
     """Return a stage that overwrites 16 bytes of the images of some points, anywhere in the largest part."""
 
     def overwrite(blob: bytes) -> bytes:
+        """Return the bytes with 16 of them replaced."""
         place = rng.randrange(len(blob) - 16)
         return blob[:place] + rng.randbytes(16) + blob[place + 16 :]
 
@@ -70,6 +71,7 @@ def flip(points: Points, rng: Random) -> FrameStage:
     """Return a stage that flips one high bit in some pixels of the images of some points; they still decode."""
 
     def spoil(message: Sending) -> Iterable[Sending]:
+        """Return an image with a bit flipped in one pixel of a hundred."""
         assert message.pixels is not None
         pixels = message.pixels.copy()
         chosen = rng.sample(range(pixels.size), pixels.size // 100)
@@ -93,9 +95,11 @@ def stall(delay_s: float) -> Callable[[Points, Random], FrameStage]:
     """Return the maker of a stage that holds the images of its points until ``delay_s`` [s] after the last one."""
 
     def make(points: Points, _: Random) -> FrameStage:
+        """Return the stage for some points."""
         held: list[Sending] = []
 
         def stage(message: Sending) -> Iterable[Sending]:
+            """Hold an image of the points; return the held images before the end message."""
             if message.kind == "image" and message.image_id in points:
                 held.append(message)
                 return ()
@@ -114,6 +118,7 @@ def after_documents(_: Points, __: Random) -> FrameStage:
     held: list[Sending] = []
 
     def stage(message: Sending) -> Iterable[Sending]:
+        """Hold a message; return all held messages when the run is over."""
         held.append(message)
         if message.kind != "over":
             return ()
@@ -138,6 +143,7 @@ def interleave(points: Points, _: Random) -> FrameStage:
     foreign_start: list[Sending] = []
 
     def stage(message: Sending) -> Iterable[Sending]:
+        """Return a message, and behind an image of the points one of the foreign series."""
         foreign = replace(message, series=message.series + FOREIGN, user_data=None)
         if message.kind == "start":
             foreign_start[:] = [foreign]
@@ -164,6 +170,7 @@ def _held(is_full: Callable[[list[Sending]], bool], order: Callable[[list[Sendin
     held: list[Sending] = []
 
     def stage(message: Sending) -> Iterable[Sending]:
+        """Hold an image; return the held images when there are enough, or with another message."""
         if message.kind == "image":
             held.append(message)
             if not is_full(held):

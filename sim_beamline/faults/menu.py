@@ -281,6 +281,7 @@ def chained(stages: list[Callable[[T], Iterable[T]]]) -> Callable[[T], Iterable[
     """Return one stage that passes each message through all stages in turn."""
 
     def stage(message: T) -> Iterable[T]:
+        """Return what the stages make of a message."""
         messages = [message]
         for each in stages:
             messages = [out for one in messages for out in each(one)]

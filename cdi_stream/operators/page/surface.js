@@ -47,10 +47,11 @@ export class SurfaceView {
     const material = new MeshLambertMaterial({vertexColors: true});
     this.mesh = new Mesh(geometryOf(message), material);
     this.scene.add(this.mesh);
-    this.radius = this.mesh.geometry.boundingSphere.radius;
-    this.controls.target.copy(this.mesh.geometry.boundingSphere.center);
-    if (!this.isPlaced) this.look(OBLIQUE);
-    this.look(this.camera.position.clone().sub(this.controls.target));
+    const {center, radius} = this.mesh.geometry.boundingSphere;
+    const direction = this.isPlaced ? this.camera.position.clone().sub(this.controls.target) : OBLIQUE;
+    this.radius = radius;
+    this.controls.target.copy(center);
+    this.look(direction);
   }
 
   clear() {
