@@ -22,6 +22,9 @@ export function ticks(low, high, n) {
   return Array.from({length: Math.floor(high / step + 1e-9) - first + 1}, (_, i) => (first + i) * step);
 }
 
+// A value on an axis, short enough for the margin.
+const tick = (value) => (Math.abs(value) >= 1e5 ? value.toExponential().replace("e+", "e") : number(value, 6));
+
 function spread(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const margin = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
@@ -44,10 +47,10 @@ export function plot(parent, {lines, x, y, title, isWhole = false}) {
   const toY = (v) => HEIGHT - MARGIN.bottom - ((v - lowY) / (highY - lowY)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
   for (const value of ticks(lowY, highY, 4)) {
     svg.append(node("line", {x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: toY(value), y2: toY(value), class: "grid"}));
-    svg.append(node("text", {x: MARGIN.left - 6, y: toY(value) + 4, class: "tick-y"}, number(value)));
+    svg.append(node("text", {x: MARGIN.left - 6, y: toY(value) + 4, class: "tick-y"}, tick(value)));
   }
   for (const value of ticks(lowX, highX, 6).filter((v) => !isWhole || Number.isInteger(v))) {
-    svg.append(node("text", {x: toX(value), y: HEIGHT - MARGIN.bottom + 16, class: "tick-x"}, number(value, 6)));
+    svg.append(node("text", {x: toX(value), y: HEIGHT - MARGIN.bottom + 16, class: "tick-x"}, tick(value)));
   }
   svg.append(node("text", {x: WIDTH - MARGIN.right, y: HEIGHT - 3, class: "label-x"}, x));
   svg.append(node("text", {x: MARGIN.left + 4, y: MARGIN.top + 4, class: "label-y"}, y));
