@@ -10,7 +10,7 @@ CONSTRAINTS := cdi_stream/constraints.txt
 DOCS_STAMP := $(VENV)/.docs-installed
 DEPLOY_STAMP := $(VENV)/.deploy-installed
 
-.PHONY: demo test test-all check deploy-check docs fast wheel bench bench-phasing bench-networks campaign clean
+.PHONY: demo test test-all check deploy-check docs fast wheel bench bench-phasing bench-networks gpu campaign clean
 
 $(BIN)/python:
 	@echo "environment in $(VENV)"
@@ -60,6 +60,9 @@ bench-phasing: $(STAMP)  ## phasing, hours in all; goes on where it stopped; ARG
 
 bench-networks: $(STAMP)  ## networks: forward passes, and what a polish reaches from them; goes on where it stopped
 	$(BIN)/python -m tests.bench.networks $(ARGS)
+
+gpu: $(STAMP)  ## all that needs a GPU, in less than ten minutes: tests, figures and trainings, into gpu-results
+	$(BIN)/python -m tests.bench.gpu $(ARGS)
 
 campaign: $(STAMP)  ## faults alone and in pairs, then kills; goes on where it stopped; writes the page of the faults
 	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.system.campaign --out campaign \

@@ -127,6 +127,14 @@ class RunContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A finite number that the run recorded for a device, and its unit; empty if the run states none."""
+
+    value: float
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RockingCurve:
     """All frames of one rocking curve in scan order, with the readings that place them.
 
@@ -326,7 +334,8 @@ class Result:
     """Content of one event: a crystal in lab coordinates (None: no crystal) with its verdict, frames and metrics.
 
     ``complete_s`` is the monotonic time of the last frame's message; ``notes`` are texts by name.  ``phased`` holds the
-    result on the measured voxels; ``key`` is the key of the curve.
+    result on the measured voxels; ``key`` is the key of the curve.  ``readings`` are the readings of the run by data
+    key, each the mean over the frames where it was read at the frames.
     """
 
     stream: str
@@ -341,3 +350,4 @@ class Result:
     notes: Mapping[str, str] = field(default_factory=dict)
     phased: PhasedVolume | None = None
     key: str = ""
+    readings: Mapping[str, Reading] = field(default_factory=dict)

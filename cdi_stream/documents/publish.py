@@ -165,7 +165,13 @@ class RunPublisher:
         shape = self._shapes[result.stream]
         try:
             content = result_file(
-                result.crystal, shape, data, self._about(), result.frame_sums, arrays=arrays_of(result.stream)
+                result.crystal,
+                shape,
+                data,
+                self._about(),
+                result.frame_sums,
+                readings=result.readings,
+                arrays=arrays_of(result.stream),
             )
             write_result(path, content)
         except OSError as error:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import RecordingError
 from cdi_stream.geometry.affine import AffineMap, Floats, Shape
-from cdi_stream.messages import Crystal, Verdict
+from cdi_stream.messages import Crystal, Reading, Verdict
 from cdi_stream.metrics import Metrics
 from cdi_stream.physics.lattice import DensityOnGrid, lattice_of
 
@@ -27,6 +28,9 @@ ARRAYS = {"crystal": "<c8", "support": "|u1"}
 
 LATTICE_ARRAYS = {"displacement_nm": "<f4", "strain": "<f4", "d_spacing_nm": "<f4"}
 """Maps of the lattice along Q, with their data types; NaN outside the crystal.  A first answer has none."""
+
+_READING_ROW = [("name", h5py.string_dtype()), ("value", "<f8"), ("unit", h5py.string_dtype())]
+"""Columns of the table of readings."""
 
 _FREE_BYTES = 32 << 20
 """Room on the disk that is left to journals and logs."""
@@ -54,14 +58,16 @@ def result_file(
     about: Mapping[str, Any],
     frame_sums: NDArray[np.int64] | None = None,
     *,
+    readings: Mapping[str, Reading] = MappingProxyType({}),
     arrays: Mapping[str, str] = ARRAYS,
 ) -> bytes:
     """Return the content of a result file, HDF5, written in memory, since HDF5 cannot recover from a full disk.
 
     ``/entry/data/crystal`` is ``(1, z, y, x)`` complex64 in lab coordinates, ``support`` likewise, and ``x_nm, y_nm,
     z_nm`` are their axes.  A failed result has no stored voxels, and readers see zeros, NaN in maps of the lattice.
-    Numbers are attributes of ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame; ``about`` are
-    attributes of ``/entry``.  ``arrays`` names the arrays that the file holds.
+    Numbers are attributes of ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame and
+    ``readings`` is a table of name, value and unit; ``about`` are attributes of ``/entry``.  ``arrays`` names the
+    arrays that the file holds.
     """
     image = BytesIO()
     with h5py.File(image, "w") as file:
@@ -85,6 +91,9 @@ def result_file(
             numbers.attrs[key] = value
         if frame_sums is not None:
             numbers["frame_sums"] = frame_sums
+        if readings:
+            rows = [(name, reading.value, reading.unit) for name, reading in readings.items()]
+            numbers["readings"] = np.array(rows, dtype=_READING_ROW)
     return image.getvalue()
 
 
@@ -215,6 +224,13 @@ def read_frame_sums(path: Path) -> NDArray[np.int64] | None:
     with h5py.File(path, "r") as file:
         numbers = file["entry/cdi_stream"]
         return numbers["frame_sums"][()] if "frame_sums" in numbers else None
+
+
+def readings_in(file: h5py.File) -> dict[str, Reading]:
+    """Return the readings of the run from an open result file; none if the file holds none."""
+    table = file.get("entry/cdi_stream/readings")
+    rows = [] if table is None else table[()]
+    return {row["name"].decode(): Reading(value=float(row["value"]), unit=row["unit"].decode()) for row in rows}
 
 
 def _own_parts(file: h5py.File) -> tuple[NDArray[np.complex64], NDArray[np.uint8], dict[str, Any]]:

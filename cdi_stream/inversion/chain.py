@@ -24,6 +24,7 @@ from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.phase_retrieval import Start, retrieve_phase
 from cdi_stream.inversion.prepare import DetectorKnowledge, prepare
 from cdi_stream.inversion.previous import laid_on_peak, like_previous, turned
+from cdi_stream.inversion.tracks import run_readings
 from cdi_stream.inversion.verdict import combined, failed_verdict
 from cdi_stream.messages import (
     PREVIOUS_RUN,
@@ -139,6 +140,7 @@ def phase_curve(
     settings: ChainSettings,
     wait_turn: Callable[[], None] = lambda: None,
     previous: PreviousCrystal | None = None,
+    allowed_share: Callable[[], float] = lambda: 1.0,
 ) -> Result:
     """Retrieve the phase on the measured voxels; return the crystal in lab coordinates.
 
@@ -152,12 +154,14 @@ def phase_curve(
         Called at every cycle; it may hold the phase retrieval up for more urgent work.
     previous
         The same crystal in an earlier run, which becomes one of the starts.
+    allowed_share
+        Returns the share of the time limit that the phase retrieval may use; it may change at any time.
     """
     curve, laps = inferred.curve, inferred.laps
     if inferred.volume is None or inferred.start is None:
         return replace(inferred.result, stream="reconstruction")
     before = None if previous is None else _start_from(previous.crystal, inferred.volume, settings.device)
-    crystal = retrieve_phase(inferred.volume, inferred.start, settings.phase, wait_turn, before)
+    crystal = retrieve_phase(inferred.volume, inferred.start, settings.phase, wait_turn, before, allowed_share)
     notes = inferred.notes
     if previous is not None and before is not None:
         crystal, correlation = like_previous(crystal, before.density.cpu())
@@ -171,7 +175,7 @@ def phase_curve(
     metrics = laps.added_to(metrics_in_lab(in_lab, inferred.volume))
     result = _result("reconstruction", curve, in_lab, verdict, metrics)
     phased = PhasedVolume(volume=inferred.volume, crystal=crystal, doubts=inferred.doubts, notes=notes)
-    return replace(result, frame_sums=_frame_sums(curve), phased=phased)
+    return replace(result, frame_sums=_frame_sums(curve), readings=run_readings(curve), phased=phased)
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:
@@ -264,7 +268,7 @@ def _detector_of(curve: RockingCurve, detector: DetectorKnowledge) -> DetectorKn
 def failed(stream: str, curve: RockingCurve, verdict: Verdict, metrics: Metrics) -> Result:
     """Return the result of a curve without a crystal; ``verdict`` gives the reasons."""
     result = _result(stream, curve, None, verdict, metrics)
-    return replace(result, frame_sums=_frame_sums(curve))
+    return replace(result, frame_sums=_frame_sums(curve), readings=run_readings(curve))
 
 
 def metrics_in_lab(crystal: Crystal, volume: PreparedVolume) -> Metrics:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -200,8 +201,22 @@ METHODS: dict[str, Callable[[Problem], Solution]] = {
 """Methods by the name that configuration and command line use."""
 
 
+class Watch(Protocol):
+    """Follows a refinement."""
+
+    def enter(self, stage: str) -> None:
+        """Note the stage that begins."""
+
+    def pass_share(self, share: float) -> None:
+        """Note the share of the time limit that is used, 0 to 1."""
+
+
 def refine(
-    method: str, phased: PhasedVolume, settings: MethodSettings, wait_turn: WaitTurn = lambda: None
+    method: str,
+    phased: PhasedVolume,
+    settings: MethodSettings,
+    wait_turn: WaitTurn = lambda: None,
+    watch: Watch | None = None,
 ) -> tuple[Crystal, str]:
     """Return a refined reconstruction on the measured voxels with its verdict, and the schedule that was run.
 
@@ -215,8 +230,18 @@ def refine(
         Settings of the method.
     wait_turn
         Called at every step; it may block while more urgent work runs.
+    watch
+        Follows the refinement, at every step.
     """
+
+    def take_turn() -> None:
+        """Wait for the turn, and tell the watch how far the refinement is."""
+        wait_turn()
+        if watch is not None:
+            watch.pass_share(deadline.passed_share)
+
     crystal, volume = phased.crystal, phased.volume
+    deadline = Deadline(settings.budget_s, time.process_time, wait_turn=take_turn)  # waiting costs no process time
     start = Start(
         density=torch.from_numpy(crystal.density.copy()),
         support=torch.from_numpy(crystal.support.copy()),
@@ -225,9 +250,10 @@ def refine(
     problem = Problem(
         data=measurement_of(volume),
         settings=settings,
-        deadline=Deadline(settings.budget_s, time.process_time, wait_turn=wait_turn),  # waiting costs no process time
+        deadline=deadline,
         volume=volume,
         start=_in_fourier_order(start),
+        report=watch.enter if watch is not None else lambda stage: None,
     )
     solution = METHODS[method](problem)
     metrics = metrics_of(solution, problem.data, volume.affine.bq)

@@ -22,7 +22,7 @@ from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.cross_check import cross_check
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import Batch, run
+from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
@@ -85,6 +85,7 @@ def retrieve_phase(
     settings: PhaseConfig,
     wait_turn: Callable[[], None] = lambda: None,
     previous: Start | None = None,
+    allowed_share: Callable[[], float] = lambda: 1.0,
 ) -> Crystal:
     """Return the crystal after phase retrieval on the measured voxels, in detector coordinates.
 
@@ -100,12 +101,14 @@ def retrieve_phase(
         Called at every cycle; it may block while more urgent work runs.
     previous
         The crystal of an earlier scan on the voxels of this volume; None without one.
+    allowed_share
+        Returns the share of the time limit that may be used, see `Deadline`.
     """
     data = measurement_of(volume, str(start.density.device))
     batch = _batch_of([start] if previous is None else [start, previous])
-    deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
+    deadline = Deadline(settings.budget_s, wait_turn=wait_turn, allowed_share=allowed_share)
     if settings.recipe is not None:
-        crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, wait_turn)
+        crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, deadline)
     elif data.magnitude.numel() > settings.most_voxels:
         check = cross_check(data, batch, large_volume_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
         crystal, support, metrics = check.crystal, check.support, check.metrics
@@ -131,17 +134,14 @@ def _search(
     return solution.crystal, solution.support, metrics_of(solution, data, affine.bq)
 
 
-def _run(
-    recipe: Recipe, data: Measurement, start: Batch, wait_turn: Callable[[], None]
-) -> tuple[Tensor, Tensor, Metrics]:
+def _run(recipe: Recipe, data: Measurement, start: Batch, deadline: Deadline) -> tuple[Tensor, Tensor, Metrics]:
     """Return crystal, support and metrics after a recipe, of the start that explains the data best."""
-    cycles = run(recipe, data, start)
-    for _ in range(recipe.cycles):
-        wait_turn()
-        next(cycles)
-    best = score_batch(data, next(cycles))
+    batch = run_to_end(recipe, data, start, is_over=deadline.is_over)
+    best = score_batch(data, batch)
     crystal, support = best.crystal[0], best.support[0]
-    return crystal, support, Metrics(**misfit(crystal, data), **size_of(support, data), cycles=recipe.cycles)
+    is_truncated = batch.cycle < recipe.cycles
+    metrics = Metrics(**misfit(crystal, data), **size_of(support, data), cycles=batch.cycle, is_truncated=is_truncated)
+    return crystal, support, metrics
 
 
 def crystal_from(crystal: Tensor, support: Tensor, affine: AffineMap, metrics: Metrics, verdict: Verdict) -> Crystal:

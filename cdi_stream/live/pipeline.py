@@ -34,6 +34,7 @@ from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.live.attempt import InterruptionError, attempt
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
+from cdi_stream.live.pace import Pace
 from cdi_stream.live.previews import Previews
 from cdi_stream.live.refinements import refinement_message
 from cdi_stream.live.tally import Tally
@@ -115,6 +116,9 @@ class Service:
         self._phase_queue: queue.Queue[_PhaseRequest | RunStopped | None] = queue.Queue()
         self._n_unfinished = self._n_pending = 0
         self._waiting_bytes = 0
+        self._pace = Pace(
+            parts.chain.phase.budget_s, lambda: self._n_unfinished - 1, is_refined=parts.backlog is not None
+        )
         self._previews = Previews(parts.network, parts.chain, parts.outgoing)
         self._tally = Tally()
         self._start_s = time.time()
@@ -311,9 +315,10 @@ class Service:
             """Retrieve the phase; the crystal of the run before is one of the starts."""
             assert work.inferred is not None
             previous = self._parts.previous(work.curve.run)
-            return phase_curve(work.inferred, self._parts.chain, self._wait_turn, previous)
+            share = self._pace.allowed_share
+            return phase_curve(work.inferred, self._parts.chain, self._wait_turn, previous, share)
 
-        return attempt(work.curve, "reconstruction", compute)
+        return self._pace.run(lambda: attempt(work.curve, "reconstruction", compute))
 
     def _publish(self, curve: RockingCurve, result: Result) -> None:
         problem = self._parts.outgoing.result(curve.run, result)

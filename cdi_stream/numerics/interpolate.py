@@ -6,11 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from cdi_stream.numerics.splines import sample_by_lookup, sample_on_cpu, to_grid
+from cdi_stream.numerics.splines import sample_by_lookup, sample_mask_on_cpu, sample_on_cpu, to_grid
 
+Floats = NDArray[np.float64]
 Shape = tuple[int, ...]
 
 
@@ -31,9 +32,7 @@ def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike 
     """
     coefficients = _spline_coefficients(volume).to(torch.complex64 if volume.is_complex() else torch.float32)
     if volume.device.type == "cpu":
-        columns = np.asarray(matrix, dtype=float)
-        first = np.asarray(offset, dtype=float) + np.array(volume.shape) // 2 - columns @ (np.array(shape) // 2)
-        return sample_on_cpu(coefficients, columns, first, shape)
+        return sample_on_cpu(coefficients, *_steps(matrix, offset, tuple(volume.shape), shape), shape)
     position = _positions(matrix, offset, tuple(volume.shape), shape, volume.device)
     return sample_by_lookup(coefficients, position).reshape(shape)
 
@@ -46,6 +45,8 @@ def resample_mask(
     A voxel is true where the true ones of the eight voxels around its point have more than ``share`` of their weight
     in trilinear interpolation.
     """
+    if mask.device.type == "cpu":
+        return sample_mask_on_cpu(mask, *_steps(matrix, offset, tuple(mask.shape), shape), shape, share)
     position = _positions(matrix, offset, tuple(mask.shape), shape, mask.device)
     grid = to_grid(position, torch.tensor(mask.shape, device=mask.device))
     sampled = torch.nn.functional.grid_sample(
@@ -63,6 +64,12 @@ def neighbourhood_sum(volume: Tensor) -> Tensor:
         total.narrow(axis, 1, n - 1).add_(volume.narrow(axis, 0, n - 1))
         volume = total
     return volume
+
+
+def _steps(matrix: ArrayLike, offset: ArrayLike, source: Shape, target: Shape) -> tuple[Floats, Floats]:
+    """Return the steps of the source index per voxel of the target, and the source index of the target's voxel 0."""
+    columns = np.asarray(matrix, dtype=float)
+    return columns, np.asarray(offset, dtype=float) + np.array(source) // 2 - columns @ (np.array(target) // 2)
 
 
 def _positions(matrix: ArrayLike, offset: ArrayLike, source: Shape, target: Shape, device: torch.device) -> Tensor:

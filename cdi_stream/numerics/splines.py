@@ -7,17 +7,17 @@ doi:10.1080/2151237X.2008.10129269.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from numba import complex64, float32, float64, types, void
+from numba import boolean, complex64, float32, float64, types, void
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cdi_stream.numerics.compiled import compile_loop
+from cdi_stream.numerics.parts import in_parts
 
 Floats = NDArray[np.floating[Any]]
 Array = NDArray[Any]
@@ -34,15 +34,25 @@ def sample_on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Sh
     values = torch.nn.functional.pad(coefficients, [_MARGIN] * 6).numpy()
     steps, first_in_margin = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64) + _MARGIN
     result = np.empty(shape, values.dtype)
-    n_parts = min(torch.get_num_threads(), shape[0])
-    bounds = [k * shape[0] // n_parts for k in range(n_parts + 1)]
 
     def part(begin: int, end: int) -> None:
         """Sample the planes ``begin`` to ``end`` (excluded) of the result."""
         _sample(values, steps, first_in_margin + begin * steps[:, 0], result[begin:end])
 
-    with ThreadPoolExecutor(n_parts) as pool:
-        list(pool.map(part, bounds[:-1], bounds[1:]))
+    in_parts(part, shape[0], least=2)
+    return torch.from_numpy(result)
+
+
+def sample_mask_on_cpu(mask: Tensor, matrix: Floats, first: Floats, shape: Shape, share: float) -> Tensor:
+    """Return where the true voxels about ``first + matrix @ j`` have more than ``share`` of the trilinear weight."""
+    values, result = mask.contiguous().numpy(), np.empty(shape, dtype=bool)
+    steps, begin_at = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64)
+
+    def part(begin: int, end: int) -> None:
+        """Sample the planes ``begin`` to ``end`` (excluded) of the result."""
+        _sample_mask(values, steps, begin_at + begin * steps[:, 0], share, result[begin:end])
+
+    in_parts(part, shape[0], least=2)
     return torch.from_numpy(result)
 
 
@@ -109,3 +119,27 @@ def _sample(values: Array, matrix: Floats, first: Floats, out: Array) -> None:  
                             line = w[0] * row[0] + w[1] * row[1] + w[2] * row[2] + w[3] * row[3]
                             total += u[a] * v[b] * line
                 out[j0, j1, j2] = total
+
+
+@compile_loop([void(boolean[:, :, ::1], float64[:, ::1], float64[::1], float64, boolean[:, :, ::1])])
+def _sample_mask(  # pragma: no cover - compiled
+    values: Array, matrix: Floats, first: Floats, share: float, out: Array
+) -> None:
+    n0, n1, n2 = values.shape
+    for j0 in range(out.shape[0]):
+        for j1 in range(out.shape[1]):
+            for j2 in range(out.shape[2]):
+                x = first[0] + matrix[0, 0] * j0 + matrix[0, 1] * j1 + matrix[0, 2] * j2
+                y = first[1] + matrix[1, 0] * j0 + matrix[1, 1] * j1 + matrix[1, 2] * j2
+                z = first[2] + matrix[2, 0] * j0 + matrix[2, 1] * j1 + matrix[2, 2] * j2
+                total = 0.0
+                if -1 < x < n0 and -1 < y < n1 and -1 < z < n2:
+                    i0, i1, i2 = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
+                    u, v, w = x - i0, y - i1, z - i2
+                    for a in range(2):
+                        for b in range(2):
+                            for c in range(2):
+                                k0, k1, k2 = i0 + a, i1 + b, i2 + c
+                                if 0 <= k0 < n0 and 0 <= k1 < n1 and 0 <= k2 < n2 and values[k0, k1, k2]:
+                                    total += (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
+                out[j0, j1, j2] = total > share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from cdi_stream.operators.archive import ArchivedResult, ArchivedScan
 
@@ -68,6 +68,7 @@ class ScanAnswer(BaseModel):
     reasons: list[str]
     scalars: dict[str, float]
     n_results: int
+    n_curves: int = Field(description="Number of rocking curves of the run that have a result.")
 
     @classmethod
     def of(cls, scan: ArchivedScan) -> ScanAnswer:
@@ -85,6 +86,7 @@ class ScanAnswer(BaseModel):
             reasons=list(newest.reasons),
             scalars=dict(newest.scalars),
             n_results=len(scan.results),
+            n_curves=len(scan.curves),
         )
 
 
@@ -107,12 +109,43 @@ class RockingAnswer(BaseModel):
     frame_sums: list[int] = Field(description="Counts of each frame in scan order; empty if the result holds none.")
 
 
+class ReadingsAnswer(BaseModel):
+    """Readings of the runs that differ between scans."""
+
+    units: dict[str, str] = Field(description="Unit of each reading by its data key; empty where the run states none.")
+
+
+class TrendPointAnswer(BaseModel):
+    """A curve in a trend."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    uid: str = Field(description="Uid of the raw run.")
+    scan_id: int | None
+    curve_index: int
+    time_s: float = Field(description="Time of the first result of the curve [s since the epoch].")
+    value: float
+
+
+class TrendAnswer(BaseModel):
+    """Values of a quantity over the curves, the oldest first."""
+
+    points: list[TrendPointAnswer]
+
+
 class StateAnswer(BaseModel):
     """Newest messages of the feed, without their pictures."""
 
     feed_age_s: float | None = Field(description="Time since the last message of the service [s].")
     seq: int = Field(description="Number of the newest message of this dashboard.")
     messages: list[dict[str, object]]
+
+
+class JobProgressAnswer(BaseModel):
+    """How far a refinement is."""
+
+    share: float = Field(description="Share of the time limit that is used, 0 to 1.")
+    stage: str = Field(description="Stage in words.")
 
 
 class JobAnswer(BaseModel):
@@ -128,6 +161,7 @@ class JobAnswer(BaseModel):
     raw_uid: str
     scan_id: int | None
     curve_index: int
+    progress: JobProgressAnswer | None = Field(description="How far a job at work is; None for other jobs.")
 
 
 class QueueAnswer(BaseModel):

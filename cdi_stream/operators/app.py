@@ -24,7 +24,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from cdi_stream.addresses import CurveKeys, is_loopback
 from cdi_stream.errors import ConfigError, EndpointError
-from cdi_stream.operators.api import Jobs, Parts, Reconstructor, router
+from cdi_stream.operators.api import router
 from cdi_stream.operators.archive import Archive
 from cdi_stream.operators.client import Client
 from cdi_stream.operators.connection import MAX_HEADER_BYTES, Connection
@@ -33,6 +33,7 @@ from cdi_stream.operators.gate import Gate
 from cdi_stream.operators.history import Keeper, load_history
 from cdi_stream.operators.hub import FeedPlace, Hub, listen, subscribe
 from cdi_stream.operators.login import add_login
+from cdi_stream.operators.parts import Jobs, Parts, Reconstructor
 from cdi_stream.operators.session import Sessions
 
 TRY_AGAIN_LATER = 1013

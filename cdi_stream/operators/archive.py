@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,17 @@ import h5py
 import numpy as np
 
 from cdi_stream.disk.result_folder import result_files
+from cdi_stream.files.result_file import readings_in
+from cdi_stream.messages import Reading
 from cdi_stream.operators.feed import STAGES
 
 logger = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
 """Shortest time [s] between two looks into the folder."""
+
+LOOK_AGAIN_S = 0.2
+"""The same where a result is asked for that is not known: the feed may have told of it a moment ago."""
 
 _SCALARS_LEFT_OUT = ("curve_index", "series", "fourier_sign", "handedness")
 
@@ -42,6 +47,8 @@ class ArchivedResult:
         Verdict with its reasons; method of a refinement.
     scalars
         Finite numbers of the result by name.
+    readings
+        Readings of the run by data key; a reconstruction has them.
     """
 
     path: Path
@@ -58,6 +65,7 @@ class ArchivedResult:
     reasons: tuple[str, ...]
     method: str
     scalars: Mapping[str, float]
+    readings: Mapping[str, Reading]
 
     @property
     def is_final(self) -> bool:
@@ -75,7 +83,13 @@ class ArchivedScan:
     @property
     def newest(self) -> ArchivedResult:
         """The result that stands for the scan: the newest final one, else the newest."""
-        return next((result for result in reversed(self.results) if result.is_final), self.results[-1])
+        return newest_of(self.results)
+
+    @property
+    def curves(self) -> dict[int, tuple[ArchivedResult, ...]]:
+        """Results of each curve by its place in the run, in that order."""
+        places = sorted({result.curve_index for result in self.results})
+        return {k: tuple(result for result in self.results if result.curve_index == k) for k in places}
 
     @property
     def time_s(self) -> float:
@@ -92,6 +106,11 @@ class ArchivedScan:
             if stage in (None, result.stage) and curve_index in (None, result.curve_index)
         ]
         return max(fitting, key=lambda result: (STAGES.index(result.stage), result.time_s), default=None)
+
+
+def newest_of(results: Sequence[ArchivedResult]) -> ArchivedResult:
+    """Return the newest final result, else the newest, of results in order of time."""
+    return next((result for result in reversed(results) if result.is_final), results[-1])
 
 
 class Archive:
@@ -125,10 +144,18 @@ class Archive:
         """Return the scan of a raw run; None if there is none."""
         return self._scans().get(uid)
 
-    def _scans(self) -> dict[str, ArchivedScan]:
-        """Look for new, changed and deleted files; return all scans by the uid of the raw run."""
+    def result(self, uid: str, stage: str | None, curve_index: int | None) -> ArchivedResult | None:
+        """Return a result of a raw run, see `ArchivedScan.find`; None if there is none."""
+        for oldest_s in (REFRESH_S, LOOK_AGAIN_S):
+            scan = self._scans(oldest_s).get(uid)
+            if scan is not None and (found := scan.find(stage, curve_index)) is not None:
+                return found
+        return None
+
+    def _scans(self, oldest_s: float = REFRESH_S) -> dict[str, ArchivedScan]:
+        """Return all scans by the uid of the raw run; if the last look is ``oldest_s`` old, look for changes."""
         with self._lock:
-            if self._clock() - self._looked_s >= REFRESH_S:
+            if self._clock() - self._looked_s >= oldest_s:
                 self._files = dict(self._looked_up())
                 self._found = _by_run(result for _, result in self._files.values() if result is not None)
                 self._looked_s = self._clock()
@@ -160,14 +187,20 @@ def _read(path: Path, stage: str, time_s: float) -> ArchivedResult | None:
     try:
         with h5py.File(path, "r") as file:
             about, numbers = dict(file["entry"].attrs), dict(file["entry/cdi_stream"].attrs)
-        return _result(path, stage, about, numbers, time_s)
+            readings = readings_in(file)
+        return _result(path, stage, about, numbers, readings, time_s)
     except (OSError, KeyError, ValueError, TypeError) as error:
         logger.warning("%s is left out of the history: %s", path, error)
         return None
 
 
 def _result(
-    path: Path, stage: str, about: Mapping[str, object], numbers: Mapping[str, object], time_s: float
+    path: Path,
+    stage: str,
+    about: Mapping[str, object],
+    numbers: Mapping[str, object],
+    readings: Mapping[str, Reading],
+    time_s: float,
 ) -> ArchivedResult:
     return ArchivedResult(
         path=path,
@@ -184,6 +217,7 @@ def _result(
         reasons=tuple(reason for reason in str(numbers["reasons"]).split(" | ") if reason),
         method=str(numbers.get("method", "")),
         scalars=_scalars(numbers),
+        readings=readings,
     )
 
 

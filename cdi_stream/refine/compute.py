@@ -18,6 +18,7 @@ from cdi_stream.refine.claim import Claim, HeldClaim
 from cdi_stream.refine.engine import Outcome, Task
 from cdi_stream.refine.inputs import read_input
 from cdi_stream.refine.jobs import JobSpec, documents_of, run_job
+from cdi_stream.refine.progress import ProgressFile
 from cdi_stream.refine.turn import Turn, WorkerStopped
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ def compute(task: Task, wait_turn: Callable[[], None]) -> Outcome:
 def _outcome(task: Task, wait_turn: Callable[[], None]) -> Outcome:
     try:
         spec = JobSpec.model_validate(task.spec)
-        result = run_job(spec, task.method, read_input(task.input), wait_turn)
+        with contextlib.closing(ProgressFile(task.progress)) as progress:
+            result = run_job(spec, task.method, read_input(task.input), wait_turn, progress)
         wait_turn()
         documents = documents_of(spec, task.method, result, task.results)
     except WorkerStopped:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from cdi_stream.errors import InputError
 from cdi_stream.refine.control import cancel_job, open_queue, raise_job, retry_job
+from cdi_stream.refine.progress import progress_file, read_progress
 from cdi_stream.refine.queue import Job
 
 _ORDER = ("leased", "ready", "computed", "failed", "cancelled", "done")
@@ -22,7 +24,7 @@ class QueueDesk:
     def jobs(self, limit: int) -> list[dict[str, object]]:
         """Return jobs as plain values: those at work, then those that wait in their order, then the newest others."""
         found = sorted(self._jobs(), key=_place)
-        return [_plain(job) for job in found[:limit]]
+        return [_plain(job) | {"progress": self._progress(job)} for job in found[:limit]]
 
     def change(self, job_id: int, action: Literal["raise", "cancel", "retry"]) -> bool | None:
         """Change a job; return whether its state allowed the change, None if there is no such job."""
@@ -33,6 +35,11 @@ class QueueDesk:
         except InputError:
             return False
         return True
+
+    def _progress(self, job: Job) -> dict[str, object] | None:
+        """Return how far a job at work is; None for other jobs, and where its process tells nothing."""
+        found = read_progress(progress_file(self._directory, job.id)) if job.state == "leased" else None
+        return None if found is None else asdict(found)
 
     def _jobs(self) -> list[Job]:
         try:

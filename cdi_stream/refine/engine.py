@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.refine.inputs import INPUTS
+from cdi_stream.refine.progress import progress_file
 from cdi_stream.refine.queue import Job, NamedDocument
 
 ENGINE_GROUP = "cdi_stream.engine"
@@ -35,6 +36,8 @@ class Task:
         Input file.
     results
         Folder of the result files.
+    progress
+        File in which the process at work tells how far it is.
     """
 
     job_id: int
@@ -42,12 +45,18 @@ class Task:
     spec: Mapping[str, Any]
     input: Path
     results: ResultFolder
+    progress: Path
 
     @classmethod
     def of(cls, job: Job, directory: Path, results: ResultFolder) -> Task:
         """Return the task of a job of the queue in a folder."""
         return cls(
-            job_id=job.id, method=job.method, spec=job.spec, input=directory / INPUTS / job.input, results=results
+            job_id=job.id,
+            method=job.method,
+            spec=job.spec,
+            input=directory / INPUTS / job.input,
+            results=results,
+            progress=progress_file(directory, job.id),
         )
 
 

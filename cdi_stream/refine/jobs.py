@@ -14,7 +14,7 @@ from cdi_stream.documents.plain import to_plain
 from cdi_stream.documents.publish import Identity, Provenance, RunPublisher, derived_uid, start_values
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.inversion.chain import crystal_in_lab, metrics_in_lab
-from cdi_stream.inversion.methods import MethodSettings, refine
+from cdi_stream.inversion.methods import MethodSettings, Watch, refine
 from cdi_stream.inversion.verdict import combined
 from cdi_stream.messages import FrameAccount, PhasedVolume, Result, RunContext
 from cdi_stream.metrics import RefinementMetrics
@@ -97,14 +97,16 @@ def run_job(
     method: str,
     phased: PhasedVolume,
     wait_turn: Callable[[], None] = lambda: None,
+    watch: Watch | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Refine the crystal of a job with ``method``; return the result in lab coordinates.
 
-    ``wait_turn`` is called before each step, so that no step is long; ``clock`` is monotonic time [s].
+    ``wait_turn`` is called before each step, so that no step is long; ``watch`` follows the refinement; ``clock`` is
+    monotonic time [s].
     """
     begin_s = clock()
-    refined_crystal, schedule = refine(method, replace(phased, doubts=()), spec.settings, wait_turn)
+    refined_crystal, schedule = refine(method, replace(phased, doubts=()), spec.settings, wait_turn, watch)
     wait_turn()
     crystal = crystal_in_lab(refined_crystal, spec.lab_shape)
     wait_turn()

@@ -23,6 +23,7 @@ from cdi_stream.refine.compute import lower_priority
 from cdi_stream.refine.engine import Engine, EngineFactory, EngineSettings, Outcome, Task
 from cdi_stream.refine.inputs import INPUTS
 from cdi_stream.refine.outbox import DeliveryMonitor, Outbox
+from cdi_stream.refine.progress import progress_file
 from cdi_stream.refine.pulse import Beat
 from cdi_stream.refine.queue import QUEUE, Job, Queue
 from cdi_stream.refine.turn import SecondMonitor, heartbeat_file, orphan_lock, slot
@@ -271,6 +272,7 @@ def _engine_settings(settings: WorkerSettings, is_stopped: Callable[[], bool]) -
 
 
 def clean_up(queue: Queue, job: Job, directory: Path) -> None:
-    """Delete the input file of a published job, unless another job needs it."""
+    """Delete the progress file of a published job, and its input file unless another job needs it."""
+    progress_file(directory, job.id).unlink(missing_ok=True)
     if not queue.needs_input(job.input):
         (directory / INPUTS / job.input).unlink(missing_ok=True)

@@ -37,9 +37,11 @@ DASHBOARD = """
 import sys
 from pathlib import Path
 from cdi_stream.operators.app import DashboardSettings, run_dashboard
+from cdi_stream.refine.desk import QueueDesk
 feed, port, token, history, results = sys.argv[1:]
 results = Path(results) if results else None
-settings = DashboardSettings(feed=feed, token=token or None, history=Path(history), results=results)
+jobs = QueueDesk(results) if results else None
+settings = DashboardSettings(feed=feed, token=token or None, history=Path(history), results=results, jobs=jobs)
 run_dashboard(settings, "127.0.0.1", int(port))
 """
 FLAGS = [

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cdi_stream.messages import Reading
 from cdi_stream.operators.history import FILE_NAME
+from cdi_stream.refine.progress import ProgressFile, progress_file
+from cdi_stream.refine.queue import QUEUE, Queue
+from tests.refinements import enqueue_jobs
 from tests.system.browser import (
     NEXT,
     SHAPE,
@@ -568,7 +572,7 @@ def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
         assert page.text("#scans").strip().startswith("scan 55")
         assert page.text("#history-note") == "2 scans"
         choose(page, "trend", "chi2")
-        assert "nothing to plot" not in page.text("#trend-plot")
+        wait_until(lambda: "nothing to plot" not in page.text("#trend-plot"), 20, "the trend of chi2")
         page.click("#scans tr:nth-child(2) button")
         page.wait_for("#past-name", "scan 54")
         page.wait_for("#badge", "GOOD")
@@ -605,6 +609,44 @@ def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
             box.click()
         wait_until(lambda: is_drawn(page, "compare-0") and is_drawn(page, "compare-1"), 60, "two surfaces")
         assert page.text("#compare-names").split() == ["scan", "55", "scan", "54"]
+        page.check_quiet()
+
+
+def test_a_temperature_has_its_trend_and_each_curve_of_a_run_is_shown(tmp_path, results):
+    for number, (kelvin, curves) in enumerate([(300.0, 1), (350.0, 3)]):
+        readings = {"stage": Reading(value=kelvin, unit="K")}
+        raw, time_s = f"heated-{number}", 5000.0 + 100 * number
+        publish(results, raw, 60 + number, ["reconstruction"], time_s, readings=readings, curves=curves)
+    with with_archive(tmp_path, results) as (service, page):
+        page.wait_for("#scans", "scan 61, 3 curves")
+        choose(page, "trend", "reading stage")
+        wait_until(lambda: len(page.chrome.find_elements("css selector", "#trend-plot .mark")) == 4, 20, "four curves")
+        assert "stage / K" in page.text("#trend-plot")
+        service.send(state())
+        page.shoot("trend")
+        page.click("#scans tr:nth-child(1) button")
+        page.wait_for("#shown", "scan 61, curve 2")
+        choose(page, "curve", "1")
+        page.wait_for("#shown", "scan 61, curve 1")
+        wait_until(lambda: is_drawn(page), 60, "the surface of the curve")
+        page.click("#scans tr:nth-child(3) button")
+        page.wait_for("#shown", "scan 55")
+        assert not page.chrome.find_element("id", "curve").is_displayed(), "it has one curve"
+        page.check_quiet()
+
+
+def test_a_refinement_shows_how_far_it_is(tmp_path, results):
+    enqueue_jobs(results, range(2), "3*ER")
+    with contextlib.closing(Queue(results / QUEUE)) as queue:
+        job = queue.lease("worker_0", 600.0)
+    file = ProgressFile(progress_file(results, job.id))
+    file.enter("12 starts on (32, 32, 32)")
+    file.pass_share(0.42)
+    with with_archive(tmp_path, results) as (service, page):
+        page.wait_for("#jobs", "42 % of its time limit, 12 starts on (32, 32, 32)")
+        assert len(page.chrome.find_elements("css selector", "#jobs progress")) == 1, "the other job waits"
+        service.send(state())
+        page.shoot("refinement")
         page.check_quiet()
 
 

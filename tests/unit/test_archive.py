@@ -16,11 +16,12 @@ from PIL import Image
 from cdi_stream.documents.publish import RunPublisher, reconstruction_identity
 from cdi_stream.errors import RecordingError
 from cdi_stream.files.result_file import read_result
-from cdi_stream.messages import RunContext
+from cdi_stream.messages import Reading, RunContext
 from cdi_stream.operators.archive import Archive
 from cdi_stream.operators.binary import MEDIA_TYPE, from_bytes, to_bytes
 from cdi_stream.operators.colours import phase_colours
 from cdi_stream.operators.reconstructor import ReconstructProgram
+from cdi_stream.operators.trends import changing_readings, trend
 from cdi_stream.operators.views import CrystalViews, ViewCache
 from tests.system.browser import crystal as block
 from tests.system.browser import wait_until
@@ -31,13 +32,13 @@ SHAPE = (48, 64, 56)
 SHAPES = {"inference": SHAPE, "reconstruction": SHAPE}
 
 
-def publish(folder, raw, scan_id, stages, time_s, sample="Au 3", grade="good"):
+def publish(folder, raw, scan_id, stages, time_s, sample="Au 3", grade="good", readings=None, curves=1):
     """Result files of one raw run, as the service writes them; the crystal has no symmetry."""
     context = RunContext(uid=raw, scan_id=scan_id, sample=sample, plan_name="rocking_curve", motors=("theta",))
     identity = reconstruction_identity(raw, "c" * 64)
     publisher = RunPublisher(context, PROVENANCE, SHAPES, folder, lambda *_: None, identity)
-    for number, stage in enumerate(stages):
-        made = result(stage)
+    for number, (curve, stage) in enumerate((curve, stage) for curve in range(curves) for stage in stages):
+        made = replace(result(stage), curve_index=curve, readings=readings or {})
         made = replace(made, crystal=block(), verdict=replace(made.verdict, grade=grade), frame_sums=np.arange(5) * 10)
         path = publisher.result(made).path
         os.utime(path, (time_s + number, time_s + number))
@@ -102,6 +103,15 @@ def test_files_are_read_once_and_again_when_they_change(folder, monkeypatch):
     for path in folder.rglob("*.h5"):
         path.unlink()
     assert archive.scans() == []
+
+
+def test_a_result_that_the_feed_has_just_told_of_is_found(folder):
+    now_s = [100.0]
+    archive = Archive(folder, clock=lambda: now_s[0])
+    assert archive.result("run-d", "reconstruction", 0) is None
+    publish(folder, "run-d", 10, ["reconstruction"], 4000.0)
+    now_s[0] += 0.3
+    assert archive.result("run-d", "reconstruction", 0).scan_id == 10
 
 
 # --- views ---------------------------------------------------------------------------------------------------
@@ -203,6 +213,54 @@ def test_arrays_come_back_from_a_message_and_begin_at_multiples_of_four():
 def test_what_a_browser_cannot_read_is_refused(wrong):
     with pytest.raises(ValueError, match=r"expected a data type|JSON compliant"):
         to_bytes(wrong, {"values": np.zeros(3, np.float64 if not wrong else np.uint8)})
+
+
+# --- trends ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heated(tmp_path):
+    """A crystal that is heated: two scans, the second with three curves, and a scan whose run tells nothing."""
+    for number, (kelvin, curves) in enumerate([(300.0, 1), (350.0, 3)]):
+        readings = {"stage": Reading(value=kelvin, unit="K"), "arm": Reading(value=1.5, unit="m")}
+        raw, time_s = f"run-{number}", 1000.0 * number
+        publish(tmp_path, raw, 1 + number, ["reconstruction"], time_s, readings=readings, curves=curves)
+    publish(tmp_path, "run-2", 3, ["reconstruction"], 5000.0)
+    return tmp_path
+
+
+def test_readings_that_differ_between_scans_have_a_trend_over_all_curves(heated):
+    scans = Archive(heated).scans()
+    assert changing_readings(scans) == {"stage": "K"}, "the arm stands still"
+    points = trend(scans, "stage", is_reading=True)
+    assert [(p.scan_id, p.curve_index, p.value) for p in points] == [(1, 0, 300), (2, 0, 350), (2, 1, 350), (2, 2, 350)]
+    assert len(trend(scans, "chi2", is_reading=False)) == 5
+    assert trend(scans, "stage", is_reading=False) == []
+
+
+def test_a_failed_curve_has_no_point(heated):
+    publish(heated, "run-4", 4, ["reconstruction"], 6000.0, grade="failed")
+    assert [p.scan_id for p in trend(Archive(heated).scans(), "chi2", is_reading=False)] == [1, 2, 2, 2, 3]
+
+
+def test_a_later_refinement_counts_and_the_readings_stay(heated):
+    publish(heated, "run-1", 2, ["inference"], 9000.0)
+    points = trend(Archive(heated).scans(text="run-1"), "stage", is_reading=True)
+    assert [p.curve_index for p in points] == [0, 1, 2]
+
+
+def test_the_interface_serves_trends(heated):
+    async def scenario(service, host):
+        async with httpx.AsyncClient(base_url=f"http://{host}/api/v1", timeout=30) as client:
+            assert (await client.get("/readings")).json() == {"units": {"stage": "K"}}
+            query = {"name": "stage", "kind": "reading", "q": "scan 2"}
+            points = (await client.get("/trend", params=query)).json()["points"]
+            assert [(p["uid"], p["curve_index"], p["value"]) for p in points] == [("run-1", k, 350.0) for k in range(3)]
+            assert (await client.get("/trend", params={"name": "nothing"})).json() == {"points": []}
+            assert (await client.get("/trend", params={"name": "chi2", "kind": "evil"})).status_code == 422
+            assert [scan["n_curves"] for scan in (await client.get("/scans")).json()["scans"]] == [1, 3, 1]
+
+    run(scenario, results=heated)
 
 
 # --- HTTP ----------------------------------------------------------------------------------------------------

@@ -21,12 +21,14 @@ from cdi_stream.logs import JsonFormatter
 from cdi_stream.refine.claim import claim_of, new_claim
 from cdi_stream.refine.compute import RemoteTask, compute_remote, machine_name
 from cdi_stream.refine.engine import EngineSettings, Task
+from cdi_stream.refine.progress import read_progress
 from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import UrgentLock
 from cdi_stream_plugins.engines import dask as dask_module
 from cdi_stream_plugins.engines.dask import DaskEngine
 from cdi_stream_plugins.engines.local import LocalEngine
 from tests.refinements import enqueue_jobs
+from tests.system.browser import wait_until
 
 LIMIT_S = 120.0
 LONG = "1000000*ER"
@@ -108,6 +110,19 @@ def test_a_job_is_computed_and_only_its_documents_travel(engine, task, directory
         assert np.abs(file["entry/data/crystal"][()]).max() > 0
     assert engine.n_free() == 1
     assert not claim_of(directory, task.job_id).exists()
+
+
+def test_a_job_at_work_tells_how_far_it_is(engine, task):
+    seen = []
+
+    def look(job_id):
+        seen.append(read_progress(task.progress))
+        return not any(seen)
+
+    assert outcome_of(engine, long(task), look).fate == "returned"
+    (progress,) = filter(None, seen)
+    assert 0 <= progress.share < 1
+    wait_until(lambda: not task.progress.exists(), LIMIT_S)
 
 
 def test_the_log_of_a_job_names_its_run_and_curve(local_engine, task, monkeypatch):

@@ -13,18 +13,29 @@ const nameOfScan = (scan) => (scan.scan_id === null ? `run ${scan.uid.slice(0, 8
 const headerOf = (scan, result = scan) => ({...result, raw_uid: scan.uid, scan_id: scan.scan_id, sample: scan.sample,
   plan_name: scan.plan_name, motors: scan.motors ? scan.motors.split(" ") : [], curve_index: result.curve_index ?? 0});
 
-// Show a past scan on the page, until the operator goes back to the live one.
-export async function openScan(uid, onChange) {
+// Show a curve of a past scan, by default the last, until the operator goes back to the live one.
+export async function openScan(uid, onChange, wanted) {
   const scan = await getJson(scanPath({raw_uid: uid}));
-  const curve = scan.results.at(-1).curve_index;
+  const curves = [...new Set(scan.results.map((result) => result.curve_index))].sort((a, b) => a - b);
+  const curve = wanted ?? curves.at(-1);
   const results = new Map();
   for (const result of scan.results.filter((r) => r.curve_index === curve)) {
     results.set(result.stage, {header: headerOf(scan, result), images: {}});
   }
   const sums = await getJson(`${scanPath({raw_uid: uid})}/rocking?curve=${curve}`).catch(() => ({frame_sums: []}));
   page.past = {uid, name: nameOfScan(scan), results, time_s: scan.time_s, frameSums: sums.frame_sums};
-  page.pinned = scan.stage;
+  page.pinned = [...results.keys()].includes(scan.stage) ? scan.stage : null;
+  offerCurves(curves, curve, (chosen) => openScan(uid, onChange, chosen));
   onChange();
+}
+
+// Offer the curves of the scan that is shown, if there are several.
+function offerCurves(curves, shown, onChoice) {
+  const choice = byId("curve");
+  choice.replaceChildren(...curves.map((k) => element("option", `curve ${k}`, {value: k})));
+  choice.value = shown;
+  choice.hidden = curves.length < 2;
+  choice.onchange = () => onChoice(Number(choice.value)).catch((error) => setText(byId("history-note"), error.message));
 }
 
 function thumbnail(scan) {
@@ -51,7 +62,8 @@ function compareBox(scan) {
 function row(scan, onChange) {
   const header = headerOf(scan);
   const made = element("tr", "", {"data-tone": toneOf(header), "data-uid": scan.uid});
-  const open = element("button", nameOfScan(scan), {class: "link"});
+  const curves = scan.n_curves > 1 ? `, ${scan.n_curves} curves` : "";
+  const open = element("button", nameOfScan(scan) + curves, {class: "link"});
   open.onclick = () => openScan(scan.uid, onChange).catch((error) => setText(byId("history-note"), error.message));
   const cells = [thumbnail(scan), open, clock(scan.time_s), signed(header), plain(scan.stage)];
   const more = [plain(scan.sample), plain(scan.motors), number(scan.scalars.chi2), size(scan.scalars)];
@@ -77,7 +89,7 @@ export async function refreshHistory(onChange, onScans) {
     if (text !== state.text) {
       Object.assign(state, {text, scans});
       byId("scans").replaceChildren(...scans.map((scan) => row(scan, onChange)));
-      onScans(scans);
+      await onScans(query.toString());
     }
   } catch (error) {
     setText(byId("history-note"), error.message);

@@ -21,11 +21,19 @@ async function change(job, action) {
   refreshJobs();
 }
 
+// How far a refinement is: the share of its time limit, and its stage.
+function progress({share, stage}, name) {
+  const percent = Math.round(100 * share);
+  return [element("progress", "", {max: 100, value: percent, "aria-label": `time limit used by the refinement of ${name}, percent`}),
+    element("span", `${percent} % of its time limit, ${stage}`, {class: "note"})];
+}
+
 function row(job) {
   const made = element("tr", "", {"data-tone": TONES[job.state] ?? "idle", "data-job": job.id});
   const name = job.scan_id === null ? `run ${job.raw_uid.slice(0, 8)}` : `scan ${job.scan_id}`;
-  const texts = [name, plain(job.method), STATES[job.state] ?? job.state, clock(job.created_s)];
-  made.append(...texts.map((text) => element("td", text)));
+  const state = element("td", STATES[job.state] ?? job.state);
+  if (job.progress) state.append(...progress(job.progress, name));
+  made.append(element("td", name), element("td", plain(job.method)), state, element("td", clock(job.created_s)));
   const buttons = element("td");
   for (const action of session.can_write ? ACTIONS[job.state] ?? [] : []) {
     const button = element("button", NAMES[action], {"aria-label": `${NAMES[action]}: ${name}, ${plain(job.method)}`});

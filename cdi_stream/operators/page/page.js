@@ -12,7 +12,7 @@ import {SILENT_MS, isMeasuring, isPending, isStale, lastFinal, ofNewest, page, p
   verdictOf} from "./model.js";
 import {connectJobs} from "./jobs.js";
 import {showHistory, showPast, showResult} from "./result.js";
-import {connectPlots, noteFrame, showTrends} from "./series.js";
+import {connectPlots, followScans, noteFrame} from "./series.js";
 import {lag, noteCounters, seeCounters, showState} from "./service.js";
 import {byId, capital, clock, count, plain, seconds, setList, setText, setTone} from "./text.js";
 
@@ -182,7 +182,7 @@ connectPlots();
 openSession().catch(console.error).finally(() => {
   document.body.dataset.archive = session.has_archive;
   byId("again").hidden = !session.can_reconstruct;
-  connectHistory(showResult, showTrends);
+  connectHistory(showResult, followScans);
   connectJobs();
   connect(take, showWhole);
 });

@@ -1,8 +1,9 @@
 // Plots: the rocking curve of the curve that is shown, and the trends over the scans of the history.
 
+import {getJson, session} from "./api.js";
 import {isMeasuring, page, shown} from "./model.js";
 import {plot} from "./plot.js";
-import {byId} from "./text.js";
+import {byId, element} from "./text.js";
 
 const TRENDS = {
   size: {label: "size / nm", lines: [["x", "size_lab_x_nm"], ["y", "size_lab_y_nm"], ["z", "size_lab_z_nm"]]},
@@ -15,7 +16,7 @@ const TRENDS = {
 
 const measured = new Map(); // counts of the frames that the page has seen, by image, of the series that is measured
 let series = null;
-let scans = [];
+let filter = ""; // query of the scans that the history shows
 
 // Note the counts of a frame of the feed.
 export function noteFrame({series: name, image_id: image, total_counts: total}) {
@@ -33,21 +34,57 @@ export function showRocking() {
     title: `rocking curve: counts of each frame, ${points.length} frames`});
 }
 
-export function showTrends(newScans = scans) {
-  scans = newScans;
-  const chosen = TRENDS[byId("trend").value];
-  const inOrder = scans.filter((scan) => scan.verdict !== "failed").toReversed();
-  const areNumbered = inOrder.every((scan, i) => scan.scan_id !== null && (i === 0 || scan.scan_id > inOrder[i - 1].scan_id));
-  const lines = chosen.lines.map(([name, key]) => ({name,
-    points: inOrder.map((scan, i) => [areNumbered ? scan.scan_id : i + 1, scan.scalars[key]])
-      .filter(([, y]) => Number.isFinite(y))}));
+// The quantity that is chosen: a number of the results, or a reading of the runs.
+function chosen() {
+  const choice = byId("trend").selectedOptions[0];
+  if (choice?.dataset.unit === undefined) return {...TRENDS[choice.value], kind: "result"};
+  const name = choice.value.slice("reading ".length);
+  return {label: choice.dataset.unit ? `${name} / ${choice.dataset.unit}` : name, lines: [[name, name]], kind: "reading"};
+}
+
+// Offer the readings that differ between the scans; the choice stays.
+async function offerReadings() {
+  const {units} = await getJson(`readings?${filter}`);
+  const group = byId("readings");
+  const names = Object.keys(units);
+  if (names.join() === Array.from(group.children, (option) => option.textContent).join()) return;
+  const {value} = byId("trend");
+  group.replaceChildren(...names.map((name) => element("option", name, {value: `reading ${name}`, "data-unit": units[name]})));
+  group.hidden = names.length === 0;
+  byId("trend").value = value;
+  if (byId("trend").selectedIndex < 0) byId("trend").selectedIndex = 0;
+}
+
+export async function showTrends() {
+  const {label, lines: wanted, kind} = chosen();
+  const of = async ([name, key]) => {
+    const {points} = await getJson(`trend?${filter}&kind=${kind}&name=${encodeURIComponent(key)}`);
+    return {name, points};
+  };
+  const found = session.has_archive ? await Promise.all(wanted.map(of)) : [];
+  if (chosen().label === label) drawTrends(label, found);
+}
+
+function drawTrends(label, found) {
+  const longest = found.reduce((a, b) => (b.points.length > a.length ? b.points : a), []);
+  const areNumbered = longest.every((p, i) => p.scan_id !== null && (i === 0 || p.scan_id > longest[i - 1].scan_id));
+  const place = new Map(longest.map((p, i) => [`${p.uid} ${p.curve_index}`, areNumbered ? p.scan_id : i + 1]));
+  const lines = found.map(({name, points}) => ({name,
+    points: points.map((p) => [place.get(`${p.uid} ${p.curve_index}`), p.value]).filter(([x]) => x !== undefined)}));
   const names = lines.length > 1 ? ` (${lines.map((line) => line.name).join(", ")})` : "";
-  plot(byId("trend-plot"), {lines, x: areNumbered ? "scan" : "scans in order of time", y: chosen.label + names, isWhole: true,
-    title: `${chosen.label} of ${inOrder.length} scans`});
+  plot(byId("trend-plot"), {lines, x: areNumbered ? "scan" : "curves in order of time", y: label + names, isWhole: true,
+    title: `${label} of ${longest.length} curves`});
+}
+
+// Show the trends of the scans that the history shows.
+export async function followScans(query) {
+  filter = query;
+  await offerReadings();
+  await showTrends();
 }
 
 export function connectPlots() {
-  byId("trend").onchange = () => showTrends();
+  byId("trend").onchange = () => showTrends().catch(console.error);
   showRocking();
-  showTrends();
+  drawTrends(chosen().label, []);
 }
