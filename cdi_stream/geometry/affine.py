@@ -86,6 +86,10 @@ class AffineMap:
         shape: Shape = tuple(int(n) for n in np.array(self.shape) // factors)  # type: ignore[assignment]
         return self._moved(factors * (np.array(shape) // 2) + (factors - 1) / 2, shape, factors)
 
+    def of_crystal(self, shape: Shape) -> AffineMap:
+        """Return the map of a crystal that is cut out, or padded, to ``shape``: its voxels stay as large."""
+        return self._moved(np.array(self.shape) // 2, shape, np.array(self.shape) / np.array(shape))
+
     def _moved(self, origin: Floats, shape: Shape, scale: Floats) -> AffineMap:
         return AffineMap(
             shape=shape,

@@ -41,6 +41,7 @@ from cdi_stream.metrics import Metrics
 from cdi_stream.networks.mirrors import is_sure
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
+from cdi_stream.numerics.memory import keep_freed_memory
 from cdi_stream.phasing.support import grow, smooth
 
 Clock = Callable[[], float]
@@ -63,14 +64,14 @@ class ChainSettings:
 class InferredCurve:
     """A curve with the network's result, the input of the phase retrieval.
 
-    ``result`` is published at once.  ``volume`` and ``start`` are None if the curve cannot be inverted; ``result`` then
-    gives the reason.
+    ``result`` is published at once.  ``volume`` and ``find_start`` are None if the curve cannot be inverted; ``result``
+    then gives the reason.  ``find_start`` returns the start of the phase retrieval.
     """
 
     curve: RockingCurve
     result: Result
     volume: PreparedVolume | None
-    start: Start | None
+    find_start: Callable[[], Start] | None
     doubts: tuple[str, ...]
     notes: tuple[str, ...]
     laps: _Laps
@@ -127,12 +128,20 @@ def infer_curve(
         laps.mark("infer")
     except (CurveError, GeometryError) as error:
         result = failed("inference", curve, failed_verdict(str(error), doubts, notes), laps.added_to(Metrics()))
-        return InferredCurve(curve=curve, result=result, volume=None, start=None, doubts=doubts, notes=notes, laps=laps)
+        return InferredCurve(
+            curve=curve, result=result, volume=None, find_start=None, doubts=doubts, notes=notes, laps=laps
+        )
     verdict = combined(crystal.verdict, doubts, notes)
     result = _result("inference", curve, crystal, verdict, laps.added_to(metrics_in_lab(crystal, volume)))
-    magnitude = torch.from_numpy(np.array(lab.magnitude))
-    start = replace(starting_point(crystal, volume, settings.device), ask_sure=partial(is_sure, network, magnitude))
-    return InferredCurve(curve=curve, result=result, volume=volume, start=start, doubts=doubts, notes=notes, laps=laps)
+
+    def find_start() -> Start:
+        """Return the network's crystal on the measured voxels, after its document went out."""
+        magnitude = torch.from_numpy(np.array(lab.magnitude))
+        return replace(starting_point(crystal, volume, settings.device), ask_sure=partial(is_sure, network, magnitude))
+
+    return InferredCurve(
+        curve=curve, result=result, volume=volume, find_start=find_start, doubts=doubts, notes=notes, laps=laps
+    )
 
 
 def phase_curve(
@@ -158,10 +167,10 @@ def phase_curve(
         Returns the share of the time limit that the phase retrieval may use; it may change at any time.
     """
     curve, laps = inferred.curve, inferred.laps
-    if inferred.volume is None or inferred.start is None:
+    if inferred.volume is None or inferred.find_start is None:
         return replace(inferred.result, stream="reconstruction")
     before = None if previous is None else _start_from(previous.crystal, inferred.volume, settings.device)
-    crystal = retrieve_phase(inferred.volume, inferred.start, settings.phase, wait_turn, before, allowed_share)
+    crystal = retrieve_phase(inferred.volume, inferred.find_start(), settings.phase, wait_turn, before, allowed_share)
     notes = inferred.notes
     if previous is not None and before is not None:
         crystal, correlation = like_previous(crystal, before.density.cpu())
@@ -180,6 +189,7 @@ def phase_curve(
 
 def warm_up(network: Network, settings: ChainSettings) -> None:
     """Run the stages once on an empty volume, so that threads and memory are ready for the first curve."""
+    keep_freed_memory()
     shape = settings.prepare.max_shape
     empty = PreparedVolume(
         counts=np.zeros(shape, dtype=np.uint32),

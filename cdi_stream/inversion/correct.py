@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdi_stream.geometry.affine import AffineMap, Shape, lab_grid
+from cdi_stream.inversion.filling import filled_intensity
 from cdi_stream.messages import LabVolume, PreparedVolume, read_only
 from cdi_stream.numerics.fourier import to_crystal, to_reciprocal
-from cdi_stream.numerics.interpolate import neighbourhood_sum, resample, resample_mask
+from cdi_stream.numerics.interpolate import resample, resample_mask
 
 Complex = NDArray[np.complex64]
 
@@ -42,7 +43,7 @@ def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "c
     """
     voxel_size_m = oversampling * max(volume.crystal_extent_m) / n
     target = lab_grid(volume.affine, (n, n, n), voxel_size_m)
-    intensity, source = _filled_intensity(volume, device), volume.affine
+    intensity, source = filled_intensity(volume, device), volume.affine
     measured = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
     if oversampling >= 2:  # below, a block would average over most of a fringe
         intensity, source = _binned(intensity, volume.affine, target)
@@ -149,15 +150,6 @@ def centre_of_mass(density: NDArray[np.complex64]) -> NDArray[np.float64]:
     axes = [np.arange(n) for n in weight.shape]
     marginals = [weight.sum(axis=tuple(k for k in range(3) if k != axis)) for axis in range(3)]
     return np.array([float(m @ a) / total for m, a in zip(marginals, axes, strict=True)])
-
-
-def _filled_intensity(volume: PreparedVolume, device: str) -> Tensor:
-    """Return counts over expected scale, invalid voxels filled from their neighbours; an input of networks only."""
-    valid = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
-    scale = torch.from_numpy(np.array(volume.expected_scale)).to(device)
-    counts = torch.from_numpy(volume.counts.astype(np.float32)).to(device)
-    intensity = counts / scale * valid
-    return torch.where(valid > 0, intensity, neighbourhood_sum(intensity) / neighbourhood_sum(valid).clamp_min(1))
 
 
 def _binned(array: Tensor, source: AffineMap, target: AffineMap) -> tuple[Tensor, AffineMap]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.geometry.affine import AffineMap, Floats
-from cdi_stream.physics.strain import remove_phase_ramp, significant_voxels, strain
+from cdi_stream.physics.strain import bounding_box, remove_phase_ramp, significant_voxels, strain
 
 
 class CrystalSize(TypedDict):
@@ -33,9 +33,7 @@ def describe(density: NDArray[np.complex64], support: NDArray[np.bool_], affine:
     """
     voxel_m = float(np.linalg.norm(affine.br[:, 0]))
     size_z, size_y, size_x = box_vox(np.abs(density)) * voxel_m * 1e9
-    is_significant = significant_voxels(density, support)
-    density_without_ramp, mean = remove_phase_ramp(density, is_significant, affine)
-    low, high = _ends(strain(density_without_ramp, is_significant, mean))
+    low, high, mean = _lattice(density, support, affine)
     return {
         "voxel_size_m": voxel_m,
         "size_lab_x_nm": float(size_x),
@@ -46,6 +44,19 @@ def describe(density: NDArray[np.complex64], support: NDArray[np.bool_], affine:
         "strain_low": low,
         "strain_high": high,
     }
+
+
+def _lattice(
+    density: NDArray[np.complex64], support: NDArray[np.bool_], affine: AffineMap
+) -> tuple[float, float, AffineMap]:
+    """Return the ends of the strain, and the map with the mean Q of the crystal."""
+    box = bounding_box(support)
+    inside = density[box]
+    if not inside.size:
+        return 0.0, 0.0, affine
+    is_significant = significant_voxels(inside, support[box])
+    without_ramp, mean = remove_phase_ramp(inside, is_significant, affine.of_crystal(inside.shape))
+    return *_ends(strain(without_ramp, is_significant, mean)), mean
 
 
 def box_vox(amplitude: NDArray[np.float32], threshold: float = 0.3) -> NDArray[np.float64]:

@@ -81,11 +81,14 @@ def hot_voxels(counts: NDArray[Any], valid: Bools, *, photon: float = 1.0, wraps
 def _lines(values: Floats, photon: float, wraps: bool) -> Bools:
     """Return the voxels of lines, and in 3D of planes, that are bright from end to end."""
     is_line = np.zeros(values.shape, dtype=bool)
-    above_zero = np.where(values >= 0, values, np.inf)
+    above_zero = np.where(values >= 0, values, np.float32(np.inf))
+    lowest_along: dict[Index, Floats] = {}
     for n in range(1, values.ndim):
         for axes in combinations(range(values.ndim), n):
-            lowest = above_zero.min(axis=axes)
-            profile = np.where(np.isfinite(lowest), lowest, -1).astype(np.float32)
+            # along two axes: the least of what is least along one of them, which is a small array
+            lowest = above_zero.min(axis=axes[0]) if n == 1 else lowest_along[axes[:1]].min(axis=axes[1] - 1)
+            lowest_along[axes] = lowest
+            profile = np.where(np.isfinite(lowest), lowest, np.float32(-1))
             for place in np.argwhere(outliers(profile, LINE_FLOOR * photon, wraps=wraps)):
                 line = _slice(place, axes, values.ndim)
                 middle = float(np.median(above_zero[line][np.isfinite(above_zero[line])]))

@@ -30,9 +30,9 @@ def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike 
     offset
         Shift of the centre [voxels of the volume], ``(3,)``.
     """
-    coefficients = _spline_coefficients(volume).to(torch.complex64 if volume.is_complex() else torch.float32)
     if volume.device.type == "cpu":
-        return sample_on_cpu(coefficients, *_steps(matrix, offset, tuple(volume.shape), shape), shape)
+        return sample_on_cpu(volume, *_steps(matrix, offset, tuple(volume.shape), shape), shape)
+    coefficients = spline_coefficients(volume).to(torch.complex64 if volume.is_complex() else torch.float32)
     position = _positions(matrix, offset, tuple(volume.shape), shape, volume.device)
     return sample_by_lookup(coefficients, position).reshape(shape)
 
@@ -83,7 +83,11 @@ def _positions(matrix: ArrayLike, offset: ArrayLike, source: Shape, target: Shap
     return total.reshape(-1, 3)
 
 
-def _spline_coefficients(volume: Tensor) -> Tensor:
+def spline_coefficients(volume: Tensor) -> Tensor:
+    """Return the coefficients of the spline through a volume on any device, by products with inverse matrices.
+
+    On the CPU `cdi_stream.numerics.prefilter` gives the same in less time.
+    """
     for axis, n in enumerate(volume.shape):
         inverse = _inverse_spline_matrix(n).to(device=volume.device, dtype=volume.dtype)
         volume = torch.tensordot(volume, inverse, dims=([axis], [1])).movedim(-1, axis)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-LEAST_LENGTH = 1 << 16
+LEAST_LENGTH = 1 << 19
 """Least length of an array that is split: below, the start of a thread costs more than it saves."""
 
 
@@ -34,4 +34,4 @@ def in_parts(work: Callable[[int, int], object], length: int, least: int = LEAST
 @lru_cache(maxsize=4)
 def _pool(n_threads: int) -> ThreadPoolExecutor:
     """Return the threads, which live as long as the process."""
-    return ThreadPoolExecutor(n_threads, thread_name_prefix="parts")
+    return ThreadPoolExecutor(n_threads)

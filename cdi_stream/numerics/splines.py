@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cdi_stream.numerics.compiled import compile_loop
 from cdi_stream.numerics.parts import in_parts
+from cdi_stream.numerics.prefilter import coefficients_with_margin
 
 Floats = NDArray[np.floating[Any]]
 Array = NDArray[Any]
@@ -26,12 +27,13 @@ _MARGIN = 2
 """Zero voxels around the coefficients, so that the compiled loop reads no voxel outside of the array."""
 
 
-def sample_on_cpu(coefficients: Tensor, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
-    """Return the spline at ``first + matrix @ j`` for all voxels j of ``shape``; zero outside of its volume.
+def sample_on_cpu(volume: Tensor, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
+    """Return the spline of a volume at ``first + matrix @ j`` for all voxels j of ``shape``; zero outside the volume.
 
-    ``coefficients (n0, n1, n2)`` are real or complex.  As many threads as torch has share the result.
+    ``volume (n0, n1, n2)`` is real or complex.  As many threads as torch has share the work.
     """
-    values = torch.nn.functional.pad(coefficients, [_MARGIN] * 6).numpy()
+    dtype = np.complex64 if volume.is_complex() else np.float32
+    values = coefficients_with_margin(volume.resolve_conj().numpy().astype(dtype, copy=False), _MARGIN)
     steps, first_in_margin = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64) + _MARGIN
     result = np.empty(shape, values.dtype)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cdi_stream.numerics.memory import keep_freed_memory
 from cdi_stream.phasing import projections
-from cdi_stream.phasing.kernels import multiply
+from cdi_stream.phasing.kernels import clip
 from cdi_stream.phasing.projections import Measurement, Projector
 from cdi_stream.phasing.shrink_wrap import Mode, ShrinkWrap
 from cdi_stream.phasing.steps import (
@@ -101,19 +102,11 @@ def run_to_end(
     return batch
 
 
-def clip_amplitude(crystal: Tensor, support: Tensor, limits: AmplitudeClip) -> None:
-    """Clip amplitudes inside the supports to multiples of their mean there, in place; phases stay."""
-    axes = tuple(range(1, crystal.ndim))
-    amplitude = crystal.abs()
-    mean = (amplitude * support).sum(axes, keepdim=True) / support.sum(axes, keepdim=True).clamp_min(1)
-    target = amplitude.clamp(min=limits.low * mean, max=limits.high * mean)
-    multiply(crystal, torch.where(support, target / amplitude.clamp_min(1e-12), 1.0).contiguous())
-
-
 class _State:
     """Crystals, supports and settings while a recipe runs."""
 
     def __init__(self, recipe: Recipe, data: Measurement, start: Batch, limits: Limits) -> None:
+        keep_freed_memory()
         self.shrink_wrap: ShrinkWrap | None = None
         self.mode: Mode = "full"
         self.clip = AmplitudeClip(every=0)
@@ -143,7 +136,7 @@ class _State:
         if support is None and self.mode != "fixed" and self.shrink_wrap and self.shrink_wrap.is_due(self._n_cycles):
             self._support = update_support(self._support, crystal, self.shrink_wrap, self.mode, self._limits)
         if self.clip.is_due(self._n_cycles):
-            clip_amplitude(crystal, self._support, self.clip)
+            clip(crystal, self._support, self.clip.low, self.clip.high)
         if self._n_averaged > 1 and self._n_cycles > self._first_averaged:
             self._sum = crystal.clone() if self._sum is None else self._sum.add_(crystal)
         return Batch(crystal=crystal, support=self._support, cycle=self._n_cycles)

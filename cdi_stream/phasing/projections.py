@@ -61,15 +61,15 @@ class Measurement:
         return self.background is None and self.coherence is None
 
 
-def reciprocal(crystal: Tensor, n_axes: int, out: Tensor | None = None) -> Tensor:
+def reciprocal(crystal: Tensor, n_axes: int) -> Tensor:
     """Return F(q) of crystals ``(..., *shape)``, both in Fourier order."""
-    result: Tensor = torch.fft.ifftn(crystal, dim=tuple(range(-n_axes, 0)), norm="ortho", out=out)
+    result: Tensor = torch.fft.ifftn(crystal, dim=tuple(range(-n_axes, 0)), norm="ortho")
     return result
 
 
-def direct(field: Tensor, n_axes: int, out: Tensor | None = None) -> Tensor:
+def direct(field: Tensor, n_axes: int) -> Tensor:
     """Return the crystals of fields F(q) ``(..., *shape)``, both in Fourier order; inverse of `reciprocal`."""
-    result: Tensor = torch.fft.fftn(field, dim=tuple(range(-n_axes, 0)), norm="ortho", out=out)
+    result: Tensor = torch.fft.fftn(field, dim=tuple(range(-n_axes, 0)), norm="ortho")
     return result
 
 
@@ -93,29 +93,22 @@ class Projector:
     """Projection on the measured magnitudes: crystals get them, keep their phases, and stay as they are elsewhere.
 
     Fienup (1982), Appl. Opt. 21, 2758, doi:10.1364/AO.21.002758, extended by expected scale, background and partial
-    coherence.  The next call overwrites the array that a call returns.
+    coherence.
     """
 
     def __init__(self, data: Measurement) -> None:
         self._data, self._target = data, data.target.contiguous()
-        self._field: Tensor | None = None
-        self._projected: Tensor | None = None
 
     def __call__(self, crystal: Tensor) -> Tensor:
         """Return the projection of crystals ``(starts, *shape)``."""
-        self._field = reciprocal(crystal, self._data.n_axes, out=_fitting(self._field, crystal))
+        field = reciprocal(crystal, self._data.n_axes)
         if self._data.is_plain:
-            rescale(self._field, self._target)
+            rescale(field, self._target)
         else:
-            expected = expected_counts(self._field, self._data).clamp_min(_TINY)
+            expected = expected_counts(field, self._data).clamp_min(_TINY)
             factor = torch.where(self._data.valid, self._data.magnitude / expected.sqrt(), 1.0)
-            multiply(self._field, factor.contiguous())
-        self._projected = direct(self._field, self._data.n_axes, out=_fitting(self._projected, crystal))
-        return self._projected
-
-
-def _fitting(buffer: Tensor | None, like: Tensor) -> Tensor | None:
-    return buffer if buffer is not None and buffer.shape == like.shape else None
+            multiply(field, factor.contiguous())
+        return direct(field, self._data.n_axes)
 
 
 def project_magnitude(crystal: Tensor, data: Measurement) -> Tensor:

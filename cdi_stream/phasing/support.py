@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from cdi_stream.phasing.kernels import above, modulus, multiply, sums_inside
 from cdi_stream.phasing.shrink_wrap import Mode, Relative, ShrinkWrap
 
 
@@ -36,7 +37,12 @@ def smooth(amplitude: Tensor, sigma_vox: float, n_axes: int | None = None) -> Te
     n_axes = n_axes or amplitude.ndim
     axes, shape = tuple(range(-n_axes, 0)), tuple(amplitude.shape[-n_axes:])
     window = _gaussian(shape, sigma_vox, str(amplitude.device)).to(amplitude.dtype)
-    result: Tensor = torch.fft.irfftn(torch.fft.rfftn(amplitude, dim=axes).mul_(window), s=shape, dim=axes)
+    spectrum = torch.fft.rfftn(amplitude, dim=axes)
+    if spectrum.device.type == "cpu" and spectrum.is_contiguous():
+        multiply(spectrum.reshape(-1, *spectrum.shape[-n_axes:]), window[None])
+    else:
+        spectrum.mul_(window)
+    result: Tensor = torch.fft.irfftn(spectrum, s=shape, dim=axes)
     return result
 
 
@@ -68,10 +74,10 @@ def _level(blurred: Tensor, relative: Relative, within: Tensor | None) -> Tensor
         return blurred.amax(axes, keepdim=True)
     if within is None:
         raise ValueError(f"support: expected the present support for a threshold relative to the {relative}, got none")
-    count = within.sum(axes, keepdim=True).clamp_min(1)
-    if relative == "mean":
-        return (blurred * within).sum(axes, keepdim=True) / count
-    return ((blurred * within).square().sum(axes, keepdim=True) / count).sqrt()
+    number, total, squares = sums_inside(blurred, within)
+    number = number.clamp_min(1)
+    level = total / number if relative == "mean" else (squares / number).sqrt()
+    return level.reshape(-1, *(1,) * (blurred.ndim - 1))
 
 
 def grow(support: Tensor, n_vox: int = 1, n_axes: int | None = None) -> Tensor:
@@ -104,16 +110,21 @@ def update_support(support: Tensor, crystal: Tensor, wrap: ShrinkWrap, mode: Mod
     A support that would grow above its limit keeps its brightest voxels; a support that would become too small stays
     as it is.
     """
-    blurred = smooth(crystal.abs(), wrap.sigma_vox, crystal.ndim - 1)
-    update = blurred > wrap.threshold * _level(blurred, wrap.relative, support)
+    blurred = smooth(modulus(crystal), wrap.sigma_vox, crystal.ndim - 1)
+    update, count = above(blurred, wrap.threshold * _level(blurred, wrap.relative, support))
     if mode == "border":
         update = restrict_to_border(support, update)
     if limits.outer is not None:
         update = update & limits.outer
-    count, n = update.flatten(1).sum(1), update[0].numel()
+    if mode == "border" or limits.outer is not None:
+        count = update.flatten(1).sum(1)
+    n = update[0].numel()
     for index in torch.nonzero(count > limits.largest * n).flatten().tolist():
         update[index] = _brightest_voxels(blurred[index] * update[index], int(limits.largest * n))
-    is_sane = update.flatten(1).sum(1) > limits.smallest * n
+        count[index] = update[index].sum()
+    is_sane = count > limits.smallest * n
+    if bool(is_sane.all()):
+        return update
     return torch.where(is_sane.reshape(-1, *(1,) * (support.ndim - 1)), update, support)
 
 

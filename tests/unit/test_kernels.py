@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi_stream.phasing.kernels import Mix, mix, multiply, rescale
+from cdi_stream.numerics import parts
+from cdi_stream.numerics.memory import keep_freed_memory
+from cdi_stream.phasing.kernels import Mix, above, clip, mix, modulus, multiply, rescale, sums_inside
 
 REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SHAPES = st.sampled_from([(5,), (4, 7), (3, 4, 5), (1, 1)])
@@ -70,6 +74,53 @@ def test_mix_is_a_sum_by_side_of_the_support(shape, n, dtype, seed, inside, outs
     found = torch.from_numpy(crystal.copy())
     mix(found, torch.from_numpy(projected), torch.from_numpy(support), Mix(inside, outside))
     np.testing.assert_allclose(found, expected, rtol=tolerance(dtype), atol=tolerance(dtype))
+
+
+@pytest.fixture(params=[1, 3])
+def n_threads(request, monkeypatch):
+    """Each loop in one part, and in three."""
+    monkeypatch.setattr(parts, "LEAST_LENGTH", 1)
+    monkeypatch.setattr(parts.in_parts, "__defaults__", (1,))
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_sums_and_limits_are_those_of_each_start(n_threads, dtype):
+    rng = np.random.default_rng(5)
+    crystal, support = noise((2, 5, 6, 7), dtype, rng), rng.random((2, 5, 6, 7)) < 0.4
+    values = torch.from_numpy(np.abs(crystal))
+    torch.testing.assert_close(modulus(torch.from_numpy(crystal)), values)
+    number, total, squares = sums_inside(values, torch.from_numpy(support))
+    inside = [np.abs(crystal[k])[support[k]] for k in range(2)]
+    np.testing.assert_allclose(number, [len(one) for one in inside])
+    np.testing.assert_allclose(total, [one.sum() for one in inside], rtol=1e-5)
+    np.testing.assert_allclose(squares, [(one**2).sum() for one in inside], rtol=1e-5)
+    flags, counts = above(values, torch.tensor([0.5, 1.5], dtype=values.dtype))
+    expected = np.abs(crystal) > np.array([0.5, 1.5])[:, None, None, None]
+    np.testing.assert_array_equal(flags, expected)
+    np.testing.assert_array_equal(counts, expected.sum(axis=(1, 2, 3)))
+    found = torch.from_numpy(crystal.copy())
+    clip(found, torch.from_numpy(support), 0.8, 1.1)
+    for k, amplitudes in enumerate(inside):
+        limited = np.clip(amplitudes, 0.8 * amplitudes.mean(), 1.1 * amplitudes.mean())
+        np.testing.assert_allclose(np.abs(found[k].numpy()[support[k]]), limited, rtol=1e-5)
+        np.testing.assert_array_equal(found[k].numpy()[~support[k]], crystal[k][~support[k]])
+        np.testing.assert_allclose(np.angle(found[k].numpy() * crystal[k].conj())[support[k]], 0, atol=1e-5)
+
+
+def test_one_factor_multiplies_all_starts(n_threads):
+    rng = np.random.default_rng(6)
+    field, factor = noise((3, 4, 5), np.complex64, rng), rng.random((1, 4, 5)).astype(np.float32)
+    found = torch.from_numpy(field.copy())
+    multiply(found, torch.from_numpy(factor))
+    np.testing.assert_allclose(found, field * factor, rtol=1e-6)
+
+
+def test_linux_keeps_freed_memory():
+    assert keep_freed_memory() == sys.platform.startswith("linux")
 
 
 def test_memory_that_is_not_in_rows_is_refused_rather_than_copied():

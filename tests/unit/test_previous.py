@@ -123,7 +123,8 @@ def test_a_previous_crystal_competes_with_the_network(scans, network, phase):
     rng = np.random.default_rng(3)
     noise = (rng.normal(size=alone.crystal.density.shape) * alone.crystal.support).astype(np.complex64)
     wrong = PreviousCrystal(run_uid="wrong", crystal=replace(alone.crystal, density=noise))
-    useless = replace(inferred, start=replace(inferred.start, density=torch.randn_like(inferred.start.density)))
+    start = inferred.find_start()
+    useless = replace(inferred, find_start=lambda: replace(start, density=torch.randn_like(start.density)))
     assert phase_curve(useless, chain, previous=right).metrics.chi2 < 1.15 * alone.metrics.chi2
     beside_wrong = phase_curve(inferred, chain, previous=wrong)
     assert beside_wrong.metrics.chi2 < 1.05 * alone.metrics.chi2
@@ -160,7 +161,8 @@ def test_a_previous_crystal_may_come_from_another_window(network):
         },
     )
     inferred = infer_curve(curve_of(cut), network, chain)
-    useless = replace(inferred, start=replace(inferred.start, density=torch.randn_like(inferred.start.density)))
+    start = inferred.find_start()
+    useless = replace(inferred, find_start=lambda: replace(start, density=torch.randn_like(start.density)))
     only_er = settings_for(scan, phase={"recipe": "20*ER"})
     again = phase_curve(useless, only_er, previous=PreviousCrystal(run_uid="first", crystal=first.crystal))
     assert again.metrics.chi2 < 2 * first.metrics.chi2
