@@ -43,7 +43,7 @@ class ProgressFile:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._stage = "begins"
+        self._stage = "first starts"
         self._written_s = -WRITE_EVERY_S
 
     def enter(self, stage: str) -> None:

@@ -609,6 +609,9 @@ def test_past_scans_are_found_shown_turned_and_compared(tmp_path, results):
             box.click()
         wait_until(lambda: is_drawn(page, "compare-0") and is_drawn(page, "compare-1"), 60, "two surfaces")
         assert page.text("#compare-names").split() == ["scan", "55", "scan", "54"]
+        page.resize(390, 844)
+        assert page.chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        page.shoot("compare-390")
         page.check_quiet()
 
 
@@ -619,6 +622,8 @@ def test_a_temperature_has_its_trend_and_each_curve_of_a_run_is_shown(tmp_path, 
         publish(results, raw, 60 + number, ["reconstruction"], time_s, readings=readings, curves=curves)
     with with_archive(tmp_path, results) as (service, page):
         page.wait_for("#scans", "scan 61, 3 curves")
+        offered = '#trend option[value="reading stage"]'
+        wait_until(lambda: page.chrome.find_elements("css selector", offered), 20, "the reading")
         choose(page, "trend", "reading stage")
         wait_until(lambda: len(page.chrome.find_elements("css selector", "#trend-plot .mark")) == 4, 20, "four curves")
         assert "stage / K" in page.text("#trend-plot")

@@ -20,7 +20,7 @@ def test_share_and_stage_are_read_back_and_written_once_a_second(tmp_path):
         file.pass_share(0.1)
         file.enter("12 starts")
         file.pass_share(0.2)
-        assert read_progress(path) == JobProgress(share=0.1, stage="begins")
+        assert read_progress(path) == JobProgress(share=0.1, stage="first starts")
         now_s[0] += 1
         file.pass_share(0.3)
         assert read_progress(path) == JobProgress(share=0.3, stage="12 starts")
@@ -48,4 +48,4 @@ def test_the_page_is_told_of_the_job_at_work_only(tmp_path):
     for job_id in (job.id, job.id + 1):
         ProgressFile(progress_file(tmp_path, job_id)).pass_share(0.4)
     found = {entry["state"]: entry["progress"] for entry in QueueDesk(tmp_path).jobs(10)}
-    assert found == {"leased": {"share": 0.4, "stage": "begins"}, "ready": None}
+    assert found == {"leased": {"share": 0.4, "stage": "first starts"}, "ready": None}

@@ -41,7 +41,8 @@ function offerCurves(curves, shown, onChoice) {
 function thumbnail(scan) {
   if (scan.verdict === "failed") return element("span", "", {class: "thumbnail"});
   const made = element("img", "", {alt: "", class: "thumbnail", loading: "lazy", width: 48, height: 48,
-    src: `api/v1/${scanPath({raw_uid: scan.uid})}/thumbnail.png`});
+    // The browser keeps a picture by its address, and a later result has another picture.
+    src: `api/v1/${scanPath({raw_uid: scan.uid})}/thumbnail.png?results=${scan.n_results}`});
   made.onerror = () => made.replaceWith(element("span", "–", {class: "thumbnail"}));
   return made;
 }

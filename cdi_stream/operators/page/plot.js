@@ -3,8 +3,8 @@
 import {number} from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT] = [460, 170];
-const MARGIN = {left: 58, right: 12, top: 10, bottom: 34};
+const [WIDTH, HEIGHT] = [460, 180];
+const MARGIN = {left: 58, right: 12, top: 22, bottom: 34};
 
 function node(name, attributes = {}, text = "") {
   const made = document.createElementNS(SVG, name);
@@ -53,7 +53,7 @@ export function plot(parent, {lines, x, y, title, isWhole = false}) {
     svg.append(node("text", {x: toX(value), y: HEIGHT - MARGIN.bottom + 16, class: "tick-x"}, tick(value)));
   }
   svg.append(node("text", {x: WIDTH - MARGIN.right, y: HEIGHT - 3, class: "label-x"}, x));
-  svg.append(node("text", {x: MARGIN.left + 4, y: MARGIN.top + 4, class: "label-y"}, y));
+  svg.append(node("text", {x: MARGIN.left + 4, y: 12, class: "label-y"}, y));
   lines.forEach((line, i) => {
     const path = line.points.map(([px, py]) => `${toX(px).toFixed(1)},${toY(py).toFixed(1)}`).join(" ");
     svg.append(node("polyline", {points: path, class: `line line-${i}`}));

@@ -6,10 +6,12 @@ import {isMeasuring, isStale, page} from "./model.js";
 import {byId, clock, count, isNumber, plain, seconds, setList} from "./text.js";
 
 const RISEN_MS = 60000; // how long a counter stays red after it rose
-const TROUBLE = /malformed|stale|drop|lost|refus|fail|error|bad|missing|late/;
+const TROUBLE = /malformed|stale|(?<!previews_)drop|lost|refus|fail|error|bad|missing|late|unusable/;
 const QUEUE = {ready: "waiting", leased: "being refined", computed: "to be published"};
 const COUNTERS = {messages: "messages of the detector", malformed: "messages that cannot be read",
-  stale: "messages of unknown series"};
+  stale: "messages of unknown series", documents: "documents of the RunEngine",
+  documents_unusable: "documents that cannot be used", previews: "previews",
+  previews_dropped: "previews dropped for want of time"};
 
 // Note the counters that have risen; counters start again with each start of the service.
 export function noteCounters(before, now) {
