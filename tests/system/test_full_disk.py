@@ -44,9 +44,9 @@ def remount(disk: Path, mode: str) -> None:
 
 def fill(disk: Path, left_mib: int) -> Path:
     """Write a file that leaves so much room."""
-    size = shutil.disk_usage(disk).free - (left_mib << 20)
     path = disk / "somebody_else"
     path.unlink(missing_ok=True)
+    size = shutil.disk_usage(disk).free - (left_mib << 20)
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, size)
     return path
@@ -98,7 +98,7 @@ def test_refinement_stops_first_then_arrays_wait_and_all_comes_by_itself(tmp_pat
     with small_disk(tmp_path / "disk") as disk, line_on(tmp_path, place) as (line, alarms):
         assert scanned(line, 1)["reconstruction_arrays"] == "stored"
         line.wait_until(lambda: n_refined(line) == 1)
-        filler = fill(disk, LEAST_MIB - 20)
+        fill(disk, LEAST_MIB - 20)
         line.wait_until(lambda: "space" in alarms(), 30)
         assert scanned(line, 2)["reconstruction_arrays"] == "stored", "live results find room"
         assert n_refined(line) == 1, "refinement waits"
