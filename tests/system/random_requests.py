@@ -28,13 +28,29 @@ PATHS = (
     "/", "/login", "/logout", "/page.js", "/healthz", "/readyz", "/openapi.json", "/ws", "/api/v1/state",
     "/api/v1/session", "/api/v1/scans", "/api/v1/scans/{}", "/api/v1/scans/{}/mesh", "/api/v1/scans/{}/slice",
     "/api/v1/scans/{}/rocking", "/api/v1/scans/{}/thumbnail.png", "/api/v1/scans/{}/reconstruct", "/api/v1/queue",
-    "/api/v1/queue/{}/cancel", "/api/v1/queue/{}/{}", "/api/v1/reconstruction", "/{}",
+    "/api/v1/queue/{}/cancel", "/api/v1/queue/{}/{}", "/api/v1/reconstruction",
+    "/api/v1/readings", "/api/v1/trend", "/{}",
 )  # fmt: skip
 WORDS = (
     "run-a", "run-b", "1", "-1", "0", "999999999999999999999", "..", "%2e%2e%2f", "%00", "é", "' OR 1=1", "<script>",
     "null", "NaN", "1e400", "z", "strain", "reconstruction", "good", "a" * 300, "%ff", "true", "[]",
 )  # fmt: skip
-NAMES = ("verdict", "q", "limit", "offset", "axis", "quantity", "index", "stage", "curve", "token", "since", "hub")
+NAMES = (
+    "verdict",
+    "q",
+    "limit",
+    "offset",
+    "axis",
+    "quantity",
+    "index",
+    "stage",
+    "curve",
+    "token",
+    "since",
+    "hub",
+    "name",
+    "kind",
+)
 
 
 def path_of(rng: random.Random) -> str:
