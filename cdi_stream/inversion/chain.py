@@ -25,6 +25,7 @@ from cdi_stream.inversion.phase_retrieval import Start, retrieve_phase
 from cdi_stream.inversion.prepare import DetectorKnowledge, prepare
 from cdi_stream.inversion.previous import laid_on_peak, like_previous, turned
 from cdi_stream.inversion.tracks import run_readings
+from cdi_stream.inversion.units import factor
 from cdi_stream.inversion.verdict import combined, failed_verdict
 from cdi_stream.messages import (
     PREVIOUS_RUN,
@@ -188,8 +189,9 @@ def phase_curve(
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:
-    """Run the stages once on an empty volume, so that threads and memory are ready for the first curve."""
+    """Run the stages once on an empty volume, so that threads, memory and units are ready for the first curve."""
     keep_freed_memory()
+    factor("deg", "angle")  # reads the table of all units, which takes almost a second
     shape = settings.prepare.max_shape
     empty = PreparedVolume(
         counts=np.zeros(shape, dtype=np.uint32),
@@ -200,6 +202,7 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
         oversampling=(3.0, 3.0, 3.0),
     )
     lab = lab_volume(empty, network, settings.device)
+    metrics_in_lab(infer(lab, network), empty)
     once = PhaseConfig(budget_s=1.0, most_voxels=0, recipe="CLIP+1*HIO+1*RAAR+1*ER")
     retrieve_phase(empty, starting_point(infer(lab, network), empty, settings.device), once)
 

@@ -14,11 +14,15 @@ N_REMEMBERED = 9
 """Number of curves whose times tell the usual time of a phase retrieval."""
 
 
+FIRST_SHARE = 0.2
+"""Usual time of a phase retrieval, as a share of the time limit, as long as no curve was phased."""
+
+
 class Pace:
     """Time limit of a curve while other curves wait.
 
-    A curve alone has the whole time limit.  While n curves wait, a curve has 1/(n + 1) of the usual time of a phase
-    retrieval: when curves come faster than they can be phased, the last of them waits about the usual time.
+    A curve alone has the whole time limit.  From when n curves wait until none waits, each has 1/(n + 1) of the usual
+    time of a phase retrieval, so that all of them together take about the usual time.
 
     Parameters
     ----------
@@ -45,14 +49,16 @@ class Pace:
         self._is_refined = is_refined
         self._clock = clock
         self._times_s: deque[float] = deque(maxlen=N_REMEMBERED)
+        self._most_waiting = 0
 
     def allowed_share(self) -> float:
         """Return the share of the time limit that a curve may use now."""
         n_waiting = self._n_waiting()
+        self._most_waiting = max(self._most_waiting, n_waiting) if n_waiting > 0 else 0
         if n_waiting <= 0:
             return 1.0
-        usual_s = median(self._times_s) if self._times_s else self._budget_s
-        return min(1.0, usual_s / self._budget_s) / (n_waiting + 1)
+        usual_s = median(self._times_s) if self._times_s else FIRST_SHARE * self._budget_s
+        return min(1.0, usual_s / self._budget_s) / (self._most_waiting + 1)
 
     def run(self, retrieve_phase: Callable[[], Result]) -> Result:
         """Return the result of a phase retrieval; a result that was ended early for other curves says so."""

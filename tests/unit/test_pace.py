@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdi_stream.live.pace import Pace
+from cdi_stream.live.pace import FIRST_SHARE, Pace
 from tests.unit.test_publish import result
 
 
@@ -39,9 +39,17 @@ def test_a_curve_alone_has_the_whole_time_limit():
     assert line.share(0) == 1.0
 
 
+def test_curves_that_came_together_share_the_time_until_none_waits():
+    line = Line(30.0)
+    line.phase(6.0)
+    assert [round(30 * line.share(n), 3) for n in (3, 5, 4, 1)] == [1.5, 1.0, 1.0, 1.0]
+    assert line.share(0) == 1.0
+    assert 30 * line.share(1) == pytest.approx(3.0)
+
+
 def test_while_curves_wait_all_together_take_the_usual_time():
     line = Line(30.0)
-    assert line.share(1) == pytest.approx(0.5), "nothing is known of the usual time"
+    assert line.share(1) == pytest.approx(FIRST_SHARE / 2), "nothing is known of the usual time"
     for seconds in (5.0, 6.0, 60.0):
         line.phase(seconds)
     assert [30 * n * line.share(n - 1) for n in range(2, 20)] == pytest.approx([6.0] * 18)
