@@ -27,6 +27,7 @@ def filled_intensity(volume: PreparedVolume, device: str = "cpu") -> Tensor:
         return _on_device(volume, device)
     given = volume.counts, volume.valid_pixels, volume.expected_scale
     counts, valid, scale = (np.ascontiguousarray(array) for array in given)
+    counts = counts if counts.dtype == np.uint32 else counts.astype(np.float32)  # patterns in files may have fractions
     result = np.empty(counts.shape, np.float32)
     in_parts(lambda begin, end: _fill(counts, valid, scale, result, begin, end), len(counts), least=2)
     return torch.from_numpy(result)
@@ -40,7 +41,9 @@ def _on_device(volume: PreparedVolume, device: str) -> Tensor:
     return torch.where(valid > 0, intensity, neighbourhood_sum(intensity) / neighbourhood_sum(valid).clamp_min(1))
 
 
-@compile_loop([void(_read(uint32), _read(boolean), _read(float32), float32[:, :, ::1], int64, int64)])
+@compile_loop(
+    [void(_read(c), _read(boolean), _read(float32), float32[:, :, ::1], int64, int64) for c in (uint32, float32)]
+)
 def _fill(  # pragma: no cover - compiled
     counts: Array, valid: Array, scale: Array, out: Array, begin: int, end: int
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,3 +52,9 @@ def test_the_compiled_loop_is_the_mean_of_the_neighbours(volume, n_threads):
 
 def test_other_devices_give_the_same(volume):
     np.testing.assert_allclose(filling._on_device(volume, "cpu"), by_hand(volume), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
+def test_counts_may_have_any_type(volume, dtype):
+    other = replace(volume, counts=read_only(volume.counts.astype(dtype)))
+    np.testing.assert_allclose(filled_intensity(other), by_hand(volume), rtol=1e-5)
