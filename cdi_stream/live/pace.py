@@ -14,6 +14,9 @@ N_REMEMBERED = 9
 """Number of curves whose times tell the usual time of a phase retrieval."""
 
 
+TOLERATED = 2
+"""Number of curves that may wait without any haste: a run of a few curves is no pile."""
+
 FIRST_SHARE = 0.2
 """Usual time of a phase retrieval, as a share of the time limit, as long as no curve was phased."""
 
@@ -21,8 +24,8 @@ FIRST_SHARE = 0.2
 class Pace:
     """Time limit of a curve while other curves wait.
 
-    A curve alone has the whole time limit.  From when n curves wait until none waits, each has 1/(n + 1) of the usual
-    time of a phase retrieval, so that all of them together take about the usual time.
+    While at most `TOLERATED` curves wait, a curve has the whole time limit.  From when n curves wait, more than that,
+    each has 1/(n + 1) of the usual time of a phase retrieval, so that all together take about the usual time.
 
     Parameters
     ----------
@@ -54,8 +57,8 @@ class Pace:
     def allowed_share(self) -> float:
         """Return the share of the time limit that a curve may use now."""
         n_waiting = self._n_waiting()
-        self._most_waiting = max(self._most_waiting, n_waiting) if n_waiting > 0 else 0
-        if n_waiting <= 0:
+        self._most_waiting = max(self._most_waiting, n_waiting) if n_waiting > TOLERATED else 0
+        if n_waiting <= TOLERATED:
             return 1.0
         usual_s = median(self._times_s) if self._times_s else FIRST_SHARE * self._budget_s
         return min(1.0, usual_s / self._budget_s) / (self._most_waiting + 1)
@@ -68,9 +71,8 @@ class Pace:
         if not result.metrics.is_truncated:
             self._times_s.append(seconds)
             return result
-        if n_waiting <= 0:
+        if n_waiting < TOLERATED:  # the search that was ended may have been the last but these
             return result
-        curves = "one more curve" if n_waiting == 1 else f"{n_waiting} more curves"
         after = "; the refinement goes on" if self._is_refined else ""
-        note = f"the search was ended after {seconds:.1f} s, since {curves} waited{after}"
+        note = f"the search was ended after {seconds:.1f} s, since {n_waiting} more curves waited{after}"
         return replace(result, verdict=replace(result.verdict, reasons=(*result.verdict.reasons, note)))

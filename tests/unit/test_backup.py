@@ -21,6 +21,7 @@ from cdi_stream.live.backup import back_up, backups, restore
 from cdi_stream.refine.inputs import INPUTS
 from cdi_stream.refine.queue import QUEUE, Queue
 from cdi_stream.refine.turn import slot
+from tests.system.browser import wait_until
 from tests.unit.test_config import MINIMAL
 
 SPEC = {"raw_uid": "5d0c", "curve_index": 0}
@@ -87,7 +88,7 @@ def test_what_is_there_is_kept_under_another_name(results, tmp_path):
 
 
 def test_every_waiting_job_of_a_backup_of_a_busy_queue_has_its_input(results, tmp_path):
-    is_over = threading.Event()
+    is_over, done, folders = threading.Event(), [], []
 
     def work():
         """Queue jobs and do others, as service and worker do."""
@@ -100,11 +101,14 @@ def test_every_waiting_job_of_a_backup_of_a_busy_queue_has_its_input(results, tm
                 queue.complete(job, "worker_1", [("start", {"uid": f"uid {n}"})])
                 queue.finish(job)
                 (results / INPUTS / job.input).unlink()
+                done.append(n)
 
     busy = threading.Thread(target=work)
     busy.start()
     try:
-        folders = [back_up(results, tmp_path / "backups", keep=20) for _ in range(20)]
+        for n in range(20):
+            wait_until(lambda n=n: len(done) > n, 60, "another job")
+            folders.append(back_up(results, tmp_path / "backups", keep=20))
     finally:
         is_over.set()
         busy.join()

@@ -39,20 +39,20 @@ def test_a_curve_alone_has_the_whole_time_limit():
     assert line.share(0) == 1.0
 
 
-def test_curves_that_came_together_share_the_time_until_none_waits():
+def test_curves_that_came_together_share_the_time_until_few_wait():
     line = Line(30.0)
     line.phase(6.0)
-    assert [round(30 * line.share(n), 3) for n in (3, 5, 4, 1)] == [1.5, 1.0, 1.0, 1.0]
-    assert line.share(0) == 1.0
-    assert 30 * line.share(1) == pytest.approx(3.0)
+    assert [round(30 * line.share(n), 3) for n in (3, 5, 4, 3)] == [1.5, 1.0, 1.0, 1.0]
+    assert [line.share(n) for n in (2, 1, 0)] == [1.0, 1.0, 1.0], "few curves are no pile"
+    assert 30 * line.share(3) == pytest.approx(1.5)
 
 
 def test_while_curves_wait_all_together_take_the_usual_time():
     line = Line(30.0)
-    assert line.share(1) == pytest.approx(FIRST_SHARE / 2), "nothing is known of the usual time"
+    assert line.share(3) == pytest.approx(FIRST_SHARE / 4), "nothing is known of the usual time"
     for seconds in (5.0, 6.0, 60.0):
         line.phase(seconds)
-    assert [30 * n * line.share(n - 1) for n in range(2, 20)] == pytest.approx([6.0] * 18)
+    assert [30 * n * line.share(n - 1) for n in range(4, 20)] == pytest.approx([6.0] * 16)
 
 
 def test_a_search_that_was_cut_tells_nothing_of_the_usual_time():
@@ -60,19 +60,19 @@ def test_a_search_that_was_cut_tells_nothing_of_the_usual_time():
     line.phase(6.0)
     line.n_waiting = 5
     line.phase(0.2, is_truncated=True)
-    assert line.share(1) == pytest.approx(0.1)
+    assert line.share(5) == pytest.approx(1 / 30)
 
 
 def test_a_search_is_never_longer_than_its_limit():
     line = Line(2.0)
     line.phase(50.0)
-    assert line.share(1) == 0.5
+    assert line.share(3) == 0.25
 
 
 @pytest.mark.parametrize(
     ("n", "is_refined", "text"),
     [
-        (1, True, "the search was ended after 1.5 s, since one more curve waited; the refinement goes on"),
+        (3, True, "the search was ended after 1.5 s, since 3 more curves waited; the refinement goes on"),
         (7, False, "the search was ended after 1.5 s, since 7 more curves waited"),
     ],
 )
