@@ -71,7 +71,7 @@ class Pace:
         if not result.metrics.is_truncated:
             self._times_s.append(seconds)
             return result
-        if n_waiting < TOLERATED:  # the search that was ended may have been the last but these
+        if n_waiting <= TOLERATED:  # the search had its whole time limit
             return result
         after = "; the refinement goes on" if self._is_refined else ""
         note = f"the search was ended after {seconds:.1f} s, since {n_waiting} more curves waited{after}"

@@ -7,6 +7,7 @@ the memory solve them (Thomas algorithm).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -28,14 +29,18 @@ def coefficients_with_margin(volume: Array, margin: int) -> Array:
     values = np.zeros([n + 2 * margin for n in volume.shape], volume.dtype)
     inner = values[tuple(slice(margin, margin + n) for n in volume.shape)]
     inner[...] = volume
-    for axis, solve in enumerate((_solve_0, _solve_1, _solve_2)):
-        factors = _factors(volume.shape[axis])
-        in_parts(
-            lambda begin, end, solve=solve, factors=factors: solve(inner, *factors, begin, end),  # type: ignore[misc]
-            volume.shape[1 if axis == 0 else 0],
-            least=2,
-        )
+    for view, axis, solve in (
+        (inner.swapaxes(0, 1), 0, _solve_middle),
+        (inner, 1, _solve_middle),
+        (inner, 2, _solve_last),
+    ):
+        _solve(view, _factors(volume.shape[axis]), solve)
     return values
+
+
+def _solve(x: Array, factors: tuple[Array, Array], solve: Callable[..., None]) -> None:
+    """Solve the equations along one axis, in parts along the first axis."""
+    in_parts(lambda begin, end: solve(x, *factors, begin, end), len(x), least=2)
 
 
 @lru_cache(maxsize=16)
@@ -52,24 +57,7 @@ _SIGNATURES = [void(v[:, :, :], float32[::1], float32[::1], int64, int64) for v 
 
 
 @compile_loop(_SIGNATURES)
-def _solve_0(x: Array, there: Array, back: Array, begin: int, end: int) -> None:  # pragma: no cover - compiled
-    side = np.float32(_SIDE)
-    n0, _, n2 = x.shape
-    for j in range(begin, end):
-        for k in range(n2):
-            x[0, j, k] = x[0, j, k] * there[0]
-    for i in range(1, n0):
-        for j in range(begin, end):
-            for k in range(n2):
-                x[i, j, k] = (x[i, j, k] - x[i - 1, j, k] * side) * there[i]
-    for i in range(n0 - 2, -1, -1):
-        for j in range(begin, end):
-            for k in range(n2):
-                x[i, j, k] = x[i, j, k] - x[i + 1, j, k] * back[i]
-
-
-@compile_loop(_SIGNATURES)
-def _solve_1(x: Array, there: Array, back: Array, begin: int, end: int) -> None:  # pragma: no cover - compiled
+def _solve_middle(x: Array, there: Array, back: Array, begin: int, end: int) -> None:  # pragma: no cover - compiled
     side = np.float32(_SIDE)
     _, n1, n2 = x.shape
     for i in range(begin, end):
@@ -84,7 +72,7 @@ def _solve_1(x: Array, there: Array, back: Array, begin: int, end: int) -> None:
 
 
 @compile_loop(_SIGNATURES)
-def _solve_2(x: Array, there: Array, back: Array, begin: int, end: int) -> None:  # pragma: no cover - compiled
+def _solve_last(x: Array, there: Array, back: Array, begin: int, end: int) -> None:  # pragma: no cover - compiled
     side = np.float32(_SIDE)
     _, n1, n2 = x.shape
     for i in range(begin, end):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import boolean, complex64, float32, float64, types, void
+from numba import boolean, complex64, float32, float64, int64, types, void
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -101,6 +101,18 @@ def _weights(t: float) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     return np.float32(s * s * s / 6), np.float32(inner[0]), np.float32(inner[1]), np.float32(t * t * t / 6)
 
 
+@compile_loop([types.UniTuple(float64, 3)(float64[:, ::1], float64[::1], int64, int64, int64)])
+def _place(  # pragma: no cover - compiled
+    matrix: Floats, first: Floats, j0: int, j1: int, j2: int
+) -> tuple[float, float, float]:
+    """Return ``first + matrix @ j``."""
+    return (
+        first[0] + matrix[0, 0] * j0 + matrix[0, 1] * j1 + matrix[0, 2] * j2,
+        first[1] + matrix[1, 0] * j0 + matrix[1, 1] * j1 + matrix[1, 2] * j2,
+        first[2] + matrix[2, 0] * j0 + matrix[2, 1] * j1 + matrix[2, 2] * j2,
+    )
+
+
 @compile_loop([void(v[:, :, ::1], float64[:, ::1], float64[::1], v[:, :, ::1]) for v in (float32, complex64)])
 def _sample(values: Array, matrix: Floats, first: Floats, out: Array) -> None:  # pragma: no cover - compiled
     """Fill ``out`` with the spline; ``values`` has a margin of `_MARGIN` zero voxels."""
@@ -108,9 +120,7 @@ def _sample(values: Array, matrix: Floats, first: Floats, out: Array) -> None:  
     for j0 in range(out.shape[0]):
         for j1 in range(out.shape[1]):
             for j2 in range(out.shape[2]):
-                x = first[0] + matrix[0, 0] * j0 + matrix[0, 1] * j1 + matrix[0, 2] * j2
-                y = first[1] + matrix[1, 0] * j0 + matrix[1, 1] * j1 + matrix[1, 2] * j2
-                z = first[2] + matrix[2, 0] * j0 + matrix[2, 1] * j1 + matrix[2, 2] * j2
+                x, y, z = _place(matrix, first, j0, j1, j2)
                 total = values.dtype.type(0)
                 if 1 < x < n0 - 2 and 1 < y < n1 - 2 and 1 < z < n2 - 2:
                     i0, i1, i2 = int(x), int(y), int(z)
@@ -131,9 +141,7 @@ def _sample_mask(  # pragma: no cover - compiled
     for j0 in range(out.shape[0]):
         for j1 in range(out.shape[1]):
             for j2 in range(out.shape[2]):
-                x = first[0] + matrix[0, 0] * j0 + matrix[0, 1] * j1 + matrix[0, 2] * j2
-                y = first[1] + matrix[1, 0] * j0 + matrix[1, 1] * j1 + matrix[1, 2] * j2
-                z = first[2] + matrix[2, 0] * j0 + matrix[2, 1] * j1 + matrix[2, 2] * j2
+                x, y, z = _place(matrix, first, j0, j1, j2)
                 total = 0.0
                 if -1 < x < n0 and -1 < y < n1 and -1 < z < n2:
                     i0, i1, i2 = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
