@@ -29,12 +29,10 @@ def coefficients_with_margin(volume: Array, margin: int) -> Array:
     values = np.zeros([n + 2 * margin for n in volume.shape], volume.dtype)
     inner = values[tuple(slice(margin, margin + n) for n in volume.shape)]
     inner[...] = volume
-    for view, axis, solve in (
-        (inner.swapaxes(0, 1), 0, _solve_middle),
-        (inner, 1, _solve_middle),
-        (inner, 2, _solve_last),
-    ):
-        _solve(view, _factors(volume.shape[axis]), solve)
+    n0, n1, n2 = volume.shape
+    _solve(inner.swapaxes(0, 1), _factors(n0), _solve_middle)
+    _solve(inner, _factors(n1), _solve_middle)
+    _solve(inner, _factors(n2), _solve_last)
     return values
 
 
