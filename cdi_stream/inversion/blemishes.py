@@ -101,51 +101,61 @@ def alien_islands(
     peak
         Voxel of the Bragg peak; None: the brightest voxel is taken.
     """
-    if _bright_blocks(counts, valid, photon)[2] < 2:
-        return np.zeros(counts.shape, dtype=bool)
-    shape = counts.shape
+    blocks, shape = _bright_blocks(counts, valid, photon), counts.shape
+    if blocks.n_islands < 2:
+        return np.zeros(shape, dtype=bool)
     peak = brightest_of(counts, valid, wraps) if peak is None else peak
     start = tuple(p - n // 2 for p, n in zip(peak, shape, strict=True))
     if not any(start):
-        return _islands(counts, valid, photon)
+        return _islands(blocks, valid)
     axes = tuple(range(len(shape)))
     if wraps:
         back = tuple(-s for s in start)
-        return np.roll(_islands(np.roll(counts, back, axes), np.roll(valid, back, axes), photon), start, axes)
-    islands = _islands(cut(counts, start, shape)[0], cut(valid, start, shape)[0], photon)
-    return cut(islands, tuple(-s for s in start), shape)[0]
+        counts, valid = np.roll(counts, back, axes), np.roll(valid, back, axes)
+        return np.roll(_islands(_bright_blocks(counts, valid, photon), valid), start, axes)
+    counts, valid = cut(counts, start, shape)[0], cut(valid, start, shape)[0]
+    return cut(_islands(_bright_blocks(counts, valid, photon), valid), tuple(-s for s in start), shape)[0]
 
 
-def _bright_blocks(counts: Counts, valid: Bools, photon: float) -> tuple[NDArray[np.float32], NDArray[np.int32], int]:
-    """Return the photons of every block, the number of the island of every bright block, and the count of islands."""
-    blocks = _block_means(np.where(valid, counts, 0), BLOCK) * np.float32(BLOCK**counts.ndim / photon)
-    bright = blocks > max(ISLAND_PHOTONS / 4, 8 * float(np.median(blocks)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Blocks:
+    """Photons of every block, the number of the island of every bright block, 0 elsewhere, and the count of islands."""
+
+    photons: NDArray[np.float32]
+    island: NDArray[np.int32]
+    n_islands: int
+
+
+def _bright_blocks(counts: Counts, valid: Bools, photon: float) -> _Blocks:
+    """Return the blocks of a pattern; neighbouring bright blocks make one island."""
+    photons = _block_means(np.where(valid, counts, 0), BLOCK) * np.float32(BLOCK**counts.ndim / photon)
+    bright = photons > max(ISLAND_PHOTONS / 4, 8 * float(np.median(photons)))
     labels, n_labels = ndimage.label(bright, structure=np.ones((3,) * counts.ndim))
-    return blocks, labels, n_labels
+    return _Blocks(photons=photons, island=labels, n_islands=n_labels)
 
 
-def _islands(counts: Counts, valid: Bools, photon: float) -> Bools:
+def _islands(blocks: _Blocks, valid: Bools) -> Bools:
     """Return the voxels of alien islands of a pattern whose peak is at the origin voxel.
 
     No voxel is marked if the alien islands together are larger than the brightest island: the brightest island may
     then be a hot spot, and one of the alien islands the Bragg peak.
     """
-    blocks, labels, n_labels = _bright_blocks(counts, valid, photon)
-    if n_labels < 2:
-        return np.zeros(counts.shape, dtype=bool)
-    sums = ndimage.sum_labels(blocks, labels, np.arange(n_labels + 1))
-    partner = ndimage.sum_labels(np.flip(blocks), labels, np.arange(n_labels + 1))
-    partner_share = ndimage.mean(np.flip(_block_means(valid, BLOCK)), labels, np.arange(n_labels + 1))
+    labels, numbers = blocks.island, np.arange(blocks.n_islands + 1)
+    if blocks.n_islands < 2:
+        return np.zeros(valid.shape, dtype=bool)
+    sums = ndimage.sum_labels(blocks.photons, labels, numbers)
+    partner = ndimage.sum_labels(np.flip(blocks.photons), labels, numbers)
+    partner_share = ndimage.mean(np.flip(_block_means(valid, BLOCK)), labels, numbers)
     alien = (sums > ISLAND_PHOTONS) & (partner < MIN_ISLAND_PARTNER * sums) & (partner_share > 0.5)
     main = int(np.argmax(sums[1:])) + 1
     alien[[0, main]] = False
-    sizes = np.bincount(labels.ravel(), minlength=n_labels + 1)
-    if sizes[alien].sum() > sizes[main]:
-        return np.zeros(counts.shape, dtype=bool)
-    is_alien = ndimage.binary_dilation(alien[labels]) if alien.any() else alien[labels]
-    for axis in range(counts.ndim):
+    sizes = np.bincount(labels.ravel(), minlength=len(numbers))
+    if not alien.any() or sizes[alien].sum() > sizes[main]:
+        return np.zeros(valid.shape, dtype=bool)
+    is_alien = ndimage.binary_dilation(alien[labels])
+    for axis in range(valid.ndim):
         is_alien = is_alien.repeat(BLOCK, axis)
-    result: Bools = is_alien[tuple(slice(n) for n in counts.shape)]
+    result: Bools = is_alien[tuple(slice(n) for n in valid.shape)]
     return result
 
 

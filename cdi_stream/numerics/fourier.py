@@ -53,3 +53,14 @@ def from_fourier_order(array: Tensor) -> Tensor:
     """Return an array with its origin moved from voxel 0 to voxel N//2 on every axis."""
     result: Tensor = torch.fft.fftshift(array)
     return result
+
+
+def real_spectrum_modulus(values: Tensor) -> Tensor:
+    """Return |F| of real values of two or more axes, both in Fourier order; F is not normalised.
+
+    |F| is the same at opposite voxels, so half of it is computed and the other half copied.
+    """
+    half, n = torch.fft.rfftn(values).abs(), values.shape[-1]
+    axes = tuple(range(values.ndim))
+    opposite = torch.roll(torch.flip(half[..., 1 : (n + 1) // 2], axes), (1,) * (values.ndim - 1), axes[:-1])
+    return torch.cat((half, opposite), -1)

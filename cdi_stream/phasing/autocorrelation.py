@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from cdi_stream.numerics.fourier import from_fourier_order
+from cdi_stream.numerics.fourier import from_fourier_order, real_spectrum_modulus
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.tuning import TUNING
 
@@ -81,7 +81,7 @@ def island(
     """
     weight = torch.ones_like(counts) if weight is None else weight
     intensity = torch.where(weight > 0, counts, 0).double() * weight
-    correlation = from_fourier_order(torch.fft.ifftn(intensity).abs()).cpu().numpy()
+    correlation = from_fourier_order(real_spectrum_modulus(intensity)).cpu().numpy()
     noise = math.sqrt(float((intensity * weight).sum())) / max(float(intensity.sum()), 1e-30)
     level = max(threshold, TUNING.noise_multiple * min(noise, 1.0)) * correlation.max()
     islands, _ = ndimage.label(correlation > level)
@@ -111,6 +111,6 @@ def autocorrelation(data: Measurement) -> Tensor:
     The region above a threshold is twice as wide as the crystal, so it contains the crystal and its twin: Crimmins,
     Fienup and Thelen (1990), J. Opt. Soc. Am. A 7, 3, doi:10.1364/JOSAA.7.000003.
     """
-    modulus = torch.fft.fftn(intensities(data)).abs()
+    modulus = real_spectrum_modulus(intensities(data))
     result: Tensor = modulus / modulus.amax().clamp_min(1e-30)
     return result

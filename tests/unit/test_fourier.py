@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.geometry.circles import FOURIER_SIGN
-from cdi_stream.numerics.fourier import from_fourier_order, to_crystal, to_fourier_order, to_reciprocal, twin
+from cdi_stream.numerics.fourier import (
+    from_fourier_order,
+    real_spectrum_modulus,
+    to_crystal,
+    to_fourier_order,
+    to_reciprocal,
+    twin,
+)
 
 REPEATABLE = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SHAPES = [(4, 6, 2), (3, 5, 7), (4, 5, 6), (1, 2, 3)]
@@ -103,3 +110,9 @@ def test_fourier_order_has_the_origin_first(shape):
     assert to_fourier_order(array)[0, 0, 0] == array[tuple(n // 2 for n in shape)]
     assert torch.equal(from_fourier_order(to_fourier_order(array)), array)
     assert torch.equal(to_fourier_order(from_fourier_order(array)), array)
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (5, 4, 6), (4, 6, 5)])
+def test_the_modulus_of_a_real_spectrum_is_that_of_all_voxels(shape):
+    values = noise(shape).real
+    np.testing.assert_allclose(real_spectrum_modulus(values), np.abs(np.fft.ifftn(values.numpy())) * values.numel())
