@@ -29,6 +29,7 @@ from cdi_stream.networks.mirrors import VIEWS, mirrored_answers
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weights
 from cdi_stream.numerics.fourier import to_fourier_order
+from cdi_stream.numerics.workers import side_by_side
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
@@ -50,7 +51,6 @@ from cdi_stream.phasing.ranking import (
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts, random_starts, start_from
 from cdi_stream.phasing.steps import Recipe
-from cdi_stream.phasing.workers import side_by_side
 
 WaitTurn = Callable[[], None]
 

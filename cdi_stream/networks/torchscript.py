@@ -23,6 +23,7 @@ from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import ConfigError, NetworkFileError
 from cdi_stream.geometry.circles import FOURIER_SIGN
 from cdi_stream.networks import archive
+from cdi_stream.networks.cpu_pass import CpuPass
 from cdi_stream.networks.cuda_graph import GraphPass, Pass
 
 CONTRACT_FILE = "cdi_stream.json"
@@ -109,8 +110,8 @@ class Network:
         self.sha256 = sha256
         self.device = device
         self._script = script
-        is_on_gpu = torch.device(device).type == "cuda"
-        self._pass_of_one: Pass = GraphPass(script, contract.input_shape, device) if is_on_gpu else script
+        is_on_gpu, shape = torch.device(device).type == "cuda", contract.input_shape
+        self._pass_of_one: Pass = GraphPass(script, shape, device) if is_on_gpu else CpuPass(script, shape)
 
     @property
     def lab_shape(self) -> tuple[int, int, int]:
@@ -236,8 +237,7 @@ def load(path: Path, device: str = "cpu") -> Network:
     try:
         script = torch.jit.optimize_for_inference(torch.jit.freeze(script.eval()))
         network = Network(script, contract, sha256, device)
-        for _ in range(3):
-            answer = network(torch.zeros(contract.input_shape))
+        answer = network(torch.zeros(contract.input_shape))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # errors of the network's own code
         raise NetworkFileError(
             f"{path}: expected amplitude and phase {contract.output_shape} for magnitudes {contract.input_shape}, "

@@ -49,6 +49,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
@@ -71,7 +72,6 @@ from cdi_stream.phasing.ranking import (
 from cdi_stream.phasing.schedules import climb_recipe, final_recipes
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
-from cdi_stream.phasing.workers import one_thread_each
 
 Report = Callable[[str], None]
 """Receives one line of text about the progress of a search."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cdi_stream.metrics import Metrics
+from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.align import align_all
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
@@ -30,7 +31,6 @@ from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.support import Limits
 from cdi_stream.phasing.tuning import TUNING
-from cdi_stream.phasing.workers import one_thread_each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

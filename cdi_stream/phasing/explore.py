@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from cdi_stream.numerics.workers import n_callers, side_by_side
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
@@ -14,7 +15,6 @@ from cdi_stream.phasing.ranking import Candidates, score_batch
 from cdi_stream.phasing.schedules import VARIANTS, explore_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts
 from cdi_stream.phasing.tuning import TUNING
-from cdi_stream.phasing.workers import n_callers, side_by_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from functools import reduce
 
 from torch import Tensor
 
+from cdi_stream.numerics.workers import n_callers
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.gradient import fits_noise, is_without_noise, polish_exact
@@ -19,7 +20,6 @@ from cdi_stream.phasing.ranking import Candidates, Solution, rank_candidates
 from cdi_stream.phasing.schedules import finish_recipes
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
-from cdi_stream.phasing.workers import n_callers
 
 
 def finish_finalists(

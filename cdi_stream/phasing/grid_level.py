@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cdi_stream.numerics.workers import n_callers, side_by_side
 from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
@@ -23,7 +24,6 @@ from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.support import Limits, threshold_support, update_support
 from cdi_stream.phasing.tuning import TUNING
-from cdi_stream.phasing.workers import n_callers, side_by_side
 
 
 @dataclass(slots=True)

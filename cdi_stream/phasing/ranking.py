@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cdi_stream.metrics import Metrics
+from cdi_stream.numerics.workers import side_by_side
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.bootstrap import bootstrap_nmse
 from cdi_stream.phasing.deadline import Deadline
@@ -22,7 +23,6 @@ from cdi_stream.phasing.quality import amplitude_spread, free_llk, misfit, size_
 from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.steps import Cycles, Recipe, SupportMode, recipe_of
 from cdi_stream.phasing.tuning import TUNING
-from cdi_stream.phasing.workers import side_by_side
 
 ALL_VOXELS_RECIPE = recipe_of(SupportMode("fixed"), Cycles("ER", 10))
 """Recipe that fits the winner to all voxels, the held-out voxels included, in its final support."""

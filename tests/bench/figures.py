@@ -11,7 +11,7 @@ import torch
 
 from cdi_stream.networks.packaged import DEFAULT_NETWORK
 from cdi_stream.networks.torchscript import load
-from cdi_stream.phasing.workers import one_thread_each
+from cdi_stream.numerics.workers import one_thread_each
 from tests.bench import ingest, latency
 from tests.bench.phasing.speed import against_transforms
 

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from cdi_stream.phasing.workers import n_callers, one_thread_each, side_by_side
+from cdi_stream.numerics.workers import n_callers, one_thread_each, side_by_side
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -17,6 +17,7 @@ from cdi_stream.files.intensities.read import read_intensities
 from cdi_stream.files.intensities.window import window_of
 from cdi_stream.interface.phase_counts import MAX_WINDOW
 from cdi_stream.inversion.measurement import measurement_of
+from cdi_stream.numerics.workers import side_by_side
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import run_to_end
@@ -24,7 +25,6 @@ from cdi_stream.phasing.projections import reciprocal
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.starts import random_starts
-from cdi_stream.phasing.workers import side_by_side
 from tests.bench.phasing.command import phase
 from tests.bench.record import Case, Line, SkippedError, median, plain_table
 from tests.bench.volumes import misfits

@@ -1,0 +1,51 @@
+"""Run a network's pass on a CPU with one thread, or with all threads where they pay."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from cdi_stream.networks.cuda_graph import Pass
+from cdi_stream.numerics.workers import one_thread_each
+
+LARGEST_SHARE = 0.7
+"""Time of a pass with all threads, over that with one, up to which all threads are taken.
+
+The threads of a pass wait for one another hundreds of times.  Beside other programs a wait may last a time slice: on
+two cores the slowest of twenty passes took 1.3 s with two threads, 0.24 s with one.
+"""
+
+_WARM_UP_PASSES = 2
+_TIMED_PASSES = 2
+
+
+class CpuPass:
+    """A network's pass on volumes of one shape, ``(1, ...)``; the number of threads is chosen by measurement."""
+
+    @torch.inference_mode()
+    def __init__(self, forward: Pass, shape: tuple[int, ...]) -> None:
+        self._forward, volume = forward, torch.zeros((1, *shape))
+        for _ in range(_WARM_UP_PASSES):
+            forward(volume)
+        all_threads_s = _least_s(forward, volume)
+        with one_thread_each() as n_threads:
+            self.has_one_thread = n_threads == 1 or all_threads_s > LARGEST_SHARE * _least_s(forward, volume)
+
+    def __call__(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """Return amplitude and phase for a volume of this shape."""
+        if not self.has_one_thread:
+            return self._forward(volume)
+        with one_thread_each():
+            return self._forward(volume)
+
+
+def _least_s(forward: Pass, volume: Tensor) -> float:
+    """Return the shortest time of some passes [s]."""
+    times_s = []
+    for _ in range(_TIMED_PASSES):
+        begin_s = time.perf_counter()
+        forward(volume)
+        times_s.append(time.perf_counter() - begin_s)
+    return min(times_s)

@@ -1,0 +1,35 @@
+"""The number of threads of a network's pass follows from the measured times."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from cdi_stream.networks.cpu_pass import CpuPass
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("all_threads_s", "n_threads"), [(0.01, 2), (0.05, 1), (0.2, 1)])
+def test_a_pass_takes_all_threads_only_where_they_pay(two_threads, all_threads_s, n_threads):
+    seen = []
+
+    def forward(volume):
+        seen.append(torch.get_num_threads())
+        time.sleep(all_threads_s if seen[-1] == 2 else 0.05)
+        return volume, volume
+
+    run = CpuPass(forward, (4, 4, 4))
+    volume = torch.rand((1, 4, 4, 4))
+    amplitude, _ = run(volume)
+    assert torch.equal(amplitude, volume)
+    assert seen[-1] == n_threads
+    assert torch.get_num_threads() == 2
