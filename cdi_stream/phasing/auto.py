@@ -18,6 +18,10 @@ another; the numbers that steer them are the fields of `cdi_stream.phasing.tunin
    size of its support by generalised cross-validation (`ranking.score_batch`): chi2 alone is lowest for the loosest
    support.  The step ends when the best candidates agree, or when its share of the time is spent.
 
+   Partly coherent light blurs the intensities.  The best candidates show whether a kernel is needed
+   (`coherence_search.find_coherence`); if so, it belongs to the model from here on, and is refined once more on the
+   finest grid.
+
 3. *Climb* (`grid_level.climb`).  The best candidates are carried to finer and finer grids, by padding their diffraction
    with zeros, and are refined on each; a third of them is dropped from grid to grid.
 
@@ -50,6 +54,8 @@ import torch
 from torch import Tensor
 
 from cdi_stream.numerics.workers import one_thread_each
+from cdi_stream.phasing.coherence import GaussianKernel
+from cdi_stream.phasing.coherence_search import find_coherence, refine_kernel
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
@@ -69,7 +75,7 @@ from cdi_stream.phasing.ranking import (
     rank_candidates,
     without_held_out,
 )
-from cdi_stream.phasing.schedules import climb_recipe, final_recipes
+from cdi_stream.phasing.schedules import climb_recipe, coherence_recipe, final_recipes
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
@@ -160,6 +166,8 @@ class _Auto:
         self._shapes = grid_shapes(data)
         self._round, self._refining_s = 0, 0.0
         self._known_share: float | None = None
+        self._kernel: GaussianKernel | None = None
+        self._is_kernel_given = data.coherence is not None
 
     def run(self, known: Batch | None) -> Solution:
         """Repeat the search until its finalists agree or the time is short; return the solution."""
@@ -176,8 +184,8 @@ class _Auto:
                 break
         assert pool is not None
         effort = Effort(starts=self._search.starts, cycles=self._search.cycles, recipe=text)
-        solution = conclude(self._data, self._held, pool, effort, deadline)
-        is_exact = self._settings.is_thorough and self._settings.is_exact
+        solution = replace(conclude(self._data, self._held, pool, effort, deadline), kernel=self._kernel)
+        is_exact = self._settings.is_thorough and self._settings.is_exact and self._data.coherence is None
         return fit_without_noise(self._data, solution, deadline) if is_exact else solution
 
     def _has_time(self) -> bool:
@@ -191,6 +199,7 @@ class _Auto:
         coarse = self._level(coarsen(self._data, self._shapes[0]))
         pool, self._round = explore(coarse, self._seed, settings.exploration, self._round, self._search)
         self._report(f"{self._search.starts} starts on {self._shapes[0]}: {_state(pool, deadline)}")
+        pool = self._find_coherence(coarse, pool)
         begin_s, coarser_share = deadline.passed_s, support_share(pool, settings.finalists)
         keep = TUNING.candidates_per_finalist * settings.finalists
         for shape in self._shapes[1:-1]:
@@ -204,6 +213,24 @@ class _Auto:
         finalists = self._choose(finest, pool.best(self._n_affordable(finest)).crystal, known)
         self._refining_s = deadline.passed_s - begin_s
         return finalists
+
+    def _find_coherence(self, level: GridLevel, pool: Candidates) -> Candidates:
+        """Take the coherence kernel that the candidates show into the model; return them as refined with it."""
+        if self._is_kernel_given:
+            return pool
+        kernel = find_coherence(level, pool, self._search.deadline, self._kernel)
+        if kernel is None:
+            return pool
+        self._take(kernel)
+        blurred = replace(level, data=kernel.apply_to(level.data))
+        pool = climb(blurred, pool.crystal, coherence_recipe(level.extent_vox), self._search)
+        self._report(f"partly coherent, {kernel.text}: {_state(pool, self._search.deadline)}")
+        return pool
+
+    def _take(self, kernel: GaussianKernel) -> None:
+        """Use this coherence kernel from now on."""
+        self._kernel = kernel
+        self._data, self._seen = kernel.apply_to(self._data), kernel.apply_to(self._seen)
 
     def _level(self, data: Measurement, coarser_share: float | None = None) -> GridLevel:
         return level_of(data, coarser_share, self._known_share)
@@ -230,6 +257,10 @@ class _Auto:
             for recipe in self._settings.ways(level.extent_vox)
         ]
         pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
+        if self._kernel is not None:
+            winner = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
+            self._take(refine_kernel(level, winner, self._kernel, TUNING.finest_kernel_rounds)[0])
+            level = replace(level, data=self._seen)
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
         if self._settings.is_thorough:
             pool, finish_recipe = finish_finalists(level, pool, self._data, self._held, self._search, pace_s)

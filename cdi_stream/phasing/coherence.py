@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
 from cdi_stream.phasing.likelihood import FAINTEST
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 
+K = TypeVar("K", bound="Kernel")
+
 
 class Kernel(Protocol):
     """A coherence kernel that can be refined."""
@@ -31,7 +33,7 @@ class Kernel(Protocol):
         """Return the measurement with this kernel as its coherence."""
         ...
 
-    def improve(self, field: Tensor, data: Measurement) -> Kernel:
+    def improve(self, field: Tensor, data: Measurement) -> Self:
         """Return a kernel that explains the counts better; ``field (*shape)`` is F(q) of the crystal."""
         ...
 
@@ -48,6 +50,11 @@ class GaussianKernel:
     widths_vox: tuple[float, ...]
     background_counts: float | None = None
 
+    @property
+    def text(self) -> str:
+        """Widths along the axes, for a report."""
+        return "kernel " + " x ".join(f"{width:.2f}" for width in self.widths_vox) + " voxels rms"
+
     def apply_to(self, data: Measurement) -> Measurement:
         """Return the measurement with this kernel and this background."""
         coherence = gaussian_coherence(data.magnitude, self.widths_vox)
@@ -57,16 +64,21 @@ class GaussianKernel:
         return replace(data, coherence=coherence, background=background)
 
     def improve(self, field: Tensor, data: Measurement) -> GaussianKernel:
-        """Return the kernel after one Gauss-Newton step of the amplitude loss, in the variances and the background."""
+        """Return the kernel after one step of Fisher scoring, in the variances and the background.
+
+        The step maximises the Poisson likelihood of the counts.  A step of the amplitude loss would make the kernel too
+        narrow: the mean of sqrt(n) lies below sqrt(lambda) where few counts are expected.  The variance of a voxel is
+        taken as lambda + 1.
+        """
         model = self.apply_to(data)
-        expected = expected_counts(field, model).clamp_min(FAINTEST)
+        expected = expected_counts(field, model)
         slopes = _by_variance(field, model)
         if self.background_counts is not None:
             slopes.append(torch.ones_like(expected))
-        root = expected.sqrt()[data.valid]
-        jacobian = torch.stack([slope[data.valid] / (2 * root) for slope in slopes], 1).double()
-        step = torch.linalg.lstsq(jacobian, (data.magnitude[data.valid] - root).double()[:, None]).solution[:, 0]
-        return self._moved(step.tolist())
+        jacobian = torch.stack([slope[data.valid] for slope in slopes], 1).double()
+        weighted = jacobian / (expected[data.valid].double() + 1)[:, None]
+        misfit = (data.magnitude.square() - expected)[data.valid].double()
+        return self._moved(torch.linalg.lstsq(weighted.T @ jacobian, weighted.T @ misfit).solution.tolist())
 
     def _moved(self, step: Sequence[float]) -> GaussianKernel:
         n_axes, constant = len(self.widths_vox), self.background_counts
@@ -111,8 +123,8 @@ class FreeKernel:
 
 
 def refine_coherence(
-    data: Measurement, start: Batch, kernel: Kernel, rounds: int = 20, steps: int = 20
-) -> Iterator[tuple[Batch, Kernel]]:
+    data: Measurement, start: Batch, kernel: K, rounds: int = 20, steps: int = 20
+) -> Iterator[tuple[Batch, K]]:
     """Refine one crystal and the kernel in turn; yield both after every round.
 
     ``start`` is a batch of one crystal that is already phased.  Each round takes ``steps`` of descent on the crystal

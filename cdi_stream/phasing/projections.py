@@ -79,9 +79,21 @@ def expected_counts(field: Tensor, data: Measurement) -> Tensor:
     if data.coherence is not None:
         axes, shape = tuple(range(-data.n_axes, 0)), data.magnitude.shape
         spectrum = torch.fft.rfftn(intensity, dim=axes) * data.coherence
-        intensity = torch.fft.irfftn(spectrum, s=shape, dim=axes).clamp_min(0)
+        least = kernel_centre(data.coherence, shape[-1]) * intensity  # rounding errors of the transform lie above it
+        intensity = torch.maximum(torch.fft.irfftn(spectrum, s=shape, dim=axes), least)
     counts = data.magnitude_scale.square() * intensity
     return counts if data.background is None else counts + data.background
+
+
+def kernel_centre(coherence: Tensor, length: int) -> Tensor:
+    """Return the value of a coherence kernel at its centre: the mean of its transform over the whole spectrum.
+
+    ``coherence`` is the half spectrum of `rfftn` of an array whose last axis has ``length`` voxels.
+    """
+    both, once = coherence.real.sum(), coherence[..., 0].real.sum()
+    if length % 2 == 0:
+        once = once + coherence[..., -1].real.sum()
+    return (2 * both - once) / (coherence[..., 0].numel() * length)
 
 
 def modelled_magnitude(crystal: Tensor, data: Measurement) -> Tensor:

@@ -89,17 +89,22 @@ def crop_centre(array: Tensor, shape: Lengths) -> Tensor:
 
 
 def coarsen(data: Measurement, shape: Lengths) -> Measurement:
-    """Return the middle of a measurement; partial coherence is described on the finest grid only."""
-    background = None if data.background is None else crop_centre(data.background, shape)
-    if shape == tuple(data.magnitude.shape):
+    """Return the middle of a measurement; its coherence kernel is cropped too."""
+    full = tuple(data.magnitude.shape)
+    if shape == full:
         return data
+    background = None if data.background is None else crop_centre(data.background, shape)
+    coherence = None
+    if data.coherence is not None:
+        kernel = crop_centre(torch.fft.irfftn(data.coherence, s=full), shape)
+        coherence = torch.fft.rfftn(kernel / kernel.sum())
     return replace(
         data,
         magnitude=crop_centre(data.magnitude, shape),
         magnitude_scale=crop_centre(data.magnitude_scale, shape),
         valid=crop_centre(data.valid, shape),
         background=background,
-        coherence=None,
+        coherence=coherence,
     )
 
 

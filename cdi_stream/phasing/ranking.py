@@ -14,6 +14,7 @@ from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import side_by_side
 from cdi_stream.phasing.align import align
 from cdi_stream.phasing.bootstrap import bootstrap_nmse
+from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.measures import chi2, held_out_islands
@@ -104,6 +105,8 @@ class Solution:
         NMSE by which counting noise alone moves the crystal, see `cdi_stream.phasing.bootstrap`.
     is_truncated
         Whether the time ran out before all steps were done.
+    kernel
+        Coherence kernel that was found; None for coherent light.
     """
 
     crystal: Tensor
@@ -115,6 +118,11 @@ class Solution:
     effort: Effort
     bootstrap_nmse: float = math.nan
     is_truncated: bool = False
+    kernel: GaussianKernel | None = None
+
+    def model_of(self, data: Measurement) -> Measurement:
+        """Return the measurement with the model by which the crystal explains it."""
+        return data if self.kernel is None else self.kernel.apply_to(data)
 
 
 def score_batch(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
@@ -220,6 +228,7 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
     of three axes only.  The resolution is where the PRTF of all finalists falls to 1/e: ``resolution_m`` with ``bq``
     [1/m], else ``resolution_vox``.
     """
+    data = solution.model_of(data)
     correlations, has_several = solution.correlations, len(solution.finalists) > 1
     spread = amplitude_spread(solution.crystal, solution.support)
     resolution = _resolution(solution, data, bq) if has_several else math.nan

@@ -100,6 +100,18 @@ def loose_end(extent: float) -> Recipe:
     return recipe_of(_wrap(0.2, _sigma(extent)), _MILD_CLIP, Cycles("ER", 40), NO_CLIP, Cycles("ER", 30))
 
 
+def coherence_recipe(extent: float) -> Recipe:
+    """Return the cycles between two refinements of a coherence kernel, on the coarsest grid."""
+    return recipe_of(
+        _wrap(0.25, _sigma(extent)),
+        AmplitudeClip(low=0.6, high=1.4),
+        Cycles("RAAR", 40),
+        Cycles("ER", 10),
+        NO_CLIP,
+        Cycles("ER", 10),
+    )
+
+
 def settle_recipe(extent: float) -> Recipe:
     """Return the recipe that settles candidates on the coarsest grid before they are compared.
 

@@ -112,6 +112,29 @@ class SearchTuning:
     Smaller crystals are refined with a tight support as well (decision record 0010).
     """
 
+    # Partial coherence, on the coarsest grid.
+
+    first_blur_vox: float = 0.5
+    """Width of the coherence kernel along each axis at which its refinement begins [voxels]."""
+
+    least_blur_vox: float = 0.25
+    """Width of the coherence kernel below which the light counts as coherent [voxels]."""
+
+    candidates_for_coherence: int = 4
+    """Candidates of the coarsest grid with which a kernel is refined."""
+
+    coherence_rounds: int = 4
+    """Rounds of cycles and refinement of the kernel, for each of these candidates."""
+
+    descent_per_kernel: int = 10
+    """Steps of descent on the crystal between two refinements of the kernel."""
+
+    better_with_coherence: float = 0.98
+    """Score with a kernel, relative to the score before, below which the kernel is taken."""
+
+    finest_kernel_rounds: int = 5
+    """Rounds of refinement of the kernel with the winner on the finest grid."""
+
     # Candidates from grid to grid.
 
     candidates_per_finalist: int = 3

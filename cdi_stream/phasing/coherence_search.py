@@ -1,0 +1,74 @@
+"""Find the coherence kernel of a measurement together with its crystal, on one grid of the automatic method.
+
+Partly coherent light blurs the intensities: fringes lose contrast, and a search with a coherent model finds no crystal
+that explains them.  The crystals of such a search are still close enough to show the blur.  A crystal and a Gaussian
+kernel are refined in turn from there; a kernel that stays narrow means coherent light.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from cdi_stream.numerics.workers import side_by_side
+from cdi_stream.phasing.coherence import GaussianKernel, refine_coherence
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch, run_to_end
+from cdi_stream.phasing.grid_level import GridLevel
+from cdi_stream.phasing.ranking import Candidates, score_batch
+from cdi_stream.phasing.schedules import coherence_recipe
+from cdi_stream.phasing.tuning import TUNING
+
+
+def find_coherence(
+    level: GridLevel, pool: Candidates, deadline: Deadline, begin: GaussianKernel | None = None
+) -> GaussianKernel | None:
+    """Return the kernel with which one of the best candidates explains the data best; None for coherent light.
+
+    Parameters
+    ----------
+    level
+        Grid with the measurement; its kernel, if it has one, is not used.
+    pool
+        Candidates on this grid, the best first.
+    deadline
+        Time limit.
+    begin
+        Kernel to begin with; None: a kernel of `SearchTuning.first_blur_vox` along each axis.
+    """
+    plain = replace(level, data=replace(level.data, coherence=None))
+    first = begin or GaussianKernel(widths_vox=(TUNING.first_blur_vox,) * plain.data.n_axes)
+    best = pool.best(TUNING.candidates_for_coherence)
+    starts = [Batch(crystal=best.crystal[k : k + 1], support=best.support[k : k + 1]) for k in range(len(best))]
+    fits = side_by_side(partial(_fit, plain, first, deadline), starts)
+    kernel, score = min(fits, key=lambda fit: fit[1])
+    return kernel if is_blur(kernel) and score < TUNING.better_with_coherence * float(best.score[0]) else None
+
+
+def is_blur(kernel: GaussianKernel) -> bool:
+    """Return whether a kernel is wide enough to matter."""
+    return max(kernel.widths_vox) > TUNING.least_blur_vox
+
+
+def refine_kernel(
+    level: GridLevel, batch: Batch, kernel: GaussianKernel, rounds: int = 2
+) -> tuple[GaussianKernel, Batch]:
+    """Return the kernel and the crystal of a batch of one after refinements in turn, in the support of the batch."""
+    plain = replace(level.data, coherence=None)
+    *_, last = refine_coherence(plain, batch, kernel, rounds=rounds, steps=TUNING.descent_per_kernel)
+    return last[1], last[0]
+
+
+def _fit(level: GridLevel, kernel: GaussianKernel, deadline: Deadline, start: Batch) -> tuple[GaussianKernel, float]:
+    """Refine one crystal and the kernel in turn; return the kernel and the score of the crystal with it.
+
+    Cycles with shrink-wrap and descent in the support alternate.  The fit ends when the kernel is narrow.
+    """
+    batch, recipe = start, coherence_recipe(level.extent_vox)
+    for _ in range(TUNING.coherence_rounds):
+        kernel, batch = refine_kernel(level, batch, kernel)
+        if deadline.is_over() or not is_blur(kernel):
+            break
+        model = kernel.apply_to(level.data)
+        batch = run_to_end(recipe, model, replace(batch, cycle=0), level.limits(), deadline.is_over)
+    return kernel, float(score_batch(kernel.apply_to(level.data), batch, level.limits().largest).score[0])
