@@ -25,12 +25,14 @@ from cdi_stream.inversion.infer import crystal_of
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.phase_retrieval import Start, crystal_from
 from cdi_stream.messages import Crystal, PhasedVolume, PreparedVolume
+from cdi_stream.metrics import Metrics
 from cdi_stream.networks.mirrors import VIEWS, mirrored_answers
 from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weights
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.numerics.workers import side_by_side
 from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
@@ -247,8 +249,9 @@ def refine(
         support=torch.from_numpy(crystal.support.copy()),
         affine=volume.affine,
     )
+    kernel, data = _known_kernel(crystal.metrics), measurement_of(volume)
     problem = Problem(
-        data=measurement_of(volume),
+        data=data if kernel is None or method == "auto" else kernel.apply_to(data),
         settings=settings,
         deadline=deadline,
         volume=volume,
@@ -256,11 +259,19 @@ def refine(
         report=watch.enter if watch is not None else lambda stage: None,
     )
     solution = METHODS[method](problem)
-    metrics = metrics_of(solution, problem.data, volume.affine.bq)
+    if method != "auto":
+        solution = replace(solution, kernel=kernel)
+    metrics = metrics_of(solution, data, volume.affine.bq)
     refined_crystal = crystal_from(
         solution.crystal, solution.support, volume.affine, metrics, judge(metrics, phased.doubts)
     )
     return refined_crystal, solution.effort.recipe
+
+
+def _known_kernel(metrics: Metrics) -> GaussianKernel | None:
+    """Return the coherence kernel that a reconstruction found; None for coherent light."""
+    widths = (metrics.blur_frame_vox, metrics.blur_row_vox, metrics.blur_col_vox)
+    return None if any(map(math.isnan, widths)) else GaussianKernel(widths_vox=widths)
 
 
 def _run_and_rank(

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cdi_stream.phasing.engine import Batch
@@ -44,16 +46,26 @@ class GaussianKernel:
 
     ``widths_vox`` are its standard deviations, one per axis [voxels of reciprocal space].  ``background_counts`` is the
     background [counts per voxel]; it is refined too, and replaces the background of the measurement.  None keeps the
-    background of the measurement.
+    background of the measurement.  ``errors_vox`` are the standard deviations of the widths that counting noise alone
+    leaves [voxels]; empty before a refinement.
     """
 
     widths_vox: tuple[float, ...]
     background_counts: float | None = None
+    errors_vox: tuple[float, ...] = ()
 
     @property
     def text(self) -> str:
         """Widths along the axes, for a report."""
         return "kernel " + " x ".join(f"{width:.2f}" for width in self.widths_vox) + " voxels rms"
+
+    @property
+    def relative_noise(self) -> float:
+        """Standard deviation of the largest width over that width; NaN before a refinement."""
+        if not self.errors_vox:
+            return math.nan
+        width, error = max(zip(self.widths_vox, self.errors_vox, strict=True))
+        return error / max(width, 1e-9)
 
     def apply_to(self, data: Measurement) -> Measurement:
         """Return the measurement with this kernel and this background."""
@@ -78,13 +90,18 @@ class GaussianKernel:
         jacobian = torch.stack([slope[data.valid] for slope in slopes], 1).double()
         weighted = jacobian / (expected[data.valid].double() + 1)[:, None]
         misfit = (data.magnitude.square() - expected)[data.valid].double()
-        return self._moved(torch.linalg.lstsq(weighted.T @ jacobian, weighted.T @ misfit).solution.tolist())
+        information = weighted.T @ jacobian
+        errors = torch.linalg.pinv(information).diagonal().clamp_min(0).sqrt().tolist()
+        return self._moved(torch.linalg.lstsq(information, weighted.T @ misfit).solution.tolist(), errors)
 
-    def _moved(self, step: Sequence[float]) -> GaussianKernel:
+    def _moved(self, step: Sequence[float], errors: Sequence[float]) -> GaussianKernel:
+        """Return the kernel after a step of the variances; ``errors`` are the standard deviations of the variances."""
         n_axes, constant = len(self.widths_vox), self.background_counts
         variances = [max(w * w + change, 0.0) for w, change in zip(self.widths_vox, step[:n_axes], strict=True)]
+        widths = tuple(map(math.sqrt, variances))
         return GaussianKernel(
-            widths_vox=tuple(map(math.sqrt, variances)),
+            widths_vox=widths,
+            errors_vox=tuple(e / (2 * max(w, math.sqrt(e), 1e-9)) for w, e in zip(widths, errors, strict=False)),
             background_counts=None if constant is None else max(constant + step[n_axes], 0.0),
         )
 
@@ -146,6 +163,24 @@ def gaussian_coherence(like: Tensor, widths_vox: Sequence[float]) -> Tensor:
     squares = _squared_frequencies(like)
     exponent = sum((v * k for v, k in zip(variances, squares, strict=True)), torch.zeros((), device=like.device))
     return torch.exp(-2 * math.pi**2 * exponent)
+
+
+def coherence_lengths_m(widths_vox: Sequence[float], bq: ArrayLike) -> NDArray[np.float64]:
+    """Return the coherence lengths along lab x, y and z [m] of a Gaussian kernel, infinite without blur.
+
+    The degree of coherence of two points at a distance r along an axis is exp(-r^2 / (2 length^2)).
+
+    Parameters
+    ----------
+    widths_vox
+        Standard deviations of the kernel along the axes of the array [voxels of reciprocal space].
+    bq
+        Steps of the array in reciprocal space, lab coordinates, one per column [1/m].
+    """
+    widths = np.asarray(bq) * np.asarray(widths_vox)
+    with np.errstate(divide="ignore"):
+        result: NDArray[np.float64] = 1 / np.linalg.norm(widths, axis=1)
+    return result
 
 
 def free_kernel(like: Tensor, width_vox: float = 0.6, reach_vox: int = 3) -> FreeKernel:

@@ -10,13 +10,15 @@ from functools import lru_cache
 from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cdi_stream.phasing.autocorrelation import box_of
+from cdi_stream.phasing.coherence import GaussianKernel, coherence_lengths_m
 from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p
 from cdi_stream.phasing.projections import Measurement, expected_counts, modelled_magnitude, reciprocal
 from cdi_stream.phasing.support import grow, smooth
+from cdi_stream.phasing.tuning import TUNING
 
 
 class Misfit(TypedDict):
@@ -34,6 +36,18 @@ class SupportSize(TypedDict):
     support_over_box: float
 
 
+class Blur(TypedDict, total=False):
+    """Widths of a coherence kernel, coherence lengths and their uncertainty; see `cdi_stream.metrics.Metrics`."""
+
+    blur_frame_vox: float
+    blur_row_vox: float
+    blur_col_vox: float
+    coherence_lab_x_nm: float
+    coherence_lab_y_nm: float
+    coherence_lab_z_nm: float
+    coherence_error: float
+
+
 def misfit(crystal: Tensor, data: Measurement) -> Misfit:
     """Return ``chi2``, ``r_p`` and ``chi2_floor`` of a crystal in Fourier order, see `cdi_stream.phasing.measures`."""
     model = modelled_magnitude(crystal, data)[data.valid]
@@ -49,6 +63,23 @@ def size_of(support: Tensor, data: Measurement) -> SupportSize:
     """Return the size of a support: as a share of the array, and over the box of the autocorrelation (`box_of`)."""
     n = float(support.sum())
     return {"support_fraction": n / support.numel(), "support_over_box": n / box_of(data).volume_vox}
+
+
+def blur_of(kernel: GaussianKernel | None, bq: ArrayLike | None) -> Blur:
+    """Return the metrics of a coherence kernel: no lengths without ``bq`` [1/m], no metrics without kernel."""
+    if kernel is None:
+        return {}
+    widths = (math.nan,) * (3 - len(kernel.widths_vox)) + kernel.widths_vox
+    x, y, z = (math.nan,) * 3 if bq is None else (1e9 * coherence_lengths_m(widths, bq)).tolist()
+    return {
+        "blur_frame_vox": widths[0],
+        "blur_row_vox": widths[1],
+        "blur_col_vox": widths[2],
+        "coherence_lab_x_nm": x,
+        "coherence_lab_y_nm": y,
+        "coherence_lab_z_nm": z,
+        "coherence_error": math.hypot(kernel.relative_noise, TUNING.coherence_error),
+    }
 
 
 def free_llk(crystal: Tensor, data: Measurement, held: Tensor) -> tuple[float, float]:

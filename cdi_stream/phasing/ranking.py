@@ -20,7 +20,7 @@ from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.measures import chi2, held_out_islands
 from cdi_stream.phasing.modes import modes
 from cdi_stream.phasing.projections import Measurement, direct, modelled_magnitude, reciprocal
-from cdi_stream.phasing.quality import amplitude_spread, free_llk, misfit, size_of
+from cdi_stream.phasing.quality import amplitude_spread, blur_of, free_llk, misfit, size_of
 from cdi_stream.phasing.shells import prtf, resolution, shells
 from cdi_stream.phasing.steps import Cycles, Recipe, SupportMode, recipe_of
 from cdi_stream.phasing.tuning import TUNING
@@ -235,6 +235,7 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
     return Metrics(
         **misfit(solution.crystal, data),
         **size_of(solution.support, data),
+        **blur_of(solution.kernel, bq),
         resolution_m=math.nan if bq is None else resolution,
         resolution_vox=resolution if bq is None else math.nan,
         amplitude_spread=spread,

@@ -132,6 +132,12 @@ class SearchTuning:
     better_with_coherence: float = 0.98
     """Score with a kernel, relative to the score before, below which the kernel is taken."""
 
+    coherence_error: float = 0.15
+    """Relative error of the width of a kernel besides counting noise: a crystal that is not quite right hides blur.
+
+    From simulated crystals of known coherence; ``make bench-phasing`` shows the ratios.
+    """
+
     finest_kernel_rounds: int = 5
     """Rounds of refinement of the kernel with the winner on the finest grid."""
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
+from torch import Tensor
 
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.deadline import Deadline
@@ -16,6 +18,7 @@ from cdi_stream.phasing.explore import Exploration, explore
 from cdi_stream.phasing.finish import finish_finalists
 from cdi_stream.phasing.grid_level import Search, level_of
 from cdi_stream.phasing.judge import judge
+from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import amplitude_spread
 from cdi_stream.phasing.ranking import Candidates, hold_out, metrics_of
 from cdi_stream.phasing.recipe import parse_recipe
@@ -49,6 +52,34 @@ def test_a_crystal_is_found_and_called_good(case):
     assert len(found.finalists) == len(found.correlations) + 1 > 1
     assert metrics.starts >= 16
     assert metrics.cycles > 100 * metrics.starts
+
+
+def blurred(width_vox: float, photons: float = 1e6) -> tuple[Measurement, Tensor]:
+    """Counts of a crystal whose intensity is blurred by scipy's Gaussian, and the crystal."""
+    truth = crystal(replace(WEAK, seed=8, phase_pi=2))
+    intensity = np.abs(np.fft.ifftn(np.fft.ifftshift(truth))) ** 2
+    if width_vox:
+        intensity = ndimage.gaussian_filter(intensity, width_vox, mode="wrap", truncate=8)
+    counts = np.random.default_rng(3).poisson(intensity * photons / intensity.sum())
+    magnitude = torch.from_numpy(counts).float().sqrt()
+    ones = torch.ones_like(magnitude)
+    return Measurement(magnitude=magnitude, magnitude_scale=ones, valid=ones > 0), ordered(truth)
+
+
+@pytest.mark.parametrize("width_vox", [0.0, 0.8])
+def test_partly_coherent_light_is_found_where_it_is_and_only_there(width_vox):
+    data, truth = blurred(width_vox)
+    found = solve(data, 1, unlimited(), replace(QUICK, exploration=replace(FEW, most_rounds=4), is_thorough=False))
+    assert error(found.crystal, truth) < 0.05
+    metrics = metrics_of(found, data, np.eye(3) * 1e7)
+    if not width_vox:
+        assert found.kernel is None
+        assert math.isnan(metrics.coherence_lab_x_nm)
+        return
+    assert found.kernel.widths_vox == pytest.approx((width_vox,) * 3, rel=0.2)
+    assert metrics.blur_row_vox == found.kernel.widths_vox[1]
+    assert metrics.coherence_lab_y_nm == pytest.approx(1e9 / (1e7 * width_vox), rel=0.2)
+    assert metrics.chi2 < 0.8 * metrics_of(replace(found, kernel=None), data).chi2
 
 
 @pytest.mark.slow

@@ -10,12 +10,18 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cdi_stream.phasing.coherence import GaussianKernel, free_kernel, gaussian_coherence, refine_coherence
+from cdi_stream.phasing.coherence import (
+    GaussianKernel,
+    coherence_lengths_m,
+    free_kernel,
+    gaussian_coherence,
+    refine_coherence,
+)
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
 from cdi_stream.phasing.likelihood import loss
 from cdi_stream.phasing.measures import nmse
-from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.projections import Measurement, expected_counts, kernel_centre, reciprocal
 
 N = 24
 WIDTHS = (0.8, 0.5, 0.6)
@@ -65,6 +71,36 @@ def test_its_transform_is_that_of_a_gaussian_of_the_width():
     rows, columns = np.indices(like.shape)
     expected = np.exp(-((rows - 16) ** 2) / (2 * 1.5**2) - (columns - 15) ** 2 / (2 * 2.0**2))
     np.testing.assert_allclose(kernel, expected / expected.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 10), (7, 6, 9), (12, 11)])
+def test_the_centre_of_a_kernel_follows_from_its_transform(shape):
+    coherence = gaussian_coherence(torch.zeros(shape), (0.7, 0.4, 0.9)[: len(shape)])
+    kernel = torch.fft.irfftn(coherence, s=shape)
+    assert float(kernel_centre(coherence, shape[-1])) == pytest.approx(float(kernel.flatten()[0]), rel=1e-5)
+
+
+def test_expected_counts_of_a_blurred_field_never_fall_to_rounding_errors():
+    """Beside a bright peak the rounding of the transform is larger than the counts of a dark voxel."""
+    field = torch.full((1, 16, 16, 16), 1e-2, dtype=torch.complex64)
+    field[0, 0, 0, 0] = 1e4
+    data = measured(torch.zeros(16, 16, 16), widths=(0, 0, 0))
+    narrow = GaussianKernel(widths_vox=(0.0, 0.0, 0.0)).apply_to(data)
+    torch.testing.assert_close(expected_counts(field, narrow)[0, 8], torch.full((16, 16), 1e-4), rtol=0.5, atol=20.0)
+    assert (expected_counts(field, narrow) >= 0.99 * field.abs().square()).all()
+
+
+def test_coherence_lengths_are_where_the_degree_of_coherence_falls_to_exp_of_minus_a_half():
+    """The degree of coherence is the transform of the kernel, a Gaussian in q along skew steps, summed here."""
+    bq = np.array([[2.0, 0.3, -0.4], [-0.5, 1.5, 0.2], [0.1, 0.6, -3.0]]) * 1e6
+    widths = (0.9, 0.5, 0.7)
+    places = np.linspace(-4, 4, 33)
+    steps = np.stack(np.meshgrid(*[places] * 3, indexing="ij"), -1).reshape(-1, 3)
+    weight = np.exp(-(steps**2 / (2 * np.array(widths) ** 2)).sum(1))
+    q = steps @ bq.T
+    for axis, length_m in enumerate(coherence_lengths_m(widths, bq)):
+        degree = (weight * np.cos(q[:, axis] * length_m)).sum() / weight.sum()
+        assert degree == pytest.approx(np.exp(-0.5), abs=0.01)
 
 
 @pytest.mark.parametrize("is_noisy", [False, True])

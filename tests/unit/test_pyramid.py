@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from cdi_stream.phasing.coherence import gaussian_coherence
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, crop_centre, grid_shapes, resample_crystals
 from cdi_stream.phasing.tuning import TUNING
@@ -137,16 +139,19 @@ def test_a_coarse_measurement_is_that_of_the_coarse_crystal(shape, small):
     valid, truth = torch.from_numpy(rng.random(shape) < 0.8), crystal(shape)
     data = Measurement(magnitude=scale, magnitude_scale=scale, valid=valid, background=background)
     full = expected_counts(reciprocal(truth, len(shape)), data)
-    data = Measurement(
-        magnitude=full.sqrt(),
-        magnitude_scale=scale,
-        valid=valid,
-        background=background,
-        coherence=torch.fft.rfftn(scale),
-    )
+    data = replace(data, magnitude=full.sqrt())
     found = coarsen(data, small)
     assert found.coherence is None
     np.testing.assert_array_equal(found.valid, cut(valid.numpy(), small))
     model = expected_counts(reciprocal(resample_crystals(truth[None], small), len(shape))[0], found)
     torch.testing.assert_close(model.sqrt(), found.magnitude)
     assert coarsen(data, shape) is data
+
+
+@pytest.mark.parametrize(("shape", "small"), [((32, 36, 30), (24, 24, 20)), ((40, 42), (24, 32))])
+def test_a_kernel_has_the_same_width_in_voxels_on_a_coarse_grid(shape, small):
+    widths, full = (0.9, 0.4, 0.7)[: len(shape)], torch.ones(shape)
+    data = Measurement(magnitude=full, magnitude_scale=full, valid=full > 0, coherence=gaussian_coherence(full, widths))
+    torch.testing.assert_close(
+        coarsen(data, small).coherence.real, gaussian_coherence(torch.ones(small), widths), atol=0.01, rtol=0
+    )
