@@ -19,7 +19,7 @@ from cdi_stream.inversion.blemishes import find_blemishes, good_pixels, is_satur
 from cdi_stream.inversion.damage import doubt_of_damage
 from cdi_stream.inversion.window import brightest_voxel, crop_window, cut
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
-from cdi_stream.phasing.autocorrelation import island, lengths_vox, weights
+from cdi_stream.phasing.autocorrelation import island, lengths_vox, tapered, weights
 from cdi_stream.phasing.tuning import TUNING
 
 Bools = NDArray[np.bool_]
@@ -196,7 +196,8 @@ def crystal_extent(
     inner_counts, inner_valid, inner_scale = (
         torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale)
     )
-    offsets = island(inner_counts.float(), weights(inner_valid, inner_scale), threshold)
+    inner_counts = inner_counts.float()
+    offsets = island(inner_counts, tapered(inner_counts, weights(inner_valid, inner_scale)), threshold)
     extent = TUNING.tail_correction * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
     oversampling = np.array(shape) / lengths_vox(offsets)
     return tuple(map(float, extent)), tuple(map(float, oversampling))  # type: ignore[return-value]

@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cdi_stream.numerics.fourier import from_fourier_order, real_spectrum_modulus
+from cdi_stream.phasing.hole import taper
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.tuning import TUNING
 
@@ -39,7 +40,8 @@ class Box:
 
 def box_of(data: Measurement) -> Box:
     """Return the box of the crystal that a measurement shows."""
-    offsets = island(data.magnitude.square(), weights(data.valid, data.magnitude_scale.square()))
+    counts = data.magnitude.square()
+    offsets = island(counts, tapered(counts, weights(data.valid, data.magnitude_scale.square())))
     return Box(tuple(map(float, np.minimum(lengths_vox(offsets), data.magnitude.shape))), slant(offsets))
 
 
@@ -47,6 +49,12 @@ def weights(valid: Tensor, scale: Tensor) -> Tensor:
     """Return the factors from counts to relative intensities: 1 over the expected scale, 0 where that is not known."""
     is_measured = valid & (scale > TUNING.least_relative_scale * scale.max().clamp_min(1e-30))
     return torch.where(is_measured, 1 / torch.where(is_measured, scale, 1.0), 0.0)
+
+
+def tapered(counts: Tensor, weight: Tensor) -> Tensor:
+    """Return the factors of `weights`, which fall off smoothly towards a hole at the peak (`hole.taper`)."""
+    factors = taper(counts, weight > 0)
+    return weight if factors is None else weight * factors
 
 
 def oversampling(counts: Tensor, weight: Tensor | None = None) -> tuple[float, ...]:
@@ -111,6 +119,8 @@ def autocorrelation(data: Measurement) -> Tensor:
     The region above a threshold is twice as wide as the crystal, so it contains the crystal and its twin: Crimmins,
     Fienup and Thelen (1990), J. Opt. Soc. Am. A 7, 3, doi:10.1364/JOSAA.7.000003.
     """
-    modulus = real_spectrum_modulus(intensities(data))
+    intensity = intensities(data)
+    factors = taper(intensity, data.valid)
+    modulus = real_spectrum_modulus(intensity if factors is None else intensity * factors)
     result: Tensor = modulus / modulus.amax().clamp_min(1e-30)
     return result

@@ -22,11 +22,12 @@ from cdi_stream.phasing.tuning import TUNING
 
 
 class Misfit(TypedDict):
-    """Misfit and correlation of a crystal, and the misfit that counting noise alone leaves."""
+    """Misfit and correlation of a crystal, the misfit that counting noise alone leaves, and the share not measured."""
 
     chi2: float
     r_p: float
     chi2_floor: float
+    dark_share: float
 
 
 class SupportSize(TypedDict):
@@ -49,13 +50,19 @@ class Blur(TypedDict, total=False):
 
 
 def misfit(crystal: Tensor, data: Measurement) -> Misfit:
-    """Return ``chi2``, ``r_p`` and ``chi2_floor`` of a crystal in Fourier order, see `cdi_stream.phasing.measures`."""
-    model = modelled_magnitude(crystal, data)[data.valid]
-    measured = data.magnitude[data.valid]
+    """Return ``chi2``, ``r_p`` and ``chi2_floor`` of a crystal in Fourier order, see `cdi_stream.phasing.measures`.
+
+    ``dark_share`` is the share of the crystal's intensity in voxels that were not measured.
+    """
+    everywhere = modelled_magnitude(crystal, data)
+    model, measured = everywhere[data.valid], data.magnitude[data.valid]
+    scaled = everywhere / data.magnitude_scale.clamp_min(1e-12)
+    total = float(scaled.square().sum())
     return {
         "chi2": float(chi2(model, measured)),
         "r_p": float(r_p(model, measured)),
         "chi2_floor": float(chi2_floor(model, measured)),
+        "dark_share": float(scaled[~data.valid].square().sum()) / total if total > 0 else math.nan,
     }
 
 
