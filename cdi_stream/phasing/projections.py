@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cdi_stream.phasing.blurred import CountsModel, power, scale_to_counts
 from cdi_stream.phasing.kernels import Mix, mix, multiply, rescale
 
 _TINY = 1e-12
@@ -77,12 +78,25 @@ def expected_counts(field: Tensor, data: Measurement) -> Tensor:
     """Return the counts that the model predicts for fields F(q) ``(..., *shape)``; differentiable."""
     intensity = field.real.square() + field.imag.square()
     if data.coherence is not None:
-        axes, shape = tuple(range(-data.n_axes, 0)), data.magnitude.shape
-        spectrum = torch.fft.rfftn(intensity, dim=axes) * data.coherence
-        least = kernel_centre(data.coherence, shape[-1]) * intensity  # rounding errors of the transform lie above it
-        intensity = torch.maximum(torch.fft.irfftn(spectrum, s=shape, dim=axes), least)
+        least = kernel_centre(data.coherence, data.magnitude.shape[-1]) * intensity
+        intensity = torch.maximum(blur(intensity, data), least)  # rounding errors of the transform lie above it
     counts = data.magnitude_scale.square() * intensity
     return counts if data.background is None else counts + data.background
+
+
+def blur(intensity: Tensor, data: Measurement) -> Tensor:
+    """Return intensities ``(..., *shape)`` convolved with the coherence kernel; as they are without kernel."""
+    if data.coherence is None:
+        return intensity
+    axes = tuple(range(-data.n_axes, 0))
+    spectrum = torch.fft.rfftn(intensity, dim=axes)
+    is_fast = spectrum.device.type == "cpu" and not (data.coherence.is_complex() or spectrum.requires_grad)
+    if is_fast and spectrum.is_contiguous() and spectrum.ndim == data.n_axes + 1:
+        multiply(spectrum, data.coherence[None].contiguous())
+    else:
+        spectrum = spectrum * data.coherence
+    result: Tensor = torch.fft.irfftn(spectrum, s=data.magnitude.shape, dim=axes)
+    return result
 
 
 def kernel_centre(coherence: Tensor, length: int) -> Tensor:
@@ -110,17 +124,26 @@ class Projector:
 
     def __init__(self, data: Measurement) -> None:
         self._data, self._target = data, data.target.contiguous()
+        self._model = None if data.is_plain else _counts_model(data)
 
     def __call__(self, crystal: Tensor) -> Tensor:
         """Return the projection of crystals ``(starts, *shape)``."""
         field = reciprocal(crystal, self._data.n_axes)
-        if self._data.is_plain:
+        if self._model is None:
             rescale(field, self._target)
         else:
-            expected = expected_counts(field, self._data).clamp_min(_TINY)
-            factor = torch.where(self._data.valid, self._data.magnitude / expected.sqrt(), 1.0)
-            multiply(field, factor.contiguous())
+            scale_to_counts(field, blur(power(field), self._data).contiguous(), self._model)
         return direct(field, self._data.n_axes)
+
+
+def _counts_model(data: Measurement) -> CountsModel:
+    magnitude = torch.where(data.valid, data.magnitude, -1.0)
+    background = torch.zeros_like(magnitude) if data.background is None else data.background
+    squared_scale = data.magnitude_scale.square().expand_as(magnitude).contiguous()
+    centre = 1.0 if data.coherence is None else float(kernel_centre(data.coherence, magnitude.shape[-1]))
+    return CountsModel(
+        magnitude=magnitude, squared_scale=squared_scale, background=background.contiguous(), least=centre
+    )
 
 
 def project_magnitude(crystal: Tensor, data: Measurement) -> Tensor:

@@ -98,6 +98,7 @@ def coarsen(data: Measurement, shape: Lengths) -> Measurement:
     if data.coherence is not None:
         kernel = crop_centre(torch.fft.irfftn(data.coherence, s=full), shape)
         coherence = torch.fft.rfftn(kernel / kernel.sum())
+        coherence = coherence if data.coherence.is_complex() else coherence.real.contiguous()
     return replace(
         data,
         magnitude=crop_centre(data.magnitude, shape),
