@@ -55,7 +55,7 @@ from torch import Tensor
 
 from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.coherence import GaussianKernel
-from cdi_stream.phasing.coherence_search import find_coherence, refine_kernel
+from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
@@ -160,7 +160,8 @@ class _Auto:
     """State of one search: the measurement, its held-out voxels, and the work that is done."""
 
     def __init__(self, data: Measurement, seed: int, search: Search, settings: AutoSettings, report: Report) -> None:
-        self._data, self._seed, self._settings = data, seed, settings
+        self._measured = self._data = data
+        self._seed, self._settings = seed, settings
         self._search, self._report = search, report
         self._seen, self._held = hold_out(data, seed)
         self._shapes = grid_shapes(data)
@@ -185,7 +186,7 @@ class _Auto:
         assert pool is not None
         effort = Effort(starts=self._search.starts, cycles=self._search.cycles, recipe=text)
         solution = replace(conclude(self._data, self._held, pool, effort, deadline), kernel=self._kernel)
-        is_exact = self._settings.is_thorough and self._settings.is_exact and self._data.coherence is None
+        is_exact = self._settings.is_thorough and self._settings.is_exact and self._kernel is None
         return fit_without_noise(self._data, solution, deadline) if is_exact else solution
 
     def _has_time(self) -> bool:
@@ -227,10 +228,14 @@ class _Auto:
         self._report(f"partly coherent, {kernel.text}: {_state(pool, self._search.deadline)}")
         return pool
 
-    def _take(self, kernel: GaussianKernel) -> None:
-        """Use this coherence kernel from now on."""
+    def _take(self, kernel: GaussianKernel | None) -> None:
+        """Use this coherence kernel from now on; None: coherent light."""
         self._kernel = kernel
-        self._data, self._seen = kernel.apply_to(self._data), kernel.apply_to(self._seen)
+        if kernel is None:
+            self._data, self._seen = self._measured, replace(self._measured, valid=self._seen.valid)
+        else:
+            self._data = kernel.apply_to(self._measured)
+            self._seen = replace(self._data, valid=self._seen.valid)
 
     def _level(self, data: Measurement, coarser_share: float | None = None) -> GridLevel:
         return level_of(data, coarser_share, self._known_share)
@@ -259,7 +264,7 @@ class _Auto:
         pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
         if self._kernel is not None:
             winner = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
-            self._take(refine_kernel(level, winner, self._kernel, TUNING.finest_kernel_rounds)[0])
+            self._take(refine_on_finest(level, winner, self._kernel))
             level = replace(level, data=self._seen)
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
         if self._settings.is_thorough:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from cdi_stream.phasing.background import LinearBackground, parts
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
 from cdi_stream.phasing.likelihood import FAINTEST
@@ -42,22 +43,23 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaussianKernel:
-    """Gaussian kernel with a constant background.
+    """Gaussian kernel with a linear background.
 
-    ``widths_vox`` are its standard deviations, one per axis [voxels of reciprocal space].  ``background_counts`` is the
-    background [counts per voxel]; it is refined too, and replaces the background of the measurement.  None keeps the
-    background of the measurement.  ``errors_vox`` are the standard deviations of the widths that counting noise alone
-    leaves [voxels]; empty before a refinement.
+    ``widths_vox`` are its standard deviations, one per axis [voxels of reciprocal space]; all zero: coherent light.
+    ``background`` is refined too, and replaces the background of the measurement.  None keeps the background of the
+    measurement.  ``errors_vox`` are the standard deviations of the widths that counting noise alone leaves [voxels];
+    empty before a refinement.
     """
 
     widths_vox: tuple[float, ...]
-    background_counts: float | None = None
+    background: LinearBackground | None = None
     errors_vox: tuple[float, ...] = ()
 
     @property
     def text(self) -> str:
-        """Widths along the axes, for a report."""
-        return "kernel " + " x ".join(f"{width:.2f}" for width in self.widths_vox) + " voxels rms"
+        """Widths along the axes and background, for a report."""
+        widths = "kernel " + " x ".join(f"{width:.2f}" for width in self.widths_vox) + " voxels rms"
+        return widths if self.background is None else f"{widths}, background {self.background.counts:.3g} counts"
 
     @property
     def relative_noise(self) -> float:
@@ -69,10 +71,8 @@ class GaussianKernel:
 
     def apply_to(self, data: Measurement) -> Measurement:
         """Return the measurement with this kernel and this background."""
-        coherence = gaussian_coherence(data.magnitude, self.widths_vox)
-        if self.background_counts is None:
-            return replace(data, coherence=coherence)
-        background = torch.full_like(data.magnitude, self.background_counts)
+        coherence = gaussian_coherence(data.magnitude, self.widths_vox) if any(self.widths_vox) else None
+        background = data.background if self.background is None else self.background.on(data.magnitude)
         return replace(data, coherence=coherence, background=background)
 
     def improve(self, field: Tensor, data: Measurement) -> GaussianKernel:
@@ -85,8 +85,8 @@ class GaussianKernel:
         model = self.apply_to(data)
         expected = expected_counts(field, model)
         slopes = _by_variance(field, model)
-        if self.background_counts is not None:
-            slopes.append(torch.ones_like(expected))
+        if self.background is not None:
+            slopes += parts(expected)
         jacobian = torch.stack([slope[data.valid] for slope in slopes], 1).double()
         weighted = jacobian / (expected[data.valid].double() + 1)[:, None]
         misfit = (data.magnitude.square() - expected)[data.valid].double()
@@ -96,13 +96,13 @@ class GaussianKernel:
 
     def _moved(self, step: Sequence[float], errors: Sequence[float]) -> GaussianKernel:
         """Return the kernel after a step of the variances; ``errors`` are the standard deviations of the variances."""
-        n_axes, constant = len(self.widths_vox), self.background_counts
+        n_axes, background = len(self.widths_vox), self.background
         variances = [max(w * w + change, 0.0) for w, change in zip(self.widths_vox, step[:n_axes], strict=True)]
         widths = tuple(map(math.sqrt, variances))
         return GaussianKernel(
             widths_vox=widths,
             errors_vox=tuple(e / (2 * max(w, math.sqrt(e), 1e-9)) for w, e in zip(widths, errors, strict=False)),
-            background_counts=None if constant is None else max(constant + step[n_axes], 0.0),
+            background=None if background is None else background.move(step[n_axes:]),
         )
 
 
@@ -207,8 +207,9 @@ def _squared_frequencies(like: Tensor) -> list[Tensor]:
 
 def _by_variance(field: Tensor, model: Measurement) -> list[Tensor]:
     """Return the derivatives of the expected counts by the variance along each axis, ``(*shape)`` each."""
-    assert model.coherence is not None
-    spectrum = torch.fft.rfftn(field.abs().square()) * model.coherence
+    spectrum = torch.fft.rfftn(field.abs().square())
+    if model.coherence is not None:
+        spectrum = spectrum * model.coherence
     return [
         model.magnitude_scale.square() * torch.fft.irfftn(-2 * math.pi**2 * k * spectrum, s=field.shape)
         for k in _squared_frequencies(model.magnitude)

@@ -42,12 +42,18 @@ def find_coherence(
     starts = [Batch(crystal=best.crystal[k : k + 1], support=best.support[k : k + 1]) for k in range(len(best))]
     fits = side_by_side(partial(_fit, plain, first, deadline), starts)
     kernel, score = min(fits, key=lambda fit: fit[1])
-    return kernel if is_blur(kernel) and score < TUNING.better_with_coherence * float(best.score[0]) else None
+    return kernel if is_blur(kernel) and score < float(best.score[0]) else None
 
 
 def is_blur(kernel: GaussianKernel) -> bool:
     """Return whether a kernel is wide enough to matter."""
     return max(kernel.widths_vox) > TUNING.least_blur_vox
+
+
+def refine_on_finest(level: GridLevel, winner: Batch, kernel: GaussianKernel) -> GaussianKernel | None:
+    """Return the kernel after refinements with the winner on the finest grid; None if it became too narrow."""
+    found, _ = refine_kernel(level, winner, kernel, TUNING.finest_kernel_rounds)
+    return found if is_blur(found) else None
 
 
 def refine_kernel(

@@ -19,7 +19,7 @@ from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.align import align_all
 from cdi_stream.phasing.coherence import GaussianKernel
-from cdi_stream.phasing.coherence_search import find_coherence, refine_kernel
+from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
@@ -86,11 +86,11 @@ def cross_check(
     starts = _random_starts_of(data, seed, first_extent, search, TUNING.first_check_share)
     kernel = find_coherence(starts.level, starts.pool, deadline)
     if kernel is not None:
-        data, starts = kernel.apply_to(data), starts.refine_with(kernel, first_extent, search)
-        level = replace(level, data=data)
+        starts = starts.refine_with(kernel, first_extent, search)
+        level = replace(level, data=kernel.apply_to(data))
     best = refine(level, start, recipe_for(level.extent_vox), deadline, Limits())
     search.add(best, starts=len(best))
-    best = _best_of(best, data)
+    best = _best_of(best, level.data)
     agreement = starts.agreement_with(best.result[0], search)
     for _ in range(TUNING.most_extra_rounds):
         if agreement < LEAST_AGREEMENT and not deadline.is_over(TUNING.more_checks_share):
@@ -98,12 +98,12 @@ def cross_check(
             agreement = starts.agreement_with(best.result[0], search)
     if agreement < LEAST_AGREEMENT and not deadline.is_over():
         rival, rival_agreement = starts.refine_best(level, search)
-        limit = TUNING.largest_score_ratio * _score_of(best, data)
-        if rival_agreement > agreement and _score_of(rival, data) < limit:
+        limit = TUNING.largest_score_ratio * _score_of(best, level.data)
+        if rival_agreement > agreement and _score_of(rival, level.data) < limit:
             best, agreement = rival, rival_agreement
     if kernel is not None:
-        kernel, _ = refine_kernel(level, best, kernel, TUNING.finest_kernel_rounds)
-        data = kernel.apply_to(data)
+        kernel = refine_on_finest(level, best, kernel)
+        data = data if kernel is None else kernel.apply_to(data)
     crystal, support = best.result[0], best.support[0]
     metrics = Metrics(
         **misfit(crystal, data),

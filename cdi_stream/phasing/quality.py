@@ -38,7 +38,7 @@ class SupportSize(TypedDict):
 
 
 class Blur(TypedDict, total=False):
-    """Widths of a coherence kernel, coherence lengths and their uncertainty; see `cdi_stream.metrics.Metrics`."""
+    """Metrics of a coherence kernel, see `cdi_stream.metrics.Metrics`."""
 
     blur_frame_vox: float
     blur_row_vox: float

@@ -129,9 +129,6 @@ class SearchTuning:
     descent_per_kernel: int = 10
     """Steps of descent on the crystal between two refinements of the kernel."""
 
-    better_with_coherence: float = 0.98
-    """Score with a kernel, relative to the score before, below which the kernel is taken."""
-
     coherence_error: float = 0.15
     """Relative error of the width of a kernel besides counting noise: a crystal that is not quite right hides blur.
 

@@ -88,6 +88,9 @@ def test_an_empty_crystal_has_failed():
     assert judge(Metrics(**found, support_fraction=0.0)).grade == "failed"
 
 
+KNOWN = {"agreement": 0.99, "bootstrap_nmse": 0.005}
+
+
 @pytest.mark.parametrize(
     ("change", "grade", "reason"),
     [
@@ -99,13 +102,20 @@ def test_an_empty_crystal_has_failed():
         ({"chi2": 0.06, "chi2_floor": 0.034}, "doubtful", "counting noise is 0.034 of the counts"),
         ({"chi2": 0.06, "chi2_floor": 0.034, "bootstrap_nmse": 0.017}, "good", None),
         ({"bootstrap_nmse": 0.019}, "doubtful", "counting noise alone would move the crystal by NMSE 0.019 > 0.018"),
-        ({"agreement": 0.971}, "good", None),
-        ({"agreement": 0.969}, "doubtful", "mean correlation 0.969 < 0.97"),
+        ({"agreement": 0.956}, "good", None),
+        ({"agreement": 0.954}, "doubtful", "mean correlation 0.954 < 0.955"),
         ({"starts": 1}, "doubtful", "a single start"),
         ({"starts": 32}, "doubtful", "only one of 32 starts"),
         ({"amplitude_spread": 0.27}, "doubtful", "uneven inside: 0.27"),
         ({"is_truncated": True}, "doubtful", "the time ran out"),
-        ({"r_p": 0.969}, "doubtful", "r_p 0.969 < 0.97"),
+        ({"amplitude_spread": 0.35, **KNOWN}, "good", None),
+        ({"amplitude_spread": 0.37, **KNOWN}, "doubtful", "uneven inside: 0.37 of its mean, more than 0.36"),
+        ({"amplitude_spread": 0.35, **KNOWN, "blur_frame_vox": 0.5}, "doubtful", "more than 0.26"),
+        ({"amplitude_spread": 0.35, **KNOWN, "bootstrap_nmse": 0.011}, "doubtful", "more than 0.26"),
+        ({"amplitude_spread": 0.35, **KNOWN, "agreement": 0.979}, "doubtful", "more than 0.26"),
+        ({"r_p": 0.969, "chi2": 0.018}, "doubtful", "r_p 0.969 < 0.97"),
+        ({"r_p": 0.931, "chi2": 0.016}, "good", None),
+        ({"r_p": 0.929, "chi2": 0.016}, "doubtful", "r_p 0.929 < 0.93"),
         ({"support_fraction": 0.21}, "doubtful", "the support fills 21% of the array"),
         ({"support_over_box": 2.4}, "good", None),
         ({"support_over_box": 2.6}, "doubtful", "the support is 2.6 times the box that the counts say"),
@@ -124,7 +134,7 @@ def test_grades(change, grade, reason):
 
 
 def test_reasons_already_known_make_it_doubtful_and_come_first():
-    verdict = judge(replace(GOOD, **{"r_p": 0.9}), ("three frames are missing",))
+    verdict = judge(replace(GOOD, r_p=0.9, chi2=0.02), ("three frames are missing",))
     assert verdict.grade == "doubtful"
     assert verdict.reasons == ("three frames are missing", "r_p 0.900 < 0.97")
     assert judge(GOOD, ("three frames are missing",)).grade == "doubtful"
