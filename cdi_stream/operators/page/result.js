@@ -30,7 +30,8 @@ function reasonOf(result) {
     result.header.verdict === "failed" ? "failed" : "came without pictures"}` : "no result yet";
 }
 
-const LABELS = {support_fraction: "support fraction", strain_low: "strain, 1st percentile", strain_high: "strain, 99th"};
+const LABELS = {support_fraction: "support fraction", strain_low: "strain, 1st percentile", strain_high: "strain, 99th",
+  dark_share: "intensity not measured"};
 
 function numbersOf(header) {
   const scalars = header.scalars ?? {};
@@ -42,6 +43,7 @@ function numbersOf(header) {
     ["size x × y × z", size(scalars), " nm"],
     ["voxel", number(1e9 * scalars.voxel_size_m), " nm"],
     ...Object.entries(LABELS).map(([name, label]) => [label, number(scalars[name])]),
+    ["coherence x × y × z", size(scalars, "coherence"), ` nm (± ${number(100 * scalars.coherence_error, 2)} %)`],
     ["latency", seconds(scalars.latency_s)],
     ...latencies.map(([name, value]) => [`· ${name.slice(8, -2)}`, seconds(value)]),
     ["method", plain(header.method)],

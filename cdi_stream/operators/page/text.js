@@ -73,7 +73,7 @@ export function plain(value) {
   return isNumber(value) && !Number.isInteger(value) ? number(value) : String(value);
 }
 
-export function size(scalars) {
-  const sides = ["x", "y", "z"].map((axis) => scalars[`size_lab_${axis}_nm`]);
+export function size(scalars, quantity = "size") {
+  const sides = ["x", "y", "z"].map((axis) => scalars[`${quantity}_lab_${axis}_nm`]);
   return sides.every(isNumber) ? sides.map((nm) => nm.toFixed(0)).join(" × ") : "–";
 }
