@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,19 +13,31 @@ from rich.table import Table
 
 from cdi_stream.interface.phase_counts import method_settings
 from cdi_stream.interface.phase_file import Request, phase_file
+from cdi_stream.inversion.phase_retrieval import LIVE_SEARCH, LIVE_SEED
+from cdi_stream.numerics.fourier import from_fourier_order
+from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.judge import judge
+from cdi_stream.phasing.ranking import metrics_of
 from tests.bench import zoo
 from tests.bench.phasing.shared_crystals import RIGHT, distance
 from tests.bench.record import Case, Line, median, plain_table
+from tests.measurements import data_of
 
 N_SAMPLES = 200
 BUDGET_S = 30.0
 
 
 def cases() -> Iterator[Case]:
-    """All samples of the table."""
+    """All samples, by the command's ``auto``."""
     for number in range(zoo.FIRST, zoo.FIRST + N_SAMPLES):
         yield Case(key=f"zoo/{number}", measure=partial(phased, number))
+
+
+def live_cases() -> Iterator[Case]:
+    """All samples, by the live search without a network."""
+    for number in range(zoo.FIRST, zoo.FIRST + N_SAMPLES):
+        yield Case(key=f"zoo-live/{number}", measure=partial(searched, number))
 
 
 def phased(number: int, budget_s: float = BUDGET_S) -> Line:
@@ -40,15 +53,30 @@ def phased(number: int, budget_s: float = BUDGET_S) -> Line:
         line = phase_file(request)
         with np.load(out) as written:
             found = written["object"]
-    about = {"shape": case.shape, "effect": case.effect, "phase_pi": case.phase_pi, "photons": case.photons}
-    about |= {"oversampling": case.oversampling, "blur_vox": list(case.blur_vox)}
-    return {**about, **line, "file": None, **distance(truth, found)}
+    return {**_about(case), **line, "file": None, **distance(truth, found)}
 
 
-def table(lines: list[Line]) -> Table:
+def searched(number: int) -> Line:
+    """Phase one sample as the live service does from random starts."""
+    case = zoo.sample(number)
+    truth = zoo.crystal(case)
+    data = data_of(*zoo.measure(case, truth))
+    begin_s = time.monotonic()
+    solution = solve(data, LIVE_SEED, Deadline(BUDGET_S), LIVE_SEARCH)
+    metrics = metrics_of(solution, data)
+    numbers = {"seconds": time.monotonic() - begin_s, "verdict": judge(metrics).grade, **metrics.known()}
+    return {**_about(case), **numbers, **distance(truth, from_fourier_order(solution.crystal).numpy())}
+
+
+def _about(case: zoo.Sample) -> Line:
+    names = ("shape", "effect", "phase_pi", "photons", "oversampling")
+    return {name: getattr(case, name) for name in names} | {"true_blur_vox": list(case.blur_vox)}
+
+
+def table(title: str, lines: list[Line]) -> Table:
     """Success and verdict, over all and by what makes a sample hard."""
     columns = ("samples", "n", "found", "NMSE median", "s median", "good of found", "good & wrong")
-    result = plain_table(f"Zoo (found: NMSE < {RIGHT})", *columns)
+    result = plain_table(f"{title} (found: NMSE < {RIGHT})", *columns)
     groups = {"all": lines}
     groups |= {name: [line for line in lines if line["effect"] == name] for name in zoo.EFFECTS}
     groups |= {name: [line for line in lines if line["shape"] == name] for name in zoo.SHAPES}
