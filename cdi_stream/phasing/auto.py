@@ -264,7 +264,7 @@ class _Auto:
         pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
         if self._kernel is not None:
             winner = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
-            self._take(refine_on_finest(level, winner, self._kernel))
+            self._take(refine_on_finest(level, winner, self._kernel, self._search.deadline))
             level = replace(level, data=self._seen)
         pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
         if self._settings.is_thorough:

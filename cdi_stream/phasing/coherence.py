@@ -10,8 +10,7 @@ reciprocal space, in Fourier order, not negative, with a sum of one; their trans
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar
 
@@ -140,18 +139,29 @@ class FreeKernel:
 
 
 def refine_coherence(
-    data: Measurement, start: Batch, kernel: K, rounds: int = 20, steps: int = 20
+    data: Measurement,
+    start: Batch,
+    kernel: K,
+    rounds: int = 20,
+    steps: int = 20,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Batch, K]]:
     """Refine one crystal and the kernel in turn; yield both after every round.
 
     ``start`` is a batch of one crystal that is already phased.  Each round takes ``steps`` of descent on the crystal
-    and one refinement of the kernel.  ``kernel.apply_to(data)`` is the measurement with the refined kernel.
+    and one refinement of the kernel; at least one round is run.  ``is_over`` is asked after every step and ends the
+    refinement when true.  ``kernel.apply_to(data)`` is the measurement with the refined kernel.
     """
-    batch = start
+    batch, has_time = start, True
     for _ in range(rounds):
-        batch = deque(refine_object(kernel.apply_to(data), batch, AcceleratedDescent(steps=steps)), maxlen=1).pop()
+        for batch in refine_object(kernel.apply_to(data), batch, AcceleratedDescent(steps=steps)):
+            has_time = not is_over()
+            if not has_time:
+                break
         kernel = kernel.improve(reciprocal(batch.result, data.n_axes)[0], data)
         yield batch, kernel
+        if not has_time:
+            return
 
 
 def gaussian_coherence(like: Tensor, widths_vox: Sequence[float]) -> Tensor:

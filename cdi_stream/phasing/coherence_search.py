@@ -50,18 +50,20 @@ def is_blur(kernel: GaussianKernel) -> bool:
     return max(kernel.widths_vox) > TUNING.least_blur_vox
 
 
-def refine_on_finest(level: GridLevel, winner: Batch, kernel: GaussianKernel) -> GaussianKernel | None:
+def refine_on_finest(
+    level: GridLevel, winner: Batch, kernel: GaussianKernel, deadline: Deadline
+) -> GaussianKernel | None:
     """Return the kernel after refinements with the winner on the finest grid; None if it became too narrow."""
-    found, _ = refine_kernel(level, winner, kernel, TUNING.finest_kernel_rounds)
+    found, _ = refine_kernel(level, winner, kernel, deadline, TUNING.finest_kernel_rounds)
     return found if is_blur(found) else None
 
 
 def refine_kernel(
-    level: GridLevel, batch: Batch, kernel: GaussianKernel, rounds: int = 2
+    level: GridLevel, batch: Batch, kernel: GaussianKernel, deadline: Deadline, rounds: int = 2
 ) -> tuple[GaussianKernel, Batch]:
     """Return the kernel and the crystal of a batch of one after refinements in turn, in the support of the batch."""
-    plain = replace(level.data, coherence=None)
-    *_, last = refine_coherence(plain, batch, kernel, rounds=rounds, steps=TUNING.descent_per_kernel)
+    plain, steps = replace(level.data, coherence=None), TUNING.descent_per_kernel
+    *_, last = refine_coherence(plain, batch, kernel, rounds, steps, deadline.is_over)
     return last[1], last[0]
 
 
@@ -72,7 +74,7 @@ def _fit(level: GridLevel, kernel: GaussianKernel, deadline: Deadline, start: Ba
     """
     batch, recipe = start, coherence_recipe(level.extent_vox)
     for _ in range(TUNING.coherence_rounds):
-        kernel, batch = refine_kernel(level, batch, kernel)
+        kernel, batch = refine_kernel(level, batch, kernel, deadline)
         if deadline.is_over() or not is_blur(kernel):
             break
         model = kernel.apply_to(level.data)

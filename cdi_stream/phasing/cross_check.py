@@ -102,7 +102,7 @@ def cross_check(
         if rival_agreement > agreement and _score_of(rival, level.data) < limit:
             best, agreement = rival, rival_agreement
     if kernel is not None:
-        kernel = refine_on_finest(level, best, kernel)
+        kernel = refine_on_finest(level, best, kernel, deadline)
         data = data if kernel is None else kernel.apply_to(data)
     crystal, support = best.result[0], best.support[0]
     metrics = Metrics(

@@ -166,3 +166,13 @@ def test_coherent_counts_give_almost_a_delta_and_no_worse_a_crystal():
     assert float(nmse(crystal, gaussian_batch.result[0])) < 1.05 * without + 1e-4
     assert float(free.values.flatten()[0]) > 0.9
     assert float(nmse(crystal, free_batch.result[0])) < 2 * without + 1e-3
+
+
+def test_a_refinement_whose_time_is_over_ends_after_one_step_with_a_kernel():
+    crystal = truth()
+    data = measured(crystal)
+    start = Batch(crystal=crystal[None], support=crystal[None].abs() > 0)
+    first = GaussianKernel(widths_vox=(0.5, 0.5, 0.5))
+    found = list(refine_coherence(data, start, first, is_over=lambda: True))
+    assert [batch.cycle for batch, _ in found] == [1]
+    assert found[0][1].widths_vox == pytest.approx(WIDTHS, rel=0.2)
