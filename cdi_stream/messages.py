@@ -203,8 +203,9 @@ class PreparedVolume:
     """Counts around the Bragg peak, with their valid voxels, their expected scale and their map to q.
 
     ``expected_scale`` multiplies the modelled intensity of each voxel (exposure, monitor, white field);
-    ``counts`` stay raw.  All three arrays share the shape of ``affine``, in detector coordinates.  ``doubts`` are
-    sentences about the counts.
+    ``counts`` stay raw.  All three arrays share the shape of ``affine``, in detector coordinates.  ``frame_shifts`` are
+    the distances of the frames from even steps ``(n_frames,)`` [steps]; None for even steps.  ``doubts`` are sentences
+    about the counts.
     """
 
     counts: NDArray[np.uint32]
@@ -215,6 +216,7 @@ class PreparedVolume:
     oversampling: tuple[float, float, float]
     n_bad: int = 0
     n_alien: int = 0
+    frame_shifts: NDArray[np.float64] | None = None
     doubts: tuple[str, ...] = ()
 
 

@@ -138,11 +138,21 @@ class CurveGeometry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearMap:
-    """Q_0 and B_q = [b_frame b_row b_col] [1/m] in lab axes, and the rotation S from sample to lab."""
+    """Q_0 and B_q = [b_frame b_row b_col] [1/m] in lab axes, and the rotation S from sample to lab.
+
+    ``frame_offsets (n, 3)`` are the distances of the frames from evenly spaced ones, to first order [1/m].
+    """
 
     q0: Floats
     bq: Floats
     sample_to_lab: Floats
+    frame_offsets: Floats
+
+    @property
+    def uneven_steps(self) -> Floats:
+        """Distances of the frames from evenly spaced ones ``(n, 3)``, in steps along frame, row and column."""
+        result: Floats = self.frame_offsets @ np.linalg.inv(self.bq).T
+        return result
 
 
 def rotation(axis: ArrayLike, angle_rad: float) -> Floats:
@@ -221,15 +231,22 @@ def linear_map(
     k_out = k * arm @ unit
     q0 = k_out - k * np.asarray(beamline.beam)
     across = k * arm @ (np.eye(3) - np.outer(unit, unit)) / length
-    b_frame = q0 * _slope(positions.photon_energy_ev) / energy
-    for axis, angles in zip(sample_axes, positions.sample_rad.T, strict=True):
-        b_frame = b_frame - _slope(angles) * np.cross(axis, q0)
-    for axis, angles in zip(arm_axes, positions.arm_rad.T, strict=True):
-        b_frame = b_frame + _slope(angles) * np.cross(axis, k_out)
+    derivatives = [(positions.photon_energy_ev, q0 / energy)]
+    derivatives += [(v, -np.cross(axis, q0)) for axis, v in zip(sample_axes, positions.sample_rad.T, strict=True)]
+    derivatives += [(v, np.cross(axis, k_out)) for axis, v in zip(arm_axes, positions.arm_rad.T, strict=True)]
+    b_frame = sum((_slope(track) * vector for track, vector in derivatives), np.zeros(3))
     b_row = detector.pixel_row_m * across @ np.asarray(beamline.row_direction)
     b_col = detector.pixel_col_m * across @ np.asarray(beamline.col_direction)
     bq = np.stack([b_frame, b_row, b_col], axis=1)
-    return LinearMap(q0=q0, bq=bq, sample_to_lab=sample)
+    offsets = sum((np.outer(_unevenness(track), vector) for track, vector in derivatives), np.zeros(()))
+    return LinearMap(q0=q0, bq=bq, sample_to_lab=sample, frame_offsets=np.asarray(offsets))
+
+
+def _unevenness(values: Floats) -> Floats:
+    """Return the differences of values from their least-squares line."""
+    centred = np.arange(len(values)) - (len(values) - 1) / 2
+    result: Floats = values - values.mean() - _slope(values) * centred
+    return result
 
 
 def _slope(values: Floats) -> float:

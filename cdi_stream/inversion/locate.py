@@ -19,7 +19,7 @@ from cdi_stream.geometry.circles import (
     DetectorPlacement,
     Positions,
     linear_map,
-    wavenumber,
+    spans_volume,
 )
 from cdi_stream.inversion.device_prefix import device_prefix
 from cdi_stream.inversion.tracks import fill_missing
@@ -41,8 +41,14 @@ For scale: a step of a thousandth of a degree at a detector distance of half a m
 MAX_LOST_SHARE = 0.1
 """Largest share of the frames whose reading of a motor may be missing and interpolated."""
 
-MAX_UNEVENNESS_STEPS = 0.25
-"""Largest distance of a frame from the evenly spaced scan [steps]; beyond, the scan gets a doubt."""
+MAX_UNEVENNESS_STEPS = 0.5
+"""Largest distance of a frame from the evenly spaced scan, along the scan [steps]; beyond, the scan gets a doubt.
+
+The phase retrieval knows the places of the frames, but gaps between them become too wide.
+"""
+
+MAX_SIDEWAYS_PIXELS = 0.25
+"""Largest such distance along rows or columns [pixels], which the phase retrieval does not know."""
 
 
 def locate(
@@ -268,24 +274,14 @@ def _moving(curve: RockingCurve, readings: _Readings) -> str:
 
 
 def _irregularity(geometry: CurveGeometry, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Return a doubt if the steps are uneven, as in a scan that runs forth and back; the volume assumes even steps.
-
-    For each frame the distances in q of all circles and of the energy from an evenly spaced scan are added.  The sum is
-    compared with the step of an evenly spaced scan over the same ranges.
-    """
-    positions = geometry.positions
+    """Return a doubt if the frames lie far from evenly spaced ones, as in a scan that runs forth and back."""
     n, rows, cols = shape
-    q = linear_map(geometry.beamline, geometry.detector, positions, n // 2, rows // 2, cols // 2).q0
-    reach = float(np.linalg.norm(q))
-    k = float(wavenumber(positions.photon_energy_ev[n // 2]))
-    energy = np.log(positions.photon_energy_ev) * reach
-    tracks = [*(positions.sample_rad.T * reach), *(positions.arm_rad.T * k), energy]
-    step = sum(float(np.ptp(track)) for track in tracks) / max(n - 1, 1)
-    index = np.arange(n)
-    distance = np.zeros(n)
-    for track in tracks:
-        distance += np.abs(track - np.polyval(np.polyfit(index, track, 1), index))
-    largest = float(distance.max()) / max(step, 1e-300)
-    if n < 3 or largest <= MAX_UNEVENNESS_STEPS:
+    tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, n // 2, rows // 2, cols // 2)
+    if n < 3 or not spans_volume(tangent.bq):
         return ()
-    return (f"uneven scan: frame {int(np.argmax(distance))} lies {largest:.2f} steps off the even scan",)
+    distances = np.abs(tangent.uneven_steps)
+    share = (distances / [MAX_UNEVENNESS_STEPS, MAX_SIDEWAYS_PIXELS, MAX_SIDEWAYS_PIXELS]).max(axis=1)
+    worst = int(np.argmax(share))
+    if share[worst] <= 1:
+        return ()
+    return (f"uneven scan: frame {worst} lies {distances[worst].max():.2f} steps off the even scan",)

@@ -37,7 +37,8 @@ class CountsVolume(Protocol):
 def measurement_of(volume: CountsVolume, device: str | None = None) -> Measurement:
     """Return measured magnitudes, the scale of modelled magnitudes and the valid voxels, in Fourier order.
 
-    Magnitudes are square roots of counts; their scale is the square root of the expected scale.
+    Magnitudes are square roots of counts; their scale is the square root of the expected scale.  A volume may also have
+    ``frame_shifts``, the distances of its frames from even steps.
 
     Parameters
     ----------
@@ -46,7 +47,9 @@ def measurement_of(volume: CountsVolume, device: str | None = None) -> Measureme
     device
         Device of the result; None leaves tensors on their device, and arrays on the CPU.
     """
+    shifts = getattr(volume, "frame_shifts", None)
     return Measurement(
+        frame_shifts=None if shifts is None else _ordered(shifts, torch.float32, device),
         magnitude=_ordered(volume.counts, torch.float32, device).sqrt(),
         magnitude_scale=_ordered(volume.expected_scale, torch.float32, device).sqrt(),
         valid=_ordered(volume.valid_pixels, torch.bool, device),

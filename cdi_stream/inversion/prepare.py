@@ -37,6 +37,9 @@ class DetectorKnowledge:
 MIN_SHAPE_VOX = 16
 """Smallest side of the cropped volume [voxels]."""
 
+LEAST_SHIFT_STEPS = 0.05
+"""Distance of a frame from its even step [steps] below which a scan counts as even."""
+
 AUTOCORRELATION_THRESHOLD = 0.02
 """Share of the largest autocorrelation above which a voxel belongs to the crystal's extent."""
 
@@ -86,6 +89,7 @@ def prepare(
         oversampling=oversampling,
         n_bad=int((~good).sum()),
         n_alien=int(blemishes.voxels.sum()),
+        frame_shifts=_frame_shifts(geometry, start, shape),
         doubts=doubt_of_damage(blemishes.hot, start[0]),
     )
 
@@ -162,6 +166,14 @@ def expected_scale(curve: RockingCurve, detector: DetectorKnowledge) -> tuple[ND
         is_positive = field > 0
         pixels = np.where(is_positive, field / field[is_positive].mean(), 1).astype(np.float32)
     return frames, pixels
+
+
+def _frame_shifts(geometry: CurveGeometry, start: Shape, shape: Shape) -> NDArray[np.float64] | None:
+    """Return the distances of the window's frames from even steps [steps], 0 outside the scan; None for even steps."""
+    frame, row, col = (s + n // 2 for s, n in zip(start, shape, strict=True))
+    tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
+    shifts, _ = cut(tangent.uneven_steps[:, 0], start[:1], shape[:1])
+    return read_only(shifts) if np.abs(shifts).max() > LEAST_SHIFT_STEPS else None
 
 
 def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineMap:

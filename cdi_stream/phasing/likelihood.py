@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cdi_stream.phasing.frames import along_first, frame_matrix
 from cdi_stream.phasing.projections import Measurement, direct, expected_counts, reciprocal
 
 Loss = Literal["amplitude", "poisson"]
@@ -40,10 +41,14 @@ def loss(field: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:
 def field_gradient(field: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:
     """Return the gradient of `loss` by the fields F, ``(starts, *shape)``.
 
-    2 F K^T[magnitude_scale^2 slope], where K is the convolution with the coherence kernel.
+    2 F K^T P^T[magnitude_scale^2 slope], where K is the convolution with the coherence kernel and P takes intensities
+    from even steps to the places of the frames.
     """
-    slope = _slope(expected_counts(field, data).clamp_min(FAINTEST), data.magnitude, kind)
-    weight = data.magnitude_scale.square() * torch.where(data.valid, slope, 0.0)
+    expected = expected_counts(field, data)
+    slope = _slope(expected.clamp_min(FAINTEST), data.magnitude, kind)
+    weight = data.magnitude_scale.square() * torch.where(data.valid & (expected > FAINTEST), slope, 0.0)
+    if data.frame_shifts is not None:
+        weight = along_first(frame_matrix(data.frame_shifts).T, weight, data.n_axes)
     if data.coherence is not None:
         axes = tuple(range(-data.n_axes, 0))
         spectrum = torch.fft.rfftn(weight, dim=axes) * data.coherence.conj()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cdi_stream.phasing.blurred import CountsModel, power, scale_to_counts
+from cdi_stream.phasing.frames import along_first, frame_matrix
 from cdi_stream.phasing.kernels import Mix, mix, multiply, rescale
 
 _TINY = 1e-12
@@ -23,7 +24,8 @@ _TINY = 1e-12
 class Measurement:
     """Measured magnitudes with their model, all in Fourier order and ``(*shape)``.
 
-    The model of the counts is magnitude_scale^2 (|F|^2 convolved with the coherence kernel) + background.
+    The model of the counts is magnitude_scale^2 P (|F|^2 convolved with the coherence kernel) + background.  P takes
+    intensities from even steps to the places of the frames.
 
     Parameters
     ----------
@@ -38,6 +40,8 @@ class Measurement:
     coherence
         Transform of the coherence kernel on the half spectrum of ``rfftn``: Clark et al. (2012), Nat. Commun. 3, 993,
         doi:10.1038/ncomms1994; None for full coherence.
+    frame_shifts
+        Distance of each frame, along the first axis, from its even step [steps]; None for even steps.
     """
 
     magnitude: Tensor
@@ -45,6 +49,7 @@ class Measurement:
     valid: Tensor
     background: Tensor | None = None
     coherence: Tensor | None = None
+    frame_shifts: Tensor | None = None
 
     @property
     def n_axes(self) -> int:
@@ -59,7 +64,7 @@ class Measurement:
     @property
     def is_plain(self) -> bool:
         """Whether the model of the counts is magnitude_scale^2 |F|^2."""
-        return self.background is None and self.coherence is None
+        return self.background is None and self.coherence is None and self.frame_shifts is None
 
 
 def reciprocal(crystal: Tensor, n_axes: int) -> Tensor:
@@ -80,6 +85,8 @@ def expected_counts(field: Tensor, data: Measurement) -> Tensor:
     if data.coherence is not None:
         least = kernel_centre(data.coherence, data.magnitude.shape[-1]) * intensity
         intensity = torch.maximum(blur(intensity, data), least)  # rounding errors of the transform lie above it
+    if data.frame_shifts is not None:
+        intensity = along_first(frame_matrix(data.frame_shifts), intensity, data.n_axes).clamp_min(0)
     counts = data.magnitude_scale.square() * intensity
     return counts if data.background is None else counts + data.background
 
@@ -115,6 +122,10 @@ def modelled_magnitude(crystal: Tensor, data: Measurement) -> Tensor:
     return expected_counts(reciprocal(crystal, data.n_axes), data).sqrt()
 
 
+LEAST_BESIDE = 0.05
+"""Smallest intensity of a frame beside its even step, relative to that at the step; limits the factor near minima."""
+
+
 class Projector:
     """Projection on the measured magnitudes: crystals get them, keep their phases, and stay as they are elsewhere.
 
@@ -125,6 +136,7 @@ class Projector:
     def __init__(self, data: Measurement) -> None:
         self._data, self._target = data, data.target.contiguous()
         self._model = None if data.is_plain else _counts_model(data)
+        self._frames = None if data.frame_shifts is None else frame_matrix(data.frame_shifts)
 
     def __call__(self, crystal: Tensor) -> Tensor:
         """Return the projection of crystals ``(starts, *shape)``."""
@@ -132,7 +144,10 @@ class Projector:
         if self._model is None:
             rescale(field, self._target)
         else:
-            scale_to_counts(field, blur(power(field), self._data).contiguous(), self._model)
+            intensity = blur(power(field), self._data)
+            if self._frames is not None:
+                intensity = along_first(self._frames, intensity, self._data.n_axes)
+            scale_to_counts(field, intensity.contiguous(), self._model)
         return direct(field, self._data.n_axes)
 
 
@@ -141,6 +156,7 @@ def _counts_model(data: Measurement) -> CountsModel:
     background = torch.zeros_like(magnitude) if data.background is None else data.background
     squared_scale = data.magnitude_scale.square().expand_as(magnitude).contiguous()
     centre = 1.0 if data.coherence is None else float(kernel_centre(data.coherence, magnitude.shape[-1]))
+    centre *= data.frame_shifts is None or LEAST_BESIDE
     return CountsModel(
         magnitude=magnitude, squared_scale=squared_scale, background=background.contiguous(), least=centre
     )

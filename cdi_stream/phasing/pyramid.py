@@ -106,6 +106,7 @@ def coarsen(data: Measurement, shape: Lengths) -> Measurement:
         valid=crop_centre(data.valid, shape),
         background=background,
         coherence=coherence,
+        frame_shifts=None if data.frame_shifts is None else crop_centre(data.frame_shifts, shape[:1]),
     )
 
 

@@ -35,6 +35,8 @@ def write_input(path: Path, phased: PhasedVolume) -> None:
         file.attrs["sample_to_lab"] = affine.sample_to_lab
         file.attrs["coordinates"], file.attrs["fourier_sign"] = affine.coordinates, affine.fourier_sign
         file.attrs["crystal_extent_m"], file.attrs["oversampling"] = volume.crystal_extent_m, volume.oversampling
+        if volume.frame_shifts is not None:
+            file.attrs["frame_shifts_steps"] = volume.frame_shifts
         file.attrs["n_bad"], file.attrs["n_alien"] = volume.n_bad, volume.n_alien
         for key, value in crystal.metrics.known().items():
             file.attrs[f"metric {key}"] = value
@@ -74,6 +76,7 @@ def _phased(arrays: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) -> Pha
         oversampling=_triple(attrs["oversampling"]),
         n_bad=int(attrs["n_bad"]),
         n_alien=int(attrs["n_alien"]),
+        frame_shifts=attrs.get("frame_shifts_steps"),
     )
     crystal = Crystal(
         density=arrays["density"],

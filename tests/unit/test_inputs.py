@@ -59,14 +59,17 @@ def assert_same_affine(found, expected):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
 
 
-def test_volume_and_crystal_come_back_as_they_were(path):
+@pytest.mark.parametrize("shifts", [None, np.linspace(-0.2, 0.2, SHAPE[0])])
+def test_volume_and_crystal_come_back_as_they_were(path, shifts):
     there = phased()
+    there = replace(there, volume=replace(there.volume, frame_shifts=shifts))
     write_input(path, there)
     back = read_input(path)
     for name in ("counts", "valid_pixels", "expected_scale"):
         np.testing.assert_array_equal(getattr(back.volume, name), getattr(there.volume, name), strict=True)
     for name in ("density", "support"):
         np.testing.assert_array_equal(getattr(back.crystal, name), getattr(there.crystal, name), strict=True)
+    np.testing.assert_array_equal(back.volume.frame_shifts, shifts)
     for name in ("crystal_extent_m", "oversampling", "n_bad", "n_alien"):
         assert getattr(back.volume, name) == getattr(there.volume, name)
     assert back.crystal.metrics.known() == there.crystal.metrics.known()

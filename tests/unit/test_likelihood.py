@@ -29,7 +29,7 @@ def crystals(shape: tuple[int, ...], n: int = 2) -> Tensor:
 
 
 def measurement(shape: tuple[int, ...], is_plain: bool) -> Measurement:
-    """Counts with zeros, an uneven magnitude scale and holes; a lopsided kernel and a background unless plain."""
+    """Counts with zeros, an uneven magnitude scale and holes; unless plain, kernel, background and uneven frames."""
     uniform = [torch.rand(shape, dtype=torch.float64, generator=generator(seed)) for seed in (4, 5, 6, 7)]
     data = Measurement(
         magnitude=torch.poisson(3 * uniform[0], generator=generator(8)).sqrt(),
@@ -39,7 +39,8 @@ def measurement(shape: tuple[int, ...], is_plain: bool) -> Measurement:
     if is_plain:
         return data
     kernel = uniform[3] / uniform[3].sum()
-    return replace(data, coherence=torch.fft.rfftn(kernel), background=0.1 + uniform[0])
+    shifts = 0.2 * torch.randn(shape[0], dtype=torch.float64, generator=generator(9))
+    return replace(data, coherence=torch.fft.rfftn(kernel), background=0.1 + uniform[0], frame_shifts=shifts)
 
 
 CASES = [
