@@ -18,7 +18,6 @@ SHOWN = (
         "coherence_lab_y_nm",
         "coherence_lab_z_nm",
         "coherence_error",
-        "background_counts",
         "starts",
         "cycles",
     ),

@@ -51,7 +51,8 @@ def check_feed(messages: list[FeedMessage], n_frames: int) -> None:
     over = [header for header in headers if header["kind"] == "progress" and header["is_over"]]
     assert [(header["curve_index"], header["strip"]) for header in over] == [(0, "#" * n_frames), (1, "#" * n_frames)]
     results = [(header["stage"], header["curve_index"]) for header in headers if header["kind"] == "result"]
-    assert set(results) == set(itertools.product(("inference", "reconstruction", "refinement"), (0, 1)))
+    shown = {(stage, index) for stage, index in results if stage != "preview"}  # a slow machine has time for previews
+    assert shown == set(itertools.product(("inference", "reconstruction", "refinement"), (0, 1)))
     assert all(len(images) == 6 for header, images in messages if header["kind"] == "result")
     assert any(header["kind"] == "frame" for header in headers)
     assert max(header["queue"].get("done", 0) for header in headers if header["kind"] == "state") == 2
