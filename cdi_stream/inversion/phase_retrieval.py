@@ -26,7 +26,7 @@ from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import misfit, size_of
+from cdi_stream.phasing.quality import blur_of, misfit, size_of
 from cdi_stream.phasing.ranking import metrics_of, score_batch
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import loose_and_tight, loose_end
@@ -111,7 +111,8 @@ def retrieve_phase(
         crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, deadline)
     elif data.magnitude.numel() > settings.most_voxels:
         check = cross_check(data, batch, large_volume_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
-        crystal, support, metrics = check.crystal, check.support, check.metrics
+        crystal, support = check.crystal, check.support
+        metrics = replace(check.metrics, **blur_of(check.kernel, volume.affine.bq))
     else:
         is_sure = start.ask_sure()
         known = batch.select(range(0 if is_sure else 1, len(batch)))

@@ -18,16 +18,18 @@ from torch import Tensor
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.align import align_all
+from cdi_stream.phasing.coherence import GaussianKernel
+from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
-from cdi_stream.phasing.grid_level import GridLevel, Search, level_of, refine, refine_each, support_of
+from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine, refine_each, support_of
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, score_batch
-from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settle_recipe
+from cdi_stream.phasing.schedules import VARIANTS, coherence_recipe, final_recipes, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.support import Limits
 from cdi_stream.phasing.tuning import TUNING
@@ -35,11 +37,15 @@ from cdi_stream.phasing.tuning import TUNING
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossCheck:
-    """Result of a cross-check: a crystal and its support, both in Fourier order, and the numbers that judge it."""
+    """Result of a cross-check: a crystal and its support, both in Fourier order, and the numbers that judge it.
+
+    ``kernel`` is the coherence kernel of the measurement; None for coherent light.
+    """
 
     crystal: Tensor
     support: Tensor
     metrics: Metrics
+    kernel: GaussianKernel | None = None
 
 
 def cross_check(
@@ -78,9 +84,13 @@ def cross_check(
     later_extent = replace(extent, most_rounds=extent.least_rounds)
     first_extent = replace(later_extent, starts_a_round=extent.starts_a_round // 2)
     starts = _random_starts_of(data, seed, first_extent, search, TUNING.first_check_share)
+    kernel = find_coherence(starts.level, starts.pool, deadline)
+    if kernel is not None:
+        starts = starts.refine_with(kernel, first_extent, search)
+        level = replace(level, data=kernel.apply_to(data))
     best = refine(level, start, recipe_for(level.extent_vox), deadline, Limits())
     search.add(best, starts=len(best))
-    best = _best_of(best, data)
+    best = _best_of(best, level.data)
     agreement = starts.agreement_with(best.result[0], search)
     for _ in range(TUNING.most_extra_rounds):
         if agreement < LEAST_AGREEMENT and not deadline.is_over(TUNING.more_checks_share):
@@ -88,9 +98,12 @@ def cross_check(
             agreement = starts.agreement_with(best.result[0], search)
     if agreement < LEAST_AGREEMENT and not deadline.is_over():
         rival, rival_agreement = starts.refine_best(level, search)
-        limit = TUNING.largest_score_ratio * _score_of(best, data)
-        if rival_agreement > agreement and _score_of(rival, data) < limit:
+        limit = TUNING.largest_score_ratio * _score_of(best, level.data)
+        if rival_agreement > agreement and _score_of(rival, level.data) < limit:
             best, agreement = rival, rival_agreement
+    if kernel is not None:
+        kernel = refine_on_finest(level, best, kernel, deadline)
+        data = data if kernel is None else kernel.apply_to(data)
     crystal, support = best.result[0], best.support[0]
     metrics = Metrics(
         **misfit(crystal, data),
@@ -101,7 +114,7 @@ def cross_check(
         cycles=search.cycles,
         is_truncated=deadline.is_over(),
     )
-    return CrossCheck(crystal=crystal, support=support, metrics=metrics)
+    return CrossCheck(crystal=crystal, support=support, metrics=metrics, kernel=kernel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +129,13 @@ class _RandomStarts:
     pool: Candidates
     settled: Tensor
     first_round: int
+
+    def refine_with(self, kernel: GaussianKernel, extent: Exploration, search: Search) -> _RandomStarts:
+        """Return the starts after cycles with a coherence kernel in their model."""
+        level = replace(self.level, data=kernel.apply_to(self.level.data))
+        pool = climb(level, self.pool.crystal, coherence_recipe(level.extent_vox), search)
+        settled = _settle(level, pool.crystal[1 : 1 + extent.agreeing], search)
+        return _RandomStarts(level=level, pool=pool, settled=settled, first_round=self.first_round)
 
     def refine_best(self, finer: GridLevel, search: Search) -> tuple[Batch, float]:
         """Refine the best candidate on a finer grid; return the result, and its agreement with the other candidates."""
