@@ -29,6 +29,15 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def two_threads():
+    """Two threads for torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """One thread for a transform, whatever an earlier test has left."""

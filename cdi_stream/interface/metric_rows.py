@@ -13,14 +13,8 @@ SHOWN = (
     "dark_share",
     *("resolution_m", "resolution_vox", "voxel_size_m", "size_lab_x_nm", "size_lab_y_nm", "size_lab_z_nm"),
     *("d_spacing_m", "strain_low", "strain_high"),
-    *(
-        "coherence_lab_x_nm",
-        "coherence_lab_y_nm",
-        "coherence_lab_z_nm",
-        "coherence_error",
-        "starts",
-        "cycles",
-    ),
+    *("coherence_lab_x_nm", "coherence_lab_y_nm", "coherence_lab_z_nm", "coherence_error"),
+    *("starts", "cycles"),
 )
 """Metrics that are shown, in this order; a number that is not known is left out."""
 

@@ -17,9 +17,9 @@ from cdi_stream.geometry.circles import (
     Circle,
     CurveGeometry,
     DetectorPlacement,
+    LinearMap,
     Positions,
     linear_map,
-    spans_volume,
 )
 from cdi_stream.inversion.device_prefix import device_prefix
 from cdi_stream.inversion.tracks import fill_missing
@@ -88,8 +88,10 @@ def locate(
     )
     detector, notes = _detector(readings, beamline, fixed)
     geometry = CurveGeometry(beamline=beamline, detector=detector, positions=positions)
-    _require_span(geometry, curve, readings)
-    return geometry, (*readings.doubts, *_irregularity(geometry, curve.counts.shape)), notes
+    middle, row, col = (n // 2 for n in curve.counts.shape)
+    tangent = linear_map(beamline, detector, positions, middle, row, col)
+    _require_span(tangent.bq, curve, readings)
+    return geometry, (*readings.doubts, *_irregularity(tangent)), notes
 
 
 class _Readings:
@@ -237,10 +239,9 @@ def _need(value: float | None, key: str, quantity: str) -> float:
     return value
 
 
-def _require_span(geometry: CurveGeometry, curve: RockingCurve, readings: _Readings) -> None:
+def _require_span(bq: NDArray[np.float64], curve: RockingCurve, readings: _Readings) -> None:
     """Raise `CurveError` unless the frames span a volume that is more than a few pixels thick."""
-    n, rows, cols = curve.counts.shape
-    bq = linear_map(geometry.beamline, geometry.detector, geometry.positions, n // 2, rows // 2, cols // 2).bq
+    n = len(curve.counts)
     across = np.cross(bq[:, 1], bq[:, 2])
     pixel = float(np.linalg.norm(bq[:, 1:], axis=0).max())
     step = abs(float(bq[:, 0] @ across)) / max(float(np.linalg.norm(across)), 1e-300) / pixel
@@ -273,12 +274,8 @@ def _moving(curve: RockingCurve, readings: _Readings) -> str:
     return f"no circle and no energy moved; readings that changed: {', '.join(changing_readings) or 'none'}"
 
 
-def _irregularity(geometry: CurveGeometry, shape: tuple[int, ...]) -> tuple[str, ...]:
+def _irregularity(tangent: LinearMap) -> tuple[str, ...]:
     """Return a doubt if the frames lie far from evenly spaced ones, as in a scan that runs forth and back."""
-    n, rows, cols = shape
-    tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, n // 2, rows // 2, cols // 2)
-    if n < 3 or not spans_volume(tangent.bq):
-        return ()
     distances = np.abs(tangent.uneven_steps)
     share = (distances / [MAX_UNEVENNESS_STEPS, MAX_SIDEWAYS_PIXELS, MAX_SIDEWAYS_PIXELS]).max(axis=1)
     worst = int(np.argmax(share))

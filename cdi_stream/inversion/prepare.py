@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cdi_stream.config import PrepareConfig
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry.affine import AffineMap, Shape
-from cdi_stream.geometry.circles import CurveGeometry, linear_map, require_volume
+from cdi_stream.geometry.circles import CurveGeometry, LinearMap, linear_map, require_volume
 from cdi_stream.inversion.blemishes import find_blemishes, good_pixels, is_saturated, no_count_from
 from cdi_stream.inversion.damage import doubt_of_damage
 from cdi_stream.inversion.window import brightest_voxel, crop_window, cut
@@ -77,7 +77,8 @@ def prepare(
     valid &= ~saturated
     blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape))
     valid &= ~blemishes.voxels
-    affine = detector_map(geometry, start, shape)
+    tangent = _tangent(geometry, start, shape)
+    affine = _map_of(tangent, shape)
     scale = _scale_in_window(curve, detector, start, shape)
     extent, oversampling = crystal_extent(counts, valid, scale, affine, AUTOCORRELATION_THRESHOLD)
     return PreparedVolume(
@@ -89,7 +90,7 @@ def prepare(
         oversampling=oversampling,
         n_bad=int((~good).sum()),
         n_alien=int(blemishes.voxels.sum()),
-        frame_shifts=_frame_shifts(geometry, start, shape),
+        frame_shifts=_frame_shifts(tangent, start, shape),
         doubts=doubt_of_damage(blemishes.hot, start[0]),
     )
 
@@ -168,18 +169,24 @@ def expected_scale(curve: RockingCurve, detector: DetectorKnowledge) -> tuple[ND
     return frames, pixels
 
 
-def _frame_shifts(geometry: CurveGeometry, start: Shape, shape: Shape) -> NDArray[np.float64] | None:
+def _frame_shifts(tangent: LinearMap, start: Shape, shape: Shape) -> NDArray[np.float64] | None:
     """Return the distances of the window's frames from even steps [steps], 0 outside the scan; None for even steps."""
-    frame, row, col = (s + n // 2 for s, n in zip(start, shape, strict=True))
-    tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
     shifts, _ = cut(tangent.uneven_steps[:, 0], start[:1], shape[:1])
     return read_only(shifts) if np.abs(shifts).max() > LEAST_SHIFT_STEPS else None
 
 
 def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineMap:
     """Return the affine map of a window of the curve, tangent to the exact q at the window's origin voxel."""
+    return _map_of(_tangent(geometry, start, shape), shape)
+
+
+def _tangent(geometry: CurveGeometry, start: Shape, shape: Shape) -> LinearMap:
+    """Return the linear map of q at a window's origin voxel."""
     frame, row, col = (s + n // 2 for s, n in zip(start, shape, strict=True))
-    tangent = linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
+    return linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
+
+
+def _map_of(tangent: LinearMap, shape: Shape) -> AffineMap:
     require_volume(tangent.bq)
     return AffineMap(
         shape=shape, q0=tangent.q0, bq=tangent.bq, sample_to_lab=tangent.sample_to_lab, coordinates="detector"

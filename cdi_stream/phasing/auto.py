@@ -55,7 +55,7 @@ from torch import Tensor
 
 from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.coherence import GaussianKernel
-from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest
+from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest, refine_with
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
@@ -75,7 +75,7 @@ from cdi_stream.phasing.ranking import (
     rank_candidates,
     without_held_out,
 )
-from cdi_stream.phasing.schedules import climb_recipe, coherence_recipe, final_recipes
+from cdi_stream.phasing.schedules import climb_recipe, final_recipes
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
@@ -223,8 +223,7 @@ class _Auto:
         if kernel is None:
             return pool
         self._take(kernel)
-        blurred = replace(level, data=kernel.apply_to(level.data))
-        pool = climb(blurred, pool.crystal, coherence_recipe(level.extent_vox), self._search)
+        _, pool = refine_with(kernel, level, pool, self._search)
         self._report(f"partly coherent, {kernel.text}: {_state(pool, self._search.deadline)}")
         return pool
 

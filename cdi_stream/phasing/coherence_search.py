@@ -14,7 +14,7 @@ from cdi_stream.numerics.workers import side_by_side
 from cdi_stream.phasing.coherence import GaussianKernel, refine_coherence
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
-from cdi_stream.phasing.grid_level import GridLevel
+from cdi_stream.phasing.grid_level import GridLevel, Search, climb
 from cdi_stream.phasing.ranking import Candidates, score_batch
 from cdi_stream.phasing.schedules import coherence_recipe
 from cdi_stream.phasing.tuning import TUNING
@@ -36,11 +36,10 @@ def find_coherence(
     begin
         Kernel to begin with; None: a kernel of `SearchTuning.first_blur_vox` along each axis.
     """
-    plain = replace(level, data=replace(level.data, coherence=None))
-    first = begin or GaussianKernel(widths_vox=(TUNING.first_blur_vox,) * plain.data.n_axes)
+    first = begin or GaussianKernel(widths_vox=(TUNING.first_blur_vox,) * level.data.n_axes)
     best = pool.best(TUNING.candidates_for_coherence)
     starts = [Batch(crystal=best.crystal[k : k + 1], support=best.support[k : k + 1]) for k in range(len(best))]
-    fits = side_by_side(partial(_fit, plain, first, deadline), starts)
+    fits = side_by_side(partial(_fit, level, first, deadline), starts)
     kernel, score = min(fits, key=lambda fit: fit[1])
     return kernel if is_blur(kernel) and score < float(best.score[0]) else None
 
@@ -48,6 +47,14 @@ def find_coherence(
 def is_blur(kernel: GaussianKernel) -> bool:
     """Return whether a kernel is wide enough to matter."""
     return max(kernel.widths_vox) > TUNING.least_blur_vox
+
+
+def refine_with(
+    kernel: GaussianKernel, level: GridLevel, pool: Candidates, search: Search
+) -> tuple[GridLevel, Candidates]:
+    """Return the grid with a kernel in its model, and the candidates after cycles with it."""
+    blurred = replace(level, data=kernel.apply_to(level.data))
+    return blurred, climb(blurred, pool.crystal, coherence_recipe(level.extent_vox), search)
 
 
 def refine_on_finest(
@@ -62,8 +69,7 @@ def refine_kernel(
     level: GridLevel, batch: Batch, kernel: GaussianKernel, deadline: Deadline, rounds: int = 2
 ) -> tuple[GaussianKernel, Batch]:
     """Return the kernel and the crystal of a batch of one after refinements in turn, in the support of the batch."""
-    plain, steps = replace(level.data, coherence=None), TUNING.descent_per_kernel
-    *_, last = refine_coherence(plain, batch, kernel, rounds, steps, deadline.is_over)
+    *_, last = refine_coherence(level.data, batch, kernel, rounds, TUNING.descent_per_kernel, deadline.is_over)
     return last[1], last[0]
 
 

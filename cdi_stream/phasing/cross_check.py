@@ -19,17 +19,17 @@ from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.align import align_all
 from cdi_stream.phasing.coherence import GaussianKernel
-from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest
+from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest, refine_with
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
-from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine, refine_each, support_of
+from cdi_stream.phasing.grid_level import GridLevel, Search, level_of, refine, refine_each, support_of
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, score_batch
-from cdi_stream.phasing.schedules import VARIANTS, coherence_recipe, final_recipes, settle_recipe
+from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.support import Limits
 from cdi_stream.phasing.tuning import TUNING
@@ -132,8 +132,7 @@ class _RandomStarts:
 
     def refine_with(self, kernel: GaussianKernel, extent: Exploration, search: Search) -> _RandomStarts:
         """Return the starts after cycles with a coherence kernel in their model."""
-        level = replace(self.level, data=kernel.apply_to(self.level.data))
-        pool = climb(level, self.pool.crystal, coherence_recipe(level.extent_vox), search)
+        level, pool = refine_with(kernel, self.level, self.pool, search)
         settled = _settle(level, pool.crystal[1 : 1 + extent.agreeing], search)
         return _RandomStarts(level=level, pool=pool, settled=settled, first_round=self.first_round)
 

@@ -30,11 +30,13 @@ def taper(counts: Tensor, valid: Tensor) -> Tensor | None:
     valid
         Voxels that were measured, bool.
     """
-    shape = np.array(counts.shape)
+    shape, unknown = np.array(counts.shape), ~valid.cpu().numpy()
     brightest = np.unravel_index(int(torch.where(valid, counts, -1).argmax()), shape)
+    if not unknown[np.ix_(*(np.arange(b - 1, b + 2) % n for b, n in zip(brightest, shape, strict=True)))].any():
+        return None
     shift = tuple((shape // 2 - brightest).tolist())
     axes = tuple(range(counts.ndim))
-    hole = _hole(np.roll(~valid.cpu().numpy(), shift, axes))
+    hole = _hole(np.roll(unknown, shift, axes))
     if hole is None:
         return None
     distance = ndimage.distance_transform_edt(~hole)
@@ -45,8 +47,6 @@ def taper(counts: Tensor, valid: Tensor) -> Tensor | None:
 def _hole(unknown: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     """Return the unknown voxels that are connected with a neighbour of the middle voxel, if they are many."""
     near = tuple(slice(max(n // 2 - 1, 0), n // 2 + 2) for n in unknown.shape)
-    if not unknown[near].any():
-        return None
     labels, _ = ndimage.label(unknown)
     hole: NDArray[np.bool_] = np.isin(labels, np.unique(labels[near][unknown[near]]))
     return hole if hole.sum() >= LEAST_VOXELS else None

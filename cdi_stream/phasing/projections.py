@@ -156,7 +156,8 @@ def _counts_model(data: Measurement) -> CountsModel:
     background = torch.zeros_like(magnitude) if data.background is None else data.background
     squared_scale = data.magnitude_scale.square().expand_as(magnitude).contiguous()
     centre = 1.0 if data.coherence is None else float(kernel_centre(data.coherence, magnitude.shape[-1]))
-    centre *= data.frame_shifts is None or LEAST_BESIDE
+    if data.frame_shifts is not None:
+        centre *= LEAST_BESIDE
     return CountsModel(
         magnitude=magnitude, squared_scale=squared_scale, background=background.contiguous(), least=centre
     )

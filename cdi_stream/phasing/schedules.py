@@ -69,14 +69,7 @@ def explore_recipe(extent: float, variant: Variant) -> Recipe:
 
 def climb_recipe(extent: float) -> Recipe:
     """Return the recipe of the grids between the coarsest and the finest."""
-    return recipe_of(
-        _wrap(0.22, _sigma(extent)),
-        AmplitudeClip(low=0.6, high=1.4),
-        Cycles("RAAR", 60),
-        Cycles("ER", 20),
-        NO_CLIP,
-        Cycles("ER", 5),
-    )
+    return _clipped(_wrap(0.22, _sigma(extent)), n_raar=60, n_er=20, n_free=5)
 
 
 def final_recipes(extent: float) -> tuple[Recipe, ...]:
@@ -102,14 +95,13 @@ def loose_end(extent: float) -> Recipe:
 
 def coherence_recipe(extent: float) -> Recipe:
     """Return the cycles between two refinements of a coherence kernel, on the coarsest grid."""
-    return recipe_of(
-        _wrap(0.25, _sigma(extent)),
-        AmplitudeClip(low=0.6, high=1.4),
-        Cycles("RAAR", 40),
-        Cycles("ER", 10),
-        NO_CLIP,
-        Cycles("ER", 10),
-    )
+    return _clipped(_wrap(0.25, _sigma(extent)), n_raar=40, n_er=10, n_free=10)
+
+
+def _clipped(wrap: ShrinkWrap, n_raar: int, n_er: int, n_free: int) -> Recipe:
+    """Return cycles of RAAR and ER with a clipped amplitude, then of ER with a free amplitude."""
+    clip = AmplitudeClip(low=0.6, high=1.4)
+    return recipe_of(wrap, clip, Cycles("RAAR", n_raar), Cycles("ER", n_er), NO_CLIP, Cycles("ER", n_free))
 
 
 def settle_recipe(extent: float) -> Recipe:

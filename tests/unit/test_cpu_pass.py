@@ -10,14 +10,6 @@ import torch
 from cdi_stream.networks.cpu_pass import CpuPass
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("all_threads_s", "n_threads"), [(0.01, 2), (0.05, 1), (0.2, 1)])
 def test_a_pass_takes_all_threads_only_where_they_pay(two_threads, all_threads_s, n_threads):
     seen = []

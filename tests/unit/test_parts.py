@@ -30,14 +30,6 @@ def test_each_item_is_in_one_part(n_threads, length, least):
     assert len(parts) == (1 if length < max(least, 2) else min(n_threads, length))
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("broken", [0, 1])
 def test_an_error_in_a_part_reaches_the_caller(broken, two_threads):
     ended = []
