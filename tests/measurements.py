@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.align import align
@@ -42,6 +43,16 @@ def case_of(case: Case) -> tuple[Measurement, torch.Tensor]:
     """Return the measurement of a simulated case, and its crystal in Fourier order."""
     truth = crystal(case)
     return data_of(*measured(case, truth)), ordered(truth)
+
+
+def blurred_of(case: Case, width_vox: float) -> tuple[Measurement, torch.Tensor]:
+    """Return the measurement of a case whose intensity scipy blurs by a Gaussian [voxels], and its crystal."""
+    truth = crystal(case)
+    intensity = np.abs(np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(truth)))) ** 2
+    if width_vox:
+        intensity = ndimage.gaussian_filter(intensity, width_vox, mode="wrap", truncate=8)
+    counts = np.random.default_rng(case.seed).poisson(intensity * case.photons / intensity.sum())
+    return data_of(counts), ordered(truth)
 
 
 def error(reconstructed: torch.Tensor, truth: torch.Tensor) -> float:

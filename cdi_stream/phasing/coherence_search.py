@@ -15,6 +15,7 @@ from cdi_stream.phasing.coherence import GaussianKernel, refine_coherence
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.grid_level import GridLevel, Search, climb
+from cdi_stream.phasing.projections import reciprocal
 from cdi_stream.phasing.ranking import Candidates, score_batch
 from cdi_stream.phasing.schedules import coherence_recipe
 from cdi_stream.phasing.tuning import TUNING
@@ -62,6 +63,12 @@ def refine_on_finest(
 ) -> GaussianKernel | None:
     """Return the kernel after refinements with the winner on the finest grid; None if it became too narrow."""
     found, _ = refine_kernel(level, winner, kernel, deadline, TUNING.finest_kernel_rounds)
+    return found if is_blur(found) else None
+
+
+def improve_kernel(level: GridLevel, winner: Batch, kernel: GaussianKernel) -> GaussianKernel | None:
+    """Return the kernel after one refinement with the winner as it is; None if it became too narrow."""
+    found = kernel.improve(reciprocal(winner.result, level.data.n_axes)[0], level.data)
     return found if is_blur(found) else None
 
 

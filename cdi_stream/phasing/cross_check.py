@@ -19,7 +19,7 @@ from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.align import align_all
 from cdi_stream.phasing.coherence import GaussianKernel
-from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest, refine_with
+from cdi_stream.phasing.coherence_search import find_coherence, improve_kernel, refine_with
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
@@ -81,40 +81,59 @@ def cross_check(
         best, and ``cycles`` counts all starts.
     """
     search, level = Search(deadline), level_of(data)
+    recipe = recipe_for(level.extent_vox)
     later_extent = replace(extent, most_rounds=extent.least_rounds)
     first_extent = replace(later_extent, starts_a_round=extent.starts_a_round // 2)
     starts = _random_starts_of(data, seed, first_extent, search, TUNING.first_check_share)
-    kernel = find_coherence(starts.level, starts.pool, deadline)
+    starts, kernel = starts.find_coherence(recipe.cycles * data.magnitude.numel(), extent, search)
     if kernel is not None:
-        starts = starts.refine_with(kernel, first_extent, search)
         level = replace(level, data=kernel.apply_to(data))
-    best = refine(level, start, recipe_for(level.extent_vox), deadline, Limits())
+    best = refine(level, start, recipe, deadline, Limits())
     search.add(best, starts=len(best))
-    best = _best_of(best, level.data)
+    best, agreement = _compare(_best_of(best, level.data), starts, level, seed, later_extent, search)
+    if kernel is not None:
+        kernel = improve_kernel(level, best, kernel)
+        level = replace(level, data=data if kernel is None else kernel.apply_to(data))
+    return CrossCheck(
+        crystal=best.result[0],
+        support=best.support[0],
+        metrics=_metrics_of(best, level.data, agreement, search),
+        kernel=kernel,
+    )
+
+
+def _compare(
+    best: Batch, starts: _RandomStarts, level: GridLevel, seed: int, extent: Exploration, search: Search
+) -> tuple[Batch, float]:
+    """Compare a crystal with the random starts, and with more while they disagree.
+
+    Returns the crystal, or the best random start if that is trusted more, and its agreement with the random starts.
+    """
+    deadline = search.deadline
     agreement = starts.agreement_with(best.result[0], search)
     for _ in range(TUNING.most_extra_rounds):
         if agreement < LEAST_AGREEMENT and not deadline.is_over(TUNING.more_checks_share):
-            starts = _random_starts_of(data, seed, later_extent, search, TUNING.more_checks_share, starts)
+            starts = _random_starts_of(level.data, seed, extent, search, TUNING.more_checks_share, starts)
             agreement = starts.agreement_with(best.result[0], search)
     if agreement < LEAST_AGREEMENT and not deadline.is_over():
         rival, rival_agreement = starts.refine_best(level, search)
         limit = TUNING.largest_score_ratio * _score_of(best, level.data)
         if rival_agreement > agreement and _score_of(rival, level.data) < limit:
             best, agreement = rival, rival_agreement
-    if kernel is not None:
-        kernel = refine_on_finest(level, best, kernel, deadline)
-        data = data if kernel is None else kernel.apply_to(data)
+    return best, agreement
+
+
+def _metrics_of(best: Batch, data: Measurement, agreement: float, search: Search) -> Metrics:
     crystal, support = best.result[0], best.support[0]
-    metrics = Metrics(
+    return Metrics(
         **misfit(crystal, data),
         **size_of(support, data),
         amplitude_spread=amplitude_spread(crystal, support),
         agreement=agreement,
         starts=search.starts,
         cycles=search.cycles,
-        is_truncated=deadline.is_over(),
+        is_truncated=search.deadline.is_over(),
     )
-    return CrossCheck(crystal=crystal, support=support, metrics=metrics, kernel=kernel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +149,23 @@ class _RandomStarts:
     settled: Tensor
     first_round: int
 
-    def refine_with(self, kernel: GaussianKernel, extent: Exploration, search: Search) -> _RandomStarts:
-        """Return the starts after cycles with a coherence kernel in their model."""
-        level, pool = refine_with(kernel, self.level, self.pool, search)
-        settled = _settle(level, pool.crystal[1 : 1 + extent.agreeing], search)
-        return _RandomStarts(level=level, pool=pool, settled=settled, first_round=self.first_round)
+    def find_coherence(
+        self, n_voxel_cycles: int, extent: Exploration, search: Search
+    ) -> tuple[_RandomStarts, GaussianKernel | None]:
+        """Return the starts after cycles with the coherence kernel that they show, and the kernel.
+
+        Without a kernel the starts stay as they are: if the light is coherent, and if the time left is too short for
+        ``n_voxel_cycles`` (voxels times cycles) with a kernel.
+        """
+        blurred_s = TUNING.cost_of_kernel * search.cycle_s(n_voxel_cycles)
+        if blurred_s > TUNING.planned_time_share * search.deadline.left_s:
+            return self, None
+        kernel = find_coherence(self.level, self.pool.best(TUNING.candidates_for_quick_coherence), search.deadline)
+        if kernel is None:
+            return self, None
+        level, pool = refine_with(kernel, self.level, self.pool.best(1 + extent.agreeing), search)
+        settled = _settle(level, pool.crystal[1:], search)
+        return _RandomStarts(level=level, pool=pool, settled=settled, first_round=self.first_round), kernel
 
     def refine_best(self, finer: GridLevel, search: Search) -> tuple[Batch, float]:
         """Refine the best candidate on a finer grid; return the result, and its agreement with the other candidates."""
@@ -184,7 +215,7 @@ def _random_starts_of(
     with one_thread_each():
         pool, _ = explore(level, seed, replace(extent, share=1.0), first, part)
     pool = pool.merge(None if before is None else before.pool).best(extent.pool)
-    search.starts, search.cycles = search.starts + part.starts, search.cycles + part.cycles
+    search.include(part)
     settled = _settle(level, pool.crystal[1 : 1 + extent.agreeing], search)
     return _RandomStarts(level=level, pool=pool, settled=settled, first_round=first)
 

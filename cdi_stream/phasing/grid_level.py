@@ -44,6 +44,12 @@ class Search:
         self.cycles += batch.cycle * len(batch)
         self.voxels += batch.cycle * batch.crystal.numel()
 
+    def include(self, part: Search) -> None:
+        """Count the work of a search that was a part of this search."""
+        self.starts += part.starts
+        self.cycles += part.cycles
+        self.voxels += part.voxels
+
     def cycle_s(self, n_voxels: int) -> float:
         """Return the expected time [s] of one cycle on ``n_voxels``, from the work done before."""
         return n_voxels * self.deadline.passed_s / max(self.voxels, 1)

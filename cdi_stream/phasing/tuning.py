@@ -123,6 +123,12 @@ class SearchTuning:
     candidates_for_coherence: int = 4
     """Candidates of the coarsest grid with which a kernel is refined."""
 
+    candidates_for_quick_coherence: int = 2
+    """Candidates with which a kernel is refined in a cross-check."""
+
+    cost_of_kernel: float = 2.0
+    """Time of a cycle with a kernel, relative to a cycle without it."""
+
     coherence_rounds: int = 4
     """Rounds of cycles and refinement of the kernel, for each of these candidates."""
 

@@ -48,7 +48,10 @@ publish = "tcp://127.0.0.1:5577"
 beamline = "aps_34idc"
 [publish]
 tiled = "none"
+[phase]
+budget_s = 120
 """
+"""The time limit lets a slow machine finish the same work."""
 
 
 def test_replay_of_the_real_scan(tmp_path, shared):

@@ -16,7 +16,7 @@ from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.support import Limits
 from tests.bench.crystals import Case
-from tests.measurements import case_of, error, spent, unlimited
+from tests.measurements import blurred_of, case_of, error, spent, unlimited
 
 CASE = Case(seed=70_000, kind="polyhedron", phase_pi=3, n=32)
 FIXED = "SUPPORT[fixed]+{}*ER"
@@ -93,6 +93,20 @@ def test_it_asks_for_its_turn_at_every_cycle():
     _, truth = case_of(CASE)
     run(truth, 30, Deadline(60, clock=lambda: 0.0, wait_turn=lambda: turns.append(1)))
     assert len(turns) > 450 + 30, "one round of starts on this thread, and the recipe"
+
+
+@pytest.mark.parametrize(("cycles", "has_time"), [(30, True), (4000, False)])
+def test_partly_coherent_light_is_found_if_there_is_time_for_the_cycles_with_it(cycles, has_time):
+    data, truth = blurred_of(replace(CASE, seed=70_010, phase_pi=2), 0.8)
+    start = start_from(truth, truth.abs() > 0.3)
+    at_third = Deadline(60.0, clock=lambda: 20.0, begin_s=0.0)
+    recipe = parse_recipe(FIXED.format(cycles))
+    found = cross_check(data, start, lambda extent: recipe, 1, LIVE_SEARCH.exploration, at_third)
+    if has_time:
+        assert found.kernel.widths_vox == pytest.approx((0.8,) * 3, rel=0.25)
+        assert error(found.crystal, truth) < 0.05
+    else:
+        assert found.kernel is None
 
 
 def test_without_others_there_is_nothing_to_compare_with():
