@@ -23,6 +23,7 @@ from cdi_stream.networks.packaged import DEFAULT, network_file
 from cdi_stream.numerics.fourier import from_fourier_order, to_reciprocal
 from cdi_stream.phasing.autocorrelation import oversampling, weights
 from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.frames import along_first, frame_matrix
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.measures import chi2, poisson_llk, r_p
 from cdi_stream.phasing.ranking import Solution, metrics_of
@@ -225,13 +226,22 @@ def _misfit_of(density: Tensor, intensities: Intensities) -> dict[str, float]:
     counts = torch.from_numpy(intensities.counts.astype(np.float32)).to(density.device)
     scale = intensities.expected_scale
     model_scale = 1.0 if scale is None else torch.from_numpy(np.sqrt(scale)).to(density.device)
-    model = model_scale * to_reciprocal(density, density.ndim).abs()
+    model = model_scale * _magnitude(density, intensities)
     of_all = _misfit(model, counts, intensities.own_valid_pixels)
     is_cleaned = intensities.blemishes is not None and bool(intensities.blemishes.any())
     of_cleaned = _misfit(model, counts, intensities.valid_pixels) if is_cleaned else of_all
     return {**of_all, "free_llk": _llk(model, counts, intensities.own_valid_pixels)} | {
         f"{name}_cleaned": value for name, value in of_cleaned.items()
     }
+
+
+def _magnitude(density: Tensor, intensities: Intensities) -> Tensor:
+    """Return |F| of an object at the places of the frames."""
+    magnitude = to_reciprocal(density, density.ndim).abs()
+    if intensities.frame_shifts is None:
+        return magnitude
+    matrix = frame_matrix(torch.from_numpy(np.float32(intensities.frame_shifts))).to(magnitude.device)
+    return along_first(matrix, magnitude.square(), density.ndim).clamp_min(0).sqrt()
 
 
 def _misfit(model: Tensor, counts: Tensor, valid_pixels: Bools) -> dict[str, float]:
@@ -270,4 +280,5 @@ def prepared(volume: WorkingVolume) -> PreparedVolume:
         affine=affine,
         crystal_extent_m=(float(extents[0]), float(extents[1]), float(extents[2])),
         oversampling=(ratios[0], ratios[1], ratios[2]),
+        frame_shifts=None if volume.frame_shifts is None else read_only(volume.frame_shifts.double().cpu().numpy()),
     )

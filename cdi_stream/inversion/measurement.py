@@ -33,12 +33,16 @@ class CountsVolume(Protocol):
         """Factor of the modelled intensity of each voxel, from monitor, exposure and flat field."""
         ...
 
+    @property
+    def frame_shifts(self) -> Array | None:
+        """Distances of the frames from even steps ``(n_frames,)`` [steps]; None for even steps."""
+        ...
+
 
 def measurement_of(volume: CountsVolume, device: str | None = None) -> Measurement:
     """Return measured magnitudes, the scale of modelled magnitudes and the valid voxels, in Fourier order.
 
-    Magnitudes are square roots of counts; their scale is the square root of the expected scale.  A volume may also have
-    ``frame_shifts``, the distances of its frames from even steps.
+    Magnitudes are square roots of counts; their scale is the square root of the expected scale.
 
     Parameters
     ----------
@@ -47,7 +51,7 @@ def measurement_of(volume: CountsVolume, device: str | None = None) -> Measureme
     device
         Device of the result; None leaves tensors on their device, and arrays on the CPU.
     """
-    shifts = getattr(volume, "frame_shifts", None)
+    shifts = volume.frame_shifts
     return Measurement(
         frame_shifts=None if shifts is None else _ordered(shifts, torch.float32, device),
         magnitude=_ordered(volume.counts, torch.float32, device).sqrt(),

@@ -77,8 +77,8 @@ def prepare(
     valid &= ~saturated
     blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape))
     valid &= ~blemishes.voxels
-    tangent = _tangent(geometry, start, shape)
-    affine = _map_of(tangent, shape)
+    tangent = tangent_at(geometry, _origin(start, shape))
+    affine = map_of(tangent, shape)
     scale = _scale_in_window(curve, detector, start, shape)
     extent, oversampling = crystal_extent(counts, valid, scale, affine, AUTOCORRELATION_THRESHOLD)
     return PreparedVolume(
@@ -90,7 +90,7 @@ def prepare(
         oversampling=oversampling,
         n_bad=int((~good).sum()),
         n_alien=int(blemishes.voxels.sum()),
-        frame_shifts=_frame_shifts(tangent, start, shape),
+        frame_shifts=frame_shifts(tangent, start[0], shape[0]),
         doubts=doubt_of_damage(blemishes.hot, start[0]),
     )
 
@@ -169,24 +169,32 @@ def expected_scale(curve: RockingCurve, detector: DetectorKnowledge) -> tuple[ND
     return frames, pixels
 
 
-def _frame_shifts(tangent: LinearMap, start: Shape, shape: Shape) -> NDArray[np.float64] | None:
-    """Return the distances of the window's frames from even steps [steps], 0 outside the scan; None for even steps."""
-    shifts, _ = cut(tangent.uneven_steps[:, 0], start[:1], shape[:1])
+def frame_shifts(tangent: LinearMap, first: int, n_frames: int) -> NDArray[np.float64] | None:
+    """Return the distances of the frames of a window from even steps ``(n_frames,)`` [steps]; None for even steps.
+
+    ``first`` is the frame of the scan at which the window begins.  Places of the window outside of the scan get 0.
+    """
+    shifts, _ = cut(tangent.uneven_steps[:, 0], (first,), (n_frames,))
     return read_only(shifts) if np.abs(shifts).max() > LEAST_SHIFT_STEPS else None
 
 
 def detector_map(geometry: CurveGeometry, start: Shape, shape: Shape) -> AffineMap:
     """Return the affine map of a window of the curve, tangent to the exact q at the window's origin voxel."""
-    return _map_of(_tangent(geometry, start, shape), shape)
+    return map_of(tangent_at(geometry, _origin(start, shape)), shape)
 
 
-def _tangent(geometry: CurveGeometry, start: Shape, shape: Shape) -> LinearMap:
-    """Return the linear map of q at a window's origin voxel."""
+def _origin(start: Shape, shape: Shape) -> Shape:
     frame, row, col = (s + n // 2 for s, n in zip(start, shape, strict=True))
-    return linear_map(geometry.beamline, geometry.detector, geometry.positions, frame, row, col)
+    return frame, row, col
 
 
-def _map_of(tangent: LinearMap, shape: Shape) -> AffineMap:
+def tangent_at(geometry: CurveGeometry, voxel: Shape) -> LinearMap:
+    """Return the linear map of q at a voxel (frame, row, col) of a scan."""
+    return linear_map(geometry.beamline, geometry.detector, geometry.positions, *voxel)
+
+
+def map_of(tangent: LinearMap, shape: Shape) -> AffineMap:
+    """Return the affine map of a window whose origin voxel has this linear map."""
     require_volume(tangent.bq)
     return AffineMap(
         shape=shape, q0=tangent.q0, bq=tangent.bq, sample_to_lab=tangent.sample_to_lab, coordinates="detector"

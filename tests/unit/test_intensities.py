@@ -16,9 +16,11 @@ from cdi_stream.errors import InputError, IntensitiesError, RecordingError
 from cdi_stream.files.exports import export_result
 from cdi_stream.files.intensities import limits
 from cdi_stream.files.intensities.read import read_intensities, read_mask
-from cdi_stream.files.intensities.window import peak_of
+from cdi_stream.files.intensities.scans import scan_intensities
+from cdi_stream.files.intensities.window import peak_of, window_of
 from cdi_stream.files.recording import scan_header, write_scan
 from cdi_stream.geometry.circles import DetectorPlacement, Positions, exact_q_sample
+from cdi_stream.interface.phase_counts import prepared
 from cdi_stream.messages import RecordedScan
 from cdi_stream.numerics.fourier import to_reciprocal
 from cdi_stream.registry import load
@@ -594,6 +596,23 @@ def scan(frames=None, **changes):
 
 
 class TestScans:
+    def test_the_frames_of_a_working_array_keep_their_places(self, tmp_path):
+        jitter = np.random.default_rng(3).normal(0, 0.15, 20)
+        uneven = {"Theta": 0.2 + 0.005 * (np.arange(20) + jitter), "Monitor": np.full(20, 100.0)}
+        write_scan(scan(scanned=uneven), tmp_path / "scan.h5")
+        found = read_intensities(tmp_path / "scan.h5")
+        slope, offset = np.polyfit(np.arange(20), jitter, 1)
+        expected = (jitter - offset - slope * np.arange(20)) / (1 + slope)
+        np.testing.assert_allclose(found.frame_shifts, expected, atol=0.005)
+        window = window_of(found)
+        frames = np.arange(window.shape[0]) - window.shape[0] // 2 + window.peak[0]
+        is_frame = (frames >= 0) & (frames < 20)
+        taken = window.take(found).frame_shifts.numpy()
+        np.testing.assert_array_equal(taken[is_frame], found.frame_shifts[frames[is_frame]])
+        assert not taken[~is_frame].any()
+        np.testing.assert_array_equal(prepared(window.take(found)).frame_shifts, taken)
+        assert scan_intensities(scan()).frame_shifts is None
+
     def test_all_frames_come_with_their_map(self, tmp_path):
         write_scan(scan(), tmp_path / "scan.h5")
         found = read_intensities(tmp_path / "scan.h5")

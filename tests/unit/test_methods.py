@@ -91,6 +91,7 @@ def test_the_problem_is_what_the_command_would_make_of_it():
         counts = torch.from_numpy(found.counts.astype(np.float32))
         expected_scale = torch.ones(found.counts.shape)
         valid_pixels = torch.from_numpy(found.valid_pixels)
+        frame_shifts = None
 
     data = measurement_of(Working)
     torch.testing.assert_close(data.magnitude, problem().data.magnitude)

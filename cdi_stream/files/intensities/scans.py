@@ -14,11 +14,17 @@ from cdi_stream.errors import CdiStreamError, IntensitiesError, RecordingError
 from cdi_stream.files.intensities.limits import require_intensities
 from cdi_stream.files.intensities.volume import Intensities
 from cdi_stream.files.recording import DETECTOR_HEADER
-from cdi_stream.geometry.affine import AffineMap
-from cdi_stream.geometry.circles import Beamline
+from cdi_stream.geometry.circles import Beamline, LinearMap, require_volume
 from cdi_stream.inversion.blemishes import is_saturated, no_count_from
 from cdi_stream.inversion.locate import locate
-from cdi_stream.inversion.prepare import DetectorKnowledge, detector_map, expected_scale, pixels_to_use
+from cdi_stream.inversion.prepare import (
+    DetectorKnowledge,
+    expected_scale,
+    frame_shifts,
+    map_of,
+    pixels_to_use,
+    tangent_at,
+)
 from cdi_stream.inversion.window import brightest_voxel
 from cdi_stream.messages import FrameAccount, RecordedScan, RockingCurve, RunContext, SeriesStart, read_only
 
@@ -66,13 +72,15 @@ def scan_intensities(scan: RecordedScan, placement: Placement | None = None) -> 
     valid &= ~saturated
     if saturated.any():
         doubts += (f"{int(saturated.sum())} voxels are at the detector's limit (the peak is saturated): masked",)
-    affine, more_doubts, notes = _affine_of(scan, curve, peak, placement)
+    tangent, more_doubts, notes = _tangent_of(scan, curve, peak, placement)
+    shape: Any = curve.counts.shape
     by_frame, by_pixel = expected_scale(curve, detector)
     return Intensities(
         counts=read_only(curve.counts),
         valid_pixels=read_only(valid),
         expected_scale=read_only(by_frame[:, None, None] * by_pixel),
-        affine=affine,
+        affine=None if tangent is None else map_of(tangent, (1, 1, 1)).window([-p for p in peak], shape),
+        frame_shifts=None if tangent is None else frame_shifts(tangent, 0, len(curve.counts)),
         axes=AXES,
         source=scan.name,
         is_periodic=False,
@@ -142,17 +150,18 @@ def _missing_doubt(missing: tuple[int, ...], n: int) -> tuple[str, ...]:
     return (f"incomplete: {len(missing)} of {n} frames missing ({indices}): they are left out",)
 
 
-def _affine_of(
+def _tangent_of(
     scan: RecordedScan, curve: RockingCurve, peak: tuple[int, int, int], placement: Placement | None
-) -> tuple[AffineMap | None, tuple[str, ...], tuple[str, ...]]:
-    """Return the affine map of the whole array, tangent at the peak, or None, with doubts and notes."""
-    shape: Any = curve.counts.shape
+) -> tuple[LinearMap | None, tuple[str, ...], tuple[str, ...]]:
+    """Return the linear map of q at the peak, or None where the geometry is unknown, with doubts and notes."""
     try:
         beamline, fixed = (
             (_beamline_of(scan), FixedGeometry()) if placement is None else (placement.beamline, placement.fixed)
         )
         geometry, doubts, notes = locate(curve, beamline, fixed)
-        return detector_map(geometry, peak, (1, 1, 1)).window([-p for p in peak], shape), doubts, notes
+        tangent = tangent_at(geometry, peak)
+        require_volume(tangent.bq)
+        return tangent, doubts, notes
     except (CdiStreamError, ValueError, TypeError) as error:
         if placement is not None:
             raise RecordingError(f"{scan.name}: the geometry of --config does not fit: {error}") from error

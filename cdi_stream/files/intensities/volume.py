@@ -50,6 +50,8 @@ class Intensities:
         Factor of the modelled intensity of each voxel, float32, same shape; None stands for 1.
     affine
         Map of the array in detector coordinates, where the geometry is known; 3D only.
+    frame_shifts
+        Distances of the frames of a scan from even steps ``(n_frames,)`` [steps]; None for even steps.
     axes
         Names of the axes.
     source
@@ -70,6 +72,7 @@ class Intensities:
     source: str
     expected_scale: NDArray[np.float32] | None = None
     affine: AffineMap | None = None
+    frame_shifts: NDArray[np.float64] | None = None
     is_periodic: bool = True
     peak: tuple[int, ...] | None = None
     blemishes: Bools | None = None

@@ -26,13 +26,15 @@ Shape = tuple[int, ...]
 class WorkingVolume:
     """Intensities in the working array; voxels that were not measured have 0 counts, are invalid, and have scale 1.
 
-    ``counts`` and ``expected_scale`` are float32; all arrays have the window's shape.
+    ``counts`` and ``expected_scale`` are float32; both and ``valid_pixels`` have the window's shape.  ``frame_shifts``
+    are the distances of the frames from even steps ``(n_frames,)`` [steps]; None for even steps.
     """
 
     counts: Tensor
     valid_pixels: Tensor
     expected_scale: Tensor
     affine: AffineMap | None
+    frame_shifts: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class Window:
 
     def take(self, intensities: Intensities, device: str = "cpu") -> WorkingVolume:
         """Return intensities in the working array."""
-        scale = intensities.expected_scale
+        scale, shifts = intensities.expected_scale, intensities.frame_shifts
         return WorkingVolume(
             counts=self.cut(_tensor(intensities.counts.astype(np.float32), device)),
             valid_pixels=self.cut(_tensor(intensities.valid_pixels, device), False),
@@ -64,6 +66,7 @@ class Window:
             if scale is None
             else self.cut(_tensor(scale, device), 1.0),
             affine=None if intensities.affine is None else self.affine(intensities.affine),
+            frame_shifts=None if shifts is None else self._cut_frames(_tensor(shifts, device)),
         )
 
     def cut(self, array: Tensor, outside: float = 0.0) -> Tensor:
@@ -71,6 +74,13 @@ class Window:
         target, source = self._places(array.device)
         result = torch.full(self.shape, outside, dtype=array.dtype, device=array.device)
         result[target] = array[source]
+        return result
+
+    def _cut_frames(self, values: Tensor) -> Tensor:
+        """Return the values of the frames of the working array; 0 where no frame was measured."""
+        target, source = self._places(values.device)
+        result = values.new_zeros(self.shape[0])
+        result[target[0]] = values[source[0].flatten()]
         return result
 
     def affine(self, file_map: AffineMap) -> AffineMap:
