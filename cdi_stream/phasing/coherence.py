@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cdi_stream.phasing.background import LinearBackground, parts
+from cdi_stream.phasing.convolution import convolve, gaussian_transform
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
 from cdi_stream.phasing.likelihood import FAINTEST
@@ -70,7 +71,7 @@ class GaussianKernel:
 
     def apply_to(self, data: Measurement) -> Measurement:
         """Return the measurement with this kernel and this background."""
-        coherence = gaussian_coherence(data.magnitude, self.widths_vox) if any(self.widths_vox) else None
+        coherence = _gaussian(data.magnitude, self.widths_vox) if any(self.widths_vox) else None
         background = data.background if self.background is None else self.background.on(data.magnitude)
         return replace(data, coherence=coherence, background=background)
 
@@ -129,10 +130,10 @@ class FreeKernel:
         """
         kernel, weight = self, torch.where(data.valid, data.magnitude_scale.square(), 0.0)
         spectrum = torch.fft.rfftn(field.abs().square()).conj()
-        possible = _correlated(weight, spectrum).clamp_min(FAINTEST)
+        possible = convolve(weight, spectrum, weight.ndim).clamp_min(FAINTEST)
         for _ in range(self.iterations):
             expected = expected_counts(field, kernel.apply_to(data)).clamp_min(FAINTEST)
-            observed = _correlated(weight * data.magnitude.square() / expected, spectrum)
+            observed = convolve(weight * data.magnitude.square() / expected, spectrum, weight.ndim)
             values = kernel.values * (observed / possible).clamp_min(0)
             kernel = replace(kernel, values=values / values.sum())
         return kernel
@@ -164,17 +165,6 @@ def refine_coherence(
             return
 
 
-def gaussian_coherence(like: Tensor, widths_vox: Sequence[float]) -> Tensor:
-    """Return the transform of a Gaussian kernel, exp(-2 pi^2 sum (width k)^2) with k in 1/voxel.
-
-    The transform is on the half spectrum of an array ``like``.
-    """
-    variances = [width * width for width in widths_vox]
-    squares = _squared_frequencies(like)
-    exponent = sum((v * k for v, k in zip(variances, squares, strict=True)), torch.zeros((), device=like.device))
-    return torch.exp(-2 * math.pi**2 * exponent)
-
-
 def coherence_lengths_m(widths_vox: Sequence[float], bq: ArrayLike) -> NDArray[np.float64]:
     """Return the coherence lengths along lab x, y and z [m] of a Gaussian kernel, infinite without blur.
 
@@ -195,7 +185,7 @@ def coherence_lengths_m(widths_vox: Sequence[float], bq: ArrayLike) -> NDArray[n
 
 def free_kernel(like: Tensor, width_vox: float = 0.6, reach_vox: int = 3) -> FreeKernel:
     """Return a kernel of any shape to begin with: a Gaussian, zero beyond ``reach_vox`` along any axis [voxels]."""
-    coherence = gaussian_coherence(like, (width_vox,) * like.ndim)
+    coherence = _gaussian(like, (width_vox,) * like.ndim)
     values = torch.fft.irfftn(coherence, s=like.shape).clamp_min(0)
     for axis, n in enumerate(like.shape):
         is_near = (torch.fft.fftfreq(n, 1 / n, device=like.device)).abs() <= reach_vox
@@ -203,9 +193,8 @@ def free_kernel(like: Tensor, width_vox: float = 0.6, reach_vox: int = 3) -> Fre
     return FreeKernel(values=values / values.sum())
 
 
-def _correlated(counts: Tensor, spectrum: Tensor) -> Tensor:
-    result: Tensor = torch.fft.irfftn(torch.fft.rfftn(counts) * spectrum, s=counts.shape)
-    return result
+def _gaussian(like: Tensor, widths_vox: Sequence[float]) -> Tensor:
+    return gaussian_transform(like.shape, widths_vox, like.dtype, str(like.device))
 
 
 def _squared_frequencies(like: Tensor) -> list[Tensor]:

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cdi_stream.phasing.convolution import convolve
 from cdi_stream.phasing.frames import along_first, frame_matrix
 from cdi_stream.phasing.projections import Measurement, direct, expected_counts, reciprocal
 
@@ -50,9 +51,7 @@ def field_gradient(field: Tensor, data: Measurement, kind: Loss = "amplitude") -
     if data.frame_shifts is not None:
         weight = along_first(frame_matrix(data.frame_shifts).T, weight, data.n_axes)
     if data.coherence is not None:
-        axes = tuple(range(-data.n_axes, 0))
-        spectrum = torch.fft.rfftn(weight, dim=axes) * data.coherence.conj()
-        weight = torch.fft.irfftn(spectrum, s=data.magnitude.shape, dim=axes)
+        weight = convolve(weight, data.coherence.conj(), data.n_axes)
     return 2 * weight * field
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from cdi_stream.phasing.blurred import CountsModel, power, scale_to_counts
+from cdi_stream.phasing.convolution import convolve
 from cdi_stream.phasing.frames import along_first, frame_matrix
-from cdi_stream.phasing.kernels import Mix, mix, multiply, rescale
+from cdi_stream.phasing.kernels import Mix, mix, rescale
 
 _TINY = 1e-12
 """Smallest divisor of a magnitude, in its own unit; avoids divisions by zero."""
@@ -95,15 +96,7 @@ def blur(intensity: Tensor, data: Measurement) -> Tensor:
     """Return intensities ``(..., *shape)`` convolved with the coherence kernel; as they are without kernel."""
     if data.coherence is None:
         return intensity
-    axes = tuple(range(-data.n_axes, 0))
-    spectrum = torch.fft.rfftn(intensity, dim=axes)
-    is_fast = spectrum.device.type == "cpu" and not (data.coherence.is_complex() or spectrum.requires_grad)
-    if is_fast and spectrum.is_contiguous() and spectrum.ndim == data.n_axes + 1:
-        multiply(spectrum, data.coherence[None].contiguous())
-    else:
-        spectrum = spectrum * data.coherence
-    result: Tensor = torch.fft.irfftn(spectrum, s=data.magnitude.shape, dim=axes)
-    return result
+    return convolve(intensity, data.coherence, data.n_axes)
 
 
 def kernel_centre(coherence: Tensor, length: int) -> Tensor:

@@ -8,14 +8,14 @@ Masto et al. (2025), arXiv:2507.06644, doi:10.48550/arXiv.2507.06644.  Arrays ar
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from cdi_stream.phasing.kernels import above, modulus, multiply, sums_inside
+from cdi_stream.phasing.convolution import convolve, gaussian_transform
+from cdi_stream.phasing.kernels import above, modulus, sums_inside
 from cdi_stream.phasing.shrink_wrap import Mode, Relative, ShrinkWrap
 
 
@@ -35,26 +35,13 @@ class Limits:
 def smooth(amplitude: Tensor, sigma_vox: float, n_axes: int | None = None) -> Tensor:
     """Return the amplitude, blurred by a Gaussian over its last ``n_axes`` (all) axes; edges are periodic."""
     n_axes = n_axes or amplitude.ndim
-    axes, shape = tuple(range(-n_axes, 0)), tuple(amplitude.shape[-n_axes:])
-    window = _gaussian(shape, sigma_vox, str(amplitude.device)).to(amplitude.dtype)
-    spectrum = torch.fft.rfftn(amplitude, dim=axes)
-    if spectrum.device.type == "cpu" and spectrum.is_contiguous():
-        multiply(spectrum.reshape(-1, *spectrum.shape[-n_axes:]), window[None])
-    else:
-        spectrum.mul_(window)
-    result: Tensor = torch.fft.irfftn(spectrum, s=shape, dim=axes)
-    return result
+    window = _gaussian(tuple(amplitude.shape[-n_axes:]), sigma_vox, str(amplitude.device))
+    return convolve(amplitude, window.to(amplitude.dtype), n_axes)
 
 
 @lru_cache(maxsize=16)
 def _gaussian(shape: tuple[int, ...], sigma_vox: float, device: str) -> Tensor:
-    """Return the transform of a Gaussian on the half spectrum of ``rfftn``."""
-    window = torch.ones((), device=device)
-    for axis, n in enumerate(shape):
-        frequency = (torch.fft.rfftfreq if axis == len(shape) - 1 else torch.fft.fftfreq)(n, device=device)
-        weight = torch.exp(-2 * (math.pi * sigma_vox * frequency) ** 2)
-        window = window * weight.reshape([-1 if k == axis else 1 for k in range(len(shape))])
-    return window
+    return gaussian_transform(shape, (sigma_vox,) * len(shape), device=device)
 
 
 def threshold_support(

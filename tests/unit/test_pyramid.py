@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.phasing.coherence import gaussian_coherence
+from cdi_stream.phasing.convolution import gaussian_transform
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, crop_centre, grid_shapes, resample_crystals
 from cdi_stream.phasing.tuning import TUNING
@@ -151,7 +151,9 @@ def test_a_coarse_measurement_is_that_of_the_coarse_crystal(shape, small):
 @pytest.mark.parametrize(("shape", "small"), [((32, 36, 30), (24, 24, 20)), ((40, 42), (24, 32))])
 def test_a_kernel_has_the_same_width_in_voxels_on_a_coarse_grid(shape, small):
     widths, full = (0.9, 0.4, 0.7)[: len(shape)], torch.ones(shape)
-    data = Measurement(magnitude=full, magnitude_scale=full, valid=full > 0, coherence=gaussian_coherence(full, widths))
+    data = Measurement(
+        magnitude=full, magnitude_scale=full, valid=full > 0, coherence=gaussian_transform(full.shape, widths)
+    )
     torch.testing.assert_close(
-        coarsen(data, small).coherence.real, gaussian_coherence(torch.ones(small), widths), atol=0.01, rtol=0
+        coarsen(data, small).coherence.real, gaussian_transform(small, widths), atol=0.01, rtol=0
     )
