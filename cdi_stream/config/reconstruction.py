@@ -104,8 +104,8 @@ class PhaseConfig(Section):
     most_voxels: Annotated[int, within(0, 512**3, "voxels")] = Field(
         default=300_000,
         description=(
-            "Largest volume that is searched from random starts, in voxels. A larger volume goes on from the network's "
-            "crystal, which is compared with random starts on a coarse grid."
+            "Largest volume that is searched on all its voxels. A larger volume is searched on a coarse grid, and its best "
+            "crystal gets its details on all voxels."
         ),
     )
     recipe: RecipeText | None = Field(

@@ -1,8 +1,9 @@
 """Live phase retrieval on the measured, uninterpolated voxels: a short search from random starts.
 
-The network's crystal takes part in the search if the network is sure of it.  In a large volume the network's crystal is
-refined by a recipe instead, and cross-checked against random starts on a coarse grid.  The crystal of an earlier scan
-takes part in both, and in a fixed recipe; the start wins whose result explains the data best.
+The network's crystal takes part in the search if the network is sure of it.  A large volume is searched on a coarse
+grid, where the network's crystal competes with random starts; the best crystal then gets its details on all voxels.
+The crystal of an earlier scan takes part in both, and in a fixed recipe; the start wins whose result explains the data
+best.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
 from cdi_stream.phasing.auto import AutoSettings, solve
-from cdi_stream.phasing.cross_check import cross_check
+from cdi_stream.phasing.coarse_to_fine import solve_large
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.explore import Exploration
@@ -55,8 +56,8 @@ LIVE_SEED = 5
 _ARRAYS = ("density", "support")
 
 
-def large_volume_recipe(extent_vox: float) -> Recipe:
-    """Return the recipe from the network's crystal in a large volume.
+def known_recipe(extent_vox: float) -> Recipe:
+    """Return the recipe from the network's crystal on the coarse grid of a large volume.
 
     A crystal of many voxels gets a loose shrink-wrap at the end, which does not cut off strained regions.
     ``extent_vox`` is the crystal's extent [voxels].
@@ -110,9 +111,9 @@ def retrieve_phase(
     if settings.recipe is not None:
         crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, deadline)
     elif data.magnitude.numel() > settings.most_voxels:
-        check = cross_check(data, batch, large_volume_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
-        crystal, support = check.crystal, check.support
-        metrics = replace(check.metrics, **blur_of(check.kernel, volume.affine.bq))
+        found = solve_large(data, batch, known_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
+        crystal, support = found.crystal, found.support
+        metrics = replace(found.metrics, **blur_of(found.kernel, volume.affine.bq))
     else:
         is_sure = start.ask_sure()
         known = batch.select(range(0 if is_sure else 1, len(batch)))

@@ -2,6 +2,6 @@
 
 `auto` finds a crystal without settings and explains its six steps on one page; `tuning` holds the numbers that steer
 it.  `recipe`, `steps`, `engine` and `projections` run a schedule of projections; `gradient` and `coherence` refine a
-crystal by descent and together with the partial coherence; `cross_check` compares one crystal with random starts;
-`measures`, `quality`, `shells`, `bootstrap` and `judge` say how good a crystal is.
+crystal by descent and together with the partial coherence; `coarse_to_fine` phases large volumes; `measures`,
+`quality`, `shells`, `bootstrap` and `judge` say how good a crystal is.
 """

@@ -35,6 +35,8 @@ class Exploration:
         Number of best candidates that must agree, the very best included.
     share
         Share of the time left that the exploration may take.
+    length
+        Length of the schedule of each start, relative to the full one.
     """
 
     starts_a_round: int = 16
@@ -43,6 +45,7 @@ class Exploration:
     most_rounds: int = 60
     agreeing: int = 5
     share: float = 0.4
+    length: float = 1.0
 
 
 def explore(
@@ -69,7 +72,8 @@ def _pools(
     end = first_round + extent.most_rounds
     for index in range(first_round, end, n_threads):
         rounds = range(index, min(index + n_threads, end))
-        for candidates, batch in side_by_side(lambda k: _round(level, seed, k, n_starts, deadline), rounds):
+        run = partial(_round, level, seed, n_starts, extent.length, deadline)
+        for candidates, batch in side_by_side(run, rounds):
             search.add(batch, starts=len(batch))
             pool = candidates.merge(pool).best(extent.pool)
         assert pool is not None
@@ -78,12 +82,14 @@ def _pools(
             return
 
 
-def _round(level: GridLevel, seed: int, index: int, n_starts: int, deadline: Deadline) -> tuple[Candidates, Batch]:
+def _round(
+    level: GridLevel, seed: int, n_starts: int, length: float, deadline: Deadline, index: int
+) -> tuple[Candidates, Batch]:
     """Run one round of random starts with the variant of its number."""
     variant = VARIANTS[index % len(VARIANTS)]
     first, limits = 1_000_003 * seed + index * n_starts, level.limits(variant.margin)
     start = autocorrelation_starts(level.data, range(first, first + n_starts))
-    batch = refine(level, start, explore_recipe(level.extent_vox, variant), deadline, limits)
+    batch = refine(level, start, explore_recipe(level.extent_vox, variant, length), deadline, limits)
     return score_batch(level.data, batch, limits.largest), batch
 
 

@@ -78,14 +78,17 @@ class AcceleratedDescent:
     shrink_wrap: ShrinkWrap | None = None
 
 
-def refine_object(data: Measurement, start: Batch, settings: Adam | AcceleratedDescent) -> Iterator[Batch]:
+def refine_object(
+    data: Measurement, start: Batch, settings: Adam | AcceleratedDescent, limits: Limits | None = None
+) -> Iterator[Batch]:
     """Refine crystals ``(starts, *shape)`` from ``start``, which stays as it is; yield after every step.
 
-    Crystals are zero outside their supports.  The iteration may be ended at any step.
+    Crystals are zero outside their supports.  ``limits`` are those of supports that `AcceleratedDescent` updates;
+    without limits by default.  The iteration may be ended at any step.
     """
-    return (
-        _adam_steps(data, start, settings) if isinstance(settings, Adam) else _accelerated_steps(data, start, settings)
-    )
+    if isinstance(settings, Adam):
+        return _adam_steps(data, start, settings)
+    return _accelerated_steps(data, start, settings, limits or Limits())
 
 
 def is_without_noise(
@@ -137,20 +140,52 @@ def _with_loose_support(batch: Batch, data: Measurement) -> Batch:
     return replace(batch, support=grow(batch.support, TUNING.rim_vox, data.n_axes))
 
 
-def _accelerated_steps(data: Measurement, start: Batch, settings: AcceleratedDescent) -> Iterator[Batch]:
+def _accelerated_steps(
+    data: Measurement, start: Batch, settings: AcceleratedDescent, limits: Limits
+) -> Iterator[Batch]:
     descend, support = _descent(data), start.support
     crystal = start.result
-    extrapolation, age = crystal, torch.zeros(len(start), device=crystal.device)
+    extrapolation, inside = crystal.clone(), _Inside(support)
+    values, age = inside.take(crystal), torch.zeros(len(start), device=crystal.device)
     for step in range(1, settings.steps + 1):
-        lower = descend(extrapolation) * support
-        change = lower - crystal
-        age = torch.where(_inner(extrapolation - lower, change) > 0, 0.0, age + 1)
-        crystal = lower
+        lower = inside.take(descend(extrapolation))
+        change = lower - values
+        age = torch.where(inside.inner(inside.take(extrapolation) - lower, change) > 0, 0.0, age + 1)
+        inside.put(lower, crystal)
         if settings.shrink_wrap is not None and settings.shrink_wrap.is_due(step):
-            support = update_support(support, crystal, settings.shrink_wrap, "full", Limits())
-            crystal, age = crystal * support, torch.zeros_like(age)
-        extrapolation = torch.addcmul(crystal, change, _per_start(age / (age + 3), crystal).to(crystal.dtype))
+            support = update_support(support, crystal, settings.shrink_wrap, "full", limits)
+            crystal, age, inside = crystal * support, torch.zeros_like(age), _Inside(support)
+            values, extrapolation = inside.take(crystal), crystal.clone()
+        else:
+            inside.put(lower + inside.per_voxel(age / (age + 3)) * change, extrapolation)
+            values = lower
         yield Batch(crystal=crystal, support=support, cycle=step)
+
+
+class _Inside:
+    """The voxels inside the supports of a batch, one after the other: a few percent of the array."""
+
+    def __init__(self, support: Tensor) -> None:
+        self._index = support.flatten().nonzero()[:, 0]
+        self._start = self._index // support[0].numel()
+        self._n_starts = len(support)
+
+    def take(self, crystals: Tensor) -> Tensor:
+        """Return the values ``(n,)`` of crystals ``(starts, *shape)`` at these voxels."""
+        return crystals.reshape(-1)[self._index]
+
+    def put(self, values: Tensor, crystals: Tensor) -> None:
+        """Set the values of crystals ``(starts, *shape)`` at these voxels."""
+        crystals.view(-1)[self._index] = values
+
+    def inner(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return Re <a, b> of each start, ``(starts,)``."""
+        product = a.real * b.real + a.imag * b.imag
+        return product.new_zeros(self._n_starts).index_add_(0, self._start, product)
+
+    def per_voxel(self, of_start: Tensor) -> Tensor:
+        """Return a value of each start at its voxels."""
+        return of_start[self._start]
 
 
 def _descent(data: Measurement) -> Callable[[Tensor], Tensor]:
@@ -199,9 +234,3 @@ def _normalised_loss(crystal: Tensor, data: Measurement) -> tuple[Tensor, Tensor
 
 def _per_start(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return Re <a, b> of each start, ``(starts,)``."""
-    result: Tensor = torch.linalg.vecdot(torch.view_as_real(a).flatten(1), torch.view_as_real(b).flatten(1))
-    return result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cdi_stream.phasing.gradient import AcceleratedDescent
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.steps import NO_CLIP, AmplitudeClip, Cycles, Recipe, recipe_of
 from cdi_stream.phasing.tuning import TUNING
@@ -52,16 +53,19 @@ _MILD_CLIP = AmplitudeClip(low=0.7, high=1.3)
 """Clip of the finest grid: mild, so that a crystal with an uneven amplitude is still described."""
 
 
-def explore_recipe(extent: float, variant: Variant) -> Recipe:
-    """Return the recipe of the random starts on the coarsest grid; its last cycles do not clip the amplitude."""
+def explore_recipe(extent: float, variant: Variant, length: float = 1.0) -> Recipe:
+    """Return the recipe of the random starts on the coarsest grid; its last cycles do not clip the amplitude.
+
+    ``length`` is the number of cycles between the first and the last ones, relative to the full schedule.
+    """
     clip = (variant.clip,) if variant.clip else ()
     return recipe_of(
         _wrap(variant.threshold, _sigma(extent), after=20),
         Cycles("HIO", 50),
         *clip,
-        Cycles("HIO", 150),
-        Cycles("RAAR", 200),
-        Cycles("ER", 40),
+        Cycles("HIO", round(150 * length)),
+        Cycles("RAAR", round(200 * length)),
+        Cycles("ER", round(40 * length)),
         NO_CLIP,
         Cycles("ER", 10),
     )
@@ -91,6 +95,11 @@ def _final(first: ShrinkWrap, clip: AmplitudeClip, last: ShrinkWrap) -> Recipe:
 def loose_end(extent: float) -> Recipe:
     """Return the last part of a recipe for a large crystal whose support was tight before."""
     return recipe_of(_wrap(0.2, _sigma(extent)), _MILD_CLIP, Cycles("ER", 40), NO_CLIP, Cycles("ER", 30))
+
+
+def finest_descent(extent: float) -> AcceleratedDescent:
+    """Return the descent that adds the details of the finest grid to a crystal of a coarser grid."""
+    return AcceleratedDescent(steps=80, shrink_wrap=_wrap(0.22, _sigma(extent), after=20))
 
 
 def coherence_recipe(extent: float) -> Recipe:

@@ -124,10 +124,10 @@ class SearchTuning:
     """Candidates of the coarsest grid with which a kernel is refined."""
 
     candidates_for_quick_coherence: int = 2
-    """Candidates with which a kernel is refined in a cross-check."""
+    """Candidates with which a kernel is refined in a large volume."""
 
-    cost_of_kernel: float = 2.0
-    """Time of a cycle with a kernel, relative to a cycle without it."""
+    cost_of_kernel: float = 3.0
+    """Time of a step of descent with a kernel, relative to a cycle without it."""
 
     coherence_rounds: int = 4
     """Rounds of cycles and refinement of the kernel, for each of these candidates."""
@@ -221,25 +221,22 @@ class SearchTuning:
     exact_check_cycles: int = 20
     """Cycles of the exact polish between two measurements of chi2."""
 
-    # Cross-check of one crystal against random starts.
+    # Random starts of a large volume.
 
     first_check_share: float = 0.4
-    """Share of the time budget at which the first random starts of a cross-check end."""
+    """Share of the time budget at which the first random starts of a large volume end."""
+
+    first_check_length: float = 0.5
+    """Length of the schedule of these starts; most crystals are found as well as with the full schedule."""
 
     more_checks_share: float = 0.7
-    """Share of the time budget at which the later random starts of a cross-check end."""
+    """Share of the time budget at which the later random starts of a large volume end."""
 
     most_extra_rounds: int = 3
-    """Largest number of extra rounds of random starts while the starts disagree with the crystal that is checked.
+    """Largest number of extra rounds of random starts while the starts disagree.
 
     All rounds use the first variants of the schedule; the other variants filled the pool with crystals that explain the
     coarse grid and are wrong (decision record 0011).
-    """
-
-    largest_score_ratio: float = 1.1
-    """Largest score of a crystal from random starts, relative to the checked crystal's, at which it is taken instead.
-
-    Random starts may agree with one another although none of them explains the data.
     """
 
 

@@ -98,15 +98,15 @@ def too_large(scan, monkeypatch):
     return settings_for(scan, phase={"most_voxels": 100_000})
 
 
-def test_a_volume_too_large_for_a_search_goes_from_the_network_and_is_compared_with_others(scan, network, too_large):
+def test_a_volume_too_large_for_a_search_is_searched_on_a_coarse_grid(scan, network, too_large):
     _, large = reconstruct(curve_of(scan), network, too_large)
     assert large.metrics.agreement > LEAST_AGREEMENT
     assert large.metrics.starts == 9
     assert large.verdict.grade == "good"
 
 
-def test_where_others_found_another_crystal_theirs_is_taken(scan, network, too_large, monkeypatch):
-    """What the network's is worth here: ones on a cube, and no recipe to mend it."""
+def test_in_a_large_volume_random_starts_win_against_a_wrong_network(scan, network, too_large, monkeypatch):
+    """The network's crystal is a cube of ones, and no recipe mends it."""
     begun = chain.starting_point
 
     def cube(*args):
@@ -116,7 +116,7 @@ def test_where_others_found_another_crystal_theirs_is_taken(scan, network, too_l
         return replace(start, density=support.to(start.density.dtype), support=support)
 
     monkeypatch.setattr(chain, "starting_point", cube)
-    monkeypatch.setattr(phase_retrieval, "large_volume_recipe", lambda extent_vox: parse_recipe("SUPPORT[fixed]+2*ER"))
+    monkeypatch.setattr(phase_retrieval, "known_recipe", lambda extent_vox: parse_recipe("SUPPORT[fixed]+2*ER"))
     _, found = reconstruct(curve_of(scan), network, too_large)
     assert found.metrics.chi2 < 0.01
     assert found.metrics.agreement > LEAST_AGREEMENT

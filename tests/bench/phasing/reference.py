@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.auto import AutoSettings, solve
-from cdi_stream.phasing.cross_check import cross_check
+from cdi_stream.phasing.coarse_to_fine import solve_large
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.explore import Exploration
 from cdi_stream.phasing.projections import Measurement
@@ -50,7 +50,7 @@ CASES = {
 }
 """Volumes that are phased from random starts alone."""
 KNOWN = Case(seed=210, kind="polyhedron", phase_pi=3, n=32)
-"""Volume whose true crystal is given to the search as known beforehand, and to the cross-check as its start."""
+"""Volume whose true crystal is given to the search as known beforehand, and as a start to that of large volumes."""
 
 
 def main() -> None:
@@ -68,13 +68,13 @@ def main() -> None:
     found = solve(data, SEED, stopped_deadline(), settings, known=known)
     show("known crystal", found.crystal, found.support, data, found.effort.cycles)
     blurred = start_from(truth.abs().to(truth), truth.abs() > 0.1)
-    for name, start in (("cross-check, right start", known), ("cross-check, wrong start", blurred)):
-        checked = cross_check(data, start, loose_recipe, SEED, SETTINGS.exploration, stopped_deadline())
-        show(name, checked.crystal, checked.support, data, int(checked.metrics.cycles or 0))
+    for name, start in (("large, right start", known), ("large, wrong start", blurred)):
+        found_large = solve_large(data, start, loose_recipe, SEED, SETTINGS.exploration, stopped_deadline())
+        show(name, found_large.crystal, found_large.support, data, int(found_large.metrics.cycles or 0))
 
 
 def loose_recipe(extent_vox: float) -> Recipe:
-    """Return the schedule that the checked crystals are refined with."""
+    """Return the schedule of the known crystals."""
     return loose_and_tight(extent_vox)[0]
 
 

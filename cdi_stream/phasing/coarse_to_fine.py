@@ -1,0 +1,223 @@
+"""Phase retrieval of large volumes: many starts on a coarse grid, and few steps of descent on the finest grid.
+
+The middle of the diffraction holds almost all counts, so the coarsest grid shows the whole crystal but for its fine
+details.  Starts cost little there, and their agreement tells how far the crystal can be trusted.  The best crystal is
+carried to the finest grid, where descent with momentum adds the details in a few dozen steps; HIO and RAAR would leave
+the crystal that is known already and take hundreds of cycles to come back to it (decision record 0024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cdi_stream.metrics import Metrics
+from cdi_stream.numerics.workers import one_thread_each
+from cdi_stream.phasing.align import align_all
+from cdi_stream.phasing.coherence import GaussianKernel
+from cdi_stream.phasing.coherence_search import find_coherence, improve_kernel, refine_with
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch, run
+from cdi_stream.phasing.explore import Exploration, explore
+from cdi_stream.phasing.gradient import refine_object
+from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each, support_of
+from cdi_stream.phasing.judge import LEAST_AGREEMENT
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
+from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
+from cdi_stream.phasing.ranking import Candidates
+from cdi_stream.phasing.schedules import VARIANTS, final_recipes, finest_descent, settle_recipe
+from cdi_stream.phasing.steps import Recipe
+from cdi_stream.phasing.tuning import TUNING
+
+RecipeFor = Callable[[float], Recipe]
+"""Returns a recipe for the mean extent of a crystal [voxels]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargeSolution:
+    """A crystal and its support, both in Fourier order, and the numbers that judge the crystal.
+
+    ``kernel`` is the coherence kernel of the measurement; None for coherent light.
+    """
+
+    crystal: Tensor
+    support: Tensor
+    metrics: Metrics
+    kernel: GaussianKernel | None = None
+
+
+def solve_large(
+    data: Measurement, known: Batch, recipe_for: RecipeFor, seed: int, extent: Exploration, deadline: Deadline
+) -> LargeSolution:
+    """Find the crystal of a large volume within a time budget.
+
+    Parameters
+    ----------
+    data
+        The measurement, in Fourier order.
+    known
+        Crystals that compete with the random starts, on the finest grid: the network's, and that of an earlier scan.
+    recipe_for
+        Recipe of the known crystals on the coarsest grid.
+    seed
+        Seed of the random starts.
+    extent
+        Number of random starts.  The first exploration runs ``extent.least_rounds`` rounds with half of its
+        ``starts_a_round`` and a short schedule; while the starts disagree, later explorations run the same rounds with
+        all starts and the full schedule.
+    deadline
+        Time budget.
+
+    Returns
+    -------
+    LargeSolution
+        In its metrics, ``agreement`` is the mean correlation of the crystal with the starts next to the best, and
+        ``cycles`` counts all starts.
+    """
+    search = Search(deadline)
+    starts = _explored(data, known, recipe_for, seed, extent, search)
+    starts, kernel = starts.find_coherence(data.magnitude.numel(), search)
+    finest = level_of(data if kernel is None else kernel.apply_to(data), starts.support_share)
+    best = _add_details(finest, starts.pool.crystal[:1], search)
+    if kernel is not None:
+        kernel = improve_kernel(finest, best, kernel)
+    model = data if kernel is None else kernel.apply_to(data)
+    agreement = starts.agreement_with(best.result[0], search)
+    return LargeSolution(
+        crystal=best.result[0],
+        support=best.support[0],
+        metrics=_metrics_of(best, model, agreement, search),
+        kernel=kernel,
+    )
+
+
+def _metrics_of(best: Batch, data: Measurement, agreement: float, search: Search) -> Metrics:
+    crystal, support = best.result[0], best.support[0]
+    return Metrics(
+        **misfit(crystal, data),
+        **size_of(support, data),
+        amplitude_spread=amplitude_spread(crystal, support),
+        agreement=agreement,
+        starts=search.starts,
+        cycles=search.cycles,
+        is_truncated=search.deadline.is_over(),
+    )
+
+
+def _add_details(level: GridLevel, crystals: Tensor, search: Search) -> Batch:
+    """Bring one crystal ``(1, *shape)`` to a finer grid and add its details there, until the deadline.
+
+    A crystal of few voxels has few counts outside of the coarsest grid, and most of its voxels lie at the surface: it
+    needs the projections and the tight support of `final_recipes`.
+    """
+    crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
+    batch = Batch(crystal=crystal, support=support_of(crystal, level))
+    steps = (
+        run(final_recipes(level.extent_vox)[-1], level.data, batch, level.limits())
+        if level.extent_vox < TUNING.small_crystal_vox
+        else refine_object(level.data, batch, finest_descent(level.extent_vox), level.limits())
+    )
+    for batch in steps:
+        if search.deadline.is_over():
+            break
+    search.add(batch)
+    return batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Starts:
+    """Candidates on the coarsest grid.
+
+    ``pool`` holds the candidates, best first; ``settled`` the best candidates after `settle_recipe`, of which the first
+    belongs to the best.
+    """
+
+    level: GridLevel
+    pool: Candidates
+    settled: Tensor
+
+    @property
+    def support_share(self) -> float:
+        """Size of the support of the best candidate, as a share of the array."""
+        return float(self.pool.support[:1].float().mean())
+
+    @property
+    def agreement(self) -> float:
+        """Mean correlation of the best candidate with the candidates next to it; NaN without such candidates."""
+        return _mean_correlation(self.settled[0], self.settled[1:])
+
+    def agreement_with(self, crystal: Tensor, search: Search) -> float:
+        """Return the mean correlation of a crystal of any grid with the candidates next to the best.
+
+        The crystal is settled on the coarsest grid first, as the candidates are.  NaN without such candidates.
+        """
+        coarse = resample_crystals(crystal[None], tuple(self.level.data.magnitude.shape))
+        return _mean_correlation(_settle(self.level, coarse, search)[0], self.settled[1:])
+
+    def find_coherence(self, n_voxels: int, search: Search) -> tuple[_Starts, GaussianKernel | None]:
+        """Return the starts after cycles with the coherence kernel that they show, and the kernel.
+
+        Without a kernel the starts stay as they are: if the light is coherent, and if the time left is too short for
+        the descent with a kernel on ``n_voxels``.
+        """
+        steps = finest_descent(self.level.extent_vox).steps
+        descent_s = TUNING.cost_of_kernel * search.cycle_s(steps * n_voxels)
+        if descent_s > TUNING.planned_time_share * search.deadline.left_s:
+            return self, None
+        kernel = find_coherence(self.level, self.pool.best(TUNING.candidates_for_quick_coherence), search.deadline)
+        if kernel is None:
+            return self, None
+        level, pool = refine_with(kernel, self.level, self.pool.best(len(self.settled)), search)
+        return _starts_of(level, pool, len(self.settled), search), kernel
+
+
+def _starts_of(level: GridLevel, pool: Candidates, n_settled: int, search: Search) -> _Starts:
+    return _Starts(level=level, pool=pool, settled=_settle(level, pool.crystal[:n_settled], search))
+
+
+def _explored(
+    data: Measurement, known: Batch, recipe_for: RecipeFor, seed: int, extent: Exploration, search: Search
+) -> _Starts:
+    """Explore the coarsest grid, and again while the candidates disagree and there is time."""
+    level = level_of(coarsen(data, coarsest_shape(data)))
+    pool = climb(level, known.result, recipe_for(level.extent_vox), search)
+    search.starts += len(known)
+    for more in _random_starts(level, seed, extent, search):
+        pool = more.merge(pool).best(extent.pool)
+        starts = _starts_of(level, pool, 1 + extent.agreeing, search)
+        if not starts.agreement < LEAST_AGREEMENT:
+            break
+    return starts
+
+
+def _random_starts(level: GridLevel, seed: int, extent: Exploration, search: Search) -> Iterator[Candidates]:
+    """Yield the candidates of one exploration after the other, all with the first variants of the schedule."""
+    extent = replace(extent, most_rounds=extent.least_rounds, share=1.0)
+    for index in range(1 + TUNING.most_extra_rounds):
+        share = TUNING.more_checks_share if index else TUNING.first_check_share
+        if index and search.deadline.is_over(share):
+            return
+        part = Search(search.deadline.part(share))
+        few = replace(extent, starts_a_round=extent.starts_a_round // 2, length=TUNING.first_check_length)
+        with one_thread_each():
+            pool, _ = explore(level, seed, extent if index else few, index * len(VARIANTS), part)
+        search.include(part)
+        yield pool
+
+
+def _mean_correlation(crystal: Tensor, others: Tensor) -> float:
+    if not len(others):
+        return math.nan
+    return sum(match.correlation for match in align_all(crystal, others)) / len(others)
+
+
+def _settle(level: GridLevel, crystals: Tensor, search: Search) -> Tensor:
+    """Return crystals ``(n, *shape)`` after `settle_recipe`, each in its own support."""
+    recipe = settle_recipe(level.extent_vox)
+    jobs = [(Batch(crystal=part, support=support_of(part, level)), recipe) for part in crystals.split(1)]
+    return torch.cat([candidates.crystal for candidates in refine_each(level, jobs, search)])
