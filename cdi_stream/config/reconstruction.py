@@ -104,8 +104,8 @@ class PhaseConfig(Section):
     most_voxels: Annotated[int, within(0, 512**3, "voxels")] = Field(
         default=300_000,
         description=(
-            "Largest volume that is searched on all its voxels. A larger volume is searched on a coarse grid, and its best "
-            "crystal gets its details on all voxels."
+            "Largest volume that is searched on all its voxels. A larger volume is searched on a coarse grid, and its "
+            "best crystal gets its details on all voxels."
         ),
     )
     recipe: RecipeText | None = Field(
