@@ -298,7 +298,7 @@ def is_trusted(pool: Candidates) -> bool:
     A number that is not known (NaN) counts as trusted.
     """
     spread = amplitude_spread(pool.crystal[0], pool.support[0])
-    return not spread > LARGEST_AMPLITUDE_SPREAD and not agreement(pool) < LEAST_AGREEMENT
+    return not spread > LARGEST_AMPLITUDE_SPREAD and not agreement(pool.crystal) < LEAST_AGREEMENT
 
 
 def support_share(pool: Candidates | Batch, n: int) -> float:

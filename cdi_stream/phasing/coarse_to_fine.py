@@ -8,7 +8,6 @@ the crystal that is known already and take hundreds of cycles to come back to it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import one_thread_each
-from cdi_stream.phasing.align import align_all
 from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.coherence_search import find_coherence, improve_kernel, refine_with
 from cdi_stream.phasing.deadline import Deadline
@@ -29,7 +27,7 @@ from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
-from cdi_stream.phasing.ranking import Candidates
+from cdi_stream.phasing.ranking import Candidates, agreement
 from cdi_stream.phasing.schedules import VARIANTS, final_recipes, finest_descent, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
@@ -87,22 +85,22 @@ def solve_large(
     if kernel is not None:
         kernel = improve_kernel(finest, best, kernel)
     model = data if kernel is None else kernel.apply_to(data)
-    agreement = starts.agreement_with(best.result[0], search)
+    others_agree = starts.agreement_with(best.result[0], search)
     return LargeSolution(
         crystal=best.result[0],
         support=best.support[0],
-        metrics=_metrics_of(best, model, agreement, search),
+        metrics=_metrics_of(best, model, others_agree, search),
         kernel=kernel,
     )
 
 
-def _metrics_of(best: Batch, data: Measurement, agreement: float, search: Search) -> Metrics:
+def _metrics_of(best: Batch, data: Measurement, others_agree: float, search: Search) -> Metrics:
     crystal, support = best.result[0], best.support[0]
     return Metrics(
         **misfit(crystal, data),
         **size_of(support, data),
         amplitude_spread=amplitude_spread(crystal, support),
-        agreement=agreement,
+        agreement=others_agree,
         starts=search.starts,
         cycles=search.cycles,
         is_truncated=search.deadline.is_over(),
@@ -146,18 +144,13 @@ class _Starts:
         """Size of the support of the best candidate, as a share of the array."""
         return float(self.pool.support[:1].float().mean())
 
-    @property
-    def agreement(self) -> float:
-        """Mean correlation of the best candidate with the candidates next to it; NaN without such candidates."""
-        return _mean_correlation(self.settled[0], self.settled[1:])
-
     def agreement_with(self, crystal: Tensor, search: Search) -> float:
         """Return the mean correlation of a crystal of any grid with the candidates next to the best.
 
         The crystal is settled on the coarsest grid first, as the candidates are.  NaN without such candidates.
         """
         coarse = resample_crystals(crystal[None], tuple(self.level.data.magnitude.shape))
-        return _mean_correlation(_settle(self.level, coarse, search)[0], self.settled[1:])
+        return agreement(torch.cat((_settle(self.level, coarse, search), self.settled[1:])))
 
     def find_coherence(self, n_voxels: int, search: Search) -> tuple[_Starts, GaussianKernel | None]:
         """Return the starts after cycles with the coherence kernel that they show, and the kernel.
@@ -190,7 +183,7 @@ def _explored(
     for more in _random_starts(level, seed, extent, search):
         pool = more.merge(pool).best(extent.pool)
         starts = _starts_of(level, pool, 1 + extent.agreeing, search)
-        if not starts.agreement < LEAST_AGREEMENT:
+        if not agreement(starts.settled) < LEAST_AGREEMENT:
             break
     return starts
 
@@ -198,22 +191,16 @@ def _explored(
 def _random_starts(level: GridLevel, seed: int, extent: Exploration, search: Search) -> Iterator[Candidates]:
     """Yield the candidates of one exploration after the other, all with the first variants of the schedule."""
     extent = replace(extent, most_rounds=extent.least_rounds, share=1.0)
+    few = replace(extent, starts_a_round=extent.starts_a_round // 2, length=TUNING.first_check_length)
     for index in range(1 + TUNING.most_extra_rounds):
         share = TUNING.more_checks_share if index else TUNING.first_check_share
         if index and search.deadline.is_over(share):
             return
         part = Search(search.deadline.part(share))
-        few = replace(extent, starts_a_round=extent.starts_a_round // 2, length=TUNING.first_check_length)
         with one_thread_each():
             pool, _ = explore(level, seed, extent if index else few, index * len(VARIANTS), part)
         search.include(part)
         yield pool
-
-
-def _mean_correlation(crystal: Tensor, others: Tensor) -> float:
-    if not len(others):
-        return math.nan
-    return sum(match.correlation for match in align_all(crystal, others)) / len(others)
 
 
 def _settle(level: GridLevel, crystals: Tensor, search: Search) -> Tensor:

@@ -150,9 +150,9 @@ def rank_candidates(pool: Candidates, data: Measurement, held: Tensor) -> Candid
     return pool.sort(torch.tensor([free_llk(crystal, data, held)[0] for crystal in pool.crystal]))
 
 
-def agreement(pool: Candidates) -> float:
-    """Return the mean correlation of the other candidates with the first; NaN for a single candidate."""
-    matches = side_by_side(partial(align, pool.crystal[0]), list(pool.crystal[1:]))
+def agreement(crystals: Tensor) -> float:
+    """Return the mean correlation of the other crystals ``(n, *shape)`` with the first; NaN for a single crystal."""
+    matches = side_by_side(partial(align, crystals[0]), list(crystals[1:]))
     return sum(match.correlation for match in matches) / len(matches) if matches else math.nan
 
 

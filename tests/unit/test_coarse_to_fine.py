@@ -6,16 +6,17 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 
 from cdi_stream.inversion.phase_retrieval import FROM_NETWORK, LIVE_SEARCH, known_recipe
 from cdi_stream.phasing.coarse_to_fine import solve_large
 from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.grid_level import level_of, refine
 from cdi_stream.phasing.judge import LEAST_AGREEMENT, judge
 from cdi_stream.phasing.pyramid import coarsest_shape
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import finest_descent
 from cdi_stream.phasing.starts import start_from
+from cdi_stream.phasing.support import Limits
 from tests.bench.crystals import Case
 from tests.measurements import blurred_of, case_of, error, spent, unlimited
 
@@ -36,6 +37,7 @@ def test_a_crystal_on_which_the_starts_agree_is_good():
     assert error(found.crystal, truth) < 0.05
     assert found.metrics.agreement > LEAST_AGREEMENT
     assert found.metrics.starts == 9, "a few are enough to agree"
+    assert not found.metrics.is_truncated
     assert not found.crystal[~found.support].any()
     assert judge(found.metrics).grade == "good"
 
@@ -69,15 +71,20 @@ def test_a_crystal_on_which_the_starts_disagree_is_doubted(monkeypatch):
     assert judge(found.metrics).grade == "doubtful"
 
 
-def test_the_recipe_of_a_large_known_crystal_ends_with_a_loose_support():
+def test_a_large_crystal_has_a_loose_end_that_cuts_off_no_strain():
+    case = replace(CASE, seed=70_002, kind="superellipsoid", phase_pi=5, n=64)
+    data, truth = case_of(case)
+    start, level = start_from(truth, truth.abs() > 0.3), level_of(data)
+    tight, loose = (refine(level, start, how, unlimited(), Limits()) for how in (known_recipe(12), known_recipe(20)))
+    assert error(loose.result[0], truth) < 0.06
+    assert error(tight.result[0], truth) > 1.5 * error(loose.result[0], truth)
     assert known_recipe(12) == parse_recipe(FROM_NETWORK)
-    assert known_recipe(20).cycles > known_recipe(12).cycles
 
 
-def test_without_time_there_is_a_crystal_and_the_time_is_named():
+def test_without_time_the_known_crystal_stays_and_the_time_is_named():
     _, truth = case_of(CASE)
     found = run(truth, spent())
-    assert torch.isfinite(torch.view_as_real(found.crystal)).all()
+    assert error(found.crystal, truth) < 0.15, "without the details that the coarse grid lacks"
     assert any("time ran out" in reason for reason in judge(found.metrics).reasons)
 
 
@@ -93,7 +100,7 @@ def test_it_asks_for_its_turn_at_every_cycle():
 def test_partly_coherent_light_is_found_if_there_is_time_for_the_steps_with_it(seconds_left, has_kernel):
     data, truth = blurred_of(replace(EASY, phase_pi=2), 0.8)
     known = start_from(truth, truth.abs() > 0.3)
-    deadline = Deadline(20.0 + seconds_left, clock=lambda: 20.0, begin_s=0.0, allowed_share=lambda: 1.0)
+    deadline = Deadline(20.0 + seconds_left, clock=lambda: 20.0, begin_s=0.0)
     found = solve_large(data, known, lambda extent_vox: FEW_CYCLES, 1, LIVE_SEARCH.exploration, deadline)
     if has_kernel:
         assert found.kernel.widths_vox == pytest.approx((0.8,) * 3, rel=0.25)
