@@ -34,8 +34,7 @@ from cdi_stream.numerics.workers import side_by_side
 from cdi_stream.phasing.auto import AutoSettings, solve
 from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import Batch, run_to_end
-from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
+from cdi_stream.phasing.engine import Batch, run, run_to_end
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.ranking import (
@@ -52,7 +51,7 @@ from cdi_stream.phasing.ranking import (
 )
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import autocorrelation_starts, random_starts, start_from
-from cdi_stream.phasing.steps import Recipe
+from cdi_stream.phasing.steps import Recipe, descent
 
 WaitTurn = Callable[[], None]
 
@@ -138,7 +137,7 @@ def by_object(problem: Problem) -> Solution:
         finalists, is_truncated = solution.finalists[1:], solution.is_truncated
         search = replace(solution.effort, recipe=f"{solution.effort.recipe}, then {search.recipe}")
     batch = start
-    for batch in refine_object(working_data, start, AcceleratedDescent(steps=GRADIENT_STEPS)):
+    for batch in run(descent(GRADIENT_STEPS), working_data, start):
         if problem.deadline.is_over(0.95):
             break
     effort, pool = replace(search, cycles=search.cycles + batch.cycle), score_batch(working_data, batch)

@@ -19,16 +19,15 @@ from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.coherence_search import find_coherence, improve_kernel, refine_with
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.engine import Batch, run
+from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
-from cdi_stream.phasing.gradient import refine_object
-from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each, support_of
+from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine, refine_each, support_of
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, agreement
-from cdi_stream.phasing.schedules import VARIANTS, final_recipes, finest_descent, settle_recipe
+from cdi_stream.phasing.schedules import VARIANTS, details_recipe, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
@@ -108,21 +107,10 @@ def _metrics_of(best: Batch, data: Measurement, others_agree: float, search: Sea
 
 
 def _add_details(level: GridLevel, crystals: Tensor, search: Search) -> Batch:
-    """Bring one crystal ``(1, *shape)`` to a finer grid and add its details there, until the deadline.
-
-    A crystal of few voxels has few counts outside of the coarsest grid, and most of its voxels lie at the surface: it
-    needs the projections and the tight support of `final_recipes`.
-    """
+    """Bring one crystal ``(1, *shape)`` to a finer grid and add its details there, until the deadline."""
     crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
     batch = Batch(crystal=crystal, support=support_of(crystal, level))
-    steps = (
-        run(final_recipes(level.extent_vox)[-1], level.data, batch, level.limits())
-        if level.extent_vox < TUNING.small_crystal_vox
-        else refine_object(level.data, batch, finest_descent(level.extent_vox), level.limits())
-    )
-    for batch in steps:
-        if search.deadline.is_over():
-            break
+    batch = refine(level, batch, details_recipe(level.extent_vox), search.deadline)
     search.add(batch)
     return batch
 
@@ -158,8 +146,9 @@ class _Starts:
         Without a kernel the starts stay as they are: if the light is coherent, and if the time left is too short for
         the descent with a kernel on ``n_voxels``.
         """
-        steps = finest_descent(self.level.extent_vox).steps
-        descent_s = TUNING.cost_of_kernel * search.cycle_s(steps * n_voxels)
+        scale = (n_voxels / self.level.data.magnitude.numel()) ** (1 / self.level.data.n_axes)
+        cycles = details_recipe(scale * self.level.extent_vox).cycles
+        descent_s = TUNING.cost_of_kernel * search.cycle_s(cycles * n_voxels)
         if descent_s > TUNING.planned_time_share * search.deadline.left_s:
             return self, None
         kernel = find_coherence(self.level, self.pool.best(TUNING.candidates_for_quick_coherence), search.deadline)

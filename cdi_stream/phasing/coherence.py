@@ -21,10 +21,10 @@ from torch import Tensor
 
 from cdi_stream.phasing.background import LinearBackground, parts
 from cdi_stream.phasing.convolution import convolve, gaussian_transform
-from cdi_stream.phasing.engine import Batch
-from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
+from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.likelihood import FAINTEST
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.steps import descent
 
 K = TypeVar("K", bound="Kernel")
 
@@ -155,7 +155,7 @@ def refine_coherence(
     """
     batch, has_time = start, True
     for _ in range(rounds):
-        for batch in refine_object(kernel.apply_to(data), batch, AcceleratedDescent(steps=steps)):
+        for batch in run(descent(steps), kernel.apply_to(data), batch):
             has_time = not is_over()
             if not has_time:
                 break

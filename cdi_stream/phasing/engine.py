@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cdi_stream.numerics.memory import keep_freed_memory
 from cdi_stream.phasing import projections
+from cdi_stream.phasing.descent import Descend, Momentum, descent_of
 from cdi_stream.phasing.kernels import clip
 from cdi_stream.phasing.projections import Measurement, Projector
 from cdi_stream.phasing.shrink_wrap import Mode, ShrinkWrap
@@ -110,7 +111,9 @@ class _State:
         self.shrink_wrap: ShrinkWrap | None = None
         self.mode: Mode = "full"
         self.clip = AmplitudeClip(every=0)
-        self._project, self._limits = Projector(data), limits
+        self._data, self._project, self._limits = data, Projector(data), limits
+        self._descend: Descend | None = None
+        self._momentum: Momentum | None = None
         self._crystal = start.crystal.clone(memory_format=torch.contiguous_format)
         self._support, self._n_cycles = start.support.contiguous(), 0
         self._first_averaged = recipe.cycles - recipe.n_averaged
@@ -123,7 +126,11 @@ class _State:
         With ``support`` the cycle uses that support instead, and the own support is not updated.
         """
         crystal, mask = self._crystal, self._support if support is None else support
+        if algorithm != "AER":
+            self._momentum = None
         match algorithm:
+            case "AER":
+                self._momentum_on(mask).step(crystal)
             case "ER":
                 projections.error_reduction(crystal, self._project(crystal), mask)
             case "HIO":
@@ -135,11 +142,21 @@ class _State:
         self._n_cycles += 1
         if support is None and self.mode != "fixed" and self.shrink_wrap and self.shrink_wrap.is_due(self._n_cycles):
             self._support = update_support(self._support, crystal, self.shrink_wrap, self.mode, self._limits)
+            self._momentum = None
         if self.clip.is_due(self._n_cycles):
             clip(crystal, self._support, self.clip.low, self.clip.high)
+            self._momentum = None
         if self._n_averaged > 1 and self._n_cycles > self._first_averaged:
             self._sum = crystal.clone() if self._sum is None else self._sum.add_(crystal)
         return Batch(crystal=crystal, support=self._support, cycle=self._n_cycles)
+
+    def _momentum_on(self, support: Tensor) -> Momentum:
+        """Return the descent as it is, or a new one after anything else changed the crystal or the support."""
+        if self._descend is None:
+            self._descend = descent_of(self._data, self._project)
+        if self._momentum is None:
+            self._momentum = Momentum(self._descend, self._crystal, support)
+        return self._momentum
 
     def detwin(self) -> Iterator[Batch]:
         """Run cycles of ER in one half of the support, cut along the first axis."""

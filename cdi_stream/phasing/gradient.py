@@ -1,7 +1,6 @@
-"""Refinement of crystals by gradients on their voxels: Adam as in Chan et al. (2021), and descent with momentum.
+"""Refinement of crystals by gradients on their voxels: Adam as in Chan et al. (2021), and the exact fit without noise.
 
-`refine_object` yields after every step, as `cdi_stream.phasing.engine.run` does.  The starts of a batch are
-independent.
+Both yield after every step, as `cdi_stream.phasing.engine.run` does.  The starts of a batch are independent.
 """
 
 from __future__ import annotations
@@ -13,19 +12,11 @@ import torch
 from torch import Tensor
 
 from cdi_stream.phasing.engine import Batch, run
-from cdi_stream.phasing.likelihood import FAINTEST, field_gradient
+from cdi_stream.phasing.likelihood import FAINTEST
 from cdi_stream.phasing.measures import chi2, chi2_floor
-from cdi_stream.phasing.projections import (
-    Measurement,
-    Projector,
-    direct,
-    expected_counts,
-    modelled_magnitude,
-    reciprocal,
-)
-from cdi_stream.phasing.shrink_wrap import ShrinkWrap
-from cdi_stream.phasing.steps import Cycles, recipe_of
-from cdi_stream.phasing.support import Limits, grow, threshold_support, update_support
+from cdi_stream.phasing.projections import Measurement, expected_counts, modelled_magnitude, reciprocal
+from cdi_stream.phasing.steps import Cycles, descent, recipe_of
+from cdi_stream.phasing.support import grow, threshold_support
 from cdi_stream.phasing.tuning import TUNING
 
 _FEEDBACK = recipe_of(None, Cycles("HIO", 300), Cycles("ER", 20))
@@ -62,35 +53,6 @@ class Adam:
     sigma_vox: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcceleratedDescent:
-    """Settings of the descent of the amplitude loss with momentum; only ``shrink_wrap`` changes the support.
-
-    A step is the gradient inside the support over 2 max(magnitude_scale^2), the longest step that certainly lowers the
-    loss: the loss lies below a paraboloid of that curvature, since sqrt(expected counts) is convex in the field.  Where
-    the magnitude scale is the same for all voxels, a step is a cycle of error reduction.  The
-    momentum k / (k + 3) is that of Nesterov (1983), Dokl. Akad. Nauk SSSR 269, 543, in the form of Beck and Teboulle
-    (2009), SIAM J. Imaging Sci. 2, 183, doi:10.1137/080716542.  It is set to zero where it points uphill: O'Donoghue
-    and Candes (2015), Found. Comput. Math. 15, 715, doi:10.1007/s10208-013-9150-3.
-    """
-
-    steps: int = 200
-    shrink_wrap: ShrinkWrap | None = None
-
-
-def refine_object(
-    data: Measurement, start: Batch, settings: Adam | AcceleratedDescent, limits: Limits | None = None
-) -> Iterator[Batch]:
-    """Refine crystals ``(starts, *shape)`` from ``start``, which stays as it is; yield after every step.
-
-    Crystals are zero outside their supports.  ``limits`` are those of supports that `AcceleratedDescent` updates;
-    without limits by default.  The iteration may be ended at any step.
-    """
-    if isinstance(settings, Adam):
-        return _adam_steps(data, start, settings)
-    return _accelerated_steps(data, start, settings, limits or Limits())
-
-
 def is_without_noise(
     data: Measurement,
     batch: Batch,
@@ -106,7 +68,7 @@ def is_without_noise(
     end = batch
     if fits_noise(_with_loose_support(batch, data).support, data):
         return False
-    for end in refine_object(data, _with_loose_support(batch, data), AcceleratedDescent(steps=TUNING.noise_test_steps)):
+    for end in run(descent(TUNING.noise_test_steps), data, _with_loose_support(batch, data)):
         if is_over():
             return False
     model = modelled_magnitude(end.crystal, data)
@@ -132,7 +94,7 @@ def polish_exact(data: Measurement, start: Batch, rounds: int = 3) -> Iterator[B
         feedback = batch
         for feedback in run(_FEEDBACK, data, batch):
             yield feedback
-        for batch in refine_object(data, feedback, AcceleratedDescent(steps=TUNING.exact_descent_steps)):
+        for batch in run(descent(TUNING.exact_descent_steps), data, feedback):
             yield batch
 
 
@@ -140,69 +102,11 @@ def _with_loose_support(batch: Batch, data: Measurement) -> Batch:
     return replace(batch, support=grow(batch.support, TUNING.rim_vox, data.n_axes))
 
 
-def _accelerated_steps(
-    data: Measurement, start: Batch, settings: AcceleratedDescent, limits: Limits
-) -> Iterator[Batch]:
-    descend, support = _descent(data), start.support
-    crystal = start.result
-    extrapolation, inside = crystal.clone(), _Inside(support)
-    values, age = inside.take(crystal), torch.zeros(len(start), device=crystal.device)
-    for step in range(1, settings.steps + 1):
-        lower = inside.take(descend(extrapolation))
-        change = lower - values
-        age = torch.where(inside.inner(inside.take(extrapolation) - lower, change) > 0, 0.0, age + 1)
-        inside.put(lower, crystal)
-        if settings.shrink_wrap is not None and settings.shrink_wrap.is_due(step):
-            support = update_support(support, crystal, settings.shrink_wrap, "full", limits)
-            crystal, age, inside = crystal * support, torch.zeros_like(age), _Inside(support)
-            values, extrapolation = inside.take(crystal), crystal.clone()
-        else:
-            inside.put(lower + inside.per_voxel(age / (age + 3)) * change, extrapolation)
-            values = lower
-        yield Batch(crystal=crystal, support=support, cycle=step)
+def refine_by_adam(data: Measurement, start: Batch, settings: Adam) -> Iterator[Batch]:
+    """Refine crystals ``(starts, *shape)`` from ``start``, which stays as it is; yield after every step.
 
-
-class _Inside:
-    """The voxels inside the supports of a batch, one after the other: a few percent of the array."""
-
-    def __init__(self, support: Tensor) -> None:
-        self._index = support.flatten().nonzero()[:, 0]
-        self._start = self._index // support[0].numel()
-        self._n_starts = len(support)
-
-    def take(self, crystals: Tensor) -> Tensor:
-        """Return the values ``(n,)`` of crystals ``(starts, *shape)`` at these voxels."""
-        return crystals.reshape(-1)[self._index]
-
-    def put(self, values: Tensor, crystals: Tensor) -> None:
-        """Set the values of crystals ``(starts, *shape)`` at these voxels."""
-        crystals.view(-1)[self._index] = values
-
-    def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return Re <a, b> of each start, ``(starts,)``."""
-        product = a.real * b.real + a.imag * b.imag
-        return product.new_zeros(self._n_starts).index_add_(0, self._start, product)
-
-    def per_voxel(self, of_start: Tensor) -> Tensor:
-        """Return a value of each start at its voxels."""
-        return of_start[self._start]
-
-
-def _descent(data: Measurement) -> Callable[[Tensor], Tensor]:
-    """Return the function that takes one step down the amplitude loss, regardless of the support."""
-    strongest = torch.where(data.valid, data.magnitude_scale, 0.0).square().amax().clamp_min(FAINTEST)
-    if data.is_plain and bool((data.magnitude_scale[data.valid].square() == strongest).all()):
-        return Projector(data)
-
-    def descend(crystal: Tensor) -> Tensor:
-        """Return the crystals ``(starts, *shape)`` after one step down the amplitude loss."""
-        field = reciprocal(crystal, data.n_axes)
-        return crystal - direct(field_gradient(field, data), data.n_axes) / (2 * strongest)
-
-    return descend
-
-
-def _adam_steps(data: Measurement, start: Batch, settings: Adam) -> Iterator[Batch]:
+    Crystals are zero outside their supports.  The iteration may be ended at any step.
+    """
     axes = tuple(range(1, start.crystal.ndim))
     crystal, support = start.result, start.support
     crystal = (crystal / crystal.abs().amax(axes, keepdim=True).clamp_min(FAINTEST)).requires_grad_(True)

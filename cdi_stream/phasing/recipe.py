@@ -1,7 +1,8 @@
 """Recipes as text: a schedule of projections, read from left to right.
 
 ``50*ER+(50*HIO[beta=0.9]+50*ER)*9+100*ER`` means 50 cycles of ER, nine times 50 cycles of HIO and 50 of ER, and 100
-cycles of ER.  The algorithms are ER, HIO, RAAR and DM.  A directive holds from its place on:
+cycles of ER.  The algorithms are ER, HIO, RAAR, DM, and AER: ER with momentum, see `cdi_stream.phasing.descent`.  A
+directive holds from its place on:
 
 - ``SW[every=10,after=100,threshold=0.2,relative=max,sigma=1.0]`` sets shrink-wrap, ``SW[off]`` ends it; see
   `cdi_stream.phasing.shrink_wrap.ShrinkWrap`.  A recipe begins with ``SW`` and these values.
@@ -15,11 +16,11 @@ cycles of ER.  The algorithms are ER, HIO, RAAR and DM.  A directive holds from 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 from cdi_stream.errors import ConfigError
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
-from cdi_stream.phasing.steps import AmplitudeClip, Average, Cycles, Detwin, Recipe, Step, SupportMode
+from cdi_stream.phasing.steps import Algorithm, AmplitudeClip, Average, Cycles, Detwin, Recipe, Step, SupportMode
 
 MAX_CYCLES = 1_000_000
 """Largest number of cycles of a recipe, more than any use needs; protects a service against a mistyped number."""
@@ -146,13 +147,13 @@ def _step(match: re.Match[str]) -> Step:
     count, name, options = match["count"], match["name"], (match["options"] or "").strip()
     if count is None and name in _DIRECTIVES:
         return _DIRECTIVES[name](options)
-    if count is not None and name in ("ER", "HIO", "RAAR", "DM"):
+    if count is not None and name in get_args(Algorithm):
         return _cycles(name, _count(count), options)
-    raise ValueError("ER, HIO, RAAR or DM with a count, or SW, SUPPORT, DETWIN, AVG or CLIP without")
+    raise ValueError("ER, AER, HIO, RAAR or DM with a count, or SW, SUPPORT, DETWIN, AVG or CLIP without")
 
 
 def _cycles(name: Any, count: int, options: str) -> Cycles:
-    names = {} if name == "ER" else {"beta": 0.9}
+    names = {} if name in ("ER", "AER") else {"beta": 0.9}
     beta = _options(options, **names).get("beta", 0.9)
     if not 0 < beta <= 2:
         raise ValueError("0 < beta <= 2")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cdi_stream.phasing.gradient import AcceleratedDescent
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
 from cdi_stream.phasing.steps import NO_CLIP, AmplitudeClip, Cycles, Recipe, recipe_of
 from cdi_stream.phasing.tuning import TUNING
@@ -97,9 +96,15 @@ def loose_end(extent: float) -> Recipe:
     return recipe_of(_wrap(0.2, _sigma(extent)), _MILD_CLIP, Cycles("ER", 40), NO_CLIP, Cycles("ER", 30))
 
 
-def finest_descent(extent: float) -> AcceleratedDescent:
-    """Return the descent that adds the details of the finest grid to a crystal of a coarser grid."""
-    return AcceleratedDescent(steps=80, shrink_wrap=_wrap(0.22, _sigma(extent), after=20))
+def details_recipe(extent: float) -> Recipe:
+    """Return the recipe that adds the details of the finest grid to a crystal of a coarser grid.
+
+    A crystal of few voxels has few counts outside of the coarsest grid, and most of its voxels lie at the surface: it
+    needs the projections and the tight support of `final_recipes`.
+    """
+    if extent < TUNING.small_crystal_vox:
+        return final_recipes(extent)[-1]
+    return recipe_of(_wrap(0.22, _sigma(extent), after=20), Cycles("AER", 80))
 
 
 def coherence_recipe(extent: float) -> Recipe:

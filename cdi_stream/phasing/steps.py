@@ -18,12 +18,12 @@ DETWIN_CYCLES = 10
 DEFAULT_BETA = 0.9
 """Feedback parameter of HIO, RAAR and DM where a recipe gives none; dimensionless, the value of Wu et al. (2021)."""
 
-Algorithm = Literal["ER", "HIO", "RAAR", "DM"]
+Algorithm = Literal["ER", "AER", "HIO", "RAAR", "DM"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cycles:
-    """Run ``count`` cycles of one algorithm with the feedback parameter ``beta``; ER has none."""
+    """Run ``count`` cycles of one algorithm with the feedback parameter ``beta``; ER and AER have none."""
 
     algorithm: Algorithm
     count: int
@@ -104,6 +104,11 @@ class Recipe:
 def recipe_of(*steps: Step) -> Recipe:
     """Return the recipe with these steps; its text reads back to the same steps."""
     return Recipe(text="+".join(map(_text_of, steps)), steps=(ShrinkWrap(), *steps))
+
+
+def descent(steps: int) -> Recipe:
+    """Return steps of descent with momentum in a support that stays."""
+    return recipe_of(None, Cycles("AER", steps))
 
 
 def _text_of(step: Step) -> str:

@@ -18,11 +18,11 @@ from cdi_stream.phasing.coherence import (
     refine_coherence,
 )
 from cdi_stream.phasing.convolution import gaussian_transform
-from cdi_stream.phasing.engine import Batch
-from cdi_stream.phasing.gradient import AcceleratedDescent, refine_object
+from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.likelihood import loss
 from cdi_stream.phasing.measures import nmse
 from cdi_stream.phasing.projections import Measurement, expected_counts, kernel_centre, reciprocal
+from cdi_stream.phasing.steps import descent
 
 N = 24
 WIDTHS = (0.8, 0.5, 0.6)
@@ -57,7 +57,7 @@ def phased(data: Measurement, crystal: Tensor) -> Batch:
     """What phasing makes of the counts if it takes them for coherent."""
     noise = torch.randn(crystal.shape, generator=torch.Generator().manual_seed(2))
     start = Batch(crystal=(crystal * (1 + 0.3 * noise))[None], support=(crystal.abs() > 0)[None])
-    return list(refine_object(data, start, AcceleratedDescent(steps=200)))[-1]
+    return run_to_end(descent(200), data, start)
 
 
 def test_the_gaussian_is_the_one_of_scipy():

@@ -219,7 +219,8 @@ def test_a_run_ends_when_somebody_says_so():
 def test_the_start_stays_as_it_is_and_the_result_is_nobody_elses():
     data, start = case()
     crystal, support = start.crystal.clone(), start.support.clone()
-    cycles = run(parse_recipe("SW[every=1,after=0]+2*ER+2*HIO+2*RAAR+2*DM+CLIP[every=1]+DETWIN+AVG[4]"), data, start)
+    text = "SW[every=1,after=0]+2*ER+2*HIO+2*RAAR+2*DM+2*AER+CLIP[every=1]+DETWIN+AVG[4]"
+    cycles = run(parse_recipe(text), data, start)
     *others, result = cycles
     assert torch.equal(start.crystal, crystal)
     assert torch.equal(start.support, support)
@@ -332,7 +333,7 @@ def test_no_data_no_nan(relative):
         Measurement(magnitude=zero, magnitude_scale=zero + 1, valid=zero == 0, background=zero),
         Measurement(magnitude=zero + 1, magnitude_scale=zero + 1, valid=zero != 0),
     ):
-        text = f"SW[every=1,after=0,relative={relative}]+CLIP[every=1]+2*ER+2*HIO+2*RAAR+2*DM+DETWIN+AVG[3]+1*ER"
+        text = f"SW[every=1,after=0,relative={relative}]+CLIP[every=1]+2*ER+2*HIO+2*RAAR+2*DM+2*AER+DETWIN+AVG[3]+1*ER"
         for batch in run(parse_recipe(text), data, random_starts(data, [1])):
             assert torch.isfinite(torch.view_as_real(batch.crystal)).all()
 

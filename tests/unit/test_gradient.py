@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -10,19 +11,20 @@ from scipy import ndimage
 from torch import Tensor
 
 from cdi_stream.phasing.align import align
-from cdi_stream.phasing.engine import Batch, run_to_end
-from cdi_stream.phasing.gradient import AcceleratedDescent, Adam, is_without_noise, polish_exact, refine_object
+from cdi_stream.phasing.engine import Batch, run, run_to_end
+from cdi_stream.phasing.gradient import Adam, is_without_noise, polish_exact, refine_by_adam
 from cdi_stream.phasing.likelihood import loss
 from cdi_stream.phasing.measures import chi2, nmse
 from cdi_stream.phasing.projections import Measurement, reciprocal
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.shrink_wrap import ShrinkWrap
+from cdi_stream.phasing.steps import Cycles, Recipe, descent, recipe_of
 from cdi_stream.phasing.support import threshold_support
 
 SETTINGS = [
     Adam(steps=30, every=10),
-    AcceleratedDescent(steps=30),
-    AcceleratedDescent(steps=30, shrink_wrap=ShrinkWrap(after=0)),
+    descent(30),
+    recipe_of(ShrinkWrap(after=0), Cycles("AER", 30)),
 ]
 N = 24
 
@@ -53,8 +55,12 @@ def starts(crystal: Tensor, n: int = 3, share: float = 0.3) -> Batch:
     return Batch(crystal=(crystal * (1 + share * noise)).to(torch.complex64), support=support.contiguous())
 
 
-def last(data: Measurement, start: Batch, how: Adam | AcceleratedDescent) -> Batch:
-    return list(refine_object(data, start, how))[-1]
+def last(data: Measurement, start: Batch, how: Adam | Recipe) -> Batch:
+    return list(steps_of(data, start, how))[-1]
+
+
+def steps_of(data: Measurement, start: Batch, how: Adam | Recipe) -> Iterator[Batch]:
+    return refine_by_adam(data, start, how) if isinstance(how, Adam) else run(how, data, start)
 
 
 @pytest.mark.parametrize("how", SETTINGS)
@@ -81,28 +87,28 @@ def test_the_same_input_gives_the_same_result_and_stays_as_it_is(how):
 @pytest.mark.parametrize("how", SETTINGS)
 def test_it_yields_after_every_step_and_can_be_stopped(how):
     crystal = truth()
-    steps = refine_object(measured(crystal), starts(crystal, 1), how)
+    steps = steps_of(measured(crystal), starts(crystal, 1), how)
     assert [next(steps).cycle for _ in range(3)] == [1, 2, 3]
-    assert [batch.cycle for batch in steps][-1] == how.steps
+    assert [batch.cycle for batch in steps][-1] == 30
 
 
 def test_adam_lowers_the_misfit_and_redraws_the_support_when_the_loss_has_fallen():
     crystal = truth()
     data, start = measured(crystal), starts(crystal, 1)
-    seen = list(refine_object(data, start, Adam(steps=120)))
+    seen = list(refine_by_adam(data, start, Adam(steps=120)))
     before, after = (chi2(reciprocal(batch.result, 3).abs(), data.magnitude) for batch in (start, seen[-1]))
     assert after < 0.05 * before
     changed = [a.cycle for a, b in zip(seen[1:], seen, strict=False) if not torch.equal(a.support, b.support)]
     assert changed
     assert min(changed) >= 50
-    never = list(refine_object(data, start, Adam(steps=120, fall=0.9999999)))[-1]
+    never = list(refine_by_adam(data, start, Adam(steps=120, fall=0.9999999)))[-1]
     assert torch.equal(never.support, start.support)
 
 
 def test_the_first_accelerated_step_is_a_cycle_of_error_reduction():
     crystal = truth()
     data, start = measured(crystal), starts(crystal, 2)
-    step = last(data, start, AcceleratedDescent(steps=1))
+    step = last(data, start, descent(1))
     cycle = run_to_end(parse_recipe("SW[off]+1*ER"), data, replace(start, crystal=start.result))
     torch.testing.assert_close(step.crystal, cycle.crystal)
 
@@ -111,7 +117,7 @@ def test_momentum_beats_error_reduction():
     crystal = truth()
     data, start = measured(crystal), starts(crystal, 2)
     start = replace(start, support=threshold_support(crystal.abs()[None], 0.02, 0.5).expand(2, N, N, N))
-    momentum = last(data, start, AcceleratedDescent(steps=60)).crystal
+    momentum = last(data, start, descent(60)).crystal
     reduced = run_to_end(parse_recipe("SW[off]+60*ER"), data, start).crystal
     best, other = (loss(reciprocal(found, 3), data) for found in (momentum, reduced))
     assert (best < 0.8 * other).all()
@@ -128,7 +134,7 @@ def test_uneven_gain_and_background_are_in_the_loss_that_falls():
     start = replace(start, support=threshold_support(crystal.abs()[None], 0.01, 0.3))
     scale = plain.magnitude.norm() / reciprocal(start.result, 3).norm()
     start = replace(start, crystal=start.crystal * scale)
-    found = last(data, start, AcceleratedDescent(steps=150))
+    found = last(data, start, descent(150))
     assert float(loss(reciprocal(found.crystal, 3), data)) < 1e-3 * float(loss(reciprocal(start.result, 3), data))
     assert float(nmse(crystal, found.crystal[0])) < 5e-3
 

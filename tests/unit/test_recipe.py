@@ -32,8 +32,8 @@ def steps(text: str) -> tuple[object, ...]:
         ("20*ER+30*HIO", (Cycles("ER", 20), Cycles("HIO", 30, 0.9))),
         (" 5 * HIO [ beta = 0.75 ] +\n1*ER ", (Cycles("HIO", 5, 0.75), Cycles("ER", 1))),
         (
-            "5*HIO[beta=1]+4*RAAR[beta=.5]+3*DM[beta=2.]",
-            (Cycles("HIO", 5, 1), Cycles("RAAR", 4, 0.5), Cycles("DM", 3, 2)),
+            "5*HIO[beta=1]+4*RAAR[beta=.5]+3*DM[beta=2.]+2*AER",
+            (Cycles("HIO", 5, 1), Cycles("RAAR", 4, 0.5), Cycles("DM", 3, 2), Cycles("AER", 2)),
         ),
         ("5*HIO[]+007*ER", (Cycles("HIO", 5), Cycles("ER", 7))),
         ("(2*ER+3*HIO)*2", (ER, HIO, ER, HIO)),
@@ -86,7 +86,7 @@ def test_detwin_counts_and_no_more_is_averaged_than_there_is():
 
 
 TERM = "a term like "
-ALGORITHM = "ER, HIO, RAAR or DM with a count"
+ALGORITHM = "ER, AER, HIO, RAAR or DM with a count"
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from cdi_stream.networks.unsupervised import UnsupervisedSchedule, WeightRefinem
 from cdi_stream.networks.wu2021 import small
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.engine import Batch, run
-from cdi_stream.phasing.gradient import AcceleratedDescent, Adam, refine_object
+from cdi_stream.phasing.gradient import Adam, refine_by_adam
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.starts import random_starts
+from cdi_stream.phasing.steps import descent
 from tests.bench.phasing.shared_crystals import crystal
 from tests.bench.record import Case, Line, plain_table
 from tests.bench.volumes import Volume, misfits, nmse, seen_by_network, volume_of
@@ -147,16 +148,20 @@ def _restarted(volume: Volume) -> Iterator[Batch]:
         yield from run(parse_recipe("wu2021"), volume.data, random_starts(volume.data, [seed]))
 
 
-def _by_gradients(settings: Adam | AcceleratedDescent, volume: Volume) -> Iterator[Batch]:
-    return refine_object(volume.data, seen_by_network(volume), settings)
+def _by_adam(volume: Volume) -> Iterator[Batch]:
+    return refine_by_adam(volume.data, seen_by_network(volume), Adam(steps=1_000_000))
+
+
+def _by_descent(volume: Volume) -> Iterator[Batch]:
+    return run(descent(1_000_000), volume.data, seen_by_network(volume))
 
 
 WAYS: dict[str, Callable[[Volume, Curve, float], Found]] = {
     "trained weights": partial(_weights, lambda: load_trainable(network_file("wu2021-small"))),
     "random weights": partial(_weights, _random_network),
     "recipe wu2021, again and again": partial(_cycles, _restarted),
-    "object, Adam": partial(_cycles, partial(_by_gradients, Adam(steps=1_000_000))),
-    "object, accelerated": partial(_cycles, partial(_by_gradients, AcceleratedDescent(steps=1_000_000))),
+    "object, Adam": partial(_cycles, _by_adam),
+    "object, accelerated": partial(_cycles, _by_descent),
 }
 
 
