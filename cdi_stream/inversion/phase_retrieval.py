@@ -20,7 +20,7 @@ from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
-from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.auto import QUICK_EXPLORATION, AutoSettings, solve
 from cdi_stream.phasing.coarse_to_fine import solve_large
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
@@ -30,7 +30,7 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import blur_of, misfit, size_of
 from cdi_stream.phasing.ranking import metrics_of, score_batch
 from cdi_stream.phasing.recipe import parse_recipe
-from cdi_stream.phasing.schedules import loose_and_tight, loose_end
+from cdi_stream.phasing.schedules import loose_end
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
@@ -41,11 +41,12 @@ _SEARCH_STEPS = (
 """Search steps from the network's crystal; clipped amplitudes keep strained regions from becoming holes."""
 FROM_NETWORK = f"{_SEARCH_STEPS}+CLIP[off]+SW[every=10,after=0,threshold=0.25,relative=rms,sigma=0.5]+30*ER"
 """Recipe from the network's crystal that ends with a tight shrink-wrap, for crystals of any size."""
+LIVE_EXPLORATION = Exploration(starts_a_round=8, least_rounds=2, most_rounds=6, pool=12, agreeing=3)
+"""Random starts of the live search, for crystals that `QUICK_EXPLORATION` does not find."""
 LIVE_SEARCH = AutoSettings(
-    exploration=Exploration(starts_a_round=8, least_rounds=2, most_rounds=6, pool=12, agreeing=3),
-    finalists=2,
-    attempts=1,
-    ways=loose_and_tight,
+    explorations=(QUICK_EXPLORATION, LIVE_EXPLORATION),
+    finalists=3,
+    attempts=2,
     known_recipe=parse_recipe(FROM_NETWORK),
     is_thorough=False,
 )
@@ -111,7 +112,7 @@ def retrieve_phase(
     if settings.recipe is not None:
         crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, deadline)
     elif data.magnitude.numel() > settings.most_voxels:
-        found = solve_large(data, batch, known_recipe, LIVE_SEED, LIVE_SEARCH.exploration, deadline)
+        found = solve_large(data, batch, known_recipe, LIVE_SEED, LIVE_EXPLORATION, deadline)
         crystal, support = found.crystal, found.support
         metrics = replace(found.metrics, **blur_of(found.kernel, volume.affine.bq))
     else:

@@ -48,20 +48,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cdi_stream.numerics.workers import one_thread_each
+from cdi_stream.numerics.workers import n_callers, one_thread_each
 from cdi_stream.phasing.coherence import GaussianKernel
-from cdi_stream.phasing.coherence_search import find_coherence, refine_on_finest, refine_with
+from cdi_stream.phasing.coherence_search import ANY_BLUR, PLAIN_BLUR, find_coherence, refine_on_finest, refine_with
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
-from cdi_stream.phasing.explore import Exploration, explore
+from cdi_stream.phasing.explore import Exploration, explore, has_agreement, starts_a_round
 from cdi_stream.phasing.finish import finish_finalists, fit_without_noise
 from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each
-from cdi_stream.phasing.judge import LARGEST_AMPLITUDE_SPREAD, LEAST_AGREEMENT
+from cdi_stream.phasing.judge import LARGEST_AMPLITUDE_SPREAD, LEAST_AGREEMENT, judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, grid_shapes, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, free_llk
@@ -72,12 +72,16 @@ from cdi_stream.phasing.ranking import (
     agreement,
     conclude,
     hold_out,
+    metrics_of,
     rank_candidates,
     without_held_out,
 )
 from cdi_stream.phasing.schedules import climb_recipe, final_recipes
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
+
+QUICK_EXPLORATION = Exploration(starts_a_round=8, pool=12, least_rounds=2, most_rounds=6, agreeing=3, length=0.5)
+"""First exploration of a search; most crystals are found by it."""
 
 Report = Callable[[str], None]
 """Receives one line of text about the progress of a search."""
@@ -89,8 +93,9 @@ class AutoSettings:
 
     Parameters
     ----------
-    exploration
-        Random starts on the coarsest grid.
+    explorations
+        Random starts on the coarsest grid, for the first attempt, the second, and so on; the last one holds for all
+        further attempts.
     finalists
         Largest number of candidates on the finest grid.
     attempts
@@ -105,12 +110,12 @@ class AutoSettings:
         Whether the first known crystal has the right size.  With a ``known_recipe``, no support may then grow much
         larger than that of the first known crystal.
     is_thorough
-        Whether the winner is refined by further recipes (step 5).
+        Whether a winner that cannot be trusted is refined by further recipes (step 5).
     is_exact
         Whether data without counting noise are fitted to the limit of single precision; needs ``is_thorough``.
     """
 
-    exploration: Exploration = field(default_factory=Exploration)
+    explorations: tuple[Exploration, ...] = (QUICK_EXPLORATION, Exploration())
     finalists: int = 4
     attempts: int = 10
     ways: Callable[[float], tuple[Recipe, ...]] = final_recipes
@@ -165,46 +170,69 @@ class _Auto:
         self._search, self._report = search, report
         self._seen, self._held = hold_out(data, seed)
         self._shapes = grid_shapes(data)
-        self._round, self._refining_s = 0, 0.0
+        self._round, self._start_s, self._refining_s, self._pace_s = 0, 0.0, 0.0, 0.0
+        self._finest = self._coarse = level_of(self._seen)
         self._known_share: float | None = None
         self._kernel: GaussianKernel | None = None
         self._is_kernel_given = data.coherence is not None
 
     def run(self, known: Batch | None) -> Solution:
         """Repeat the search until its finalists agree or the time is short; return the solution."""
-        pool, text, deadline = None, "", self._search.deadline
         if known is not None and self._settings.known_recipe is not None and self._settings.is_size_known:
             self._known_share = support_share(known, 1)
-        for attempt in range(1, self._settings.attempts + 1):
-            finalists, recipe = self._attempt(known if pool is None else None)
-            best = finalists.crystal[0]
-            pool = finalists if pool is None else self._rank(finalists.append(pool))
-            text = recipe.text if torch.equal(best, pool.crystal[0]) else text
+        pool, recipe = self._attempt(1, known)
+        solution, attempt = self._conclude(pool, recipe), 1
+        while not self._is_settled(solution, pool, attempt) and self._has_time(self._extent(attempt + 1)):
+            attempt += 1
+            finalists, its_recipe = self._attempt(attempt, None)
+            best, pool = finalists.crystal[0], self._rank(finalists.append(pool))
+            recipe = its_recipe if torch.equal(best, pool.crystal[0]) else recipe
             pool = pool.best(max(self._settings.finalists, 2))
-            if attempt == self._settings.attempts or is_trusted(pool) or not self._has_time():
-                break
-        assert pool is not None
-        effort = Effort(starts=self._search.starts, cycles=self._search.cycles, recipe=text)
-        solution = replace(conclude(self._data, self._held, pool, effort, deadline), kernel=self._kernel)
+            solution = self._conclude(pool, recipe)
+        if self._settings.is_thorough and not self._is_good(solution):
+            solution = self._conclude(*self._finish(pool, recipe))
         is_exact = self._settings.is_thorough and self._settings.is_exact and self._kernel is None
-        return fit_without_noise(self._data, solution, deadline) if is_exact else solution
+        return fit_without_noise(self._data, solution, self._search.deadline) if is_exact else solution
 
-    def _has_time(self) -> bool:
-        """Return whether steps 3 to 5 can be done once more in their share of the time left."""
-        deadline, share = self._search.deadline, 1 - self._settings.exploration.share
-        return share * deadline.left_s > self._refining_s + (1 - TUNING.optional_work_share) * deadline.budget_s
+    def _is_settled(self, solution: Solution, pool: Candidates, attempt: int) -> bool:
+        """Return whether no further attempt is allowed or needed; a quick first one must give a good crystal."""
+        if attempt == self._settings.attempts or (attempt > 1 and is_trusted(pool)):
+            return True
+        return self._is_good(solution) and not agreement(pool.crystal) < LEAST_AGREEMENT
 
-    def _attempt(self, known: Batch | None) -> tuple[Candidates, Recipe]:
-        """Do steps 2 to 5; return the finalists, best first, and the recipe of the finest grid."""
-        settings, deadline = self._settings, self._search.deadline
-        coarse = self._level(coarsen(self._data, self._shapes[0]))
-        pool, self._round = explore(coarse, self._seed, settings.exploration, self._round, self._search)
+    def _conclude(self, pool: Candidates, recipe: Recipe) -> Solution:
+        effort = Effort(starts=self._search.starts, cycles=self._search.cycles, recipe=recipe.text)
+        solution = conclude(self._data, self._held, pool, effort, self._search.deadline)
+        return replace(solution, kernel=self._kernel)
+
+    def _is_good(self, solution: Solution) -> bool:
+        return judge(metrics_of(solution, self._measured)).grade == "good"
+
+    def _extent(self, attempt: int) -> Exploration:
+        """Return the extent of the exploration of an attempt, counted from 1."""
+        extents = self._settings.explorations
+        return extents[min(attempt, len(extents)) - 1]
+
+    def _has_time(self, extent: Exploration) -> bool:
+        """Return whether the time left is enough for another attempt, from its first starts to its last step."""
+        left_s = self._search.deadline.left_s
+        rounds_s = n_callers() * starts_a_round(self._coarse, extent) * extent.length * self._start_s
+        return left_s - max(rounds_s, extent.share * left_s) > TUNING.repeat_margin * self._refining_s
+
+    def _attempt(self, attempt: int, known: Batch | None) -> tuple[Candidates, Recipe]:
+        """Do steps 2 to 4; return the finalists, best first, and the recipe of the finest grid."""
+        settings, deadline, extent = self._settings, self._search.deadline, self._extent(attempt)
+        coarse = self._coarse = self._level(coarsen(self._data, self._shapes[0]))
+        begin_s, begin_starts = deadline.passed_s, self._search.starts
+        pool, self._round = explore(coarse, self._seed, extent, self._round, self._search)
+        self._start_s = (deadline.passed_s - begin_s) / (self._search.starts - begin_starts) / extent.length
         self._report(f"{self._search.starts} starts on {self._shapes[0]}: {_state(pool, deadline)}")
-        pool = self._find_coherence(coarse, pool)
+        is_clear = has_agreement(pool, extent)
+        pool = self._find_coherence(coarse, pool, is_last=attempt > 1 or settings.attempts == 1)
         begin_s, coarser_share = deadline.passed_s, support_share(pool, settings.finalists)
         keep = TUNING.candidates_per_finalist * settings.finalists
         for shape in self._shapes[1:-1]:
-            if deadline.is_over():
+            if is_clear or deadline.is_over():
                 break
             level = self._level(coarsen(self._data, shape), coarser_share)
             keep = max(settings.finalists, keep * TUNING.candidates_kept_of_three // 3)
@@ -215,11 +243,16 @@ class _Auto:
         self._refining_s = deadline.passed_s - begin_s
         return finalists
 
-    def _find_coherence(self, level: GridLevel, pool: Candidates) -> Candidates:
-        """Take the coherence kernel that the candidates show into the model; return them as refined with it."""
+    def _find_coherence(self, level: GridLevel, pool: Candidates, is_last: bool) -> Candidates:
+        """Take the coherence kernel that the candidates show into the model; return them as refined with it.
+
+        Only plain blur counts before the last look: the faults of a quick search look like a little blur.
+        """
         if self._is_kernel_given:
             return pool
-        kernel = find_coherence(level, pool, self._search.deadline, self._kernel)
+        n = TUNING.candidates_for_coherence if is_last else TUNING.candidates_for_quick_coherence
+        limits = ANY_BLUR if is_last else PLAIN_BLUR
+        kernel = find_coherence(level, pool.best(n), self._search.deadline, self._kernel, limits)
         if kernel is None:
             return pool
         self._take(kernel)
@@ -265,12 +298,16 @@ class _Auto:
             winner = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
             self._take(refine_on_finest(level, winner, self._kernel, self._search.deadline))
             level = replace(level, data=self._seen)
-        pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
-        if self._settings.is_thorough:
-            pool, finish_recipe = finish_finalists(level, pool, self._data, self._held, self._search, pace_s)
-            recipe = recipe if finish_recipe is None else recipe.then(finish_recipe)
+        self._pace_s = (self._search.deadline.passed_s - begin_s) / max(self._search.cycles - begin, 1)
+        self._finest = level
         self._report(f"{len(pool)} finalists: {_state(pool, self._search.deadline)}")
         return pool, recipe
+
+    def _finish(self, pool: Candidates, recipe: Recipe) -> tuple[Candidates, Recipe]:
+        """Refine the finalists further (step 5); return them and their whole recipe."""
+        pool, more = finish_finalists(self._finest, pool, self._data, self._held, self._search, self._pace_s)
+        self._report(f"further refined: {_state(pool, self._search.deadline)}")
+        return pool, recipe if more is None else recipe.then(more)
 
     def _refine_known(self, level: GridLevel, known: Batch) -> Tensor:
         """Return known crystals after their own recipe, or as they are if there is none."""

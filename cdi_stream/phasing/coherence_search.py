@@ -7,7 +7,7 @@ kernel are refined in turn from there; a kernel that stays narrow means coherent
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cdi_stream.numerics.workers import side_by_side
@@ -21,10 +21,33 @@ from cdi_stream.phasing.schedules import coherence_recipe
 from cdi_stream.phasing.tuning import TUNING
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlurLimits:
+    """When a coherence kernel counts.
+
+    Its largest width exceeds ``least_vox`` [voxels], and the score of a crystal with it is at most ``largest_score``
+    times that of the best crystal without it.
+    """
+
+    least_vox: float = TUNING.least_blur_vox
+    largest_score: float = 1.0
+
+
+ANY_BLUR = BlurLimits()
+"""Every kernel that explains the data better."""
+
+PLAIN_BLUR = BlurLimits(least_vox=TUNING.plain_blur_vox, largest_score=TUNING.plain_blur_score)
+"""Kernels that no small fault of a crystal can explain."""
+
+
 def find_coherence(
-    level: GridLevel, pool: Candidates, deadline: Deadline, begin: GaussianKernel | None = None
+    level: GridLevel,
+    pool: Candidates,
+    deadline: Deadline,
+    begin: GaussianKernel | None = None,
+    limits: BlurLimits = ANY_BLUR,
 ) -> GaussianKernel | None:
-    """Return the kernel with which one of the best candidates explains the data best; None for coherent light.
+    """Return the kernel with which one of the candidates explains the data best; None for coherent light.
 
     Parameters
     ----------
@@ -36,13 +59,15 @@ def find_coherence(
         Time limit.
     begin
         Kernel to begin with; None: a kernel of `SearchTuning.first_blur_vox` along each axis.
+    limits
+        Kernels that count.
     """
     first = begin or GaussianKernel(widths_vox=(TUNING.first_blur_vox,) * level.data.n_axes)
-    best = pool.best(TUNING.candidates_for_coherence)
-    starts = [Batch(crystal=best.crystal[k : k + 1], support=best.support[k : k + 1]) for k in range(len(best))]
+    starts = [Batch(crystal=pool.crystal[k : k + 1], support=pool.support[k : k + 1]) for k in range(len(pool))]
     fits = side_by_side(partial(_fit, level, first, deadline), starts)
     kernel, score = min(fits, key=lambda fit: fit[1])
-    return kernel if is_blur(kernel) and score < float(best.score[0]) else None
+    is_wide = max(kernel.widths_vox) > limits.least_vox
+    return kernel if is_wide and score < limits.largest_score * float(pool.score[0]) else None
 
 
 def is_blur(kernel: GaussianKernel) -> bool:

@@ -67,10 +67,11 @@ def _pools(
 ) -> Iterator[tuple[Candidates, int]]:
     """Run the rounds in groups of as many as there are threads; yield the pool and the next round after each group."""
     pool, n_threads, deadline = None, n_callers(), search.deadline
-    n_starts = min(extent.starts_a_round, max(2, TUNING.most_voxels_a_round // level.data.magnitude.numel()))
+    n_starts = starts_a_round(level, extent)
     end_share = 1 - (1 - extent.share) * max(deadline.left_s, 0.0) / max(deadline.budget_s, 1e-9)
     end = first_round + extent.most_rounds
     for index in range(first_round, end, n_threads):
+        begin_s = deadline.passed_s
         rounds = range(index, min(index + n_threads, end))
         run = partial(_round, level, seed, n_starts, extent.length, deadline)
         for candidates, batch in side_by_side(run, rounds):
@@ -78,8 +79,14 @@ def _pools(
             pool = candidates.merge(pool).best(extent.pool)
         assert pool is not None
         yield pool, rounds.stop
-        if deadline.is_over(end_share):
+        next_end_s = 2 * deadline.passed_s - begin_s
+        if deadline.is_over(end_share) or next_end_s > end_share * deadline.budget_s:
             return
+
+
+def starts_a_round(level: GridLevel, extent: Exploration) -> int:
+    """Return the number of starts that run together; fewer on a large grid."""
+    return min(extent.starts_a_round, max(2, TUNING.most_voxels_a_round // level.data.magnitude.numel()))
 
 
 def _round(

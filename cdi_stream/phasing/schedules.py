@@ -76,12 +76,23 @@ def climb_recipe(extent: float) -> Recipe:
 
 
 def final_recipes(extent: float) -> tuple[Recipe, ...]:
-    """Return the recipes of the finest grid: one with a loose support, and for a small crystal a tight one too."""
-    return loose_and_tight(extent) if extent < TUNING.small_crystal_vox else loose_and_tight(extent)[:1]
+    """Return the recipes of the finest grid, from which the search takes the best result.
+
+    A crystal of a coarser grid lacks only its details, which descent adds.  A crystal of few voxels has few counts
+    outside of the coarsest grid, and most of its voxels lie at the surface: it needs projections, with a loose and with
+    a tight support.
+    """
+    return loose_and_tight(extent) if extent < TUNING.small_crystal_vox else (details_recipe(extent),)
+
+
+def details_recipe(extent: float) -> Recipe:
+    """Return the descent that adds the details of the finest grid to a crystal of a coarser grid."""
+    loose, last = (_wrap(threshold, _sigma(extent)) for threshold in (0.22, 0.25))
+    return recipe_of(None, Cycles("AER", 20), loose, Cycles("AER", 40), last, Cycles("AER", 20))
 
 
 def loose_and_tight(extent: float) -> tuple[Recipe, Recipe]:
-    """Return the two recipes of the finest grid, with a loose and with a tight support, for any extent."""
+    """Return the recipes of projections on the finest grid, with a loose and with a tight support, for any extent."""
     loose = _final(_wrap(0.2, _sigma(extent)), _MILD_CLIP, _wrap(0.25, _sigma(extent)))
     tight = _final(_wrap(0.3, TIGHT_SIGMA_VOX), AmplitudeClip(low=0.5, high=1.2), _wrap(0.25, TIGHT_SIGMA_VOX))
     return loose, tight
@@ -94,17 +105,6 @@ def _final(first: ShrinkWrap, clip: AmplitudeClip, last: ShrinkWrap) -> Recipe:
 def loose_end(extent: float) -> Recipe:
     """Return the last part of a recipe for a large crystal whose support was tight before."""
     return recipe_of(_wrap(0.2, _sigma(extent)), _MILD_CLIP, Cycles("ER", 40), NO_CLIP, Cycles("ER", 30))
-
-
-def details_recipe(extent: float) -> Recipe:
-    """Return the recipe that adds the details of the finest grid to a crystal of a coarser grid.
-
-    A crystal of few voxels has few counts outside of the coarsest grid, and most of its voxels lie at the surface: it
-    needs the projections and the tight support of `final_recipes`.
-    """
-    if extent < TUNING.small_crystal_vox:
-        return final_recipes(extent)[-1]
-    return recipe_of(_wrap(0.22, _sigma(extent), after=20), Cycles("AER", 80))
 
 
 def coherence_recipe(extent: float) -> Recipe:

@@ -126,6 +126,15 @@ class SearchTuning:
     candidates_for_quick_coherence: int = 2
     """Candidates with which a kernel is refined in a large volume."""
 
+    plain_blur_vox: float = 0.4
+    """Width of a kernel above which a quick search takes the light as partly coherent.
+
+    Crystals of a quick search are not quite right yet, which looks like a blur of up to 0.38 voxels.
+    """
+
+    plain_blur_score: float = 0.95
+    """Score with such a kernel, relative to that without: 0.82 to 0.90 for simulated blur of 0.5 voxels and more."""
+
     cost_of_kernel: float = 3.0
     """Time of a step of descent with a kernel, relative to a cycle without it."""
 
@@ -179,6 +188,10 @@ class SearchTuning:
 
     most_refinements: int = 6
     """Largest number of refinements of the winner, one after the other."""
+
+    repeat_margin: float = 1.5
+    """Time left after another exploration, relative to that of the steps after the last one, at which to search again.
+    """
 
     optional_work_share: float = 0.8
     """Share of the time budget after which no step begins that can be left out."""

@@ -25,7 +25,7 @@ from tests.bench.crystals import Case, crystal
 from tests.measurements import blurred_of, case_of, data_of, error, ordered, spent, unlimited
 
 FEW = Exploration(starts_a_round=4, least_rounds=1, most_rounds=2, pool=6)
-QUICK = AutoSettings(exploration=FEW, finalists=2, attempts=1)
+QUICK = AutoSettings(explorations=(FEW,), finalists=2, attempts=1)
 WEAK = Case(seed=2, kind="polyhedron", phase_pi=1, n=32)
 SMALL = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
 
@@ -55,7 +55,7 @@ def test_a_crystal_is_found_and_called_good(case):
 def test_partly_coherent_light_is_found_where_it_is_and_only_there(width_vox):
     data, truth = blurred_of(replace(WEAK, seed=11, phase_pi=2), width_vox)
     enough = replace(FEW, starts_a_round=8, least_rounds=2, most_rounds=6)
-    found = solve(data, 1, unlimited(), replace(QUICK, exploration=enough, is_thorough=False))
+    found = solve(data, 1, unlimited(), replace(QUICK, explorations=(enough,), is_thorough=False))
     assert error(found.crystal, truth) < 0.05
     metrics = metrics_of(found, data, np.eye(3) * 1e7)
     if not width_vox:
@@ -269,11 +269,28 @@ def test_noise_is_not_called_good(kind):
 
 def test_it_begins_again_from_other_starts_while_the_finalists_differ():
     hard, _ = case_of(Case(seed=70_000, kind="polyhedron", phase_pi=5, n=32, photons=3e5))
-    briefly = AutoSettings(exploration=FEW, is_thorough=False)
+    briefly = AutoSettings(explorations=(FEW,), is_thorough=False)
     once, twice = (solve(hard, 1, unlimited(), replace(briefly, attempts=n)) for n in (1, 2))
     assert once.effort.starts == 8
     assert twice.effort.starts == 16
     assert twice.free_llk <= once.free_llk
     data, _ = case_of(WEAK)
     easy = solve(data, 1, unlimited(), AutoSettings(attempts=2, is_thorough=False))
-    assert easy.effort.starts == 64, "the finalists agree after the first attempt"
+    assert easy.effort.starts == 16, "the finalists agree after the first attempt"
+
+
+def test_a_quick_search_whose_crystal_is_not_good_is_followed_by_a_thorough_one():
+    faint, _ = case_of(replace(WEAK, photons=3e3))
+    found = solve(faint, 1, unlimited(), AutoSettings(attempts=2, is_thorough=False))
+    assert judge(metrics_of(found, faint)).grade == "doubtful"
+    quick, thorough = AutoSettings().explorations
+    least = (extent.starts_a_round * extent.least_rounds for extent in (quick, thorough))
+    assert found.effort.starts >= sum(least)
+
+
+def test_the_faults_of_a_quick_search_are_not_taken_for_blur():
+    case = Case(seed=430_002, kind="polyhedron", phase_pi=2)
+    data, truth = case_of(case)
+    found = solve(data, 1, unlimited())
+    assert found.kernel is None
+    assert error(found.crystal, truth) < 0.02

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdi_stream.inversion.phase_retrieval import FROM_NETWORK, LIVE_SEARCH, known_recipe
+from cdi_stream.inversion.phase_retrieval import FROM_NETWORK, LIVE_EXPLORATION, known_recipe
 from cdi_stream.phasing.coarse_to_fine import solve_large
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.grid_level import level_of, refine
@@ -25,7 +25,7 @@ EASY = replace(CASE, seed=70_010)
 FEW_CYCLES = parse_recipe("SUPPORT[fixed]+30*ER")
 
 
-def run(crystal, deadline=None, case=CASE, recipe=FEW_CYCLES, extent=LIVE_SEARCH.exploration):
+def run(crystal, deadline=None, case=CASE, recipe=FEW_CYCLES, extent=LIVE_EXPLORATION):
     data, _ = case_of(case)
     known = start_from(crystal, crystal.abs() > 0.3)
     return solve_large(data, known, lambda extent_vox: recipe, 1, extent, deadline or unlimited())
@@ -101,7 +101,7 @@ def test_partly_coherent_light_is_found_if_there_is_time_for_the_steps_with_it(s
     data, truth = blurred_of(replace(EASY, phase_pi=2), 0.8)
     known = start_from(truth, truth.abs() > 0.3)
     deadline = Deadline(20.0 + seconds_left, clock=lambda: 20.0, begin_s=0.0)
-    found = solve_large(data, known, lambda extent_vox: FEW_CYCLES, 1, LIVE_SEARCH.exploration, deadline)
+    found = solve_large(data, known, lambda extent_vox: FEW_CYCLES, 1, LIVE_EXPLORATION, deadline)
     if has_kernel:
         assert found.kernel.widths_vox == pytest.approx((0.8,) * 3, rel=0.25)
         assert error(found.crystal, truth) < 0.05
@@ -111,7 +111,7 @@ def test_partly_coherent_light_is_found_if_there_is_time_for_the_steps_with_it(s
 
 def test_a_single_start_cannot_be_compared():
     small = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
-    found = run(case_of(small)[1], case=small, extent=replace(LIVE_SEARCH.exploration, pool=1))
+    found = run(case_of(small)[1], case=small, extent=replace(LIVE_EXPLORATION, pool=1))
     assert math.isnan(found.metrics.agreement)
     assert any("only one of" in reason for reason in judge(found.metrics).reasons)
 

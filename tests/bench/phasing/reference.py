@@ -32,9 +32,8 @@ from tests.bench.crystals import Case, crystal, measured
 
 SEED = 11
 """Seed of the random starts of every search."""
-SETTINGS = AutoSettings(
-    exploration=Exploration(starts_a_round=6, pool=12, least_rounds=2, most_rounds=6), finalists=3, attempts=2
-)
+EXPLORATION = Exploration(starts_a_round=6, pool=12, least_rounds=2, most_rounds=6)
+SETTINGS = AutoSettings(explorations=(EXPLORATION,), finalists=3, attempts=2)
 """A search of at most 72 starts: long enough to reach every step of the method, short enough to wait for."""
 
 CASES = {
@@ -62,14 +61,12 @@ def main() -> None:
         show(name, found.crystal, found.support, data, found.effort.cycles)
     data, truth = volume(KNOWN)
     known = start_from(truth, truth.abs() > 0.1)
-    settings = AutoSettings(
-        exploration=SETTINGS.exploration, attempts=1, known_recipe=parse_recipe("SUPPORT[fixed]+20*ER")
-    )
+    settings = AutoSettings(explorations=(EXPLORATION,), attempts=1, known_recipe=parse_recipe("SUPPORT[fixed]+20*ER"))
     found = solve(data, SEED, stopped_deadline(), settings, known=known)
     show("known crystal", found.crystal, found.support, data, found.effort.cycles)
     blurred = start_from(truth.abs().to(truth), truth.abs() > 0.1)
     for name, start in (("large, right start", known), ("large, wrong start", blurred)):
-        found_large = solve_large(data, start, loose_recipe, SEED, SETTINGS.exploration, stopped_deadline())
+        found_large = solve_large(data, start, loose_recipe, SEED, EXPLORATION, stopped_deadline())
         show(name, found_large.crystal, found_large.support, data, int(found_large.metrics.cycles or 0))
 
 
