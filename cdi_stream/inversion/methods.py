@@ -31,7 +31,8 @@ from cdi_stream.networks.torchscript import load, load_trainable
 from cdi_stream.networks.unsupervised import UnsupervisedSchedule, refine_weights
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.numerics.workers import side_by_side
-from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.auto import solve
+from cdi_stream.phasing.auto_settings import AutoSettings
 from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run, run_to_end

@@ -20,7 +20,8 @@ from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.messages import Crystal, PreparedVolume, Verdict, read_only
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
-from cdi_stream.phasing.auto import QUICK_EXPLORATION, AutoSettings, solve
+from cdi_stream.phasing.auto import solve
+from cdi_stream.phasing.auto_settings import QUICK_EXPLORATION, AutoSettings
 from cdi_stream.phasing.coarse_to_fine import solve_large
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end

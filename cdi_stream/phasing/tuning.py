@@ -2,8 +2,8 @@
 
 `SearchTuning` has one field for each number; the modules of `cdi_stream.phasing` read them from `TUNING`.  The
 schedules of projections are recipes and stand in `cdi_stream.phasing.schedules`; how long a search may be is set by
-`cdi_stream.phasing.auto.AutoSettings` and `cdi_stream.phasing.explore.Exploration`; the limits of the verdict stand in
-`cdi_stream.phasing.judge`.
+`cdi_stream.phasing.auto_settings.AutoSettings` and `cdi_stream.phasing.explore.Exploration`; the limits of the verdict
+stand in `cdi_stream.phasing.judge`.
 
 Most values were found by trial on simulated crystals with a phase range of pi to 5 pi; ``make bench-phasing`` measures
 the outcome.  Where a single measurement decided a value, the field names it or its decision record

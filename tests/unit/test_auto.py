@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.auto import solve
+from cdi_stream.phasing.auto_settings import AutoSettings
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.explore import Exploration, explore
 from cdi_stream.phasing.finish import finish_finalists

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from cdi_stream.numerics.fourier import to_fourier_order
-from cdi_stream.phasing.auto import AutoSettings, solve
+from cdi_stream.phasing.auto import solve
+from cdi_stream.phasing.auto_settings import AutoSettings
 from cdi_stream.phasing.coarse_to_fine import solve_large
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.explore import Exploration

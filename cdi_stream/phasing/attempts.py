@@ -1,0 +1,196 @@
+"""Attempts of the automatic method: explore the coarsest grid, climb, and choose on the finest grid.
+
+The steps are explained in `cdi_stream.phasing.auto`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cdi_stream.numerics.workers import n_callers
+from cdi_stream.phasing.auto_settings import AutoSettings
+from cdi_stream.phasing.coherence import GaussianKernel
+from cdi_stream.phasing.coherence_search import ANY_BLUR, PLAIN_BLUR, find_coherence, refine_on_finest, refine_with
+from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.engine import Batch
+from cdi_stream.phasing.explore import explore, has_agreement, starts_a_round
+from cdi_stream.phasing.finish import finish_finalists
+from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.pyramid import coarsen, grid_shapes, resample_crystals
+from cdi_stream.phasing.quality import amplitude_spread, free_llk
+from cdi_stream.phasing.ranking import (
+    Candidates,
+    Effort,
+    Solution,
+    conclude,
+    hold_out,
+    rank_candidates,
+    without_held_out,
+)
+from cdi_stream.phasing.schedules import climb_recipe
+from cdi_stream.phasing.steps import Recipe
+from cdi_stream.phasing.tuning import TUNING
+
+Report = Callable[[str], None]
+"""Receives one line of text about the progress of a search."""
+
+
+class Attempts:
+    """The attempts of one search: the measurement with its model, its held-out voxels, and the work that is done.
+
+    ``data`` is the measurement ``measured`` with the model that was found, ``kernel`` the coherence kernel of this
+    model (None: coherent light), ``number`` the number of attempts so far.
+    """
+
+    def __init__(self, data: Measurement, seed: int, search: Search, settings: AutoSettings, report: Report) -> None:
+        self.data, self.measured = data, data
+        self._seen, self._held = hold_out(data, seed)
+        self.kernel: GaussianKernel | None = None
+        self.search, self.settings, self._report, self._seed = search, settings, report, seed
+        self._shapes = grid_shapes(data)
+        self._finest = self._coarse = level_of(self._seen)
+        self.number, self._round = 0, 0
+        self._start_s, self._refining_s, self._pace_s = 0.0, 0.0, 0.0
+        self._known_share: float | None = None
+        self._is_kernel_given = data.coherence is not None
+
+    def attempt(self, known: Batch | None = None) -> tuple[Candidates, Recipe]:
+        """Do steps 2 to 4; return the finalists, best first, and the recipe of the finest grid."""
+        if known is not None and self.settings.known_recipe is not None and self.settings.is_size_known:
+            self._known_share = support_share(known, 1)
+        self.number += 1
+        settings, deadline, extent = self.settings, self.search.deadline, self.settings.extent(self.number)
+        coarse = self._coarse = self._level(coarsen(self.data, self._shapes[0]))
+        begin_s, begin_starts = deadline.passed_s, self.search.starts
+        pool, self._round = explore(coarse, self._seed, extent, self._round, self.search)
+        self._start_s = (deadline.passed_s - begin_s) / (self.search.starts - begin_starts) / extent.length
+        self._report(f"{self.search.starts} starts on {self._shapes[0]}: {_state(pool, deadline)}")
+        is_clear = has_agreement(pool, extent)
+        pool = self._find_coherence(coarse, pool, is_last=self.number > 1 or settings.attempts == 1)
+        begin_s, coarser_share = deadline.passed_s, support_share(pool, settings.finalists)
+        keep = TUNING.candidates_per_finalist * settings.finalists
+        for shape in self._shapes[1:-1]:
+            if is_clear or deadline.is_over():
+                break
+            level = self._level(coarsen(self.data, shape), coarser_share)
+            keep = max(settings.finalists, keep * TUNING.candidates_kept_of_three // 3)
+            pool = climb(level, pool.best(keep).crystal, climb_recipe(level.extent_vox), self.search)
+            self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
+        finest = self._level(self.data, coarser_share)
+        finalists = self._choose(finest, pool.best(self._n_affordable(finest)).crystal, known)
+        self._refining_s = deadline.passed_s - begin_s
+        return finalists
+
+    def has_time_for_another(self) -> bool:
+        """Return whether the time left is enough for another attempt, from its first starts to its last step."""
+        extent = self.settings.extent(self.number + 1)
+        left_s = self.search.deadline.left_s
+        rounds_s = n_callers() * starts_a_round(self._coarse, extent) * extent.length * self._start_s
+        return left_s - max(rounds_s, extent.share * left_s) > TUNING.repeat_margin * self._refining_s
+
+    def _find_coherence(self, level: GridLevel, pool: Candidates, is_last: bool) -> Candidates:
+        """Take the coherence kernel that the candidates show into the model; return them as refined with it.
+
+        Only plain blur counts before the last look: the faults of a quick search look like a little blur.
+        """
+        if self._is_kernel_given:
+            return pool
+        n = TUNING.candidates_for_coherence if is_last else TUNING.candidates_for_quick_coherence
+        limits = ANY_BLUR if is_last else PLAIN_BLUR
+        kernel = find_coherence(level, pool.best(n), self.search.deadline, self.kernel, limits)
+        if kernel is None:
+            return pool
+        self._take(kernel)
+        _, pool = refine_with(kernel, level, pool, self.search)
+        self._report(f"partly coherent, {kernel.text}: {_state(pool, self.search.deadline)}")
+        return pool
+
+    def _take(self, kernel: GaussianKernel | None) -> None:
+        """Use this coherence kernel from now on; None: coherent light."""
+        self.kernel = kernel
+        if kernel is None:
+            self.data, self._seen = self.measured, replace(self.measured, valid=self._seen.valid)
+        else:
+            self.data = kernel.apply_to(self.measured)
+            self._seen = replace(self.data, valid=self._seen.valid)
+
+    def _level(self, data: Measurement, coarser_share: float | None = None) -> GridLevel:
+        return level_of(data, coarser_share, self._known_share)
+
+    def _n_affordable(self, level: GridLevel) -> int:
+        """Return the number of finalists for which the time left is enough, the following steps included."""
+        cycle_s = self.search.cycle_s(self.data.magnitude.numel())
+        cycles_each = sum(recipe.cycles for recipe in self.settings.ways(level.extent_vox))
+        n_cycles_left = TUNING.planned_time_share * self.search.deadline.left_s / max(cycle_s, 1e-9)
+        return max(1, min(self.settings.finalists, int((n_cycles_left - TUNING.cycles_after_finalists) / cycles_each)))
+
+    def _choose(self, finest: GridLevel, crystals: Tensor, known: Batch | None) -> tuple[Candidates, Recipe]:
+        """Refine the finalists without the held-out voxels and rank them; return them and their recipe."""
+        level, begin_s, begin = replace(finest, data=self._seen), self.search.deadline.passed_s, self.search.cycles
+        crystals = resample_crystals(crystals, tuple(self.data.magnitude.shape))
+        if known is not None:
+            if self.settings.is_size_known:
+                known_share = support_share(known, 1)
+                level = replace(level, coarser_share=max(level.coarser_share or 0.0, known_share))
+            crystals = torch.cat((crystals, self._refine_known(level, known)))
+        crystals = without_held_out(crystals, self._held, self.data.n_axes)
+        results = [
+            (self.rank(climb(level, crystals, recipe, self.search)), recipe)
+            for recipe in self.settings.ways(level.extent_vox)
+        ]
+        pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
+        if self.kernel is not None:
+            winner = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
+            self._take(refine_on_finest(level, winner, self.kernel, self.search.deadline))
+            level = replace(level, data=self._seen)
+        self._pace_s = (self.search.deadline.passed_s - begin_s) / max(self.search.cycles - begin, 1)
+        self._finest = level
+        self._report(f"{len(pool)} finalists: {_state(pool, self.search.deadline)}")
+        return pool, recipe
+
+    def finish(self, pool: Candidates, recipe: Recipe) -> tuple[Candidates, Recipe]:
+        """Refine the finalists further (step 6); return them and their whole recipe."""
+        pool, more = finish_finalists(self._finest, pool, self.data, self._held, self.search, self._pace_s)
+        self._report(f"further refined: {_state(pool, self.search.deadline)}")
+        return pool, recipe if more is None else recipe.then(more)
+
+    def _refine_known(self, level: GridLevel, known: Batch) -> Tensor:
+        """Return known crystals after their own recipe, or as they are if there is none."""
+        if self.settings.known_recipe is None:
+            return known.result
+        start = replace(known, crystal=without_held_out(known.result, self._held, self.data.n_axes))
+        return refine_each(level, [(start, self.settings.known_recipe)], self.search)[0].crystal
+
+    def _implausibility(self, pool: Candidates) -> float:
+        """Return the free log-likelihood of the best candidate times its amplitude spread, if that is known.
+
+        So many voxels of a small crystal lie at its surface that a loose and a tight support may explain the held-out
+        voxels equally well; the support with the even amplitude is then right (decision record 0010).
+        """
+        spread = amplitude_spread(pool.crystal[0], pool.support[0])
+        return free_llk(pool.crystal[0], self.data, self._held)[0] * (1.0 if math.isnan(spread) else spread)
+
+    def conclude(self, pool: Candidates, recipe: Recipe) -> Solution:
+        """Return the solution from ranked finalists and the recipe of the first (step 5)."""
+        effort = Effort(starts=self.search.starts, cycles=self.search.cycles, recipe=recipe.text)
+        solution = conclude(self.data, self._held, pool, effort, self.search.deadline)
+        return replace(solution, kernel=self.kernel)
+
+    def rank(self, pool: Candidates) -> Candidates:
+        """Return the candidates, best first, by the held-out voxels."""
+        return rank_candidates(pool, self.data, self._held)
+
+
+def support_share(pool: Candidates | Batch, n: int) -> float:
+    """Return the median size of the supports of the best ``n``, as a share of the array."""
+    return float(pool.support[:n].flatten(1).float().mean(1).median())
+
+
+def _state(pool: Candidates, deadline: Deadline) -> str:
+    return f"score {float(pool.score[0]):.4g}, {deadline.passed_s:.1f} s"
