@@ -47,6 +47,7 @@ class Metrics:
     coherence_lab_z_nm: float = _metric("nm", "the same along z")
     coherence_error: float = _metric("", "relative uncertainty of the coherence lengths")
     dark_share: float = _metric("", "share of the crystal's intensity in voxels that were not measured")
+    background_share: float = _metric("", "share of the counts that is background; not known: none was found")
     support_fraction: float = _metric("", "share of the array that the support fills")
     support_over_box: float = _metric("", "volume of the support over the box of the autocorrelation")
     oversampling_frame: float = _metric("", "oversampling along the frames, from the autocorrelation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdi_stream.numerics.fourier import to_fourier_order
+from cdi_stream.phasing.find_background import find_background
 from cdi_stream.phasing.projections import Measurement
 
 Array = Tensor | NDArray[Any]
@@ -40,9 +42,10 @@ class CountsVolume(Protocol):
 
 
 def measurement_of(volume: CountsVolume, device: str | None = None) -> Measurement:
-    """Return measured magnitudes, the scale of modelled magnitudes and the valid voxels, in Fourier order.
+    """Return measured magnitudes, the scale of modelled magnitudes, valid voxels and background, in Fourier order.
 
-    Magnitudes are square roots of counts; their scale is the square root of the expected scale.
+    Magnitudes are square roots of counts; their scale is the square root of the expected scale.  The background is that
+    of `cdi_stream.phasing.find_background`.
 
     Parameters
     ----------
@@ -52,12 +55,14 @@ def measurement_of(volume: CountsVolume, device: str | None = None) -> Measureme
         Device of the result; None leaves tensors on their device, and arrays on the CPU.
     """
     shifts = volume.frame_shifts
-    return Measurement(
+    data = Measurement(
         frame_shifts=None if shifts is None else _ordered(shifts, torch.float32, device),
         magnitude=_ordered(volume.counts, torch.float32, device).sqrt(),
         magnitude_scale=_ordered(volume.expected_scale, torch.float32, device).sqrt(),
         valid=_ordered(volume.valid_pixels, torch.bool, device),
     )
+    background = find_background(data)
+    return data if background is None else replace(data, background=background.on(data.magnitude))
 
 
 def _ordered(array: Array, dtype: torch.dtype, device: str | None) -> Tensor:

@@ -40,7 +40,7 @@ class Box:
 
 def box_of(data: Measurement) -> Box:
     """Return the box of the crystal that a measurement shows."""
-    counts = data.magnitude.square()
+    counts = _counts(data)
     offsets = island(counts, tapered(counts, weights(data.valid, data.magnitude_scale.square())))
     return Box(tuple(map(float, np.minimum(lengths_vox(offsets), data.magnitude.shape))), slant(offsets))
 
@@ -108,9 +108,15 @@ def slant(offsets: NDArray[np.int64]) -> float:
 
 
 def intensities(data: Measurement) -> Tensor:
-    """Return the counts over their expected scale, in Fourier order; 0 where the scale is not known."""
+    """Return the counts less background, over their expected scale; in Fourier order, 0 where that is not known."""
     weight = weights(data.valid, data.magnitude_scale.square())
-    return torch.where(weight > 0, data.magnitude.square(), 0.0) * weight
+    return torch.where(weight > 0, _counts(data), 0.0) * weight
+
+
+def _counts(data: Measurement) -> Tensor:
+    """Return the counts less background; below zero where there are fewer."""
+    counts = data.magnitude.square()
+    return counts if data.background is None else counts - data.background
 
 
 def autocorrelation(data: Measurement) -> Tensor:

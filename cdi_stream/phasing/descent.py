@@ -49,7 +49,8 @@ class Momentum:
 def descent_of(data: Measurement, project: Projector) -> Descend:
     """Return the step down the amplitude loss of a measurement; ``project`` is the projection on its magnitudes."""
     strongest = torch.where(data.valid, data.magnitude_scale, 0.0).square().amax().clamp_min(FAINTEST)
-    if data.is_plain and bool((data.magnitude_scale[data.valid].square() == strongest).all()):
+    is_pointwise = data.coherence is None and data.frame_shifts is None
+    if is_pointwise and bool((data.magnitude_scale[data.valid].square() == strongest).all()):
         return project
 
     def descend(crystal: Tensor) -> Tensor:

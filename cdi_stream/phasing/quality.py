@@ -22,12 +22,13 @@ from cdi_stream.phasing.tuning import TUNING
 
 
 class Misfit(TypedDict):
-    """Misfit and correlation of a crystal, the misfit that counting noise alone leaves, and the share not measured."""
+    """Misfit and correlation of a crystal, the misfit that counting noise alone leaves, and shares of the counts."""
 
     chi2: float
     r_p: float
     chi2_floor: float
     dark_share: float
+    background_share: float
 
 
 class SupportSize(TypedDict):
@@ -52,17 +53,22 @@ class Blur(TypedDict, total=False):
 def misfit(crystal: Tensor, data: Measurement) -> Misfit:
     """Return ``chi2``, ``r_p`` and ``chi2_floor`` of a crystal in Fourier order, see `cdi_stream.phasing.measures`.
 
-    ``dark_share`` is the share of the crystal's intensity in voxels that were not measured.
+    ``dark_share`` is the share of the crystal's intensity in voxels that were not measured, ``background_share`` the
+    share of the counts that is background; NaN without background.
     """
     everywhere = modelled_magnitude(crystal, data)
     model, measured = everywhere[data.valid], data.magnitude[data.valid]
-    scaled = everywhere / data.magnitude_scale.clamp_min(1e-12)
-    total = float(scaled.square().sum())
+    ground = None if data.background is None else data.background.clamp_max(everywhere.square())
+    scaled = (everywhere if ground is None else (everywhere.square() - ground).sqrt()) / data.magnitude_scale.clamp_min(
+        1e-12
+    )
+    total, counts = float(scaled.square().sum()), float(measured.square().sum())
     return {
         "chi2": float(chi2(model, measured)),
         "r_p": float(r_p(model, measured)),
         "chi2_floor": float(chi2_floor(model, measured)),
         "dark_share": float(scaled[~data.valid].square().sum()) / total if total > 0 else math.nan,
+        "background_share": math.nan if ground is None else float(ground[data.valid].sum()) / max(counts, 1e-30),
     }
 
 

@@ -112,6 +112,26 @@ class SearchTuning:
     Smaller crystals are refined with a tight support as well (decision record 0010).
     """
 
+    # Background, before a search.
+
+    background_block_vox: int = 8
+    """Length of the blocks whose mean counts show the background [voxels]; an axis has at least eight blocks."""
+
+    background_rounds: int = 12
+    """Largest number of fits of the plane through the blocks."""
+
+    background_shares: tuple[float, float] = (0.015, 0.5)
+    """Smallest and largest share of the counts that a background may have.
+
+    Below, the tails of the diffraction look alike; above, the measurement shows no crystal.
+    """
+
+    background_contrast: float = 0.2
+    """Contrast of the faint blocks below which they are background.
+
+    Of the zoo's trial samples, those with background had 0.0 to 0.1 (one of 1e5 photons 0.3), others 0.4 to 1.4.
+    """
+
     # Partial coherence, on the coarsest grid.
 
     first_blur_vox: float = 0.5

@@ -31,7 +31,7 @@ function reasonOf(result) {
 }
 
 const LABELS = {support_fraction: "support fraction", strain_low: "strain, 1st percentile", strain_high: "strain, 99th",
-  dark_share: "intensity not measured"};
+  dark_share: "intensity not measured", background_share: "background of the counts"};
 
 function numbersOf(header) {
   const scalars = header.scalars ?? {};

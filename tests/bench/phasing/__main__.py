@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import session
-from tests.bench.phasing import curves, quality, real, speed, starts, trust, zoo
+from tests.bench.phasing import curves, quality, real, speed, starts, trust, zoo, zoo_peers
 from tests.bench.record import Experiment
 
 
@@ -21,8 +21,9 @@ def experiments(seconds: float) -> dict[str, Experiment]:
         "quality": Experiment(cases=quality.quality, table=partial(quality.table, "Quality")),
         "quality-one": Experiment(cases=quality.quality_one, table=partial(quality.table, "Quality, one random start")),
         "verdict": Experiment(cases=trust.cases, table=trust.table),
-        "zoo": Experiment(cases=zoo.cases, table=partial(zoo.table, "Zoo, auto in 30 s")),
-        "zoo-live": Experiment(cases=zoo.live_cases, table=partial(zoo.table, "Zoo, live search")),
+        "zoo": Experiment(cases=zoo.cases, table=partial(zoo.tables, "Zoo, auto in 30 s")),
+        "zoo-live": Experiment(cases=zoo.live_cases, table=partial(zoo.tables, "Zoo, live search")),
+        "zoo-peers": Experiment(cases=zoo_peers.cases, table=partial(zoo.table, "Zoo, cohere_core")),
         "starts": Experiment(cases=starts.cases, table=starts.table),
         "real": Experiment(cases=real.cases, table=real.table),
         "real-starts": Experiment(cases=real.start_cases, table=real.start_table),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from rich.console import Group
 from rich.table import Table
 
 from cdi_stream.interface.phase_counts import method_settings
@@ -17,6 +19,7 @@ from cdi_stream.inversion.phase_retrieval import LIVE_SEARCH, LIVE_SEED
 from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
+from cdi_stream.phasing.find_background import find_background
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.ranking import metrics_of
 from tests.bench import zoo
@@ -53,7 +56,7 @@ def phased(number: int, budget_s: float = BUDGET_S) -> Line:
         line = phase_file(request)
         with np.load(out) as written:
             found = written["object"]
-    return {**_about(case), **line, "file": None, **distance(truth, found)}
+    return {**about(case), **line, "file": None, **distance(truth, found)}
 
 
 def searched(number: int) -> Line:
@@ -61,16 +64,43 @@ def searched(number: int) -> Line:
     case = zoo.sample(number)
     truth = zoo.crystal(case)
     data = data_of(*zoo.measure(case, truth))
+    if (background := find_background(data)) is not None:
+        data = replace(data, background=background.on(data.magnitude))
     begin_s = time.monotonic()
     solution = solve(data, LIVE_SEED, Deadline(BUDGET_S), LIVE_SEARCH)
     metrics = metrics_of(solution, data)
     numbers = {"seconds": time.monotonic() - begin_s, "verdict": judge(metrics).grade, **metrics.known()}
-    return {**_about(case), **numbers, **distance(truth, from_fourier_order(solution.crystal).numpy())}
+    return {**about(case), **numbers, **distance(truth, from_fourier_order(solution.crystal).numpy())}
 
 
-def _about(case: zoo.Sample) -> Line:
+def coherence_table(lines: list[Line]) -> Table:
+    """Widths of the kernels found against the true widths, along all axes; blur of less than 0.3 voxels is left out."""
+    result = plain_table("Coherence", "true width [voxels]", "axes", "kernel found", "found over true, 10, 50, 90 %")
+    axes = [
+        (true, line.get(f"blur_{name}_vox"))
+        for line in lines
+        for true, name in zip(line["true_blur_vox"], ("frame", "row", "col"), strict=True)
+    ]
+    for low, high in ((0.3, 0.5), (0.5, 0.7), (0.7, 1.0)):
+        some = [(true, found) for true, found in axes if low <= true < high]
+        ratios = [found / true for true, found in some if found is not None]
+        quantiles = ", ".join(f"{q:.2f}" for q in np.quantile(ratios, (0.1, 0.5, 0.9))) if ratios else "-"
+        result.add_row(f"{low} to {high}", str(len(some)), f"{len(ratios)} of {len(some)}", quantiles)
+    sharp = [line for line in lines if not any(line["true_blur_vox"])]
+    n_blurred = sum(line.get("blur_frame_vox") is not None for line in sharp)
+    result.add_row("samples of coherent light", str(len(sharp)), f"{n_blurred} of {len(sharp)}", "-")
+    return result
+
+
+def about(case: zoo.Sample) -> Line:
+    """What makes a sample hard."""
     names = ("shape", "effect", "phase_pi", "photons", "oversampling")
     return {name: getattr(case, name) for name in names} | {"true_blur_vox": list(case.blur_vox)}
+
+
+def tables(title: str, lines: list[Line]) -> Group:
+    """Success and verdict, and the kernels found."""
+    return Group(table(title, lines), coherence_table(lines))
 
 
 def table(title: str, lines: list[Line]) -> Table:
