@@ -15,7 +15,14 @@ from torch import Tensor
 from cdi_stream.numerics.workers import n_callers
 from cdi_stream.phasing.auto_settings import AutoSettings
 from cdi_stream.phasing.coherence import GaussianKernel
-from cdi_stream.phasing.coherence_search import ANY_BLUR, PLAIN_BLUR, find_coherence, refine_on_finest, refine_with
+from cdi_stream.phasing.coherence_search import (
+    ANY_BLUR,
+    PLAIN_BLUR,
+    SUSPECTED_BLUR,
+    look_for_blur,
+    refine_on_finest,
+    refine_with,
+)
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import explore, has_agreement, starts_a_round
@@ -45,13 +52,15 @@ class Attempts:
     """The attempts of one search: the measurement with its model, its held-out voxels, and the work that is done.
 
     ``data`` is the measurement ``measured`` with the model that was found, ``kernel`` the coherence kernel of this
-    model (None: coherent light), ``number`` the number of attempts so far.
+    model (None: coherent light), ``number`` the number of attempts so far, ``is_blur_open`` whether a quick
+    attempt leaves open that the light is partly coherent.
     """
 
     def __init__(self, data: Measurement, seed: int, search: Search, settings: AutoSettings, report: Report) -> None:
         self.data, self.measured = data, data
         self._seen, self._held = hold_out(data, seed)
         self.kernel: GaussianKernel | None = None
+        self.is_blur_open = False
         self.search, self.settings, self._report, self._seed = search, settings, report, seed
         self._shapes = grid_shapes(data)
         self._finest = self._coarse = level_of(self._seen)
@@ -102,10 +111,11 @@ class Attempts:
         if self._is_kernel_given:
             return pool
         n = TUNING.candidates_for_coherence if is_last else TUNING.candidates_for_quick_coherence
-        limits = ANY_BLUR if is_last else PLAIN_BLUR
-        kernel = find_coherence(level, pool.best(n), self.search.deadline, self.kernel, limits)
-        if kernel is None:
+        blur = look_for_blur(level, pool.best(n), self.search.deadline, self.kernel)
+        self.is_blur_open = not is_last and not blur.counts(PLAIN_BLUR) and blur.counts(SUSPECTED_BLUR)
+        if not blur.counts(ANY_BLUR if is_last else PLAIN_BLUR):
             return pool
+        kernel = blur.kernel
         self._take(kernel)
         _, pool = refine_with(kernel, level, pool, self.search)
         self._report(f"partly coherent, {kernel.text}: {_state(pool, self.search.deadline)}")

@@ -111,7 +111,9 @@ def _solved(attempts: Attempts, known: Batch | None) -> Solution:
         best, pool = finalists.crystal[0], attempts.rank(finalists.append(pool))
         recipe = its_recipe if torch.equal(best, pool.crystal[0]) else recipe
         pool = pool.best(max(settings.finalists, 2))
-        solution = attempts.conclude(pool, recipe)
+        before, solution = solution, attempts.conclude(pool, recipe)
+        if solution.is_truncated and _is_good(before, attempts):
+            return before
     if settings.is_thorough and not _is_good(solution, attempts):
         solution = attempts.conclude(*attempts.finish(pool, recipe))
     is_exact = settings.is_thorough and settings.is_exact and attempts.kernel is None
@@ -122,7 +124,9 @@ def _is_settled(attempts: Attempts, solution: Solution, pool: Candidates) -> boo
     """Return whether no further attempt is allowed or needed; a quick first attempt must give a good crystal."""
     if attempts.number == attempts.settings.attempts or (attempts.number > 1 and _is_trusted(pool)):
         return True
-    return _is_good(solution, attempts) and not agreement(pool.crystal) < LEAST_AGREEMENT
+    if attempts.is_blur_open or agreement(pool.crystal) < LEAST_AGREEMENT:
+        return False
+    return _is_good(solution, attempts)
 
 
 def _is_good(solution: Solution, attempts: Attempts) -> bool:

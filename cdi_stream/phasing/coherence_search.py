@@ -7,6 +7,7 @@ kernel are refined in turn from there; a kernel that stays narrow means coherent
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -39,15 +40,35 @@ ANY_BLUR = BlurLimits()
 PLAIN_BLUR = BlurLimits(least_vox=TUNING.plain_blur_vox, largest_score=TUNING.plain_blur_score)
 """Kernels that no small fault of a crystal can explain."""
 
+SUSPECTED_BLUR = BlurLimits(least_vox=TUNING.plain_blur_vox, largest_score=TUNING.suspected_blur_score)
+"""Kernels that ask for a better look, with better crystals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blur:
+    """A coherence kernel, and the score of the best crystal with it, relative to that of the best without it."""
+
+    kernel: GaussianKernel
+    score: float
+
+    def counts(self, limits: BlurLimits) -> bool:
+        """Return whether the kernel is wide enough and explains enough."""
+        return max(self.kernel.widths_vox) > limits.least_vox and self.score < limits.largest_score
+
 
 def find_coherence(
     level: GridLevel,
     pool: Candidates,
     deadline: Deadline,
     begin: GaussianKernel | None = None,
-    limits: BlurLimits = ANY_BLUR,
 ) -> GaussianKernel | None:
-    """Return the kernel with which one of the candidates explains the data best; None for coherent light.
+    """Return the kernel with which one of the candidates explains the data best; None for coherent light."""
+    blur = look_for_blur(level, pool, deadline, begin)
+    return blur.kernel if blur.counts(ANY_BLUR) else None
+
+
+def look_for_blur(level: GridLevel, pool: Candidates, deadline: Deadline, begin: GaussianKernel | None = None) -> Blur:
+    """Return the kernel with which one of the candidates explains the data best, whether it counts or not.
 
     Parameters
     ----------
@@ -59,15 +80,13 @@ def find_coherence(
         Time limit.
     begin
         Kernel to begin with; None: a kernel of `SearchTuning.first_blur_vox` along each axis.
-    limits
-        Kernels that count.
     """
     first = begin or GaussianKernel(widths_vox=(TUNING.first_blur_vox,) * level.data.n_axes)
     starts = [Batch(crystal=pool.crystal[k : k + 1], support=pool.support[k : k + 1]) for k in range(len(pool))]
     fits = side_by_side(partial(_fit, level, first, deadline), starts)
     kernel, score = min(fits, key=lambda fit: fit[1])
-    is_wide = max(kernel.widths_vox) > limits.least_vox
-    return kernel if is_wide and score < limits.largest_score * float(pool.score[0]) else None
+    without = float(pool.score[0])
+    return Blur(kernel=kernel, score=score / without if without > 0 else math.inf)
 
 
 def is_blur(kernel: GaussianKernel) -> bool:

@@ -152,6 +152,9 @@ class SearchTuning:
     Crystals of a quick search are not quite right yet, which looks like a blur of up to 0.38 voxels.
     """
 
+    suspected_blur_score: float = 1.03
+    """Relative score with a wide kernel below which a quick search is followed by a thorough one."""
+
     plain_blur_score: float = 0.95
     """Score with such a kernel, relative to that without: 0.82 to 0.90 for simulated blur of 0.5 voxels and more."""
 

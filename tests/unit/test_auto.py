@@ -295,3 +295,19 @@ def test_the_faults_of_a_quick_search_are_not_taken_for_blur():
     found = solve(data, 1, unlimited())
     assert found.kernel is None
     assert error(found.crystal, truth) < 0.02
+
+
+def test_a_good_crystal_is_kept_if_the_time_runs_out_during_a_further_attempt(monkeypatch):
+    monkeypatch.setattr("cdi_stream.phasing.auto.LEAST_AGREEMENT", 1.1)  # no crystals agree enough to end the search
+    data, truth = case_of(WEAK)
+    passed_s, told = [0.0], []
+
+    def report(line):
+        told.append(line)
+        passed_s[0] = 1e9 * ("starts on" in line and len(told) > 1)
+
+    found = solve(data, 1, Deadline(60.0, clock=lambda: passed_s[0]), AutoSettings(is_thorough=False), report)
+    assert sum("starts on" in line for line in told) == 2
+    assert not found.is_truncated
+    assert judge(metrics_of(found, data)).grade == "good"
+    assert error(found.crystal, truth) < 0.1
