@@ -56,14 +56,9 @@ class Blur:
         return max(self.kernel.widths_vox) > limits.least_vox and self.score < limits.largest_score
 
 
-def find_coherence(
-    level: GridLevel,
-    pool: Candidates,
-    deadline: Deadline,
-    begin: GaussianKernel | None = None,
-) -> GaussianKernel | None:
+def find_coherence(level: GridLevel, pool: Candidates, deadline: Deadline) -> GaussianKernel | None:
     """Return the kernel with which one of the candidates explains the data best; None for coherent light."""
-    blur = look_for_blur(level, pool, deadline, begin)
+    blur = look_for_blur(level, pool, deadline)
     return blur.kernel if blur.counts(ANY_BLUR) else None
 
 
