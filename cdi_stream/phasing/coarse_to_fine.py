@@ -27,7 +27,7 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, agreement
-from cdi_stream.phasing.schedules import VARIANTS, final_recipes, settle_recipe
+from cdi_stream.phasing.schedules import VARIANTS, large_recipe, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
@@ -110,7 +110,7 @@ def _add_details(level: GridLevel, crystals: Tensor, search: Search) -> Batch:
     """Bring one crystal ``(1, *shape)`` to a finer grid and add its details there, until the deadline."""
     crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
     batch = Batch(crystal=crystal, support=support_of(crystal, level))
-    batch = refine(level, batch, final_recipes(level.extent_vox)[-1], search.deadline)
+    batch = refine(level, batch, large_recipe(level.extent_vox), search.deadline)
     search.add(batch)
     return batch
 
@@ -147,7 +147,7 @@ class _Starts:
         the descent with a kernel on ``n_voxels``.
         """
         scale = (n_voxels / self.level.data.magnitude.numel()) ** (1 / self.level.data.n_axes)
-        cycles = final_recipes(scale * self.level.extent_vox)[-1].cycles
+        cycles = large_recipe(scale * self.level.extent_vox).cycles
         descent_s = TUNING.cost_of_kernel * search.cycle_s(cycles * n_voxels)
         if descent_s > TUNING.planned_time_share * search.deadline.left_s:
             return self, None

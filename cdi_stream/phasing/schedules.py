@@ -82,13 +82,21 @@ def final_recipes(extent: float) -> tuple[Recipe, ...]:
     outside of the coarsest grid, and most of its voxels lie at the surface: it needs projections, with a loose and with
     a tight support.
     """
-    return loose_and_tight(extent) if extent < TUNING.small_crystal_vox else (details_recipe(extent),)
-
-
-def details_recipe(extent: float) -> Recipe:
-    """Return the descent that adds the details of the finest grid to a crystal of a coarser grid."""
+    if extent < TUNING.small_crystal_vox:
+        return loose_and_tight(extent)
     loose, last = (_wrap(threshold, _sigma(extent)) for threshold in (0.22, 0.25))
-    return recipe_of(None, Cycles("AER", 20), loose, Cycles("AER", 40), last, Cycles("AER", 20))
+    return (recipe_of(None, Cycles("AER", 20), loose, Cycles("AER", 40), last, Cycles("AER", 20)),)
+
+
+def large_recipe(extent: float) -> Recipe:
+    """Return the recipe of the finest grid of a large volume.
+
+    Its descent ends with the loose support: with the tight support of a search, and fewer updates, a rim about a
+    measured crystal stayed (decision record 0024).
+    """
+    if extent < TUNING.small_crystal_vox:
+        return final_recipes(extent)[-1]
+    return recipe_of(_wrap(0.22, _sigma(extent), after=20), Cycles("AER", 80))
 
 
 def loose_and_tight(extent: float) -> tuple[Recipe, Recipe]:
