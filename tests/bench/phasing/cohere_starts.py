@@ -48,8 +48,9 @@ def main(source: str, target: str, sequence: str, n: int) -> None:
             parameters = PARAMETERS | {"algorithm_sequence": sequence}
             if "pc" not in sequence:
                 parameters = {name: value for name, value in parameters.items() if not name.startswith("pc")}
+            backend = "np" if "pc" in sequence else "torch"  # cohere_core 4.5: no partial coherence with torch
             with contextlib.redirect_stdout(io.StringIO()):
-                worker = phasing.create_rec(parameters, str(amplitudes), "torch", -1, debug=True)
+                worker = phasing.create_rec(parameters, str(amplitudes), backend, -1, debug=True)
                 worker.iterate()
             crystal = np.asarray(phasing.devlib.to_numpy(worker.get_image()))
             support = np.asarray(phasing.devlib.to_numpy(worker.get_support())) > 0
