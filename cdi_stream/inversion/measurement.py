@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdi_stream.numerics.fourier import to_fourier_order
-from cdi_stream.phasing.find_background import find_background
+from cdi_stream.phasing.find_background import with_background
 from cdi_stream.phasing.projections import Measurement
 
 Array = Tensor | NDArray[Any]
@@ -61,8 +60,7 @@ def measurement_of(volume: CountsVolume, device: str | None = None) -> Measureme
         magnitude_scale=_ordered(volume.expected_scale, torch.float32, device).sqrt(),
         valid=_ordered(volume.valid_pixels, torch.bool, device),
     )
-    background = find_background(data)
-    return data if background is None else replace(data, background=background.on(data.magnitude))
+    return with_background(data)
 
 
 def _ordered(array: Array, dtype: torch.dtype, device: str | None) -> Tensor:

@@ -51,6 +51,7 @@ from __future__ import annotations
 
 import torch
 
+from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import one_thread_each
 from cdi_stream.phasing.attempts import Attempts, Report
 from cdi_stream.phasing.auto_settings import AutoSettings
@@ -61,7 +62,7 @@ from cdi_stream.phasing.grid_level import Search
 from cdi_stream.phasing.judge import LARGEST_AMPLITUDE_SPREAD, LEAST_AGREEMENT, judge
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import amplitude_spread
-from cdi_stream.phasing.ranking import Candidates, Solution, agreement, metrics_of
+from cdi_stream.phasing.ranking import Candidates, Solution, metrics_of
 
 
 def solve(
@@ -106,37 +107,34 @@ def _solved(attempts: Attempts, known: Batch | None) -> Solution:
     settings = attempts.settings
     pool, recipe = attempts.attempt(known)
     solution = attempts.conclude(pool, recipe)
-    while not _is_settled(attempts, solution, pool) and attempts.has_time_for_another():
+    metrics = metrics_of(solution, attempts.measured)
+    while not _is_settled(attempts, metrics, pool) and attempts.has_time_for_another():
         finalists, its_recipe = attempts.attempt()
         best, pool = finalists.crystal[0], attempts.rank(finalists.append(pool))
         recipe = its_recipe if torch.equal(best, pool.crystal[0]) else recipe
         pool = pool.best(max(settings.finalists, 2))
-        before, solution = solution, attempts.conclude(pool, recipe)
-        if solution.is_truncated and _is_good(before, attempts):
+        before, was_good, solution = solution, _is_good(metrics), attempts.conclude(pool, recipe)
+        if solution.is_truncated and was_good:
             return before
-    if settings.is_thorough and not _is_good(solution, attempts):
+        metrics = metrics_of(solution, attempts.measured)
+    if settings.is_thorough and not _is_good(metrics):
         solution = attempts.conclude(*attempts.finish(pool, recipe))
     is_exact = settings.is_thorough and settings.is_exact and attempts.kernel is None
     return fit_without_noise(attempts.data, solution, attempts.search.deadline) if is_exact else solution
 
 
-def _is_settled(attempts: Attempts, solution: Solution, pool: Candidates) -> bool:
-    """Return whether no further attempt is allowed or needed; a quick first attempt must give a good crystal."""
-    if attempts.number == attempts.settings.attempts or (attempts.number > 1 and _is_trusted(pool)):
-        return True
-    if attempts.is_blur_open or agreement(pool.crystal) < LEAST_AGREEMENT:
-        return False
-    return _is_good(solution, attempts)
+def _is_settled(attempts: Attempts, metrics: Metrics, pool: Candidates) -> bool:
+    """Return whether no further attempt is allowed or needed; a quick first attempt must give a good crystal.
 
-
-def _is_good(solution: Solution, attempts: Attempts) -> bool:
-    return judge(metrics_of(solution, attempts.measured)).grade == "good"
-
-
-def _is_trusted(pool: Candidates) -> bool:
-    """Return whether the winner has an even amplitude and the other finalists agree with it.
-
-    A number that is not known (NaN) counts as trusted.
+    ``metrics`` are those of the best of the pool.  A number that is not known (NaN) counts as trusted.
     """
-    spread = amplitude_spread(pool.crystal[0], pool.support[0])
-    return not spread > LARGEST_AMPLITUDE_SPREAD and not agreement(pool.crystal) < LEAST_AGREEMENT
+    if attempts.number == attempts.settings.attempts:
+        return True
+    if metrics.agreement < LEAST_AGREEMENT:
+        return False
+    is_even = not amplitude_spread(pool.crystal[0], pool.support[0]) > LARGEST_AMPLITUDE_SPREAD
+    return (attempts.number > 1 and is_even) or (not attempts.is_blur_open and _is_good(metrics))
+
+
+def _is_good(metrics: Metrics) -> bool:
+    return judge(metrics).grade == "good"

@@ -9,7 +9,7 @@ of the crystal in their counts.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,12 @@ def find_background(data: Measurement) -> LinearBackground | None:
     least, largest = TUNING.background_shares
     is_known = least < share < largest and contrast < TUNING.background_contrast
     return background if is_known else None
+
+
+def with_background(data: Measurement) -> Measurement:
+    """Return the measurement with the background that it shows; as it is if there is none."""
+    background = find_background(data)
+    return data if background is None else replace(data, background=background.on(data.magnitude))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

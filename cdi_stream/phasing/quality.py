@@ -59,9 +59,8 @@ def misfit(crystal: Tensor, data: Measurement) -> Misfit:
     everywhere = modelled_magnitude(crystal, data)
     model, measured = everywhere[data.valid], data.magnitude[data.valid]
     ground = None if data.background is None else data.background.clamp_max(everywhere.square())
-    scaled = (everywhere if ground is None else (everywhere.square() - ground).sqrt()) / data.magnitude_scale.clamp_min(
-        1e-12
-    )
+    of_crystal = everywhere if ground is None else (everywhere.square() - ground).sqrt()
+    scaled = of_crystal / data.magnitude_scale.clamp_min(1e-12)
     total, counts = float(scaled.square().sum()), float(measured.square().sum())
     return {
         "chi2": float(chi2(model, measured)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import torch
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.auto_settings import AutoSettings
-from cdi_stream.phasing.find_background import find_background
+from cdi_stream.phasing.find_background import find_background, with_background
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.ranking import metrics_of
 from tests.bench.crystals import Case, crystal
@@ -73,7 +72,7 @@ def test_counts_without_crystal_have_no_background_that_explains_all(shape, leve
 def test_a_crystal_over_a_background_is_found_as_well_as_without():
     truth = ordered(crystal(CASE))
     plain, bare = data_of(counts_with(0.0)), data_of(counts_with(slope()))
-    known = replace(bare, background=find_background(bare).on(bare.magnitude))
+    known = with_background(bare)
     settings = AutoSettings(attempts=1, is_thorough=False)
     errors = [error(solve(data, 1, unlimited(), settings).crystal, truth) for data in (plain, bare, known)]
     assert errors[2] < 0.7 * errors[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from cdi_stream.inversion.phase_retrieval import LIVE_SEARCH, LIVE_SEED
 from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.deadline import Deadline
-from cdi_stream.phasing.find_background import find_background
+from cdi_stream.phasing.find_background import with_background
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.ranking import metrics_of
 from tests.bench import zoo
@@ -63,9 +62,7 @@ def searched(number: int) -> Line:
     """Phase one sample as the live service does from random starts."""
     case = zoo.sample(number)
     truth = zoo.crystal(case)
-    data = data_of(*zoo.measure(case, truth))
-    if (background := find_background(data)) is not None:
-        data = replace(data, background=background.on(data.magnitude))
+    data = with_background(data_of(*zoo.measure(case, truth)))
     begin_s = time.monotonic()
     solution = solve(data, LIVE_SEED, Deadline(BUDGET_S), LIVE_SEARCH)
     metrics = metrics_of(solution, data)
