@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.geometry.affine import AffineMap, Floats
-from cdi_stream.physics.strain import bounding_box, remove_phase_ramp, significant_voxels, strain
+from cdi_stream.physics.strain import (
+    bounding_box,
+    of_mean_lattice,
+    phase_gradient,
+    phase_ramp,
+    significant_voxels,
+    strain_of,
+)
 
 
 class CrystalSize(TypedDict):
@@ -55,8 +62,12 @@ def _lattice(
     if not inside.size:
         return 0.0, 0.0, affine
     is_significant = significant_voxels(inside, support[box])
-    without_ramp, mean = remove_phase_ramp(inside, is_significant, affine.of_crystal(inside.shape))
-    return *_ends(strain(without_ramp, is_significant, mean)), mean
+    gradient = phase_gradient(inside, is_significant)
+    ramp = phase_ramp(gradient, inside, is_significant)
+    if ramp is None:
+        return 0.0, 0.0, affine
+    mean = of_mean_lattice(affine.of_crystal(inside.shape), ramp, inside.shape)
+    return *_ends(strain_of(gradient - ramp[:, None, None, None], mean)), mean
 
 
 def box_vox(amplitude: NDArray[np.float32], threshold: float = 0.3) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from cdi_stream.networks.torchscript import Network
 from cdi_stream.numerics.fourier import to_fourier_order
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.quality import misfit
+from cdi_stream.phasing.quality import explained
 
 UNREFINED = "the network's first answer, not yet compared with the measured voxels"
 """Reason in the verdict of a crystal from the network alone."""
@@ -37,16 +37,17 @@ def crystal_of(answer: Tensor, volume: LabVolume) -> Crystal:
     magnitude = torch.from_numpy(np.array(volume.magnitude))
     sizes = zip(reversed(volume.affine.shape), reversed(answer.shape), strict=True)
     pad = [p for n, m in sizes for p in _embedding_pad(n, m)]
+    amplitude = answer.abs()
     density = torch.nn.functional.pad(answer, pad).cpu()
-    support = density.abs() > SUPPORT_THRESHOLD * density.abs().amax()
+    support = torch.nn.functional.pad(amplitude > SUPPORT_THRESHOLD * amplitude.amax(), pad).cpu()
     data = Measurement(
         magnitude=to_fourier_order(magnitude),
         magnitude_scale=torch.ones(()),
         valid=to_fourier_order(torch.from_numpy(np.array(volume.valid_pixels))),
     )
-    numbers = misfit(to_fourier_order(density), data)
-    numbers["chi2_floor"] = math.nan  # scaled magnitudes have no counting noise
-    metrics = Metrics(**numbers, support_fraction=float(support.float().mean()))
+    # |F| is the same for any place of the crystal, and scaled magnitudes have no floor of counting noise.
+    numbers = explained(density, data)
+    metrics = Metrics(**numbers, support_fraction=int(support.sum()) / support.numel())
     return Crystal(
         density=read_only(density.numpy()),
         support=read_only(support.numpy()),

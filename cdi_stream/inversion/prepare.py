@@ -6,6 +6,7 @@ No count is changed.  Bad voxels are marked, and factors such as monitor and fla
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,9 +70,8 @@ def prepare(
     good = pixels_to_use(curve, detector, top, bottom)
     peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
     start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, MIN_SHAPE_VOX)
-    counts, in_scan = cut(curve.counts, start, shape)
-    valid = in_scan & cut(np.broadcast_to(good, curve.counts.shape), start, shape)[0]
-    valid &= cut(np.broadcast_to(curve.has_frame[:, None, None], curve.counts.shape), start, shape)[0]
+    counts, _ = cut(curve.counts, start, shape)
+    valid = _outer(cut(curve.has_frame, start[:1], shape[:1])[0], cut(good, start[1:], shape[1:])[0])
     saturated = is_saturated(counts, curve.sentinel, detector.saturation_counts) & valid
     _require_signal(counts, valid, saturated, settings)
     valid &= ~saturated
@@ -84,7 +84,7 @@ def prepare(
     return PreparedVolume(
         counts=read_only(counts),
         valid_pixels=read_only(valid),
-        expected_scale=read_only(np.where(in_scan, scale, np.float32(1))),
+        expected_scale=read_only(scale),
         affine=affine,
         crystal_extent_m=extent,
         oversampling=oversampling,
@@ -132,7 +132,7 @@ def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, 
             f"saturated: {int(saturated.sum())} voxels of the peak are at the detector's limit; "
             "attenuate the beam or shorten the exposure"
         )
-    total = int(counts[valid].sum(dtype=np.int64))
+    total = int((counts * valid).sum(dtype=np.int64))
     if total < settings.min_counts:
         raise CurveError(
             f"empty: expected at least {settings.min_counts} counts about the peak, got {total}; "
@@ -143,11 +143,19 @@ def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, 
 def _scale_in_window(
     curve: RockingCurve, detector: DetectorKnowledge, start: Shape, shape: Shape
 ) -> NDArray[np.float32]:
-    """Return the expected scale of the window's voxels: the product of its values by frame and by pixel."""
+    """Return the expected scale of the window's voxels: that of the frame times that of the pixel.
+
+    A frame outside of the scan and a pixel outside of the image have 1.
+    """
     by_frame, by_pixel = expected_scale(curve, detector)
-    frames = cut(by_frame[:, None, None], (start[0], 0, 0), (shape[0], 1, 1))
-    pixels = cut(by_pixel[None], (0, *start[1:]), (1, *shape[1:]))
-    result: NDArray[np.float32] = frames[0] * pixels[0]
+    frames, in_frames = cut(by_frame, start[:1], shape[:1])
+    pixels, in_pixels = cut(by_pixel, start[1:], shape[1:])
+    return _outer(np.where(in_frames, frames, np.float32(1)), np.where(in_pixels, pixels, np.float32(1)))
+
+
+def _outer(frames: NDArray[Any], pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the products ``(n_frames, rows, cols)`` of values by frame and values by pixel."""
+    result: NDArray[Any] = frames[:, None, None] * pixels
     return result
 
 

@@ -47,8 +47,8 @@ def box_of(data: Measurement) -> Box:
 
 def weights(valid: Tensor, scale: Tensor) -> Tensor:
     """Return the factors from counts to relative intensities: 1 over the expected scale, 0 where that is not known."""
-    is_measured = valid & (scale > TUNING.least_relative_scale * scale.max().clamp_min(1e-30))
-    return torch.where(is_measured, 1 / torch.where(is_measured, scale, 1.0), 0.0)
+    least = TUNING.least_relative_scale * scale.max().clamp_min(1e-30)
+    return (valid & (scale > least)) / scale.clamp_min(least)
 
 
 def tapered(counts: Tensor, weight: Tensor) -> Tensor:
@@ -88,11 +88,12 @@ def island(
         Offsets of the connected region about the origin; all offsets of the array if the counts are all zero.
     """
     weight = torch.ones_like(counts) if weight is None else weight
-    intensity = torch.where(weight > 0, counts, 0).double() * weight
-    correlation = from_fourier_order(real_spectrum_modulus(intensity)).cpu().numpy()
-    noise = math.sqrt(float((intensity * weight).sum())) / max(float(intensity.sum()), 1e-30)
+    intensity = torch.where(weight > 0, counts, 0.0).double() * weight
+    correlation = real_spectrum_modulus(intensity)
+    noise = math.sqrt(float(torch.dot(intensity.flatten(), weight.double().flatten()).clamp_min(0)))
+    noise /= max(float(intensity.sum()), 1e-30)
     level = max(threshold, TUNING.noise_multiple * min(noise, 1.0)) * correlation.max()
-    islands, _ = ndimage.label(correlation > level)
+    islands, _ = ndimage.label(from_fourier_order(correlation > level).cpu().numpy())
     origin = np.array(correlation.shape) // 2
     offsets: NDArray[np.int64] = np.argwhere(islands == islands[tuple(origin)]) - origin
     return offsets

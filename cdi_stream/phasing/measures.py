@@ -32,10 +32,16 @@ def _pair(model: Tensor, measured: Tensor, valid: Tensor | None) -> tuple[Tensor
     return _voxels(model, measured.ndim, valid), _voxels(measured, measured.ndim, valid)
 
 
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner products of the last axis, ``(...)``, without an array of products in memory."""
+    result: Tensor = torch.linalg.vecdot(a, b)
+    return result
+
+
 def fitted_scale(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return the scale s ``(...)`` that minimises sum (s |F| - sqrt I)^2: sum |F| sqrt I / sum |F|^2."""
     model, measured = _pair(model_magnitude, magnitude, valid)
-    return (model * measured).sum(-1) / model.square().sum(-1).clamp_min(_TINY)
+    return _dot(model, measured) / _dot(model, model).clamp_min(_TINY)
 
 
 def chi2(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -44,9 +50,9 @@ def chi2(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None
     Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L4.  The paper does not say how the
     scale is chosen.
     """
-    scale = fitted_scale(model_magnitude, magnitude, valid)
     model, measured = _pair(model_magnitude, magnitude, valid)
-    return (scale[..., None] * model - measured).square().sum(-1) / measured.square().sum(-1).clamp_min(_TINY)
+    rest = fitted_scale(model, measured)[..., None] * model - measured
+    return _dot(rest, rest) / _dot(measured, measured).clamp_min(_TINY)
 
 
 def chi2_floor(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -54,10 +60,10 @@ def chi2_floor(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None 
 
     sum E[(sqrt n - sqrt lambda)^2] / sum I with n ~ Poisson(lambda) and lambda = (s |F|)^2.
     """
-    scale = fitted_scale(model_magnitude, magnitude, valid)
     model, measured = _pair(model_magnitude, magnitude, valid)
+    scale = fitted_scale(model, measured)
     noise = np.interp((scale[..., None] * model).square().cpu().numpy(), *_noise_table()).sum(-1)
-    return torch.as_tensor(noise).to(measured.device) / measured.square().sum(-1).clamp_min(_TINY)
+    return torch.as_tensor(noise).to(measured.device) / _dot(measured, measured).clamp_min(_TINY)
 
 
 @lru_cache(maxsize=1)
@@ -73,7 +79,7 @@ def _noise_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def r_p(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return the Pearson correlation of magnitudes, ``(...)``; NaN where the model is zero everywhere."""
     a, b = (values - values.mean(-1, keepdim=True) for values in _pair(model_magnitude, magnitude, valid))
-    return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+    return _dot(a, b) / (_dot(a, a) * _dot(b, b)).sqrt()
 
 
 def r_p_wu2021(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:

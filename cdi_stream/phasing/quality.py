@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -21,13 +22,18 @@ from cdi_stream.phasing.support import grow, smooth
 from cdi_stream.phasing.tuning import TUNING
 
 
-class Misfit(TypedDict):
-    """Misfit and correlation of a crystal, the misfit that counting noise alone leaves, and shares of the counts."""
+class Explained(TypedDict):
+    """Misfit and correlation of a crystal, and the share of its intensity in voxels that were not measured."""
 
     chi2: float
     r_p: float
-    chi2_floor: float
     dark_share: float
+
+
+class Misfit(Explained):
+    """The misfit that counting noise alone leaves, and the share of the counts that is background, as well."""
+
+    chi2_floor: float
     background_share: float
 
 
@@ -51,24 +57,51 @@ class Blur(TypedDict, total=False):
 
 
 def misfit(crystal: Tensor, data: Measurement) -> Misfit:
-    """Return ``chi2``, ``r_p`` and ``chi2_floor`` of a crystal in Fourier order, see `cdi_stream.phasing.measures`.
+    """Return `explained` of a crystal in Fourier order, ``chi2_floor`` and ``background_share``.
 
-    ``dark_share`` is the share of the crystal's intensity in voxels that were not measured, ``background_share`` the
-    share of the counts that is background; NaN without background.
+    The latter is the share of the counts that is background; NaN without background.
     """
-    everywhere = modelled_magnitude(crystal, data)
-    model, measured = everywhere[data.valid], data.magnitude[data.valid]
-    ground = None if data.background is None else data.background.clamp_max(everywhere.square())
-    of_crystal = everywhere if ground is None else (everywhere.square() - ground).sqrt()
-    scaled = of_crystal / data.magnitude_scale.clamp_min(1e-12)
-    total, counts = float(scaled.square().sum()), float(measured.square().sum())
+    magnitude = modelled_magnitude(crystal, data)
+    model, measured = _valid_voxels(magnitude, data)
+    share = math.nan
+    if data.background is not None:
+        ground = data.background.clamp_max(magnitude.square())[data.valid].sum()
+        share = float(ground) / max(float(measured.square().sum()), 1e-30)
+    return {
+        **_explained(magnitude, data),
+        "chi2_floor": float(chi2_floor(model, measured)),
+        "background_share": share,
+    }
+
+
+def explained(crystal: Tensor, data: Measurement) -> Explained:
+    """Return ``chi2`` and ``r_p`` of a crystal in Fourier order, see `cdi_stream.phasing.measures`, and ``dark_share``.
+
+    ``dark_share`` is the share of the crystal's intensity in voxels that were not measured.
+    """
+    return _explained(modelled_magnitude(crystal, data), data)
+
+
+def _explained(magnitude: Tensor, data: Measurement) -> Explained:
+    """Return the numbers of `explained` for the modelled magnitude."""
+    model, measured = _valid_voxels(magnitude, data)
+    of_crystal = magnitude.square()
+    if data.background is not None:
+        of_crystal = of_crystal - data.background.clamp_max(of_crystal)
+    intensity = of_crystal / data.magnitude_scale.square().clamp_min(1e-24)
+    total, dark = float(intensity.sum()), float(torch.where(data.valid, 0.0, intensity).sum())
     return {
         "chi2": float(chi2(model, measured)),
         "r_p": float(r_p(model, measured)),
-        "chi2_floor": float(chi2_floor(model, measured)),
-        "dark_share": float(scaled[~data.valid].square().sum()) / total if total > 0 else math.nan,
-        "background_share": math.nan if ground is None else float(ground[data.valid].sum()) / max(counts, 1e-30),
+        "dark_share": dark / total if total > 0 else math.nan,
     }
+
+
+def _valid_voxels(magnitude: Tensor, data: Measurement) -> tuple[Tensor, Tensor]:
+    """Return the modelled and the measured magnitudes of the valid voxels ``(n,)``, in double precision."""
+    where = data.valid.flatten().nonzero().squeeze(1)
+    model, measured = (values.flatten()[where].double() for values in (magnitude, data.magnitude))
+    return model, measured
 
 
 def size_of(support: Tensor, data: Measurement) -> SupportSize:

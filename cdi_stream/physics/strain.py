@@ -53,25 +53,39 @@ def phase_gradient(density: Complex, support: Mask) -> Floats:
 
 
 def remove_phase_ramp(density: Complex, support: Mask, affine: AffineMap) -> tuple[Complex, AffineMap]:
-    """Return the crystal without the ramp and the offset of its phase, and the map with Q0 shifted by the ramp.
+    """Return the crystal without the ramp and the offset of its phase, and the map of its mean lattice.
 
-    The mean gradient of the phase, weighted with |rho|^2, is the centroid of the diffraction for any range of the
-    phase.  The new Q0 is therefore the mean Q of the crystal: its mean lattice spacing is 2 pi / |Q0|.  The difference
-    to the Q0 before [1/m] is the ramp.  An empty crystal is returned unchanged.
+    An empty crystal is returned unchanged.
     """
-    weight = np.abs(density) ** 2 * support
-    if not weight.any():
+    ramp = phase_ramp(phase_gradient(density, support), density, support)
+    if ramp is None:
         return density, affine
-    ramp = np.array([_mean(gradient, weight) for gradient in phase_gradient(density, support)])
     result = density
     for axis, (step, n) in enumerate(zip(ramp, density.shape, strict=True)):
         wave = np.exp(-1j * step * (np.arange(n) - n // 2)).astype(density.dtype)
         result = result * np.expand_dims(wave, [k for k in range(density.ndim) if k != axis])
     inside = result[support]
     result *= np.exp(-1j * np.angle((inside * np.abs(inside)).sum()))
+    return result, of_mean_lattice(affine, ramp, density.shape)
+
+
+def phase_ramp(gradient: Floats, density: Complex, support: Mask) -> Floats | None:
+    """Return the mean of a `phase_gradient` ``(n_axes,)`` [rad], weighted with |rho|^2; None for an empty crystal.
+
+    It is the centroid of the diffraction for any range of the phase.
+    """
+    weight = np.abs(density) ** 2 * support
+    return np.array([_mean(along, weight) for along in gradient]) if weight.any() else None
+
+
+def of_mean_lattice(affine: AffineMap, ramp: Floats, shape: tuple[int, ...]) -> AffineMap:
+    """Return a map with Q0 shifted by a phase ramp ``(n_axes,)`` [rad] of a crystal of this shape.
+
+    The new Q0 is the mean Q of the crystal: its mean lattice spacing is 2 pi / |Q0|.
+    """
     # F(q) = sum |rho| exp(i ramp.r) exp(i s q.r) has its maximum at q = -s ramp.
-    shift_vox = -affine.fourier_sign * ramp * density.shape / (2 * np.pi)
-    return result, replace(affine, q0=affine.q(np.array(density.shape) // 2 + shift_vox))
+    shift_vox = -affine.fourier_sign * ramp * shape / (2 * np.pi)
+    return replace(affine, q0=affine.q(np.array(shape) // 2 + shift_vox))
 
 
 def strain(density: Complex, support: Mask, affine: AffineMap) -> Floats:
@@ -79,8 +93,13 @@ def strain(density: Complex, support: Mask, affine: AffineMap) -> Floats:
 
     Qhat.grad(phase) / |Q|; positive where the lattice is wider than 2 pi / |Q0|.
     """
+    return strain_of(phase_gradient(density, support), affine)
+
+
+def strain_of(gradient: Floats, affine: AffineMap) -> Floats:
+    """Return the `strain` of a `phase_gradient`."""
     along_q = np.linalg.solve(affine.br, affine.q0) / (affine.q0 @ affine.q0)
-    return affine.fourier_sign * np.tensordot(along_q, phase_gradient(density, support), axes=1)
+    return affine.fourier_sign * np.tensordot(along_q, gradient, axes=1)
 
 
 def _gradient_along(axis: int, density: Complex, support: Mask) -> Floats:
