@@ -12,6 +12,7 @@ import copy
 import hashlib
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +26,7 @@ from cdi_stream.geometry.circles import FOURIER_SIGN
 from cdi_stream.networks import archive
 from cdi_stream.networks.cpu_pass import CpuPass
 from cdi_stream.networks.cuda_graph import GraphPass, Pass
+from cdi_stream.networks.precision import in_bfloat16
 
 CONTRACT_FILE = "cdi_stream.json"
 """Name of the contract inside a network file."""
@@ -103,15 +105,21 @@ class NetworkContract(BaseModel):
 
 
 class Network:
-    """A loaded network: magnitudes ``input_shape`` in, complex crystal ``output_shape`` out; a CUDA graph on a GPU."""
+    """A loaded network: magnitudes ``input_shape`` in, complex crystal ``output_shape`` out; a CUDA graph on a GPU.
 
-    def __init__(self, script: torch.jit.ScriptModule, contract: NetworkContract, sha256: str, device: str) -> None:
+    ``ways`` are passes whose answers are equally good, the fastest of which a CPU takes; a GPU takes the first.
+    """
+
+    def __init__(self, ways: Sequence[Pass], contract: NetworkContract, sha256: str, device: str) -> None:
         self.contract = contract
         self.sha256 = sha256
         self.device = device
-        self._script = script
-        is_on_gpu, shape = torch.device(device).type == "cuda", contract.input_shape
-        self._pass_of_one: Pass = GraphPass(script, shape, device) if is_on_gpu else CpuPass(script, shape)
+        self._pass_of_one: Pass
+        if torch.device(device).type == "cuda":
+            self._pass, self._pass_of_one = ways[0], GraphPass(ways[0], contract.input_shape, device)
+        else:
+            fastest = self._pass_of_one = CpuPass(ways, contract.input_shape)
+            self._pass = fastest.forward
 
     @property
     def lab_shape(self) -> tuple[int, int, int]:
@@ -141,7 +149,7 @@ class Network:
     def batch(self, magnitudes: Tensor) -> Tensor:
         """Return the complex crystals of several volumes ``(batch, *input_shape)`` in one pass."""
         self._require(magnitudes.shape[1:])
-        amplitude, phase = self._script(magnitudes.to(self.device))
+        amplitude, phase = self._pass(magnitudes.to(self.device))
         return torch.polar(amplitude.float(), phase.float())
 
     def _require(self, shape: torch.Size) -> None:
@@ -235,8 +243,9 @@ def load(path: Path, device: str = "cpu") -> Network:
     """
     script, contract, sha256 = _read(path, device)
     try:
-        script = torch.jit.optimize_for_inference(torch.jit.freeze(script.eval()))
-        network = Network(script, contract, sha256, device)
+        reduced = in_bfloat16(script) if torch.device(device).type == "cpu" else None
+        ways = [torch.jit.optimize_for_inference(torch.jit.freeze(way.eval())) for way in (script, reduced) if way]
+        network = Network(ways, contract, sha256, device)
         answer = network(torch.zeros(contract.input_shape))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # errors of the network's own code
         raise NetworkFileError(

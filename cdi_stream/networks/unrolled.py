@@ -45,11 +45,17 @@ class Unrolled(nn.Module):
         Side of the coarse grid [voxels], half of the input's.
     widths
         Channels of the three levels of the U-Net.
+
+    Notes
+    -----
+    The part ``look`` may have its weights in lower precision, as `reducible` says to `cdi_stream.networks.precision`;
+    the projections need single precision.
     """
 
     def __init__(self, rounds: int = 3, cycles: int = 30, n_voxels: int = 32, widths: Widths = (32, 64, 96)) -> None:
         super().__init__()
         self.rounds, self.cycles, self.support_level = rounds, cycles, SUPPORT_LEVEL
+        self.reducible = ["look"]
         self.look = DirectSpaceUNet(widths)
         turn = torch.rand((n_voxels,) * 3, generator=torch.Generator().manual_seed(0))
         self.register_buffer("turn", 2 * torch.pi * turn)
@@ -99,7 +105,7 @@ class DirectSpaceUNet(nn.Module):
         density = _normalise(density)
         channels = (support.to(density.real.dtype), autocorrelation.real, autocorrelation.imag)
         volume = _crop(torch.stack((density.real, density.imag, density.abs(), *channels), dim=1))
-        first = self.first(self.fold(volume))
+        first = self.first(self.fold(volume).to(self.last.weight.dtype))
         second = self.second(self.pool(first))
         third = self.third(self.pool(second))
         second = self.back(torch.cat((self.up(third), second), dim=1))

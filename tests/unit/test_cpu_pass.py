@@ -19,9 +19,24 @@ def test_a_pass_takes_all_threads_only_where_they_pay(two_threads, all_threads_s
         time.sleep(all_threads_s if seen[-1] == 2 else 0.05)
         return volume, volume
 
-    run = CpuPass(forward, (4, 4, 4))
+    run = CpuPass([forward], (4, 4, 4))
     volume = torch.rand((1, 4, 4, 4))
     amplitude, _ = run(volume)
     assert torch.equal(amplitude, volume)
     assert seen[-1] == n_threads
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("fastest", [0, 1, 2])
+def test_a_pass_goes_the_fastest_way(one_thread, fastest):
+    def way(k):
+        def forward(volume):
+            time.sleep(0.01 if k == fastest else 0.04)
+            return volume + k, volume
+
+        return forward
+
+    run = CpuPass([way(k) for k in range(3)], (4, 4, 4))
+    amplitude, _ = run(torch.zeros((1, 4, 4, 4)))
+    assert (amplitude == fastest).all()
+    assert run.forward(torch.zeros((1, 4, 4, 4)))[0].max() == fastest
