@@ -9,18 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdi_stream.inversion.hot import Index, centre_of, hot_voxels
+from cdi_stream.inversion.hot import Index, centre_of, hot_in
 from cdi_stream.inversion.outliers import Bools
+from cdi_stream.inversion.survey import BLOCK, Survey, survey
 from cdi_stream.inversion.window import cut
 
 Counts = NDArray[Any]
-
-BLOCK = 4
-"""Side of the square or cubic blocks in which alien islands are searched [voxels]."""
 
 ISLAND_PHOTONS = 200.0
 """Least intensity of an alien island, summed over the island [photons]."""
@@ -54,7 +51,13 @@ class Blemishes:
 
 
 def find_blemishes(
-    counts: Counts, valid: Bools, *, peak: Index | None = None, photon: float = 1.0, wraps: bool = False
+    counts: Counts,
+    valid: Bools,
+    *,
+    peak: Index | None = None,
+    photon: float = 1.0,
+    wraps: bool = False,
+    seen: Survey | None = None,
 ) -> Blemishes:
     """Return the hot voxels and alien islands of a pattern, 2D or 3D.
 
@@ -70,13 +73,18 @@ def find_blemishes(
         Value of one photon in the unit of ``counts``: 1 for counts.
     wraps
         Whether the array is periodic, as a cropped pattern in Fourier order is.
+    seen
+        Survey of the pattern; made here if it is not given.
     """
-    hot = hot_voxels(counts, valid, photon=photon, wraps=wraps)
+    seen = seen or survey(counts, valid)
+    hot = hot_in(seen, photon=photon, wraps=wraps)
     usable = valid & ~hot.voxels
+    if hot.voxels.any():
+        seen = survey(counts, usable)
     peak = hot.lone_peak if peak is None else peak
     return Blemishes(
         hot=hot.voxels,
-        alien=usable & alien_islands(counts, usable, peak, photon=photon, wraps=wraps),
+        alien=usable & _alien_islands(seen, counts, usable, peak, photon=photon, wraps=wraps),
         lone_peak=hot.lone_peak,
     )
 
@@ -101,70 +109,75 @@ def alien_islands(
     peak
         Voxel of the Bragg peak; None: the brightest voxel is taken.
     """
-    blocks, shape = _bright_blocks(counts, valid, photon), counts.shape
+    return _alien_islands(survey(counts, valid), counts, valid, peak, photon=photon, wraps=wraps)
+
+
+def _alien_islands(
+    seen: Survey, counts: Counts, valid: Bools, peak: Index | None, *, photon: float, wraps: bool
+) -> Bools:
+    """Return `alien_islands` of a pattern whose survey is known."""
+    blocks, shape = _bright_blocks(seen, photon), counts.shape
     if blocks.n_islands < 2:
         return np.zeros(shape, dtype=bool)
     peak = brightest_of(counts, valid, wraps) if peak is None else peak
     start = tuple(p - n // 2 for p, n in zip(peak, shape, strict=True))
     if not any(start):
-        return _islands(blocks, valid)
+        return _islands(blocks, shape)
     axes = tuple(range(len(shape)))
     if wraps:
         back = tuple(-s for s in start)
         counts, valid = np.roll(counts, back, axes), np.roll(valid, back, axes)
-        return np.roll(_islands(_bright_blocks(counts, valid, photon), valid), start, axes)
+        return np.roll(_islands(_bright_blocks(survey(counts, valid), photon), shape), start, axes)
     counts, valid = cut(counts, start, shape)[0], cut(valid, start, shape)[0]
-    return cut(_islands(_bright_blocks(counts, valid, photon), valid), tuple(-s for s in start), shape)[0]
+    return cut(_islands(_bright_blocks(survey(counts, valid), photon), shape), tuple(-s for s in start), shape)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Blocks:
-    """Photons of every block, the number of the island of every bright block, 0 elsewhere, and the count of islands."""
+    """Blocks of a pattern.
+
+    ``photons`` and ``known_share`` of every block, the number ``island`` of every bright block, 0 elsewhere, and the
+    count of islands.
+    """
 
     photons: NDArray[np.float32]
+    known_share: NDArray[np.float32]
     island: NDArray[np.int32]
     n_islands: int
 
 
-def _bright_blocks(counts: Counts, valid: Bools, photon: float) -> _Blocks:
+def _bright_blocks(seen: Survey, photon: float) -> _Blocks:
     """Return the blocks of a pattern; neighbouring bright blocks make one island."""
-    photons = _block_means(np.where(valid, counts, 0), BLOCK) * np.float32(BLOCK**counts.ndim / photon)
+    n_axes = seen.values.ndim
+    photons = seen.block_means * np.float32(BLOCK**n_axes / photon)
     bright = photons > max(ISLAND_PHOTONS / 4, 8 * float(np.median(photons)))
-    labels, n_labels = ndimage.label(bright, structure=np.ones((3,) * counts.ndim))
-    return _Blocks(photons=photons, island=labels, n_islands=n_labels)
+    labels, n_labels = ndimage.label(bright, structure=np.ones((3,) * n_axes))
+    return _Blocks(photons=photons, known_share=seen.known_share, island=labels, n_islands=n_labels)
 
 
-def _islands(blocks: _Blocks, valid: Bools) -> Bools:
-    """Return the voxels of alien islands of a pattern whose peak is at the origin voxel.
+def _islands(blocks: _Blocks, shape: tuple[int, ...]) -> Bools:
+    """Return the voxels of alien islands of a pattern of this shape whose peak is at the origin voxel.
 
     No voxel is marked if the alien islands together are larger than the brightest island: the brightest island may
     then be a hot spot, and one of the alien islands the Bragg peak.
     """
     labels, numbers = blocks.island, np.arange(blocks.n_islands + 1)
     if blocks.n_islands < 2:
-        return np.zeros(valid.shape, dtype=bool)
+        return np.zeros(shape, dtype=bool)
     sums = ndimage.sum_labels(blocks.photons, labels, numbers)
     partner = ndimage.sum_labels(np.flip(blocks.photons), labels, numbers)
-    partner_share = ndimage.mean(np.flip(_block_means(valid, BLOCK)), labels, numbers)
+    partner_share = ndimage.mean(np.flip(blocks.known_share), labels, numbers)
     alien = (sums > ISLAND_PHOTONS) & (partner < MIN_ISLAND_PARTNER * sums) & (partner_share > 0.5)
     main = int(np.argmax(sums[1:])) + 1
     alien[[0, main]] = False
     sizes = np.bincount(labels.ravel(), minlength=len(numbers))
     if not alien.any() or sizes[alien].sum() > sizes[main]:
-        return np.zeros(valid.shape, dtype=bool)
+        return np.zeros(shape, dtype=bool)
     is_alien = ndimage.binary_dilation(alien[labels])
-    for axis in range(valid.ndim):
+    for axis in range(len(shape)):
         is_alien = is_alien.repeat(BLOCK, axis)
-    result: Bools = is_alien[tuple(slice(n) for n in valid.shape)]
+    result: Bools = is_alien[tuple(slice(n) for n in shape)]
     return result
-
-
-def _block_means(volume: NDArray[Any], block: int) -> NDArray[np.float32]:
-    """Return the means over squares or cubes of side ``block`` [voxels]; the last block of an axis may be smaller."""
-    values = torch.from_numpy(volume.astype(np.float32))[None, None]
-    pool = {2: torch.nn.functional.avg_pool2d, 3: torch.nn.functional.avg_pool3d}[volume.ndim]
-    means: NDArray[np.float32] = pool(values, block, ceil_mode=True)[0, 0].numpy()
-    return means
 
 
 def no_count_from(largest: int) -> int:

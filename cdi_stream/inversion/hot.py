@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cdi_stream.inversion.outliers import Bools, Floats, outliers
+from cdi_stream.inversion.survey import Survey, survey
 
 Ints = NDArray[np.int64]
 Index = tuple[int, ...]
@@ -65,8 +66,12 @@ def hot_voxels(counts: NDArray[Any], valid: Bools, *, photon: float = 1.0, wraps
     wraps
         Whether the array is periodic.
     """
-    values = np.where(valid, counts.astype(np.float32), np.float32(-1))
-    lines = _lines(values, photon, wraps)
+    return hot_in(survey(counts, valid), photon=photon, wraps=wraps)
+
+
+def hot_in(seen: Survey, *, photon: float = 1.0, wraps: bool = False) -> HotVoxels:
+    """Return the hot voxels of a pattern by its survey, see `hot_voxels`."""
+    values, lines = seen.values, _lines(seen, photon, wraps)
     without_lines = np.where(lines, np.float32(-1), values) if lines.any() else values
     points = outliers(without_lines, POINT_FLOOR * photon, wraps=wraps)
     if not points.any():
@@ -78,22 +83,21 @@ def hot_voxels(counts: NDArray[Any], valid: Bools, *, photon: float = 1.0, wraps
     return HotVoxels(voxels=lines | (points & ~diffraction), lone_peak=peak if points[peak] else None)
 
 
-def _lines(values: Floats, photon: float, wraps: bool) -> Bools:
+def _lines(seen: Survey, photon: float, wraps: bool) -> Bools:
     """Return the voxels of lines, and in 3D of planes, that are bright from end to end."""
+    values, n_axes = seen.values, seen.values.ndim
     is_line = np.zeros(values.shape, dtype=bool)
-    above_zero = np.where(values >= 0, values, np.float32(np.inf))
-    lowest_along: dict[Index, Floats] = {}
-    for n in range(1, values.ndim):
-        for axes in combinations(range(values.ndim), n):
+    for n in range(1, n_axes):
+        for axes in combinations(range(n_axes), n):
             # along two axes: the least of what is least along one of them, which is a small array
-            lowest = above_zero.min(axis=axes[0]) if n == 1 else lowest_along[axes[:1]].min(axis=axes[1] - 1)
-            lowest_along[axes] = lowest
+            lowest = seen.lowest[axes[0]] if n == 1 else seen.lowest[axes[0]].min(axis=axes[1] - 1)
             profile = np.where(np.isfinite(lowest), lowest, np.float32(-1))
             for place in np.argwhere(outliers(profile, LINE_FLOOR * photon, wraps=wraps)):
-                line = _slice(place, axes, values.ndim)
-                middle = float(np.median(above_zero[line][np.isfinite(above_zero[line])]))
+                line = _slice(place, axes, n_axes)
+                along = values[line]
+                middle = float(np.median(along[along >= 0]))
                 if lowest[tuple(place)] >= MIN_LINE_EVENNESS * middle:
-                    is_line[line] |= above_zero[line] < MAX_LINE_RATIO * middle
+                    is_line[line] |= (along >= 0) & (along < MAX_LINE_RATIO * middle)
     return is_line
 
 

@@ -18,6 +18,7 @@ from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import CurveGeometry, LinearMap, linear_map, require_volume
 from cdi_stream.inversion.blemishes import find_blemishes, good_pixels, is_saturated, no_count_from
 from cdi_stream.inversion.damage import doubt_of_damage
+from cdi_stream.inversion.survey import survey
 from cdi_stream.inversion.window import brightest_voxel, crop_window, cut
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
 from cdi_stream.phasing.autocorrelation import island, lengths_vox, tapered, weights
@@ -37,6 +38,9 @@ class DetectorKnowledge:
 
 MIN_SHAPE_VOX = 16
 """Smallest side of the cropped volume [voxels]."""
+
+MOST_SATURATED = 3
+"""Largest number of saturated voxels of a volume that can be inverted; they are marked as not valid."""
 
 LEAST_SHIFT_STEPS = 0.05
 """Distance of a frame from its even step [steps] below which a scan counts as even."""
@@ -73,9 +77,10 @@ def prepare(
     counts, _ = cut(curve.counts, start, shape)
     valid = _outer(cut(curve.has_frame, start[:1], shape[:1])[0], cut(good, start[1:], shape[1:])[0])
     saturated = is_saturated(counts, curve.sentinel, detector.saturation_counts) & valid
-    _require_signal(counts, valid, saturated, settings)
     valid &= ~saturated
-    blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape))
+    seen = survey(counts, valid)
+    _require_signal(int(saturated.sum()), seen.total, settings)
+    blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape), seen=seen)
     valid &= ~blemishes.voxels
     tangent = tangent_at(geometry, _origin(start, shape))
     affine = map_of(tangent, shape)
@@ -126,16 +131,16 @@ def pixels_to_use(
     return good
 
 
-def _require_signal(counts: NDArray[np.uint32], valid: Bools, saturated: Bools, settings: PrepareConfig) -> None:
-    if saturated.sum() > 3:
+def _require_signal(n_saturated: int, total: float, settings: PrepareConfig) -> None:
+    """Raise `CurveError` if voxels are saturated, or if the sum ``total`` of the counts is too small."""
+    if n_saturated > MOST_SATURATED:
         raise CurveError(
-            f"saturated: {int(saturated.sum())} voxels of the peak are at the detector's limit; "
+            f"saturated: {n_saturated} voxels of the peak are at the detector's limit; "
             "attenuate the beam or shorten the exposure"
         )
-    total = int((counts * valid).sum(dtype=np.int64))
     if total < settings.min_counts:
         raise CurveError(
-            f"empty: expected at least {settings.min_counts} counts about the peak, got {total}; "
+            f"empty: expected at least {settings.min_counts} counts about the peak, got {total:.0f}; "
             "check shutter, alignment and region of interest"
         )
 

@@ -60,7 +60,17 @@ def real_spectrum_modulus(values: Tensor) -> Tensor:
 
     |F| is the same at opposite voxels, so half of it is computed and the other half copied.
     """
-    half, n = torch.fft.rfftn(values).abs(), values.shape[-1]
-    axes = tuple(range(values.ndim))
-    opposite = torch.roll(torch.flip(half[..., 1 : (n + 1) // 2], axes), (1,) * (values.ndim - 1), axes[:-1])
+    return whole_spectrum(half_spectrum_modulus(values), values.shape[-1])
+
+
+def half_spectrum_modulus(values: Tensor) -> Tensor:
+    """Return the half of `real_spectrum_modulus` that ``rfftn`` gives: ``n//2 + 1`` voxels along the last axis."""
+    result: Tensor = torch.fft.rfftn(values).abs()
+    return result
+
+
+def whole_spectrum(half: Tensor, n: int) -> Tensor:
+    """Return an array of last length n that is the same at opposite voxels, from its half; both in Fourier order."""
+    axes = tuple(range(half.ndim))
+    opposite = torch.roll(torch.flip(half[..., 1 : (n + 1) // 2], axes), (1,) * (half.ndim - 1), axes[:-1])
     return torch.cat((half, opposite), -1)

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from cdi_stream.numerics.fourier import from_fourier_order, real_spectrum_modulus
+from cdi_stream.numerics.fourier import (
+    from_fourier_order,
+    half_spectrum_modulus,
+    real_spectrum_modulus,
+    whole_spectrum,
+)
 from cdi_stream.phasing.hole import taper
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.tuning import TUNING
@@ -89,12 +94,13 @@ def island(
     """
     weight = torch.ones_like(counts) if weight is None else weight
     intensity = torch.where(weight > 0, counts, 0.0).double() * weight
-    correlation = real_spectrum_modulus(intensity)
+    half = half_spectrum_modulus(intensity)
     noise = math.sqrt(float(torch.dot(intensity.flatten(), weight.double().flatten()).clamp_min(0)))
     noise /= max(float(intensity.sum()), 1e-30)
-    level = max(threshold, TUNING.noise_multiple * min(noise, 1.0)) * correlation.max()
-    islands, _ = ndimage.label(from_fourier_order(correlation > level).cpu().numpy())
-    origin = np.array(correlation.shape) // 2
+    level = max(threshold, TUNING.noise_multiple * min(noise, 1.0)) * half.max()
+    is_large = from_fourier_order(whole_spectrum(half > level, counts.shape[-1]))
+    islands, _ = ndimage.label(is_large.cpu().numpy())
+    origin = np.array(counts.shape) // 2
     offsets: NDArray[np.int64] = np.argwhere(islands == islands[tuple(origin)]) - origin
     return offsets
 

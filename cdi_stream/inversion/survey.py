@@ -1,0 +1,131 @@
+"""One pass over a pattern: what the search for hot voxels and for other crystals' peaks needs of every voxel.
+
+The voxels that may be used are the *known* voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numba import boolean, float32, types, uint32, void
+from numpy.typing import NDArray
+
+from cdi_stream.numerics.compiled import compile_loop
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+BLOCK = 4
+"""Side of the square or cubic blocks of a `Survey` [voxels]; the last block of an axis may be smaller."""
+
+_read = partial(types.Array, layout="C", readonly=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """A pattern of two or three axes at a glance.
+
+    Parameters
+    ----------
+    values
+        Intensities, -1 where a voxel is not known; of the pattern's shape.
+    lowest
+        For each axis, the least known value along that axis, infinite where none is known.
+    block_means
+        Mean intensity of the voxels of each block, of which one that is not known counts as 0.
+    known_share
+        Share of the voxels of each block that are known.
+    total
+        Sum of the known intensities.
+    """
+
+    values: Floats
+    lowest: tuple[Floats, ...]
+    block_means: Floats
+    known_share: Floats
+    total: float
+
+
+def survey(counts: NDArray[Any], valid: Bools) -> Survey:
+    """Return the survey of intensities >= 0, 2D or 3D, with the voxels that may be used."""
+    shape = counts.shape
+    whole = (1,) * (3 - counts.ndim) + shape
+    counts = counts if counts.dtype == np.uint32 else counts.astype(np.float32)  # patterns in files may have fractions
+    counts, valid = (np.ascontiguousarray(array).reshape(whole) for array in (counts, valid))
+    blocks = tuple(-(-n // BLOCK) for n in whole)
+    values = np.empty(whole, np.float32)
+    low0, low1, low2 = (np.full(np.delete(whole, axis), np.inf, np.float32) for axis in range(3))
+    sums, n_known = np.zeros(blocks, np.float32), np.zeros(blocks, np.float32)
+    _look(counts, valid, values, low0, low1, low2, sums, n_known)
+    size = np.float32(1) * _sizes(whole[0])[:, None, None] * _sizes(whole[1])[:, None] * _sizes(whole[2])
+    first = 3 - len(shape)
+    return Survey(
+        values=values.reshape(shape),
+        lowest=tuple(low.reshape(np.delete(shape, axis)) for axis, low in enumerate((low0, low1, low2)[first:])),
+        block_means=(sums / size).reshape(blocks[first:]),
+        known_share=(n_known / size).reshape(blocks[first:]),
+        total=float(sums.sum(dtype=np.float64)),
+    )
+
+
+def _sizes(n: int) -> NDArray[np.intp]:
+    """Return the lengths of the blocks of an axis of ``n`` voxels [voxels]."""
+    return np.diff(np.append(np.arange(0, n, BLOCK), n))
+
+
+@compile_loop
+def _lower(row: Any, lowest: Any) -> None:  # pragma: no cover - compiled
+    for k in range(len(row)):
+        value = row[k] if row[k] >= 0 else np.float32(np.inf)
+        lowest[k] = value if value < lowest[k] else lowest[k]
+
+
+@compile_loop
+def _least(row: Any) -> Any:  # pragma: no cover - compiled
+    least = np.float32(np.inf)
+    for k in range(len(row)):
+        value = row[k] if row[k] >= 0 else np.float32(np.inf)
+        least = value if value < least else least
+    return least
+
+
+@compile_loop
+def _add_blocks(row: Any, sums: Any, n_known: Any) -> None:  # pragma: no cover - compiled
+    for k in range(len(row)):
+        is_known = row[k] >= 0
+        sums[k // BLOCK] += row[k] if is_known else np.float32(0)
+        n_known[k // BLOCK] += np.float32(is_known)
+
+
+@compile_loop(
+    [
+        void(
+            _read(kind, 3),
+            _read(boolean, 3),
+            float32[:, :, ::1],
+            float32[:, ::1],
+            float32[:, ::1],
+            float32[:, ::1],
+            float32[:, :, ::1],
+            float32[:, :, ::1],
+        )
+        for kind in (uint32, float32)
+    ]
+)
+def _look(  # pragma: no cover - compiled
+    counts: Any, valid: Any, values: Any, low0: Any, low1: Any, low2: Any, sums: Any, n_known: Any
+) -> None:
+    n0, n1, n2 = counts.shape
+    for i in range(n0):
+        for j in range(n1):
+            # Several short loops of few arrays each: the compiler then takes several voxels at a time.
+            row, known = values[i, j], valid[i, j]
+            for k in range(n2):
+                row[k] = np.float32(counts[i, j, k]) if known[k] else np.float32(-1)
+            _lower(row, low0[j])
+            _lower(row, low1[i])
+            low2[i, j] = _least(row)
+            _add_blocks(row, sums[i // BLOCK, j // BLOCK], n_known[i // BLOCK, j // BLOCK])
