@@ -6,7 +6,7 @@ No count is changed.  Bad voxels are marked, and factors such as monitor and fla
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from cdi_stream.phasing.autocorrelation import island, lengths_vox, tapered, wei
 from cdi_stream.phasing.tuning import TUNING
 
 Bools = NDArray[np.bool_]
+Value = TypeVar("Value", np.bool_, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +159,9 @@ def _scale_in_window(
     return _outer(np.where(in_frames, frames, np.float32(1)), np.where(in_pixels, pixels, np.float32(1)))
 
 
-def _outer(frames: NDArray[Any], pixels: NDArray[Any]) -> NDArray[Any]:
+def _outer(frames: NDArray[Value], pixels: NDArray[Value]) -> NDArray[Value]:
     """Return the products ``(n_frames, rows, cols)`` of values by frame and values by pixel."""
-    result: NDArray[Any] = frames[:, None, None] * pixels
+    result: NDArray[Value] = frames[:, None, None] * pixels
     return result
 
 

@@ -17,6 +17,7 @@ from cdi_stream.numerics.compiled import compile_loop
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
+Counts = NDArray[Any]
 
 BLOCK = 4
 """Side of the square or cubic blocks of a `Survey` [voxels]; the last block of an axis may be smaller."""
@@ -49,7 +50,7 @@ class Survey:
     total: float
 
 
-def survey(counts: NDArray[Any], valid: Bools) -> Survey:
+def survey(counts: Counts, valid: Bools) -> Survey:
     """Return the survey of intensities >= 0, 2D or 3D, with the voxels that may be used."""
     shape = counts.shape
     whole = (1,) * (3 - counts.ndim) + shape
@@ -77,14 +78,14 @@ def _sizes(n: int) -> NDArray[np.intp]:
 
 
 @compile_loop
-def _lower(row: Any, lowest: Any) -> None:  # pragma: no cover - compiled
+def _lower(row: Floats, lowest: Floats) -> None:  # pragma: no cover - compiled
     for k in range(len(row)):
         value = row[k] if row[k] >= 0 else np.float32(np.inf)
         lowest[k] = value if value < lowest[k] else lowest[k]
 
 
 @compile_loop
-def _least(row: Any) -> Any:  # pragma: no cover - compiled
+def _least(row: Floats) -> np.float32:  # pragma: no cover - compiled
     least = np.float32(np.inf)
     for k in range(len(row)):
         value = row[k] if row[k] >= 0 else np.float32(np.inf)
@@ -93,7 +94,7 @@ def _least(row: Any) -> Any:  # pragma: no cover - compiled
 
 
 @compile_loop
-def _add_blocks(row: Any, sums: Any, n_known: Any) -> None:  # pragma: no cover - compiled
+def _add_blocks(row: Floats, sums: Floats, n_known: Floats) -> None:  # pragma: no cover - compiled
     for k in range(len(row)):
         is_known = row[k] >= 0
         sums[k // BLOCK] += row[k] if is_known else np.float32(0)
@@ -116,7 +117,14 @@ def _add_blocks(row: Any, sums: Any, n_known: Any) -> None:  # pragma: no cover 
     ]
 )
 def _look(  # pragma: no cover - compiled
-    counts: Any, valid: Any, values: Any, low0: Any, low1: Any, low2: Any, sums: Any, n_known: Any
+    counts: Counts,
+    valid: Bools,
+    values: Floats,
+    low0: Floats,
+    low1: Floats,
+    low2: Floats,
+    sums: Floats,
+    n_known: Floats,
 ) -> None:
     n0, n1, n2 = counts.shape
     for i in range(n0):

@@ -6,16 +6,22 @@ takes single precision and answers in single precision; its weights may have any
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 import torch
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @torch.no_grad()
-def in_bfloat16(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule | None:
+def in_bfloat16(network: Module) -> Module | None:
     """Return a copy of a network with its reducible parts in bfloat16; None if the network has no such part."""
-    names = getattr(script, "reducible", [])
+    names = getattr(network, "reducible", [])
     if not names:
         return None
-    copied: torch.jit.ScriptModule = script.__deepcopy__({})
+    copied = copy.deepcopy(network)
     for name in names:
         getattr(copied, name).to(torch.bfloat16).to(memory_format=torch.channels_last_3d)
     return copied

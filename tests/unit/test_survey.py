@@ -16,7 +16,7 @@ def test_a_survey_is_as_defined(shape, dtype):
     valid[..., 2] = False
     seen = survey(counts, valid)
     known = np.where(valid, counts, np.inf)
-    np.testing.assert_array_equal(seen.values, np.where(valid, counts, -1))
+    np.testing.assert_array_equal(seen.values, np.where(valid, counts.astype(float), -1))
     assert seen.total == counts[valid].sum()
     for axis, lowest in enumerate(seen.lowest):
         np.testing.assert_array_equal(lowest, known.min(axis=axis))
