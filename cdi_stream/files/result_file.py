@@ -22,6 +22,7 @@ from cdi_stream.geometry.affine import AffineMap, Floats, Shape
 from cdi_stream.messages import Crystal, Reading, Verdict
 from cdi_stream.metrics import Metrics
 from cdi_stream.physics.lattice import DensityOnGrid, lattice_of
+from cdi_stream.physics.strain import bounding_box
 
 ARRAYS = {"crystal": "<c8", "support": "|u1"}
 """Arrays of every result file by name, with their data types."""
@@ -31,6 +32,9 @@ LATTICE_ARRAYS = {"displacement_nm": "<f4", "strain": "<f4", "d_spacing_nm": "<f
 
 _READING_ROW = [("name", h5py.string_dtype()), ("value", "<f8"), ("unit", h5py.string_dtype())]
 """Columns of the table of readings."""
+
+_CHUNK_VOX = 16
+"""Side of the cubes of voxels in which an array is stored; a cube far from the crystal takes no room and no time."""
 
 _FREE_BYTES = 32 << 20
 """Room on the disk that is left to journals and logs."""
@@ -64,7 +68,8 @@ def result_file(
     """Return the content of a result file, HDF5, written in memory, since HDF5 cannot recover from a full disk.
 
     ``/entry/data/crystal`` is ``(1, z, y, x)`` complex64 in lab coordinates, ``support`` likewise, and ``x_nm, y_nm,
-    z_nm`` are their axes.  A failed result has no stored voxels, and readers see zeros, NaN in maps of the lattice.
+    z_nm`` are their axes.  Voxels far from the crystal, and all voxels of a failed result, are not stored: readers see
+    zeros, NaN in maps of the lattice.
     Numbers are attributes of ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame and
     ``readings`` is a table of name, value and unit; ``about`` are attributes of ``/entry``.  ``arrays`` names the
     arrays that the file holds.
@@ -80,11 +85,14 @@ def result_file(
         maps = {} if crystal is None else _maps(crystal, arrays)
         for name, dtype in arrays.items():
             blank = np.nan if name in LATTICE_ARRAYS else None
-            dataset = group.create_dataset(name, shape=(1, *shape), dtype=dtype, chunks=(1, *shape), fillvalue=blank)
+            chunks = (1, *(min(n, _CHUNK_VOX) for n in shape))
+            dataset = group.create_dataset(name, shape=(1, *shape), dtype=dtype, chunks=chunks, fillvalue=blank)
             if name.endswith("_nm"):
                 dataset.attrs["units"] = "nm"
             if name in maps:
-                dataset[0] = maps[name]
+                box = bounding_box(maps[name] != 0 if blank is None else np.isfinite(maps[name]))
+                if maps[name][box].size:
+                    dataset[0, *box] = maps[name][box]
         _write_axes(group, crystal, shape)
         numbers = entry.create_group("cdi_stream")
         for key, value in {**data, **json.loads(data["affine"])}.items():

@@ -74,9 +74,8 @@ def box_vox(amplitude: NDArray[np.float32], threshold: float = 0.3) -> NDArray[n
     """Return the extent along each axis [voxels] of the amplitudes above ``threshold`` times the maximum."""
     if not amplitude.any():
         return np.zeros(3)
-    inside = np.argwhere(amplitude > threshold * amplitude.max())
-    result: NDArray[np.float64] = (np.ptp(inside, axis=0) + 1).astype(float)
-    return result
+    box = bounding_box(amplitude > threshold * amplitude.max())
+    return np.array([float(along.stop - along.start) for along in box])
 
 
 def _ends(values: Floats) -> tuple[float, float]:

@@ -127,7 +127,8 @@ def _mean(values: Floats, weight: Floats) -> float:
 
 def bounding_box(support: Mask) -> tuple[slice, ...]:
     """Return the smallest box that contains the support, as slices."""
-    index = np.argwhere(support)
-    if not len(index):
+    axes = range(support.ndim)
+    inside = [np.flatnonzero(support.any(axis=tuple(k for k in axes if k != axis))) for axis in axes]
+    if not len(inside[0]):
         return (slice(0, 0),) * support.ndim
-    return tuple(slice(low, high + 1) for low, high in zip(index.min(axis=0), index.max(axis=0), strict=True))
+    return tuple(slice(int(along[0]), int(along[-1]) + 1) for along in inside)
