@@ -21,8 +21,8 @@ from cdi_stream.errors import RecordingError
 from cdi_stream.geometry.affine import AffineMap, Floats, Shape
 from cdi_stream.messages import Crystal, Reading, Verdict
 from cdi_stream.metrics import Metrics
+from cdi_stream.numerics.boxes import bounding_box
 from cdi_stream.physics.lattice import DensityOnGrid, lattice_of
-from cdi_stream.physics.strain import bounding_box
 
 ARRAYS = {"crystal": "<c8", "support": "|u1"}
 """Arrays of every result file by name, with their data types."""

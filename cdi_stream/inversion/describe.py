@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdi_stream.geometry.affine import AffineMap, Floats
+from cdi_stream.numerics.boxes import bounding_box
 from cdi_stream.physics.strain import (
-    bounding_box,
     of_mean_lattice,
     phase_gradient,
     phase_ramp,

@@ -234,10 +234,9 @@ def crystal_extent(
     """
     shape: Shape = tuple(min(64, n) for n in counts.shape)
     start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))
-    inner_counts, inner_valid, inner_scale = (
-        torch.from_numpy(cut(array, start, shape)[0]) for array in (counts, valid, scale)
-    )
-    inner_counts = inner_counts.float()
+    inner = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
+    inner_counts = torch.from_numpy(counts[inner].astype(np.float32))
+    inner_valid, inner_scale = (torch.from_numpy(array[inner].copy()) for array in (valid, scale))
     offsets = island(inner_counts, tapered(inner_counts, weights(inner_valid, inner_scale)), threshold)
     extent = TUNING.tail_correction * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
     oversampling = np.array(shape) / lengths_vox(offsets)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from cdi_stream.numerics.boxes import bounding_box
 from cdi_stream.numerics.fourier import (
     from_fourier_order,
     half_spectrum_modulus,
@@ -99,9 +100,22 @@ def island(
     noise /= max(float(intensity.sum()), 1e-30)
     level = max(threshold, TUNING.noise_multiple * min(noise, 1.0)) * half.max()
     is_large = from_fourier_order(whole_spectrum(half > level, counts.shape[-1]))
-    islands, _ = ndimage.label(is_large.cpu().numpy())
-    origin = np.array(counts.shape) // 2
-    offsets: NDArray[np.int64] = np.argwhere(islands == islands[tuple(origin)]) - origin
+    return _connected_to_origin(is_large.cpu().numpy())
+
+
+def _connected_to_origin(is_large: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the offsets ``(n, axes)`` of the large voxels that are connected with the origin n//2.
+
+    If the origin is not large, these are the offsets of all voxels that are not.
+    """
+    origin = np.array(is_large.shape) // 2
+    if not is_large[tuple(origin)]:
+        outside: NDArray[np.int64] = np.argwhere(~is_large) - origin
+        return outside
+    box = bounding_box(is_large)
+    first = np.array([along.start for along in box])
+    islands, _ = ndimage.label(is_large[box])
+    offsets: NDArray[np.int64] = np.argwhere(islands == islands[tuple(origin - first)]) + first - origin
     return offsets
 
 

@@ -11,7 +11,8 @@ from skimage.restoration import unwrap_phase
 
 from cdi_stream.errors import GeometryError
 from cdi_stream.geometry.affine import AffineMap, Floats
-from cdi_stream.physics.strain import Complex, Mask, bounding_box, remove_phase_ramp, significant_voxels, strain
+from cdi_stream.numerics.boxes import bounding_box
+from cdi_stream.physics.strain import Complex, Mask, remove_phase_ramp, significant_voxels, strain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

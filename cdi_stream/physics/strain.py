@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from cdi_stream.geometry.affine import AffineMap, Floats
+from cdi_stream.numerics.boxes import bounding_box
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 Mask = NDArray[np.bool_]
@@ -123,12 +124,3 @@ def _mean(values: Floats, weight: Floats) -> float:
     """Return the weighted mean of the finite values; 0 if there is none."""
     weight = weight * np.isfinite(values)
     return float((np.nan_to_num(values) * weight).sum() / max(weight.sum(), 1e-300))
-
-
-def bounding_box(support: Mask) -> tuple[slice, ...]:
-    """Return the smallest box that contains the support, as slices."""
-    axes = range(support.ndim)
-    inside = [np.flatnonzero(support.any(axis=tuple(k for k in axes if k != axis))) for axis in axes]
-    if not len(inside[0]):
-        return (slice(0, 0),) * support.ndim
-    return tuple(slice(int(along[0]), int(along[-1]) + 1) for along in inside)
