@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from cdi_stream.numerics.workers import n_callers
@@ -29,7 +29,7 @@ from cdi_stream.phasing.explore import explore, has_agreement, starts_a_round
 from cdi_stream.phasing.finish import finish_finalists
 from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.pyramid import coarsen, grid_shapes, resample_crystals
+from cdi_stream.phasing.pyramid import coarsen, grid_shapes
 from cdi_stream.phasing.quality import amplitude_spread, free_llk
 from cdi_stream.phasing.ranking import (
     Candidates,
@@ -89,10 +89,10 @@ class Attempts:
                 break
             level = self._level(coarsen(self.data, shape), coarser_share)
             keep = max(settings.finalists, keep * TUNING.candidates_kept_of_three // 3)
-            pool = climb(level, pool.best(keep).crystal, climb_recipe(level.extent_vox), self.search)
+            pool = climb(level, list(pool.crystal[:keep]), climb_recipe(level.extent_vox), self.search)
             self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
         finest = self._level(self.data, coarser_share)
-        finalists = self._choose(finest, pool.best(self._n_affordable(finest)).crystal, known)
+        finalists = self._choose(finest, pool.crystal[: self._n_affordable(finest)], known)
         self._refining_s = deadline.passed_s - begin_s
         return finalists
 
@@ -143,15 +143,15 @@ class Attempts:
     def _choose(self, finest: GridLevel, crystals: Tensor, known: Batch | None) -> tuple[Candidates, Recipe]:
         """Refine the finalists without the held-out voxels and rank them; return them and their recipe."""
         level, begin_s, begin = replace(finest, data=self._seen), self.search.deadline.passed_s, self.search.cycles
-        crystals = resample_crystals(crystals, tuple(self.data.magnitude.shape))
+        starts = list(crystals)
         if known is not None:
             if self.settings.is_size_known:
                 known_share = support_share(known, 1)
                 level = replace(level, coarser_share=max(level.coarser_share or 0.0, known_share))
-            crystals = torch.cat((crystals, self._refine_known(level, known)))
-        crystals = without_held_out(crystals, self._held, self.data.n_axes)
+            starts += self._refine_known(level, known)
+        blind = partial(without_held_out, held=self._held, n_axes=self.data.n_axes)
         results = [
-            (self.rank(climb(level, crystals, recipe, self.search)), recipe)
+            (self.rank(climb(level, starts, recipe, self.search, blind)), recipe)
             for recipe in self.settings.ways(level.extent_vox)
         ]
         pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
@@ -175,7 +175,7 @@ class Attempts:
         if self.settings.known_recipe is None:
             return known.result
         start = replace(known, crystal=without_held_out(known.result, self._held, self.data.n_axes))
-        return refine_each(level, [(start, self.settings.known_recipe)], self.search)[0].crystal
+        return refine_each(level, [(lambda: start, self.settings.known_recipe)], self.search)[0].crystal
 
     def _implausibility(self, pool: Candidates) -> float:
         """Return the free log-likelihood of the best candidate times its amplitude spread, if that is known.

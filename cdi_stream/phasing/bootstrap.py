@@ -39,4 +39,5 @@ def bootstrap_nmse(
     rates = (expected * (measured / total)).cpu()
     counts = torch.poisson(rates, torch.Generator().manual_seed(seed)).to(expected.device)
     refit = run_to_end(_REFIT, replace(data, magnitude=counts.sqrt()), batch.select([0]), is_over=is_over)
-    return math.nan if is_over() else float(nmse(crystal[0], refit.result[0]))
+    inside = batch.support[0]  # both crystals are zero elsewhere
+    return math.nan if is_over() else float(nmse(crystal[0][inside], refit.result[0][inside]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from cdi_stream.phasing.coherence_search import find_coherence, improve_kernel, 
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
-from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine, refine_each, support_of
+from cdi_stream.phasing.grid_level import GridLevel, Search, carried, climb, level_of, refine, refine_each
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
@@ -109,9 +110,8 @@ def _metrics_of(best: Batch, data: Measurement, others_agree: float, search: Sea
 def _add_details(level: GridLevel, crystals: Tensor, search: Search) -> Batch:
     """Bring one crystal ``(1, *shape)`` to a finer grid and add its details there, until the deadline."""
     crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
-    batch = Batch(crystal=crystal, support=support_of(crystal, level))
-    batch = refine(level, batch, large_recipe(level.extent_vox), search.deadline)
-    search.add(batch)
+    batch = refine(level, carried(crystal, level), large_recipe(level.extent_vox), search.deadline)
+    search.add(batch.crystal, batch.cycle)
     return batch
 
 
@@ -167,7 +167,7 @@ def _explored(
 ) -> _Starts:
     """Explore the coarsest grid, and again while the candidates disagree and there is time."""
     level = level_of(coarsen(data, coarsest_shape(data)))
-    pool = climb(level, known.result, recipe_for(level.extent_vox), search)
+    pool = climb(level, list(known.result), recipe_for(level.extent_vox), search)
     search.starts += len(known)
     for more in _random_starts(level, seed, extent, search):
         pool = more.merge(pool).best(extent.pool)
@@ -195,5 +195,5 @@ def _random_starts(level: GridLevel, seed: int, extent: Exploration, search: Sea
 def _settle(level: GridLevel, crystals: Tensor, search: Search) -> Tensor:
     """Return crystals ``(n, *shape)`` after `settle_recipe`, each in its own support."""
     recipe = settle_recipe(level.extent_vox)
-    jobs = [(Batch(crystal=part, support=support_of(part, level)), recipe) for part in crystals.split(1)]
+    jobs = [(partial(carried, part, level), recipe) for part in crystals.split(1)]
     return torch.cat([candidates.crystal for candidates in refine_each(level, jobs, search)])

@@ -94,7 +94,7 @@ def refine_with(
 ) -> tuple[GridLevel, Candidates]:
     """Return the grid with a kernel in its model, and the candidates after cycles with it."""
     blurred = replace(level, data=kernel.apply_to(level.data))
-    return blurred, climb(blurred, pool.crystal, coherence_recipe(level.extent_vox), search)
+    return blurred, climb(blurred, list(pool.crystal), coherence_recipe(level.extent_vox), search)
 
 
 def refine_on_finest(

@@ -75,7 +75,7 @@ def _pools(
         rounds = range(index, min(index + n_threads, end))
         run = partial(_round, level, seed, n_starts, extent.length, deadline)
         for candidates, batch in side_by_side(run, rounds):
-            search.add(batch, starts=len(batch))
+            search.add(batch.crystal, batch.cycle, starts=len(batch))
             pool = candidates.merge(pool).best(extent.pool)
         assert pool is not None
         yield pool, rounds.stop

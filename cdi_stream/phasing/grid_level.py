@@ -7,9 +7,11 @@ measurement on one grid with the estimated size of the crystal, which limits the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from cdi_stream.numerics.workers import n_callers, side_by_side
@@ -38,11 +40,11 @@ class Search:
     voxels: int = 0
     """Number of voxels times cycles, all starts together: the measure of time spent."""
 
-    def add(self, batch: Batch, starts: int = 0) -> None:
-        """Count the cycles of a batch, for every start in it."""
+    def add(self, crystals: Tensor, cycles: int, starts: int = 0) -> None:
+        """Count ``cycles`` cycles of every crystal of ``crystals (n, *shape)``."""
         self.starts += starts
-        self.cycles += batch.cycle * len(batch)
-        self.voxels += batch.cycle * batch.crystal.numel()
+        self.cycles += cycles * len(crystals)
+        self.voxels += cycles * crystals.numel()
 
     def include(self, part: Search) -> None:
         """Count the work of a search that was a part of this search."""
@@ -113,31 +115,64 @@ def refine(level: GridLevel, start: Batch, recipe: Recipe, deadline: Deadline, l
     return run_to_end(recipe, level.data, start, limits or level.limits(), deadline.is_over)
 
 
-def refine_each(level: GridLevel, jobs: Sequence[tuple[Batch, Recipe]], search: Search) -> list[Candidates]:
+Start = Callable[[], Batch]
+"""Returns the batch that a recipe starts from, made when its turn comes, so that it takes no memory before."""
+
+
+def refine_each(level: GridLevel, jobs: Sequence[tuple[Start, Recipe]], search: Search) -> list[Candidates]:
     """Run each batch through its own recipe, several at the same time; return the candidates of each batch."""
     largest = level.limits().largest
 
-    def refine_one(job: tuple[Batch, Recipe]) -> tuple[Candidates, Batch]:
-        """Run one batch through its recipe; return its candidates and its last state."""
-        batch = refine(level, *job, search.deadline)
-        return score_batch(level.data, batch, largest), batch
+    def refine_one(job: tuple[Start, Recipe]) -> tuple[Candidates, int]:
+        """Run one batch through its recipe; return its candidates and the number of cycles."""
+        start, recipe = job
+        batch = refine(level, start(), recipe, search.deadline)
+        return score_batch(level.data, batch, largest), batch.cycle
 
     results = side_by_side(refine_one, jobs)
-    for _, batch in results:
-        search.add(batch)
+    for candidates, cycles in results:
+        search.add(candidates.crystal, cycles)
     return [candidates for candidates, _ in results]
 
 
-def climb(level: GridLevel, crystals: Tensor, recipe: Recipe, search: Search) -> Candidates:
-    """Bring crystals ``(n, *shape)`` from a coarser grid to this grid, refine them, and sort them by score."""
-    crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
-    batch = Batch(crystal=crystal, support=support_of(crystal, level))
-    n_parts = min(n_callers(), len(batch))
-    parts = [(batch.select(range(part, len(batch), n_parts)), recipe) for part in range(n_parts)]
-    pool, *other_pools = refine_each(level, parts, search)
-    for part_pool in other_pools:
-        pool = part_pool.merge(pool)
-    return pool
+def climb(
+    level: GridLevel,
+    crystals: Sequence[Tensor],
+    recipe: Recipe,
+    search: Search,
+    change: Callable[[Tensor], Tensor] = lambda crystals: crystals,
+) -> Candidates:
+    """Bring crystals to this grid, refine them, and sort them by score.
+
+    Parameters
+    ----------
+    level
+        The grid.
+    crystals
+        Crystals ``(*shape)``, each on a grid of its own.
+    recipe
+        Recipe of all crystals.
+    search
+        Time limit and count of the work.
+    change
+        Changes crystals ``(n, *shape)`` on this grid before they are refined.
+    """
+    shape = tuple(level.data.magnitude.shape)
+
+    def start(part: Sequence[Tensor]) -> Batch:
+        """Return some of the crystals on this grid, with their supports."""
+        crystal = change(torch.cat([resample_crystals(crystal[None], shape) for crystal in part]))
+        return carried(crystal, level)
+
+    is_large = level.data.magnitude.numel() > TUNING.most_voxels_together
+    n_parts = len(crystals) if is_large else min(n_callers(), len(crystals))
+    jobs = [(partial(start, crystals[k::n_parts]), recipe) for k in range(n_parts)]
+    return Candidates.by_score(refine_each(level, jobs, search))
+
+
+def carried(crystals: Tensor, level: GridLevel) -> Batch:
+    """Return crystals ``(n, *shape)`` that were carried to this grid, with their supports."""
+    return Batch(crystal=crystals, support=support_of(crystals, level))
 
 
 def support_of(crystals: Tensor, level: GridLevel) -> Tensor:

@@ -150,10 +150,11 @@ def held_out_islands(
     steps = (torch.roll(torch.fft.fftfreq(n), int(c)) for n, c in zip(valid.shape, origin, strict=True))
     distance = sum(step.square() for step in torch.meshgrid(*steps, indexing="ij"))
     allowed = valid.cpu() & (torch.as_tensor(distance) > keep_centre**2)
-    held, places = torch.zeros_like(allowed), allowed.nonzero()
+    held, places = torch.zeros_like(allowed), allowed.flatten().nonzero()[:, 0]
     if len(places):
         ball, n_islands = _islands(len(places), valid.ndim, share, radius_vox)
-        seeds = places[torch.randint(len(places), (n_islands,), generator=generator)]
+        chosen = places[torch.randint(len(places), (n_islands,), generator=generator)]
+        seeds = torch.stack(torch.unravel_index(chosen, valid.shape), -1)
         held[((seeds[:, None] + ball) % shape).flatten(0, 1).unbind(-1)] = True
     return (held & allowed).to(valid.device)
 

@@ -59,6 +59,14 @@ def modes(crystals: Tensor, weights: Weights = None) -> Modes:
     return Modes(modes=_combine(crystals, vectors.T), shares=power / power.sum().clamp_min(_TINY))
 
 
+def mode_shares(crystals: Tensor, weights: Weights = None) -> Tensor:
+    """Return the shares of `modes` alone, ``(n,)``, strongest first."""
+    root = _normalised(crystals, weights).sqrt()
+    power = torch.linalg.eigvalsh(_gram(crystals) * root[:, None] * root).flip(0).clamp_min(0)
+    result: Tensor = power / power.sum().clamp_min(_TINY)
+    return result
+
+
 def spread(crystals: Tensor, weights: Weights = None) -> float:
     """Return how much crystals ``(n, *shape)`` differ, 0 to 1; 0 if all agree.
 

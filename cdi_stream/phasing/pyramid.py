@@ -115,13 +115,27 @@ def resample_crystals(crystals: Tensor, shape: Lengths) -> Tensor:
 
     Their diffraction is padded with zeros or cropped.
     """
-    n_axes, old_shape = len(shape), tuple(crystals.shape[1:])
-    if old_shape == shape:
+    if tuple(crystals.shape[1:]) == shape:
         return crystals
-    field = reciprocal(crystals, n_axes)
-    smaller = tuple(min(a, b) for a, b in zip(old_shape, shape, strict=True))
-    centred = torch.fft.fftshift(crop_centre(field, smaller), tuple(range(-n_axes, 0)))
-    result = torch.zeros((len(crystals), *shape), dtype=crystals.dtype, device=crystals.device)
-    window = tuple(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, smaller, strict=True))
-    result[(slice(None), *window)] = centred
-    return direct(torch.fft.ifftshift(result, tuple(range(-n_axes, 0))), n_axes)
+    result = torch.empty((len(crystals), *shape), dtype=crystals.dtype, device=crystals.device)
+    for crystal, target in zip(crystals, result, strict=True):  # one after the other: a large volume is used up soon
+        target.copy_(_resampled(crystal, shape))
+    return result
+
+
+def _resampled(crystal: Tensor, shape: Lengths) -> Tensor:
+    """Return one crystal ``(*old_shape)`` on the voxels of `resample_crystals`."""
+    smaller = tuple(map(min, crystal.shape, shape))
+    field = crop_centre(reciprocal(crystal, len(shape)), smaller)
+    if smaller != shape:
+        padded = torch.zeros(shape, dtype=field.dtype, device=field.device)
+        places = (_places(m, n, field.device) for m, n in zip(smaller, shape, strict=True))
+        padded[torch.meshgrid(*places, indexing="ij")] = field
+        field = padded
+    return direct(field, len(shape))
+
+
+def _places(m: int, n: int, device: torch.device) -> Tensor:
+    """Return where ``m`` voxels of an axis in Fourier order lie on an axis of ``n`` >= m voxels."""
+    voxel = torch.arange(m, device=device)
+    return torch.where(voxel < m - m // 2, voxel, voxel + n - m)

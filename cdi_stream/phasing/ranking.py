@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +19,7 @@ from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.measures import chi2, held_out_islands
-from cdi_stream.phasing.modes import modes
+from cdi_stream.phasing.modes import mode_shares
 from cdi_stream.phasing.projections import Measurement, direct, modelled_magnitude, reciprocal
 from cdi_stream.phasing.quality import amplitude_spread, blur_of, free_llk, misfit, size_of
 from cdi_stream.phasing.shells import prtf, resolution, shells
@@ -60,9 +61,22 @@ class Candidates:
         )
         return Candidates(crystal=crystal, support=support, score=score)
 
+    @staticmethod
+    def by_score(parts: Sequence[Candidates]) -> Candidates:
+        """Return the candidates of all parts sorted by score; of equal scores those of later parts come first."""
+        rows = [(part, k) for part in reversed(parts) for k in range(len(part))]
+        rows.sort(key=lambda row: float(row[0].score[row[1]]))
+        return Candidates(
+            crystal=torch.stack([part.crystal[k] for part, k in rows]),
+            support=torch.stack([part.support[k] for part, k in rows]),
+            score=torch.stack([part.score[k] for part, k in rows]),
+        )
+
     def sort(self, by: Tensor) -> Candidates:
         """Return the candidates sorted by the values ``by (n,)``, smallest first."""
         order = by.argsort(stable=True)
+        if bool((order[1:] > order[:-1]).all()):
+            return self
         return Candidates(crystal=self.crystal[order], support=self.support[order], score=self.score[order])
 
     def merge(self, other: Candidates | None) -> Candidates:
@@ -133,10 +147,13 @@ def score_batch(data: Measurement, batch: Batch, largest: float = 1.0) -> Candid
     than ``largest`` of the array.  Generalised cross-validation: Golub, Heath and Wahba (1979), Technometrics 21, 215,
     doi:10.1080/00401706.1979.10489751.
     """
-    result, share = batch.result, batch.support.flatten(1).double().mean(1)
-    model = modelled_magnitude(result, data)
-    freedom = 2 * share / data.valid.double().mean().clamp_min(1e-12)
-    score = chi2(model, data.magnitude, data.valid) / (1 - freedom).clamp_min(1e-3).square()
+    result, where = batch.result, data.valid
+    measured = data.magnitude[where].double()
+    # One start after the other: arrays in double precision of a whole batch would need more memory than its recipe.
+    chi2_of = [chi2(modelled_magnitude(crystal, data)[where].double(), measured) for crystal in result]
+    share = torch.stack([support.count_nonzero() for support in batch.support]).double() / where.numel()
+    freedom = 2 * share / max(len(measured) / where.numel(), 1e-12)
+    score = torch.stack(chi2_of) / (1 - freedom).clamp_min(1e-3).square()
     is_size_allowed = (share > 0) & (share <= largest * TUNING.size_tolerance)
     score = torch.where(score.isfinite() & is_size_allowed, score, torch.inf)
     return Candidates(crystal=result, support=batch.support, score=score).sort(score)
@@ -173,7 +190,7 @@ def without_held_out(crystals: Tensor, held: Tensor, n_axes: int) -> Tensor:
 
     Crystals that were fitted to all voxels lose their information about the held-out voxels.
     """
-    return direct(reciprocal(crystals, n_axes) * ~held, n_axes)
+    return direct(reciprocal(crystals, n_axes).mul_(~held), n_axes)
 
 
 def conclude(
@@ -243,7 +260,7 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
         free_llk=solution.free_llk,
         free_llk_floor=solution.free_llk_floor,
         agreement=sum(correlations) / len(correlations) if correlations else math.nan,
-        first_mode=float(modes(solution.finalists).shares[0]) if has_several else math.nan,
+        first_mode=float(mode_shares(solution.finalists)[0]) if has_several else math.nan,
         bootstrap_nmse=solution.bootstrap_nmse,
         is_truncated=solution.is_truncated,
         starts=solution.effort.starts,
@@ -252,6 +269,6 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
 
 
 def _resolution(solution: Solution, data: Measurement, bq: ArrayLike | None) -> float:
-    fields = reciprocal(solution.finalists, data.n_axes) * data.magnitude_scale
+    fields = (reciprocal(crystal, data.n_axes) * data.magnitude_scale for crystal in solution.finalists)
     over = shells(tuple(data.magnitude.shape), bq, device=str(data.magnitude.device))
     return resolution(prtf(fields, data.magnitude, over, data.valid))

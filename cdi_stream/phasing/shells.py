@@ -6,7 +6,7 @@ Magnitudes are sqrt(counts), ``(*shape)`` of two or three axes, in Fourier order
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,8 +53,14 @@ def radial_q(shape: Sequence[int], bq: ArrayLike | None = None, device: torch.de
     """
     columns = np.diag(2 * np.pi / np.array(shape)) if bq is None else np.asarray(bq, dtype=float)
     axes = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=device) for n in shape]
-    index = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    return (index @ torch.as_tensor(columns.T.copy()).to(index)).square().sum(-1).sqrt()
+    index = torch.meshgrid(*axes, indexing="ij")  # views, so that a large volume takes two arrays and not ten
+    squared = torch.zeros(tuple(shape), dtype=torch.float64, device=device)
+    for row in torch.as_tensor(columns).tolist():  # one lab axis after the other
+        along = torch.zeros_like(squared)
+        for place, step in zip(index, row, strict=True):
+            along.add_(place, alpha=step)
+        squared.addcmul_(along, along)
+    return squared.sqrt_()
 
 
 def shells(
@@ -71,17 +77,21 @@ def shells(
     return Shells(label=label, q=without_q.mean(q, torch.ones_like(label, dtype=torch.bool)))
 
 
-def prtf(fields: Tensor, magnitude: Tensor, over: Shells, valid: Tensor | None = None) -> Curve:
+def prtf(fields: Iterable[Tensor], magnitude: Tensor, over: Shells, valid: Tensor | None = None) -> Curve:
     """Return the phase retrieval transfer function: the mean over each shell of s |mean over runs of F| / sqrt I.
 
-    ``fields (runs, *shape)`` are the Fourier transforms of aligned crystals, in Fourier order; the scale s fits the
-    mean magnitude of the runs.  A value of 1 means that all runs have the same phase and the measured magnitude.
+    ``fields`` are the Fourier transforms ``(*shape)`` of aligned crystals, one for each run, in Fourier order, of which
+    one is needed at a time; the scale s fits the mean magnitude of the runs.  A value of 1 means that all runs have
+    the same phase and the measured magnitude.
     Voxels without counts are left out.  Chapman et al. (2006), J. Opt. Soc. Am. A 23, 1179,
     doi:10.1364/JOSAA.23.001179.
     """
-    scale = fitted_scale(fields.abs().mean(0), magnitude, valid)
+    runs, moduli, n_runs = torch.zeros((), device=magnitude.device), torch.zeros_like(magnitude), 0
+    for field in fields:
+        runs, moduli, n_runs = runs + field, moduli + field.abs(), n_runs + 1
+    scale = fitted_scale(moduli / n_runs, magnitude, valid)
     where = magnitude > 0 if valid is None else valid & (magnitude > 0)
-    ratio = scale * fields.mean(0).abs() / torch.where(where, magnitude, 1)
+    ratio = scale * (runs / n_runs).abs() / torch.where(where, magnitude, 1)
     return Curve(q=over.q, value=over.mean(ratio, where))
 
 

@@ -97,6 +97,10 @@ class SearchTuning:
     most_voxels_a_round: int = 1_000_000
     """Largest number of voxels in all starts of a round; a large coarsest grid gets fewer starts at once."""
 
+    most_voxels_together: int = 1_000_000
+    """Largest grid on which several candidates are refined together; on a larger grid each is refined alone, in turn,
+    which takes the same time and less memory."""
+
     start_thresholds: tuple[float, float] = (0.05, 0.15)
     """Lowest and highest threshold of the autocorrelation (largest value 1) that gives a start its support.
 
