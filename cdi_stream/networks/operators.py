@@ -17,11 +17,12 @@ _TORCH = """
 __and__ __contains__ __derive_index __getitem__ __is__ __isnot__ __not__ __or__ __range_length __xor__ append extend
 format len list
 
-abs add add_ addcdiv addcmul amax amin angle argmax argmin atan2 ceil clamp clamp_ clamp_max clamp_max_ clamp_min
-clamp_min_ complex conj cos cosh cumsum deg2rad diff div div_ eq erf exp exp_ expm1 floor floor_divide floordiv fmod
+abs add add_ addcdiv addcmul addcmul_ amax amin angle argmax argmin atan2 ceil clamp clamp_ clamp_max clamp_max_
+clamp_min clamp_min_ complex conj cos cosh cumsum deg2rad diff div div_ eq erf exp exp_ expm1 floor floor_divide
+floordiv fmod
 frac ge gt hypot imag isfinite isinf isnan le lerp log log10 log1p log2 logical_and logical_not logical_or logical_xor
 logsumexp lt max maximum mean median min minimum mul mul_ ne neg norm polar pow prod real reciprocal remainder round
-rsqrt sgn sign sin sinc sinh sqrt square std sub sub_ sum tan tanh tanh_ true_divide trunc var var_mean
+rsqrt rsqrt_ sgn sign sin sinc sinh sqrt square std sub sub_ sum tan tanh tanh_ true_divide trunc var var_mean
 view_as_complex view_as_real where
 
 broadcast_tensors cat chunk clone contiguous copy_ detach diagonal dim empty_like expand expand_as eye fill_ flatten
