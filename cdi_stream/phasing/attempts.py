@@ -63,7 +63,8 @@ class Attempts:
         self.is_blur_open = False
         self.search, self.settings, self._report, self._seed = search, settings, report, seed
         self._shapes = grid_shapes(data)
-        self._finest = self._coarse = level_of(self._seen)
+        self._finest: GridLevel
+        self._coarse: GridLevel
         self.number, self._round = 0, 0
         self._start_s, self._refining_s, self._pace_s = 0.0, 0.0, 0.0
         self._known_share: float | None = None
