@@ -24,7 +24,9 @@ _TINY = 1e-30
 
 def _voxels(values: Tensor, n_axes: int, where: Tensor | None = None) -> Tensor:
     """Return the voxels that are true in ``where``, ``(..., n)``, in double precision."""
-    selection = values.flatten(values.ndim - n_axes) if where is None else values[..., where]
+    selection = values.flatten(values.ndim - n_axes)
+    if where is not None:  # of one axis: the places of a selection take 8 bytes a voxel and axis
+        selection = selection[..., where.flatten()]
     return selection.to(torch.promote_types(selection.dtype, torch.float64))
 
 
