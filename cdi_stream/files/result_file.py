@@ -69,10 +69,9 @@ def result_file(
 
     ``/entry/data/crystal`` is ``(1, z, y, x)`` complex64 in lab coordinates, ``support`` likewise, and ``x_nm, y_nm,
     z_nm`` are their axes.  Voxels far from the crystal, and all voxels of a failed result, are not stored: readers see
-    zeros, NaN in maps of the lattice.
-    Numbers are attributes of ``/entry/cdi_stream``, where ``frame_sums`` holds the counts of each frame and
-    ``readings`` is a table of name, value and unit; ``about`` are attributes of ``/entry``.  ``arrays`` names the
-    arrays that the file holds.
+    zeros, NaN in maps of the lattice.  Numbers are attributes of ``/entry/cdi_stream``, where ``frame_sums`` holds the
+    counts of each frame and ``readings`` is a table of name, value and unit; ``about`` are attributes of ``/entry``.
+    ``arrays`` names the arrays that the file holds.
     """
     image = BytesIO()
     with h5py.File(image, "w") as file:

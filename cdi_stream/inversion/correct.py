@@ -16,6 +16,7 @@ from torch import Tensor
 from cdi_stream.geometry.affine import AffineMap, Shape, lab_grid
 from cdi_stream.inversion.filling import filled_intensity
 from cdi_stream.messages import LabVolume, PreparedVolume, read_only
+from cdi_stream.numerics.boxes import bounding_box
 from cdi_stream.numerics.fourier import to_crystal, to_reciprocal
 from cdi_stream.numerics.interpolate import resample, resample_mask
 
@@ -108,13 +109,11 @@ def support_to(
 
 def _box(density: Tensor, margin: int = 6) -> tuple[NDArray[np.intp], Shape]:
     """Return first voxel and even shape of a crystal's bounding box, with a margin [voxels], inside the array."""
-    is_crystal = density.abs() > 1e-6 * density.abs().amax()
+    box = bounding_box((density.abs() > 1e-6 * density.abs().amax()).cpu().numpy())
     first, shape = [], []
-    for axis, n in enumerate(density.shape):
-        other_axes = tuple(k for k in range(3) if k != axis)
-        inside = torch.nonzero(is_crystal.any(dim=other_axes[1]).any(dim=other_axes[0])).flatten()
-        low, high = (int(inside[0]), int(inside[-1])) if len(inside) else (0, n - 1)
-        low, high = max(0, low - margin), min(n, high + margin + 1)
+    for along, n in zip(box, density.shape, strict=True):
+        low, high = (along.start, along.stop) if along.stop else (0, n)  # an empty crystal has no box
+        low, high = max(0, low - margin), min(n, high + margin)
         shape.append(high - low - (high - low) % 2)
         first.append(low)
     return np.array(first), (shape[0], shape[1], shape[2])

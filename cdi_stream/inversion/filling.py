@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numba import boolean, float32, int64, types, uint32, void
+from numba import boolean, float32, int64, uint32, void
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cdi_stream.messages import PreparedVolume
-from cdi_stream.numerics.compiled import compile_loop
+from cdi_stream.numerics.compiled import compile_loop, input_volume
 from cdi_stream.numerics.interpolate import neighbourhood_sum
 from cdi_stream.numerics.parts import in_parts
 
 Array = NDArray[Any]
-_read = partial(types.Array, ndim=3, layout="C", readonly=True)
-"""Type of a volume that a loop only reads."""
 
 
 def filled_intensity(volume: PreparedVolume, device: str = "cpu") -> Tensor:
@@ -42,7 +39,10 @@ def _on_device(volume: PreparedVolume, device: str) -> Tensor:
 
 
 @compile_loop(
-    [void(_read(c), _read(boolean), _read(float32), float32[:, :, ::1], int64, int64) for c in (uint32, float32)]
+    [
+        void(input_volume(c), input_volume(boolean), input_volume(float32), float32[:, :, ::1], int64, int64)
+        for c in (uint32, float32)
+    ]
 )
 def _fill(  # pragma: no cover - compiled
     counts: Array, valid: Array, scale: Array, out: Array, begin: int, end: int

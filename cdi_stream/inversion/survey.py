@@ -6,14 +6,13 @@ The voxels that may be used are the *known* voxels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import boolean, float32, types, uint32, void
+from numba import boolean, float32, uint32, void
 from numpy.typing import NDArray
 
-from cdi_stream.numerics.compiled import compile_loop
+from cdi_stream.numerics.compiled import compile_loop, input_volume
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -21,8 +20,6 @@ Counts = NDArray[Any]
 
 BLOCK = 4
 """Side of the square or cubic blocks of a `Survey` [voxels]; the last block of an axis may be smaller."""
-
-_read = partial(types.Array, layout="C", readonly=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +101,8 @@ def _add_blocks(row: Floats, sums: Floats, n_known: Floats) -> None:  # pragma: 
 @compile_loop(
     [
         void(
-            _read(kind, 3),
-            _read(boolean, 3),
+            input_volume(kind),
+            input_volume(boolean),
             float32[:, :, ::1],
             float32[:, ::1],
             float32[:, ::1],

@@ -26,6 +26,9 @@ class Compiler(Protocol):
     def __call__(self, signatures: Sequence[object], /) -> Callable[[Function], Function]: ...
 
 
+input_volume = partial(numba.types.Array, ndim=3, layout="C", readonly=True)
+"""Type of a volume of a given number type that a loop only reads."""
+
 compile_loop: Compiler = cast(
     Compiler,
     partial(

@@ -22,16 +22,14 @@ FAINTEST = 1e-6
 _TINY = 1e-30
 
 
-def _voxels(values: Tensor, n_axes: int, where: Tensor | None = None) -> Tensor:
-    """Return the voxels that are true in ``where``, ``(..., n)``, in double precision."""
-    selection = values.flatten(values.ndim - n_axes)
-    if where is not None:  # of one axis: the places of a selection take 8 bytes a voxel and axis
-        selection = selection[..., where.flatten()]
-    return selection.to(torch.promote_types(selection.dtype, torch.float64))
-
-
-def _pair(model: Tensor, measured: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    return _voxels(model, measured.ndim, valid), _voxels(measured, measured.ndim, valid)
+def voxel_pair(model: Tensor, measured: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the voxels of both arrays to use, ``(..., n)`` and ``(n,)``, in double precision."""
+    pair = model.flatten(model.ndim - measured.ndim), measured.flatten()
+    if valid is not None:  # places along one axis, since a place along each of three takes three times the memory
+        places = valid.flatten().nonzero()[:, 0]
+        pair = pair[0][..., places], pair[1][places]
+    a, b = (values.to(torch.promote_types(values.dtype, torch.float64)) for values in pair)
+    return a, b
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -42,7 +40,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def fitted_scale(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return the scale s ``(...)`` that minimises sum (s |F| - sqrt I)^2: sum |F| sqrt I / sum |F|^2."""
-    model, measured = _pair(model_magnitude, magnitude, valid)
+    model, measured = voxel_pair(model_magnitude, magnitude, valid)
     return _dot(model, measured) / _dot(model, model).clamp_min(_TINY)
 
 
@@ -52,7 +50,7 @@ def chi2(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None
     Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L4.  The paper does not say how the
     scale is chosen.
     """
-    model, measured = _pair(model_magnitude, magnitude, valid)
+    model, measured = voxel_pair(model_magnitude, magnitude, valid)
     rest = fitted_scale(model, measured)[..., None] * model - measured
     return _dot(rest, rest) / _dot(measured, measured).clamp_min(_TINY)
 
@@ -62,7 +60,7 @@ def chi2_floor(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None 
 
     sum E[(sqrt n - sqrt lambda)^2] / sum I with n ~ Poisson(lambda) and lambda = (s |F|)^2.
     """
-    model, measured = _pair(model_magnitude, magnitude, valid)
+    model, measured = voxel_pair(model_magnitude, magnitude, valid)
     scale = fitted_scale(model, measured)
     noise = np.interp((scale[..., None] * model).square().cpu().numpy(), *_noise_table()).sum(-1)
     return torch.as_tensor(noise).to(measured.device) / _dot(measured, measured).clamp_min(_TINY)
@@ -80,7 +78,7 @@ def _noise_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def r_p(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return the Pearson correlation of magnitudes, ``(...)``; NaN where the model is zero everywhere."""
-    a, b = (values - values.mean(-1, keepdim=True) for values in _pair(model_magnitude, magnitude, valid))
+    a, b = (values - values.mean(-1, keepdim=True) for values in voxel_pair(model_magnitude, magnitude, valid))
     return _dot(a, b) / (_dot(a, a) * _dot(b, b)).sqrt()
 
 
@@ -91,7 +89,7 @@ def r_p_wu2021(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None 
     only: because of the absolute values it exceeds `r_p`, is positive for unrelated arrays, and ignores the signs of
     the deviations.
     """
-    a, b = (values - values.mean(-1, keepdim=True) for values in _pair(model_magnitude, magnitude, valid))
+    a, b = (values - values.mean(-1, keepdim=True) for values in voxel_pair(model_magnitude, magnitude, valid))
     return (a * b).abs().sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
 
 
@@ -100,7 +98,7 @@ def relative_rms(predicted: Tensor, truth: Tensor, where: Tensor | None = None) 
 
     Wu et al. (2021), npj Comput. Mater. 7, 175, doi:10.1038/s41524-021-00644-z, L1 (amplitude), L2 (phase).
     """
-    p, g = _pair(predicted, truth, where)
+    p, g = voxel_pair(predicted, truth, where)
     return (p - g).square().sum(-1).sqrt() / g.square().sum(-1).sqrt().clamp_min(_TINY)
 
 
@@ -113,7 +111,7 @@ def poisson_llk(expected_counts: Tensor, counts: Tensor, where: Tensor | None = 
     scale is sum n / sum lambda.  Over voxels that were held out of the phasing this is the free log-likelihood of
     Favre-Nicolin, Leake and Chushkin (2020), Sci. Rep. 10, 2664, doi:10.1038/s41598-020-57561-2.
     """
-    expected, n = _pair(expected_counts, counts, where)
+    expected, n = voxel_pair(expected_counts, counts, where)
     expected = expected.clamp_min(FAINTEST)
     return (expected - n + torch.xlogy(n, n / expected)).mean(-1)
 
@@ -177,7 +175,7 @@ def nmse(truth: Tensor, crystal: Tensor) -> Tensor:
 
     Scale and global phase have no influence.  Shift and twin have: remove them before by `cdi_stream.phasing.align`.
     """
-    a, b = _pair(crystal, truth, None)
+    a, b = voxel_pair(crystal, truth, None)
     power = (a.abs().square().sum(-1) * b.abs().square().sum(-1)).clamp_min(_TINY)
     return 1 - (a.conj() * b).sum(-1).abs().square() / power
 
@@ -187,7 +185,7 @@ def phase_error_rms_rad(truth: Tensor, crystal: Tensor) -> Tensor:
 
     Over voxels where |truth| exceeds half its maximum, after the global phase of their overlap is removed.
     """
-    a, b = _pair(crystal, truth, None)
+    a, b = voxel_pair(crystal, truth, None)
     overlap = (a.conj() * b).sum(-1, keepdim=True)
     inside = b.abs() > 0.5 * b.abs().max()
     difference = (a * b.conj() * torch.polar(torch.ones_like(overlap.real), overlap.angle())).angle()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.coherence import GaussianKernel, coherence_lengths_m
-from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p
+from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p, voxel_pair
 from cdi_stream.phasing.projections import Measurement, expected_counts, modelled_magnitude, reciprocal
 from cdi_stream.phasing.support import grow, smooth
 from cdi_stream.phasing.tuning import TUNING
@@ -62,13 +62,15 @@ def misfit(crystal: Tensor, data: Measurement) -> Misfit:
     The latter is the share of the counts that is background; NaN without background.
     """
     magnitude = modelled_magnitude(crystal, data)
-    model, measured = _valid_voxels(magnitude, data)
+    model, measured = voxel_pair(magnitude, data.magnitude, data.valid)
     share = math.nan
     if data.background is not None:
         ground = data.background.clamp_max(magnitude.square())[data.valid].sum()
         share = float(ground) / max(float(measured.square().sum()), 1e-30)
     return {
-        **_explained(magnitude, data),
+        "chi2": float(chi2(model, measured)),
+        "r_p": float(r_p(model, measured)),
+        "dark_share": _dark_share(magnitude, data),
         "chi2_floor": float(chi2_floor(model, measured)),
         "background_share": share,
     }
@@ -79,29 +81,23 @@ def explained(crystal: Tensor, data: Measurement) -> Explained:
 
     ``dark_share`` is the share of the crystal's intensity in voxels that were not measured.
     """
-    return _explained(modelled_magnitude(crystal, data), data)
+    magnitude = modelled_magnitude(crystal, data)
+    model, measured = voxel_pair(magnitude, data.magnitude, data.valid)
+    return {
+        "chi2": float(chi2(model, measured)),
+        "r_p": float(r_p(model, measured)),
+        "dark_share": _dark_share(magnitude, data),
+    }
 
 
-def _explained(magnitude: Tensor, data: Measurement) -> Explained:
-    """Return the numbers of `explained` for the modelled magnitude."""
-    model, measured = _valid_voxels(magnitude, data)
+def _dark_share(magnitude: Tensor, data: Measurement) -> float:
+    """Return the share of the crystal's intensity in voxels that were not measured, for the modelled magnitude."""
     of_crystal = magnitude.square()
     if data.background is not None:
         of_crystal = of_crystal - data.background.clamp_max(of_crystal)
     intensity = of_crystal / data.magnitude_scale.square().clamp_min(1e-24)
     total, dark = float(intensity.sum()), float(torch.where(data.valid, 0.0, intensity).sum())
-    return {
-        "chi2": float(chi2(model, measured)),
-        "r_p": float(r_p(model, measured)),
-        "dark_share": dark / total if total > 0 else math.nan,
-    }
-
-
-def _valid_voxels(magnitude: Tensor, data: Measurement) -> tuple[Tensor, Tensor]:
-    """Return the modelled and the measured magnitudes of the valid voxels ``(n,)``, in double precision."""
-    where = data.valid.flatten().nonzero().squeeze(1)
-    model, measured = (values.flatten()[where].double() for values in (magnitude, data.magnitude))
-    return model, measured
+    return dark / total if total > 0 else math.nan
 
 
 def size_of(support: Tensor, data: Measurement) -> SupportSize:

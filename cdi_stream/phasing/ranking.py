@@ -147,13 +147,11 @@ def score_batch(data: Measurement, batch: Batch, largest: float = 1.0) -> Candid
     than ``largest`` of the array.  Generalised cross-validation: Golub, Heath and Wahba (1979), Technometrics 21, 215,
     doi:10.1080/00401706.1979.10489751.
     """
-    result, where = batch.result, data.valid.flatten()
-    measured = data.magnitude.flatten()[where].double()
+    result, n = batch.result, data.valid.numel()
     # One start after the other: arrays in double precision of a whole batch would need more memory than its recipe.
-    models = (modelled_magnitude(crystal, data).flatten()[where].double() for crystal in result)
-    chi2_of = [chi2(model, measured) for model in models]
-    share = torch.stack([support.count_nonzero() for support in batch.support]).double() / where.numel()
-    freedom = 2 * share / max(len(measured) / where.numel(), 1e-12)
+    chi2_of = [chi2(modelled_magnitude(crystal, data), data.magnitude, data.valid) for crystal in result]
+    share = torch.stack([support.count_nonzero() for support in batch.support]).double() / n
+    freedom = 2 * share / max(int(data.valid.count_nonzero()) / n, 1e-12)
     score = torch.stack(chi2_of) / (1 - freedom).clamp_min(1e-3).square()
     is_size_allowed = (share > 0) & (share <= largest * TUNING.size_tolerance)
     score = torch.where(score.isfinite() & is_size_allowed, score, torch.inf)

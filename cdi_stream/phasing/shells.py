@@ -82,9 +82,8 @@ def prtf(fields: Iterable[Tensor], magnitude: Tensor, over: Shells, valid: Tenso
 
     ``fields`` are the Fourier transforms ``(*shape)`` of aligned crystals, one for each run, in Fourier order, of which
     one is needed at a time; the scale s fits the mean magnitude of the runs.  A value of 1 means that all runs have
-    the same phase and the measured magnitude.
-    Voxels without counts are left out.  Chapman et al. (2006), J. Opt. Soc. Am. A 23, 1179,
-    doi:10.1364/JOSAA.23.001179.
+    the same phase and the measured magnitude.  Voxels without counts are left out.  Chapman et al. (2006), J. Opt. Soc.
+    Am. A 23, 1179, doi:10.1364/JOSAA.23.001179.
     """
     runs, moduli, n_runs = torch.zeros((), device=magnitude.device), torch.zeros_like(magnitude), 0
     for field in fields:

@@ -68,7 +68,7 @@ class DensityOnGrid(Protocol):
 
     @property
     def support(self) -> Mask | NDArray[np.uint8]:
-        """Where the density may differ from zero, ``(*shape)``."""
+        """The support: true inside the crystal, outside of which the density is zero, ``(*shape)``."""
 
     @property
     def affine(self) -> AffineMap:
