@@ -46,6 +46,7 @@ class Metrics:
     coherence_lab_y_nm: float = _metric("nm", "the same along y")
     coherence_lab_z_nm: float = _metric("nm", "the same along z")
     coherence_error: float = _metric("", "relative uncertainty of the coherence lengths")
+    uneven_steps: float = _metric("steps", "rms distance of the frames from even steps, found; not known: as measured")
     dark_share: float = _metric("", "share of the crystal's intensity in voxels that were not measured")
     background_share: float = _metric("", "share of the counts that is background; not known: none was found")
     support_fraction: float = _metric("", "share of the array that the support fills")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,7 @@ from cdi_stream.phasing.frames import along_first, frame_matrix
 from cdi_stream.phasing.judge import judge
 from cdi_stream.phasing.measures import chi2, poisson_llk, r_p
 from cdi_stream.phasing.ranking import Solution, metrics_of
+from cdi_stream.phasing.tuning import TUNING
 
 MAX_WINDOW = {2: 2048, 3: 160}
 """Longest axis that is phased [voxels], by the number of axes; longer axes are cropped about the peak."""
@@ -173,7 +174,7 @@ def phase_counts(intensities: Intensities, options: PhaseOptions) -> PhasedCount
     n_axes = intensities.counts.ndim
     window = window_of(intensities, (MAX_WINDOW[n_axes],) * n_axes)
     volume = window.take(intensities, options.device)
-    data = measurement_of(volume)
+    data = replace(measurement_of(volume), shift_error_steps=_shift_error_steps(volume))
     begin_s = options.deadline.passed_s
     options.report(f"phasing {' x '.join(map(str, window.shape))} voxels by {options.method}")
     solution = METHODS[options.method](
@@ -196,6 +197,11 @@ def phase_counts(intensities: Intensities, options: PhaseOptions) -> PhasedCount
         verdict=judge(metrics, intensities.doubts),
         phasing_s=phasing_s,
     )
+
+
+def _shift_error_steps(volume: WorkingVolume) -> float:
+    """Return the expected error of the places of the frames [steps]: 0 where angles say them, and for two axes."""
+    return 0.0 if volume.affine is not None or volume.counts.ndim < 3 else TUNING.angle_error_steps
 
 
 def _left_out(intensities: Intensities, volume: WorkingVolume) -> tuple[str, ...]:

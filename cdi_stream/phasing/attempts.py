@@ -27,6 +27,7 @@ from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import explore, has_agreement, starts_a_round
 from cdi_stream.phasing.finish import finish_finalists
+from cdi_stream.phasing.frame_search import find_shifts
 from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, grid_shapes
@@ -41,7 +42,7 @@ from cdi_stream.phasing.ranking import (
     without_held_out,
 )
 from cdi_stream.phasing.schedules import climb_recipe
-from cdi_stream.phasing.steps import Recipe
+from cdi_stream.phasing.steps import Recipe, descent
 from cdi_stream.phasing.tuning import TUNING
 
 Report = Callable[[str], None]
@@ -52,14 +53,16 @@ class Attempts:
     """The attempts of one search: the measurement with its model, its held-out voxels, and the work that is done.
 
     ``data`` is the measurement ``measured`` with the model that was found, ``kernel`` the coherence kernel of this
-    model (None: coherent light), ``number`` the number of attempts so far, ``is_blur_open`` whether a quick
-    attempt leaves open that the light is partly coherent.
+    model (None: coherent light), ``frame_shifts`` the distances of its frames from even steps, where they were not
+    measured (None: even), ``number`` the number of attempts so far, ``is_blur_open`` whether a quick attempt leaves
+    open that the light is partly coherent.
     """
 
     def __init__(self, data: Measurement, seed: int, search: Search, settings: AutoSettings, report: Report) -> None:
         self.data, self.measured = data, data
         self._seen, self._held = hold_out(data, seed)
         self.kernel: GaussianKernel | None = None
+        self.frame_shifts: Tensor | None = None
         self.is_blur_open = False
         self.search, self.settings, self._report, self._seed = search, settings, report, seed
         self._shapes = grid_shapes(data)
@@ -112,24 +115,23 @@ class Attempts:
         if self._is_kernel_given:
             return pool
         n = TUNING.candidates_for_coherence if is_last else TUNING.candidates_for_quick_coherence
-        blur = look_for_blur(level, pool.best(n), self.search.deadline, self.kernel)
+        least_vox = TUNING.least_blur_vox if is_last else TUNING.hopeless_blur_vox
+        blur = look_for_blur(level, pool.best(n), self.search.deadline, self.kernel, least_vox)
         self.is_blur_open = not is_last and not blur.counts(PLAIN_BLUR) and blur.counts(SUSPECTED_BLUR)
         if not blur.counts(ANY_BLUR if is_last else PLAIN_BLUR):
             return pool
         kernel = blur.kernel
-        self._take(kernel)
+        self._take(kernel, self.frame_shifts)
         _, pool = refine_with(kernel, level, pool, self.search)
         self._report(f"partly coherent, {kernel.text}: {_state(pool, self.search.deadline)}")
         return pool
 
-    def _take(self, kernel: GaussianKernel | None) -> None:
-        """Use this coherence kernel from now on; None: coherent light."""
-        self.kernel = kernel
-        if kernel is None:
-            self.data, self._seen = self.measured, replace(self.measured, valid=self._seen.valid)
-        else:
-            self.data = kernel.apply_to(self.measured)
-            self._seen = replace(self.data, valid=self._seen.valid)
+    def _take(self, kernel: GaussianKernel | None, frame_shifts: Tensor | None = None) -> None:
+        """Use this coherence kernel from now on, and these places of the frames; None: coherent light, even steps."""
+        self.kernel, self.frame_shifts = kernel, frame_shifts
+        data = self.measured if frame_shifts is None else replace(self.measured, frame_shifts=frame_shifts)
+        self.data = data if kernel is None else kernel.apply_to(data)
+        self._seen = replace(self.data, valid=self._seen.valid)
 
     def _level(self, data: Measurement, coarser_share: float | None = None) -> GridLevel:
         return level_of(data, coarser_share, self._known_share)
@@ -157,13 +159,29 @@ class Attempts:
         ]
         pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
         if self.kernel is not None:
-            winner = Batch(crystal=pool.crystal[:1], support=pool.support[:1])
-            self._take(refine_on_finest(level, winner, self.kernel, self.search.deadline))
+            winner = pool.best(1).batch()
+            self._take(refine_on_finest(level, winner, self.kernel, self.search.deadline), self.frame_shifts)
             level = replace(level, data=self._seen)
+        if self.measured.shift_error_steps > 0:
+            level, pool = self._find_shifts(level, pool)
         self._pace_s = (self.search.deadline.passed_s - begin_s) / max(self.search.cycles - begin, 1)
         self._finest = level
         self._report(f"{len(pool)} finalists: {_state(pool, self.search.deadline)}")
         return pool, recipe
+
+    def _find_shifts(self, level: GridLevel, pool: Candidates) -> tuple[GridLevel, Candidates]:
+        """Take the places of the frames that the winner shows into the model; return the finalists refined with it."""
+        shifts = find_shifts(self.data, self._held, pool.best(1).batch(), self.search.deadline)
+        if shifts is None:
+            return level, pool
+        self._take(self.kernel, shifts)
+        level = replace(level, data=self._seen)
+        recipe = descent(TUNING.shift_rounds * TUNING.descent_per_shifts)
+        pool = Candidates.by_score(
+            refine_each(level, [(pool.at(k).batch, recipe) for k in range(len(pool))], self.search)
+        )
+        self._report(f"uneven steps, {float(shifts.square().mean().sqrt()):.2f} steps rms")
+        return level, self.rank(pool)
 
     def finish(self, pool: Candidates, recipe: Recipe) -> tuple[Candidates, Recipe]:
         """Refine the finalists further (step 6); return them and their whole recipe."""
@@ -191,7 +209,7 @@ class Attempts:
         """Return the solution from ranked finalists and the recipe of the first (step 5)."""
         effort = Effort(starts=self.search.starts, cycles=self.search.cycles, recipe=recipe.text)
         solution = conclude(self.data, self._held, pool, effort, self.search.deadline)
-        return replace(solution, kernel=self.kernel)
+        return replace(solution, kernel=self.kernel, frame_shifts=self.frame_shifts)
 
     def rank(self, pool: Candidates) -> Candidates:
         """Return the candidates, best first, by the held-out voxels."""

@@ -34,6 +34,9 @@ steps are the fields of `cdi_stream.phasing.tuning.SearchTuning`, the recipes st
    are refined with a loose and with a tight support; the support wins that gives the smaller product of free
    log-likelihood and amplitude spread.
 
+   Frames whose angles were not measured may lie beside even steps.  The winner shows where
+   (`frame_search.find_shifts`); the finalists are then refined with these places.
+
 5. *Conclude* (`ranking.conclude`).  The winner is fitted to all voxels in its final support.  The correlations of the
    other finalists with it measure the agreement, and a parametric bootstrap measures how far counting noise
    moves it.  If the crystal is not good or the finalists disagree, and time is left, steps 2 to 5 are repeated with
@@ -119,7 +122,7 @@ def _solved(attempts: Attempts, known: Batch | None) -> Solution:
         metrics = metrics_of(solution, attempts.measured)
     if settings.is_thorough and not _is_good(metrics):
         solution = attempts.conclude(*attempts.finish(pool, recipe))
-    is_exact = settings.is_thorough and settings.is_exact and attempts.kernel is None
+    is_exact = settings.is_thorough and settings.is_exact and attempts.data is attempts.measured
     return fit_without_noise(attempts.data, solution, attempts.search.deadline) if is_exact else solution
 
 

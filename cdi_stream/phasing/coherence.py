@@ -22,6 +22,7 @@ from torch import Tensor
 from cdi_stream.phasing.background import LinearBackground, parts
 from cdi_stream.phasing.convolution import convolve, gaussian_transform
 from cdi_stream.phasing.engine import Batch, run
+from cdi_stream.phasing.frames import along_first, frame_matrix
 from cdi_stream.phasing.likelihood import FAINTEST
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 from cdi_stream.phasing.steps import descent
@@ -209,7 +210,9 @@ def _by_variance(field: Tensor, model: Measurement) -> list[Tensor]:
     spectrum = torch.fft.rfftn(field.abs().square())
     if model.coherence is not None:
         spectrum = spectrum * model.coherence
-    return [
-        model.magnitude_scale.square() * torch.fft.irfftn(-2 * math.pi**2 * k * spectrum, s=field.shape)
-        for k in _squared_frequencies(model.magnitude)
+    slopes = [
+        torch.fft.irfftn(-2 * math.pi**2 * k * spectrum, s=field.shape) for k in _squared_frequencies(model.magnitude)
     ]
+    if model.frame_shifts is not None:
+        slopes = [along_first(frame_matrix(model.frame_shifts), slope, model.n_axes) for slope in slopes]
+    return [model.magnitude_scale.square() * slope for slope in slopes]

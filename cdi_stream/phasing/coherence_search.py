@@ -62,7 +62,13 @@ def find_coherence(level: GridLevel, pool: Candidates, deadline: Deadline) -> Ga
     return blur.kernel if blur.counts(ANY_BLUR) else None
 
 
-def look_for_blur(level: GridLevel, pool: Candidates, deadline: Deadline, begin: GaussianKernel | None = None) -> Blur:
+def look_for_blur(
+    level: GridLevel,
+    pool: Candidates,
+    deadline: Deadline,
+    begin: GaussianKernel | None = None,
+    least_vox: float = TUNING.least_blur_vox,
+) -> Blur:
     """Return the kernel with which one of the candidates explains the data best, whether it counts or not.
 
     Parameters
@@ -75,10 +81,12 @@ def look_for_blur(level: GridLevel, pool: Candidates, deadline: Deadline, begin:
         Time limit.
     begin
         Kernel to begin with; None: a kernel of `SearchTuning.first_blur_vox` along each axis.
+    least_vox
+        Width of a kernel, after any round, below which its fit ends [voxels].
     """
     first = begin or GaussianKernel(widths_vox=(TUNING.first_blur_vox,) * level.data.n_axes)
     starts = [Batch(crystal=pool.crystal[k : k + 1], support=pool.support[k : k + 1]) for k in range(len(pool))]
-    fits = side_by_side(partial(_fit, level, first, deadline), starts)
+    fits = side_by_side(partial(_fit, level, first, deadline, least_vox), starts)
     kernel, score = min(fits, key=lambda fit: fit[1])
     without = float(pool.score[0])
     return Blur(kernel=kernel, score=score / without if without > 0 else math.inf)
@@ -119,15 +127,18 @@ def refine_kernel(
     return last[1], last[0]
 
 
-def _fit(level: GridLevel, kernel: GaussianKernel, deadline: Deadline, start: Batch) -> tuple[GaussianKernel, float]:
+def _fit(
+    level: GridLevel, kernel: GaussianKernel, deadline: Deadline, least_vox: float, start: Batch
+) -> tuple[GaussianKernel, float]:
     """Refine one crystal and the kernel in turn; return the kernel and the score of the crystal with it.
 
-    Cycles with shrink-wrap and descent in the support alternate.  The fit ends when the kernel is narrow.
+    Cycles with shrink-wrap and descent in the support alternate.  The fit ends when the kernel is narrower than
+    ``least_vox``.
     """
     batch, recipe = start, coherence_recipe(level.extent_vox)
     for _ in range(TUNING.coherence_rounds):
         kernel, batch = refine_kernel(level, batch, kernel, deadline)
-        if deadline.is_over() or not is_blur(kernel):
+        if deadline.is_over() or max(kernel.widths_vox) <= least_vox:
             break
         model = kernel.apply_to(level.data)
         batch = run_to_end(recipe, model, replace(batch, cycle=0), level.limits(), deadline.is_over)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 
 from torch import Tensor
 
@@ -60,7 +60,7 @@ def finish_finalists(
         return rank_candidates(reduce(Candidates.append, other_finalists, winner), data, held), None
     recipe = reduce(Recipe.then, recipes)
     if len(_affordable((recipe,) * len(other_finalists), pace_s, search.deadline)) == len(other_finalists):
-        results = refine_each(level, [(partial(_batch, finalist), recipe) for finalist in other_finalists], search)
+        results = refine_each(level, [(finalist.batch, recipe) for finalist in other_finalists], search)
         pairs = zip(other_finalists, results, strict=True)
         other_finalists = [min(pair, key=lambda candidate: float(candidate.score[0])) for pair in pairs]
     return rank_candidates(reduce(Candidates.append, other_finalists, winner), data, held), recipe
@@ -74,7 +74,7 @@ def _refine_winner(
     limit = TUNING.largest_llk_rise * free_llk(winner.crystal[0], data, held)[0]
     for _ in range(TUNING.most_refinements):
         recipes = _affordable(finish_recipes(level.extent_vox), pace_s, search.deadline)
-        results = refine_each(level, [(partial(_batch, winner), recipe) for recipe in recipes], search)
+        results = refine_each(level, [(winner.batch, recipe) for recipe in recipes], search)
         better = [
             (candidate, recipe)
             for candidate, recipe in zip(results, recipes, strict=True)
@@ -103,10 +103,6 @@ def _is_below_noise(pool: Candidates, data: Measurement) -> bool:
     """Return whether the winner explains the data far better than counting noise would allow."""
     fit = misfit(pool.crystal[0], data)
     return fit["chi2"] < TUNING.noise_free_misfit * fit["chi2_floor"] and not fits_noise(pool.support[0], data)
-
-
-def _batch(pool: Candidates) -> Batch:
-    return Batch(crystal=pool.crystal, support=pool.support)
 
 
 def fit_without_noise(data: Measurement, solution: Solution, deadline: Deadline) -> Solution:

@@ -43,6 +43,8 @@ class Measurement:
         doi:10.1038/ncomms1994; None for full coherence.
     frame_shifts
         Distance of each frame, along the first axis, from its even step [steps]; None for even steps.
+    shift_error_steps
+        Expected rms error of these distances [steps]; 0 where the angles were measured.
     """
 
     magnitude: Tensor
@@ -51,6 +53,7 @@ class Measurement:
     background: Tensor | None = None
     coherence: Tensor | None = None
     frame_shifts: Tensor | None = None
+    shift_error_steps: float = 0.0
 
     @property
     def n_axes(self) -> int:
@@ -82,14 +85,20 @@ def direct(field: Tensor, n_axes: int) -> Tensor:
 
 def expected_counts(field: Tensor, data: Measurement) -> Tensor:
     """Return the counts that the model predicts for fields F(q) ``(..., *shape)``; differentiable."""
-    intensity = field.real.square() + field.imag.square()
-    if data.coherence is not None:
-        least = kernel_centre(data.coherence, data.magnitude.shape[-1]) * intensity
-        intensity = torch.maximum(blur(intensity, data), least)  # rounding errors of the transform lie above it
+    intensity = even_intensity(field, data)
     if data.frame_shifts is not None:
         intensity = along_first(frame_matrix(data.frame_shifts), intensity, data.n_axes).clamp_min(0)
     counts = data.magnitude_scale.square() * intensity
     return counts if data.background is None else counts + data.background
+
+
+def even_intensity(field: Tensor, data: Measurement) -> Tensor:
+    """Return |F|^2 of fields ``(..., *shape)`` at even steps, convolved with the coherence kernel; differentiable."""
+    intensity = field.real.square() + field.imag.square()
+    if data.coherence is None:
+        return intensity
+    least = kernel_centre(data.coherence, data.magnitude.shape[-1]) * intensity
+    return torch.maximum(blur(intensity, data), least)  # rounding errors of the transform lie above it
 
 
 def blur(intensity: Tensor, data: Measurement) -> Tensor:

@@ -42,6 +42,10 @@ class Candidates:
         """Return the number of candidates."""
         return len(self.score)
 
+    def batch(self) -> Batch:
+        """Return the crystals with their supports, as a recipe takes them."""
+        return Batch(crystal=self.crystal, support=self.support)
+
     def at(self, k: int) -> Candidates:
         """Return candidate number ``k``, counted from 0, alone."""
         return self.without_first(k).best(1)
@@ -121,6 +125,8 @@ class Solution:
         Whether the time ran out before all steps were done.
     kernel
         Coherence kernel that was found; None for coherent light.
+    frame_shifts
+        Distances of the frames from even steps that were found ``(n_frames,)`` [steps]; None as the measurement says.
     """
 
     crystal: Tensor
@@ -133,9 +139,11 @@ class Solution:
     bootstrap_nmse: float = math.nan
     is_truncated: bool = False
     kernel: GaussianKernel | None = None
+    frame_shifts: Tensor | None = None
 
     def model_of(self, data: Measurement) -> Measurement:
         """Return the measurement with the model by which the crystal explains it."""
+        data = data if self.frame_shifts is None else replace(data, frame_shifts=self.frame_shifts)
         return data if self.kernel is None else self.kernel.apply_to(data)
 
 
@@ -220,7 +228,7 @@ def conclude(
     winner = pool.crystal[0]
     free, floor = free_llk(winner, data, held)
     matches = side_by_side(partial(align, winner), list(pool.crystal[1:]))
-    batch = Batch(crystal=winner[None], support=pool.support[:1])
+    batch = pool.best(1).batch()
     if last_recipe is not None:
         batch = run_to_end(last_recipe, data, batch, is_over=deadline.is_over)
     noise = bootstrap_nmse(data, batch, is_over=deadline.is_over)
@@ -252,6 +260,7 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
         **misfit(solution.crystal, data),
         **size_of(solution.support, data),
         **blur_of(solution.kernel, bq),
+        uneven_steps=math.nan if solution.frame_shifts is None else float(solution.frame_shifts.square().mean().sqrt()),
         resolution_m=math.nan if bq is None else resolution,
         resolution_vox=resolution if bq is None else math.nan,
         amplitude_spread=spread,

@@ -156,6 +156,13 @@ class SearchTuning:
     Crystals of a quick search are not quite right yet, which looks like a blur of up to 0.38 voxels.
     """
 
+    hopeless_blur_vox: float = 0.35
+    """Width of a kernel, after its first round, below which a quick search ends its fit.
+
+    Kernels of blurred data grow from round to round, from 0.40 voxels on in 40 trial samples; those of coherent data
+    shrink.
+    """
+
     suspected_blur_score: float = 1.03
     """Relative score with a wide kernel below which a quick search is followed by a thorough one."""
 
@@ -179,6 +186,30 @@ class SearchTuning:
 
     finest_kernel_rounds: int = 5
     """Rounds of refinement of the kernel with the winner on the finest grid."""
+
+    # Places of frames whose angles were not measured, on the finest grid.
+
+    angle_error_steps: float = 0.15
+    """Expected rms distance of such frames from even steps."""
+
+    first_uneven_llk: float = 0.995
+    """Free log-likelihood after the first estimate of the places, over that of even steps, above which no more follow.
+    """
+
+    uneven_llk: float = 0.98
+    """Largest relative free log-likelihood at which the places count.
+
+    Trial samples with even steps: 0.99 and more.  With a scatter of 0.15 steps 0.95 to 1.0, of 0.35 steps 0.83 to 0.99.
+    """
+
+    shift_rounds: int = 3
+    """Rounds of descent and refinement of the places."""
+
+    descent_per_shifts: int = 15
+    """Steps of descent on the crystal between two refinements of the places."""
+
+    largest_shift_step: float = 0.2
+    """Largest change of a frame's place in one refinement [steps]."""
 
     # Candidates from grid to grid.
 
