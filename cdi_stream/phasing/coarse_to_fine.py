@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from cdi_stream.metrics import Metrics
-from cdi_stream.numerics.workers import one_thread_each
+from cdi_stream.numerics.workers import one_thread_each, side_by_side
 from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.coherence_search import find_coherence, improve_kernel, refine_with
 from cdi_stream.phasing.deadline import Deadline
@@ -65,9 +66,9 @@ def solve_large(
     seed
         Seed of the random starts.
     extent
-        Number of random starts.  The first exploration runs ``extent.least_rounds`` rounds with half of its
-        ``starts_a_round`` and a short schedule; while the starts disagree, later explorations run the same rounds with
-        all starts and the full schedule.
+        Number of random starts.  The first explorations run ``extent.least_rounds`` rounds with a short schedule and
+        half of its ``starts_a_round`` among them; while the starts disagree, later explorations run the same rounds
+        with all starts and the full schedule.
     deadline
         Time budget.
 
@@ -167,9 +168,12 @@ def _explored(
 ) -> _Starts:
     """Explore the coarsest grid, and again while the candidates disagree and there is time."""
     level = level_of(coarsen(data, coarsest_shape(data)))
-    pool = climb(level, list(known.result), recipe_for(level.extent_vox), search)
+    of_known, explorations = Search(search.deadline), _random_starts(level, seed, extent, search)
+    refine_known = partial(climb, level, list(known.result), recipe_for(level.extent_vox), of_known)
+    first, pool = side_by_side(lambda job: job(), (partial(next, explorations), refine_known))
+    search.include(of_known)
     search.starts += len(known)
-    for more in _random_starts(level, seed, extent, search):
+    for more in chain((first,), explorations):
         pool = more.merge(pool).best(extent.pool)
         starts = _starts_of(level, pool, 1 + extent.agreeing, search)
         if not agreement(starts.settled) < LEAST_AGREEMENT:
@@ -180,14 +184,15 @@ def _explored(
 def _random_starts(level: GridLevel, seed: int, extent: Exploration, search: Search) -> Iterator[Candidates]:
     """Yield the candidates of one exploration after the other, all with the first variants of the schedule."""
     extent = replace(extent, most_rounds=extent.least_rounds, share=1.0)
-    few = replace(extent, starts_a_round=extent.starts_a_round // 2, length=TUNING.first_check_length)
-    for index in range(1 + TUNING.most_extra_rounds):
-        share = TUNING.more_checks_share if index else TUNING.first_check_share
+    n_few, n_short = TUNING.first_checks, extent.starts_a_round // (2 * TUNING.first_checks)
+    few = replace(extent, starts_a_round=n_short, length=TUNING.first_check_length)
+    for index, one in enumerate([few] * n_few + [extent] * TUNING.most_extra_rounds):
+        share = TUNING.first_check_share if index < n_few else TUNING.more_checks_share
         if index and search.deadline.is_over(share):
             return
         part = Search(search.deadline.part(share))
         with one_thread_each():
-            pool, _ = explore(level, seed, extent if index else few, index * len(VARIANTS), part)
+            pool, _ = explore(level, seed, one, index * len(VARIANTS), part)
         search.include(part)
         yield pool
 
