@@ -85,7 +85,7 @@ def final_recipes(extent: float) -> tuple[Recipe, ...]:
     if extent < TUNING.small_crystal_vox:
         return loose_and_tight(extent)
     loose, last = (_wrap(threshold, _sigma(extent)) for threshold in (0.22, 0.25))
-    return (recipe_of(None, Cycles("AER", 20), loose, Cycles("AER", 40), last, Cycles("AER", 20)),)
+    return (recipe_of(None, Cycles("AER", 10), loose, Cycles("AER", 20), last, Cycles("AER", 10)),)
 
 
 def large_recipe(extent: float) -> Recipe:
