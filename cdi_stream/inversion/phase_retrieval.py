@@ -22,6 +22,7 @@ from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.fourier import from_fourier_order, to_fourier_order
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.auto_settings import QUICK_EXPLORATION, AutoSettings
+from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.coarse_to_fine import solve_large
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
@@ -144,7 +145,9 @@ def _run(recipe: Recipe, data: Measurement, start: Batch, deadline: Deadline) ->
     best = score_batch(data, batch)
     crystal, support = best.crystal[0], best.support[0]
     is_truncated = batch.cycle < recipe.cycles
-    metrics = Metrics(**misfit(crystal, data), **size_of(support, data), cycles=batch.cycle, is_truncated=is_truncated)
+    metrics = Metrics(
+        **misfit(crystal, data), **size_of(support, box_of(data)), cycles=batch.cycle, is_truncated=is_truncated
+    )
     return crystal, support, metrics
 
 

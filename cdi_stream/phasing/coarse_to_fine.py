@@ -90,16 +90,16 @@ def solve_large(
     return LargeSolution(
         crystal=best.result[0],
         support=best.support[0],
-        metrics=_metrics_of(best, model, others_agree, search),
+        metrics=_metrics_of(best, replace(finest, data=model), others_agree, search),
         kernel=kernel,
     )
 
 
-def _metrics_of(best: Batch, data: Measurement, others_agree: float, search: Search) -> Metrics:
+def _metrics_of(best: Batch, level: GridLevel, others_agree: float, search: Search) -> Metrics:
     crystal, support = best.result[0], best.support[0]
     return Metrics(
-        **misfit(crystal, data),
-        **size_of(support, data),
+        **misfit(crystal, level.data),
+        **size_of(support, level.box),
         amplitude_spread=amplitude_spread(crystal, support),
         agreement=others_agree,
         starts=search.starts,

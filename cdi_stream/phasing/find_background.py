@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cdi_stream.phasing.background import LinearBackground, parts
+from cdi_stream.phasing.background import LinearBackground
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.tuning import TUNING
 
@@ -59,34 +59,38 @@ class _Blocks:
 
 
 def _blocks_of(data: Measurement) -> _Blocks:
-    axes = tuple(range(data.n_axes))
-    counts, valid = data.magnitude.square().double(), data.valid.double()
-    size = tuple(max(1, min(TUNING.background_block_vox, n // 8)) for n in data.magnitude.shape)
-
-    def sums(array: Tensor) -> Tensor:
-        """Return the sums over the blocks, ``(n,)``; voxels beyond the last whole block are left out."""
-        array = torch.fft.fftshift(array, axes)
-        for axis, step in enumerate(size):
-            whole = array.shape[axis] // step * step
-            array = array.narrow(axis, 0, whole).unflatten(axis, (whole // step, step)).sum(axis + 1)
-        return array.flatten()
-
-    n_voxels = sums(valid)
+    counts = torch.where(data.valid, data.magnitude, 0.0).square()
+    n_voxels = _sums(data.valid)
     is_measured = n_voxels > 0.5 * n_voxels.max()
     n_voxels = n_voxels[is_measured]
-
-    def means(array: Tensor) -> Tensor:
-        """Return the means over the measured voxels of the blocks."""
-        return sums(array * valid)[is_measured] / n_voxels
-
-    mean = means(counts)
+    mean = _sums(counts)[is_measured] / n_voxels
+    moments = [_sums(data.valid, axis)[is_measured] for axis in range(data.n_axes)]
     return _Blocks(
         mean=mean,
-        variance=means(counts.square()) - mean.square(),
+        variance=_sums(counts.square())[is_measured] / n_voxels - mean.square(),
         n_voxels=n_voxels,
-        place=torch.stack([means(part) for part in parts(counts)], 1),
+        place=torch.stack([torch.ones_like(mean), *(moment / n_voxels for moment in moments)], 1),
         has_noise=bool(((counts - counts.round()).abs() <= 1e-3 * counts.clamp_min(1)).all()),
     )
+
+
+def _sums(array: Tensor, along: int | None = None) -> Tensor:
+    """Return the sums over the blocks of an array in Fourier order, ``(n,)``, float64.
+
+    With ``along``, the voxels are weighted by their place along that axis [voxels].  Voxels beyond the last whole block
+    are left out.
+    """
+    for axis in sorted(range(array.ndim), key=lambda axis: axis == along):  # the weights come last, on the least voxels
+        n = array.shape[axis]
+        step = max(1, min(TUNING.background_block_vox, n // 8))
+        array = torch.fft.fftshift(array, axis).narrow(axis, 0, n // step * step).unflatten(axis, (n // step, step))
+        if axis == along:
+            places = (torch.arange(n // step * step, dtype=torch.float64, device=array.device) - n // 2).reshape(
+                -1, step
+            )
+            array = array * places.reshape(*places.shape, *[1] * (array.ndim - axis - 2))
+        array = array.sum(axis + 1, dtype=torch.float64)
+    return array.flatten()
 
 
 def _plane_below(blocks: _Blocks) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cdi_stream.numerics.workers import n_callers, side_by_side
-from cdi_stream.phasing.autocorrelation import box_of
+from cdi_stream.phasing.autocorrelation import Box, box_of
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.projections import Measurement
@@ -65,6 +65,8 @@ class GridLevel:
     ----------
     data
         The measurement.
+    box
+        The box that the crystal lies in.
     extent_vox
         Mean extent of the crystal along the axes [voxels], smaller if the box of the autocorrelation is more slanted
         than strain alone makes it (`SearchTuning.slant_of_strain`).
@@ -77,6 +79,7 @@ class GridLevel:
     """
 
     data: Measurement
+    box: Box
     extent_vox: float
     box_share: float
     coarser_share: float | None = None
@@ -100,6 +103,7 @@ def level_of(data: Measurement, coarser_share: float | None = None, known_share:
     lean = min(1.0, box.slant / TUNING.slant_of_strain)
     return GridLevel(
         data=data,
+        box=box,
         extent_vox=sum(box.extents_vox) / n_axes * lean ** (1 / n_axes),
         box_share=math.prod(box.extents_vox) * lean / data.magnitude.numel(),
         coarser_share=coarser_share,

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from cdi_stream.phasing.autocorrelation import box_of
+from cdi_stream.phasing.autocorrelation import Box
 from cdi_stream.phasing.coherence import GaussianKernel, coherence_lengths_m
 from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p, voxel_pair
 from cdi_stream.phasing.projections import Measurement, expected_counts, modelled_magnitude, reciprocal
@@ -100,10 +100,10 @@ def _dark_share(magnitude: Tensor, data: Measurement) -> float:
     return dark / total if total > 0 else math.nan
 
 
-def size_of(support: Tensor, data: Measurement) -> SupportSize:
-    """Return the size of a support: as a share of the array, and over the box of the autocorrelation (`box_of`)."""
-    n = float(support.sum())
-    return {"support_fraction": n / support.numel(), "support_over_box": n / box_of(data).volume_vox}
+def size_of(support: Tensor, box: Box) -> SupportSize:
+    """Return the size of a support: as a share of the array, and over the box of the autocorrelation."""
+    n = float(support.count_nonzero())
+    return {"support_fraction": n / support.numel(), "support_over_box": n / box.volume_vox}
 
 
 def blur_of(kernel: GaussianKernel | None, bq: ArrayLike | None) -> Blur:

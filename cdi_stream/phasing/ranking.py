@@ -14,6 +14,7 @@ from torch import Tensor
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import side_by_side
 from cdi_stream.phasing.align import align
+from cdi_stream.phasing.autocorrelation import box_of
 from cdi_stream.phasing.bootstrap import bootstrap_nmse
 from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.deadline import Deadline
@@ -258,7 +259,7 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
     resolution = _resolution(solution, data, bq) if has_several else math.nan
     return Metrics(
         **misfit(solution.crystal, data),
-        **size_of(solution.support, data),
+        **size_of(solution.support, box_of(data)),
         **blur_of(solution.kernel, bq),
         uneven_steps=math.nan if solution.frame_shifts is None else float(solution.frame_shifts.square().mean().sqrt()),
         resolution_m=math.nan if bq is None else resolution,
