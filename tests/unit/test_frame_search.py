@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from cdi_stream.files.intensities.volume import Intensities
+from cdi_stream.geometry.affine import AffineMap
+from cdi_stream.interface.phase_counts import PhaseOptions, method_settings, phase_counts
 from cdi_stream.numerics.fourier import from_fourier_order
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.engine import Batch
@@ -72,6 +76,28 @@ def test_even_frames_are_not_moved():
     data, truth, _ = counted(1e6, 0.0)
     _, held = hold_out(data, seed=1)
     assert find_shifts(data, held, Batch(crystal=truth[None], support=truth[None].abs() > 0.1), unlimited()) is None
+
+
+@pytest.mark.parametrize("are_angles_known", [False, True])
+def test_places_are_unknown_where_no_geometry_says_the_angles(are_angles_known):
+    data, _, _ = counted(1e7, SCATTER)
+    counts = from_fourier_order(data.magnitude.square()).numpy()
+    affine = AffineMap(
+        shape=counts.shape,
+        q0=np.array([0.0, 0.0, 1e10]),
+        bq=1e7 * np.fliplr(np.eye(3)),
+        sample_to_lab=np.eye(3),
+        coordinates="detector",
+    )
+    intensities = Intensities(
+        counts=counts,
+        valid_pixels=counts >= 0,
+        axes=("frame", "row", "col"),
+        source="simulated",
+        affine=affine if are_angles_known else None,
+    )
+    options = PhaseOptions(method="auto", settings=method_settings(budget_s=60.0, seed=1), deadline=unlimited())
+    assert math.isnan(phase_counts(intensities, options).metrics.uneven_steps) == are_angles_known
 
 
 def test_a_search_finds_uneven_frames_and_a_better_crystal():
