@@ -12,6 +12,7 @@ SHOWN = (
     *("chi2", "chi2_floor", "r_p", "agreement", "bootstrap_nmse", "amplitude_spread", "support_fraction"),
     "dark_share",
     "background_share",
+    "uneven_steps",
     *("resolution_m", "resolution_vox", "voxel_size_m", "size_lab_x_nm", "size_lab_y_nm", "size_lab_z_nm"),
     *("d_spacing_m", "strain_low", "strain_high"),
     *("coherence_lab_x_nm", "coherence_lab_y_nm", "coherence_lab_z_nm", "coherence_error"),

@@ -26,7 +26,7 @@ PHASED = (
     *("support_over_box", "agreement", "first_mode", "resolution_m", "resolution_vox", "bootstrap_nmse"),
     *("blur_frame_vox", "blur_row_vox", "blur_col_vox"),
     *("coherence_lab_x_nm", "coherence_lab_y_nm", "coherence_lab_z_nm", "coherence_error"),
-    *("dark_share", "background_share", "is_truncated", "starts", "cycles"),
+    *("uneven_steps", "dark_share", "background_share", "is_truncated", "starts", "cycles"),
 )
 """Metrics that the command prints."""
 
