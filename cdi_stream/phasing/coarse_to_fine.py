@@ -66,9 +66,9 @@ def solve_large(
     seed
         Seed of the random starts.
     extent
-        Number of random starts.  The first explorations run ``extent.least_rounds`` rounds with a short schedule and
-        half of its ``starts_a_round`` among them; while the starts disagree, later explorations run the same rounds
-        with all starts and the full schedule.
+        Number of random starts.  The first exploration runs ``extent.least_rounds`` rounds with half of its
+        ``starts_a_round`` and a short schedule; while the starts disagree, later explorations run the same rounds with
+        all starts and the full schedule.
     deadline
         Time budget.
 
@@ -184,15 +184,14 @@ def _explored(
 def _random_starts(level: GridLevel, seed: int, extent: Exploration, search: Search) -> Iterator[Candidates]:
     """Yield the candidates of one exploration after the other, all with the first variants of the schedule."""
     extent = replace(extent, most_rounds=extent.least_rounds, share=1.0)
-    n_few, n_short = TUNING.first_checks, extent.starts_a_round // (2 * TUNING.first_checks)
-    few = replace(extent, starts_a_round=n_short, length=TUNING.first_check_length)
-    for index, one in enumerate([few] * n_few + [extent] * TUNING.most_extra_rounds):
-        share = TUNING.first_check_share if index < n_few else TUNING.more_checks_share
+    few = replace(extent, starts_a_round=extent.starts_a_round // 2, length=TUNING.first_check_length)
+    for index in range(1 + TUNING.most_extra_rounds):
+        share = TUNING.more_checks_share if index else TUNING.first_check_share
         if index and search.deadline.is_over(share):
             return
         part = Search(search.deadline.part(share))
         with one_thread_each():
-            pool, _ = explore(level, seed, one, index * len(VARIANTS), part)
+            pool, _ = explore(level, seed, extent if index else few, index * len(VARIANTS), part)
         search.include(part)
         yield pool
 

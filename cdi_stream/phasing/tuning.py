@@ -294,9 +294,6 @@ class SearchTuning:
 
     # Random starts of a large volume.
 
-    first_checks: int = 2
-    """Explorations among which the first random starts of a large volume are divided; agreement ends them."""
-
     first_check_share: float = 0.4
     """Share of the time budget at which the first random starts of a large volume end."""
 
