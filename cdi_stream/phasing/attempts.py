@@ -39,6 +39,7 @@ from cdi_stream.phasing.ranking import (
     conclude,
     hold_out,
     rank_candidates,
+    with_model,
     without_held_out,
 )
 from cdi_stream.phasing.schedules import climb_recipe
@@ -129,8 +130,7 @@ class Attempts:
     def _take(self, kernel: GaussianKernel | None, frame_shifts: Tensor | None = None) -> None:
         """Use this coherence kernel from now on, and these places of the frames; None: coherent light, even steps."""
         self.kernel, self.frame_shifts = kernel, frame_shifts
-        data = self.measured if frame_shifts is None else replace(self.measured, frame_shifts=frame_shifts)
-        self.data = data if kernel is None else kernel.apply_to(data)
+        self.data = with_model(self.measured, kernel, frame_shifts)
         self._seen = replace(self.data, valid=self._seen.valid)
 
     def _level(self, data: Measurement, coarser_share: float | None = None) -> GridLevel:

@@ -15,7 +15,7 @@ from torch import Tensor
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch, run_to_end
 from cdi_stream.phasing.frames import along_first, frame_slopes
-from cdi_stream.phasing.projections import Measurement, even_intensity, expected_counts, reciprocal
+from cdi_stream.phasing.projections import Measurement, counts_of, even_intensity, reciprocal
 from cdi_stream.phasing.quality import free_llk
 from cdi_stream.phasing.steps import descent
 from cdi_stream.phasing.tuning import TUNING
@@ -62,9 +62,9 @@ def improve_shifts(crystal: Tensor, data: Measurement) -> Tensor:
     n_axes, shifts = data.n_axes, data.frame_shifts
     shifts = data.magnitude.new_zeros(len(data.magnitude)) if shifts is None else shifts
     model = replace(data, frame_shifts=shifts)
-    field = reciprocal(crystal, n_axes)
-    expected = expected_counts(field, model)
-    slope = data.magnitude_scale.square() * along_first(frame_slopes(shifts), even_intensity(field, model), n_axes)
+    even = even_intensity(reciprocal(crystal, n_axes), model)
+    expected = counts_of(even, model)
+    slope = data.magnitude_scale.square() * along_first(frame_slopes(shifts), even, n_axes)
     weighted = torch.where(data.valid, slope, 0.0) / (expected + 1)
     information = (weighted * slope).flatten(1).sum(1) + data.shift_error_steps**-2
     uphill = (weighted * (data.magnitude.square() - expected)).flatten(1).sum(1) - shifts * data.shift_error_steps**-2

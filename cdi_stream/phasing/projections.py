@@ -85,7 +85,11 @@ def direct(field: Tensor, n_axes: int) -> Tensor:
 
 def expected_counts(field: Tensor, data: Measurement) -> Tensor:
     """Return the counts that the model predicts for fields F(q) ``(..., *shape)``; differentiable."""
-    intensity = even_intensity(field, data)
+    return counts_of(even_intensity(field, data), data)
+
+
+def counts_of(intensity: Tensor, data: Measurement) -> Tensor:
+    """Return the counts that the model predicts for intensities of `even_intensity` ``(..., *shape)``."""
     if data.frame_shifts is not None:
         intensity = along_first(frame_matrix(data.frame_shifts), intensity, data.n_axes).clamp_min(0)
     counts = data.magnitude_scale.square() * intensity

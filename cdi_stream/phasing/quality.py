@@ -68,9 +68,7 @@ def misfit(crystal: Tensor, data: Measurement) -> Misfit:
         ground = data.background.clamp_max(magnitude.square())[data.valid].sum()
         share = float(ground) / max(float(measured.square().sum()), 1e-30)
     return {
-        "chi2": float(chi2(model, measured)),
-        "r_p": float(r_p(model, measured)),
-        "dark_share": _dark_share(magnitude, data),
+        **_explained(magnitude, model, measured, data),
         "chi2_floor": float(chi2_floor(model, measured)),
         "background_share": share,
     }
@@ -82,7 +80,11 @@ def explained(crystal: Tensor, data: Measurement) -> Explained:
     ``dark_share`` is the share of the crystal's intensity in voxels that were not measured.
     """
     magnitude = modelled_magnitude(crystal, data)
-    model, measured = voxel_pair(magnitude, data.magnitude, data.valid)
+    return _explained(magnitude, *voxel_pair(magnitude, data.magnitude, data.valid), data)
+
+
+def _explained(magnitude: Tensor, model: Tensor, measured: Tensor, data: Measurement) -> Explained:
+    """Return `explained` for the modelled magnitude; ``model`` and ``measured`` are magnitudes of the valid voxels."""
     return {
         "chi2": float(chi2(model, measured)),
         "r_p": float(r_p(model, measured)),

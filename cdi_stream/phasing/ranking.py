@@ -144,8 +144,13 @@ class Solution:
 
     def model_of(self, data: Measurement) -> Measurement:
         """Return the measurement with the model by which the crystal explains it."""
-        data = data if self.frame_shifts is None else replace(data, frame_shifts=self.frame_shifts)
-        return data if self.kernel is None else self.kernel.apply_to(data)
+        return with_model(data, self.kernel, self.frame_shifts)
+
+
+def with_model(data: Measurement, kernel: GaussianKernel | None, frame_shifts: Tensor | None) -> Measurement:
+    """Return a measurement with a coherence kernel and places of its frames; None leaves its own."""
+    data = data if frame_shifts is None else replace(data, frame_shifts=frame_shifts)
+    return data if kernel is None else kernel.apply_to(data)
 
 
 def score_batch(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
