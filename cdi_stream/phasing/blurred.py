@@ -5,6 +5,7 @@ They follow `cdi_stream.phasing.kernels`: on the CPU numba compiles each pass, o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ _PRECISIONS = ((complex64, float32), (complex128, float64))
 
 LEAST_COUNTS = 1e-12
 """Smallest expected counts that divide measured counts."""
+
+FAINTEST = 1e-9
+"""Smallest expected counts of a voxel that has a slope [counts]: keeps slopes finite where a field is zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +73,44 @@ def scale_to_counts(field: Tensor, blurred: Tensor, model: CountsModel) -> None:
         Measured counts and what turns intensities into counts.
     """
     if field.device.type == "cpu":
-        fields, smooth = _rows(field), _rows(blurred)
-        target, scale, ground = (
-            array.reshape(-1).numpy() for array in (model.magnitude, model.squared_scale, model.background)
-        )
-        least = target.dtype.type(model.least)
-        in_parts(lambda begin, end: _scale(fields, smooth, target, scale, ground, least, begin, end), target.size)
+        _in_parts(_scale, field, blurred, model)
     else:
         intensity = torch.maximum(blurred, model.least * power(field))
         expected = (model.squared_scale * intensity + model.background).clamp_min(LEAST_COUNTS)
         field *= torch.where(model.magnitude < 0, 1.0, model.magnitude / expected.sqrt())
+
+
+def slope_by_intensity(field: Tensor, blurred: Tensor, model: CountsModel) -> None:
+    """Replace blurred intensities by the slope of the amplitude loss by them: scale^2 (1 - sqrt(n / lambda)).
+
+    Zero where no counts were measured, and where the expected counts lambda lie below `FAINTEST`.
+
+    Parameters
+    ----------
+    field
+        Fields F(q) ``(starts, *shape)``.
+    blurred
+        Their blurred intensities, which are overwritten.
+    model
+        Measured counts n and what turns intensities into expected counts.
+    """
+    if field.device.type == "cpu":
+        _in_parts(_slope, field, blurred, model)
+    else:
+        intensity = torch.maximum(blurred, model.least * power(field))
+        expected = model.squared_scale * intensity + model.background
+        slope = model.squared_scale * (1 - model.magnitude / expected.clamp_min(FAINTEST).sqrt())
+        blurred.copy_(torch.where((model.magnitude < 0) | (expected <= FAINTEST), 0.0, slope))
+
+
+def _in_parts(loop: Callable[..., None], field: Tensor, blurred: Tensor, model: CountsModel) -> None:
+    """Run a compiled loop over fields, their blurred intensities and the model, split over the threads."""
+    fields, smooth = _rows(field), _rows(blurred)
+    target, scale, ground = (
+        array.reshape(-1).numpy() for array in (model.magnitude, model.squared_scale, model.background)
+    )
+    least = target.dtype.type(model.least)
+    in_parts(lambda begin, end: loop(fields, smooth, target, scale, ground, least, begin, end), target.size)
 
 
 def _rows(array: Tensor) -> Array:
@@ -115,3 +147,26 @@ def _scale(  # pragma: no cover - compiled
             expected = factor[i] * max(smooth[i], own) + ground[i]
             ratio = target[i] / np.sqrt(max(expected, tiny))
             field[i] = value * (ratio if target[i] >= 0 else unity)
+
+
+@compile_loop([void(c[:, ::1], f[:, ::1], f[::1], f[::1], f[::1], f, int64, int64) for c, f in _PRECISIONS])
+def _slope(  # pragma: no cover - compiled
+    fields: Array,
+    blurred: Array,
+    magnitude: Array,
+    scale: Array,
+    background: Array,
+    least: float,
+    begin: int,
+    end: int,
+) -> None:
+    zero, unity, faintest = magnitude.dtype.type(0), magnitude.dtype.type(1), magnitude.dtype.type(FAINTEST)
+    target, factor, ground = magnitude[begin:end], scale[begin:end], background[begin:end]
+    for row in range(fields.shape[0]):
+        field, smooth = fields[row][begin:end], blurred[row][begin:end]
+        for i in range(field.shape[0]):
+            value = field[i]
+            own = least * (value.real * value.real + value.imag * value.imag)
+            expected = factor[i] * max(smooth[i], own) + ground[i]
+            slope = factor[i] * (unity - target[i] / np.sqrt(max(expected, faintest)))
+            smooth[i] = slope if (target[i] >= 0) and (expected > faintest) else zero

@@ -15,24 +15,34 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cdi_stream.phasing.likelihood import FAINTEST, field_gradient
-from cdi_stream.phasing.projections import Measurement, Projector, direct, reciprocal
+from cdi_stream.phasing.blurred import FAINTEST, slope_by_intensity
+from cdi_stream.phasing.kernels import multiply
+from cdi_stream.phasing.projections import CountsFromField, Measurement, Projector, direct, reciprocal
 
 Descend = Callable[[Tensor], Tensor]
 """Returns crystals ``(starts, *shape)`` after one step down the amplitude loss, regardless of the support."""
 
 
 class Momentum:
-    """Descent with momentum of crystals ``(starts, *shape)`` in supports that stay as they are.
+    """Descent with momentum of crystals ``(starts, *shape)`` in supports; the starts are independent.
 
-    ``crystal`` becomes zero outside of ``support``; the starts are independent.
+    ``crystal`` becomes zero outside of ``support``.
     """
 
     def __init__(self, descend: Descend, crystal: Tensor, support: Tensor) -> None:
-        crystal *= support
-        self._descend, self._inside = descend, _Inside(support)
-        self._values, self._extrapolation = self._inside.take(crystal), crystal.clone()
+        self._descend, self._extrapolation = descend, crystal.clone()
         self._age = torch.zeros(len(support), device=crystal.device)
+        self.confine(crystal, support)
+
+    def confine(self, crystal: Tensor, support: Tensor) -> None:
+        """Go on in other supports: the momentum of the voxels that stay inside stays.
+
+        ``crystal`` is the array of the last step; it becomes zero outside of ``support``.
+        """
+        crystal *= support
+        self._extrapolation *= support
+        self._inside = _Inside(support)
+        self._values = self._inside.take(crystal)
 
     def step(self, crystal: Tensor) -> None:
         """Take one step; ``crystal`` is the array of the last step, and is overwritten."""
@@ -53,10 +63,15 @@ def descent_of(data: Measurement, project: Projector) -> Descend:
     if is_pointwise and bool((data.magnitude_scale[data.valid].square() == strongest).all()):
         return project
 
+    counts = CountsFromField(data)
+
     def descend(crystal: Tensor) -> Tensor:
-        """Return the crystals after one step."""
+        """Return the crystals after one step: the gradient is twice the slope by |F|^2 times the field."""
         field = reciprocal(crystal, data.n_axes)
-        return crystal - direct(field_gradient(field, data), data.n_axes) / (2 * strongest)
+        slope = counts.intensity(field)
+        slope_by_intensity(field, slope, counts.model)
+        multiply(field, counts.back(slope).div_(-strongest).add_(1))
+        return direct(field, data.n_axes)
 
     return descend
 

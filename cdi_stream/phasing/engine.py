@@ -140,9 +140,8 @@ class _State:
             case "DM":
                 projections.difference_map(crystal, self._project, mask, beta)
         self._n_cycles += 1
-        if support is None and self.mode != "fixed" and self.shrink_wrap and self.shrink_wrap.is_due(self._n_cycles):
-            self._support = update_support(self._support, crystal, self.shrink_wrap, self.mode, self._limits)
-            self._momentum = None
+        if support is None:
+            self._update_support()
         if self.clip.is_due(self._n_cycles):
             clip(crystal, self._support, self.clip.low, self.clip.high)
             self._momentum = None
@@ -150,8 +149,16 @@ class _State:
             self._sum = crystal.clone() if self._sum is None else self._sum.add_(crystal)
         return Batch(crystal=crystal, support=self._support, cycle=self._n_cycles)
 
+    def _update_support(self) -> None:
+        """Update the support if that is due; a descent keeps its momentum."""
+        if self.mode == "fixed" or self.shrink_wrap is None or not self.shrink_wrap.is_due(self._n_cycles):
+            return
+        self._support = update_support(self._support, self._crystal, self.shrink_wrap, self.mode, self._limits)
+        if self._momentum is not None:
+            self._momentum.confine(self._crystal, self._support)
+
     def _momentum_on(self, support: Tensor) -> Momentum:
-        """Return the descent as it is, or a new one after anything else changed the crystal or the support."""
+        """Return the descent as it is, or a new one after anything else changed the crystal."""
         if self._descend is None:
             self._descend = descent_of(self._data, self._project)
         if self._momentum is None:

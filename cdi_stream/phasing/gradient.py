@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cdi_stream.phasing.blurred import FAINTEST
 from cdi_stream.phasing.engine import Batch, run
-from cdi_stream.phasing.likelihood import FAINTEST
 from cdi_stream.phasing.measures import chi2, chi2_floor
 from cdi_stream.phasing.projections import Measurement, expected_counts, modelled_magnitude, reciprocal
 from cdi_stream.phasing.steps import Cycles, descent, recipe_of

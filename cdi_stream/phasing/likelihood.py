@@ -19,14 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cdi_stream.phasing.blurred import FAINTEST
 from cdi_stream.phasing.convolution import convolve
 from cdi_stream.phasing.frames import along_first, frame_matrix
 from cdi_stream.phasing.projections import Measurement, direct, expected_counts, reciprocal
 
 Loss = Literal["amplitude", "poisson"]
-
-FAINTEST = 1e-9
-"""Smallest expected counts of a voxel [counts]: keeps the slopes finite where a field is zero."""
 
 
 def loss(field: Tensor, data: Measurement, kind: Loss = "amplitude") -> Tensor:

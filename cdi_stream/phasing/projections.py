@@ -132,6 +132,29 @@ LEAST_BESIDE = 0.05
 """Smallest intensity of a frame beside its even step, relative to that at the step; limits the factor near minima."""
 
 
+class CountsFromField:
+    """The model of the counts of a measurement that is not plain, with its arrays ready for many cycles."""
+
+    def __init__(self, data: Measurement) -> None:
+        self._data, self.model = data, _counts_model(data)
+        self._frames = None if data.frame_shifts is None else frame_matrix(data.frame_shifts)
+
+    def intensity(self, field: Tensor) -> Tensor:
+        """Return the intensities of fields ``(starts, *shape)``: blurred, and at the places of the frames."""
+        intensity = blur(power(field), self._data)
+        if self._frames is not None:
+            intensity = along_first(self._frames, intensity, self._data.n_axes)
+        return intensity.contiguous()
+
+    def back(self, slope: Tensor) -> Tensor:
+        """Return slopes by `intensity` as slopes by |F|^2: the transposed operations in reverse order."""
+        if self._frames is not None:
+            slope = along_first(self._frames.T, slope, self._data.n_axes)
+        if self._data.coherence is not None:
+            slope = convolve(slope, self._data.coherence.conj(), self._data.n_axes)
+        return slope.contiguous()
+
+
 class Projector:
     """Projection on the measured magnitudes: crystals get them, keep their phases, and stay as they are elsewhere.
 
@@ -140,21 +163,17 @@ class Projector:
     """
 
     def __init__(self, data: Measurement) -> None:
-        self._data, self._target = data, data.target.contiguous()
-        self._model = None if data.is_plain else _counts_model(data)
-        self._frames = None if data.frame_shifts is None else frame_matrix(data.frame_shifts)
+        self._n_axes, self._target = data.n_axes, data.target.contiguous()
+        self._counts = None if data.is_plain else CountsFromField(data)
 
     def __call__(self, crystal: Tensor) -> Tensor:
         """Return the projection of crystals ``(starts, *shape)``."""
-        field = reciprocal(crystal, self._data.n_axes)
-        if self._model is None:
+        field = reciprocal(crystal, self._n_axes)
+        if self._counts is None:
             rescale(field, self._target)
         else:
-            intensity = blur(power(field), self._data)
-            if self._frames is not None:
-                intensity = along_first(self._frames, intensity, self._data.n_axes)
-            scale_to_counts(field, intensity.contiguous(), self._model)
-        return direct(field, self._data.n_axes)
+            scale_to_counts(field, self._counts.intensity(field), self._counts.model)
+        return direct(field, self._n_axes)
 
 
 def _counts_model(data: Measurement) -> CountsModel:

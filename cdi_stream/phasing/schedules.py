@@ -91,13 +91,12 @@ def final_recipes(extent: float) -> tuple[Recipe, ...]:
 def large_recipe(extent: float) -> Recipe:
     """Return the recipe of the finest grid of a large volume.
 
-    Its descent ends with the loose support: with the tight support of a search a rim about a measured crystal stayed
-    (decision record 0024).  Half as many steps explain the counts as well, but reduce the rim less (decision record
-    0028).
+    Its descent ends with the loose support: a tight one cuts into strained crystals (decision record 0024).  Fewer
+    steps leave more of a rim about a measured crystal, more updates of the support cut deeper (decision record 0029).
     """
     if extent < TUNING.small_crystal_vox:
         return final_recipes(extent)[-1]
-    return recipe_of(_wrap(0.22, _sigma(extent), after=20), Cycles("AER", 80))
+    return recipe_of(_wrap(0.22, _sigma(extent), after=20), Cycles("AER", 50))
 
 
 def loose_and_tight(extent: float) -> tuple[Recipe, Recipe]:
