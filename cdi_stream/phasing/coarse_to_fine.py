@@ -66,9 +66,9 @@ def solve_large(
     seed
         Seed of the random starts.
     extent
-        Number of random starts.  The first exploration runs ``extent.least_rounds`` rounds with half of its
-        ``starts_a_round`` and a short schedule; while the starts disagree, later explorations run the same rounds with
-        all starts and the full schedule.
+        Number of random starts.  The first two explorations run ``extent.least_rounds`` rounds with a quarter of its
+        ``starts_a_round`` and a short schedule, the second one while the starts disagree; while they still disagree,
+        later explorations run as many rounds with all starts and the full schedule.
     deadline
         Time budget.
 
@@ -184,14 +184,14 @@ def _explored(
 def _random_starts(level: GridLevel, seed: int, extent: Exploration, search: Search) -> Iterator[Candidates]:
     """Yield the candidates of one exploration after the other, all with the first variants of the schedule."""
     extent = replace(extent, most_rounds=extent.least_rounds, share=1.0)
-    few = replace(extent, starts_a_round=extent.starts_a_round // 2, length=TUNING.first_check_length)
-    for index in range(1 + TUNING.most_extra_rounds):
-        share = TUNING.more_checks_share if index else TUNING.first_check_share
+    few = replace(extent, starts_a_round=extent.starts_a_round // 4, length=TUNING.first_check_length)
+    first, later = (few, TUNING.first_check_share), (extent, TUNING.more_checks_share)
+    for index, (portion, share) in enumerate((first, first) + TUNING.most_extra_rounds * (later,)):
         if index and search.deadline.is_over(share):
-            return
+            continue
         part = Search(search.deadline.part(share))
         with one_thread_each():
-            pool, _ = explore(level, seed, extent if index else few, index * len(VARIANTS), part)
+            pool, _ = explore(level, seed, portion, index * len(VARIANTS), part)
         search.include(part)
         yield pool
 

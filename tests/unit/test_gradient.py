@@ -123,6 +123,21 @@ def test_momentum_beats_error_reduction():
     assert (best < 0.8 * other).all()
 
 
+def test_a_new_support_does_not_stop_the_momentum(monkeypatch):
+    """An update that leaves the support as it is changes nothing, and a smaller support cuts the crystal."""
+    crystal = truth()
+    data, start = measured(crystal), starts(crystal, 2)
+    often = recipe_of(ShrinkWrap(every=4, after=0), Cycles("AER", 30))
+    monkeypatch.setattr("cdi_stream.phasing.engine.update_support", lambda support, *_: support)
+    torch.testing.assert_close(last(data, start, often).crystal, last(data, start, descent(30)).crystal)
+    smaller = threshold_support(crystal.abs()[None], 0.6, 0.5).expand(2, N, N, N).contiguous()
+    monkeypatch.setattr("cdi_stream.phasing.engine.update_support", lambda *_: smaller)
+    found = [batch.result.clone() for batch in run(often, data, start)]
+    assert not any(crystals[~smaller].any() for crystals in found[4:])
+    losses = [float(loss(reciprocal(crystals, 3), data).sum()) for crystals in found[4:]]
+    assert losses[-1] < losses[0]
+
+
 def test_uneven_gain_and_background_are_in_the_loss_that_falls():
     crystal = truth()
     plain = measured(crystal)

@@ -10,8 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from cdi_stream.phasing.descent import descent_of
 from cdi_stream.phasing.likelihood import crystal_gradient, field_gradient, loss
-from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.projections import Measurement, Projector, expected_counts, reciprocal
 
 SHAPES = [(11,), (8, 9), (6, 7, 8)]
 KINDS = ["amplitude", "poisson"]
@@ -68,6 +69,18 @@ def test_the_gradient_is_the_difference_of_losses(kind, shape, is_plain):
     difference = (loss(field + step * direction, data, kind) - loss(field - step * direction, data, kind)) / (2 * step)
     slope = (gradient.conj() * direction).real.flatten(1).sum(1)
     torch.testing.assert_close(difference, slope, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["uneven", "blurred", "blurred with shifts"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_of_descent_is_the_gradient_over_twice_the_largest_squared_scale(shape, model):
+    data = measurement(shape, is_plain=model == "uneven")
+    if model == "blurred":
+        data = replace(data, frame_shifts=None)
+    crystal = crystals(shape)
+    strongest = data.magnitude_scale[data.valid].square().max()
+    expected = crystal - crystal_gradient(crystal, data) / (2 * strongest)
+    torch.testing.assert_close(descent_of(data, Projector(data))(crystal), expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
