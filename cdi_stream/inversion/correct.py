@@ -109,7 +109,8 @@ def support_to(
 
 def _box(density: Tensor, margin: int = 6) -> tuple[NDArray[np.intp], Shape]:
     """Return first voxel and even shape of a crystal's bounding box, with a margin [voxels], inside the array."""
-    box = bounding_box((density.abs() > 1e-6 * density.abs().amax()).cpu().numpy())
+    amplitude = density.abs()
+    box = bounding_box((amplitude > 1e-6 * amplitude.amax()).cpu().numpy())
     first, shape = [], []
     for along, n in zip(box, density.shape, strict=True):
         low, high = (along.start, along.stop) if along.stop else (0, n)  # an empty crystal has no box

@@ -22,19 +22,22 @@ from cdi_stream.phasing.tuning import TUNING
 def find_background(data: Measurement) -> LinearBackground | None:
     """Return the background of a measurement; None if there is none to tell from diffraction."""
     blocks = _blocks_of(data)
-    if len(blocks.mean) <= blocks.place.shape[1] or not float(data.magnitude.square()[data.valid].sum()) > 0:
+    total = _sum_of_valid(data.magnitude.square(), data)
+    if len(blocks.mean) <= blocks.place.shape[1] or not total > 0:
         return None
     plane = _plane_below(blocks)
     contrast, error = _contrast(blocks, plane)
     first, *slopes = plane.tolist()
     first *= 1 - max(contrast - error, 0.0) ** 0.5
     background = LinearBackground(counts=max(first, 0.0), slopes=tuple(slopes))
-    expected = background.on(data.magnitude)
-    counts = data.magnitude.square()
-    share = float(expected[data.valid].double().sum() / counts[data.valid].double().sum())
+    share = _sum_of_valid(background.on(data.magnitude), data) / total
     least, largest = TUNING.background_shares
     is_known = least < share < largest and contrast < TUNING.background_contrast
     return background if is_known else None
+
+
+def _sum_of_valid(values: Tensor, data: Measurement) -> float:
+    return float(torch.where(data.valid, values, 0.0).sum(dtype=torch.float64))
 
 
 def with_background(data: Measurement) -> Measurement:
