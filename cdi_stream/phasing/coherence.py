@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cdi_stream.phasing.background import LinearBackground, parts
+from cdi_stream.phasing.blurred import FAINTEST
 from cdi_stream.phasing.convolution import convolve, gaussian_transform
 from cdi_stream.phasing.engine import Batch, run
 from cdi_stream.phasing.frames import along_first, frame_matrix
-from cdi_stream.phasing.likelihood import FAINTEST
 from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
 from cdi_stream.phasing.steps import descent
 

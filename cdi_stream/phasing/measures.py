@@ -81,7 +81,8 @@ def _noise_table() -> NDArray[np.float64]:
     n = np.arange(200)
     log_factorial = np.cumsum(np.log(np.maximum(n, 1)))
     log_p = 2 * n * np.log(np.maximum(root, 1e-150))[:, None] - root[:, None] ** 2 - log_factorial
-    return (np.exp(log_p) * (np.sqrt(n) - root[:, None]) ** 2).sum(1)
+    table: NDArray[np.float64] = (np.exp(log_p) * (np.sqrt(n) - root[:, None]) ** 2).sum(1)
+    return table
 
 
 def r_p(model_magnitude: Tensor, magnitude: Tensor, valid: Tensor | None = None) -> Tensor:
