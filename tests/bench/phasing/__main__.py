@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import session
-from tests.bench.phasing import curves, quality, real, speed, starts, trust, zoo, zoo_peers
+from tests.bench.phasing import curves, large, quality, real, speed, starts, trust, zoo, zoo_peers
 from tests.bench.record import Experiment
 
 
@@ -20,6 +20,7 @@ def experiments(seconds: float) -> dict[str, Experiment]:
         "exact": Experiment(cases=quality.exact, table=quality.exact_table),
         "quality": Experiment(cases=quality.quality, table=partial(quality.table, "Quality")),
         "quality-one": Experiment(cases=quality.quality_one, table=partial(quality.table, "Quality, one random start")),
+        "large": Experiment(cases=large.cases, table=large.table),
         "verdict": Experiment(cases=trust.cases, table=trust.table),
         "zoo": Experiment(cases=zoo.cases, table=partial(zoo.tables, "Zoo, auto in 30 s")),
         "zoo-live": Experiment(cases=zoo.live_cases, table=partial(zoo.tables, "Zoo, live search")),
