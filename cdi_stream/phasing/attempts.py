@@ -19,6 +19,7 @@ from cdi_stream.phasing.coherence_search import (
     ANY_BLUR,
     PLAIN_BLUR,
     SUSPECTED_BLUR,
+    look_again,
     look_for_blur,
     refine_on_finest,
     refine_with,
@@ -42,7 +43,7 @@ from cdi_stream.phasing.ranking import (
     with_model,
     without_held_out,
 )
-from cdi_stream.phasing.schedules import climb_recipe
+from cdi_stream.phasing.schedules import climb_recipe, mend_recipe
 from cdi_stream.phasing.steps import Recipe, descent
 from cdi_stream.phasing.tuning import TUNING
 
@@ -55,8 +56,8 @@ class Attempts:
 
     ``data`` is the measurement ``measured`` with the model that was found, ``kernel`` the coherence kernel of this
     model (None: coherent light), ``frame_shifts`` the distances of its frames from even steps, where they were not
-    measured (None: even), ``number`` the number of attempts so far, ``is_blur_open`` whether a quick attempt leaves
-    open that the light is partly coherent.
+    measured (None: even), ``number`` the number of attempts so far, ``suspected_kernel`` the kernel of partly coherent
+    light that a quick attempt leaves open (None: nothing is open).
     """
 
     def __init__(self, data: Measurement, seed: int, search: Search, settings: AutoSettings, report: Report) -> None:
@@ -64,7 +65,7 @@ class Attempts:
         self._seen, self._held = hold_out(data, seed)
         self.kernel: GaussianKernel | None = None
         self.frame_shifts: Tensor | None = None
-        self.is_blur_open = False
+        self.suspected_kernel: GaussianKernel | None = None
         self.search, self.settings, self._report, self._seed = search, settings, report, seed
         self._shapes = grid_shapes(data)
         self._finest: GridLevel
@@ -87,10 +88,14 @@ class Attempts:
         self._report(f"{self.search.starts} starts on {self._shapes[0]}: {_state(pool, deadline)}")
         is_clear = has_agreement(pool, extent)
         pool = self._find_coherence(coarse, pool, is_last=self.number > 1 or settings.attempts == 1)
-        begin_s, coarser_share = deadline.passed_s, support_share(pool, settings.finalists)
+        begin_s, between = deadline.passed_s, () if is_clear else self._shapes[1:-1]
+        if not between:
+            coarse = replace(coarse, data=coarsen(self.data, self._shapes[0]))
+            pool = climb(coarse, list(pool.crystal[: settings.finalists]), mend_recipe(coarse.extent_vox), self.search)
+        coarser_share = support_share(pool, settings.finalists)
         keep = TUNING.candidates_per_finalist * settings.finalists
-        for shape in self._shapes[1:-1]:
-            if is_clear or deadline.is_over():
+        for shape in between:
+            if deadline.is_over():
                 break
             level = self._level(coarsen(self.data, shape), coarser_share)
             keep = max(settings.finalists, keep * TUNING.candidates_kept_of_three // 3)
@@ -118,7 +123,8 @@ class Attempts:
         n = TUNING.candidates_for_coherence if is_last else TUNING.candidates_for_quick_coherence
         least_vox = TUNING.least_blur_vox if is_last else TUNING.hopeless_blur_vox
         blur = look_for_blur(level, pool.best(n), self.search.deadline, self.kernel, least_vox)
-        self.is_blur_open = not is_last and not blur.counts(PLAIN_BLUR) and blur.counts(SUSPECTED_BLUR)
+        is_open = not is_last and not blur.counts(PLAIN_BLUR) and blur.counts(SUSPECTED_BLUR)
+        self.suspected_kernel = blur.kernel if is_open else None
         if not blur.counts(ANY_BLUR if is_last else PLAIN_BLUR):
             return pool
         kernel = blur.kernel
@@ -162,6 +168,8 @@ class Attempts:
             winner = pool.best(1).batch()
             self._take(refine_on_finest(level, winner, self.kernel, self.search.deadline), self.frame_shifts)
             level = replace(level, data=self._seen)
+        if self.suspected_kernel is not None:
+            self.suspected_kernel = look_again(level, pool.best(1).batch(), self.suspected_kernel, self.search.deadline)
         if self.measured.shift_error_steps > 0:
             level, pool = self._find_shifts(level, pool)
         self._pace_s = (self.search.deadline.passed_s - begin_s) / max(self.search.cycles - begin, 1)

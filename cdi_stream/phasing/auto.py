@@ -136,7 +136,7 @@ def _is_settled(attempts: Attempts, metrics: Metrics, pool: Candidates) -> bool:
     if metrics.agreement < LEAST_AGREEMENT:
         return False
     is_even = not amplitude_spread(pool.crystal[0], pool.support[0]) > LARGEST_AMPLITUDE_SPREAD
-    return (attempts.number > 1 and is_even) or (not attempts.is_blur_open and _is_good(metrics))
+    return (attempts.number > 1 and is_even) or (attempts.suspected_kernel is None and _is_good(metrics))
 
 
 def _is_good(metrics: Metrics) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cdi_stream.metrics import Metrics
-from cdi_stream.numerics.workers import one_thread_each, side_by_side
+from cdi_stream.numerics.workers import n_callers, one_thread_each, side_by_side
 from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.coherence_search import find_coherence, improve_kernel, refine_with
 from cdi_stream.phasing.deadline import Deadline
@@ -29,7 +29,7 @@ from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, agreement
-from cdi_stream.phasing.schedules import VARIANTS, large_recipe, settle_recipe
+from cdi_stream.phasing.schedules import VARIANTS, large_recipe, mend_recipe, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
@@ -81,8 +81,10 @@ def solve_large(
     search = Search(deadline)
     starts = _explored(data, known, recipe_for, seed, extent, search)
     starts, kernel = starts.find_coherence(data.magnitude.numel(), search)
-    finest = level_of(data if kernel is None else kernel.apply_to(data), starts.support_share)
-    best = _add_details(finest, starts.pool.crystal[:1], search)
+    mended = starts.mended(search)
+    share = float(mended.support[:1].float().mean())
+    finest = level_of(data if kernel is None else kernel.apply_to(data), share)
+    best = _add_details(finest, mended.crystal[:1], search)
     if kernel is not None:
         kernel = improve_kernel(finest, best, kernel)
     model = data if kernel is None else kernel.apply_to(data)
@@ -128,10 +130,10 @@ class _Starts:
     pool: Candidates
     settled: Tensor
 
-    @property
-    def support_share(self) -> float:
-        """Size of the support of the best candidate, as a share of the array."""
-        return float(self.pool.support[:1].float().mean())
+    def mended(self, search: Search) -> Candidates:
+        """Return the best candidates after `mend_recipe`, as many as there are threads."""
+        recipe = mend_recipe(self.level.extent_vox)
+        return climb(self.level, list(self.pool.crystal[: n_callers()]), recipe, search)
 
     def agreement_with(self, crystal: Tensor, search: Search) -> float:
         """Return the mean correlation of a crystal of any grid with the candidates next to the best.

@@ -75,17 +75,29 @@ def climb_recipe(extent: float) -> Recipe:
     return _clipped(_wrap(0.22, _sigma(extent)), n_raar=60, n_er=20, n_free=5)
 
 
+def mend_recipe(extent: float) -> Recipe:
+    """Return the recipe that mends the best candidates on the coarsest grid before they get their details.
+
+    The random starts end with a tight support, which cuts into strongly strained crystals.  RAAR in a looser support,
+    with the amplitude clipped, brings back the parts that were cut off; descent alone does not (decision record 0029).
+    """
+    return recipe_of(
+        _wrap(0.2, _sigma(extent)), _MILD_CLIP, Cycles("RAAR", 60), Cycles("ER", 20), NO_CLIP, Cycles("ER", 5)
+    )
+
+
 def final_recipes(extent: float) -> tuple[Recipe, ...]:
     """Return the recipes of the finest grid, from which the search takes the best result.
 
-    A crystal of a coarser grid lacks only its details, which descent adds.  A crystal of few voxels has few counts
-    outside of the coarsest grid, and most of its voxels lie at the surface: it needs projections, with a loose and with
-    a tight support.
+    RAAR with a clipped amplitude mends what the coarser grids have cut off, and descent adds the details.  A crystal of
+    few voxels has few counts outside of the coarsest grid, and most of its voxels lie at the surface: it needs
+    projections to the end, with a loose and with a tight support.
     """
     if extent < TUNING.small_crystal_vox:
         return loose_and_tight(extent)
-    loose, last = (_wrap(threshold, _sigma(extent)) for threshold in (0.22, 0.25))
-    return (recipe_of(None, Cycles("AER", 10), loose, Cycles("AER", 20), last, Cycles("AER", 10)),)
+    loose, last = (_wrap(threshold, _sigma(extent)) for threshold in (0.2, 0.22))
+    mend = loose, _MILD_CLIP, Cycles("RAAR", 60), Cycles("ER", 20), NO_CLIP
+    return (recipe_of(*mend, last, Cycles("AER", 20)),)
 
 
 def large_recipe(extent: float) -> Recipe:
