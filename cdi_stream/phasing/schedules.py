@@ -79,11 +79,11 @@ def mend_recipe(extent: float) -> Recipe:
     """Return the recipe that mends the best candidates on the coarsest grid before they get their details.
 
     The random starts end with a tight support, which cuts into strongly strained crystals.  RAAR in a looser support,
-    with the amplitude clipped, brings back the parts that were cut off; descent alone does not (decision record 0029).
+    with the amplitude clipped, brings back the parts that were cut off; descent alone does not.  ER in a tight support
+    then takes away the rim that a looser one gets from measured counts (decision record 0029).
     """
-    return recipe_of(
-        _wrap(0.2, _sigma(extent)), _MILD_CLIP, Cycles("RAAR", 60), Cycles("ER", 20), NO_CLIP, Cycles("ER", 5)
-    )
+    loose, tight = (_wrap(threshold, _sigma(extent)) for threshold in (0.2, 0.3))
+    return recipe_of(loose, _MILD_CLIP, Cycles("RAAR", 60), tight, Cycles("ER", 20), NO_CLIP, Cycles("ER", 20))
 
 
 def final_recipes(extent: float) -> tuple[Recipe, ...]:
