@@ -89,10 +89,8 @@ class Attempts:
         is_clear = has_agreement(pool, extent)
         pool = self._find_coherence(coarse, pool, is_last=self.number > 1 or settings.attempts == 1)
         begin_s, between = deadline.passed_s, () if is_clear else self._shapes[1:-1]
-        if not between:
-            coarse = replace(coarse, data=coarsen(self.data, self._shapes[0]))
-            pool = climb(coarse, list(pool.crystal[: settings.finalists]), mend_recipe(coarse.extent_vox), self.search)
-        coarser_share = support_share(pool, settings.finalists)
+        mended = None if between else self._mended(coarse, pool)
+        coarser_share = support_share(pool if mended is None else mended, settings.finalists)
         keep = TUNING.candidates_per_finalist * settings.finalists
         for shape in between:
             if deadline.is_over():
@@ -102,7 +100,8 @@ class Attempts:
             pool = climb(level, list(pool.crystal[:keep]), climb_recipe(level.extent_vox), self.search)
             self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
         finest = self._level(self.data, coarser_share)
-        finalists = self._choose(finest, pool.crystal[: self._n_affordable(finest)], known)
+        n = self._n_affordable(finest)
+        finalists = self._choose(finest, pool.crystal[:n], (mended or pool).crystal[:n], known)
         self._refining_s = deadline.passed_s - begin_s
         return finalists
 
@@ -139,6 +138,14 @@ class Attempts:
         self.data = with_model(self.measured, kernel, frame_shifts)
         self._seen = replace(self.data, valid=self._seen.valid)
 
+    def _mended(self, coarse: GridLevel, pool: Candidates) -> Candidates | None:
+        """Return the finalists after `mend_recipe` on the coarsest grid; None for a crystal of few voxels."""
+        if coarse.extent_vox < TUNING.small_crystal_vox:
+            return None
+        coarse = replace(coarse, data=coarsen(self.data, self._shapes[0]))  # with the kernel, if there is one
+        finalists = list(pool.crystal[: self.settings.finalists])
+        return climb(coarse, finalists, mend_recipe(coarse.extent_vox), self.search)
+
     def _level(self, data: Measurement, coarser_share: float | None = None) -> GridLevel:
         return level_of(data, coarser_share, self._known_share)
 
@@ -149,21 +156,28 @@ class Attempts:
         n_cycles_left = TUNING.planned_time_share * self.search.deadline.left_s / max(cycle_s, 1e-9)
         return max(1, min(self.settings.finalists, int((n_cycles_left - TUNING.cycles_after_finalists) / cycles_each)))
 
-    def _choose(self, finest: GridLevel, crystals: Tensor, known: Batch | None) -> tuple[Candidates, Recipe]:
-        """Refine the finalists without the held-out voxels and rank them; return them and their recipe."""
+    def _choose(
+        self, finest: GridLevel, crystals: Tensor, mended: Tensor, known: Batch | None
+    ) -> tuple[Candidates, Recipe]:
+        """Refine the finalists without the held-out voxels and rank them; return them and their recipe.
+
+        The first of several ways begins from ``crystals``, the last from the ``mended`` crystals.
+        """
         level, begin_s, begin = replace(finest, data=self._seen), self.search.deadline.passed_s, self.search.cycles
-        starts = list(crystals)
+        beside: list[Tensor] = []
         if known is not None:
             if self.settings.is_size_known:
                 known_share = support_share(known, 1)
                 level = replace(level, coarser_share=max(level.coarser_share or 0.0, known_share))
-            starts += self._refine_known(level, known)
+            beside = list(self._refine_known(level, known))
         blind = partial(without_held_out, held=self._held, n_axes=self.data.n_axes)
+        ways = self.settings.ways(level.extent_vox)
         results = [
-            (self.rank(climb(level, starts, recipe, self.search, blind)), recipe)
-            for recipe in self.settings.ways(level.extent_vox)
+            (self.rank(climb(level, [*starts, *beside], recipe, self.search, blind)), recipe)
+            for starts, recipe in zip((crystals, mended), ways, strict=False)
         ]
-        pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
+        is_small = level.extent_vox < TUNING.small_crystal_vox
+        pool, recipe = min(results, key=lambda result: self._implausibility(result[0], is_small=is_small))
         if self.kernel is not None:
             winner = pool.best(1).batch()
             self._take(refine_on_finest(level, winner, self.kernel, self.search.deadline), self.frame_shifts)
@@ -204,14 +218,15 @@ class Attempts:
         start = replace(known, crystal=without_held_out(known.result, self._held, self.data.n_axes))
         return refine_each(level, [(lambda: start, self.settings.known_recipe)], self.search)[0].crystal
 
-    def _implausibility(self, pool: Candidates) -> float:
-        """Return the free log-likelihood of the best candidate times its amplitude spread, if that is known.
+    def _implausibility(self, pool: Candidates, *, is_small: bool) -> float:
+        """Return the free log-likelihood of the best candidate; for small crystals times its amplitude spread.
 
         So many voxels of a small crystal lie at its surface that a loose and a tight support may explain the held-out
         voxels equally well; the support with the even amplitude is then right (decision record 0010).
         """
-        spread = amplitude_spread(pool.crystal[0], pool.support[0])
-        return free_llk(pool.crystal[0], self.data, self._held)[0] * (1.0 if math.isnan(spread) else spread)
+        explained = free_llk(pool.crystal[0], self.data, self._held)[0]
+        spread = amplitude_spread(pool.crystal[0], pool.support[0]) if is_small else 1.0
+        return explained * (1.0 if math.isnan(spread) else spread)
 
     def conclude(self, pool: Candidates, recipe: Recipe) -> Solution:
         """Return the solution from ranked finalists and the recipe of the first (step 5)."""

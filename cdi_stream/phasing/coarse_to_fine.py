@@ -131,9 +131,14 @@ class _Starts:
     settled: Tensor
 
     def mended(self, search: Search) -> Candidates:
-        """Return the best candidates after `mend_recipe`, as many as there are threads."""
+        """Return the best candidates after `mend_recipe`, as many as there are threads.
+
+        If the support of the best grows a lot, its parts were not cut off before: the candidates then stay as they are.
+        """
         recipe = mend_recipe(self.level.extent_vox)
-        return climb(self.level, list(self.pool.crystal[: n_callers()]), recipe, search)
+        pool = climb(self.level, list(self.pool.crystal[: n_callers()]), recipe, search)
+        has_grown = int(pool.support[0].sum()) > TUNING.largest_growth_mended * int(self.settled[0].count_nonzero())
+        return self.pool if has_grown else pool
 
     def agreement_with(self, crystal: Tensor, search: Search) -> float:
         """Return the mean correlation of a crystal of any grid with the candidates next to the best.

@@ -89,15 +89,17 @@ def mend_recipe(extent: float) -> Recipe:
 def final_recipes(extent: float) -> tuple[Recipe, ...]:
     """Return the recipes of the finest grid, from which the search takes the best result.
 
-    RAAR with a clipped amplitude mends what the coarser grids have cut off, and descent adds the details.  A crystal of
-    few voxels has few counts outside of the coarsest grid, and most of its voxels lie at the surface: it needs
-    projections to the end, with a loose and with a tight support.
+    A crystal of a coarser grid lacks its details, which descent adds.  A strongly strained crystal also lacks parts
+    that the coarser grids have cut off: RAAR with a clipped amplitude brings them back, but harms uneven crystals.  A
+    crystal of few voxels has few counts outside of the coarsest grid, and most of its voxels lie at the surface: it
+    needs projections to the end, with a loose and with a tight support.
     """
     if extent < TUNING.small_crystal_vox:
         return loose_and_tight(extent)
-    loose, last = (_wrap(threshold, _sigma(extent)) for threshold in (0.2, 0.22))
-    mend = loose, _MILD_CLIP, Cycles("RAAR", 60), Cycles("ER", 20), NO_CLIP
-    return (recipe_of(*mend, last, Cycles("AER", 20)),)
+    widest, loose, last = (_wrap(threshold, _sigma(extent)) for threshold in (0.2, 0.22, 0.25))
+    descend = recipe_of(None, Cycles("AER", 10), loose, Cycles("AER", 20), last, Cycles("AER", 10))
+    mend = recipe_of(widest, _MILD_CLIP, Cycles("RAAR", 60), Cycles("ER", 20), NO_CLIP, loose, Cycles("AER", 20))
+    return descend, mend
 
 
 def large_recipe(extent: float) -> Recipe:

@@ -300,6 +300,12 @@ class SearchTuning:
     first_check_length: float = 0.5
     """Length of the schedule of these starts; most crystals are found as well as with the full schedule."""
 
+    largest_growth_mended: float = 1.3
+    """Largest growth of a support by which parts that were cut off come back; 1.2 at most at 5 pi.
+
+    In a volume with gaps, and in an uneven crystal, the support grows by 1.4 and more, into nothing.
+    """
+
     more_checks_share: float = 0.7
     """Share of the time budget at which the later random starts of a large volume end."""
 
