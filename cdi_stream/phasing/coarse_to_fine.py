@@ -33,6 +33,9 @@ from cdi_stream.phasing.schedules import VARIANTS, large_recipe, mend_recipe, se
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
+_FIRST_PORTIONS = 2
+"""Number of explorations with few starts and a short schedule."""
+
 RecipeFor = Callable[[float], Recipe]
 """Returns a recipe for the mean extent of a crystal [voxels]."""
 
@@ -123,18 +126,22 @@ class _Starts:
     """Candidates on the coarsest grid.
 
     ``pool`` holds the candidates, best first; ``settled`` the best candidates after `settle_recipe`, of which the first
-    belongs to the best.
+    belongs to the best.  ``is_clear`` tells whether the first few starts agreed.
     """
 
     level: GridLevel
     pool: Candidates
     settled: Tensor
+    is_clear: bool = True
 
     def mended(self, search: Search) -> Candidates:
         """Return the best candidates after `mend_recipe`, as many as there are threads.
 
-        If the support of the best grows a lot, its parts were not cut off before: the candidates then stay as they are.
+        The candidates stay as they are if the first few starts agreed: no strain is so strong that a part was cut off.
+        Likewise if the support of the best grows a lot: parts were added that do not belong to the crystal.
         """
+        if self.is_clear:
+            return self.pool
         recipe = mend_recipe(self.level.extent_vox)
         pool = climb(self.level, list(self.pool.crystal[: n_callers()]), recipe, search)
         has_grown = int(pool.support[0].sum()) > TUNING.largest_growth_mended * int(self.settled[0].count_nonzero())
@@ -163,7 +170,7 @@ class _Starts:
         if kernel is None:
             return self, None
         level, pool = refine_with(kernel, self.level, self.pool.best(len(self.settled)), search)
-        return _starts_of(level, pool, len(self.settled), search), kernel
+        return replace(_starts_of(level, pool, len(self.settled), search), is_clear=self.is_clear), kernel
 
 
 def _starts_of(level: GridLevel, pool: Candidates, n_settled: int, search: Search) -> _Starts:
@@ -180,9 +187,9 @@ def _explored(
     first, pool = side_by_side(lambda job: job(), (partial(next, explorations), refine_known))
     search.include(of_known)
     search.starts += len(known)
-    for more in chain((first,), explorations):
+    for index, more in enumerate(chain((first,), explorations)):
         pool = more.merge(pool).best(extent.pool)
-        starts = _starts_of(level, pool, 1 + extent.agreeing, search)
+        starts = replace(_starts_of(level, pool, 1 + extent.agreeing, search), is_clear=index < _FIRST_PORTIONS)
         if not agreement(starts.settled) < LEAST_AGREEMENT:
             break
     return starts
@@ -193,7 +200,7 @@ def _random_starts(level: GridLevel, seed: int, extent: Exploration, search: Sea
     extent = replace(extent, most_rounds=extent.least_rounds, share=1.0)
     few = replace(extent, starts_a_round=extent.starts_a_round // 4, length=TUNING.first_check_length)
     first, later = (few, TUNING.first_check_share), (extent, TUNING.more_checks_share)
-    for index, (portion, share) in enumerate((first, first) + TUNING.most_extra_rounds * (later,)):
+    for index, (portion, share) in enumerate(_FIRST_PORTIONS * (first,) + TUNING.most_extra_rounds * (later,)):
         if index and search.deadline.is_over(share):
             continue
         part = Search(search.deadline.part(share))
