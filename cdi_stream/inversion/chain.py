@@ -18,7 +18,7 @@ from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import Beamline
 from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to, to_lab
 from cdi_stream.inversion.describe import describe
-from cdi_stream.inversion.infer import UNREFINED, infer
+from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.phase_retrieval import Start, retrieve_phase
@@ -167,6 +167,7 @@ def phase_curve(
     allowed_share
         Returns the share of the time limit that the phase retrieval may use; it may change at any time.
     """
+    curve, laps = inferred.curve, inferred.laps
     if inferred.volume is None or inferred.find_start is None:
         return replace(inferred.result, stream="reconstruction")
     before = None if previous is None else _start_from(previous.crystal, inferred.volume, settings.device)
@@ -175,37 +176,15 @@ def phase_curve(
     if previous is not None and before is not None:
         crystal, correlation = like_previous(crystal, before.density.cpu())
         notes = (*notes, _PREVIOUS_NOTE.format(uid=previous.run_uid, correlation=correlation))
-    elif (uid := inferred.curve.run.metadata.get(PREVIOUS_RUN)) is not None:
+    elif (uid := curve.run.metadata.get(PREVIOUS_RUN)) is not None:
         cause = "none is among the results" if previous is None else "it lies outside the field of view"
         notes = (*notes, f"no crystal of the previous run {uid!s:.36} was a start: {cause}")
-    return _reconstruction(inferred, inferred.volume, crystal, settings, notes)
-
-
-def unsearched_curve(inferred: InferredCurve, settings: ChainSettings, reason: str) -> Result:
-    """Return the network's crystal, ``doubtful`` for a reason, as the result of a curve without phase retrieval."""
-    if inferred.volume is None or inferred.find_start is None:
-        return replace(inferred.result, stream="reconstruction")
-    start = inferred.find_start()
-    crystal = Crystal(
-        density=read_only(start.density.cpu().numpy()),
-        support=read_only(start.support.cpu().numpy()),
-        affine=start.affine,
-        metrics=replace(inferred.result.metrics, is_truncated=True),
-        verdict=Verdict(grade="doubtful", reasons=(UNREFINED, reason)),
-    )
-    return _reconstruction(inferred, inferred.volume, crystal, settings, inferred.notes)
-
-
-def _reconstruction(
-    inferred: InferredCurve, volume: PreparedVolume, crystal: Crystal, settings: ChainSettings, notes: tuple[str, ...]
-) -> Result:
-    """Return the second result of a curve from its crystal on the measured voxels."""
-    curve, laps, in_lab = inferred.curve, inferred.laps, crystal_in_lab(crystal, settings.lab_shape)
+    in_lab = crystal_in_lab(crystal, settings.lab_shape)
     laps.mark("phase")
     verdict = combined(in_lab.verdict, inferred.doubts, notes)
-    metrics = laps.added_to(metrics_in_lab(in_lab, volume))
+    metrics = laps.added_to(metrics_in_lab(in_lab, inferred.volume))
     result = _result("reconstruction", curve, in_lab, verdict, metrics)
-    phased = PhasedVolume(volume=volume, crystal=crystal, doubts=inferred.doubts, notes=notes)
+    phased = PhasedVolume(volume=inferred.volume, crystal=crystal, doubts=inferred.doubts, notes=notes)
     return replace(result, frame_sums=_frame_sums(curve), readings=run_readings(curve), phased=phased)
 
 

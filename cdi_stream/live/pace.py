@@ -21,17 +21,11 @@ FIRST_SHARE = 0.2
 """Usual time of a phase retrieval, as a share of the time limit, as long as no curve was phased."""
 
 
-PATIENCE = 1.5
-"""Age of a curve at which its phase retrieval is left to the refinement while curves wait, in usual times."""
-
-
 class Pace:
     """Time limit of a curve while other curves wait.
 
     While at most `TOLERATED` curves wait, a curve has the whole time limit.  From when n curves wait, more than that,
-    each has 1/(n + 1) of the usual time of a phase retrieval, so that all together take about the usual time.  Even
-    that is too long where curves come faster than a phase retrieval can begin and end: a curve that has waited too long
-    gets none, if a refinement follows.
+    each has 1/(n + 1) of the usual time of a phase retrieval, so that all together take about the usual time.
 
     Parameters
     ----------
@@ -66,19 +60,8 @@ class Pace:
         self._most_waiting = max(self._most_waiting, n_waiting) if n_waiting > TOLERATED else 0
         if n_waiting <= TOLERATED:
             return 1.0
-        return min(1.0, self._usual_s() / self._budget_s) / (self._most_waiting + 1)
-
-    def is_too_late(self, complete_s: float) -> bool:
-        """Return whether a curve, complete since ``complete_s`` [s], must go on without phase retrieval."""
-        is_pile = self._is_refined and self._n_waiting() > TOLERATED
-        return is_pile and self._clock() - complete_s > PATIENCE * self._usual_s()
-
-    def why_unsearched(self) -> str:
-        """Return the reason for the verdict of a curve that goes on without phase retrieval."""
-        return f"no search, since {self._n_waiting()} more curves waited; the refinement begins from this crystal"
-
-    def _usual_s(self) -> float:
-        return median(self._times_s) if self._times_s else FIRST_SHARE * self._budget_s
+        usual_s = median(self._times_s) if self._times_s else FIRST_SHARE * self._budget_s
+        return min(1.0, usual_s / self._budget_s) / (self._most_waiting + 1)
 
     def run(self, retrieve_phase: Callable[[], Result]) -> Result:
         """Return the result of a phase retrieval; a result that was ended early for other curves says so."""

@@ -29,15 +29,7 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import Spool
-from cdi_stream.inversion.chain import (
-    ChainSettings,
-    InferredCurve,
-    PreviousCrystal,
-    failed,
-    infer_curve,
-    phase_curve,
-    unsearched_curve,
-)
+from cdi_stream.inversion.chain import ChainSettings, InferredCurve, PreviousCrystal, failed, infer_curve, phase_curve
 from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.live.attempt import InterruptionError, attempt
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
@@ -68,16 +60,9 @@ STOP_S = 7.0
 
 _ANNOUNCE_S = 0.05
 
-_LOOK_S = 0.05
-"""Time [s] between two looks whether a curve that waits for its phase retrieval has waited too long."""
-
 
 class _StoppedError(InterruptionError):
     """Raised when the service was stopped and the time to finish curves is over."""
-
-
-class _TooLateError(InterruptionError):
-    """Raised when a curve has waited too long for its phase retrieval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,11 +279,8 @@ class Service:
             self._publish(curve, inferred.result)
             self._phase_queue.put(_PhaseRequest(curve=curve, inferred=inferred))
 
-    def _wait_turn(self, complete_s: float) -> None:
-        """Wait while a curve waits for its inference; raise an error if the curve complete at that time must end."""
-        while not self._may_phase.wait(_LOOK_S):
-            if self._pace.is_too_late(complete_s):
-                raise _TooLateError
+    def _wait_turn(self) -> None:
+        self._may_phase.wait()
         if self._is_time_up():
             raise _StoppedError
 
@@ -329,20 +311,14 @@ class Service:
             verdict = failed_verdict("no result: an earlier stage failed, see the inference")
             return failed("reconstruction", work.curve, verdict, Metrics())
 
-        inferred, curve, chain = work.inferred, work.curve, self._parts.chain
-
         def compute() -> Result:
             """Retrieve the phase; the crystal of the run before is one of the starts."""
-            if self._pace.is_too_late(curve.complete_s):
-                raise _TooLateError
-            wait_turn = partial(self._wait_turn, curve.complete_s)
-            return phase_curve(inferred, chain, wait_turn, self._parts.previous(curve.run), self._pace.allowed_share)
+            assert work.inferred is not None
+            previous = self._parts.previous(work.curve.run)
+            share = self._pace.allowed_share
+            return phase_curve(work.inferred, self._parts.chain, self._wait_turn, previous, share)
 
-        try:
-            return self._pace.run(lambda: attempt(curve, "reconstruction", compute))
-        except _TooLateError:
-            reason = self._pace.why_unsearched()
-            return attempt(curve, "reconstruction", lambda: unsearched_curve(inferred, chain, reason))
+        return self._pace.run(lambda: attempt(work.curve, "reconstruction", compute))
 
     def _publish(self, curve: RockingCurve, result: Result) -> None:
         problem = self._parts.outgoing.result(curve.run, result)

@@ -70,7 +70,7 @@ def measure(minutes: float) -> Figures:
     bare_pass_ms, pair_ms = bare_pass_p50_ms(), fft_pair_p50_ms()
     alone = latency.measure(n_curves=n_apart, pause_s=APART_S)
     beside = latency.measure(n_curves=n_apart, pause_s=APART_S, refine=True)
-    back_to_back = latency.measure(n_curves=n_back_to_back, speed="max", pause_s=0.0, refine=True)
+    back_to_back = latency.measure(n_curves=n_back_to_back, speed="max", pause_s=0.0)
     rounds = _between(6, 60, 4 * minutes)
     with one_thread_each():
         one_thread = against_transforms(64, rounds)

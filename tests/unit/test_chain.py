@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from cdi_stream.inversion import chain, phase_retrieval
-from cdi_stream.inversion.chain import infer_curve, phase_curve, reconstruct, unsearched_curve
-from cdi_stream.inversion.infer import UNREFINED
+from cdi_stream.inversion.chain import infer_curve, phase_curve, reconstruct
 from cdi_stream.inversion.phase_retrieval import FROM_NETWORK
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
@@ -104,22 +103,6 @@ def test_a_volume_too_large_for_a_search_is_searched_on_a_coarse_grid(scan, netw
     assert large.metrics.agreement > LEAST_AGREEMENT
     assert large.metrics.starts == 5
     assert large.verdict.grade == "good"
-
-
-def test_without_a_search_the_network_s_crystal_is_the_result_and_says_why(scan, network):
-    settings = settings_for(scan)
-    inferred = infer_curve(curve_of(scan), network, settings)
-    result = unsearched_curve(inferred, settings, "no search, since 5 more curves waited")
-    assert (result.stream, result.verdict.grade) == ("reconstruction", "doubtful")
-    assert result.verdict.reasons[:2] == (UNREFINED, "no search, since 5 more curves waited")
-    assert result.crystal.density.shape == settings.lab_shape
-    assert result.phased.crystal.density.shape == inferred.volume.counts.shape, "a refinement can begin"
-    begun, first = result.metrics, inferred.result.metrics
-    assert begun.size_lab_x_nm == pytest.approx(first.size_lab_x_nm, rel=0.15)
-    assert begun.is_truncated
-    assert len(result.frame_sums) == len(scan.frames)
-    nothing = infer_curve(replace(curve_of(scan), counts=np.zeros_like(scan.frames)), network, settings)
-    assert unsearched_curve(nothing, settings, "no time").verdict.grade == "failed"
 
 
 def test_in_a_large_volume_random_starts_win_against_a_wrong_network(scan, network, too_large, monkeypatch):

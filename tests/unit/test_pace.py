@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdi_stream.live.pace import FIRST_SHARE, PATIENCE, TOLERATED, Pace
+from cdi_stream.live.pace import FIRST_SHARE, Pace
 from tests.unit.test_publish import result
 
 
@@ -83,23 +83,3 @@ def test_a_search_that_was_cut_says_why(n, is_refined, text):
     assert text not in line.phase(1.52)
     line.n_waiting = 0
     assert text not in line.phase(30.0, is_truncated=True)
-
-
-def test_a_curve_that_has_waited_too_long_goes_on_without_a_search_if_a_refinement_follows():
-    line = Line(30.0)
-    line.phase(2.0)
-    complete_s, line.n_waiting = line.now_s, TOLERATED + 1
-    line.now_s += 2.0 * PATIENCE
-    assert not line.pace.is_too_late(complete_s)
-    line.now_s += 0.1
-    assert line.pace.is_too_late(complete_s)
-    assert line.pace.why_unsearched().startswith("no search, since 3 more curves waited; the refinement")
-    line.n_waiting = TOLERATED
-    assert not line.pace.is_too_late(complete_s), "few curves are no pile"
-
-
-def test_without_a_refinement_every_curve_gets_a_search():
-    line = Line(30.0, is_refined=False)
-    line.phase(2.0)
-    line.n_waiting = 50
-    assert not line.pace.is_too_late(line.now_s - 1000)
