@@ -19,7 +19,6 @@ from cdi_stream.phasing.coherence_search import (
     ANY_BLUR,
     PLAIN_BLUR,
     SUSPECTED_BLUR,
-    look_again,
     look_for_blur,
     refine_on_finest,
     refine_with,
@@ -56,8 +55,8 @@ class Attempts:
 
     ``data`` is the measurement ``measured`` with the model that was found, ``kernel`` the coherence kernel of this
     model (None: coherent light), ``frame_shifts`` the distances of its frames from even steps, where they were not
-    measured (None: even), ``number`` the number of attempts so far, ``suspected_kernel`` the kernel of partly coherent
-    light that a quick attempt leaves open (None: nothing is open).
+    measured (None: even), ``number`` the number of attempts so far, ``is_blur_open`` whether a quick attempt leaves
+    open that the light is partly coherent.
     """
 
     def __init__(self, data: Measurement, seed: int, search: Search, settings: AutoSettings, report: Report) -> None:
@@ -65,7 +64,7 @@ class Attempts:
         self._seen, self._held = hold_out(data, seed)
         self.kernel: GaussianKernel | None = None
         self.frame_shifts: Tensor | None = None
-        self.suspected_kernel: GaussianKernel | None = None
+        self.is_blur_open = False
         self.search, self.settings, self._report, self._seed = search, settings, report, seed
         self._shapes = grid_shapes(data)
         self._finest: GridLevel
@@ -122,8 +121,7 @@ class Attempts:
         n = TUNING.candidates_for_coherence if is_last else TUNING.candidates_for_quick_coherence
         least_vox = TUNING.least_blur_vox if is_last else TUNING.hopeless_blur_vox
         blur = look_for_blur(level, pool.best(n), self.search.deadline, self.kernel, least_vox)
-        is_open = not is_last and not blur.counts(PLAIN_BLUR) and blur.counts(SUSPECTED_BLUR)
-        self.suspected_kernel = blur.kernel if is_open else None
+        self.is_blur_open = not is_last and not blur.counts(PLAIN_BLUR) and blur.counts(SUSPECTED_BLUR)
         if not blur.counts(ANY_BLUR if is_last else PLAIN_BLUR):
             return pool
         kernel = blur.kernel
@@ -182,8 +180,6 @@ class Attempts:
             winner = pool.best(1).batch()
             self._take(refine_on_finest(level, winner, self.kernel, self.search.deadline), self.frame_shifts)
             level = replace(level, data=self._seen)
-        if self.suspected_kernel is not None:
-            self.suspected_kernel = look_again(level, pool.best(1).batch(), self.suspected_kernel, self.search.deadline)
         if self.measured.shift_error_steps > 0:
             level, pool = self._find_shifts(level, pool)
         self._pace_s = (self.search.deadline.passed_s - begin_s) / max(self.search.cycles - begin, 1)

@@ -24,15 +24,16 @@ steps are the fields of `cdi_stream.phasing.tuning.SearchTuning`, the recipes st
    finest grid.  The quick attempt takes only a wide kernel, since the faults of its crystals look like a narrow one.
 
 3. *Climb* (`grid_level.climb`).  If the candidates agree, they lack only details, and the finest grid follows at once.
-   Else they are carried to finer and finer grids, by padding their diffraction with zeros, and are refined on each; a
-   third of them is dropped from grid to grid.
+   The random starts cut into strongly strained crystals; copies of the best candidates are therefore mended
+   (`schedules.mend_recipe`).  If the candidates disagree, they are carried to finer and finer grids, by padding their
+   diffraction with zeros, and are refined on each; a third of them is dropped from grid to grid.
 
 4. *Choose.*  On the finest grid the finalists are set to zero at the held-out voxels in reciprocal space and are
-   refined without these voxels, by descent with momentum, or by projections if they have few voxels
-   (`schedules.final_recipes`).  They are then ranked by the Poisson log-likelihood of the held-out voxels
-   (`ranking.rank_candidates`).  No crystal was fitted to them, so overfitting does not help.  Crystals of few voxels
-   are refined with a loose and with a tight support; the support wins that gives the smaller product of free
-   log-likelihood and amplitude spread.
+   refined without these voxels (`schedules.final_recipes`): the candidates by descent with momentum, the mended ones by
+   projections and descent.  They are then ranked by the Poisson log-likelihood of the held-out voxels
+   (`ranking.rank_candidates`).  No crystal was fitted to them, so overfitting does not help.  The way is kept whose
+   winner explains them better.  Crystals of few voxels are refined with a loose and with a tight support; the support
+   wins that gives the smaller product of free log-likelihood and amplitude spread.
 
    Frames whose angles were not measured may lie beside even steps.  The winner shows where
    (`frame_search.find_shifts`); the finalists are then refined with these places.
@@ -136,7 +137,7 @@ def _is_settled(attempts: Attempts, metrics: Metrics, pool: Candidates) -> bool:
     if metrics.agreement < LEAST_AGREEMENT:
         return False
     is_even = not amplitude_spread(pool.crystal[0], pool.support[0]) > LARGEST_AMPLITUDE_SPREAD
-    return (attempts.number > 1 and is_even) or (attempts.suspected_kernel is None and _is_good(metrics))
+    return (attempts.number > 1 and is_even) or (not attempts.is_blur_open and _is_good(metrics))
 
 
 def _is_good(metrics: Metrics) -> bool:

@@ -113,15 +113,6 @@ def refine_on_finest(
     return found if is_blur(found) else None
 
 
-def look_again(level: GridLevel, winner: Batch, suspected: GaussianKernel, deadline: Deadline) -> GaussianKernel | None:
-    """Return a suspected kernel after one refinement with the winner on the finest grid; None if it shrinks away.
-
-    The crystals of the coarsest grid, on which a kernel is suspected, lack details, and that looks like a little blur.
-    """
-    found, _ = refine_kernel(level, winner, suspected, deadline, rounds=1)
-    return found if max(found.widths_vox) > TUNING.hopeless_blur_vox else None
-
-
 def improve_kernel(level: GridLevel, winner: Batch, kernel: GaussianKernel) -> GaussianKernel | None:
     """Return the kernel after one refinement with the winner as it is; None if it became too narrow."""
     found = kernel.improve(reciprocal(winner.result, level.data.n_axes)[0], level.data)
