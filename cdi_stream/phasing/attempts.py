@@ -174,8 +174,7 @@ class Attempts:
             (self.rank(climb(level, [*starts, *beside], recipe, self.search, blind)), recipe)
             for starts, recipe in zip((crystals, mended), ways, strict=False)
         ]
-        is_small = level.extent_vox < TUNING.small_crystal_vox
-        pool, recipe = min(results, key=lambda result: self._implausibility(result[0], is_small=is_small))
+        pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
         if self.kernel is not None:
             winner = pool.best(1).batch()
             self._take(refine_on_finest(level, winner, self.kernel, self.search.deadline), self.frame_shifts)
@@ -214,15 +213,15 @@ class Attempts:
         start = replace(known, crystal=without_held_out(known.result, self._held, self.data.n_axes))
         return refine_each(level, [(lambda: start, self.settings.known_recipe)], self.search)[0].crystal
 
-    def _implausibility(self, pool: Candidates, *, is_small: bool) -> float:
-        """Return the free log-likelihood of the best candidate; for small crystals times its amplitude spread.
+    def _implausibility(self, pool: Candidates) -> float:
+        """Return the free log-likelihood of the best candidate times its amplitude spread, if that is known.
 
-        So many voxels of a small crystal lie at its surface that a loose and a tight support may explain the held-out
-        voxels equally well; the support with the even amplitude is then right (decision record 0010).
+        Two ways may explain the held-out voxels nearly equally well; the way with the even amplitude is then right.  So
+        it is with a loose and a tight support, since many voxels of a small crystal lie at its surface (decision record
+        0010), and with and without mending (decision record 0029).
         """
-        explained = free_llk(pool.crystal[0], self.data, self._held)[0]
-        spread = amplitude_spread(pool.crystal[0], pool.support[0]) if is_small else 1.0
-        return explained * (1.0 if math.isnan(spread) else spread)
+        spread = amplitude_spread(pool.crystal[0], pool.support[0])
+        return free_llk(pool.crystal[0], self.data, self._held)[0] * (1.0 if math.isnan(spread) else spread)
 
     def conclude(self, pool: Candidates, recipe: Recipe) -> Solution:
         """Return the solution from ranked finalists and the recipe of the first (step 5)."""
