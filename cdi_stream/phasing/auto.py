@@ -32,8 +32,8 @@ steps are the fields of `cdi_stream.phasing.tuning.SearchTuning`, the recipes st
    refined without these voxels (`schedules.final_recipes`): the candidates by descent with momentum, the mended ones by
    projections and descent.  They are then ranked by the Poisson log-likelihood of the held-out voxels
    (`ranking.rank_candidates`).  No crystal was fitted to them, so overfitting does not help.  Crystals of few voxels
-   are refined with a loose and with a tight support.  Of two ways the one is kept that gives the smaller product of free
-   log-likelihood and amplitude spread.
+   are refined with a loose and with a tight support.  Of two ways the one is kept that gives the smaller product of
+   free log-likelihood and amplitude spread.
 
    Frames whose angles were not measured may lie beside even steps.  The winner shows where
    (`frame_search.find_shifts`); the finalists are then refined with these places.
