@@ -89,7 +89,7 @@ class Attempts:
         pool = self._find_coherence(coarse, pool, is_last=self.number > 1 or settings.attempts == 1)
         begin_s, between = deadline.passed_s, () if is_clear else self._shapes[1:-1]
         mended = None if between else self._mended(coarse, pool)
-        coarser_share = support_share(pool if mended is None else mended, settings.finalists)
+        coarser_share = support_share(mended or pool, settings.finalists)
         keep = TUNING.candidates_per_finalist * settings.finalists
         for shape in between:
             if deadline.is_over():

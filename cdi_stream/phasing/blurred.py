@@ -126,6 +126,12 @@ def _power(fields: Array, out: Array, begin: int, end: int) -> None:  # pragma: 
             target[i] = value.real * value.real + value.imag * value.imag
 
 
+@compile_loop
+def _expected(value: Any, smooth: Any, factor: Any, ground: Any, least: Any) -> Any:  # pragma: no cover - compiled
+    """Return the expected counts of a voxel from its field and its blurred intensity."""
+    return factor * max(smooth, least * (value.real * value.real + value.imag * value.imag)) + ground
+
+
 @compile_loop([void(c[:, ::1], f[:, ::1], f[::1], f[::1], f[::1], f, int64, int64) for c, f in _PRECISIONS])
 def _scale(  # pragma: no cover - compiled
     fields: Array,
@@ -143,9 +149,7 @@ def _scale(  # pragma: no cover - compiled
         field, smooth = fields[row][begin:end], blurred[row][begin:end]
         for i in range(field.shape[0]):
             value = field[i]
-            own = least * (value.real * value.real + value.imag * value.imag)
-            expected = factor[i] * max(smooth[i], own) + ground[i]
-            ratio = target[i] / np.sqrt(max(expected, tiny))
+            ratio = target[i] / np.sqrt(max(_expected(value, smooth[i], factor[i], ground[i], least), tiny))
             field[i] = value * (ratio if target[i] >= 0 else unity)
 
 
@@ -165,8 +169,6 @@ def _slope(  # pragma: no cover - compiled
     for row in range(fields.shape[0]):
         field, smooth = fields[row][begin:end], blurred[row][begin:end]
         for i in range(field.shape[0]):
-            value = field[i]
-            own = least * (value.real * value.real + value.imag * value.imag)
-            expected = factor[i] * max(smooth[i], own) + ground[i]
+            expected = _expected(field[i], smooth[i], factor[i], ground[i], least)
             slope = factor[i] * (unity - target[i] / np.sqrt(max(expected, faintest)))
             smooth[i] = slope if (target[i] >= 0) and (expected > faintest) else zero
