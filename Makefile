@@ -47,10 +47,11 @@ test: $(STAMP)  ## the default suite
 test-all: fast  ## with the slow ones
 	OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
-check: $(STAMP)  ## format, lint, types
+check: $(STAMP)  ## format, lint, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 bench: $(STAMP)  ## ingest and latency, as ratios
 	$(BIN)/python -m tests.bench

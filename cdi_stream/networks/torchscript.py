@@ -24,7 +24,7 @@ from cdi_stream.disk.atomic import atomic_write
 from cdi_stream.errors import ConfigError, NetworkFileError
 from cdi_stream.geometry.circles import FOURIER_SIGN
 from cdi_stream.networks import archive
-from cdi_stream.networks.cpu_pass import CpuPass
+from cdi_stream.networks.cpu_pass import CpuPass, PassChoice, fastest
 from cdi_stream.networks.cuda_graph import GraphPass, Pass
 from cdi_stream.networks.precision import in_bfloat16
 
@@ -45,6 +45,13 @@ _READ_VALUES = ("Int", "Float", "Bool", "Complex", "item", "IntImplicit", "Float
 
 _SIZES = {"prim::NumToTensor", "prim::Constant"}
 _ARITHMETIC = {f"aten::{name}" for name in ("add", "div", "floor_divide", "mul", "remainder", "sub")}
+
+_CHOICES: dict[tuple[str, int], PassChoice] = {}
+"""Fastest way of each network, by the file's SHA-256 and the number of threads.
+
+A network is measured once in a process: a second measurement may choose another way, and the last digits of the crystal
+would change.
+"""
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -118,8 +125,11 @@ class Network:
         if torch.device(device).type == "cuda":
             self._pass, self._pass_of_one = ways[0], GraphPass(ways[0], contract.input_shape, device)
         else:
-            fastest = self._pass_of_one = CpuPass(ways, contract.input_shape)
-            self._pass = fastest.forward
+            measured = (sha256, torch.get_num_threads())
+            if measured not in _CHOICES:
+                _CHOICES[measured] = fastest(ways, contract.input_shape)
+            pass_of_one = self._pass_of_one = CpuPass(ways, _CHOICES[measured])
+            self._pass = pass_of_one.forward
 
     @property
     def lab_shape(self) -> tuple[int, int, int]:

@@ -127,7 +127,9 @@ def _power(fields: Array, out: Array, begin: int, end: int) -> None:  # pragma: 
 
 
 @compile_loop
-def _expected(value: Any, smooth: Any, factor: Any, ground: Any, least: Any) -> Any:  # pragma: no cover - compiled
+def _expected(  # pragma: no cover - compiled
+    value: complex, smooth: float, factor: float, ground: float, least: float
+) -> float:
     """Return the expected counts of a voxel from its field and its blurred intensity."""
     return factor * max(smooth, least * (value.real * value.real + value.imag * value.imag)) + ground
 
