@@ -34,7 +34,11 @@ MAX_RETRY_S = 30.0
 MAX_FAILURES = 5
 """Number of times that an archive may refuse a run although it can be reached; then the run is left out there."""
 
+GIVE_WAY_S = 10.0
+"""Time [s] that an archive waits for more urgent work."""
+
 _WAIT_S = 0.2
+_URGENT_CHECK_S = 0.1
 
 ReceivedUids = Callable[[int], Iterator[str]]
 """Function that yields the uids of the documents that come on the bus within a time [ms]."""
@@ -174,9 +178,14 @@ class ArchiveDelivery:
         self._skipped: set[str] = set()
         self._n_failures: dict[str, int] = {}
         self._pause_s = RETRY_S
+        self._urgent_s = 0.0
 
-    def run(self, is_stopped: Callable[[], bool]) -> None:
-        """Write until stopped and no document waits, or until `leave` is called."""
+    def run(self, is_stopped: Callable[[], bool], is_urgent: Callable[[], bool] = lambda: False) -> None:
+        """Write until stopped and no document waits, or until `leave` is called.
+
+        While ``is_urgent``, nothing is written, since a sink on this machine takes the time of curves that wait.  After
+        `GIVE_WAY_S` the documents are written all the same.
+        """
         while not self._stopping.is_set():
             waiting = self._spool.waiting(self.name)
             if not waiting:
@@ -186,11 +195,19 @@ class ArchiveDelivery:
                     self._spool.changed.wait(_WAIT_S)
                 continue
             for entry in waiting:
+                self._give_way(is_urgent)
                 if self._stopping.is_set() or not self._deliver(entry, is_stopped):
                     break
             if is_stopped() and self._sink is None:
                 break
         self._close()
+
+    def _give_way(self, is_urgent: Callable[[], bool]) -> None:
+        """Wait while there is urgent work, `GIVE_WAY_S` at most from its beginning."""
+        while is_urgent() and self._urgent_s < GIVE_WAY_S and not self._sleep(_URGENT_CHECK_S):
+            self._urgent_s += _URGENT_CHECK_S
+        if not is_urgent():
+            self._urgent_s = 0.0
 
     def leave(self) -> None:
         """End now; documents that still wait stay in the spool."""

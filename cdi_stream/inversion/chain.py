@@ -18,7 +18,7 @@ from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import Beamline
 from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to, to_lab
 from cdi_stream.inversion.describe import describe
-from cdi_stream.inversion.infer import infer
+from cdi_stream.inversion.infer import UNREFINED, infer
 from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.phase_retrieval import Start, retrieve_phase
@@ -150,7 +150,6 @@ def phase_curve(
     settings: ChainSettings,
     wait_turn: Callable[[], None] = lambda: None,
     previous: PreviousCrystal | None = None,
-    allowed_share: Callable[[], float] = lambda: 1.0,
 ) -> Result:
     """Retrieve the phase on the measured voxels; return the crystal in lab coordinates.
 
@@ -164,28 +163,60 @@ def phase_curve(
         Called at every cycle; it may hold the phase retrieval up for more urgent work.
     previous
         The same crystal in an earlier run, which becomes one of the starts.
-    allowed_share
-        Returns the share of the time limit that the phase retrieval may use; it may change at any time.
     """
-    curve, laps = inferred.curve, inferred.laps
     if inferred.volume is None or inferred.find_start is None:
         return replace(inferred.result, stream="reconstruction")
     before = None if previous is None else _start_from(previous.crystal, inferred.volume, settings.device)
-    crystal = retrieve_phase(inferred.volume, inferred.find_start(), settings.phase, wait_turn, before, allowed_share)
+    crystal = retrieve_phase(inferred.volume, inferred.find_start(), settings.phase, wait_turn, before)
     notes = inferred.notes
     if previous is not None and before is not None:
         crystal, correlation = like_previous(crystal, before.density.cpu())
         notes = (*notes, _PREVIOUS_NOTE.format(uid=previous.run_uid, correlation=correlation))
-    elif (uid := curve.run.metadata.get(PREVIOUS_RUN)) is not None:
+    elif (uid := inferred.curve.run.metadata.get(PREVIOUS_RUN)) is not None:
         cause = "none is among the results" if previous is None else "it lies outside the field of view"
         notes = (*notes, f"no crystal of the previous run {uid!s:.36} was a start: {cause}")
-    in_lab = crystal_in_lab(crystal, settings.lab_shape)
-    laps.mark("phase")
-    verdict = combined(in_lab.verdict, inferred.doubts, notes)
-    metrics = laps.added_to(metrics_in_lab(in_lab, inferred.volume))
-    result = _result("reconstruction", curve, in_lab, verdict, metrics)
+    result = _reconstruction(inferred, inferred.volume, crystal_in_lab(crystal, settings.lab_shape), notes)
     phased = PhasedVolume(volume=inferred.volume, crystal=crystal, doubts=inferred.doubts, notes=notes)
-    return replace(result, frame_sums=_frame_sums(curve), readings=run_readings(curve), phased=phased)
+    return replace(result, phased=phased)
+
+
+def leave_unsearched(inferred: InferredCurve, settings: ChainSettings, reason: str, *, is_refined: bool) -> Result:
+    """Return the network's crystal as the doubtful reconstruction of a curve, without a phase retrieval.
+
+    Parameters
+    ----------
+    inferred
+        The curve, with the network's result.
+    settings
+        Settings of the stages.
+    reason
+        Why there is no phase retrieval; it stands in the verdict.
+    is_refined
+        Whether the result is to hold the crystal in detector coordinates, from which a refinement starts.
+    """
+    crystal, volume = inferred.result.crystal, inferred.volume
+    if crystal is None or volume is None or inferred.find_start is None or crystal.verdict.grade == "failed":
+        return replace(inferred.result, stream="reconstruction")
+    verdict = Verdict(grade="doubtful", reasons=(UNREFINED, reason))
+    crystal = replace(crystal, metrics=replace(crystal.metrics, is_truncated=True), verdict=verdict)
+    result = _reconstruction(inferred, volume, crystal_in_lab(crystal, settings.lab_shape), inferred.notes)
+    if not is_refined:
+        return result
+    start = inferred.find_start()
+    density, support = (read_only(array.cpu().numpy()) for array in (start.density, start.support))
+    on_detector = replace(crystal, density=density, support=support, affine=start.affine)
+    phased = PhasedVolume(volume=volume, crystal=on_detector, doubts=inferred.doubts, notes=inferred.notes)
+    return replace(result, phased=phased)
+
+
+def _reconstruction(inferred: InferredCurve, volume: PreparedVolume, in_lab: Crystal, notes: tuple[str, ...]) -> Result:
+    """Return a crystal in lab coordinates as the second result of a curve."""
+    curve = inferred.curve
+    inferred.laps.mark("phase")
+    verdict = combined(in_lab.verdict, inferred.doubts, notes)
+    metrics = inferred.laps.added_to(metrics_in_lab(in_lab, volume))
+    result = _result("reconstruction", curve, in_lab, verdict, metrics)
+    return replace(result, frame_sums=_frame_sums(curve), readings=run_readings(curve))
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:

@@ -89,7 +89,6 @@ def retrieve_phase(
     settings: PhaseConfig,
     wait_turn: Callable[[], None] = lambda: None,
     previous: Start | None = None,
-    allowed_share: Callable[[], float] = lambda: 1.0,
 ) -> Crystal:
     """Return the crystal after phase retrieval on the measured voxels, in detector coordinates.
 
@@ -105,12 +104,10 @@ def retrieve_phase(
         Called at every cycle; it may block while more urgent work runs.
     previous
         The crystal of an earlier scan on the voxels of this volume; None without one.
-    allowed_share
-        Returns the share of the time limit that may be used, see `Deadline`.
     """
     data = measurement_of(volume, str(start.density.device))
     batch = _batch_of([start] if previous is None else [start, previous])
-    deadline = Deadline(settings.budget_s, wait_turn=wait_turn, allowed_share=allowed_share)
+    deadline = Deadline(settings.budget_s, wait_turn=wait_turn)
     if settings.recipe is not None:
         crystal, support, metrics = _run(parse_recipe(settings.recipe), data, batch, deadline)
     elif data.magnitude.numel() > settings.most_voxels:

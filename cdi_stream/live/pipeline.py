@@ -4,9 +4,10 @@
 - *infer* takes curves from a queue, and publishes the network's crystal at once.  While no complete curve waits, it
   publishes previews of curves that are still measured.
 - *phase* retrieves the phase of one curve after the other, and asks for the refinements.  The phase retrieval pauses
-  between cycles while a curve waits for its inference, and for a preview, so that the preview is over sooner.
+  between cycles while a curve waits for its inference, and for a preview, so that the preview is over sooner.  It ends
+  when curves pile up (`cdi_stream.live.pace`); these curves keep the network's crystals.
 - *bus* checks that documents arrive on the bus; one thread for each archive writes documents to the slower sinks
-  (Tiled).
+  (Tiled), and waits while curves wait.
 - *refine* runs the worker process, *announce* sends messages to the operators' pages.
 
 Previews and messages of progress are dropped when time is short; curves are never dropped.
@@ -29,18 +30,17 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import Spool
-from cdi_stream.inversion.chain import ChainSettings, InferredCurve, PreviousCrystal, failed, infer_curve, phase_curve
-from cdi_stream.inversion.verdict import failed_verdict
-from cdi_stream.live.attempt import InterruptionError, attempt
+from cdi_stream.inversion.chain import ChainSettings, InferredCurve, PreviousCrystal, infer_curve
+from cdi_stream.live.attempt import attempt
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.live.pace import Pace
 from cdi_stream.live.previews import Previews
 from cdi_stream.live.refinements import refinement_message
+from cdi_stream.live.second_results import SecondResults, StoppedError
 from cdi_stream.live.tally import Tally
 from cdi_stream.logs import about
 from cdi_stream.messages import CurveProgress, PartialCurve, Result, RockingCurve, RunContext
-from cdi_stream.metrics import Metrics
 from cdi_stream.networks.torchscript import Network
 from cdi_stream.operators.announce import Announcer
 from cdi_stream.refine.backlog import Backlog
@@ -59,10 +59,6 @@ STOP_S = 7.0
 """Time [s] in which a service stops; work that is not finished by then is left for the next start."""
 
 _ANNOUNCE_S = 0.05
-
-
-class _StoppedError(InterruptionError):
-    """Raised when the service was stopped and the time to finish curves is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,15 +112,13 @@ class Service:
         self._phase_queue: queue.Queue[_PhaseRequest | RunStopped | None] = queue.Queue()
         self._n_unfinished = self._n_pending = 0
         self._waiting_bytes = 0
-        self._pace = Pace(
-            parts.chain.phase.budget_s, lambda: self._n_unfinished - 1, is_refined=parts.backlog is not None
-        )
+        is_refined = parts.backlog is not None
+        pace = Pace(lambda: self._n_unfinished - 1, is_refined=is_refined)
+        self._second = SecondResults(parts.chain, pace, parts.previous, self._is_time_up, is_refined=is_refined)
         self._previews = Previews(parts.network, parts.chain, parts.outgoing)
         self._tally = Tally()
         self._start_s = time.time()
         self._count_lock = threading.Lock()
-        self._may_phase = threading.Event()
-        self._may_phase.set()
         self._stopping = threading.Event()
         self._published = threading.Event()
         self._stop_at_s = float("inf")
@@ -200,7 +194,7 @@ class Service:
         finally:
             self._stop_at_s = min(self._stop_at_s, time.monotonic() + STOP_S)
             self._stopping.set()
-            self._may_phase.set()
+            self._second.may_run.set()
             tell_next()
 
     def _is_time_up(self) -> bool:
@@ -215,7 +209,7 @@ class Service:
 
     def _take(self, work: Work) -> None:
         if isinstance(work, RockingCurve):
-            self._may_phase.clear()
+            self._second.may_run.clear()
             self._count(+1, work)
             self._tally.curve(work.account)
         self._work.put(work)
@@ -245,7 +239,7 @@ class Service:
                 case CurveProgress():
                     self._parts.outgoing.progress(work)
                 case PartialCurve():
-                    self._may_phase.clear()
+                    self._second.may_run.clear()
                     self._previews.take(work, self._why_no_preview)
                 case RockingCurve():
                     with about(work.run.uid, work.curve_index):
@@ -253,7 +247,7 @@ class Service:
                 case RunStopped():
                     self._phase_queue.put(work)
             if not self._is_curve_waiting():
-                self._may_phase.set()
+                self._second.may_run.set()
 
     def _is_curve_waiting(self) -> bool:
         """Return whether a complete curve waits for its inference."""
@@ -279,11 +273,6 @@ class Service:
             self._publish(curve, inferred.result)
             self._phase_queue.put(_PhaseRequest(curve=curve, inferred=inferred))
 
-    def _wait_turn(self) -> None:
-        self._may_phase.wait()
-        if self._is_time_up():
-            raise _StoppedError
-
     def _phase(self) -> None:
         while (work := self._phase_queue.get()) is not None:
             if isinstance(work, RunStopped):
@@ -297,28 +286,13 @@ class Service:
         """Publish the second result of a curve, then ask for its refinements, so that they cannot delay the result."""
         curve = work.curve
         try:
-            result = self._phase_result(work)
-        except _StoppedError:
+            result = self._second.result_of(curve, work.inferred)
+        except StoppedError:
             return
         self._publish(curve, result)
         self._count(-1, curve)
         if self._parts.backlog is not None:
             self._parts.backlog.ask(result, curve.run, self._parts.outgoing.uid_for(curve.run))
-
-    def _phase_result(self, work: _PhaseRequest) -> Result:
-        """Return the second result of a curve."""
-        if work.inferred is None:
-            verdict = failed_verdict("no result: an earlier stage failed, see the inference")
-            return failed("reconstruction", work.curve, verdict, Metrics())
-
-        def compute() -> Result:
-            """Retrieve the phase; the crystal of the run before is one of the starts."""
-            assert work.inferred is not None
-            previous = self._parts.previous(work.curve.run)
-            share = self._pace.allowed_share
-            return phase_curve(work.inferred, self._parts.chain, self._wait_turn, previous, share)
-
-        return self._pace.run(lambda: attempt(work.curve, "reconstruction", compute))
 
     def _publish(self, curve: RockingCurve, result: Result) -> None:
         problem = self._parts.outgoing.result(curve.run, result)
@@ -350,7 +324,7 @@ class Service:
         self._parts.bus.run(is_over)
 
     def _archive(self, archive: ArchiveDelivery) -> Callable[[], None]:
-        return lambda: archive.run(self._published.is_set)
+        return lambda: archive.run(self._published.is_set, lambda: self._n_unfinished > 1)
 
     def _refine(self) -> None:
         assert self._parts.backlog is not None

@@ -23,9 +23,6 @@ class Deadline:
         Called whenever the thread that made the deadline checks it.  The function may block while more urgent work is
         done: this time does not count, and other threads that check the deadline wait as well.  If the function raises
         an exception, the deadline is over for all threads.
-    allowed_share
-        Returns the share of the budget that may be used, 0 to 1; the share may change at any time, for example because
-        more work waits.
     """
 
     def __init__(
@@ -34,15 +31,9 @@ class Deadline:
         clock: Callable[[], float] = time.monotonic,
         begin_s: float | None = None,
         wait_turn: Callable[[], None] = lambda: None,
-        allowed_share: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        self._clock, self._turns, self._allowed_share = clock, _Turns(clock, wait_turn), allowed_share
-        self._begin_s, self.whole_s = clock() if begin_s is None else begin_s, budget_s
-
-    @property
-    def budget_s(self) -> float:
-        """Length of the budget that may be used [s]."""
-        return self._allowed_share() * self.whole_s
+        self._clock, self._turns = clock, _Turns(clock, wait_turn)
+        self._begin_s, self.budget_s = clock() if begin_s is None else begin_s, budget_s
 
     def is_over(self, share: float = 1.0) -> bool:
         """Return whether ``share`` of the budget is spent."""
@@ -67,7 +58,7 @@ class Deadline:
     def part(self, share: float) -> Deadline:
         """Return a deadline with the same beginning and a share of the budget."""
         part = copy.copy(self)
-        part.whole_s = share * self.whole_s
+        part.budget_s = share * self.budget_s
         return part
 
 

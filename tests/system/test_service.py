@@ -288,6 +288,20 @@ def test_curves_that_pile_up_hold_the_detector_and_lose_nothing(make, caplog):
     assert "no frames are taken meanwhile" in caplog.text
 
 
+def test_of_curves_that_pile_up_each_gets_its_reconstruction_in_order_and_the_last_ones_are_searched(make, scan):
+    rig = make(chain=settings_for(scan, phase={"recipe": "3000*ER"}, publish={"lab_shape": (48, 48, 48)}))
+    rig.open_run("raw")
+    for index in range(6):
+        rig.events("raw", first=1 + 48 * index)
+        rig.curve("raw", index + 1, index)
+    rig.wait_for(lambda: len(rig.results()) == 6)
+    assert [data["reconstruction_curve_index"] for data in rig.results()] == list(range(6))
+    assert {data["reconstruction_verdict"] for data in rig.results()} <= {"good", "doubtful"}
+    reasons = [data["reconstruction_reasons"] for data in rig.results()]
+    assert sum("there was no time for a search" in text for text in reasons) >= 3
+    assert "search" not in reasons[-1]
+
+
 def test_a_preview_comes_before_its_curve_and_none_of_a_curve_that_comes_at_once(make):
     rig = make()
     rig.open_run("raw")

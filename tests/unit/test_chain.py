@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cdi_stream.inversion import chain, phase_retrieval
-from cdi_stream.inversion.chain import infer_curve, phase_curve, reconstruct
+from cdi_stream.inversion.chain import infer_curve, leave_unsearched, phase_curve, reconstruct
+from cdi_stream.inversion.infer import UNREFINED
 from cdi_stream.inversion.phase_retrieval import FROM_NETWORK
 from cdi_stream.messages import FrameAccount
 from cdi_stream.phasing.auto import solve
@@ -72,6 +73,24 @@ def test_phase_retrieval_waits_its_turn_at_every_cycle(scan, network, settings, 
     result = phase_curve(inferred, chain, wait_turn=lambda: turns.append(1))
     assert len(turns) >= least, "of the thread that waits; the other runs as many"
     assert result.stream == "reconstruction"
+
+
+def test_without_a_phase_retrieval_the_network_s_crystal_is_the_doubtful_result_and_is_left_to_the_refinement(
+    scan, network
+):
+    settings = settings_for(scan)
+    inferred = infer_curve(curve_of(scan), network, settings)
+    result = leave_unsearched(inferred, settings, "no time", is_refined=True)
+    assert leave_unsearched(inferred, settings, "no time", is_refined=False).phased is None
+    assert (result.stream, result.verdict.grade) == ("reconstruction", "doubtful")
+    assert {UNREFINED, "no time"} <= set(result.verdict.reasons)
+    assert result.metrics.is_truncated
+    assert result.metrics.chi2 == inferred.result.metrics.chi2
+    assert result.crystal.density.shape == settings.lab_shape
+    for axis in "xyz":
+        size, seen = (getattr(r.metrics, f"size_lab_{axis}_nm") for r in (result, inferred.result))
+        assert size == pytest.approx(seen, rel=0.15)
+    assert result.phased.crystal.density.shape == inferred.volume.counts.shape
 
 
 def test_a_search_waits_its_turn_at_every_cycle(searched):

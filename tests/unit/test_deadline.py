@@ -145,15 +145,3 @@ def test_other_threads_are_held_up_as_long_as_the_one_that_waits():
         thread.join(10)
     assert seen == [False]
     assert answered.is_set()
-
-
-def test_the_share_that_may_be_used_changes_at_any_time():
-    clock, allowed = Clock(), [1.0]
-    deadline = Deadline(10.0, clock, allowed_share=lambda: allowed[0])
-    part = deadline.part(0.5)
-    clock.now_s = 102
-    assert (deadline.is_over(), part.is_over(), deadline.left_s) == (False, False, 8.0)
-    allowed[0] = 0.3
-    assert (deadline.is_over(), part.is_over(), deadline.left_s) == (False, True, 1.0)
-    allowed[0] = 0.1
-    assert deadline.is_over()

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from cdi_stream.alarms import Alarms
-from cdi_stream.documents.delivery import RESEND_AFTER_S, ArchiveDelivery, BusDelivery
+from cdi_stream.documents.delivery import GIVE_WAY_S, RESEND_AFTER_S, ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import BUS, SPOOL, Spool
 from cdi_stream.errors import ConfigError, ServiceError
 
@@ -291,6 +291,22 @@ def run_archive(spool, server, on_sleep=lambda: None):
     delivery = ArchiveDelivery("tiled", spool, server.open, sleep=sleep)
     delivery.run(lambda: not spool.waiting("tiled") or len(slept) > 50)
     return slept
+
+
+@pytest.mark.parametrize(("urgent_checks", "waited_s"), [(0, 0.0), (30, 3.0), (10**9, GIVE_WAY_S)])
+def test_an_archive_gives_way_to_urgent_work_for_a_limited_time(opened, urgent_checks, waited_s):
+    spool, server, slept_s = opened("tiled"), Server(), []
+
+    def sleep(seconds):
+        assert not server.runs, "nothing is written before"
+        slept_s.append(seconds)
+        return False
+
+    spool.put("one", documents("one"))
+    delivery = ArchiveDelivery("tiled", spool, server.open, sleep=sleep)
+    delivery.run(lambda: not spool.waiting("tiled"), lambda: len(slept_s) < urgent_checks)
+    assert sum(slept_s) == pytest.approx(waited_s, abs=0.15)
+    assert server.runs == {"one": names_of("one")}
 
 
 def test_an_archive_gets_every_run_whole(opened):
