@@ -2,8 +2,9 @@
 
 The middle of the diffraction holds almost all counts, so the coarsest grid shows the whole crystal but for its fine
 details.  Starts cost little there, and their agreement tells how far the crystal can be trusted.  The best crystal is
-carried to the finest grid, where descent with momentum adds the details in a few dozen steps; HIO and RAAR would leave
-the crystal that is known already and take hundreds of cycles to come back to it (decision record 0024).
+carried to the next grid and then to the finest, where descent with momentum adds the details in a few dozen steps; HIO
+and RAAR would leave the crystal that is known already and take hundreds of cycles to come back to it (decision records
+0024 and 0031).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from cdi_stream.phasing.explore import Exploration, explore
 from cdi_stream.phasing.grid_level import GridLevel, Search, carried, climb, level_of, refine, refine_each
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.pyramid import coarsen, coarsest_shape, resample_crystals
+from cdi_stream.phasing.pyramid import Lengths, coarsen, grid_shapes, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
 from cdi_stream.phasing.ranking import Candidates, agreement
-from cdi_stream.phasing.schedules import VARIANTS, large_recipe, mend_recipe, settle_recipe
+from cdi_stream.phasing.schedules import VARIANTS, large_recipe, mend_recipe, middle_recipe, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
 
@@ -81,13 +82,13 @@ def solve_large(
         In its metrics, ``agreement`` is the mean correlation of the crystal with the starts next to the best, and
         ``cycles`` counts all starts.
     """
-    search = Search(deadline)
-    starts = _explored(data, known, recipe_for, seed, extent, search)
+    search, shapes = Search(deadline), grid_shapes(data)
+    starts = _explored(level_of(coarsen(data, shapes[0])), known, recipe_for, seed, extent, search)
     starts, kernel = starts.find_coherence(data.magnitude.numel(), search)
     mended = starts.mended(search)
     share = float(mended.support[:1].float().mean())
     finest = level_of(data if kernel is None else kernel.apply_to(data), share)
-    best = _add_details(finest, mended.crystal[:1], search)
+    best = _add_details(finest, shapes[:2][-1], mended.crystal[:1], search)
     if kernel is not None:
         kernel = improve_kernel(finest, best, kernel)
     model = data if kernel is None else kernel.apply_to(data)
@@ -113,10 +114,18 @@ def _metrics_of(best: Batch, level: GridLevel, others_agree: float, search: Sear
     )
 
 
-def _add_details(level: GridLevel, crystals: Tensor, search: Search) -> Batch:
-    """Bring one crystal ``(1, *shape)`` to a finer grid and add its details there, until the deadline."""
+def _add_details(finest: GridLevel, middle_shape: Lengths, crystals: Tensor, search: Search) -> Batch:
+    """Bring one crystal ``(1, *shape)`` to a middle and to the finest grid, and add its details, until the deadline."""
+    middle = level_of(coarsen(finest.data, middle_shape), finest.coarser_share)
+    if middle.extent_vox >= TUNING.small_crystal_vox:
+        crystals = _finer(middle, crystals, middle_recipe(middle.extent_vox), search).result
+    return _finer(finest, crystals, large_recipe(finest.extent_vox), search)
+
+
+def _finer(level: GridLevel, crystals: Tensor, recipe: Recipe, search: Search) -> Batch:
+    """Bring one crystal ``(1, *shape)`` to a finer grid and refine it there."""
     crystal = resample_crystals(crystals, tuple(level.data.magnitude.shape))
-    batch = refine(level, carried(crystal, level), large_recipe(level.extent_vox), search.deadline)
+    batch = refine(level, carried(crystal, level), recipe, search.deadline)
     search.add(batch.crystal, batch.cycle)
     return batch
 
@@ -162,7 +171,8 @@ class _Starts:
         the descent with a kernel on ``n_voxels``.
         """
         scale = (n_voxels / self.level.data.magnitude.numel()) ** (1 / self.level.data.n_axes)
-        cycles = large_recipe(scale * self.level.extent_vox).cycles
+        extent_vox = scale * self.level.extent_vox
+        cycles = large_recipe(extent_vox).cycles + middle_recipe(extent_vox).cycles
         descent_s = TUNING.cost_of_kernel * search.cycle_s(cycles * n_voxels)
         if descent_s > TUNING.planned_time_share * search.deadline.left_s:
             return self, None
@@ -178,10 +188,9 @@ def _starts_of(level: GridLevel, pool: Candidates, n_settled: int, search: Searc
 
 
 def _explored(
-    data: Measurement, known: Batch, recipe_for: RecipeFor, seed: int, extent: Exploration, search: Search
+    level: GridLevel, known: Batch, recipe_for: RecipeFor, seed: int, extent: Exploration, search: Search
 ) -> _Starts:
     """Explore the coarsest grid, and again while the candidates disagree and there is time."""
-    level = level_of(coarsen(data, coarsest_shape(data)))
     of_known, explorations = Search(search.deadline), _random_starts(level, seed, extent, search)
     refine_known = partial(climb, level, list(known.result), recipe_for(level.extent_vox), of_known)
     first, pool = side_by_side(lambda job: job(), (partial(next, explorations), refine_known))

@@ -57,8 +57,11 @@ class Blur:
 
 
 def find_coherence(level: GridLevel, pool: Candidates, deadline: Deadline) -> GaussianKernel | None:
-    """Return the kernel with which one of the candidates explains the data best; None for coherent light."""
-    blur = look_for_blur(level, pool, deadline)
+    """Return the kernel with which one of the candidates explains the data best; None for coherent light.
+
+    The fits are short, since `improve_kernel` follows on the finest grid.
+    """
+    blur = look_for_blur(level, pool, deadline, rounds=TUNING.quick_coherence_rounds)
     return blur.kernel if blur.counts(ANY_BLUR) else None
 
 
@@ -68,6 +71,7 @@ def look_for_blur(
     deadline: Deadline,
     begin: GaussianKernel | None = None,
     least_vox: float = TUNING.least_blur_vox,
+    rounds: int = TUNING.coherence_rounds,
 ) -> Blur:
     """Return the kernel with which one of the candidates explains the data best, whether it counts or not.
 
@@ -83,10 +87,12 @@ def look_for_blur(
         Kernel to begin with; None: a kernel of `SearchTuning.first_blur_vox` along each axis.
     least_vox
         Width of a kernel, after any round, below which its fit ends [voxels].
+    rounds
+        Number of rounds of a fit.
     """
     first = begin or GaussianKernel(widths_vox=(TUNING.first_blur_vox,) * level.data.n_axes)
     starts = [Batch(crystal=pool.crystal[k : k + 1], support=pool.support[k : k + 1]) for k in range(len(pool))]
-    fits = side_by_side(partial(_fit, level, first, deadline, least_vox), starts)
+    fits = side_by_side(partial(_fit, level, first, deadline, least_vox, rounds), starts)
     kernel, score = min(fits, key=lambda fit: fit[1])
     without = float(pool.score[0])
     return Blur(kernel=kernel, score=score / without if without > 0 else math.inf)
@@ -128,7 +134,7 @@ def refine_kernel(
 
 
 def _fit(
-    level: GridLevel, kernel: GaussianKernel, deadline: Deadline, least_vox: float, start: Batch
+    level: GridLevel, kernel: GaussianKernel, deadline: Deadline, least_vox: float, rounds: int, start: Batch
 ) -> tuple[GaussianKernel, float]:
     """Refine one crystal and the kernel in turn; return the kernel and the score of the crystal with it.
 
@@ -136,7 +142,7 @@ def _fit(
     ``least_vox``.
     """
     batch, recipe = start, coherence_recipe(level.extent_vox)
-    for _ in range(TUNING.coherence_rounds):
+    for _ in range(rounds):
         kernel, batch = refine_kernel(level, batch, kernel, deadline)
         if deadline.is_over() or max(kernel.widths_vox) <= least_vox:
             break

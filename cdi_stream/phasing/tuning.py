@@ -175,6 +175,9 @@ class SearchTuning:
     coherence_rounds: int = 4
     """Rounds of cycles and refinement of the kernel, for each of these candidates."""
 
+    quick_coherence_rounds: int = 2
+    """The same in a large volume, whose kernel is improved on the finest grid: two rounds find it to 5 %."""
+
     descent_per_kernel: int = 10
     """Steps of descent on the crystal between two refinements of the kernel."""
 

@@ -118,5 +118,5 @@ def test_a_single_start_cannot_be_compared():
 
 def test_the_coarsest_grid_may_be_the_finest(monkeypatch):
     small = Case(seed=2, kind="superellipsoid", phase_pi=1, n=24)
-    monkeypatch.setattr("cdi_stream.phasing.coarse_to_fine.coarsest_shape", lambda data: tuple(data.magnitude.shape))
+    monkeypatch.setattr("cdi_stream.phasing.coarse_to_fine.grid_shapes", lambda data: (tuple(data.magnitude.shape),))
     assert run(case_of(small)[1], case=small).metrics.agreement == pytest.approx(1, abs=0.05)
