@@ -59,10 +59,11 @@ class Blur:
 def find_coherence(level: GridLevel, pool: Candidates, deadline: Deadline) -> GaussianKernel | None:
     """Return the kernel with which one of the candidates explains the data best; None for coherent light.
 
-    The fits are short, since `improve_kernel` follows on the finest grid.
+    The fits are short, since `improve_kernel` follows on the finest grid.  Kernels of coherent light are still wide then.
     """
-    blur = look_for_blur(level, pool, deadline, rounds=TUNING.quick_coherence_rounds)
-    return blur.kernel if blur.counts(ANY_BLUR) else None
+    least_vox = TUNING.hopeless_blur_vox
+    blur = look_for_blur(level, pool, deadline, least_vox=least_vox, rounds=TUNING.quick_coherence_rounds)
+    return blur.kernel if blur.counts(BlurLimits(least_vox=least_vox)) else None
 
 
 def look_for_blur(
