@@ -59,8 +59,8 @@ class Blur:
 def find_coherence(level: GridLevel, pool: Candidates, deadline: Deadline) -> GaussianKernel | None:
     """Return the kernel with which one of the candidates explains the data best; None for coherent light.
 
-    The fits are short, since `improve_kernel` follows on the finest grid.  After so few rounds, kernels of coherent light
-    are still up to `SearchTuning.hopeless_blur_vox` wide.
+    The fits are short, since `improve_kernel` follows on the finest grid.  After so few rounds, kernels of coherent
+    light are still up to `SearchTuning.hopeless_blur_vox` wide.
     """
     least_vox = TUNING.hopeless_blur_vox
     blur = look_for_blur(level, pool, deadline, least_vox=least_vox, rounds=TUNING.quick_coherence_rounds)
