@@ -35,7 +35,7 @@ MAX_FAILURES = 5
 """Number of times that an archive may refuse a run although it can be reached; then the run is left out there."""
 
 GIVE_WAY_S = 10.0
-"""Time [s] that an archive waits for more urgent work."""
+"""Longest time [s] that an archive waits for more urgent work."""
 
 _WAIT_S = 0.2
 _URGENT_CHECK_S = 0.1

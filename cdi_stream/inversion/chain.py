@@ -180,8 +180,11 @@ def phase_curve(
     return replace(result, phased=phased)
 
 
-def leave_unsearched(inferred: InferredCurve, settings: ChainSettings, reason: str, *, is_refined: bool) -> Result:
+def keep_network_crystal(inferred: InferredCurve, settings: ChainSettings, reason: str, *, is_refined: bool) -> Result:
     """Return the network's crystal as the doubtful reconstruction of a curve, without a phase retrieval.
+
+    A network's answer that shows no crystal makes a failed result.  The misfit is that of the inference, on the lab
+    grid.
 
     Parameters
     ----------
@@ -196,7 +199,8 @@ def leave_unsearched(inferred: InferredCurve, settings: ChainSettings, reason: s
     """
     crystal, volume = inferred.result.crystal, inferred.volume
     if crystal is None or volume is None or inferred.find_start is None or crystal.verdict.grade == "failed":
-        return replace(inferred.result, stream="reconstruction")
+        why = failed_verdict(reason, inferred.doubts, inferred.notes)
+        return failed("reconstruction", inferred.curve, why, inferred.laps.added_to(Metrics()))
     verdict = Verdict(grade="doubtful", reasons=(UNREFINED, reason))
     crystal = replace(crystal, metrics=replace(crystal.metrics, is_truncated=True), verdict=verdict)
     result = _reconstruction(inferred, volume, crystal_in_lab(crystal, settings.lab_shape), inferred.notes)
@@ -267,7 +271,7 @@ def _start_from(crystal: Crystal, volume: PreparedVolume, device: str) -> Start 
 
 
 def crystal_in_lab(crystal: Crystal, shape: Shape) -> Crystal:
-    """Resample a crystal from detector voxels to a lab grid, its centre of mass at the origin voxel."""
+    """Resample a crystal to a lab grid that its support fills, its centre of mass at the origin voxel."""
     target = fitting_lab_grid(crystal.support, crystal.affine, shape)
     centre = centre_of_mass(crystal.density)
     density = crystal_to(torch.from_numpy(np.array(crystal.density)), crystal.affine, target, centre)

@@ -110,11 +110,11 @@ class Service:
         self._parts = parts
         self._work: queue.Queue[Work | None] = queue.Queue()
         self._phase_queue: queue.Queue[_PhaseRequest | RunStopped | None] = queue.Queue()
-        self._n_unfinished = self._n_pending = 0
+        self._n_pending = 0
         self._waiting_bytes = 0
         is_refined = parts.backlog is not None
-        pace = Pace(lambda: self._n_unfinished - 1, is_refined=is_refined)
-        self._second = SecondResults(parts.chain, pace, parts.previous, self._is_time_up, is_refined=is_refined)
+        self._pace = Pace(is_refined=is_refined)
+        self._second = SecondResults(parts.chain, self._pace, parts.previous, self._is_time_up, is_refined=is_refined)
         self._previews = Previews(parts.network, parts.chain, parts.outgoing)
         self._tally = Tally()
         self._start_s = time.time()
@@ -159,7 +159,7 @@ class Service:
             thread.join(max(0.1, self._stop_at_s + 1.0 - time.monotonic()))
         stuck = [thread.name for thread in self._threads if thread.is_alive()]
         documents = self._parts.spool.close()
-        n_curves = self._n_unfinished + self._n_pending + len(self._parts.assembler.open_runs())
+        n_curves = self._pace.n_curves + self._n_pending + len(self._parts.assembler.open_runs())
         self.left = {"curves": n_curves, **documents}
         if stuck:
             logger.warning("still at work and left alone: %s", ", ".join(stuck))
@@ -217,19 +217,19 @@ class Service:
 
     def _wait_for_room(self) -> None:
         """Block while waiting curves need more than ``max_waiting_bytes``; the detector waits, and no frame is lost."""
-        if self._waiting_bytes > self._parts.max_waiting_bytes and self._n_unfinished > 1:
-            logger.warning("%d curves wait to be reconstructed: no frames are taken meanwhile", self._n_unfinished)
-        while self._waiting_bytes > self._parts.max_waiting_bytes and self._n_unfinished > 1:
+        if self._waiting_bytes > self._parts.max_waiting_bytes and self._pace.n_curves > 1:
+            logger.warning("%d curves wait to be reconstructed: no frames are taken meanwhile", self._pace.n_curves)
+        while self._waiting_bytes > self._parts.max_waiting_bytes and self._pace.n_curves > 1:
             if self._stopping.wait(_ANNOUNCE_S):
                 return
 
     def _count(self, change: int, curve: RockingCurve) -> None:
         """Change the number of curves between last frame and last document; workers pause while it is above 0."""
         with self._count_lock:
-            self._n_unfinished += change
+            (self._pace.arrive if change > 0 else self._pace.leave)()
             self._waiting_bytes += change * curve.counts.nbytes
             if self._parts.backlog is not None:
-                self._parts.backlog.hold(self._n_unfinished > 0)
+                self._parts.backlog.hold(self._pace.n_curves > 0)
 
     def _infer(self) -> None:
         while (work := self._work.get()) is not None:
@@ -257,8 +257,8 @@ class Service:
         """Return why there is no time for a preview; empty if there is."""
         if self._is_curve_waiting():
             return "a complete curve waits for its inference"
-        if self._n_unfinished > 1:
-            return f"{self._n_unfinished} curves wait for their reconstruction"
+        if self._pace.n_curves > 1:
+            return f"{self._pace.n_curves} curves wait for their reconstruction"
         if self._work.qsize() >= MAX_WAITING:
             return f"{self._work.qsize()} entries wait in the queue"
         return "the service stops" if self._stopping.is_set() else ""
@@ -324,7 +324,11 @@ class Service:
         self._parts.bus.run(is_over)
 
     def _archive(self, archive: ArchiveDelivery) -> Callable[[], None]:
-        return lambda: archive.run(self._published.is_set, lambda: self._n_unfinished > 1)
+        def is_urgent() -> bool:
+            """Return whether a curve waits behind the one at work; false after a stop."""
+            return self._pace.n_curves > 1 and not self._stopping.is_set()
+
+        return lambda: archive.run(self._published.is_set, is_urgent)
 
     def _refine(self) -> None:
         assert self._parts.backlog is not None
@@ -364,7 +368,7 @@ class Service:
             "documents": self._parts.spool.counts(),
             "resources": self._parts.resources(),
             "start_s": self._start_s,
-            "waiting": self._n_unfinished,
+            "waiting": self._pace.n_curves,
             "waiting_bytes": self._waiting_bytes,
             "lag_s": None if newest_s is None else time.monotonic() - newest_s,
             "alarms": self._parts.alarms.active(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from cdi_stream.inversion.chain import (
@@ -11,7 +12,7 @@ from cdi_stream.inversion.chain import (
     InferredCurve,
     PreviousCrystal,
     failed,
-    leave_unsearched,
+    keep_network_crystal,
     phase_curve,
 )
 from cdi_stream.inversion.verdict import failed_verdict
@@ -78,27 +79,30 @@ class SecondResults:
         if inferred is None:
             verdict = failed_verdict("no result: an earlier stage failed, see the inference")
             return failed(_STREAM, curve, verdict, Metrics())
-        try:
-            return attempt(curve, _STREAM, partial(self._searched, inferred))
-        except _HurryError:
-            return self._unsearched(inferred)
-
-    def _searched(self, inferred: InferredCurve) -> Result:
-        """Retrieve the phase; the crystal of the run before is one of the starts."""
-        self._wait_turn()
-        return phase_curve(inferred, self._chain, self._wait_turn, self._previous(inferred.curve.run))
-
-    def _unsearched(self, inferred: InferredCurve) -> Result:
-        """Return the network's crystal, preferably after the inferences of waiting curves."""
+        with suppress(_HurryError):
+            return attempt(curve, _STREAM, partial(self._search, inferred))
         self.may_run.wait(_INFERENCES_FIRST_S)
-        leave = partial(leave_unsearched, inferred, self._chain, self._pace.reason(), is_refined=self._is_refined)
-        return attempt(inferred.curve, _STREAM, leave)
+        return attempt(curve, _STREAM, partial(self._network_crystal, inferred))
+
+    def _search(self, inferred: InferredCurve) -> Result:
+        """Retrieve the phase; the crystal of the run before is one of the starts."""
+        if inferred.volume is None:
+            return phase_curve(inferred, self._chain)
+        if self._pace.has_piled_up():
+            raise _HurryError
+        self._pace.begin()
+        result = phase_curve(inferred, self._chain, self._wait_turn, self._previous(inferred.curve.run))
+        self._pace.complete()
+        return result
+
+    def _network_crystal(self, inferred: InferredCurve) -> Result:
+        return keep_network_crystal(inferred, self._chain, self._pace.reason(), is_refined=self._is_refined)
 
     def _wait_turn(self) -> None:
         """Wait for more urgent work; end the phase retrieval if the service stops, or if curves pile up."""
         is_my_turn = False
         while not is_my_turn:
-            if self._pace.is_hurried():
+            if self._pace.must_end():
                 raise _HurryError
             is_my_turn = self.may_run.wait(_HURRY_CHECK_S)
         if self._is_time_up():

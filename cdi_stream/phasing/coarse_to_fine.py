@@ -9,6 +9,7 @@ and RAAR would leave the crystal that is known already and take hundreds of cycl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -84,11 +85,12 @@ def solve_large(
     """
     search, shapes = Search(deadline), grid_shapes(data)
     starts = _explored(level_of(coarsen(data, shapes[0])), known, recipe_for, seed, extent, search)
-    starts, kernel = starts.find_coherence(data.magnitude.numel(), search)
+    middle = shapes[:2][-1]
+    starts, kernel = starts.find_coherence(middle, shapes[-1], search)
     mended = starts.mended(search)
     share = float(mended.support[:1].float().mean())
     finest = level_of(data if kernel is None else kernel.apply_to(data), share)
-    best = _add_details(finest, shapes[:2][-1], mended.crystal[:1], search)
+    best = _add_details(finest, middle, mended.crystal[:1], search)
     if kernel is not None:
         kernel = improve_kernel(finest, best, kernel)
     model = data if kernel is None else kernel.apply_to(data)
@@ -115,10 +117,16 @@ def _metrics_of(best: Batch, level: GridLevel, others_agree: float, search: Sear
 
 
 def _add_details(finest: GridLevel, middle_shape: Lengths, crystals: Tensor, search: Search) -> Batch:
-    """Bring one crystal ``(1, *shape)`` to a middle and to the finest grid, and add its details, until the deadline."""
+    """Bring one crystal ``(1, *shape)`` to a middle and to the finest grid, and add its details, until the deadline.
+
+    The middle grid may be the finest.
+    """
     middle = level_of(coarsen(finest.data, middle_shape), finest.coarser_share)
     if middle.extent_vox >= TUNING.small_crystal_vox:
-        crystals = _finer(middle, crystals, middle_recipe(middle.extent_vox), search).result
+        batch = _finer(middle, crystals, middle_recipe(middle.extent_vox), search)
+        if middle_shape == tuple(finest.data.magnitude.shape):
+            return batch
+        crystals = batch.result
     return _finer(finest, crystals, large_recipe(finest.extent_vox), search)
 
 
@@ -164,16 +172,16 @@ class _Starts:
         coarse = resample_crystals(crystal[None], tuple(self.level.data.magnitude.shape))
         return agreement(torch.cat((_settle(self.level, coarse, search), self.settled[1:])))
 
-    def find_coherence(self, n_voxels: int, search: Search) -> tuple[_Starts, GaussianKernel | None]:
+    def find_coherence(self, middle: Lengths, finest: Lengths, search: Search) -> tuple[_Starts, GaussianKernel | None]:
         """Return the starts after cycles with the coherence kernel that they show, and the kernel.
 
         Without a kernel the starts stay as they are: if the light is coherent, and if the time left is too short for
-        the descent with a kernel on ``n_voxels``.
+        the descent with a kernel on the ``middle`` and the ``finest`` grid.
         """
-        scale = (n_voxels / self.level.data.magnitude.numel()) ** (1 / self.level.data.n_axes)
+        scale = (math.prod(finest) / self.level.data.magnitude.numel()) ** (1 / self.level.data.n_axes)
         extent_vox = scale * self.level.extent_vox
-        cycles = large_recipe(extent_vox).cycles + middle_recipe(extent_vox).cycles
-        descent_s = TUNING.cost_of_kernel * search.cycle_s(cycles * n_voxels)
+        steps = (large_recipe(extent_vox).cycles, finest), (middle_recipe(extent_vox).cycles, middle)
+        descent_s = TUNING.cost_of_kernel * search.cycle_s(sum(n * math.prod(shape) for n, shape in steps))
         if descent_s > TUNING.planned_time_share * search.deadline.left_s:
             return self, None
         kernel = find_coherence(self.level, self.pool.best(TUNING.candidates_for_quick_coherence), search.deadline)

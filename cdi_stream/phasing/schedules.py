@@ -103,7 +103,10 @@ def final_recipes(extent: float) -> tuple[Recipe, ...]:
 
 
 def middle_recipe(extent: float) -> Recipe:
-    """Return the recipe of the grid next to the coarsest, on which the crystal of a large volume gets most details."""
+    """Return the recipe of the grid next to the coarsest, on which the crystal of a large volume gets most details.
+
+    Fewer steps leave more of a rim about a measured crystal (decision record 0031).
+    """
     return recipe_of(_wrap(0.22, _sigma(extent), after=20), Cycles("AER", 60))
 
 
@@ -111,7 +114,7 @@ def large_recipe(extent: float) -> Recipe:
     """Return the recipe of the finest grid of a large volume.
 
     Its descent ends with the loose support: a tight one cuts into strained crystals (decision record 0024).  Half as
-    many steps, here or on the grid before, explain the counts worse (decision record 0031).
+    many steps explain the counts worse (decision record 0031).
     """
     if extent < TUNING.small_crystal_vox:
         return final_recipes(extent)[-1]

@@ -157,7 +157,7 @@ class SearchTuning:
     """
 
     hopeless_blur_vox: float = 0.35
-    """Width of a kernel, after its first round, below which a quick search ends its fit.
+    """Width of a kernel below which a quick search ends its fit, and a large volume takes the light as coherent.
 
     Kernels of blurred data grow from round to round, from 0.40 voxels on in 40 trial samples; those of coherent data
     shrink.

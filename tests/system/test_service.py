@@ -288,8 +288,8 @@ def test_curves_that_pile_up_hold_the_detector_and_lose_nothing(make, caplog):
     assert "no frames are taken meanwhile" in caplog.text
 
 
-def test_of_curves_that_pile_up_each_gets_its_reconstruction_in_order_and_the_last_ones_are_searched(make, scan):
-    rig = make(chain=settings_for(scan, phase={"recipe": "3000*ER"}, publish={"lab_shape": (48, 48, 48)}))
+def test_of_curves_that_pile_up_each_gets_its_reconstruction_in_order_and_the_last_one_is_searched(make, scan):
+    rig = make(chain=settings_for(scan, phase={"recipe": "2000*ER"}, publish={"lab_shape": (48, 48, 48)}))
     rig.open_run("raw")
     for index in range(6):
         rig.events("raw", first=1 + 48 * index)

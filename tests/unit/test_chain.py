@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cdi_stream.inversion import chain, phase_retrieval
-from cdi_stream.inversion.chain import infer_curve, leave_unsearched, phase_curve, reconstruct
+from cdi_stream.inversion.chain import infer_curve, keep_network_crystal, phase_curve, reconstruct
 from cdi_stream.inversion.infer import UNREFINED
 from cdi_stream.inversion.phase_retrieval import FROM_NETWORK
-from cdi_stream.messages import FrameAccount
+from cdi_stream.messages import FrameAccount, Verdict
 from cdi_stream.phasing.auto import solve
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.recipe import parse_recipe
@@ -80,8 +80,8 @@ def test_without_a_phase_retrieval_the_network_s_crystal_is_the_doubtful_result_
 ):
     settings = settings_for(scan)
     inferred = infer_curve(curve_of(scan), network, settings)
-    result = leave_unsearched(inferred, settings, "no time", is_refined=True)
-    assert leave_unsearched(inferred, settings, "no time", is_refined=False).phased is None
+    result = keep_network_crystal(inferred, settings, "no time", is_refined=True)
+    assert keep_network_crystal(inferred, settings, "no time", is_refined=False).phased is None
     assert (result.stream, result.verdict.grade) == ("reconstruction", "doubtful")
     assert {UNREFINED, "no time"} <= set(result.verdict.reasons)
     assert result.metrics.is_truncated
@@ -90,7 +90,21 @@ def test_without_a_phase_retrieval_the_network_s_crystal_is_the_doubtful_result_
     for axis in "xyz":
         size, seen = (getattr(r.metrics, f"size_lab_{axis}_nm") for r in (result, inferred.result))
         assert size == pytest.approx(seen, rel=0.15)
-    assert result.phased.crystal.density.shape == inferred.volume.counts.shape
+    on_detector = result.phased.crystal
+    assert on_detector.affine == inferred.volume.affine
+    assert on_detector.density.shape == on_detector.support.shape == inferred.volume.counts.shape
+    assert np.abs(on_detector.density[on_detector.support]).max() > 0
+
+
+def test_without_a_phase_retrieval_an_answer_that_shows_no_crystal_fails(scan, network):
+    settings = settings_for(scan)
+    inferred = infer_curve(curve_of(scan), network, settings)
+    nothing = replace(inferred.result.crystal, verdict=Verdict(grade="failed", reasons=("empty",)))
+    inferred = replace(inferred, result=replace(inferred.result, crystal=nothing))
+    result = keep_network_crystal(inferred, settings, "no time", is_refined=True)
+    assert (result.stream, result.verdict.grade, result.crystal) == ("reconstruction", "failed", None)
+    assert "no time" in result.verdict.reasons
+    assert result.phased is None
 
 
 def test_a_search_waits_its_turn_at_every_cycle(searched):

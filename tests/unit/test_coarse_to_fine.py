@@ -14,7 +14,7 @@ from cdi_stream.phasing.grid_level import level_of, refine
 from cdi_stream.phasing.judge import LEAST_AGREEMENT, judge
 from cdi_stream.phasing.pyramid import coarsest_shape
 from cdi_stream.phasing.recipe import parse_recipe
-from cdi_stream.phasing.schedules import large_recipe
+from cdi_stream.phasing.schedules import large_recipe, middle_recipe
 from cdi_stream.phasing.starts import start_from
 from cdi_stream.phasing.support import Limits
 from tests.bench.crystals import Case
@@ -92,7 +92,7 @@ def test_it_asks_for_its_turn_at_every_cycle():
     turns = []
     _, truth = case_of(CASE)
     run(truth, Deadline(60, clock=lambda: 0.0, wait_turn=lambda: turns.append(1)))
-    n_cycles = 255 + FEW_CYCLES.cycles + large_recipe(14.0).cycles
+    n_cycles = 255 + FEW_CYCLES.cycles + middle_recipe(14.0).cycles + large_recipe(14.0).cycles
     assert len(turns) > n_cycles, "one round of starts on this thread, the known crystal, and the descent"
 
 
