@@ -175,12 +175,10 @@ def phase_curve(
     elif (uid := inferred.curve.run.metadata.get(PREVIOUS_RUN)) is not None:
         cause = "none is among the results" if previous is None else "it lies outside the field of view"
         notes = (*notes, f"no crystal of the previous run {uid!s:.36} was a start: {cause}")
-    result = _reconstruction(inferred, inferred.volume, crystal_in_lab(crystal, settings.lab_shape), notes)
-    phased = PhasedVolume(volume=inferred.volume, crystal=crystal, doubts=inferred.doubts, notes=notes)
-    return replace(result, phased=phased)
+    return _reconstruction(inferred, inferred.volume, crystal_in_lab(crystal, settings.lab_shape), crystal, notes)
 
 
-def keep_network_crystal(inferred: InferredCurve, settings: ChainSettings, reason: str, *, is_refined: bool) -> Result:
+def keep_network_crystal(inferred: InferredCurve, lab_shape: Shape, reason: str, *, is_refined: bool) -> Result:
     """Return the network's crystal as the doubtful reconstruction of a curve, without a phase retrieval.
 
     A network's answer that shows no crystal makes a failed result.  The misfit is that of the inference, on the lab
@@ -189,38 +187,50 @@ def keep_network_crystal(inferred: InferredCurve, settings: ChainSettings, reaso
     Parameters
     ----------
     inferred
-        The curve, with the network's result.
-    settings
-        Settings of the stages.
+        The curve, as `infer_curve` returns it.
+    lab_shape
+        Shape of the crystal in lab coordinates.
     reason
         Why there is no phase retrieval; it stands in the verdict.
     is_refined
         Whether the result is to hold the crystal in detector coordinates, from which a refinement starts.
     """
     crystal, volume = inferred.result.crystal, inferred.volume
-    if crystal is None or volume is None or inferred.find_start is None or crystal.verdict.grade == "failed":
+    if volume is None or inferred.find_start is None:
+        return replace(inferred.result, stream="reconstruction")
+    if crystal is None or crystal.verdict.grade == "failed":
         why = failed_verdict(reason, inferred.doubts, inferred.notes)
         return failed("reconstruction", inferred.curve, why, inferred.laps.added_to(Metrics()))
     verdict = Verdict(grade="doubtful", reasons=(UNREFINED, reason))
     crystal = replace(crystal, metrics=replace(crystal.metrics, is_truncated=True), verdict=verdict)
-    result = _reconstruction(inferred, volume, crystal_in_lab(crystal, settings.lab_shape), inferred.notes)
-    if not is_refined:
-        return result
-    start = inferred.find_start()
+    on_detector = _laid_on_detector(crystal, inferred.find_start()) if is_refined else None
+    return _reconstruction(inferred, volume, crystal_in_lab(crystal, lab_shape), on_detector, inferred.notes)
+
+
+def _laid_on_detector(crystal: Crystal, start: Start) -> Crystal:
+    """Return a crystal with density and support of a start, which lie on the measured voxels."""
     density, support = (read_only(array.cpu().numpy()) for array in (start.density, start.support))
-    on_detector = replace(crystal, density=density, support=support, affine=start.affine)
-    phased = PhasedVolume(volume=volume, crystal=on_detector, doubts=inferred.doubts, notes=inferred.notes)
-    return replace(result, phased=phased)
+    return replace(crystal, density=density, support=support, affine=start.affine)
 
 
-def _reconstruction(inferred: InferredCurve, volume: PreparedVolume, in_lab: Crystal, notes: tuple[str, ...]) -> Result:
-    """Return a crystal in lab coordinates as the second result of a curve."""
+def _reconstruction(
+    inferred: InferredCurve,
+    volume: PreparedVolume,
+    in_lab: Crystal,
+    on_detector: Crystal | None,
+    notes: tuple[str, ...],
+) -> Result:
+    """Return a crystal as the second result of a curve; ``on_detector`` is None where no refinement starts from it."""
     curve = inferred.curve
     inferred.laps.mark("phase")
     verdict = combined(in_lab.verdict, inferred.doubts, notes)
     metrics = inferred.laps.added_to(metrics_in_lab(in_lab, volume))
     result = _result("reconstruction", curve, in_lab, verdict, metrics)
-    return replace(result, frame_sums=_frame_sums(curve), readings=run_readings(curve))
+    result = replace(result, frame_sums=_frame_sums(curve), readings=run_readings(curve))
+    if on_detector is None:
+        return result
+    phased = PhasedVolume(volume=volume, crystal=on_detector, doubts=inferred.doubts, notes=notes)
+    return replace(result, phased=phased)
 
 
 def warm_up(network: Network, settings: ChainSettings) -> None:

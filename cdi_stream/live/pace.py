@@ -27,14 +27,11 @@ class Pace:
 
     Parameters
     ----------
-    is_refined
-        Whether a refinement follows each curve.
     clock
         Monotonic time [s].
     """
 
-    def __init__(self, *, is_refined: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._is_refined = is_refined
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._arrivals_s: deque[float] = deque()
         self._is_pile = False
@@ -80,7 +77,7 @@ class Pace:
         """Note that a search has come to its end, which tells the usual time."""
         self._usual_s = self._clock() - self._begin_s
 
-    def reason(self) -> str:
-        """Return why a curve has no search, for its verdict."""
-        after = "; the refinement goes on" if self._is_refined else ""
+    def reason(self, *, is_refined: bool) -> str:
+        """Return why a curve has no search, for its verdict; ``is_refined`` tells whether a refinement follows."""
+        after = "; the refinement goes on" if is_refined else ""
         return f"there was no time for a search, since {self.n_waiting} curve{'s' * (self.n_waiting > 1)} waited{after}"

@@ -112,9 +112,10 @@ class Service:
         self._phase_queue: queue.Queue[_PhaseRequest | RunStopped | None] = queue.Queue()
         self._n_pending = 0
         self._waiting_bytes = 0
-        is_refined = parts.backlog is not None
-        self._pace = Pace(is_refined=is_refined)
-        self._second = SecondResults(parts.chain, self._pace, parts.previous, self._is_time_up, is_refined=is_refined)
+        self._pace = Pace()
+        self._second = SecondResults(
+            parts.chain, self._pace, parts.previous, self._is_time_up, is_refined=parts.backlog is not None
+        )
         self._previews = Previews(parts.network, parts.chain, parts.outgoing)
         self._tally = Tally()
         self._start_s = time.time()
@@ -226,7 +227,10 @@ class Service:
     def _count(self, change: int, curve: RockingCurve) -> None:
         """Change the number of curves between last frame and last document; workers pause while it is above 0."""
         with self._count_lock:
-            (self._pace.arrive if change > 0 else self._pace.leave)()
+            if change > 0:
+                self._pace.arrive()
+            else:
+                self._pace.leave()
             self._waiting_bytes += change * curve.counts.nbytes
             if self._parts.backlog is not None:
                 self._parts.backlog.hold(self._pace.n_curves > 0)
@@ -326,7 +330,7 @@ class Service:
     def _archive(self, archive: ArchiveDelivery) -> Callable[[], None]:
         def is_urgent() -> bool:
             """Return whether a curve waits behind the one at work; false after a stop."""
-            return self._pace.n_curves > 1 and not self._stopping.is_set()
+            return self._pace.n_waiting > 0 and not self._stopping.is_set()
 
         return lambda: archive.run(self._published.is_set, is_urgent)
 

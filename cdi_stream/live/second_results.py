@@ -96,7 +96,8 @@ class SecondResults:
         return result
 
     def _network_crystal(self, inferred: InferredCurve) -> Result:
-        return keep_network_crystal(inferred, self._chain, self._pace.reason(), is_refined=self._is_refined)
+        reason = self._pace.reason(is_refined=self._is_refined)
+        return keep_network_crystal(inferred, self._chain.lab_shape, reason, is_refined=self._is_refined)
 
     def _wait_turn(self) -> None:
         """Wait for more urgent work; end the phase retrieval if the service stops, or if curves pile up."""

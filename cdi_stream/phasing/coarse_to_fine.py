@@ -149,7 +149,7 @@ class _Starts:
     level: GridLevel
     pool: Candidates
     settled: Tensor
-    is_clear: bool = True
+    is_clear: bool
 
     def mended(self, search: Search) -> Candidates:
         """Return the best candidates after `mend_recipe`, as many as there are threads.
@@ -188,11 +188,12 @@ class _Starts:
         if kernel is None:
             return self, None
         level, pool = refine_with(kernel, self.level, self.pool.best(len(self.settled)), search)
-        return replace(_starts_of(level, pool, len(self.settled), search), is_clear=self.is_clear), kernel
+        return _starts_of(level, pool, len(self.settled), search, is_clear=self.is_clear), kernel
 
 
-def _starts_of(level: GridLevel, pool: Candidates, n_settled: int, search: Search) -> _Starts:
-    return _Starts(level=level, pool=pool, settled=_settle(level, pool.crystal[:n_settled], search))
+def _starts_of(level: GridLevel, pool: Candidates, n_settled: int, search: Search, *, is_clear: bool) -> _Starts:
+    settled = _settle(level, pool.crystal[:n_settled], search)
+    return _Starts(level=level, pool=pool, settled=settled, is_clear=is_clear)
 
 
 def _explored(
@@ -206,7 +207,7 @@ def _explored(
     search.starts += len(known)
     for index, more in enumerate(chain((first,), explorations)):
         pool = more.merge(pool).best(extent.pool)
-        starts = replace(_starts_of(level, pool, 1 + extent.agreeing, search), is_clear=index < _FIRST_PORTIONS)
+        starts = _starts_of(level, pool, 1 + extent.agreeing, search, is_clear=index < _FIRST_PORTIONS)
         if not agreement(starts.settled) < LEAST_AGREEMENT:
             break
     return starts

@@ -40,6 +40,9 @@ ANY_BLUR = BlurLimits()
 PLAIN_BLUR = BlurLimits(least_vox=TUNING.plain_blur_vox, largest_score=TUNING.plain_blur_score)
 """Kernels that no small fault of a crystal can explain."""
 
+QUICK_BLUR = BlurLimits(least_vox=TUNING.hopeless_blur_vox)
+"""Kernels that count after fits of few rounds, in which kernels of coherent light are still wide."""
+
 SUSPECTED_BLUR = BlurLimits(least_vox=TUNING.plain_blur_vox, largest_score=TUNING.suspected_blur_score)
 """Kernels that ask for a better look, with better crystals."""
 
@@ -59,12 +62,11 @@ class Blur:
 def find_coherence(level: GridLevel, pool: Candidates, deadline: Deadline) -> GaussianKernel | None:
     """Return the kernel with which one of the candidates explains the data best; None for coherent light.
 
-    The fits are short, since `improve_kernel` follows on the finest grid.  After so few rounds, kernels of coherent
-    light are still up to `SearchTuning.hopeless_blur_vox` wide.
+    The fits are short, since `improve_kernel` follows on the finest grid.
     """
-    least_vox = TUNING.hopeless_blur_vox
-    blur = look_for_blur(level, pool, deadline, least_vox=least_vox, rounds=TUNING.quick_coherence_rounds)
-    return blur.kernel if blur.counts(BlurLimits(least_vox=least_vox)) else None
+    rounds = TUNING.quick_coherence_rounds
+    blur = look_for_blur(level, pool, deadline, least_vox=QUICK_BLUR.least_vox, rounds=rounds)
+    return blur.kernel if blur.counts(QUICK_BLUR) else None
 
 
 def look_for_blur(

@@ -80,16 +80,17 @@ def test_without_a_phase_retrieval_the_network_s_crystal_is_the_doubtful_result_
 ):
     settings = settings_for(scan)
     inferred = infer_curve(curve_of(scan), network, settings)
-    result = keep_network_crystal(inferred, settings, "no time", is_refined=True)
-    assert keep_network_crystal(inferred, settings, "no time", is_refined=False).phased is None
+    result = keep_network_crystal(inferred, settings.lab_shape, "no time", is_refined=True)
+    assert keep_network_crystal(inferred, settings.lab_shape, "no time", is_refined=False).phased is None
     assert (result.stream, result.verdict.grade) == ("reconstruction", "doubtful")
-    assert {UNREFINED, "no time"} <= set(result.verdict.reasons)
+    assert result.verdict.reasons[:2] == (UNREFINED, "no time")
     assert result.metrics.is_truncated
     assert result.metrics.chi2 == inferred.result.metrics.chi2
     assert result.crystal.density.shape == settings.lab_shape
     for axis in "xyz":
         size, seen = (getattr(r.metrics, f"size_lab_{axis}_nm") for r in (result, inferred.result))
         assert size == pytest.approx(seen, rel=0.15)
+    assert len(result.frame_sums) == len(scan.frames)
     on_detector = result.phased.crystal
     assert on_detector.affine == inferred.volume.affine
     assert on_detector.density.shape == on_detector.support.shape == inferred.volume.counts.shape
@@ -101,10 +102,18 @@ def test_without_a_phase_retrieval_an_answer_that_shows_no_crystal_fails(scan, n
     inferred = infer_curve(curve_of(scan), network, settings)
     nothing = replace(inferred.result.crystal, verdict=Verdict(grade="failed", reasons=("empty",)))
     inferred = replace(inferred, result=replace(inferred.result, crystal=nothing))
-    result = keep_network_crystal(inferred, settings, "no time", is_refined=True)
+    result = keep_network_crystal(inferred, settings.lab_shape, "no time", is_refined=True)
     assert (result.stream, result.verdict.grade, result.crystal) == ("reconstruction", "failed", None)
     assert "no time" in result.verdict.reasons
     assert result.phased is None
+
+
+def test_without_a_phase_retrieval_a_curve_that_cannot_be_inverted_fails_with_its_own_reason(scan, network):
+    settings = settings_for(scan)
+    inferred = infer_curve(replace(curve_of(scan), counts=np.zeros_like(scan.frames)), network, settings)
+    result = keep_network_crystal(inferred, settings.lab_shape, "no time", is_refined=True)
+    assert (result.stream, result.verdict.grade) == ("reconstruction", "failed")
+    assert "empty" in result.verdict.reasons[0]
 
 
 def test_a_search_waits_its_turn_at_every_cycle(searched):

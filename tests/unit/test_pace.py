@@ -10,10 +10,10 @@ from cdi_stream.live.pace import FIRST_SEARCH_S, LONGEST_WAIT, Pace
 class Line:
     """Curves that come at a steady pace, and searches of a given length; the time goes on in steps of 0.1 s."""
 
-    def __init__(self, every_s=float("inf"), *, is_refined=True):
+    def __init__(self, every_s=float("inf")):
         self.now_s = self.next_s = 0.0
         self.every_s = every_s
-        self.pace = Pace(is_refined=is_refined, clock=lambda: self.now_s)
+        self.pace = Pace(lambda: self.now_s)
 
     def wait(self, seconds, must_end=lambda: False):
         """Let curves come for a time; return whether the time was not ended."""
@@ -42,9 +42,9 @@ class Line:
         return made
 
 
-def pile(n, **options):
+def pile(n):
     """Pace with ``n`` curves that wait behind the one at work."""
-    pace = Pace(clock=lambda: 0.0, **{"is_refined": True, **options})
+    pace = Pace(lambda: 0.0)
     for _ in range(n + 1):
         pace.arrive()
     return pace
@@ -96,4 +96,4 @@ def test_a_search_ends_when_a_curve_has_waited_for_too_long():
 @pytest.mark.parametrize(("n", "who"), [(7, "7 curves"), (1, "1 curve")])
 def test_a_curve_without_a_search_says_why(n, who, is_refined):
     after = "; the refinement goes on" if is_refined else ""
-    assert pile(n, is_refined=is_refined).reason() == f"there was no time for a search, since {who} waited{after}"
+    assert pile(n).reason(is_refined=is_refined) == f"there was no time for a search, since {who} waited{after}"
