@@ -156,7 +156,12 @@ class PhasedCounts:
     @property
     def reasons(self) -> list[str]:
         """Reasons of the verdict, notes on the intensities, and the share of the counts that was not phased."""
-        return [*self.verdict.reasons, *self.intensities.notes, *_left_out(self.intensities, self.volume)]
+        return [
+            *self.verdict.reasons,
+            *self.intensities.notes,
+            *_left_out(self.intensities, self.volume),
+            *_aliens_left_out(self.metrics),
+        ]
 
     @cached_property
     def misfit(self) -> dict[str, float]:
@@ -214,6 +219,13 @@ def _left_out(intensities: Intensities, volume: WorkingVolume) -> tuple[str, ...
     return (
         f"{share:.1%} of the counts lie outside of the {shape} voxels that were phased: the object is blind to them",
     )
+
+
+def _aliens_left_out(metrics: Metrics) -> tuple[str, ...]:
+    """Return a reason if the search left out alien peaks; else none."""
+    if not metrics.alien_voxels:
+        return ()
+    return (f"{metrics.alien_voxels} voxels with peaks of other grains, which the crystal leaves, were left out",)
 
 
 def _reserve_s(intensities: Intensities, options: PhaseOptions) -> float:

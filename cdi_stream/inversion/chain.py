@@ -339,7 +339,7 @@ def metrics_in_lab(crystal: Crystal, volume: PreparedVolume) -> Metrics:
         oversampling_row=row,
         oversampling_col=col,
         bad_pixels=volume.n_bad,
-        alien_voxels=volume.n_alien,
+        alien_voxels=volume.n_alien + (crystal.metrics.alien_voxels or 0),
     )
 
 

@@ -13,8 +13,8 @@ from functools import partial
 from torch import Tensor
 
 from cdi_stream.numerics.workers import n_callers
+from cdi_stream.phasing.aliens import find_aliens
 from cdi_stream.phasing.auto_settings import AutoSettings
-from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.coherence_search import (
     ANY_BLUR,
     PLAIN_BLUR,
@@ -25,24 +25,23 @@ from cdi_stream.phasing.coherence_search import (
 )
 from cdi_stream.phasing.deadline import Deadline
 from cdi_stream.phasing.engine import Batch
-from cdi_stream.phasing.explore import explore, has_agreement, starts_a_round
+from cdi_stream.phasing.explore import Exploration, explore, has_agreement, starts_a_round
 from cdi_stream.phasing.finish import finish_finalists
 from cdi_stream.phasing.frame_search import find_shifts
 from cdi_stream.phasing.grid_level import GridLevel, Search, climb, level_of, refine_each
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.pyramid import coarsen, grid_shapes
+from cdi_stream.phasing.pyramid import Lengths, coarsen, grid_shapes
 from cdi_stream.phasing.quality import amplitude_spread, free_llk
 from cdi_stream.phasing.ranking import (
     Candidates,
     Effort,
     Solution,
     conclude,
-    hold_out,
     rank_candidates,
-    with_model,
     without_held_out,
 )
 from cdi_stream.phasing.schedules import climb_recipe, mend_recipe
+from cdi_stream.phasing.search_model import SearchModel
 from cdi_stream.phasing.steps import Recipe, descent
 from cdi_stream.phasing.tuning import TUNING
 
@@ -51,22 +50,17 @@ Report = Callable[[str], None]
 
 
 class Attempts:
-    """The attempts of one search: the measurement with its model, its held-out voxels, and the work that is done.
+    """The attempts of one search: the model of the measurement that they find, and the work that is done.
 
-    ``data`` is the measurement ``measured`` with the model that was found, ``kernel`` the coherence kernel of this
-    model (None: coherent light), ``frame_shifts`` the distances of its frames from even steps, where they were not
-    measured (None: even), ``number`` the number of attempts so far, ``is_blur_open`` whether a quick attempt leaves
-    open that the light is partly coherent.
+    ``number`` is the number of attempts so far, ``is_blur_open`` whether a quick attempt leaves open that the light is
+    partly coherent.
     """
 
     def __init__(self, data: Measurement, seed: int, search: Search, settings: AutoSettings, report: Report) -> None:
-        self.data, self.measured = data, data
-        self._seen, self._held = hold_out(data, seed)
-        self.kernel: GaussianKernel | None = None
-        self.frame_shifts: Tensor | None = None
+        self.model = SearchModel(data, seed)
         self.is_blur_open = False
         self.search, self.settings, self._report, self._seed = search, settings, report, seed
-        self._shapes = grid_shapes(data)
+        self._shapes: tuple[Lengths, ...]
         self._finest: GridLevel
         self._coarse: GridLevel
         self.number, self._round = 0, 0
@@ -80,11 +74,7 @@ class Attempts:
             self._known_share = support_share(known, 1)
         self.number += 1
         settings, deadline, extent = self.settings, self.search.deadline, self.settings.extent(self.number)
-        coarse = self._coarse = self._level(coarsen(self.data, self._shapes[0]))
-        begin_s, begin_starts = deadline.passed_s, self.search.starts
-        pool, self._round = explore(coarse, self._seed, extent, self._round, self.search)
-        self._start_s = (deadline.passed_s - begin_s) / (self.search.starts - begin_starts) / extent.length
-        self._report(f"{self.search.starts} starts on {self._shapes[0]}: {_state(pool, deadline)}")
+        coarse, pool = self._explored(extent)
         is_clear = has_agreement(pool, extent)
         pool = self._find_coherence(coarse, pool, is_last=self.number > 1 or settings.attempts == 1)
         begin_s, between = deadline.passed_s, () if is_clear else self._shapes[1:-1]
@@ -94,15 +84,34 @@ class Attempts:
         for shape in between:
             if deadline.is_over():
                 break
-            level = self._level(coarsen(self.data, shape), coarser_share)
+            level = self._level(coarsen(self.model.data, shape), coarser_share)
             keep = max(settings.finalists, keep * TUNING.candidates_kept_of_three // 3)
             pool = climb(level, list(pool.crystal[:keep]), climb_recipe(level.extent_vox), self.search)
             self._report(f"{len(pool)} on {shape}: {_state(pool, deadline)}")
-        finest = self._level(self.data, coarser_share)
+        finest = self._level(self.model.data, coarser_share)
         n = self._n_affordable(finest)
         finalists = self._choose(finest, pool.crystal[:n], (mended or pool).crystal[:n], known)
         self._refining_s = deadline.passed_s - begin_s
         return finalists
+
+    def _explored(self, extent: Exploration) -> tuple[GridLevel, Candidates]:
+        """Return the coarsest grid and its candidates; alien peaks that all of them leave are left out at once."""
+        search, first_round = self.search, self._round
+        for look in range(TUNING.most_alien_looks + 1):
+            self._shapes = grid_shapes(self.model.data)
+            coarse = self._coarse = self._level(coarsen(self.model.data, self._shapes[0]))
+            begin_s, begin_starts = search.deadline.passed_s, search.starts
+            pool, self._round = explore(coarse, self._seed, extent, first_round, search)
+            self._start_s = (search.deadline.passed_s - begin_s) / (search.starts - begin_starts) / extent.length
+            self._report(f"{search.starts} starts on {self._shapes[0]}: {_state(pool, search.deadline)}")
+            aliens = (
+                None if look == TUNING.most_alien_looks else find_aliens(pool.crystal, coarse.data, self.model.data)
+            )
+            if aliens is None or not self.has_time_for_another():
+                break
+            self._report(f"{int(aliens.sum())} voxels of alien peaks are left out from now on")
+            self.model.leave_out(aliens)
+        return coarse, pool
 
     def has_time_for_another(self) -> bool:
         """Return whether the time left is enough for another attempt, from its first starts to its last step."""
@@ -120,27 +129,21 @@ class Attempts:
             return pool
         n = TUNING.candidates_for_coherence if is_last else TUNING.candidates_for_quick_coherence
         least_vox = TUNING.least_blur_vox if is_last else TUNING.hopeless_blur_vox
-        blur = look_for_blur(level, pool.best(n), self.search.deadline, self.kernel, least_vox)
+        blur = look_for_blur(level, pool.best(n), self.search.deadline, self.model.kernel, least_vox)
         self.is_blur_open = not is_last and not blur.counts(PLAIN_BLUR) and blur.counts(SUSPECTED_BLUR)
         if not blur.counts(ANY_BLUR if is_last else PLAIN_BLUR):
             return pool
         kernel = blur.kernel
-        self._take(kernel, self.frame_shifts)
+        self.model.take_kernel(kernel)
         _, pool = refine_with(kernel, level, pool, self.search)
         self._report(f"partly coherent, {kernel.text}: {_state(pool, self.search.deadline)}")
         return pool
-
-    def _take(self, kernel: GaussianKernel | None, frame_shifts: Tensor | None = None) -> None:
-        """Use this coherence kernel from now on, and these places of the frames; None: coherent light, even steps."""
-        self.kernel, self.frame_shifts = kernel, frame_shifts
-        self.data = with_model(self.measured, kernel, frame_shifts)
-        self._seen = replace(self.data, valid=self._seen.valid)
 
     def _mended(self, coarse: GridLevel, pool: Candidates) -> Candidates | None:
         """Return the finalists after `mend_recipe` on the coarsest grid; None for a crystal of few voxels."""
         if coarse.extent_vox < TUNING.small_crystal_vox:
             return None
-        coarse = replace(coarse, data=coarsen(self.data, self._shapes[0]))  # with the kernel, if there is one
+        coarse = replace(coarse, data=coarsen(self.model.data, self._shapes[0]))  # with the kernel, if there is one
         finalists = list(pool.crystal[: self.settings.finalists])
         return climb(coarse, finalists, mend_recipe(coarse.extent_vox), self.search)
 
@@ -149,7 +152,7 @@ class Attempts:
 
     def _n_affordable(self, level: GridLevel) -> int:
         """Return the number of finalists for which the time left is enough, the following steps included."""
-        cycle_s = self.search.cycle_s(self.data.magnitude.numel())
+        cycle_s = self.search.cycle_s(self.model.data.magnitude.numel())
         cycles_each = sum(recipe.cycles for recipe in self.settings.ways(level.extent_vox))
         n_cycles_left = TUNING.planned_time_share * self.search.deadline.left_s / max(cycle_s, 1e-9)
         return max(1, min(self.settings.finalists, int((n_cycles_left - TUNING.cycles_after_finalists) / cycles_each)))
@@ -161,25 +164,25 @@ class Attempts:
 
         The first of several ways begins from ``crystals``, the last from the ``mended`` crystals.
         """
-        level, begin_s, begin = replace(finest, data=self._seen), self.search.deadline.passed_s, self.search.cycles
+        level, begin_s, begin = replace(finest, data=self.model.seen), self.search.deadline.passed_s, self.search.cycles
         beside: list[Tensor] = []
         if known is not None:
             if self.settings.is_size_known:
                 known_share = support_share(known, 1)
                 level = replace(level, coarser_share=max(level.coarser_share or 0.0, known_share))
             beside = list(self._refine_known(level, known))
-        blind = partial(without_held_out, held=self._held, n_axes=self.data.n_axes)
+        blind = partial(without_held_out, held=self.model.held, n_axes=self.model.data.n_axes)
         ways = self.settings.ways(level.extent_vox)
         results = [
             (self.rank(climb(level, [*starts, *beside], recipe, self.search, blind)), recipe)
             for starts, recipe in zip((crystals, mended), ways, strict=False)
         ]
         pool, recipe = min(results, key=lambda result: self._implausibility(result[0]))
-        if self.kernel is not None:
+        if self.model.kernel is not None:
             winner = pool.best(1).batch()
-            self._take(refine_on_finest(level, winner, self.kernel, self.search.deadline), self.frame_shifts)
-            level = replace(level, data=self._seen)
-        if self.measured.shift_error_steps > 0:
+            self.model.take_kernel(refine_on_finest(level, winner, self.model.kernel, self.search.deadline))
+            level = replace(level, data=self.model.seen)
+        if self.model.measured.shift_error_steps > 0:
             level, pool = self._find_shifts(level, pool)
         self._pace_s = (self.search.deadline.passed_s - begin_s) / max(self.search.cycles - begin, 1)
         self._finest = level
@@ -188,11 +191,12 @@ class Attempts:
 
     def _find_shifts(self, level: GridLevel, pool: Candidates) -> tuple[GridLevel, Candidates]:
         """Take the places of the frames that the winner shows into the model; return the finalists refined with it."""
-        shifts = find_shifts(self.data, self._held, pool.best(1).batch(), self.search.deadline)
+        model = self.model
+        shifts = find_shifts(model.data, model.held, pool.best(1).batch(), self.search.deadline)
         if shifts is None:
             return level, pool
-        self._take(self.kernel, shifts)
-        level = replace(level, data=self._seen)
+        model.take_shifts(shifts)
+        level = replace(level, data=model.seen)
         recipe = descent(TUNING.shift_rounds * TUNING.descent_per_shifts)
         pool = Candidates.by_score(
             refine_each(level, [(pool.at(k).batch, recipe) for k in range(len(pool))], self.search)
@@ -202,7 +206,7 @@ class Attempts:
 
     def finish(self, pool: Candidates, recipe: Recipe) -> tuple[Candidates, Recipe]:
         """Refine the finalists further (step 6); return them and their whole recipe."""
-        pool, more = finish_finalists(self._finest, pool, self.data, self._held, self.search, self._pace_s)
+        pool, more = finish_finalists(self._finest, pool, self.model.data, self.model.held, self.search, self._pace_s)
         self._report(f"further refined: {_state(pool, self.search.deadline)}")
         return pool, recipe if more is None else recipe.then(more)
 
@@ -210,7 +214,7 @@ class Attempts:
         """Return known crystals after their own recipe, or as they are if there is none."""
         if self.settings.known_recipe is None:
             return known.result
-        start = replace(known, crystal=without_held_out(known.result, self._held, self.data.n_axes))
+        start = replace(known, crystal=without_held_out(known.result, self.model.held, self.model.data.n_axes))
         return refine_each(level, [(lambda: start, self.settings.known_recipe)], self.search)[0].crystal
 
     def _implausibility(self, pool: Candidates) -> float:
@@ -221,17 +225,16 @@ class Attempts:
         0010), and with and without mending (decision record 0029).
         """
         spread = amplitude_spread(pool.crystal[0], pool.support[0])
-        return free_llk(pool.crystal[0], self.data, self._held)[0] * (1.0 if math.isnan(spread) else spread)
+        return free_llk(pool.crystal[0], self.model.data, self.model.held)[0] * (1.0 if math.isnan(spread) else spread)
 
     def conclude(self, pool: Candidates, recipe: Recipe) -> Solution:
         """Return the solution from ranked finalists and the recipe of the first (step 5)."""
         effort = Effort(starts=self.search.starts, cycles=self.search.cycles, recipe=recipe.text)
-        solution = conclude(self.data, self._held, pool, effort, self.search.deadline)
-        return replace(solution, kernel=self.kernel, frame_shifts=self.frame_shifts)
+        return self.model.part_of(conclude(self.model.data, self.model.held, pool, effort, self.search.deadline))
 
     def rank(self, pool: Candidates) -> Candidates:
         """Return the candidates, best first, by the held-out voxels."""
-        return rank_candidates(pool, self.data, self._held)
+        return rank_candidates(pool, self.model.data, self.model.held)
 
 
 def support_share(pool: Candidates | Batch, n: int) -> float:

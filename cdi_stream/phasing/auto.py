@@ -19,6 +19,9 @@ steps are the fields of `cdi_stream.phasing.tuning.SearchTuning`, the recipes st
    support.  The step ends when the best candidates agree, or when its share of the time is spent.  The quick attempt
    begins with 16 starts of half the length, a thorough one with 64 starts.
 
+   Counts that none of the best candidates explains are the peaks of other grains (`aliens.find_aliens`).  The step is
+   then done again without their voxels.
+
    Partly coherent light blurs the intensities.  The best candidates show whether a kernel is needed
    (`coherence_search.find_coherence`); if so, it belongs to the model from here on, and is refined once more on the
    finest grid.  The quick attempt takes only a wide kernel, since the faults of its crystals look like a narrow one.
@@ -111,20 +114,20 @@ def _solved(attempts: Attempts, known: Batch | None) -> Solution:
     settings = attempts.settings
     pool, recipe = attempts.attempt(known)
     solution = attempts.conclude(pool, recipe)
-    metrics = metrics_of(solution, attempts.measured)
+    metrics = metrics_of(solution, attempts.model.measured)
     while not _is_settled(attempts, metrics, pool) and attempts.has_time_for_another():
         finalists, its_recipe = attempts.attempt()
-        best, pool = finalists.crystal[0], attempts.rank(finalists.append(pool))
-        recipe = its_recipe if torch.equal(best, pool.crystal[0]) else recipe
-        pool = pool.best(max(settings.finalists, 2))
+        pool = attempts.rank(finalists.append(pool)).best(max(settings.finalists, 2))
+        is_new = torch.equal(finalists.crystal[0], pool.crystal[0])
+        recipe = its_recipe if is_new else recipe
         before, was_good, solution = solution, _is_good(metrics), attempts.conclude(pool, recipe)
-        if solution.is_truncated and was_good:
+        if solution.is_truncated and (was_good or not is_new):
             return before
-        metrics = metrics_of(solution, attempts.measured)
+        metrics = metrics_of(solution, attempts.model.measured)
     if settings.is_thorough and not _is_good(metrics):
         solution = attempts.conclude(*attempts.finish(pool, recipe))
-    is_exact = settings.is_thorough and settings.is_exact and attempts.data is attempts.measured
-    return fit_without_noise(attempts.data, solution, attempts.search.deadline) if is_exact else solution
+    is_exact = settings.is_thorough and settings.is_exact and attempts.model.data is attempts.model.measured
+    return fit_without_noise(attempts.model.data, solution, attempts.search.deadline) if is_exact else solution
 
 
 def _is_settled(attempts: Attempts, metrics: Metrics, pool: Candidates) -> bool:

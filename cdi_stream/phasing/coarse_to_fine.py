@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cdi_stream.metrics import Metrics
 from cdi_stream.numerics.workers import n_callers, one_thread_each, side_by_side
+from cdi_stream.phasing.aliens import find_aliens
 from cdi_stream.phasing.coherence import GaussianKernel
 from cdi_stream.phasing.coherence_search import find_coherence, improve_kernel, refine_with
 from cdi_stream.phasing.deadline import Deadline
@@ -30,7 +31,7 @@ from cdi_stream.phasing.judge import LEAST_AGREEMENT
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import Lengths, coarsen, grid_shapes, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
-from cdi_stream.phasing.ranking import Candidates, agreement
+from cdi_stream.phasing.ranking import Candidates, agreement, without
 from cdi_stream.phasing.schedules import VARIANTS, large_recipe, mend_recipe, middle_recipe, settle_recipe
 from cdi_stream.phasing.steps import Recipe
 from cdi_stream.phasing.tuning import TUNING
@@ -83,8 +84,11 @@ def solve_large(
         In its metrics, ``agreement`` is the mean correlation of the crystal with the starts next to the best, and
         ``cycles`` counts all starts.
     """
-    search, shapes = Search(deadline), grid_shapes(data)
-    starts = _explored(level_of(coarsen(data, shapes[0])), known, recipe_for, seed, extent, search)
+    search = Search(deadline)
+    explored = partial(_explored, known=known, recipe_for=recipe_for, seed=seed, extent=extent, search=search)
+    starts, aliens = _without_aliens(data, explored, search)
+    data = without(data, aliens)
+    shapes = grid_shapes(data)
     middle = shapes[:2][-1]
     starts, kernel = starts.find_coherence(middle, shapes[-1], search)
     mended = starts.mended(search)
@@ -98,7 +102,10 @@ def solve_large(
     return LargeSolution(
         crystal=best.result[0],
         support=best.support[0],
-        metrics=_metrics_of(best, replace(finest, data=model), others_agree, search),
+        metrics=replace(
+            _metrics_of(best, replace(finest, data=model), others_agree, search),
+            alien_voxels=None if aliens is None else int(aliens.sum()),
+        ),
         kernel=kernel,
     )
 
@@ -194,6 +201,25 @@ class _Starts:
 def _starts_of(level: GridLevel, pool: Candidates, n_settled: int, search: Search, *, is_clear: bool) -> _Starts:
     settled = _settle(level, pool.crystal[:n_settled], search)
     return _Starts(level=level, pool=pool, settled=settled, is_clear=is_clear)
+
+
+def _without_aliens(
+    data: Measurement, explored: Callable[[GridLevel], _Starts], search: Search
+) -> tuple[_Starts, Tensor | None]:
+    """Return the starts on the coarsest grid, and the voxels of alien peaks, bool; None: there are none.
+
+    Starts that leave alien peaks are made again without the voxels of these peaks.
+    """
+    found: Tensor | None = None
+    for look in range(TUNING.most_alien_looks + 1):
+        cleaned = without(data, found)
+        starts = explored(level_of(coarsen(cleaned, grid_shapes(cleaned)[0])))
+        is_last = look == TUNING.most_alien_looks or search.deadline.is_over(TUNING.more_checks_share / 2)
+        aliens = None if is_last else find_aliens(starts.pool.crystal, starts.level.data, cleaned)
+        if aliens is None:
+            break
+        found = aliens if found is None else found | aliens
+    return starts, found
 
 
 def _explored(

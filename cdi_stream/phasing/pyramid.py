@@ -88,6 +88,16 @@ def crop_centre(array: Tensor, shape: Lengths) -> Tensor:
     return result
 
 
+def pad_centre(array: Tensor, shape: Lengths) -> Tensor:
+    """Return an array in Fourier order as the middle of an array of zeros of this shape; inverse of `crop_centre`."""
+    if tuple(array.shape) == shape:
+        return array
+    result = torch.zeros(shape, dtype=array.dtype, device=array.device)
+    places = (_places(m, n, array.device) for m, n in zip(array.shape, shape, strict=True))
+    result[torch.meshgrid(*places, indexing="ij")] = array
+    return result
+
+
 def coarsen(data: Measurement, shape: Lengths) -> Measurement:
     """Return the middle of a measurement; its coherence kernel is cropped too."""
     full = tuple(data.magnitude.shape)
@@ -127,12 +137,7 @@ def _resampled(crystal: Tensor, shape: Lengths) -> Tensor:
     """Return one crystal ``(*old_shape)`` on the voxels of `resample_crystals`."""
     smaller = tuple(map(min, crystal.shape, shape))
     field = crop_centre(reciprocal(crystal, len(shape)), smaller)
-    if smaller != shape:
-        padded = torch.zeros(shape, dtype=field.dtype, device=field.device)
-        places = (_places(m, n, field.device) for m, n in zip(smaller, shape, strict=True))
-        padded[torch.meshgrid(*places, indexing="ij")] = field
-        field = padded
-    return direct(field, len(shape))
+    return direct(pad_centre(field, shape), len(shape))
 
 
 def _places(m: int, n: int, device: torch.device) -> Tensor:

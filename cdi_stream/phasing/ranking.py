@@ -128,6 +128,8 @@ class Solution:
         Coherence kernel that was found; None for coherent light.
     frame_shifts
         Distances of the frames from even steps that were found ``(n_frames,)`` [steps]; None as the measurement says.
+    aliens
+        Voxels of alien peaks that were left out, bool ``(*shape)``; None if there are none.
     """
 
     crystal: Tensor
@@ -141,16 +143,22 @@ class Solution:
     is_truncated: bool = False
     kernel: GaussianKernel | None = None
     frame_shifts: Tensor | None = None
+    aliens: Tensor | None = None
 
     def model_of(self, data: Measurement) -> Measurement:
-        """Return the measurement with the model by which the crystal explains it."""
-        return with_model(data, self.kernel, self.frame_shifts)
+        """Return the measurement with the model by which the crystal explains it, without alien peaks."""
+        return with_model(without(data, self.aliens), self.kernel, self.frame_shifts)
 
 
 def with_model(data: Measurement, kernel: GaussianKernel | None, frame_shifts: Tensor | None) -> Measurement:
     """Return a measurement with a coherence kernel and places of its frames; None leaves its own."""
     data = data if frame_shifts is None else replace(data, frame_shifts=frame_shifts)
     return data if kernel is None else kernel.apply_to(data)
+
+
+def without(data: Measurement, aliens: Tensor | None) -> Measurement:
+    """Return a measurement without the voxels of alien peaks; None for no such voxels."""
+    return data if aliens is None else replace(data, valid=data.valid & ~aliens)
 
 
 def score_batch(data: Measurement, batch: Batch, largest: float = 1.0) -> Candidates:
@@ -277,6 +285,7 @@ def metrics_of(solution: Solution, data: Measurement, bq: ArrayLike | None = Non
         first_mode=float(mode_shares(solution.finalists)[0]) if has_several else math.nan,
         bootstrap_nmse=solution.bootstrap_nmse,
         is_truncated=solution.is_truncated,
+        alien_voxels=None if solution.aliens is None else int(solution.aliens.sum()),
         starts=solution.effort.starts,
         cycles=solution.effort.cycles,
     )

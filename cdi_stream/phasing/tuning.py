@@ -214,6 +214,39 @@ class SearchTuning:
     largest_shift_step: float = 0.2
     """Largest change of a frame's place in one refinement [steps]."""
 
+    # Alien peaks that the crystals leave unexplained, on the coarsest grid.
+
+    crystals_that_leave_aliens: int = 3
+    """Number of best crystals, each of which must leave an alien peak."""
+
+    alien_blur_vox: float = 1.5
+    """Blur of the counts and of the model before they are compared [voxels]."""
+
+    alien_over_fault: float = 3.0
+    """Least height of an alien peak over the deepest fault of these crystals, both over counting noise.
+
+    Of 152 trial samples, 14 aliens have 3.4 to 20; all samples without aliens have 2.5 at most.
+    """
+
+    least_alien_excess: float = 40.0
+    """Least height of an alien peak [standard deviations of the blurred counts]."""
+
+    faintest_alien_share: float = 0.1
+    """Least height of a voxel of an alien peak, as a share of the highest."""
+
+    alien_rim_vox: int = 4
+    """Voxels by which the places of alien peaks grow: for the tails of the peaks, and for the part of a peak that lies
+    outside of the coarsest grid."""
+
+    largest_alien_share: float = 0.03
+    """Largest share of the valid voxels that alien peaks may take; beyond, the crystal is the fault."""
+
+    largest_alien_counts: float = 0.1
+    """Largest share of the counts that alien peaks may have."""
+
+    most_alien_looks: int = 3
+    """Number of times that a search is begun again without the alien peaks that it found."""
+
     # Candidates from grid to grid.
 
     candidates_per_finalist: int = 3
