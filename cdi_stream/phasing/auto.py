@@ -5,10 +5,11 @@ start is cheap, on a coarse grid, and spends expensive cycles on the best of the
 most crystals; if its crystal is not good, thorough attempts follow while there is time.  The numbers that steer the
 steps are the fields of `cdi_stream.phasing.tuning.SearchTuning`, the recipes stand in `cdi_stream.phasing.schedules`.
 
-1. *Prepare.*  The autocorrelation of the counts gives the size of the crystal (`autocorrelation.box_of`), which limits
-   the supports.  A few balls of voxels, 5 % of the valid voxels, are chosen to be held out (`ranking.hold_out`).  The
-   grids are chosen: the coarsest is the middle of the diffraction with 98.8 % of the counts along each axis, the
-   finest is the whole measurement (`pyramid.grid_shapes`).
+1. *Prepare.*  The middle of the counts becomes the origin (`middle.middle_of`).  The autocorrelation of the counts
+   gives the size of the crystal (`autocorrelation.box_of`), which limits the supports.  A few balls of voxels, 5 % of
+   the valid voxels, are chosen to be held out (`ranking.hold_out`).  The grids are chosen: the coarsest is the middle
+   of the diffraction with 98.8 % of the counts along each axis, the finest is the whole measurement
+   (`pyramid.grid_shapes`).
 
 2. *Explore* (`explore.explore`).  On the coarsest grid, rounds of random starts run side by side.  A start has random
    phases and, as its support, a region of the autocorrelation.  Cycles of HIO, RAAR and ER follow one another.
@@ -56,6 +57,8 @@ about.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from cdi_stream.metrics import Metrics
@@ -67,9 +70,11 @@ from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.finish import fit_without_noise
 from cdi_stream.phasing.grid_level import Search
 from cdi_stream.phasing.judge import LARGEST_AMPLITUDE_SPREAD, LEAST_AGREEMENT, judge
+from cdi_stream.phasing.middle import middle_of
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import amplitude_spread
 from cdi_stream.phasing.ranking import Candidates, Solution, metrics_of
+from cdi_stream.phasing.tuning import TUNING
 
 
 def solve(
@@ -104,9 +109,17 @@ def solve(
     Solution
         The crystal in Fourier order, its support, and the numbers that judge it.
     """
+    middle = middle_of(data)
     with one_thread_each():  # transforms that are split among threads wait for one another on a busy machine
-        attempts = Attempts(data, seed, Search(deadline), settings or AutoSettings(), report)
-        return _solved(attempts, known)
+        attempts = Attempts(middle.at_origin(data), seed, Search(deadline), settings or AutoSettings(), report)
+        solution = _solved(attempts, None if known is None else middle.with_ramp(known))
+    return replace(
+        solution,
+        crystal=middle.without_ramp(solution.crystal),
+        finalists=middle.without_ramp(solution.finalists),
+        frame_shifts=middle.back(solution.frame_shifts),
+        aliens=middle.back(solution.aliens),
+    )
 
 
 def _solved(attempts: Attempts, known: Batch | None) -> Solution:
@@ -140,7 +153,8 @@ def _is_settled(attempts: Attempts, metrics: Metrics, pool: Candidates) -> bool:
     if metrics.agreement < LEAST_AGREEMENT:
         return False
     is_even = not amplitude_spread(pool.crystal[0], pool.support[0]) > LARGEST_AMPLITUDE_SPREAD
-    return (attempts.number > 1 and is_even) or (not attempts.is_blur_open and _is_good(metrics))
+    is_plain = not attempts.is_blur_open and not metrics.support_over_box > TUNING.plain_over_box
+    return (attempts.number > 1 and is_even) or (is_plain and _is_good(metrics))
 
 
 def _is_good(metrics: Metrics) -> bool:

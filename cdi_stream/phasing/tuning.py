@@ -214,6 +214,14 @@ class SearchTuning:
     largest_shift_step: float = 0.2
     """Largest change of a frame's place in one refinement [steps]."""
 
+    # Middle of the counts, before a search.
+
+    counts_about_middle: float = 0.95
+    """Share of the counts whose middle becomes the origin; an alien peak seldom holds the rest."""
+
+    least_middle_vox: int = 2
+    """Distance of the middle from the Bragg peak, along any axis, from which the counts are shifted [voxels]."""
+
     # Alien peaks that the crystals leave unexplained, on the coarsest grid.
 
     crystals_that_leave_aliens: int = 3
@@ -335,6 +343,12 @@ class SearchTuning:
 
     first_check_length: float = 0.5
     """Length of the schedule of these starts; most crystals are found as well as with the full schedule."""
+
+    plain_over_box: float = 1.4
+    """Volume of a support over the box of the autocorrelation above which a quick attempt is not enough.
+
+    Such crystals are strongly strained.
+    """
 
     largest_growth_mended: float = 1.3
     """Largest growth of a support by which parts that were cut off come back; 1.2 at most at 5 pi.

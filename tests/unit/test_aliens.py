@@ -91,7 +91,7 @@ def test_a_search_leaves_alien_peaks_out(effect):
     data = data_of(*zoo.measure(sample, truth))
     found = solve(data, 1, unlimited(), FEW)
     metrics = metrics_of(found, data)
-    assert error(found.crystal, ordered(truth)) < 0.02, "with the voxels of the alien peak 0.04"
+    assert error(found.crystal, ordered(truth)) < 0.03, "with the voxels of the alien peak 0.04"
     assert judge(metrics).grade == "good"
     assert (found.aliens is None) == (metrics.alien_voxels is None) == (effect == "none")
     if effect == "alien":

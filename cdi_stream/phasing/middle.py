@@ -1,0 +1,101 @@
+"""Bring the middle of the counts to the origin before a search, and take the crystal back afterwards.
+
+The grids of a search are cut about the origin, which is the Bragg peak: its brightest voxel.  The brightest voxel of a
+strongly strained crystal lies beside the middle of its diffraction, so that a grid cuts more on one side than on the
+other.  A shift of the counts by whole voxels is a phase ramp on the crystal and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cdi_stream.phasing.autocorrelation import intensities
+from cdi_stream.phasing.engine import Batch
+from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.tuning import TUNING
+
+
+@dataclass(frozen=True, slots=True)
+class Middle:
+    """The voxel that a search takes as the origin ``shift``, counted from the Bragg peak along each axis [voxels]."""
+
+    shift: tuple[int, ...]
+
+    @property
+    def is_origin(self) -> bool:
+        """Whether the middle of the counts is the Bragg peak, nearly: nothing is shifted then."""
+        return all(abs(s) < TUNING.least_middle_vox for s in self.shift)
+
+    def at_origin(self, data: Measurement) -> Measurement:
+        """Return a measurement whose voxel ``shift`` is brought to the origin."""
+        if self.is_origin:
+            return data
+        frames = data.frame_shifts
+        return replace(
+            data,
+            magnitude=self._roll(data.magnitude),
+            magnitude_scale=self._roll(data.magnitude_scale),
+            valid=self._roll(data.valid),
+            background=None if data.background is None else self._roll(data.background),
+            frame_shifts=None if frames is None else torch.roll(frames, -self.shift[0]),
+        )
+
+    def with_ramp(self, known: Batch) -> Batch:
+        """Return crystals as they belong to `at_origin`."""
+        return known if self.is_origin else replace(known, crystal=known.crystal * self._ramp(known.crystal))
+
+    def without_ramp(self, crystals: Tensor) -> Tensor:
+        """Return crystals ``(..., *shape)`` of `at_origin` as they belong to the measurement before the shift."""
+        return crystals if self.is_origin else crystals * self._ramp(crystals).conj()
+
+    def back(self, voxels: Tensor | None) -> Tensor | None:
+        """Return values at voxels, or at frames, of `at_origin` where they were before the shift."""
+        if voxels is None or self.is_origin:
+            return voxels
+        n_axes = voxels.ndim
+        return torch.roll(voxels, self.shift[:n_axes], tuple(range(n_axes)))
+
+    def _roll(self, array: Tensor) -> Tensor:
+        return torch.roll(array, [-s for s in self.shift], tuple(range(len(self.shift))))
+
+    def _ramp(self, crystals: Tensor) -> Tensor:
+        """Return exp(i q.r) of the shift q at the voxels r of crystals ``(..., *shape)``, in Fourier order."""
+        shape = crystals.shape[-len(self.shift) :]
+        angle = torch.zeros(shape, dtype=torch.float64)
+        for axis, (n, s) in enumerate(zip(shape, self.shift, strict=True)):
+            along = [1] * len(shape)
+            along[axis] = n
+            angle += (2 * math.pi * s * torch.fft.fftfreq(n, dtype=torch.float64)).reshape(along)
+        return torch.exp(1j * angle).to(crystals)
+
+
+def middle_of(data: Measurement) -> Middle:
+    """Return the middle of the counts: of the shortest range of each axis that holds most of the counts."""
+    intensity = intensities(data)
+    axes = range(intensity.ndim)
+    sums = (torch.fft.fftshift(intensity.sum([k for k in axes if k != axis]).double()) for axis in axes)
+    return Middle(tuple(_middle_along(along.tolist()) for along in sums))
+
+
+def _middle_along(sums: Sequence[float]) -> int:
+    """Return the middle of the shortest range that holds the share of all counts, counted from the origin at n//2."""
+    n, edge = len(sums), max(1, len(sums) // 16)
+    ground = (sum(sums[:edge]) + sum(sums[-edge:])) / (2 * edge)
+    heights = [max(s - ground, 0.0) for s in sums]
+    total, first, held = sum(heights), 0, 0.0
+    if not total > 0:
+        return 0
+    best = (n + 1, 0)
+    for last, height in enumerate(heights):
+        held += height
+        while held - heights[first] >= TUNING.counts_about_middle * total:
+            held -= heights[first]
+            first += 1
+        if held >= TUNING.counts_about_middle * total:
+            best = min(best, (last - first + 1, first))
+    return best[1] + best[0] // 2 - n // 2
