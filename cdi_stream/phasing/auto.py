@@ -5,10 +5,10 @@ start is cheap, on a coarse grid, and spends expensive cycles on the best of the
 most crystals; if its crystal is not good, thorough attempts follow while there is time.  The numbers that steer the
 steps are the fields of `cdi_stream.phasing.tuning.SearchTuning`, the recipes stand in `cdi_stream.phasing.schedules`.
 
-1. *Prepare.*  The middle of the counts becomes the origin (`middle.middle_of`).  The autocorrelation of the counts
-   gives the size of the crystal (`autocorrelation.box_of`), which limits the supports.  A few balls of voxels, 5 % of
-   the valid voxels, are chosen to be held out (`ranking.hold_out`).  The grids are chosen: the coarsest is the middle
-   of the diffraction with 98.8 % of the counts along each axis, the finest is the whole measurement
+1. *Prepare.*  The origin is the Bragg peak or the middle of the counts (`middle.origin_for`).  The autocorrelation of
+   the counts gives the size of the crystal (`autocorrelation.box_of`), which limits the supports.  A few balls of
+   voxels, 5 % of the valid voxels, are chosen to be held out (`ranking.hold_out`).  The grids are chosen: the coarsest
+   is the middle of the diffraction with 98.8 % of the counts along each axis, the finest is the whole measurement
    (`pyramid.grid_shapes`).
 
 2. *Explore* (`explore.explore`).  On the coarsest grid, rounds of random starts run side by side.  A start has random
@@ -70,7 +70,7 @@ from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.finish import fit_without_noise
 from cdi_stream.phasing.grid_level import Search
 from cdi_stream.phasing.judge import LARGEST_AMPLITUDE_SPREAD, LEAST_AGREEMENT, judge
-from cdi_stream.phasing.middle import middle_of
+from cdi_stream.phasing.middle import origin_for
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.quality import amplitude_spread
 from cdi_stream.phasing.ranking import Candidates, Solution, metrics_of
@@ -109,17 +109,21 @@ def solve(
     Solution
         The crystal in Fourier order, its support, and the numbers that judge it.
     """
-    middle = middle_of(data)
+    settings, origin = settings or AutoSettings(), origin_for(data)
     with one_thread_each():  # transforms that are split among threads wait for one another on a busy machine
-        attempts = Attempts(middle.at_origin(data), seed, Search(deadline), settings or AutoSettings(), report)
-        solution = _solved(attempts, None if known is None else middle.with_ramp(known))
-    return replace(
-        solution,
-        crystal=middle.without_ramp(solution.crystal),
-        finalists=middle.without_ramp(solution.finalists),
-        frame_shifts=middle.back(solution.frame_shifts),
-        aliens=middle.back(solution.aliens),
-    )
+        attempts = Attempts(origin.at_origin(data), seed, Search(deadline), settings, report)
+        found = _solved(attempts, None if known is None else origin.with_ramp(known))
+        solution = replace(
+            found,
+            crystal=origin.without_ramp(found.crystal),
+            finalists=origin.without_ramp(found.finalists),
+            frame_shifts=origin.back(found.frame_shifts),
+            aliens=origin.back(found.aliens),
+        )
+        is_plain = solution.kernel is None and solution.frame_shifts is None
+        if settings.is_thorough and settings.is_exact and is_plain:
+            solution = fit_without_noise(solution.model_of(data), solution, deadline)
+    return solution
 
 
 def _solved(attempts: Attempts, known: Batch | None) -> Solution:
@@ -139,8 +143,7 @@ def _solved(attempts: Attempts, known: Batch | None) -> Solution:
         metrics = metrics_of(solution, attempts.model.measured)
     if settings.is_thorough and not _is_good(metrics):
         solution = attempts.conclude(*attempts.finish(pool, recipe))
-    is_exact = settings.is_thorough and settings.is_exact and attempts.model.data is attempts.model.measured
-    return fit_without_noise(attempts.model.data, solution, attempts.search.deadline) if is_exact else solution
+    return solution
 
 
 def _is_settled(attempts: Attempts, metrics: Metrics, pool: Candidates) -> bool:

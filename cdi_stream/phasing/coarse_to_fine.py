@@ -28,7 +28,6 @@ from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.explore import Exploration, explore
 from cdi_stream.phasing.grid_level import GridLevel, Search, carried, climb, level_of, refine, refine_each
 from cdi_stream.phasing.judge import LEAST_AGREEMENT
-from cdi_stream.phasing.middle import middle_of
 from cdi_stream.phasing.projections import Measurement
 from cdi_stream.phasing.pyramid import Lengths, coarsen, grid_shapes, resample_crystals
 from cdi_stream.phasing.quality import amplitude_spread, misfit, size_of
@@ -85,8 +84,6 @@ def solve_large(
         In its metrics, ``agreement`` is the mean correlation of the crystal with the starts next to the best, and
         ``cycles`` counts all starts.
     """
-    middle_of_counts = middle_of(data)
-    data, known = middle_of_counts.at_origin(data), middle_of_counts.with_ramp(known)
     search = Search(deadline)
     explored = partial(_explored, known=known, recipe_for=recipe_for, seed=seed, extent=extent, search=search)
     starts, aliens = _without_aliens(data, explored, search)
@@ -103,7 +100,7 @@ def solve_large(
     model = data if kernel is None else kernel.apply_to(data)
     others_agree = starts.agreement_with(best.result[0], search)
     return LargeSolution(
-        crystal=middle_of_counts.without_ramp(best.result[0]),
+        crystal=best.result[0],
         support=best.support[0],
         metrics=replace(
             _metrics_of(best, replace(finest, data=model), others_agree, search),

@@ -17,6 +17,7 @@ from torch import Tensor
 from cdi_stream.phasing.autocorrelation import intensities
 from cdi_stream.phasing.engine import Batch
 from cdi_stream.phasing.projections import Measurement
+from cdi_stream.phasing.pyramid import coarsest_shape
 from cdi_stream.phasing.tuning import TUNING
 
 
@@ -28,8 +29,8 @@ class Middle:
 
     @property
     def is_origin(self) -> bool:
-        """Whether the middle of the counts is the Bragg peak, nearly: nothing is shifted then."""
-        return all(abs(s) < TUNING.least_middle_vox for s in self.shift)
+        """Whether the origin stays where it is."""
+        return not any(self.shift)
 
     def at_origin(self, data: Measurement) -> Measurement:
         """Return a measurement whose voxel ``shift`` is brought to the origin."""
@@ -72,6 +73,16 @@ class Middle:
             along[axis] = n
             angle += (2 * math.pi * s * torch.fft.fftfreq(n, dtype=torch.float64)).reshape(along)
         return torch.exp(1j * angle).to(crystals)
+
+
+def origin_for(data: Measurement) -> Middle:
+    """Return the middle of the counts as the origin of a search, if its coarsest grid becomes clearly smaller by that.
+
+    Else the origin stays at the Bragg peak.
+    """
+    middle = middle_of(data)
+    before, after = (math.prod(coarsest_shape(one)) for one in (data, middle.at_origin(data)))
+    return middle if after < TUNING.smaller_grid * before else Middle((0,) * data.n_axes)
 
 
 def middle_of(data: Measurement) -> Middle:

@@ -219,8 +219,9 @@ class SearchTuning:
     counts_about_middle: float = 0.95
     """Share of the counts whose middle becomes the origin; an alien peak seldom holds the rest."""
 
-    least_middle_vox: int = 2
-    """Distance of the middle from the Bragg peak, along any axis, from which the counts are shifted [voxels]."""
+    smaller_grid: float = 0.85
+    """Voxels of the coarsest grid about the middle, relative to those about the Bragg peak, below which the middle
+    becomes the origin."""
 
     # Alien peaks that the crystals leave unexplained, on the coarsest grid.
 
