@@ -31,7 +31,7 @@ EFFECTS = ("none", "blurred", "blurred unevenly", "centre", "gaps", "alien", "ba
 N = 64
 """Voxels along each axis."""
 
-FIRST = 730_000
+FIRST = 740_000
 """First number of the samples of the table."""
 
 TRIAL = 300_000
