@@ -21,10 +21,9 @@ class SearchModel:
     """
 
     def __init__(self, measured: Measurement, seed: int) -> None:
-        self._seed, self.aliens = seed, None
+        self._seed = seed
+        self.aliens: Tensor | None = None
         self._begin(measured)
-
-    aliens: Tensor | None
 
     def _begin(self, measured: Measurement) -> None:
         self.measured = self.data = measured

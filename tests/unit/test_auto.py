@@ -22,6 +22,7 @@ from cdi_stream.phasing.ranking import Candidates, hold_out, metrics_of
 from cdi_stream.phasing.recipe import parse_recipe
 from cdi_stream.phasing.schedules import final_recipes, loose_and_tight
 from cdi_stream.phasing.starts import start_from
+from cdi_stream.phasing.tuning import TUNING
 from tests.bench.crystals import Case, crystal
 from tests.measurements import blurred_of, case_of, data_of, error, ordered, spent, unlimited
 
@@ -297,8 +298,10 @@ def test_the_faults_of_a_quick_search_are_not_taken_for_blur():
     assert error(found.crystal, truth) < 0.02
 
 
-def test_a_good_crystal_is_kept_if_the_time_runs_out_during_a_further_attempt(monkeypatch):
+@pytest.mark.parametrize("is_good", [True, False])
+def test_a_solution_is_kept_if_the_time_runs_out_before_a_better_one_is_found(monkeypatch, is_good):
     monkeypatch.setattr("cdi_stream.phasing.auto.LEAST_AGREEMENT", 1.1)  # no crystals agree enough to end the search
+    monkeypatch.setattr("cdi_stream.phasing.auto._is_good", lambda metrics: is_good)
     data, truth = case_of(WEAK)
     passed_s, told = [0.0], []
 
@@ -310,5 +313,18 @@ def test_a_good_crystal_is_kept_if_the_time_runs_out_during_a_further_attempt(mo
     found = solve(data, 1, Deadline(60.0, clock=lambda: passed_s[0]), AutoSettings(is_thorough=False), report)
     assert sum("starts on" in line for line in told) == 2
     assert not found.is_truncated
+    assert not math.isnan(found.bootstrap_nmse)
     assert judge(metrics_of(found, data)).grade == "good"
     assert error(found.crystal, truth) < 0.1
+
+
+@pytest.mark.parametrize(("plain_over_box", "n_attempts"), [(0.1, 2), (1.4, 1)])
+def test_a_good_crystal_of_a_quick_attempt_is_enough_unless_it_is_strongly_strained(
+    monkeypatch, plain_over_box, n_attempts
+):
+    monkeypatch.setattr("cdi_stream.phasing.auto.TUNING", replace(TUNING, plain_over_box=plain_over_box))
+    data, _ = case_of(WEAK)
+    told = []
+    found = solve(data, 1, unlimited(), AutoSettings(is_thorough=False), told.append)
+    assert judge(metrics_of(found, data)).grade == "good"
+    assert sum("starts on" in line for line in told) == n_attempts
