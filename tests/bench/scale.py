@@ -30,7 +30,7 @@ from tests.measurements import data_of
 
 PHASE_PI = 3.0
 PHOTONS = 2e7
-BUDGET_S = {64: 30.0, 96: 60.0, 128: 120.0, 192: 240.0, 256: 300.0, 512: 900.0}
+BUDGET_S = {64: 30.0, 96: 60.0, 128: 120.0, 192: 240.0, 256: 300.0, 512: 600.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
