@@ -147,7 +147,10 @@ def _solved(attempts: Attempts, known: Batch | None) -> Solution:
 
 
 def _is_settled(attempts: Attempts, metrics: Metrics, pool: Candidates) -> bool:
-    """Return whether no further attempt is allowed or needed; a quick first attempt must give a good crystal.
+    """Return whether no further attempt is allowed or needed.
+
+    A quick first attempt must give a good crystal that is not strongly strained: the finalists of one attempt may share
+    a fault.
 
     ``metrics`` are those of the best of the pool.  A number that is not known (NaN) counts as trusted.
     """
@@ -155,9 +158,11 @@ def _is_settled(attempts: Attempts, metrics: Metrics, pool: Candidates) -> bool:
         return True
     if metrics.agreement < LEAST_AGREEMENT:
         return False
-    is_even = not amplitude_spread(pool.crystal[0], pool.support[0]) > LARGEST_AMPLITUDE_SPREAD
+    if attempts.number > 1:
+        is_even = not amplitude_spread(pool.crystal[0], pool.support[0]) > LARGEST_AMPLITUDE_SPREAD
+        return is_even or _is_good(metrics)
     is_plain = not attempts.is_blur_open and not metrics.support_over_box > TUNING.plain_over_box
-    return (attempts.number > 1 and is_even) or (is_plain and _is_good(metrics))
+    return is_plain and _is_good(metrics)
 
 
 def _is_good(metrics: Metrics) -> bool:
