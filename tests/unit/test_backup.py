@@ -106,8 +106,9 @@ def test_every_waiting_job_of_a_backup_of_a_busy_queue_has_its_input(results, tm
     busy = threading.Thread(target=work)
     busy.start()
     try:
-        for n in range(20):
-            wait_until(lambda n=n: len(done) > n, 60, "another job")
+        for _ in range(20):
+            n_before = len(done)
+            wait_until(lambda n=n_before: len(done) > n, 60, "another job")
             folders.append(back_up(results, tmp_path / "backups", keep=20))
     finally:
         is_over.set()
