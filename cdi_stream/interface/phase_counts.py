@@ -225,7 +225,7 @@ def _aliens_left_out(metrics: Metrics) -> tuple[str, ...]:
     """Return a reason if the search left out alien peaks; else none."""
     if not metrics.alien_voxels:
         return ()
-    return (f"{metrics.alien_voxels} voxels with peaks of other grains, which the crystal leaves, were left out",)
+    return (f"{metrics.alien_voxels} voxels with peaks of other grains, which no crystal explains, were left out",)
 
 
 def _reserve_s(intensities: Intensities, options: PhaseOptions) -> float:

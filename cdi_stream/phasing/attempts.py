@@ -96,21 +96,26 @@ class Attempts:
 
     def _explored(self, extent: Exploration) -> tuple[GridLevel, Candidates]:
         """Return the coarsest grid and its candidates; alien peaks that all of them leave are left out at once."""
-        search, first_round = self.search, self._round
-        for look in range(TUNING.most_alien_looks + 1):
-            self._shapes = grid_shapes(self.model.data)
-            coarse = self._coarse = self._level(coarsen(self.model.data, self._shapes[0]))
-            begin_s, begin_starts = search.deadline.passed_s, search.starts
-            pool, self._round = explore(coarse, self._seed, extent, first_round, search)
-            self._start_s = (search.deadline.passed_s - begin_s) / (search.starts - begin_starts) / extent.length
-            self._report(f"{search.starts} starts on {self._shapes[0]}: {_state(pool, search.deadline)}")
-            aliens = (
-                None if look == TUNING.most_alien_looks else find_aliens(pool.crystal, coarse.data, self.model.data)
-            )
+        first_round = self._round
+        coarse, pool = self._candidates(extent, first_round)
+        for _ in range(TUNING.most_alien_looks):
+            aliens = find_aliens(pool.crystal, coarse.data, self.model.data)
             if aliens is None or not self.has_time_for_another():
                 break
             self._report(f"{int(aliens.sum())} voxels of alien peaks are left out from now on")
             self.model.leave_out(aliens)
+            coarse, pool = self._candidates(extent, first_round)
+        return coarse, pool
+
+    def _candidates(self, extent: Exploration, first_round: int) -> tuple[GridLevel, Candidates]:
+        """Explore the coarsest grid of the present model; return the grid and its candidates."""
+        search = self.search
+        self._shapes = grid_shapes(self.model.data)
+        coarse = self._coarse = self._level(coarsen(self.model.data, self._shapes[0]))
+        begin_s, begin_starts = search.deadline.passed_s, search.starts
+        pool, self._round = explore(coarse, self._seed, extent, first_round, search)
+        self._start_s = (search.deadline.passed_s - begin_s) / (search.starts - begin_starts) / extent.length
+        self._report(f"{search.starts} starts on {self._shapes[0]}: {_state(pool, search.deadline)}")
         return coarse, pool
 
     def has_time_for_another(self) -> bool:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from cdi_stream.phasing.autocorrelation import intensities
 from cdi_stream.phasing.engine import Batch
+from cdi_stream.phasing.position import phase_ramp
 from cdi_stream.phasing.projections import Measurement
-from cdi_stream.phasing.pyramid import coarsest_shape
+from cdi_stream.phasing.pyramid import coarsest_shape, marginal
 from cdi_stream.phasing.tuning import TUNING
 
 
@@ -66,13 +67,7 @@ class Middle:
 
     def _ramp(self, crystals: Tensor) -> Tensor:
         """Return exp(i q.r) of the shift q at the voxels r of crystals ``(..., *shape)``, in Fourier order."""
-        shape = crystals.shape[-len(self.shift) :]
-        angle = torch.zeros(shape, dtype=torch.float64)
-        for axis, (n, s) in enumerate(zip(shape, self.shift, strict=True)):
-            along = [1] * len(shape)
-            along[axis] = n
-            angle += (2 * math.pi * s * torch.fft.fftfreq(n, dtype=torch.float64)).reshape(along)
-        return torch.exp(1j * angle).to(crystals)
+        return phase_ramp(crystals.shape[-len(self.shift) :], self.shift, crystals.device)
 
 
 def origin_for(data: Measurement) -> Middle:
@@ -81,6 +76,8 @@ def origin_for(data: Measurement) -> Middle:
     Else the origin stays at the Bragg peak.
     """
     middle = middle_of(data)
+    if middle.is_origin:
+        return middle
     before, after = (math.prod(coarsest_shape(one)) for one in (data, middle.at_origin(data)))
     return middle if after < TUNING.smaller_grid * before else Middle((0,) * data.n_axes)
 
@@ -88,17 +85,12 @@ def origin_for(data: Measurement) -> Middle:
 def middle_of(data: Measurement) -> Middle:
     """Return the middle of the counts: of the shortest range of each axis that holds most of the counts."""
     intensity = intensities(data)
-    axes = range(intensity.ndim)
-    sums = (torch.fft.fftshift(intensity.sum([k for k in axes if k != axis]).double()) for axis in axes)
-    return Middle(tuple(_middle_along(along.tolist()) for along in sums))
+    return Middle(tuple(_middle_along(marginal(intensity, axis).tolist()) for axis in range(intensity.ndim)))
 
 
-def _middle_along(sums: Sequence[float]) -> int:
+def _middle_along(heights: Sequence[float]) -> int:
     """Return the middle of the shortest range that holds the share of all counts, counted from the origin at n//2."""
-    n, edge = len(sums), max(1, len(sums) // 16)
-    ground = (sum(sums[:edge]) + sum(sums[-edge:])) / (2 * edge)
-    heights = [max(s - ground, 0.0) for s in sums]
-    total, first, held = sum(heights), 0, 0.0
+    n, total, first, held = len(heights), sum(heights), 0, 0.0
     if not total > 0:
         return 0
     best = (n + 1, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,13 +19,17 @@ _LEAST_CHANGE = 1e-7
 
 def shift_crystal(crystal: Tensor, shift_vox: Tensor) -> Tensor:
     """Return a crystal, in any order, shifted by ``shift_vox (axes,)`` [voxels]; its intensities stay the same."""
-    angle = torch.zeros((), device=crystal.device)
-    for axis, n in enumerate(crystal.shape):
-        waves = -2 * math.pi * torch.fft.fftfreq(n, device=crystal.device) * shift_vox[axis]
-        angle = angle + waves.reshape([-1 if k == axis else 1 for k in range(crystal.ndim)])
-    field = torch.fft.fftn(crystal) * torch.polar(torch.ones_like(angle), angle)
-    result: Tensor = torch.fft.ifftn(field)
+    result: Tensor = torch.fft.ifftn(torch.fft.fftn(crystal) * phase_ramp(crystal.shape, -shift_vox, crystal.device))
     return result
+
+
+def phase_ramp(shape: Sequence[int], shift_vox: Tensor | Sequence[int], device: torch.device) -> Tensor:
+    """Return exp(2 pi i s.k / N) at the voxels k of an array of this shape in Fourier order, for a shift s [voxels]."""
+    angle = torch.zeros((), device=device)
+    for axis, n in enumerate(shape):
+        waves = 2 * math.pi * torch.fft.fftfreq(n, device=device) * shift_vox[axis]
+        angle = angle + waves.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def shift_to_even_amplitude(crystal: Tensor, is_over: Callable[[], bool] = lambda: False) -> Tensor:

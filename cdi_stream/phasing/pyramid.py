@@ -40,10 +40,10 @@ def coarsest_shape(data: Measurement) -> Lengths:
     A flat background, estimated at the edges of the array, is subtracted first.
     """
     intensity = intensities(data)
-    return tuple(_kept_length(_marginal(intensity, axis), n) for axis, n in enumerate(intensity.shape))
+    return tuple(_kept_length(marginal(intensity, axis), n) for axis, n in enumerate(intensity.shape))
 
 
-def _marginal(intensity: Tensor, axis: int) -> Tensor:
+def marginal(intensity: Tensor, axis: int) -> Tensor:
     """Return the intensity along one axis, origin at the centre, less the mean of its outermost eighth."""
     other_axes = tuple(k for k in range(intensity.ndim) if k != axis)
     along = torch.fft.fftshift(intensity.sum(other_axes).double())

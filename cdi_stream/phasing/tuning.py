@@ -110,6 +110,12 @@ class SearchTuning:
     agreeing_correlation: float = 0.93
     """Correlation from which two coarse crystals agree; both are then within an NMSE of about 0.07 of the truth."""
 
+    plain_over_box: float = 1.4
+    """Volume of a support over the box of the autocorrelation above which a quick attempt is not enough.
+
+    Such crystals are strongly strained.
+    """
+
     small_crystal_vox: float = 13.0
     """Mean extent [voxels] below which most voxels lie near the surface, so that a loose support constrains too little.
 
@@ -344,12 +350,6 @@ class SearchTuning:
 
     first_check_length: float = 0.5
     """Length of the schedule of these starts; most crystals are found as well as with the full schedule."""
-
-    plain_over_box: float = 1.4
-    """Volume of a support over the box of the autocorrelation above which a quick attempt is not enough.
-
-    Such crystals are strongly strained.
-    """
 
     largest_growth_mended: float = 1.3
     """Largest growth of a support by which parts that were cut off come back; 1.2 at most at 5 pi.
