@@ -13,14 +13,10 @@ import zmq
 from cdi_stream.errors import EndpointError
 from cdi_stream.operators import feed
 from cdi_stream.operators.announce import MAX_WAITING, Announcer
+from tests.endpoints import free_endpoint
 
 PATIENCE_MS = 20_000
 LARGE = np.arange(256 * 256, dtype=np.uint8).reshape(256, 256)
-
-
-def free_endpoint():
-    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
-        return f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
 
 
 def message(k, **images):

@@ -24,6 +24,7 @@ from cdi_stream.files.recording import read_scan
 from cdi_stream.stream import receive as receive_module
 from cdi_stream.stream.message_log import MessageLog, read_log
 from sim_beamline import wire, wire1
+from tests.endpoints import free_endpoint
 
 PATIENCE_S = 300.0
 N = 5
@@ -53,11 +54,6 @@ def array1(first=0, codec="bslz4"):
 
 
 FORMATS = {"dectris2": dectris2, "dectris1": dectris1, "array1": array1}
-
-
-def free_endpoint():
-    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
-        return f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
 
 
 class Rig:

@@ -11,6 +11,7 @@ from cdi_stream.errors import EndpointError, RecordingError, ServiceError
 from cdi_stream.stream import playback
 from cdi_stream.stream.message_log import MessageLog
 from cdi_stream.stream.playback import keep_pace, play_log
+from tests.endpoints import free_endpoint
 
 PATIENCE_MS = 20_000
 SENT = [[b"header", b"", b"\x00" * 5000], *([b"image", bytes([k])] for k in range(40)), [b"end"]]
@@ -59,11 +60,6 @@ def sink_socket(context, kind, endpoint=None):
         socket.connect(endpoint)
         return socket, endpoint
     return socket, f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
-
-
-def free_endpoint():
-    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
-        return f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
 
 
 def played(log, endpoint, socket, n, **how):

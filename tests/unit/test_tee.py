@@ -13,14 +13,10 @@ import zmq
 from cdi_stream.errors import EndpointError
 from cdi_stream.stream import tee as tee_module
 from cdi_stream.stream.tee import tee
+from tests.endpoints import free_endpoint
 
 PATIENCE_MS = 20_000
 SENT = [[b"header", b"", b"\x00" * 3000], *([b"image %d" % k, bytes(range(k % 256))] for k in range(200)), [b""]]
-
-
-def free_endpoint():
-    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
-        return f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
 
 
 class Rig:
@@ -132,6 +128,16 @@ def test_an_onlooker_gets_them_too(rig):
         rig.send([parts])
         assert take(onlooker, 1) == [parts]
     assert take(writer, len(SENT)) == SENT
+
+
+def test_an_onlooker_that_reads_each_message_at_once_loses_none(rig):
+    """In a millisecond, more messages are read than the onlooker's queue holds; 15 wait at most."""
+    writer, onlooker = rig.writer(), rig.onlooker()
+    met(rig, onlooker, writer)
+    burst = [[b"%d" % k] for k in range(15)]
+    for _ in range(300):
+        rig.send(burst)
+        assert take(onlooker, len(burst)) == take(writer, len(burst)) == burst
 
 
 def test_messages_that_grow_stop_nobody(rig):
