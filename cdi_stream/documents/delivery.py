@@ -49,7 +49,8 @@ class BusDelivery:
 
     `push` sends new documents at once, from the thread that put them into the spool.  `run` is the body of a thread
     that receives.  After a failure only the first document is sent until one has been received: a proxy that was just
-    started may not have its subscribers yet.
+    started may not have its subscribers yet.  After a new connection to the proxy, the documents that were sent before
+    and not received are sent again before all later ones, so that they keep their order.
 
     While documents are received, sent documents are noted in the spool at once.  A service that is killed in the few
     milliseconds before it receives them does not send them again at its next start.
@@ -59,7 +60,8 @@ class BusDelivery:
     spool
         Documents to deliver.
     sink
-        Sink that publishes to the bus.
+        Sink that publishes to the bus.  If it offers ``settle()``, it is called before documents are sent, and is true
+        after a new connection to the proxy.
     received_uids
         Yields the uids of documents that come on the bus.
     alarms
@@ -83,13 +85,18 @@ class BusDelivery:
         self._clock = clock
         self._lock = threading.Lock()
         self._sent_s: dict[int, float] = {}
+        self._settle: Callable[[], bool] = getattr(sink, "settle", lambda: False)
         self._has_listener = True
+        self._has_losses = False
         self._is_heard = False
         self._resend_s = RESEND_AFTER_S
 
     def push(self) -> None:
         """Send the documents that were not sent yet."""
         with self._lock:
+            self._note_connection()
+            if self._has_losses:
+                return
             new = [entry for entry in self._spool.waiting(BUS) if entry.id not in self._sent_s]
             if not self._has_listener:
                 new = [] if self._sent_s else new[:1]
@@ -116,8 +123,12 @@ class BusDelivery:
                 self._has_listener, self._is_heard, self._resend_s = True, True, RESEND_AFTER_S
                 self._alarms.clear("bus")
             left = [entry for entry in waiting if entry not in arrived]
-            if left and self._clock() - self._sent_s.get(left[0].id, self._clock()) > self._resend_s:
+            self._note_connection()
+            if left and self._has_losses:
+                self._begin_again(left)
+            elif left and self._clock() - self._sent_s.get(left[0].id, self._clock()) > self._resend_s:
                 self._send_again(left)
+            self._has_losses = False
         self.push()
 
     def close(self) -> None:
@@ -136,10 +147,18 @@ class BusDelivery:
         text = f"{len(left)} documents of this service do not arrive on the bus: is the document proxy running?"
         self._alarms.set("bus", text)
         logger.warning(text)
+        self._resend_s = min(2 * self._resend_s, MAX_RESEND_S)
+        self._begin_again(left)
+
+    def _begin_again(self, left: list[Entry]) -> None:
         self._has_listener = self._is_heard = False
         self._sent_s.clear()
-        self._resend_s = min(2 * self._resend_s, MAX_RESEND_S)
         self._send(left[0])
+
+    def _note_connection(self) -> None:
+        """Documents that were sent over an earlier connection and not received count as lost."""
+        if self._settle() and self._sent_s:
+            self._has_losses = True
 
 
 class ArchiveDelivery:

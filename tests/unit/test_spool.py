@@ -133,6 +133,14 @@ class Bus:
         self.is_up = True
         self.sent = []
         self._new = []
+        self._is_new = False
+
+    def start_again(self):
+        self.is_up = self._is_new = True
+
+    def settle(self):
+        is_new, self._is_new = self._is_new, False
+        return is_new
 
     def __call__(self, name, doc):
         if self.is_up:
@@ -189,6 +197,26 @@ def test_documents_sent_while_the_proxy_was_down_come_in_order_once_it_is_up(ope
 
 def names_of(run):
     return [doc["uid"] for _, doc in documents(run)]
+
+
+@pytest.mark.parametrize("pushes_first", [False, True])
+def test_documents_keep_their_order_over_a_quick_restart_of_the_proxy(opened, pushes_first):
+    spool, bus, clock = opened(), Bus(), Clock()
+    delivery = BusDelivery(spool, bus, bus.heard, clock=clock)
+    spool.put("one", documents("one"))
+    delivery.push()
+    delivery.step(0)
+    bus.is_up = False
+    spool.put("two", documents("two"))
+    delivery.push()
+    bus.start_again()
+    spool.put("three", documents("three"))
+    for each in (delivery.push, lambda: delivery.step(0))[:: 1 if pushes_first else -1]:
+        each()
+    for _ in range(3):
+        delivery.step(0)
+    assert bus.sent == names_of("one") + names_of("two") + names_of("three")
+    assert spool.waiting(BUS) == []
 
 
 def test_what_was_sent_over_a_bus_that_is_heard_is_not_sent_again_after_a_kill(opened, tmp_path):

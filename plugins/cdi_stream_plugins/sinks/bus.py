@@ -13,7 +13,7 @@ from cdi_stream.errors import EndpointError
 from cdi_stream.messages import Document
 
 SETTLE_S = 0.5
-"""Pause after connecting [s]; a publisher loses documents that it sends before its subscribers are connected."""
+"""Pause after each connection to the proxy [s]: documents are lost to subscribers that are not connected yet."""
 
 LINGER_MS = 2000
 """Longest time that `BusSink.close` waits for unsent documents [ms]."""
@@ -23,7 +23,8 @@ class BusSink:
     """Sink that publishes to a bluesky ZeroMQ proxy, in the format of `bluesky.callbacks.zmq.Publisher`.
 
     Documents wait while the proxy is not reachable.  With ``is_immediate`` they are dropped, for a sender that checks
-    their arrival and sends them again.
+    their arrival and sends them again.  The first document after a restart of the proxy waits for its subscribers,
+    which connect again one after the other.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class BusSink:
         self._socket = self._context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._socket.setsockopt(zmq.IMMEDIATE, is_immediate)
+        self._connections = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         address = address if "://" in address else f"tcp://{address}"
         self._socket.setsockopt(zmq.IPV6, is_ipv6(address))
         try:
@@ -50,12 +52,30 @@ class BusSink:
             self.close()
             raise EndpointError(f"document bus {address!r}: {error}; expected tcp://host:port") from error
         time.sleep(SETTLE_S)
+        self._is_new_connection()
 
     def __call__(self, name: str, doc: Document) -> None:
         """Send one document."""
+        self.settle()
         self._socket.send(pack(name, self._write(dict(doc)), self._prefix))
+
+    def settle(self) -> bool:
+        """Wait `SETTLE_S` for the subscribers of a proxy that was connected since the last call; false if none was."""
+        is_new = self._is_new_connection()
+        time.sleep(SETTLE_S if is_new else 0.0)
+        return is_new
 
     def close(self) -> None:
         """Send queued documents for at most `LINGER_MS`, then close the socket."""
+        self._socket.disable_monitor()
+        self._connections.close(0)
         self._socket.close()
         self._context.term()
+
+    def _is_new_connection(self) -> bool:
+        """Whether a connection to the proxy was made since the last call."""
+        is_new = False
+        while self._connections.poll(0):
+            self._connections.recv_multipart()
+            is_new = True
+        return is_new
