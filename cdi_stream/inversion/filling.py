@@ -38,6 +38,38 @@ def _on_device(volume: PreparedVolume, device: str) -> Tensor:
     return torch.where(valid > 0, intensity, neighbourhood_sum(intensity) / neighbourhood_sum(valid).clamp_min(1))
 
 
+# Several short loops over whole rows: the compiler then takes several voxels at a time.
+@compile_loop
+def _divide(counts: Array, scale: Array, out: Array) -> None:  # pragma: no cover - compiled
+    for k in range(len(counts)):
+        out[k] = np.float32(counts[k]) / scale[k]
+
+
+@compile_loop
+def _count(valid: Array) -> int:  # pragma: no cover - compiled
+    n = 0
+    for k in range(len(valid)):
+        n += valid[k]
+    return n
+
+
+@compile_loop
+def _add_row(  # pragma: no cover - compiled
+    counts: Array, valid: Array, scale: Array, total: Array, n_valid: Array
+) -> None:
+    """Add the intensities of the valid voxels of a row, and their numbers; the sums begin one voxel before the row."""
+    for k in range(len(counts)):
+        total[k + 1] += np.float32(counts[k]) / scale[k] if valid[k] else np.float32(0)
+        n_valid[k + 1] += np.float32(valid[k])
+
+
+@compile_loop
+def _fill_row(valid: Array, total: Array, n_valid: Array, out: Array) -> None:  # pragma: no cover - compiled
+    for k in range(len(out)):
+        n = max(n_valid[k] + n_valid[k + 1] + n_valid[k + 2], np.float32(1))
+        out[k] = out[k] if valid[k] else (total[k] + total[k + 1] + total[k + 2]) / n
+
+
 @compile_loop(
     [
         void(input_volume(c), input_volume(boolean), input_volume(float32), float32[:, :, ::1], int64, int64)
@@ -48,17 +80,15 @@ def _fill(  # pragma: no cover - compiled
     counts: Array, valid: Array, scale: Array, out: Array, begin: int, end: int
 ) -> None:
     n0, n1, n2 = counts.shape
+    total, n_valid = np.zeros(n2 + 2, np.float32), np.zeros(n2 + 2, np.float32)
     for i in range(begin, end):
         for j in range(n1):
-            for k in range(n2):
-                if valid[i, j, k]:
-                    out[i, j, k] = np.float32(counts[i, j, k]) / scale[i, j, k]
-                    continue
-                total, n = np.float32(0), 0
-                for a in range(max(i - 1, 0), min(i + 2, n0)):
-                    for b in range(max(j - 1, 0), min(j + 2, n1)):
-                        for c in range(max(k - 1, 0), min(k + 2, n2)):
-                            if valid[a, b, c]:
-                                total += np.float32(counts[a, b, c]) / scale[a, b, c]
-                                n += 1
-                out[i, j, k] = total / np.float32(max(n, 1))
+            _divide(counts[i, j], scale[i, j], out[i, j])
+            if _count(valid[i, j]) == n2:
+                continue
+            total[:] = 0
+            n_valid[:] = 0
+            for a in range(max(i - 1, 0), min(i + 2, n0)):
+                for b in range(max(j - 1, 0), min(j + 2, n1)):
+                    _add_row(counts[a, b], valid[a, b], scale[a, b], total, n_valid)
+            _fill_row(valid[i, j], total, n_valid, out[i, j])

@@ -6,7 +6,6 @@ No count is changed.  Bad voxels are marked, and factors such as monitor and fla
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from cdi_stream.phasing.autocorrelation import island, lengths_vox, tapered, wei
 from cdi_stream.phasing.tuning import TUNING
 
 Bools = NDArray[np.bool_]
-Value = TypeVar("Value", np.bool_, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +74,12 @@ def prepare(
     peak = brightest_voxel(curve.counts, np.where(good & (top < no_count_from(curve.sentinel)), top, 0))
     start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, MIN_SHAPE_VOX)
     counts, _ = cut(curve.counts, start, shape)
-    valid = _outer(cut(curve.has_frame, start[:1], shape[:1])[0], cut(good, start[1:], shape[1:])[0])
+    valid = np.zeros(shape, dtype=bool)
+    valid[cut(curve.has_frame, start[:1], shape[:1])[0]] = cut(good, start[1:], shape[1:])[0]
     saturated = is_saturated(counts, curve.sentinel, detector.saturation_counts) & valid
     valid &= ~saturated
     seen = survey(counts, valid)
-    _require_signal(int(saturated.sum()), seen.total, settings)
+    _require_signal(int(np.count_nonzero(saturated)), seen.total, settings)
     blemishes = find_blemishes(counts, valid, peak=tuple(n // 2 for n in shape), seen=seen)
     valid &= ~blemishes.voxels
     tangent = tangent_at(geometry, _origin(start, shape))
@@ -95,7 +94,7 @@ def prepare(
         crystal_extent_m=extent,
         oversampling=oversampling,
         n_bad=int((~good).sum()),
-        n_alien=int(blemishes.voxels.sum()),
+        n_alien=int(np.count_nonzero(blemishes.voxels)),
         frame_shifts=frame_shifts(tangent, start[0], shape[0]),
         doubts=doubt_of_damage(blemishes.hot, start[0]),
     )
@@ -156,12 +155,8 @@ def _scale_in_window(
     by_frame, by_pixel = expected_scale(curve, detector)
     frames, in_frames = cut(by_frame, start[:1], shape[:1])
     pixels, in_pixels = cut(by_pixel, start[1:], shape[1:])
-    return _outer(np.where(in_frames, frames, np.float32(1)), np.where(in_pixels, pixels, np.float32(1)))
-
-
-def _outer(frames: NDArray[Value], pixels: NDArray[Value]) -> NDArray[Value]:
-    """Return the products ``(n_frames, rows, cols)`` of values by frame and values by pixel."""
-    result: NDArray[Value] = frames[:, None, None] * pixels
+    frames, pixels = np.where(in_frames, frames, np.float32(1)), np.where(in_pixels, pixels, np.float32(1))
+    result: NDArray[np.float32] = frames[:, None, None] * pixels
     return result
 
 

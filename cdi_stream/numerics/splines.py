@@ -133,6 +133,16 @@ def _sample(values: Array, matrix: Floats, first: Floats, out: Array) -> None:  
                 out[j0, j1, j2] = total
 
 
+@compile_loop
+def _are_all_true(values: Array, i0: int, i1: int, i2: int) -> bool:  # pragma: no cover - compiled
+    """Whether the eight voxels from a voxel on are all true."""
+    are_all = True
+    for a in range(2):
+        for b in range(2):
+            are_all &= values[i0 + a, i1 + b, i2] & values[i0 + a, i1 + b, i2 + 1]
+    return are_all
+
+
 @compile_loop([void(boolean[:, :, ::1], float64[:, ::1], float64[::1], float64, boolean[:, :, ::1])])
 def _sample_mask(  # pragma: no cover - compiled
     values: Array, matrix: Floats, first: Floats, share: float, out: Array
@@ -146,10 +156,14 @@ def _sample_mask(  # pragma: no cover - compiled
                 if -1 < x < n0 and -1 < y < n1 and -1 < z < n2:
                     i0, i1, i2 = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
                     u, v, w = x - i0, y - i1, z - i2
-                    for a in range(2):
-                        for b in range(2):
-                            for c in range(2):
-                                k0, k1, k2 = i0 + a, i1 + b, i2 + c
-                                if 0 <= k0 < n0 and 0 <= k1 < n1 and 0 <= k2 < n2 and values[k0, k1, k2]:
-                                    total += (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
+                    is_inside = i0 >= 0 and i1 >= 0 and i2 >= 0 and i0 + 1 < n0 and i1 + 1 < n1 and i2 + 1 < n2
+                    if is_inside and _are_all_true(values, i0, i1, i2):
+                        total = 1.0
+                    else:
+                        for a in range(2):
+                            for b in range(2):
+                                for c in range(2):
+                                    k0, k1, k2 = i0 + a, i1 + b, i2 + c
+                                    if 0 <= k0 < n0 and 0 <= k1 < n1 and 0 <= k2 < n2 and values[k0, k1, k2]:
+                                        total += (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
                 out[j0, j1, j2] = total > share
