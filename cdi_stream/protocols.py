@@ -110,7 +110,8 @@ class Sink(Protocol):
     A sink that stores whole runs offers ``has_run(uid)``: true if it has the run up to its stop document.  If the sink
     has only a part of the run, ``has_run`` deletes that part, because the run is written again from its start document.
     A sink that cannot be reached raises `ServiceError` or `OSError`: the document is tried again without a limit.
-    After any other error it is tried five times.
+    After any other error it is tried five times.  The sink of the document bus may offer ``settle()``: true after a new
+    connection, so that documents that were sent before and not received are sent again.
     """
 
     def __call__(self, name: str, doc: Document) -> None:
