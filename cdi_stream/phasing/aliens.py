@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from cdi_stream.phasing.projections import Measurement, expected_counts, reciprocal
+from cdi_stream.phasing.projections import Measurement, likeliest_counts
 from cdi_stream.phasing.pyramid import pad_centre
 from cdi_stream.phasing.support import grow, smooth
 from cdi_stream.phasing.tuning import TUNING
@@ -56,9 +56,8 @@ def find_aliens(crystals: Tensor, coarse: Measurement, data: Measurement) -> Ten
 
 def _excess(crystal: Tensor, data: Measurement) -> Tensor:
     """Return the blurred excess of the counts over the model ``(*shape)`` [standard deviations of counting noise]."""
-    expected, counts = expected_counts(reciprocal(crystal, data.n_axes), data), data.magnitude.square()
-    scale = counts[data.valid].double().sum() / expected[data.valid].double().sum().clamp_min(1e-30)
-    expected = torch.where(data.valid, scale.float() * expected, 0.0)
+    counts = data.magnitude.square()
+    expected = torch.where(data.valid, likeliest_counts(crystal, data, data.valid).to(counts), 0.0)
     sigma_vox = TUNING.alien_blur_vox
     square_of_blur = (4 * math.pi * sigma_vox**2) ** (-data.n_axes / 2)  # integral of the squared Gaussian
     variance = square_of_blur * smooth(expected, sigma_vox).clamp_min(0) + _LEAST_COUNTS

@@ -128,6 +128,15 @@ def modelled_magnitude(crystal: Tensor, data: Measurement) -> Tensor:
     return expected_counts(reciprocal(crystal, data.n_axes), data).sqrt()
 
 
+def likeliest_counts(crystal: Tensor, data: Measurement, where: Tensor) -> Tensor:
+    """Return the counts that the model predicts for a crystal ``(*shape)``, in double precision.
+
+    Their scale is the likeliest scale over the voxels ``where``: sum of the measured over sum of the predicted counts.
+    """
+    expected = expected_counts(reciprocal(crystal, data.n_axes), data).double()
+    return expected * (data.magnitude[where].double().square().sum() / expected[where].sum().clamp_min(1e-30))
+
+
 LEAST_BESIDE = 0.05
 """Smallest intensity of a frame beside its even step, relative to that at the step; limits the factor near minima."""
 

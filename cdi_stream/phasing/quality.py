@@ -17,7 +17,7 @@ from torch import Tensor
 from cdi_stream.phasing.autocorrelation import Box
 from cdi_stream.phasing.coherence import GaussianKernel, coherence_lengths_m
 from cdi_stream.phasing.measures import chi2, chi2_floor, poisson_llk, r_p, voxel_pair
-from cdi_stream.phasing.projections import Measurement, expected_counts, modelled_magnitude, reciprocal
+from cdi_stream.phasing.projections import Measurement, likeliest_counts, modelled_magnitude
 from cdi_stream.phasing.support import grow, smooth
 from cdi_stream.phasing.tuning import TUNING
 
@@ -131,10 +131,7 @@ def free_llk(crystal: Tensor, data: Measurement, held: Tensor) -> tuple[float, f
     The free log-likelihood is `poisson_llk` over the held-out voxels ``held``, to which the crystal was not fitted.
     The scale of the model is the likeliest scale over the other valid voxels.
     """
-    expected, counts = expected_counts(reciprocal(crystal, data.n_axes), data), data.magnitude.square()
-    is_fitted = data.valid & ~held
-    scale = counts[is_fitted].double().sum() / expected[is_fitted].double().sum().clamp_min(1e-30)
-    expected = scale * expected.double()
+    expected, counts = likeliest_counts(crystal, data, data.valid & ~held), data.magnitude.square()
     floor = np.interp(expected[held].cpu().numpy(), *_llk_table()).mean() if bool(held.any()) else math.nan
     return float(poisson_llk(expected, counts, held)), float(floor)
 
