@@ -52,8 +52,8 @@ class BusDelivery:
     started may not have its subscribers yet.  After a new connection to the proxy, the documents that were sent before
     and not received are sent again before all later ones, so that they keep their order.
 
-    While documents are received, sent documents are noted in the spool at once.  A service that is killed in the few
-    milliseconds before it receives them does not send them again at its next start.
+    While documents are received, sent documents are noted in the spool at once.  A service that is killed before it
+    receives them does not send them again at its next start: a proxy that is there passes them on in milliseconds.
 
     Parameters
     ----------
@@ -94,21 +94,16 @@ class BusDelivery:
     def push(self) -> None:
         """Send the documents that were not sent yet."""
         with self._lock:
-            self._note_connection()
-            if self._has_losses:
-                return
             new = [entry for entry in self._spool.waiting(BUS) if entry.id not in self._sent_s]
-            if not self._has_listener:
-                new = [] if self._sent_s else new[:1]
-            for entry in new:
-                self._send(entry)
+            sent = [entry for entry in new if self._may_send() and self._send(entry)]
             if self._is_heard:
-                self._spool.mark_sent(BUS, new)
+                self._spool.mark_sent(BUS, sent)
 
     def run(self, is_stopped: Callable[[], bool]) -> None:
         """Receive documents, and send again those that do not arrive, until stopped."""
         while not is_stopped():
             self.step(int(1000 * _WAIT_S))
+        self._spool.mark_unsent(BUS, self._spool.waiting(BUS))
 
     def step(self, timeout_ms: int) -> None:
         """Note the documents received within ``timeout_ms`` [ms]; send the first other one again if it is overdue."""
@@ -135,12 +130,19 @@ class BusDelivery:
         """Close the sink."""
         self._sink.close()
 
-    def _send(self, entry: Entry) -> None:
+    def _may_send(self) -> bool:
+        """Whether another document may be sent now; before one has been received, a single one."""
+        self._note_connection()
+        return not self._has_losses and (self._has_listener or not self._sent_s)
+
+    def _send(self, entry: Entry) -> bool:
+        """Send a document; always true, since a document that the sink refuses is sent again like a lost one."""
         self._sent_s[entry.id] = self._clock()
         try:
             self._sink(entry.name, entry.doc)
         except Exception:  # a sink is foreign code; the document stays in the spool and is sent again
             logger.exception("a %s document cannot be sent to the bus", entry.name)
+        return True
 
     def _send_again(self, left: list[Entry]) -> None:
         """Send the first document of ``left``, the documents that did not arrive, again."""
@@ -151,14 +153,18 @@ class BusDelivery:
         self._begin_again(left)
 
     def _begin_again(self, left: list[Entry]) -> None:
+        """Send the first of the documents ``left``; the others follow when one has been received."""
         self._has_listener = self._is_heard = False
         self._sent_s.clear()
+        self._spool.mark_unsent(BUS, left)
         self._send(left[0])
 
     def _note_connection(self) -> None:
-        """Documents that were sent over an earlier connection and not received count as lost."""
-        if self._settle() and self._sent_s:
-            self._has_losses = True
+        """Wait after a new connection; documents that were sent before it and not received count as lost."""
+        if self._settle():
+            self._has_listener = self._is_heard = False
+            self._resend_s = RESEND_AFTER_S
+            self._has_losses = self._has_losses or bool(self._sent_s)
 
 
 class ArchiveDelivery:

@@ -194,6 +194,11 @@ class Spool:
         with self.changed:
             self._save([("INSERT OR IGNORE INTO heard VALUES (?, ?)", (entry.id, sink)) for entry in entries])
 
+    def mark_unsent(self, sink: str, entries: Iterable[Entry]) -> None:
+        """Take back `mark_sent` for documents that did not arrive, so that the next start sends them."""
+        with self.changed:
+            self._save([("DELETE FROM heard WHERE id = ? AND sink = ?", (entry.id, sink)) for entry in entries])
+
     def earlier_documents(self, entry: Entry) -> list[Entry]:
         """Return the earlier documents of the run of ``entry`` that are still in the spool."""
         with self.changed:

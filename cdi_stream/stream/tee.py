@@ -64,7 +64,7 @@ def tee(
                 continue
             frames = detector.recv_multipart(copy=False)
             n_messages += 1
-            subscribers.get(zmq.EVENTS)  # takes note of messages that were read; libzmq notes them 1 ms late otherwise
+            subscribers.get(zmq.EVENTS)  # notes messages that were read; libzmq does so up to 1 ms late
             subscribers.send_multipart(frames, copy=False)
             n_written += _hand_over(writer, frames, is_stopped)
     return {"messages": n_messages, "written": n_written}

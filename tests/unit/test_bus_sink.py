@@ -41,20 +41,28 @@ class Proxy:
 class Subscriber:
     """A subscriber that reads all the time, as listeners do: 0MQ subscribes again while a program reads."""
 
-    def __init__(self, address: str, reconnect_ms: int) -> None:
+    def __init__(self, address: str, reconnect_ms: int | None) -> None:
         self.uids: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(address, reconnect_ms))
         self._thread.start()
 
     def _read(self, address, reconnect_ms):
-        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
-            socket.setsockopt(zmq.RECONNECT_IVL, reconnect_ms)
-            socket.subscribe(b"")
-            socket.connect(address)
+        with zmq.Context() as context, self._socket(context, address, reconnect_ms) as socket:
             while not self._stop.is_set():
                 if socket.poll(20):
                     self.uids.append(bus.unpack(socket.recv(), b"", bus.reader("msgpack"))[1]["uid"])
+
+    @staticmethod
+    def _socket(context, address, reconnect_ms):
+        """Return a subscriber that tries to connect in this time [ms], or that of this package if it is None."""
+        if reconnect_ms is None:
+            return bus.listen(context, address)
+        socket = context.socket(zmq.SUB)
+        socket.setsockopt(zmq.RECONNECT_IVL, reconnect_ms)
+        socket.subscribe(b"")
+        socket.connect(address)
+        return socket
 
     def has_heard_before(self, end_s):
         while not self.uids and time.monotonic() < end_s:
@@ -88,4 +96,21 @@ def test_the_first_document_after_a_restart_of_the_proxy_waits_for_slow_subscrib
         with proxy.running():
             sent_until_heard(sink, quick)
             assert slow.has_heard_before(time.monotonic() + 0.5)
-            assert slow.uids == quick.uids
+            assert slow.uids[0] == quick.uids[0]
+
+
+def test_listeners_of_this_package_are_back_in_time_after_a_long_restart():
+    proxy = Proxy()
+    with contextlib.ExitStack() as stack:
+        with proxy.running():
+            sink = stack.enter_context(contextlib.closing(BusSink(address=proxy.publish, is_immediate=True)))
+            quick, ours = (
+                stack.enter_context(contextlib.closing(Subscriber(proxy.subscribe, ms))) for ms in (10, None)
+            )
+            sent_until_heard(sink, quick, ours)
+        time.sleep(3.0)
+        quick.uids, ours.uids = [], []
+        with proxy.running():
+            sent_until_heard(sink, quick)
+            assert ours.has_heard_before(time.monotonic() + 0.4)
+            assert ours.uids[0] == quick.uids[0]

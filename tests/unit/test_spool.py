@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from cdi_stream.alarms import Alarms
-from cdi_stream.documents.delivery import GIVE_WAY_S, RESEND_AFTER_S, ArchiveDelivery, BusDelivery
+from cdi_stream.documents.delivery import GIVE_WAY_S, MAX_RESEND_S, RESEND_AFTER_S, ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import BUS, SPOOL, Spool
 from cdi_stream.errors import ConfigError, ServiceError
 
@@ -130,7 +130,7 @@ class Bus:
     """A proxy and its subscriber: a document that is sent while the proxy is up is received at the next look."""
 
     def __init__(self):
-        self.is_up = True
+        self.is_up = self.passes_on = True
         self.sent = []
         self._new = []
         self._is_new = False
@@ -145,7 +145,7 @@ class Bus:
     def __call__(self, name, doc):
         if self.is_up:
             self.sent.append(doc["uid"])
-            self._new.append(doc["uid"])
+            self._new += [doc["uid"]] if self.passes_on else []
 
     def heard(self, timeout_ms):
         new, self._new = self._new, []
@@ -217,6 +217,93 @@ def test_documents_keep_their_order_over_a_quick_restart_of_the_proxy(opened, pu
         delivery.step(0)
     assert bus.sent == names_of("one") + names_of("two") + names_of("three")
     assert spool.waiting(BUS) == []
+
+
+def test_documents_keep_their_order_if_the_proxy_comes_back_between_two_of_them(opened):
+    spool, bus = opened(), Bus()
+    delivery = BusDelivery(spool, sink := Restarting(bus, at=3), bus.heard, clock=Clock())
+    spool.put("one", documents("one"))
+    bus.is_up = False
+    delivery.push()
+    for _ in range(3):
+        delivery.step(0)
+    assert sink.n_calls > 3
+    assert bus.sent == names_of("one")
+
+
+class Restarting:
+    """A sink whose proxy is back before a given document is sent."""
+
+    def __init__(self, bus, at):
+        self.n_calls, self._bus, self._at = 0, bus, at
+
+    def settle(self):
+        if self.n_calls == self._at and not self._bus.is_up:
+            self._bus.start_again()
+        return self._bus.settle()
+
+    def __call__(self, name, doc):
+        self.n_calls += 1
+        self._bus(name, doc)
+
+
+def test_after_a_restart_a_single_document_is_sent_until_one_is_heard(opened):
+    spool, bus, clock = opened(), Bus(), Clock()
+    delivery = BusDelivery(spool, bus, bus.heard, clock=clock)
+    spool.put("one", documents("one"))
+    delivery.push()
+    delivery.step(0)
+    bus.start_again()
+    delivery.step(0)
+    bus.passes_on = False  # the subscribers are not back
+    spool.put("two", documents("two"))
+    delivery.push()
+    delivery.step(0)
+    assert bus.sent == [*names_of("one"), "two"]
+    bus.passes_on = True
+    clock.now_s += RESEND_AFTER_S + 0.1
+    for _ in range(3):
+        delivery.step(0)
+    assert bus.sent == [*names_of("one"), "two", *names_of("two")]
+
+
+def test_after_a_long_time_without_a_proxy_a_document_is_soon_sent_again(opened):
+    spool, bus, clock = opened(), Bus(), Clock()
+    delivery = BusDelivery(spool, bus, bus.heard, clock=clock)
+    bus.is_up = bus.passes_on = False
+    spool.put("one", documents("one"))
+    delivery.push()
+    for _ in range(20):
+        clock.now_s += MAX_RESEND_S + 1
+        delivery.step(0)
+    bus.start_again()
+    delivery.step(0)
+    assert bus.sent == ["one"]
+    bus.passes_on = True
+    clock.now_s += RESEND_AFTER_S + 0.1
+    for _ in range(3):
+        delivery.step(0)
+    assert bus.sent == ["one", *names_of("one")]
+
+
+@pytest.mark.parametrize("is_stopped_in_order", [False, True])
+def test_what_was_lost_without_a_proxy_is_sent_by_the_next_service(opened, tmp_path, is_stopped_in_order):
+    bus, clock = Bus(), Clock()
+    first = Spool(tmp_path)
+    delivery = BusDelivery(first, bus, bus.heard, clock=clock)
+    first.put("one", documents("one"))
+    delivery.push()
+    delivery.step(0)
+    bus.is_up = False
+    first.put("two", documents("two"))
+    delivery.push()
+    if is_stopped_in_order:
+        delivery.run(lambda: True)
+    else:
+        clock.now_s += RESEND_AFTER_S + 0.1
+        delivery.step(0)
+    first.close()
+    assert names(opened().waiting(BUS)) == names_of("two")
 
 
 def test_what_was_sent_over_a_bus_that_is_heard_is_not_sent_again_after_a_kill(opened, tmp_path):

@@ -131,7 +131,7 @@ def test_an_onlooker_gets_them_too(rig):
 
 
 def test_an_onlooker_that_reads_each_message_at_once_loses_none(rig):
-    """In a millisecond, more messages are read than the onlooker's queue holds; 15 wait at most."""
+    """The queue of 40 counts messages that were read in steps of 20, so that 15 more fit if that is noted at once."""
     writer, onlooker = rig.writer(), rig.onlooker()
     met(rig, onlooker, writer)
     burst = [[b"%d" % k] for k in range(15)]
