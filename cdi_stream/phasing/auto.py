@@ -131,6 +131,8 @@ def _solved(attempts: Attempts, known: Batch | None) -> Solution:
     settings = attempts.settings
     pool, recipe = attempts.attempt(known)
     solution = attempts.conclude(pool, recipe)
+    if solution.is_truncated:
+        return solution
     metrics = metrics_of(solution, attempts.model.measured)
     while not _is_settled(attempts, metrics, pool) and attempts.has_time_for_another():
         finalists, its_recipe = attempts.attempt()

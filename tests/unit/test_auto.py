@@ -71,6 +71,13 @@ def test_partly_coherent_light_is_found_where_it_is_and_only_there(width_vox):
     assert metrics.chi2 < 0.8 * metrics_of(replace(found, kernel=None), data).chi2
 
 
+def test_a_search_whose_time_is_over_ends_after_its_attempt():
+    lines = []
+    solution = solve(case_of(SMALL)[0], 1, spent(), report=lines.append)
+    assert solution.is_truncated
+    assert "finalists" in lines[-1], "a further refinement would only find that there is no time for it"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
