@@ -95,7 +95,12 @@ class BusDelivery:
         """Send the documents that were not sent yet."""
         with self._lock:
             new = [entry for entry in self._spool.waiting(BUS) if entry.id not in self._sent_s]
-            sent = [entry for entry in new if self._may_send() and self._send(entry)]
+            sent = []
+            for entry in new:
+                if not self._may_send():
+                    break
+                self._send(entry)
+                sent.append(entry)
             if self._is_heard:
                 self._spool.mark_sent(BUS, sent)
 
@@ -135,14 +140,12 @@ class BusDelivery:
         self._note_connection()
         return not self._has_losses and (self._has_listener or not self._sent_s)
 
-    def _send(self, entry: Entry) -> bool:
-        """Send a document; always true, since a document that the sink refuses is sent again like a lost one."""
+    def _send(self, entry: Entry) -> None:
         self._sent_s[entry.id] = self._clock()
         try:
             self._sink(entry.name, entry.doc)
         except Exception:  # a sink is foreign code; the document stays in the spool and is sent again
             logger.exception("a %s document cannot be sent to the bus", entry.name)
-        return True
 
     def _send_again(self, left: list[Entry]) -> None:
         """Send the first document of ``left``, the documents that did not arrive, again."""
@@ -153,7 +156,7 @@ class BusDelivery:
         self._begin_again(left)
 
     def _begin_again(self, left: list[Entry]) -> None:
-        """Send the first of the documents ``left``; the others follow when one has been received."""
+        """Send the first document of ``left`` again, and the rest of them after one document has been received."""
         self._has_listener = self._is_heard = False
         self._sent_s.clear()
         self._spool.mark_unsent(BUS, left)

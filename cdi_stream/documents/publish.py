@@ -49,7 +49,7 @@ _COUNTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What every run of ours says of its making."""
+    """Version, network and configuration that made a run of this service."""
 
     version: str
     config_sha256: str
@@ -60,7 +60,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What became of a result: ``problem`` says why its arrays are not on disk, None if they are."""
+    """File of a published result; ``problem`` is the reason why its arrays are not on disk, None if they are."""
 
     path: Path
     seq_num: int
@@ -69,7 +69,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a run of ours is: its uid, its stage, and the runs that it came from."""
+    """Uid, stage and parent runs of a run of this service."""
 
     uid: str
     stage: str = "reconstruction"
@@ -179,7 +179,7 @@ class RunPublisher:
         return None
 
     def _about(self) -> dict[str, Any]:
-        """What the file says of the measurement, so that it can be understood by itself."""
+        """Return the names of the measurement that a result file holds, so that the file explains itself."""
         context = self._context
         known = {
             "raw_uid": context.uid,

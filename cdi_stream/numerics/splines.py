@@ -134,13 +134,26 @@ def _sample(values: Array, matrix: Floats, first: Floats, out: Array) -> None:  
 
 
 @compile_loop
-def _are_all_true(values: Array, i0: int, i1: int, i2: int) -> bool:  # pragma: no cover - compiled
-    """Whether the eight voxels from a voxel on are all true."""
-    are_all = True
+def _true_weight(values: Array, x: float, y: float, z: float) -> float:  # pragma: no cover - compiled
+    """Return the trilinear weight of the true voxels about a point (x, y, z) that lies less than a voxel outside."""
+    n0, n1, n2 = values.shape
+    i0, i1, i2 = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
+    if i0 >= 0 and i1 >= 0 and i2 >= 0 and i0 + 1 < n0 and i1 + 1 < n1 and i2 + 1 < n2:
+        are_all = True
+        for a in range(2):
+            for b in range(2):
+                are_all &= values[i0 + a, i1 + b, i2] & values[i0 + a, i1 + b, i2 + 1]
+        if are_all:
+            return 1.0
+    u, v, w = x - i0, y - i1, z - i2
+    total = 0.0
     for a in range(2):
         for b in range(2):
-            are_all &= values[i0 + a, i1 + b, i2] & values[i0 + a, i1 + b, i2 + 1]
-    return are_all
+            for c in range(2):
+                k0, k1, k2 = i0 + a, i1 + b, i2 + c
+                if 0 <= k0 < n0 and 0 <= k1 < n1 and 0 <= k2 < n2 and values[k0, k1, k2]:
+                    total += (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
+    return total
 
 
 @compile_loop([void(boolean[:, :, ::1], float64[:, ::1], float64[::1], float64, boolean[:, :, ::1])])
@@ -154,16 +167,5 @@ def _sample_mask(  # pragma: no cover - compiled
                 x, y, z = _place(matrix, first, j0, j1, j2)
                 total = 0.0
                 if -1 < x < n0 and -1 < y < n1 and -1 < z < n2:
-                    i0, i1, i2 = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
-                    u, v, w = x - i0, y - i1, z - i2
-                    is_inside = i0 >= 0 and i1 >= 0 and i2 >= 0 and i0 + 1 < n0 and i1 + 1 < n1 and i2 + 1 < n2
-                    if is_inside and _are_all_true(values, i0, i1, i2):
-                        total = 1.0
-                    else:
-                        for a in range(2):
-                            for b in range(2):
-                                for c in range(2):
-                                    k0, k1, k2 = i0 + a, i1 + b, i2 + c
-                                    if 0 <= k0 < n0 and 0 <= k1 < n1 and 0 <= k2 < n2 and values[k0, k1, k2]:
-                                        total += (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
+                    total = _true_weight(values, x, y, z)
                 out[j0, j1, j2] = total > share

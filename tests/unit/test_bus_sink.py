@@ -6,36 +6,14 @@ import contextlib
 import threading
 import time
 
+import pytest
 import zmq
 
 from cdi_stream.documents import bus
+from cdi_stream.documents.proxy import own_proxy
 from cdi_stream_plugins.sinks import bus as bus_sink
 from cdi_stream_plugins.sinks.bus import BusSink
 from tests.endpoints import free_endpoint
-
-
-class Proxy:
-    """A proxy that can be started again at the same addresses."""
-
-    def __init__(self) -> None:
-        self.publish, self.subscribe = free_endpoint(), free_endpoint()
-
-    @contextlib.contextmanager
-    def running(self):
-        context = zmq.Context()
-        inlet, outlet, control, steer = (context.socket(kind) for kind in (zmq.XSUB, zmq.XPUB, zmq.PAIR, zmq.PAIR))
-        inlet.bind(self.publish)
-        outlet.bind(self.subscribe)
-        control.bind("inproc://control")
-        steer.connect("inproc://control")
-        thread = threading.Thread(target=zmq.proxy_steerable, args=(inlet, outlet, None, control))
-        thread.start()
-        try:
-            yield
-        finally:
-            steer.send(b"TERMINATE")
-            thread.join()
-            context.destroy(0)
 
 
 class Subscriber:
@@ -83,34 +61,36 @@ def sent_until_heard(sink, *subscribers):
     raise AssertionError("the proxy passes nothing on")
 
 
-def test_the_first_document_after_a_restart_of_the_proxy_waits_for_slow_subscribers(monkeypatch):
-    proxy = Proxy()
+def heard_first(addresses, reconnect_ms, outage_s):
+    """Return the first document after a restart of the proxy, as a quick and as another subscriber received it."""
+    publish, subscribe = addresses
     with contextlib.ExitStack() as stack:
-        with proxy.running():
-            sink = stack.enter_context(contextlib.closing(BusSink(address=proxy.publish, is_immediate=True)))
-            monkeypatch.setattr(bus_sink, "SETTLE_S", 2.0)
-            quick, slow = (stack.enter_context(contextlib.closing(Subscriber(proxy.subscribe, ms))) for ms in (10, 700))
-            sent_until_heard(sink, quick, slow)
-            time.sleep(0.3)
-        quick.uids, slow.uids = [], []
-        with proxy.running():
-            sent_until_heard(sink, quick)
-            assert slow.has_heard_before(time.monotonic() + 0.5)
-            assert slow.uids[0] == quick.uids[0]
-
-
-def test_listeners_of_this_package_are_back_in_time_after_a_long_restart():
-    proxy = Proxy()
-    with contextlib.ExitStack() as stack:
-        with proxy.running():
-            sink = stack.enter_context(contextlib.closing(BusSink(address=proxy.publish, is_immediate=True)))
-            quick, ours = (
-                stack.enter_context(contextlib.closing(Subscriber(proxy.subscribe, ms))) for ms in (10, None)
+        with own_proxy(publish, subscribe):
+            sink = stack.enter_context(contextlib.closing(BusSink(address=publish, is_immediate=True)))
+            quick, other = (
+                stack.enter_context(contextlib.closing(Subscriber(subscribe, ms))) for ms in (10, reconnect_ms)
             )
-            sent_until_heard(sink, quick, ours)
-        time.sleep(3.0)
-        quick.uids, ours.uids = [], []
-        with proxy.running():
+            sent_until_heard(sink, quick, other)
+            time.sleep(0.3)
+        time.sleep(outage_s)
+        quick.uids, other.uids = [], []
+        with own_proxy(publish, subscribe):
             sent_until_heard(sink, quick)
-            assert ours.has_heard_before(time.monotonic() + 0.4)
-            assert ours.uids[0] == quick.uids[0]
+            assert other.has_heard_before(time.monotonic() + 0.4)
+            return quick.uids[0], other.uids[0]
+
+
+@pytest.fixture
+def addresses():
+    return free_endpoint(), free_endpoint()
+
+
+def test_the_first_document_after_a_restart_of_the_proxy_waits_for_slow_subscribers(addresses, monkeypatch):
+    monkeypatch.setattr(bus_sink, "SETTLE_S", 2.0)
+    by_quick, by_slow = heard_first(addresses, reconnect_ms=700, outage_s=0.0)
+    assert by_quick == by_slow
+
+
+def test_listeners_of_this_package_are_back_in_time_after_a_long_restart(addresses):
+    by_quick, by_ours = heard_first(addresses, reconnect_ms=None, outage_s=3.0)
+    assert by_quick == by_ours

@@ -199,13 +199,20 @@ def names_of(run):
     return [doc["uid"] for _, doc in documents(run)]
 
 
-@pytest.mark.parametrize("pushes_first", [False, True])
-def test_documents_keep_their_order_over_a_quick_restart_of_the_proxy(opened, pushes_first):
-    spool, bus, clock = opened(), Bus(), Clock()
+def delivery_of_one(spool):
+    """Return a bus, its clock, and a delivery whose first run has been received."""
+    bus, clock = Bus(), Clock()
     delivery = BusDelivery(spool, bus, bus.heard, clock=clock)
     spool.put("one", documents("one"))
     delivery.push()
     delivery.step(0)
+    return bus, clock, delivery
+
+
+@pytest.mark.parametrize("pushes_first", [False, True])
+def test_documents_keep_their_order_over_a_quick_restart_of_the_proxy(opened, pushes_first):
+    spool = opened()
+    bus, _, delivery = delivery_of_one(spool)
     bus.is_up = False
     spool.put("two", documents("two"))
     delivery.push()
@@ -248,11 +255,8 @@ class Restarting:
 
 
 def test_after_a_restart_a_single_document_is_sent_until_one_is_heard(opened):
-    spool, bus, clock = opened(), Bus(), Clock()
-    delivery = BusDelivery(spool, bus, bus.heard, clock=clock)
-    spool.put("one", documents("one"))
-    delivery.push()
-    delivery.step(0)
+    spool = opened()
+    bus, clock, delivery = delivery_of_one(spool)
     bus.start_again()
     delivery.step(0)
     bus.passes_on = False  # the subscribers are not back
@@ -288,12 +292,8 @@ def test_after_a_long_time_without_a_proxy_a_document_is_soon_sent_again(opened)
 
 @pytest.mark.parametrize("is_stopped_in_order", [False, True])
 def test_what_was_lost_without_a_proxy_is_sent_by_the_next_service(opened, tmp_path, is_stopped_in_order):
-    bus, clock = Bus(), Clock()
     first = Spool(tmp_path)
-    delivery = BusDelivery(first, bus, bus.heard, clock=clock)
-    first.put("one", documents("one"))
-    delivery.push()
-    delivery.step(0)
+    bus, clock, delivery = delivery_of_one(first)
     bus.is_up = False
     first.put("two", documents("two"))
     delivery.push()

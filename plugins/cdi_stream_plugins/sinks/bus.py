@@ -69,7 +69,8 @@ class BusSink:
         A connection that was found while a document was sent counts at the next call.
         """
         is_new = self._is_new_connection()
-        time.sleep(SETTLE_S if is_new else 0.0)
+        if is_new:
+            time.sleep(SETTLE_S)
         was_unreported, self._is_unreported = self._is_unreported, False
         return is_new or was_unreported
 
