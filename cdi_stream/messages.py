@@ -143,7 +143,8 @@ class RockingCurve:
     ``doubts`` are sentences about uncertain steps of the assembly, ``notes`` are sentences that change no verdict.
     ``complete_s`` is the time at which the last frame's message was received.  ``key`` is a name of the curve that does
     not depend on the detector's id of the series.  ``awaited`` are the points whose frames are not measured yet; only a
-    curve that is still measured has any.
+    curve that is still measured has any.  ``image_ids`` are the places of the frames in the detector's series
+    ``(n_frames,)``, -1 for no frame; None if there is no series.
     """
 
     series: SeriesStart
@@ -161,6 +162,7 @@ class RockingCurve:
     notes: tuple[str, ...] = ()
     key: str = ""
     awaited: tuple[int, ...] = ()
+    image_ids: NDArray[np.intp] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,8 @@ class PartialCurve:
     ``memory`` is the memory of the series ``(n_slots, rows, cols)``, into which later frames are still written.  The
     frame of point k is ``memory[slots[k]]`` where ``curve.has_frame[k]`` is true, and does not change any more; all
     other frames must not be read.  ``curve`` has no counts before `with_counts`.  ``fraction`` is the fraction of the
-    frames at which this preview was asked for, ``ends_s`` the time at which the last frame is expected (monotonic) [s].
+    frames at which it was asked for, ``ends_s`` the time at which the last frame is expected (monotonic) [s].
+    ``is_preview`` tells whether a preview is to be published; else the work on the frames so far is done ahead.
     """
 
     curve: RockingCurve
@@ -178,6 +181,17 @@ class PartialCurve:
     slots: NDArray[np.intp]
     fraction: float
     ends_s: float
+    is_preview: bool = True
+
+    def in_place(self) -> RockingCurve:
+        """Return the curve with its frames where they are, if their order allows it, else with a copy of them.
+
+        Only the frames of ``has_frame`` may be read; they do not change, all other frames may.
+        """
+        n, places = len(self.slots), np.flatnonzero(self.curve.has_frame)
+        if n > len(self.memory) or not np.array_equal(self.slots[places], places):
+            return self.with_counts()
+        return replace(self.curve, counts=read_only(self.memory[:n]))
 
     def with_counts(self) -> RockingCurve:
         """Return the curve with a copy of its frames, zeros where a frame is not measured."""

@@ -19,7 +19,7 @@ from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.assemble.join import Join, join
 from cdi_stream.assemble.open_curve import OpenCurve
 from cdi_stream.assemble.open_curves import OpenCurves
-from cdi_stream.assemble.partial import due_fraction, partial_curve
+from cdi_stream.assemble.partial import due_fraction, fraction_so_far, partial_curve
 from cdi_stream.assemble.release import Stage, is_ready, rocking_curve, run_context, stage_of
 from cdi_stream.assemble.run_match import RunMatch, find_run
 from cdi_stream.assemble.settings import AssembleSettings
@@ -162,22 +162,29 @@ class Assembler:
         return [self._progress(curve, run) for curve, run in self._curves_with_runs()]
 
     def partial_curves(self) -> list[PartialCurve]:
-        """Return the frames so far of each open curve that has reached its next fraction for a preview."""
-        fractions = self._settings.preview_fractions
-        curves = list(self._curves) if fractions else []
-        found = [(curve, due_fraction(curve, self._match(curve).run, fractions)) for curve in curves]
-        due = [(curve, partial(self._partial, curve, fraction)) for curve, fraction in found if fraction is not None]
-        partial_curves = [self._attempt(curve, compute, lambda _: None) for curve, compute in due]
+        """Return the frames so far of each open curve that has reached its next fraction, of a preview or of work."""
+        partial_curves = [self._attempt(curve, partial(self._due, curve), lambda _: None) for curve in self._curves]
         return [curve for curve in partial_curves if curve is not None]
 
-    def _partial(self, curve: OpenCurve, fraction: float) -> PartialCurve:
-        """Return the frames of a curve so far; the fraction is not due again, also if this raises an error."""
-        curve.preview_fraction = fraction
+    def _due(self, curve: OpenCurve) -> PartialCurve | None:
+        """Return the frames of a curve so far if a fraction is due, which is not due again; a preview goes first."""
+        so_far = fraction_so_far(curve, self._match(curve).run)
+        preview = due_fraction(so_far, self._settings.preview_fractions, curve.preview_fraction)
+        ahead = due_fraction(so_far, self._settings.ahead_fractions, curve.ahead_fraction)
+        if preview is None and ahead is None:
+            return None
+        curve.preview_fraction, curve.ahead_fraction = preview or curve.preview_fraction, ahead or curve.ahead_fraction
+        if preview is not None:
+            return self._partial(curve, preview, is_preview=True)
+        return None if ahead is None else self._partial(curve, ahead, is_preview=False)
+
+    def _partial(self, curve: OpenCurve, fraction: float, *, is_preview: bool) -> PartialCurve:
         match = self._match(curve)
         self._positions_problem(match.run)  # reads the positions so far
         if self._assign_index(curve, match.run):
             self._curves.save(curve)
-        return partial_curve(curve, match.run, self._join(curve, match, Stage.OVER), self._settings, fraction)
+        joined = self._join(curve, match, Stage.OVER)
+        return partial_curve(curve, match.run, joined, self._settings, fraction, is_preview=is_preview)
 
     def _curves_with_runs(self) -> Iterator[tuple[OpenCurve, RunRecord | None]]:
         """Yield the open curves with their runs, except headless curves that no run names so far."""

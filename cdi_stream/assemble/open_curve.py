@@ -41,8 +41,8 @@ class OpenCurve:
         Time at which this process went on with a series of an earlier one (monotonic) [s]; -inf for a new series.
     n_unreadable
         Number of messages of the detector since then that could not be decoded.
-    preview_fraction
-        Largest fraction of the frames at which a preview was asked for.
+    preview_fraction, ahead_fraction
+        Largest fractions of the frames at which a preview was asked for, and the work on the frames so far.
     """
 
     key: str
@@ -58,6 +58,7 @@ class OpenCurve:
     resumed_s: float = -math.inf
     n_unreadable: int = 0
     preview_fraction: float = 0.0
+    ahead_fraction: float = 0.0
 
     @property
     def has_all_frames(self) -> bool:

@@ -18,24 +18,41 @@ from cdi_stream.documents.run_record import RunRecord
 from cdi_stream.messages import PartialCurve, RockingCurve, read_only
 from cdi_stream.stream.series import Series
 
+AHEAD_FRACTIONS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+"""Fractions of the frames of a curve at which the work on the frames so far is done.
 
-def due_fraction(curve: OpenCurve, run: RunRecord | None, fractions: tuple[float, ...]) -> float | None:
-    """Return the largest of the fractions that the frames of a curve have reached, if it is new; else None.
+The Bragg peak is mostly in the middle of a scan: it is passed at the first of them.
+"""
 
-    None also if the number of points is unknown, or if the curve is complete or has ended.  A detector may be armed for
+
+def fraction_so_far(curve: OpenCurve, run: RunRecord | None) -> float:
+    """Return the fraction of the frames of a curve that came so far.
+
+    It is 0 if the number of points is unknown, and if the curve is complete or has ended.  A detector may be armed for
     more images than the plan has points, and a plan may have several curves: the smaller of the two numbers counts.
     """
     n_received = curve.series.n_received
     stated = [n for n in (curve.n_announced, planned_points(curve.claim, run)) if n > 0]
     n = curve.claim.n_points or min(stated, default=0)
     if not 0 < n_received < n or curve.series.ended_s is not None:
-        return None
-    largest = max((fraction for fraction in fractions if n_received >= fraction * n), default=0.0)
-    return largest if largest > curve.preview_fraction else None
+        return 0.0
+    return n_received / n
+
+
+def due_fraction(so_far: float, fractions: tuple[float, ...], done: float) -> float | None:
+    """Return the largest of the fractions up to ``so_far``, if it is above the fraction ``done`` before; else None."""
+    largest = max((fraction for fraction in fractions if fraction <= so_far), default=0.0)
+    return largest if largest > done else None
 
 
 def partial_curve(
-    curve: OpenCurve, run: RunRecord | None, joined: Join, settings: AssembleSettings, fraction: float
+    curve: OpenCurve,
+    run: RunRecord | None,
+    joined: Join,
+    settings: AssembleSettings,
+    fraction: float,
+    *,
+    is_preview: bool,
 ) -> PartialCurve:
     """Return the frames of a curve so far; nothing is copied but the readings.
 
@@ -62,9 +79,12 @@ def partial_curve(
         doubts=curve.doubts,
         complete_s=series.last_frame_s,
         awaited=tuple(range(n_passed, len(slots))),
+        image_ids=read_only(slots),
     )
     ends_s = series.last_frame_s + (len(slots) - n_passed) * _spacing_s(series)
-    return PartialCurve(curve=curve_so_far, memory=memory, slots=slots, fraction=fraction, ends_s=ends_s)
+    return PartialCurve(
+        curve=curve_so_far, memory=memory, slots=slots, fraction=fraction, ends_s=ends_s, is_preview=is_preview
+    )
 
 
 def _spacing_s(series: Series) -> float:

@@ -120,6 +120,7 @@ def rocking_curve(
         doubts=doubts + losses + doubts_of_monitor + joined.doubts,
         notes=joined.notes,
         complete_s=series.last_frame_s,
+        image_ids=read_only(joined.slots),
     )
 
 

@@ -37,6 +37,8 @@ class AssembleSettings:
         Further keys of the raw start document that the reconstruction's start document copies.
     preview_fractions
         Fractions of the frames of a curve at which a preview is asked for, ascending.
+    ahead_fractions
+        Fractions at which the work on the frames so far is asked for.
     """
 
     late_grace_s: float = 0.5
@@ -50,3 +52,4 @@ class AssembleSettings:
     names: ReadingNames = field(default_factory=ReadingNames)
     copied_keys: tuple[str, ...] = ()
     preview_fractions: tuple[float, ...] = ()
+    ahead_fractions: tuple[float, ...] = ()

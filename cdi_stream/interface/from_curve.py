@@ -24,7 +24,7 @@ from cdi_stream.interface.placement import placement_of
 from cdi_stream.interface.progress import ProgressCallback, ProgressReport
 from cdi_stream.interface.reconstruction import Reconstruction
 from cdi_stream.inversion.chain import ChainSettings, infer_curve, phase_curve
-from cdi_stream.inversion.prepare import DetectorKnowledge
+from cdi_stream.inversion.pixels import DetectorKnowledge
 from cdi_stream.messages import RecordedScan, Result, RockingCurve
 from cdi_stream.networks.packaged import DEFAULT, network_file
 from cdi_stream.networks.torchscript import Network

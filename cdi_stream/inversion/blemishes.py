@@ -189,20 +189,23 @@ def no_count_from(largest: int) -> int:
     return largest if largest < 2**15 - 1 else largest - 1
 
 
-def is_saturated(counts: Counts, largest: int, saturation_counts: float | None = None) -> Bools:
-    """Return the voxels at the end of the data type, or at the detector's saturation value.
+def saturation_limit(largest: int, saturation_counts: float | None = None) -> float:
+    """Return the value from which a voxel is saturated [counts].
 
     Parameters
     ----------
-    counts
-        Raw counts.
     largest
         Largest value of the detector's data type.
     saturation_counts
-        Value from which a pixel is saturated [counts]; None if it is not known.
+        Saturation value of the detector [counts]; None if it is not known.
     """
     limit = no_count_from(largest)
-    return counts >= (limit if saturation_counts is None else min(limit, saturation_counts))
+    return limit if saturation_counts is None else min(limit, saturation_counts)
+
+
+def is_saturated(counts: Counts, largest: int, saturation_counts: float | None = None) -> Bools:
+    """Return the voxels at the end of the data type, or at the detector's saturation value; see `saturation_limit`."""
+    return counts >= saturation_limit(largest, saturation_counts)
 
 
 def good_pixels(top: Counts, bottom: Counts, largest: int) -> Bools:

@@ -18,11 +18,14 @@ from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import Beamline
 from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to, to_lab
 from cdi_stream.inversion.describe import describe
+from cdi_stream.inversion.filling import FilledFrames
+from cdi_stream.inversion.frame_steps import FrameSteps
 from cdi_stream.inversion.infer import UNREFINED, infer
 from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.measurement import measurement_of
 from cdi_stream.inversion.phase_retrieval import Start, retrieve_phase
-from cdi_stream.inversion.prepare import DetectorKnowledge, prepare
+from cdi_stream.inversion.pixels import DetectorKnowledge
+from cdi_stream.inversion.prepare import prepare
 from cdi_stream.inversion.previous import laid_on_peak, like_previous, turned
 from cdi_stream.inversion.tracks import run_readings
 from cdi_stream.inversion.units import factor
@@ -103,11 +106,20 @@ def infer_curve(
     settings: ChainSettings,
     clock: Clock = time.monotonic,
     proceed: Callable[[], None] = lambda: None,
+    steps: FrameSteps | None = None,
 ) -> InferredCurve:
     """Locate, prepare and correct a curve, and ask the network for its crystal.
 
-    ``proceed`` is called between these steps, and may raise an error to end them.
+    Parameters
+    ----------
+    curve, network, settings, clock
+        Curve, network, settings of the stages, and monotonic time [s].
+    proceed
+        Called between the stages; it may raise an error to end them.
+    steps
+        Work on the frames of the curve that was done before its last frame came; the crystal is the same without it.
     """
+    steps = steps or FrameSteps()
     laps = _Laps(clock, curve.complete_s)
     doubts, notes = curve.doubts + _doubts_of_missing_frames(curve), curve.notes
     try:
@@ -115,14 +127,14 @@ def infer_curve(
             raise CurveError("no frame of this curve arrived")
         geometry, more_doubts, more_notes = locate(curve, settings.beamline, settings.fixed)
         doubts, notes = doubts + more_doubts, notes + more_notes
-        detector = _detector_of(curve, settings.detector)
+        detector = detector_of(curve, settings.detector)
         laps.mark("assemble")
         proceed()
-        volume = prepare(curve, geometry, detector, settings.prepare)
+        volume = prepare(curve, geometry, detector, settings.prepare, steps)
         doubts += volume.doubts
         laps.mark("prepare")
         proceed()
-        lab = lab_volume(volume, network, settings.device)
+        lab = lab_volume(volume, network, settings.device, steps.filled)
         laps.mark("correct")
         proceed()
         crystal = infer(lab, network)
@@ -252,9 +264,11 @@ def warm_up(network: Network, settings: ChainSettings) -> None:
     retrieve_phase(empty, starting_point(infer(lab, network), empty, settings.device), once)
 
 
-def lab_volume(volume: PreparedVolume, network: Network, device: str = "cpu") -> LabVolume:
+def lab_volume(
+    volume: PreparedVolume, network: Network, device: str = "cpu", filled: FilledFrames | None = None
+) -> LabVolume:
     """Resample intensities to the lab grid of a network; `NetworkFileError` if the network takes no volumes."""
-    return to_lab(volume, network.lab_shape[0], network.contract.oversampling, device)
+    return to_lab(volume, network.lab_shape[0], network.contract.oversampling, device, filled)
 
 
 def starting_point(crystal: Crystal, volume: PreparedVolume, device: str) -> Start:
@@ -311,7 +325,7 @@ def _doubts_of_missing_frames(curve: RockingCurve) -> tuple[str, ...]:
     return (f"incomplete: {len(missing)} of {curve.account.expected} frames missing ({indices})",)
 
 
-def _detector_of(curve: RockingCurve, detector: DetectorKnowledge) -> DetectorKnowledge:
+def detector_of(curve: RockingCurve, detector: DetectorKnowledge) -> DetectorKnowledge:
     """Return the detector of the configuration, completed from the header; `CurveError` if image sizes differ."""
     header = curve.series
     images = {"white field": detector.white_field, "bad pixels": detector.good_pixels, "pixel mask": header.pixel_mask}

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdi_stream.geometry.affine import AffineMap, Shape, lab_grid
-from cdi_stream.inversion.filling import filled_intensity
+from cdi_stream.inversion.filling import FilledFrames, filled_intensity
 from cdi_stream.messages import LabVolume, PreparedVolume, read_only
 from cdi_stream.numerics.boxes import bounding_box
 from cdi_stream.numerics.fourier import to_crystal, to_reciprocal
-from cdi_stream.numerics.interpolate import resample, resample_mask
+from cdi_stream.numerics.interpolate import resample, resample_mask, resample_planes
 
 Complex = NDArray[np.complex64]
 
 
-def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "cpu") -> LabVolume:
+def to_lab(
+    volume: PreparedVolume, n: int, oversampling: float, device: str = "cpu", filled: FilledFrames | None = None
+) -> LabVolume:
     """Resample measured intensities onto a lab grid of ``n``^3 voxels.
 
     Parameters
@@ -36,6 +38,8 @@ def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "c
         Field of view over the crystal's longest extent; it fixes the grid's voxel size.
     device
         Device of the computation.
+    filled
+        Filled intensities of frames of this volume that are computed already, on the CPU.
 
     Returns
     -------
@@ -44,13 +48,19 @@ def to_lab(volume: PreparedVolume, n: int, oversampling: float, device: str = "c
     """
     voxel_size_m = oversampling * max(volume.crystal_extent_m) / n
     target = lab_grid(volume.affine, (n, n, n), voxel_size_m)
-    intensity, source = filled_intensity(volume, device), volume.affine
+    filled = filled or FilledFrames()
+    intensity = filled.of(volume) if device == "cpu" else filled_intensity(volume, device)
+    source = volume.affine
     measured = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
     if oversampling >= 2:  # below, a block would average over most of a fringe
         intensity, source = _binned(intensity, volume.affine, target)
         measured, _ = _binned(measured, volume.affine, target)
     matrix, offset = index_map(source, target)
-    lab = resample(intensity, matrix, target.shape, offset).clamp_min(0).sqrt()
+    if device == "cpu" and source is volume.affine:
+        lab = resample_planes(filled.planes(), matrix, target.shape, offset)
+    else:
+        lab = resample(intensity, matrix, target.shape, offset)
+    lab = lab.clamp_min(0).sqrt()
     valid = resample_mask(measured > 0.5, matrix, target.shape, offset)
     lab = torch.where(valid, lab, 0.0)
     lab = lab / lab.amax().clamp_min(1e-12)

@@ -13,21 +13,75 @@ from torch import Tensor
 from cdi_stream.messages import PreparedVolume
 from cdi_stream.numerics.compiled import compile_loop, input_volume
 from cdi_stream.numerics.interpolate import neighbourhood_sum
-from cdi_stream.numerics.parts import in_parts
+from cdi_stream.numerics.parts import in_parts, runs_of
+from cdi_stream.numerics.prefilter import solve_planes
 
 Array = NDArray[Any]
 
 
 def filled_intensity(volume: PreparedVolume, device: str = "cpu") -> Tensor:
     """Return counts over expected scale; an invalid voxel has the mean of its valid neighbours, 0 without any."""
-    if device != "cpu":
-        return _on_device(volume, device)
-    given = volume.counts, volume.valid_pixels, volume.expected_scale
-    counts, valid, scale = (np.ascontiguousarray(array) for array in given)
-    counts = counts if counts.dtype == np.uint32 else counts.astype(np.float32)  # patterns in files may have fractions
-    result = np.empty(counts.shape, np.float32)
-    in_parts(lambda begin, end: _fill(counts, valid, scale, result, begin, end), len(counts), least=2)
-    return torch.from_numpy(result)
+    return _on_device(volume, device) if device != "cpu" else FilledFrames().of(volume)
+
+
+class FilledFrames:
+    """Keeps the filled intensities of the frames of one window, and computes a frame again when its voxels changed.
+
+    The counts of a valid voxel must not change between two calls.
+    """
+
+    def __init__(self) -> None:
+        self._valid = np.zeros((0, 0, 0), bool)
+        self._by_frame = np.zeros(0, np.float32)
+        self._filled = self._planes = np.zeros((0, 0, 0), np.float32)
+        self._is_solved = np.zeros(0, bool)
+
+    def update(self, counts: Array, valid: NDArray[np.bool_], scale: NDArray[np.float32]) -> None:
+        """Fill the frames that are new, or whose valid voxels or scale changed, and the frames beside them.
+
+        Parameters
+        ----------
+        counts, valid, scale
+            Counts, valid voxels and expected scale ``(n_frames, rows, cols)``; the scale of the pixels, relative to
+            that of their frame, is the same at each call.
+        """
+        changed = self._changes(valid, scale[:, 0, 0])
+        changed[1:] |= changed[:-1].copy()
+        changed[:-1] |= changed[1:].copy()
+        counts = counts if counts.dtype == np.uint32 else counts.astype(np.float32)  # in files there may be fractions
+        counts, valid, scale = (np.ascontiguousarray(array) for array in (counts, valid, scale))
+        for first, last in runs_of(changed):
+
+            def part(begin: int, end: int, first: int = first) -> None:
+                """Fill the frames ``first + begin`` to ``first + end`` (excluded)."""
+                _fill(counts, valid, scale, self._filled, first + begin, first + end)
+
+            in_parts(part, last - first, least=2)
+        self._is_solved &= ~changed
+
+    def of(self, volume: PreparedVolume) -> Tensor:
+        """Return the filled intensities of a volume, see `filled_intensity`; they change with the next call."""
+        self.update(volume.counts, volume.valid_pixels, volume.expected_scale)
+        return torch.from_numpy(self._filled)
+
+    def planes(self) -> NDArray[np.float32]:
+        """Return the spline coefficients of the planes of the filled intensities, which change with the next call."""
+        for first, last in runs_of(~self._is_solved):
+            self._planes[first:last] = self._filled[first:last]
+            solve_planes(self._planes, first, last)
+        self._is_solved[:] = True
+        return self._planes
+
+    def _changes(self, valid: NDArray[np.bool_], by_frame: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return the frames whose valid voxels or scale differ from those of the last call, and keep the new ones."""
+        if valid.shape == self._valid.shape:
+            changed: NDArray[np.bool_] = (valid != self._valid).any(axis=(1, 2)) | (by_frame != self._by_frame)
+        else:
+            changed = np.ones(len(valid), bool)
+            self._filled, self._planes = np.empty(valid.shape, np.float32), np.empty(valid.shape, np.float32)
+            self._is_solved = np.zeros(len(valid), bool)
+        self._valid, self._by_frame = valid.copy(), by_frame.copy()
+        return changed
 
 
 def _on_device(volume: PreparedVolume, device: str) -> Tensor:

@@ -72,8 +72,11 @@ def hot_voxels(counts: NDArray[Any], valid: Bools, *, photon: float = 1.0, wraps
 def hot_in(seen: Survey, *, photon: float = 1.0, wraps: bool = False) -> HotVoxels:
     """Return the hot voxels of a pattern by its survey, see `hot_voxels`."""
     values, lines = seen.values, _lines(seen, photon, wraps)
-    without_lines = np.where(lines, np.float32(-1), values) if lines.any() else values
-    points = outliers(without_lines, POINT_FLOOR * photon, wraps=wraps)
+    has_lines = bool(lines.any())
+    without_lines = np.where(lines, np.float32(-1), values) if has_lines else values
+    points = None if has_lines else seen.points
+    if points is None:
+        points = outliers(without_lines, POINT_FLOOR * photon, wraps=wraps)
     if not points.any():
         return HotVoxels(voxels=lines)
     peak = centre_of(without_lines, points, wraps)

@@ -48,8 +48,14 @@ def outliers(values: Floats, floor: float, *, wraps: bool = False) -> Bools:
     reach = (0,) * (3 - n_axes) + tuple(min(REACH[n_axes], (n - 1) // 2) for n in shape)
     volume = np.ascontiguousarray(values).reshape((1,) * (3 - n_axes) + shape)
     is_outlier = np.zeros(volume.shape, dtype=bool)
-    _mark(volume, np.float32(max(floor, 1e-30)), np.array(reach), wraps, is_outlier)
+    _mark(volume, np.float32(max(floor, 1e-30)), np.array(reach), wraps, is_outlier, 0, len(volume))
     return is_outlier.reshape(shape)
+
+
+def mark_outliers(values: Floats, floor: float, is_outlier: Bools, begin: int, end: int) -> None:
+    """Write into ``is_outlier`` what `outliers` returns, for the planes ``begin`` to ``end`` (excluded) of a volume."""
+    reach = np.array([min(REACH[3], (n - 1) // 2) for n in values.shape])
+    _mark(values, np.float32(floor), reach, False, is_outlier, begin, end)
 
 
 @compile_loop([boolean(float32[:, :, ::1], int64, int64, int64, int64[::1], boolean)])
@@ -70,10 +76,11 @@ def _stands_out(values: Any, i: Any, j: Any, k: Any, reach: Any, wraps: Any) -> 
     return 2 * n_unknown <= n_seen
 
 
-@compile_loop([void(float32[:, :, ::1], float32, int64[::1], boolean, boolean[:, :, ::1])])
-def _mark(values: Any, floor: Any, reach: Any, wraps: Any, is_outlier: Any) -> None:  # pragma: no cover - compiled
-    for i in range(values.shape[0]):
+@compile_loop([void(float32[:, :, ::1], float32, int64[::1], boolean, boolean[:, :, ::1], int64, int64)])
+def _mark(  # pragma: no cover - compiled
+    values: Any, floor: Any, reach: Any, wraps: Any, is_outlier: Any, begin: int, end: int
+) -> None:
+    for i in range(begin, end):
         for j in range(values.shape[1]):
             for k in range(values.shape[2]):
-                if values[i, j, k] >= floor:
-                    is_outlier[i, j, k] = _stands_out(values, i, j, k, reach, wraps)
+                is_outlier[i, j, k] = values[i, j, k] >= floor and _stands_out(values, i, j, k, reach, wraps)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import boolean, float32, uint32, void
+from numba import boolean, float32, int64, uint32, void
 from numpy.typing import NDArray
 
 from cdi_stream.numerics.compiled import compile_loop, input_volume
@@ -38,6 +38,8 @@ class Survey:
         Share of the voxels of each block that are known.
     total
         Sum of the known intensities.
+    points
+        Bright outliers among the known voxels (`cdi_stream.inversion.hot`), where an earlier step knows them.
     """
 
     values: Floats
@@ -45,28 +47,58 @@ class Survey:
     block_means: Floats
     known_share: Floats
     total: float
+    points: Bools | None = None
+
+
+class Surveyor:
+    """Takes the planes of a pattern in any order; `survey` gives what all planes so far show.
+
+    ``shape`` is the shape of the pattern, of two or three axes; a pattern of two axes is one plane.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        whole = (1,) * (3 - len(shape)) + shape
+        blocks = tuple(-(-n // BLOCK) for n in whole)
+        self._shape, self._whole = shape, whole
+        self._values = np.full(whole, -1, np.float32)
+        self._lowest = tuple(np.full(np.delete(whole, axis), np.inf, np.float32) for axis in range(3))
+        self._sums, self._n_known = np.zeros(blocks, np.float32), np.zeros(blocks, np.float32)
+
+    def add(self, counts: Counts, valid: Bools, begin: int = 0) -> None:
+        """Take planes, of intensities >= 0, with the voxels that may be used; the first plane has the index ``begin``.
+
+        A plane is taken once only.
+        """
+        if counts.dtype != np.uint32:
+            counts = counts.astype(np.float32)  # patterns in files may have fractions
+        whole = (*self._whole[: 3 - counts.ndim], *counts.shape)
+        counts, valid = (np.ascontiguousarray(array).reshape(whole) for array in (counts, valid))
+        low0, low1, low2 = self._lowest
+        _look(counts, valid, begin, self._values, low0, low1, low2, self._sums, self._n_known)
+
+    def survey(self) -> Survey:
+        """Return the survey of the pattern; planes that are not taken yet are not known.
+
+        Its arrays share the memory of this object: they change when a plane is added.
+        """
+        sizes = [_sizes(n) for n in self._whole]
+        size = np.float32(1) * sizes[0][:, None, None] * sizes[1][:, None] * sizes[2]
+        first = 3 - len(self._shape)
+        lowest = enumerate(self._lowest[first:])
+        return Survey(
+            values=self._values.reshape(self._shape),
+            lowest=tuple(low.reshape(np.delete(self._shape, axis)) for axis, low in lowest),
+            block_means=(self._sums / size).reshape(size.shape[first:]),
+            known_share=(self._n_known / size).reshape(size.shape[first:]),
+            total=float(self._sums.sum(dtype=np.float64)),
+        )
 
 
 def survey(counts: Counts, valid: Bools) -> Survey:
     """Return the survey of intensities >= 0, 2D or 3D, with the voxels that may be used."""
-    shape = counts.shape
-    whole = (1,) * (3 - counts.ndim) + shape
-    counts = counts if counts.dtype == np.uint32 else counts.astype(np.float32)  # patterns in files may have fractions
-    counts, valid = (np.ascontiguousarray(array).reshape(whole) for array in (counts, valid))
-    blocks = tuple(-(-n // BLOCK) for n in whole)
-    values = np.empty(whole, np.float32)
-    low0, low1, low2 = (np.full(np.delete(whole, axis), np.inf, np.float32) for axis in range(3))
-    sums, n_known = np.zeros(blocks, np.float32), np.zeros(blocks, np.float32)
-    _look(counts, valid, values, low0, low1, low2, sums, n_known)
-    size = np.float32(1) * _sizes(whole[0])[:, None, None] * _sizes(whole[1])[:, None] * _sizes(whole[2])
-    first = 3 - len(shape)
-    return Survey(
-        values=values.reshape(shape),
-        lowest=tuple(low.reshape(np.delete(shape, axis)) for axis, low in enumerate((low0, low1, low2)[first:])),
-        block_means=(sums / size).reshape(blocks[first:]),
-        known_share=(n_known / size).reshape(blocks[first:]),
-        total=float(sums.sum(dtype=np.float64)),
-    )
+    surveyor = Surveyor(counts.shape)
+    surveyor.add(counts, valid)
+    return surveyor.survey()
 
 
 def _sizes(n: int) -> NDArray[np.intp]:
@@ -103,6 +135,7 @@ def _add_blocks(row: Floats, sums: Floats, n_known: Floats) -> None:  # pragma: 
         void(
             input_volume(kind),
             input_volume(boolean),
+            int64,
             float32[:, :, ::1],
             float32[:, ::1],
             float32[:, ::1],
@@ -116,6 +149,7 @@ def _add_blocks(row: Floats, sums: Floats, n_known: Floats) -> None:  # pragma: 
 def _look(  # pragma: no cover - compiled
     counts: Counts,
     valid: Bools,
+    begin: int,
     values: Floats,
     low0: Floats,
     low1: Floats,
@@ -124,12 +158,13 @@ def _look(  # pragma: no cover - compiled
     n_known: Floats,
 ) -> None:
     n0, n1, n2 = counts.shape
-    for i in range(n0):
+    for plane in range(n0):
+        i = begin + plane
         for j in range(n1):
             # Several short loops of few arrays each: the compiler then takes several voxels at a time.
-            row, known = values[i, j], valid[i, j]
+            row, known = values[i, j], valid[plane, j]
             for k in range(n2):
-                row[k] = np.float32(counts[i, j, k]) if known[k] else np.float32(-1)
+                row[k] = np.float32(counts[plane, j, k]) if known[k] else np.float32(-1)
             _lower(row, low0[j])
             _lower(row, low1[i])
             low2[i, j] = _least(row)

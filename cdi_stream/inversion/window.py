@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,43 @@ from cdi_stream.geometry.affine import Shape
 
 Bools = NDArray[np.bool_]
 Index = tuple[int, ...]
+Slices = tuple[slice, slice, slice]
 
 
-def brightest_voxel(counts: NDArray[Any], top: NDArray[Any]) -> Shape:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Part of a curve about its Bragg peak.
+
+    Parameters
+    ----------
+    start
+        Voxel (frame, row, col) of the curve at which the window begins; it may lie outside of the curve.
+    shape
+        Shape of the window [voxels].
+    good
+        Pixels of the window that may be used ``(rows, cols)``.
+    limit
+        Value from which a voxel is saturated [counts].
+    """
+
+    start: Shape
+    shape: Shape
+    good: Bools
+    limit: float
+
+    def is_same(self, other: Window) -> bool:
+        """Whether both are the same part of a curve, with the same pixels to use."""
+        mine, its = (self.start, self.shape, self.limit), (other.start, other.shape, other.limit)
+        return mine == its and np.array_equal(self.good, other.good)
+
+    def slices(self, shape: Sequence[int]) -> tuple[Slices, Slices]:
+        """Return the part of an array of ``shape`` that lies in the window, and its place in the window."""
+        source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(self.start, self.shape, shape, strict=True))
+        target = tuple(slice(a.start - s, a.stop - s) for a, s in zip(source, self.start, strict=True))
+        return (source[0], source[1], source[2]), (target[0], target[1], target[2])
+
+
+def brightest_voxel(counts: NDArray[Any], top: NDArray[Any], has_frame: Bools | None = None) -> Shape:
     """Return the index of the Bragg peak of frames ``(n_frames, rows, cols)``.
 
     The pixel is the brightest with bright neighbours; the frame is the brightest about that pixel.
@@ -27,11 +62,14 @@ def brightest_voxel(counts: NDArray[Any], top: NDArray[Any]) -> Shape:
         Frames.
     top
         Largest count of every pixel ``(rows, cols)`` over the frames, 0 where a pixel must not be used.
+    has_frame
+        Frames to read ``(n_frames,)``; None: all frames.
     """
     row, col = np.unravel_index(np.argmax(ndimage.median_filter(top, size=3)), top.shape)
     rows, cols = slice(max(row - 1, 0), row + 2), slice(max(col - 1, 0), col + 2)
     patch = counts[:, rows, cols] * (top[rows, cols] > 0)
-    frame = int(np.argmax(patch.sum(axis=(1, 2), dtype=np.int64)))
+    sums = patch.sum(axis=(1, 2), dtype=np.int64)
+    frame = int(np.argmax(sums if has_frame is None else np.where(has_frame, sums, -1)))
     return frame, int(row), int(col)
 
 

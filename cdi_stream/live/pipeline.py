@@ -2,7 +2,7 @@
 
 - *ingest* polls the detector and the document bus, and feeds the assembler.
 - *infer* takes curves from a queue, and publishes the network's crystal at once.  While no complete curve waits, it
-  publishes previews of curves that are still measured.
+  publishes previews of curves that are still measured, and does the work that their frames so far allow.
 - *phase* retrieves the phase of one curve after the other, and asks for the refinements.  The phase retrieval pauses
   between cycles while a curve waits for its inference, and for a preview, so that the preview is over sooner.  It ends
   when curves pile up (`cdi_stream.live.pace`); these curves keep the network's crystals.
@@ -30,6 +30,7 @@ from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.documents.delivery import ArchiveDelivery, BusDelivery
 from cdi_stream.documents.spool import Spool
+from cdi_stream.inversion.ahead import WorkAhead
 from cdi_stream.inversion.chain import ChainSettings, InferredCurve, PreviousCrystal, infer_curve
 from cdi_stream.live.attempt import attempt
 from cdi_stream.live.ingest import Ingest, RunStopped, Work
@@ -116,7 +117,8 @@ class Service:
         self._second = SecondResults(
             parts.chain, self._pace, parts.previous, self._is_time_up, is_refined=parts.backlog is not None
         )
-        self._previews = Previews(parts.network, parts.chain, parts.outgoing)
+        self._ahead = WorkAhead(parts.chain)
+        self._previews = Previews(parts.network, parts.chain, self._ahead, parts.outgoing)
         self._tally = Tally()
         self._start_s = time.time()
         self._count_lock = threading.Lock()
@@ -183,7 +185,7 @@ class Service:
     def counters(self) -> dict[str, int]:
         """Return counts of messages, documents and previews since the start."""
         previews = {"previews": self._previews.n_published, "previews_dropped": self._previews.n_dropped}
-        return {**self._parts.ingest.counters(), **previews}
+        return {**self._parts.ingest.counters(), **previews, "work_again": self._ahead.n_again}
 
     def _guard(self, body: Callable[[], None], tell_next: Callable[[], None]) -> None:
         """Run a thread's body; after its end, also by an error, tell the next thread to finish."""
@@ -244,7 +246,7 @@ class Service:
                     self._parts.outgoing.progress(work)
                 case PartialCurve():
                     self._second.may_run.clear()
-                    self._previews.take(work, self._why_no_preview)
+                    self._partial(work)
                 case RockingCurve():
                     with about(work.run.uid, work.curve_index):
                         self._curve(work)
@@ -267,9 +269,19 @@ class Service:
             return f"{self._work.qsize()} entries wait in the queue"
         return "the service stops" if self._stopping.is_set() else ""
 
+    def _partial(self, curve: PartialCurve) -> None:
+        """Publish a preview of a curve, or do the work on its frames so far, if there is time."""
+        if curve.is_preview:
+            self._previews.take(curve, self._why_no_preview)
+        elif not self._why_no_preview():
+            attempt(curve.curve, "work ahead", partial(self._ahead.take, curve))
+
     def _curve(self, curve: RockingCurve) -> None:
         """Publish the network's crystal of a curve, and ask for its phase retrieval."""
-        inferred = attempt(curve, "inference", partial(infer_curve, curve, self._parts.network, self._parts.chain))
+        steps = self._ahead.steps_of(curve.key)
+        compute = partial(infer_curve, curve, self._parts.network, self._parts.chain, steps=steps)
+        inferred = attempt(curve, "inference", compute)
+        self._ahead.forget(curve.key)
         if isinstance(inferred, Result):
             self._publish(curve, inferred)
             self._phase_queue.put(_PhaseRequest(curve=curve, inferred=None))

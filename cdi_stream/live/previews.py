@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from cdi_stream.inversion.ahead import WorkAhead
 from cdi_stream.inversion.chain import ChainSettings
 from cdi_stream.inversion.preview import preview_curve
 from cdi_stream.live.attempt import InterruptionError, attempt
@@ -31,6 +32,8 @@ class Previews:
     ----------
     network, chain
         Network, and settings of the stages.
+    ahead
+        Work on the frames of curves that are still measured.
     outgoing
         Publishes the previews.
     clock
@@ -38,11 +41,17 @@ class Previews:
     """
 
     def __init__(
-        self, network: Network, chain: ChainSettings, outgoing: Outgoing, clock: Callable[[], float] = time.monotonic
+        self,
+        network: Network,
+        chain: ChainSettings,
+        ahead: WorkAhead,
+        outgoing: Outgoing,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.n_published = self.n_dropped = 0
         self._network = network
         self._chain = chain
+        self._ahead = ahead
         self._outgoing = outgoing
         self._clock = clock
         self._duration_s = 0.0
@@ -74,7 +83,8 @@ class Previews:
 
         begin_s = self._clock()
         proceed()
-        compute = partial(preview_curve, curve, self._network, self._chain, proceed)
+        steps = self._ahead.steps_of(curve.curve.key)
+        compute = partial(preview_curve, curve, self._network, self._chain, proceed, steps)
         result: Result = attempt(curve.curve, "preview", compute)
         proceed()
         problem = self._outgoing.result(curve.curve.run, result)

@@ -17,6 +17,7 @@ import zmq
 from cdi_stream.alarms import Alarms
 from cdi_stream.assemble.assembler import Assembler
 from cdi_stream.assemble.incoming import Incoming
+from cdi_stream.assemble.partial import AHEAD_FRACTIONS
 from cdi_stream.assemble.settings import AssembleSettings
 from cdi_stream.config import Config, MethodConfig, PublishConfig, read_image
 from cdi_stream.disk.result_folder import keys_of
@@ -30,7 +31,7 @@ from cdi_stream.documents.spool import Spool
 from cdi_stream.documents.tiled_server import local_tiled
 from cdi_stream.inversion.chain import ChainSettings, warm_up
 from cdi_stream.inversion.methods import MethodSettings
-from cdi_stream.inversion.prepare import DetectorKnowledge
+from cdi_stream.inversion.pixels import DetectorKnowledge
 from cdi_stream.live.housekeeping import Housekeeping
 from cdi_stream.live.ingest import Ingest, IngestSettings
 from cdi_stream.live.outgoing import Outgoing
@@ -250,6 +251,7 @@ def assemble_settings(config: Config, chain: ChainSettings) -> AssembleSettings:
         names=ReadingNames(series=names.series_readings, image=names.image_readings),
         copied_keys=(*config.publish.copied_keys, *keys_of(config.publish.folder)),
         preview_fractions=config.publish.preview_fractions,
+        ahead_fractions=AHEAD_FRACTIONS,
     )
 
 

@@ -9,7 +9,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from cdi_stream.numerics.splines import sample_by_lookup, sample_mask_on_cpu, sample_on_cpu, to_grid
+from cdi_stream.numerics.splines import (
+    sample_by_lookup,
+    sample_mask_on_cpu,
+    sample_on_cpu,
+    sample_planes_on_cpu,
+    to_grid,
+)
 
 Floats = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -35,6 +41,14 @@ def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike 
     coefficients = spline_coefficients(volume).to(torch.complex64 if volume.is_complex() else torch.float32)
     position = _positions(matrix, offset, tuple(volume.shape), shape, volume.device)
     return sample_by_lookup(coefficients, position).reshape(shape)
+
+
+def resample_planes(planes: NDArray[np.float32], matrix: ArrayLike, shape: Shape, offset: ArrayLike) -> Tensor:
+    """Return a real volume sampled as by `resample`, on the CPU.
+
+    ``planes`` are the coefficients of the volume's planes (`cdi_stream.numerics.prefilter.solve_planes`).
+    """
+    return sample_planes_on_cpu(planes, *_steps(matrix, offset, planes.shape, shape), shape)
 
 
 def resample_mask(

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 LEAST_LENGTH = 1 << 19
 """Least length of an array that is split: below, the start of a thread costs more than it saves."""
@@ -29,6 +31,12 @@ def in_parts(work: Callable[[int, int], object], length: int, least: int = LEAST
     finally:
         for part in others:
             part.result()
+
+
+def runs_of(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return begin and end (excluded) of each run of true values of an array ``(n,)``."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False]))))
+    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,6 @@ the memory solve them (Thomas algorithm).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -24,21 +23,27 @@ _BLOCK = 16
 """Number of lines along the last axis that are solved together, so that no step waits for the one before."""
 
 
-def coefficients_with_margin(volume: Array, margin: int) -> Array:
-    """Return the coefficients of a volume, float32 or complex64, with ``margin`` zeros on each side of each axis."""
-    values = np.zeros([n + 2 * margin for n in volume.shape], volume.dtype)
-    inner = values[tuple(slice(margin, margin + n) for n in volume.shape)]
-    inner[...] = volume
-    n0, n1, n2 = volume.shape
-    _solve(inner.swapaxes(0, 1), _factors(n0), _solve_middle)
-    _solve(inner, _factors(n1), _solve_middle)
-    _solve(inner, _factors(n2), _solve_last)
+def solve_planes(planes: Array, begin: int, end: int) -> None:
+    """Replace the planes ``begin`` to ``end`` (excluded) of a volume by their coefficients along the last two axes."""
+    _, n1, n2 = planes.shape
+    last, middle = _factors(n2), _factors(n1)
+
+    def part(first: int, last_plane: int) -> None:
+        """Solve along both axes while a plane is in the processor's cache."""
+        for k in range(begin + first, begin + last_plane):
+            _solve_last(planes, *last, k, k + 1)
+            _solve_middle(planes, *middle, k, k + 1)
+
+    in_parts(part, end - begin, least=4)
+
+
+def solve_across(planes: Array, margin: int) -> Array:
+    """Return the coefficients of a volume whose planes are solved, with ``margin`` zeros on each side of each axis."""
+    values = np.zeros([n + 2 * margin for n in planes.shape], planes.dtype)
+    inner = values[tuple(slice(margin, margin + n) for n in planes.shape)].swapaxes(0, 1)
+    source, factors = planes.swapaxes(0, 1), _factors(len(planes))
+    in_parts(lambda begin, end: _solve_into(source, *factors, begin, end, inner), len(inner), least=2)
     return values
-
-
-def _solve(x: Array, factors: tuple[Array, Array], solve: Callable[..., None]) -> None:
-    """Solve the equations along one axis, in parts along the first axis."""
-    in_parts(lambda begin, end: solve(x, *factors, begin, end), len(x), least=2)
 
 
 @lru_cache(maxsize=16)
@@ -84,3 +89,24 @@ def _solve_last(x: Array, there: Array, back: Array, begin: int, end: int) -> No
             for k in range(n2 - 2, -1, -1):
                 for j in range(first, last):
                     x[i, j, k] = x[i, j, k] - x[i, j, k + 1] * back[k]
+
+
+_INTO = [void(v[:, :, :], float32[::1], float32[::1], int64, int64, v[:, :, :]) for v in (float32, complex64)]
+
+
+@compile_loop(_INTO)
+def _solve_into(  # pragma: no cover - compiled
+    x: Array, there: Array, back: Array, begin: int, end: int, out: Array
+) -> None:
+    """Solve along the middle axis like `_solve_middle`, and write the coefficients into another array."""
+    side = np.float32(_SIDE)
+    _, n1, n2 = x.shape
+    for i in range(begin, end):
+        for k in range(n2):
+            out[i, 0, k] = x[i, 0, k] * there[0]
+        for j in range(1, n1):
+            for k in range(n2):
+                out[i, j, k] = (x[i, j, k] - out[i, j - 1, k] * side) * there[j]
+        for j in range(n1 - 2, -1, -1):
+            for k in range(n2):
+                out[i, j, k] = out[i, j, k] - out[i, j + 1, k] * back[j]

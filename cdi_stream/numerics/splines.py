@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cdi_stream.numerics.compiled import compile_loop
 from cdi_stream.numerics.parts import in_parts
-from cdi_stream.numerics.prefilter import coefficients_with_margin
+from cdi_stream.numerics.prefilter import solve_across, solve_planes
 
 Floats = NDArray[np.floating[Any]]
 Array = NDArray[Any]
@@ -33,7 +33,14 @@ def sample_on_cpu(volume: Tensor, matrix: Floats, first: Floats, shape: Shape) -
     ``volume (n0, n1, n2)`` is real or complex.  As many threads as torch has share the work.
     """
     dtype = np.complex64 if volume.is_complex() else np.float32
-    values = coefficients_with_margin(volume.resolve_conj().numpy().astype(dtype, copy=False), _MARGIN)
+    planes = np.array(volume.resolve_conj().numpy(), dtype, order="C")
+    solve_planes(planes, 0, len(planes))
+    return sample_planes_on_cpu(planes, matrix, first, shape)
+
+
+def sample_planes_on_cpu(planes: Array, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
+    """Return the spline like `sample_on_cpu`, for a volume whose planes are solved (`solve_planes`)."""
+    values = solve_across(planes, _MARGIN)
     steps, first_in_margin = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64) + _MARGIN
     result = np.empty(shape, values.dtype)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cdi_stream.inversion.chain import _detector_of
+from cdi_stream.inversion.chain import detector_of
 from cdi_stream.inversion.damage import MIN_HOT, doubt_of_damage
 from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.prepare import prepare
@@ -20,7 +20,7 @@ from tests.builders import curve_of, settings_for
 def prepared(scan, curve):
     settings = settings_for(scan)
     geometry, _, _ = locate(curve, settings.beamline, settings.fixed)
-    return prepare(curve, geometry, _detector_of(curve, settings.detector), settings.prepare)
+    return prepare(curve, geometry, detector_of(curve, settings.detector), settings.prepare)
 
 
 @pytest.mark.parametrize("seed", range(3))

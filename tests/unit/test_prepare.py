@@ -8,7 +8,8 @@ import pytest
 from cdi_stream.config import FixedGeometry, PrepareConfig
 from cdi_stream.errors import CurveError
 from cdi_stream.inversion.locate import locate
-from cdi_stream.inversion.prepare import DetectorKnowledge, prepare
+from cdi_stream.inversion.pixels import DetectorKnowledge
+from cdi_stream.inversion.prepare import prepare
 from cdi_stream.messages import FrameAccount, RockingCurve, RunContext, SeriesStart
 from cdi_stream_plugins.beamlines.aps_34idc import APS_34IDC
 

@@ -12,6 +12,7 @@ import pytest
 from cdi_stream.disk.result_folder import ResultFolder
 from cdi_stream.documents import publish
 from cdi_stream.documents.spool import BUS, Spool
+from cdi_stream.inversion.ahead import WorkAhead
 from cdi_stream.inversion.chain import infer_curve
 from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.prepare import prepare
@@ -105,7 +106,7 @@ class Desk:
         results = ResultFolder(base=directory)
         shapes = {"preview": network.lab_shape}
         outgoing = Outgoing(PROVENANCE, shapes, results, self.spool, lambda: None, self.announcer)
-        self.previews = Previews(network, settings, outgoing, lambda: self.now_s)
+        self.previews = Previews(network, settings, WorkAhead(settings), outgoing, lambda: self.now_s)
 
     def take(self, partial, *reasons, ends_s=1e9):
         """Take a preview; ``reasons`` are those that speak against it before each step, in turn."""

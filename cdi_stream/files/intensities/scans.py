@@ -17,14 +17,8 @@ from cdi_stream.files.recording import DETECTOR_HEADER
 from cdi_stream.geometry.circles import Beamline, LinearMap, require_volume
 from cdi_stream.inversion.blemishes import is_saturated, no_count_from
 from cdi_stream.inversion.locate import locate
-from cdi_stream.inversion.prepare import (
-    DetectorKnowledge,
-    expected_scale,
-    frame_shifts,
-    map_of,
-    pixels_to_use,
-    tangent_at,
-)
+from cdi_stream.inversion.pixels import DetectorKnowledge, expected_scale, pixels_to_use
+from cdi_stream.inversion.prepare import frame_shifts, map_of, tangent_at
 from cdi_stream.inversion.window import brightest_voxel
 from cdi_stream.messages import FrameAccount, RecordedScan, RockingCurve, RunContext, SeriesStart, read_only
 

@@ -11,7 +11,8 @@ const QUEUE = {ready: "waiting", leased: "being refined", computed: "to be publi
 const COUNTERS = {messages: "messages of the detector", malformed: "messages that cannot be read",
   stale: "messages of unknown series", documents: "documents of the RunEngine",
   documents_unusable: "documents that cannot be used", previews: "previews",
-  previews_dropped: "previews dropped for want of time"};
+  previews_dropped: "previews dropped for want of time",
+  work_again: "curves whose early work was done again"};
 
 // Note the counters that have risen; counters start again with each start of the service.
 export function noteCounters(before, now) {
