@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from cdi_stream.errors import CurveError
 from cdi_stream.inversion.chain import ChainSettings, detector_of
+from cdi_stream.inversion.extent import innermost
 from cdi_stream.inversion.frame_steps import FrameSteps
-from cdi_stream.inversion.mark import mark
-from cdi_stream.messages import PartialCurve
+from cdi_stream.inversion.mark import MarkedWindow, mark
+from cdi_stream.messages import PartialCurve, RockingCurve
 
 MOST_CURVES = 2
 """Number of curves whose work is kept: a series may begin before the curve before it is over."""
@@ -30,9 +31,12 @@ class WorkAhead:
             marked = mark(curve, detector_of(curve, self._settings.detector), self._settings.prepare, steps)
         except CurveError:  # later frames may mend it; if not, the finished curve gives the reason
             return
+        given = marked.counts, marked.valid, marked.scale
+        if not _awaits_innermost(curve, marked):
+            marked.steps.crystal.offsets(*given)
         if self._settings.device == "cpu":
-            steps.filled.update(marked.counts, marked.valid, marked.scale)
-            steps.filled.planes()
+            marked.steps.filled.update(*given)
+            marked.steps.filled.planes()
 
     def steps_of(self, key: str) -> FrameSteps:
         """Return the work on the frames of a curve, by its key; that on the oldest curve is given up for a new one."""
@@ -46,3 +50,10 @@ class WorkAhead:
         """Give up the work on a curve, which is inverted."""
         if (steps := self._steps.pop(key, None)) is not None:
             self.n_again += steps.n_again
+
+
+def _awaits_innermost(curve: RockingCurve, marked: MarkedWindow) -> bool:
+    """Return whether frames are to come that change the crystal's extent."""
+    frames = innermost(marked.counts.shape)[0]
+    first = marked.start[0]
+    return any(frames.start <= point - first < frames.stop for point in curve.awaited)

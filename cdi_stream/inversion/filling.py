@@ -10,6 +10,7 @@ from numba import boolean, float32, int64, uint32, void
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdi_stream.inversion.frame_inputs import FrameInputs
 from cdi_stream.messages import PreparedVolume
 from cdi_stream.numerics.compiled import compile_loop, input_volume
 from cdi_stream.numerics.interpolate import neighbourhood_sum
@@ -31,24 +32,26 @@ class FilledFrames:
     """
 
     def __init__(self) -> None:
-        self._valid = np.zeros((0, 0, 0), bool)
-        self._by_frame = np.zeros(0, np.float32)
+        self._inputs = FrameInputs()
         self._filled = self._planes = np.zeros((0, 0, 0), np.float32)
         self._is_solved = np.zeros(0, bool)
 
-    def update(self, counts: Array, valid: NDArray[np.bool_], scale: NDArray[np.float32]) -> None:
-        """Fill the frames that are new, or whose valid voxels or scale changed, and the frames beside them.
+    def of(self, volume: PreparedVolume) -> Tensor:
+        """Return the filled intensities of a volume, see `filled_intensity`; they may change with the next call."""
+        self.update(volume.counts, volume.valid_pixels, volume.expected_scale)
+        factor = np.float32(self._inputs.factor)
+        return torch.from_numpy(self._filled if factor == 1 else self._filled / factor)
 
-        Parameters
-        ----------
-        counts, valid, scale
-            Counts, valid voxels and expected scale ``(n_frames, rows, cols)``; the scale of the pixels, relative to
-            that of their frame, is the same at each call.
-        """
-        changed = self._changes(valid, scale[:, 0, 0])
+    def update(self, counts: Array, valid: NDArray[np.bool_], scale: NDArray[np.float32]) -> None:
+        """Fill the frames whose valid voxels or scale changed, and the frames beside them (`FrameInputs`)."""
+        changed = self._inputs.changes(valid, scale)
+        if valid.shape != self._filled.shape:
+            self._filled, self._planes = np.empty(valid.shape, np.float32), np.empty(valid.shape, np.float32)
+            self._is_solved = np.zeros(len(valid), bool)
         changed[1:] |= changed[:-1].copy()
         changed[:-1] |= changed[1:].copy()
         counts = counts if counts.dtype == np.uint32 else counts.astype(np.float32)  # in files there may be fractions
+        scale = scale if self._inputs.factor == 1 else scale / np.float32(self._inputs.factor)
         counts, valid, scale = (np.ascontiguousarray(array) for array in (counts, valid, scale))
         for first, last in runs_of(changed):
 
@@ -59,29 +62,16 @@ class FilledFrames:
             in_parts(part, last - first, least=2)
         self._is_solved &= ~changed
 
-    def of(self, volume: PreparedVolume) -> Tensor:
-        """Return the filled intensities of a volume, see `filled_intensity`; they change with the next call."""
-        self.update(volume.counts, volume.valid_pixels, volume.expected_scale)
-        return torch.from_numpy(self._filled)
-
     def planes(self) -> NDArray[np.float32]:
-        """Return the spline coefficients of the planes of the filled intensities, which change with the next call."""
+        """Return the spline coefficients of the planes of the filled intensities, up to a common factor.
+
+        The array changes with the next call.
+        """
         for first, last in runs_of(~self._is_solved):
             self._planes[first:last] = self._filled[first:last]
             solve_planes(self._planes, first, last)
         self._is_solved[:] = True
         return self._planes
-
-    def _changes(self, valid: NDArray[np.bool_], by_frame: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return the frames whose valid voxels or scale differ from those of the last call, and keep the new ones."""
-        if valid.shape == self._valid.shape:
-            changed: NDArray[np.bool_] = (valid != self._valid).any(axis=(1, 2)) | (by_frame != self._by_frame)
-        else:
-            changed = np.ones(len(valid), bool)
-            self._filled, self._planes = np.empty(valid.shape, np.float32), np.empty(valid.shape, np.float32)
-            self._is_solved = np.zeros(len(valid), bool)
-        self._valid, self._by_frame = valid.copy(), by_frame.copy()
-        return changed
 
 
 def _on_device(volume: PreparedVolume, device: str) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cdi_stream.errors import CurveError
+from cdi_stream.inversion.extent import CrystalOffsets
 from cdi_stream.inversion.filling import FilledFrames
 from cdi_stream.inversion.hot import POINT_FLOOR
 from cdi_stream.inversion.outliers import REACH, mark_outliers
@@ -29,7 +30,7 @@ class WindowSteps:
 
     ``counts`` and ``valid`` have the shape of the window; both are zero where no frame is, and change when frames are
     added.  Valid voxels are those of good pixels that are not saturated; ``n_saturated`` counts those that are.
-    ``filled`` keeps the filled intensities.
+    ``filled`` keeps the filled intensities, ``crystal`` what the crystal's extent follows from.
     """
 
     def __init__(self, window: Window) -> None:
@@ -37,7 +38,7 @@ class WindowSteps:
         self.counts = np.zeros(window.shape, np.uint32)
         self.valid = np.zeros(window.shape, bool)
         self.n_saturated = 0
-        self.filled = FilledFrames()
+        self.filled, self.crystal = FilledFrames(), CrystalOffsets()
         self._surveyor = Surveyor(window.shape)
         self._points = np.zeros(window.shape, bool)
         self._came, self._is_marked = np.zeros(window.shape[0], bool), np.zeros(window.shape[0], bool)

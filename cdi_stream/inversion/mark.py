@@ -14,7 +14,7 @@ from cdi_stream.config import PrepareConfig
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.inversion.blemishes import Blemishes, find_blemishes, no_count_from, saturation_limit
-from cdi_stream.inversion.frame_steps import FrameSteps
+from cdi_stream.inversion.frame_steps import FrameSteps, WindowSteps
 from cdi_stream.inversion.pixels import DetectorKnowledge, expected_scale, pixels_to_use
 from cdi_stream.inversion.window import Window, brightest_voxel, crop_window, cut
 from cdi_stream.messages import RockingCurve
@@ -42,6 +42,8 @@ class MarkedWindow:
         Hot voxels and alien peaks.
     n_bad
         Number of pixels of the image that must not be used.
+    steps
+        Work on the frames of the window.
     """
 
     start: Shape
@@ -50,6 +52,7 @@ class MarkedWindow:
     scale: NDArray[np.float32]
     blemishes: Blemishes
     n_bad: int
+    steps: WindowSteps
 
 
 def mark(curve: RockingCurve, detector: DetectorKnowledge, settings: PrepareConfig, steps: FrameSteps) -> MarkedWindow:
@@ -89,6 +92,7 @@ def mark(curve: RockingCurve, detector: DetectorKnowledge, settings: PrepareConf
         scale=_scale_in_window(curve, detector, start, shape),
         blemishes=blemishes,
         n_bad=int((~good).sum()),
+        steps=here,
     )
 
 

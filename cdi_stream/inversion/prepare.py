@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cdi_stream.config import PrepareConfig
 from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import CurveGeometry, LinearMap, linear_map, require_volume
 from cdi_stream.inversion.damage import doubt_of_damage
+from cdi_stream.inversion.extent import crystal_extent
 from cdi_stream.inversion.frame_steps import FrameSteps
 from cdi_stream.inversion.mark import mark
 from cdi_stream.inversion.pixels import DetectorKnowledge
 from cdi_stream.inversion.window import cut
 from cdi_stream.messages import PreparedVolume, RockingCurve, read_only
-from cdi_stream.phasing.autocorrelation import island, lengths_vox, tapered, weights
-from cdi_stream.phasing.tuning import TUNING
-
-Bools = NDArray[np.bool_]
-
 
 LEAST_SHIFT_STEPS = 0.05
 """Distance of a frame from its even step [steps] below which a scan counts as even."""
-
-AUTOCORRELATION_THRESHOLD = 0.02
-"""Share of the largest autocorrelation above which a voxel belongs to the crystal's extent."""
 
 
 def prepare(
@@ -59,7 +51,8 @@ def prepare(
     start, shape = marked.start, marked.counts.shape
     tangent = tangent_at(geometry, _origin(start, shape))
     affine = map_of(tangent, shape)
-    extent, oversampling = crystal_extent(marked.counts, marked.valid, marked.scale, affine, AUTOCORRELATION_THRESHOLD)
+    offsets = marked.steps.crystal.offsets(marked.counts, marked.valid, marked.scale)
+    extent, oversampling = crystal_extent(offsets, affine)
     return PreparedVolume(
         counts=read_only(marked.counts),
         valid_pixels=read_only(marked.valid),
@@ -104,31 +97,3 @@ def map_of(tangent: LinearMap, shape: Shape) -> AffineMap:
     return AffineMap(
         shape=shape, q0=tangent.q0, bq=tangent.bq, sample_to_lab=tangent.sample_to_lab, coordinates="detector"
     )
-
-
-def crystal_extent(
-    counts: NDArray[np.uint32], valid: Bools, scale: NDArray[np.float32], affine: AffineMap, threshold: float
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return the crystal's extent along lab (x, y, z) [m], and the oversampling along the array's axes.
-
-    Both follow from the autocorrelation, whose extent is twice the crystal's.  The innermost 64 voxels suffice: they
-    have the field of view of the whole array at a lower resolution.
-
-    Parameters
-    ----------
-    counts, valid, scale
-        Counts, valid voxels and expected scale, of one shape.
-    affine
-        Map of the voxels.
-    threshold
-        Value of the autocorrelation, relative to its maximum, at which the crystal's autocorrelation ends.
-    """
-    shape: Shape = tuple(min(64, n) for n in counts.shape)
-    start: Shape = tuple((n - m) // 2 for n, m in zip(counts.shape, shape, strict=True))
-    inner = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
-    inner_counts = torch.from_numpy(counts[inner].astype(np.float32))
-    inner_valid, inner_scale = (torch.from_numpy(array[inner].copy()) for array in (valid, scale))
-    offsets = island(inner_counts, tapered(inner_counts, weights(inner_valid, inner_scale)), threshold)
-    extent = TUNING.tail_correction * np.abs(offsets @ affine.window(start, shape).br.T).max(axis=0)
-    oversampling = np.array(shape) / lengths_vox(offsets)
-    return tuple(map(float, extent)), tuple(map(float, oversampling))  # type: ignore[return-value]

@@ -11,6 +11,7 @@ import pytest
 from cdi_stream.inversion import frame_steps
 from cdi_stream.inversion.ahead import MOST_CURVES, WorkAhead
 from cdi_stream.inversion.chain import infer_curve, lab_volume
+from cdi_stream.inversion.frame_inputs import FrameInputs
 from cdi_stream.inversion.frame_steps import FrameSteps
 from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.mark import mark
@@ -109,14 +110,28 @@ def test_the_order_of_the_frames_changes_nothing(kind, order, settings, network,
     require_same(finished(one, order), steps, settings, network)
 
 
-def test_a_monitor_of_which_later_frames_change_the_mean_changes_nothing(curve, settings, network):
+def test_a_monitor_of_which_later_frames_change_the_mean_changes_nothing(curve, settings, network, monkeypatch):
     monitor = np.linspace(1.0, 2.0, N)
     ahead = WorkAhead(settings)
     for n in (24, 36, 47):
         partial = partial_of(curve, np.arange(n))
         so_far = np.where(np.arange(N) < n, monitor, np.nan)
         ahead.take(replace(partial, curve=replace(partial.curve, monitor=so_far)))
-    require_same(replace(curve, monitor=monitor), ahead.steps_of(curve.key), settings, network)
+    whole, steps = replace(curve, monitor=monitor), ahead.steps_of(curve.key)
+    changed = []
+    changes = FrameInputs.changes
+    monkeypatch.setattr(FrameInputs, "changes", lambda *given: (changed.append(found := changes(*given)), found)[1])
+    ahead.take(partial_of(whole, np.arange(N)))
+    assert np.flatnonzero(changed[-1]).min() >= N - 6, "the last frame, and hot voxels of those before"
+    monkeypatch.undo()
+    require_same(whole, steps, settings, network)
+
+
+def test_a_scale_that_changes_relative_to_that_of_other_frames_makes_the_work_new(curve, settings, network):
+    ahead = WorkAhead(settings)
+    ahead.take(partial_of(curve, np.arange(40)))
+    changed = replace(curve, monitor=1 + 0.1 * (np.arange(N) == 12))
+    require_same(changed, ahead.steps_of(curve.key), settings, network)
 
 
 def test_each_frame_is_taken_once(curve, settings, network, monkeypatch):

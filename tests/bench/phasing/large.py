@@ -13,9 +13,9 @@ from rich.table import Table
 from cdi_stream.config import PhaseConfig
 from cdi_stream.geometry.affine import AffineMap
 from cdi_stream.inversion.chain import lab_volume, starting_point
+from cdi_stream.inversion.extent import CrystalOffsets, crystal_extent
 from cdi_stream.inversion.infer import infer
 from cdi_stream.inversion.phase_retrieval import retrieve_phase
-from cdi_stream.inversion.prepare import AUTOCORRELATION_THRESHOLD, crystal_extent
 from cdi_stream.messages import PreparedVolume
 from tests.bench.crystals import Case as Crystal
 from tests.bench.crystals import crystal, measured
@@ -66,7 +66,7 @@ def prepared(counts: np.ndarray, valid: np.ndarray) -> PreparedVolume:
     )
     scale = np.ones(counts.shape, np.float32)
     given = counts.astype(np.uint32), valid, scale
-    extent, oversampling = crystal_extent(*given, affine, AUTOCORRELATION_THRESHOLD)
+    extent, oversampling = crystal_extent(CrystalOffsets().offsets(*given), affine)
     return PreparedVolume(
         counts=given[0],
         valid_pixels=valid,
