@@ -14,13 +14,16 @@ from scipy import ndimage
 
 from cdi_stream.inversion.hot import Index, centre_of, hot_in
 from cdi_stream.inversion.outliers import Bools
-from cdi_stream.inversion.survey import BLOCK, Survey, survey
+from cdi_stream.inversion.survey import BLOCK, Survey, survey, without
 from cdi_stream.inversion.window import cut
 
 Counts = NDArray[Any]
 
 ISLAND_PHOTONS = 200.0
 """Least intensity of an alien island, summed over the island [photons]."""
+
+FEW_HOT = 200
+"""Number of hot voxels from which on a new survey takes less time than the blocks of these voxels one by one."""
 
 MIN_ISLAND_PARTNER = 0.02
 """Least intensity opposite the peak, as a share of an island's, at which the island belongs to the peak's crystal."""
@@ -79,8 +82,9 @@ def find_blemishes(
     seen = seen or survey(counts, valid)
     hot = hot_in(seen, photon=photon, wraps=wraps)
     usable = valid & ~hot.voxels
-    if hot.voxels.any():
-        seen = survey(counts, usable)
+    n_hot = int(np.count_nonzero(hot.voxels))
+    if n_hot:
+        seen = without(seen, hot.voxels) if n_hot < FEW_HOT else survey(counts, usable)
     peak = hot.lone_peak if peak is None else peak
     return Blemishes(
         hot=hot.voxels,

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from cdi_stream.inversion.brightest import brightest_place
 from cdi_stream.inversion.outliers import Bools, Floats, outliers
 from cdi_stream.inversion.survey import Survey, survey
 
@@ -81,7 +81,8 @@ def hot_in(seen: Survey, *, photon: float = 1.0, wraps: bool = False) -> HotVoxe
         return HotVoxels(voxels=lines)
     peak = centre_of(without_lines, points, wraps)
     diffraction = _with_partner(points, without_lines, peak, wraps)
-    for place in {peak, centre_of(values, points, wraps)}:  # a marked line may be a streak and hide the peak
+    places = {peak, centre_of(values, points, wraps)} if has_lines else {peak}
+    for place in places:  # a marked line may be a streak and hide the peak
         diffraction[place] = points[place]
     return HotVoxels(voxels=lines | (points & ~diffraction), lone_peak=peak if points[peak] else None)
 
@@ -112,10 +113,10 @@ def _slice(place: Ints, axes: Index, n_axes: int) -> tuple[Any, ...]:
 
 def _with_partner(points: Bools, values: Floats, peak: Index, wraps: bool) -> Bools:
     """Return the points that have a partner opposite the peak."""
-    places = np.argwhere(points)
+    places = np.stack(np.unravel_index(np.flatnonzero(points), points.shape), axis=1)
     opposite = _brightest_about(values, 2 * np.array(peak) - places, places, wraps)
     result = np.zeros_like(points)
-    result[tuple(places[opposite >= MIN_PARTNER * values[points]].T)] = True
+    result[tuple(places[opposite >= MIN_PARTNER * values[tuple(places.T)]].T)] = True
     return result
 
 
@@ -145,9 +146,7 @@ def centre_of(values: Floats, suspects: Bools, wraps: bool) -> Index:
     wraps
         Whether the array is periodic.
     """
-    without_suspects = np.where(suspects | (values < 0), 0, values)
-    local_mean = ndimage.uniform_filter(without_suspects, 3, mode="wrap" if wraps else "constant")
-    brightest = np.array(np.unravel_index(int(np.argmax(local_mean)), values.shape))
+    brightest = np.array(np.unravel_index(brightest_place(values, suspects, wraps=wraps), values.shape))
     reach = MIRROR_REACH[values.ndim]
     patch, is_known = _magnitudes(values, suspects, brightest, reach + 1, wraps)
     steps = [np.array(step) for step in product((-1, 0, 1), repeat=values.ndim)]

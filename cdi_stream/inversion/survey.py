@@ -5,7 +5,7 @@ The voxels that may be used are the *known* voxels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,22 @@ def survey(counts: Counts, valid: Bools) -> Survey:
     surveyor = Surveyor(counts.shape)
     surveyor.add(counts, valid)
     return surveyor.survey()
+
+
+def without(seen: Survey, voxels: Bools) -> Survey:
+    """Return the survey of a pattern without some of its known voxels; only its blocks and its sum are changed.
+
+    ``values`` and ``lowest`` are those of all voxels, and the outliers are not known.
+    """
+    places = np.stack(np.unravel_index(np.flatnonzero(voxels), voxels.shape), axis=1)
+    means, known_share = seen.block_means.copy(), seen.known_share.copy()
+    for block in np.unique(places // BLOCK, axis=0):
+        here = tuple(slice(BLOCK * k, BLOCK * (k + 1)) for k in block)
+        values, is_known = seen.values[here], (seen.values[here] >= 0) & ~voxels[here]
+        means[tuple(block)] = np.where(is_known, values, 0).mean()
+        known_share[tuple(block)] = is_known.mean()
+    total = seen.total - float(np.maximum(seen.values[tuple(places.T)], 0).sum(dtype=np.float64))
+    return replace(seen, block_means=means, known_share=known_share, total=total, points=None)
 
 
 def _sizes(n: int) -> NDArray[np.intp]:
