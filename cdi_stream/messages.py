@@ -171,7 +171,7 @@ class PartialCurve:
 
     ``memory`` is the memory of the series ``(n_slots, rows, cols)``, into which later frames are still written.  The
     frame of point k is ``memory[slots[k]]`` where ``curve.has_frame[k]`` is true, and does not change any more; all
-    other frames must not be read.  ``curve`` has no counts before `with_counts`.  ``fraction`` is the fraction of the
+    other frames must not be read.  ``curve`` itself has no counts.  ``fraction`` is the fraction of the
     frames at which it was asked for, ``ends_s`` the time at which the last frame is expected (monotonic) [s].
     ``is_preview`` tells whether a preview is to be published; else the work on the frames so far is done ahead.
     """
@@ -184,14 +184,21 @@ class PartialCurve:
     is_preview: bool = True
 
     def in_place(self) -> RockingCurve:
-        """Return the curve with its frames where they are, if their order allows it, else with a copy of them.
+        """Return the curve with its frames where they are if they lie in order, forward or backward, else with a copy.
 
         Only the frames of ``has_frame`` may be read; they do not change, all other frames may.
         """
         n, places = len(self.slots), np.flatnonzero(self.curve.has_frame)
-        if n > len(self.memory) or not np.array_equal(self.slots[places], places):
-            return self.with_counts()
-        return replace(self.curve, counts=read_only(self.memory[:n]))
+        for step in (1, -1):
+            first = self.slots[places] - step * places
+            if not len(places) or (first != first[0]).any() or not self._holds(first[0], first[0] + step * (n - 1)):
+                continue
+            end = first[0] + step * n
+            return replace(self.curve, counts=read_only(self.memory[first[0] : None if end < 0 else end : step]))
+        return self.with_counts()
+
+    def _holds(self, *slots: np.intp) -> bool:
+        return all(0 <= slot < len(self.memory) for slot in slots)
 
     def with_counts(self) -> RockingCurve:
         """Return the curve with a copy of its frames, zeros where a frame is not measured."""

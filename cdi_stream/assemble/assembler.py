@@ -19,7 +19,7 @@ from cdi_stream.assemble.incoming import Incoming
 from cdi_stream.assemble.join import Join, join
 from cdi_stream.assemble.open_curve import OpenCurve
 from cdi_stream.assemble.open_curves import OpenCurves
-from cdi_stream.assemble.partial import due_fraction, fraction_so_far, partial_curve
+from cdi_stream.assemble.partial import due_fraction, partial_curve, points_ahead
 from cdi_stream.assemble.release import Stage, is_ready, rocking_curve, run_context, stage_of
 from cdi_stream.assemble.run_match import RunMatch, find_run
 from cdi_stream.assemble.settings import AssembleSettings
@@ -167,24 +167,24 @@ class Assembler:
         return [curve for curve in partial_curves if curve is not None]
 
     def _due(self, curve: OpenCurve) -> PartialCurve | None:
-        """Return the frames of a curve so far if a fraction is due, which is not due again; a preview goes first."""
-        so_far = fraction_so_far(curve, self._match(curve).run)
+        """Return the frames of a curve so far if they reached a fraction, each of them once; a preview goes first."""
+        match = self._match(curve)
+        n_points = points_ahead(curve, match.run)
+        if not n_points:
+            return None
+        so_far = curve.series.n_received / n_points
         preview = due_fraction(so_far, self._settings.preview_fractions, curve.preview_fraction)
         ahead = due_fraction(so_far, self._settings.ahead_fractions, curve.ahead_fraction)
-        if preview is None and ahead is None:
-            return None
         curve.preview_fraction, curve.ahead_fraction = preview or curve.preview_fraction, ahead or curve.ahead_fraction
-        if preview is not None:
-            return self._partial(curve, preview, is_preview=True)
-        return None if ahead is None else self._partial(curve, ahead, is_preview=False)
-
-    def _partial(self, curve: OpenCurve, fraction: float, *, is_preview: bool) -> PartialCurve:
-        match = self._match(curve)
+        fraction = ahead if preview is None else preview
+        if fraction is None:
+            return None
         self._positions_problem(match.run)  # reads the positions so far
         if self._assign_index(curve, match.run):
             self._curves.save(curve)
         joined = self._join(curve, match, Stage.OVER)
-        return partial_curve(curve, match.run, joined, self._settings, fraction, is_preview=is_preview)
+        is_preview = preview is not None
+        return partial_curve(curve, match.run, joined, self._settings, fraction, n_points, is_preview=is_preview)
 
     def _curves_with_runs(self) -> Iterator[tuple[OpenCurve, RunRecord | None]]:
         """Yield the open curves with their runs, except headless curves that no run names so far."""

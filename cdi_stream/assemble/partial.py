@@ -5,6 +5,8 @@ The readings of points that are not measured yet follow evenly from those of the
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,18 +27,16 @@ The Bragg peak is mostly in the middle of a scan: it is passed at the first of t
 """
 
 
-def fraction_so_far(curve: OpenCurve, run: RunRecord | None) -> float:
-    """Return the fraction of the frames of a curve that came so far.
+def points_ahead(curve: OpenCurve, run: RunRecord | None) -> int:
+    """Return the number of points of a curve that is measured, 0 if it is unknown, complete, ended, or without a frame.
 
-    It is 0 if the number of points is unknown, and if the curve is complete or has ended.  A detector may be armed for
-    more images than the plan has points, and a plan may have several curves: the smaller of the two numbers counts.
+    A detector may be armed for more images than the plan has points, and a plan may have several curves: the smaller of
+    the two numbers counts.
     """
     n_received = curve.series.n_received
     stated = [n for n in (curve.n_announced, planned_points(curve.claim, run)) if n > 0]
     n = curve.claim.n_points or min(stated, default=0)
-    if not 0 < n_received < n or curve.series.ended_s is not None:
-        return 0.0
-    return n_received / n
+    return n if 0 < n_received < n and curve.series.ended_s is None else 0
 
 
 def due_fraction(so_far: float, fractions: tuple[float, ...], done: float) -> float | None:
@@ -51,6 +51,7 @@ def partial_curve(
     joined: Join,
     settings: AssembleSettings,
     fraction: float,
+    n_points: int,
     *,
     is_preview: bool,
 ) -> PartialCurve:
@@ -58,6 +59,7 @@ def partial_curve(
 
     The doubts of the join are left out: most of them are about points that are still to come.
     """
+    joined = _first_points(joined, n_points)
     series, slots = curve.series, joined.slots
     memory, has_slot = series.frames_so_far()
     is_known = (slots >= 0) & (slots < len(has_slot))
@@ -85,6 +87,12 @@ def partial_curve(
     return PartialCurve(
         curve=curve_so_far, memory=memory, slots=slots, fraction=fraction, ends_s=ends_s, is_preview=is_preview
     )
+
+
+def _first_points(joined: Join, n: int) -> Join:
+    """Return the first points of a curve; the detector may be armed for more images than there will be."""
+    scanned = {name: track[:n] for name, track in joined.scanned.items()}
+    return replace(joined, slots=joined.slots[:n], scanned=scanned)
 
 
 def _spacing_s(series: Series) -> float:

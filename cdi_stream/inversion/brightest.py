@@ -25,45 +25,57 @@ def brightest_place(values: Floats, suspects: Bools, *, wraps: bool) -> int:
         Whether the array is periodic; else voxels outside count as 0.
     """
     whole = (1,) * (3 - values.ndim) + values.shape
-    given = (np.ascontiguousarray(array).reshape(whole) for array in (values.astype(np.float32, copy=False), suspects))
-    usable, known_suspects = given
-    highest = np.where(known_suspects, np.float32(0), usable).max(axis=2).clip(0)
-    return int(_brightest(usable, known_suspects, highest.astype(np.float64), wraps))
+    usable = np.where(suspects, np.float32(0), values).astype(np.float32, copy=False).reshape(whole)
+    highest = usable.max(axis=2).clip(0).astype(np.float64)
+    return int(_brightest(usable, highest, wraps))
 
 
 @compile_loop
-def _add_row(row: Floats, suspects: Bools, total: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
+def _add_row(row: Floats, total: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
     """Add a row of intensities; the sums begin one voxel before the row."""
     for k in range(len(row)):
-        total[k + 1] += row[k] if row[k] > 0 and not suspects[k] else np.float32(0)
+        total[k + 1] += max(row[k], np.float32(0))
 
 
-@compile_loop([int64(input_volume(float32), input_volume(boolean), float64[:, ::1], boolean)])
-def _brightest(  # pragma: no cover - compiled
-    values: Floats, suspects: Bools, highest: NDArray[np.float64], wraps: bool
-) -> int:
+@compile_loop
+def _near(i: int, n: int, wraps: bool) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Return begin and end (excluded) of the neighbours of an index; they may lie outside of a periodic axis."""
+    return (i - 1, i + 2) if wraps and n > 2 else (max(i - 1, 0), min(i + 2, n))
+
+
+@compile_loop
+def _bound(  # pragma: no cover - compiled
+    highest: NDArray[np.float64], planes: tuple[int, int], rows: tuple[int, int]
+) -> float:
+    """Return a number that no sum about a voxel of the row in the middle exceeds."""
+    n0, n1 = highest.shape
+    total = 0.0
+    for a in range(planes[0], planes[1]):
+        for b in range(rows[0], rows[1]):
+            total += 3 * highest[a % n0, b % n1]
+    return total
+
+
+@compile_loop([int64(input_volume(float32), float64[:, ::1], boolean)])
+def _brightest(values: Floats, highest: NDArray[np.float64], wraps: bool) -> int:  # pragma: no cover - compiled
     """Return the flat index; rows that are too dark, by the ``highest`` value of each row, are left out."""
     n0, n1, n2 = values.shape
     total = np.zeros(n2 + 2, np.float64)
     best, place = -1.0, 0
     for i in range(n0):
-        first, last = (i - 1, i + 2) if wraps and n0 > 2 else (max(i - 1, 0), min(i + 2, n0))
+        planes = _near(i, n0, wraps)
         for j in range(n1):
-            left, right = (j - 1, j + 2) if wraps and n1 > 2 else (max(j - 1, 0), min(j + 2, n1))
-            bound = 0.0
-            for a in range(first, last):
-                for b in range(left, right):
-                    bound += 3 * highest[a % n0, b % n1]
-            if bound <= best:
+            rows = _near(j, n1, wraps)
+            if _bound(highest, planes, rows) <= best:
                 continue
             total[:] = 0
-            for a in range(first, last):
-                for b in range(left, right):
-                    _add_row(values[a % n0, b % n1], suspects[a % n0, b % n1], total)
+            for a in range(planes[0], planes[1]):
+                for b in range(rows[0], rows[1]):
+                    _add_row(values[a % n0, b % n1], total)
             if wraps and n2 > 2:
                 total[0], total[n2 + 1] = total[n2], total[1]
-            for k in range(n2):
-                near = total[k] + total[k + 1] + total[k + 2]
-                if near > best:
-                    best, place = near, (i * n1 + j) * n2 + k
+            near = total[:-2] + total[1:-1] + total[2:]
+            k = int(np.argmax(near))
+            if near[k] > best:
+                best, place = near[k], (i * n1 + j) * n2 + k
     return place

@@ -19,7 +19,7 @@ from cdi_stream.geometry.circles import Beamline
 from cdi_stream.inversion.correct import centre_of_mass, crystal_to, fitting_lab_grid, support_to, to_lab
 from cdi_stream.inversion.describe import describe
 from cdi_stream.inversion.filling import FilledFrames
-from cdi_stream.inversion.frame_steps import FrameSteps
+from cdi_stream.inversion.frame_work import FrameWork
 from cdi_stream.inversion.infer import UNREFINED, infer
 from cdi_stream.inversion.locate import locate
 from cdi_stream.inversion.measurement import measurement_of
@@ -106,7 +106,7 @@ def infer_curve(
     settings: ChainSettings,
     clock: Clock = time.monotonic,
     proceed: Callable[[], None] = lambda: None,
-    steps: FrameSteps | None = None,
+    work: FrameWork | None = None,
 ) -> InferredCurve:
     """Locate, prepare and correct a curve, and ask the network for its crystal.
 
@@ -116,10 +116,10 @@ def infer_curve(
         Curve, network, settings of the stages, and monotonic time [s].
     proceed
         Called between the stages; it may raise an error to end them.
-    steps
+    work
         Work on the frames of the curve that was done before its last frame came; the crystal is the same without it.
     """
-    steps = steps or FrameSteps()
+    work = work or FrameWork()
     laps = _Laps(clock, curve.complete_s)
     doubts, notes = curve.doubts + _doubts_of_missing_frames(curve), curve.notes
     try:
@@ -130,11 +130,13 @@ def infer_curve(
         detector = detector_of(curve, settings.detector)
         laps.mark("assemble")
         proceed()
-        volume = prepare(curve, geometry, detector, settings.prepare, steps)
+        volume = prepare(curve, geometry, detector, settings.prepare, work)
         doubts += volume.doubts
         laps.mark("prepare")
         proceed()
-        lab = lab_volume(volume, network, settings.device, steps.filled)
+        lab = lab_volume(volume, network, settings.device, work.filled)
+        if not curve.awaited:
+            work.give_up()
         laps.mark("correct")
         proceed()
         crystal = infer(lab, network)

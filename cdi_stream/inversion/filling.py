@@ -15,7 +15,7 @@ from cdi_stream.messages import PreparedVolume
 from cdi_stream.numerics.compiled import compile_loop, input_volume
 from cdi_stream.numerics.interpolate import neighbourhood_sum
 from cdi_stream.numerics.parts import in_parts, runs_of
-from cdi_stream.numerics.prefilter import solve_planes
+from cdi_stream.numerics.prefilter import to_plane_coefficients
 
 Array = NDArray[Any]
 
@@ -63,13 +63,13 @@ class FilledFrames:
         self._is_solved &= ~changed
 
     def planes(self) -> NDArray[np.float32]:
-        """Return the spline coefficients of the planes of the filled intensities, up to a common factor.
+        """Return spline coefficients of the filled intensities along rows and columns, up to a common factor.
 
         The array changes with the next call.
         """
         for first, last in runs_of(~self._is_solved):
             self._planes[first:last] = self._filled[first:last]
-            solve_planes(self._planes, first, last)
+            to_plane_coefficients(self._planes, first, last)
         self._is_solved[:] = True
         return self._planes
 

@@ -41,5 +41,6 @@ class FrameInputs:
         if not is_new:
             is_other_scale = ~np.isclose(relative, self._relative, rtol=1e-5, atol=0)
             changed = (valid != self._valid).any(axis=(1, 2)) | is_other_scale
+            relative = np.where(changed, relative, self._relative)  # else small changes could add up
         self._valid, self._relative = valid.copy(), relative
         return changed

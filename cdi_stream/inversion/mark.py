@@ -14,7 +14,7 @@ from cdi_stream.config import PrepareConfig
 from cdi_stream.errors import CurveError
 from cdi_stream.geometry.affine import Shape
 from cdi_stream.inversion.blemishes import Blemishes, find_blemishes, no_count_from, saturation_limit
-from cdi_stream.inversion.frame_steps import FrameSteps, WindowSteps
+from cdi_stream.inversion.frame_work import FrameWork, WindowWork
 from cdi_stream.inversion.pixels import DetectorKnowledge, expected_scale, pixels_to_use
 from cdi_stream.inversion.window import Window, brightest_voxel, crop_window, cut
 from cdi_stream.messages import RockingCurve
@@ -42,7 +42,7 @@ class MarkedWindow:
         Hot voxels and alien peaks.
     n_bad
         Number of pixels of the image that must not be used.
-    steps
+    work
         Work on the frames of the window.
     """
 
@@ -52,10 +52,10 @@ class MarkedWindow:
     scale: NDArray[np.float32]
     blemishes: Blemishes
     n_bad: int
-    steps: WindowSteps
+    work: WindowWork
 
 
-def mark(curve: RockingCurve, detector: DetectorKnowledge, settings: PrepareConfig, steps: FrameSteps) -> MarkedWindow:
+def mark(curve: RockingCurve, detector: DetectorKnowledge, settings: PrepareConfig, work: FrameWork) -> MarkedWindow:
     """Return the window of a curve about its Bragg peak with the voxels that may be used.
 
     Parameters
@@ -66,7 +66,7 @@ def mark(curve: RockingCurve, detector: DetectorKnowledge, settings: PrepareConf
         Bad pixels, flat field and saturation of the detector.
     settings
         Limits of the preparation.
-    steps
+    work
         Work on the frames of this curve that is already done, or none; the work on its other frames is added.
 
     Raises
@@ -74,13 +74,13 @@ def mark(curve: RockingCurve, detector: DetectorKnowledge, settings: PrepareConf
     CurveError
         If the volume is empty, saturated or too small to invert.
     """
-    top, bottom = steps.extremes(curve)
+    top, bottom = work.extremes(curve)
     good = pixels_to_use(curve, detector, top, bottom)
     limit = saturation_limit(curve.sentinel, detector.saturation_counts)
     usable_top = np.where(good & (top < no_count_from(curve.sentinel)), top, 0)
     peak = brightest_voxel(curve.counts, usable_top, curve.has_frame)
     start, shape = crop_window(curve.counts.shape, peak, settings.max_shape, MIN_SHAPE_VOX)
-    here = steps.in_window(Window(start=start, shape=shape, good=cut(good, start[1:], shape[1:])[0], limit=limit))
+    here = work.in_window(Window(start=start, shape=shape, good=cut(good, start[1:], shape[1:])[0], limit=limit))
     here.add(curve.counts, curve.has_frame)
     seen = here.survey()
     _require_signal(here.n_saturated, seen.total, settings)
@@ -92,7 +92,7 @@ def mark(curve: RockingCurve, detector: DetectorKnowledge, settings: PrepareConf
         scale=_scale_in_window(curve, detector, start, shape),
         blemishes=blemishes,
         n_bad=int((~good).sum()),
-        steps=here,
+        work=here,
     )
 
 

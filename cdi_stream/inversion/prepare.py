@@ -10,7 +10,7 @@ from cdi_stream.geometry.affine import AffineMap, Shape
 from cdi_stream.geometry.circles import CurveGeometry, LinearMap, linear_map, require_volume
 from cdi_stream.inversion.damage import doubt_of_damage
 from cdi_stream.inversion.extent import crystal_extent
-from cdi_stream.inversion.frame_steps import FrameSteps
+from cdi_stream.inversion.frame_work import FrameWork
 from cdi_stream.inversion.mark import mark
 from cdi_stream.inversion.pixels import DetectorKnowledge
 from cdi_stream.inversion.window import cut
@@ -25,7 +25,7 @@ def prepare(
     geometry: CurveGeometry,
     detector: DetectorKnowledge,
     settings: PrepareConfig,
-    steps: FrameSteps | None = None,
+    work: FrameWork | None = None,
 ) -> PreparedVolume:
     """Return one curve cropped about its Bragg peak, with valid voxels, expected scale and the crystal's extent.
 
@@ -39,7 +39,7 @@ def prepare(
         Bad pixels, flat field and saturation of the detector.
     settings
         Limits of the preparation.
-    steps
+    work
         Work on the frames of this curve that was done while later frames came; the result is the same without it.
 
     Raises
@@ -47,11 +47,11 @@ def prepare(
     CurveError
         If the volume is empty, saturated or too small to invert.
     """
-    marked = mark(curve, detector, settings, steps or FrameSteps())
+    marked = mark(curve, detector, settings, work or FrameWork())
     start, shape = marked.start, marked.counts.shape
     tangent = tangent_at(geometry, _origin(start, shape))
     affine = map_of(tangent, shape)
-    offsets = marked.steps.crystal.offsets(marked.counts, marked.valid, marked.scale)
+    offsets = marked.work.crystal.offsets(marked.counts, marked.valid, marked.scale)
     extent, oversampling = crystal_extent(offsets, affine)
     return PreparedVolume(
         counts=read_only(marked.counts),

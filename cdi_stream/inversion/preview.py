@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from cdi_stream.inversion.chain import ChainSettings, infer_curve
-from cdi_stream.inversion.frame_steps import FrameSteps
+from cdi_stream.inversion.frame_work import FrameWork
 from cdi_stream.messages import PartialCurve, PreparedVolume, Result
 from cdi_stream.metrics import PreviewMetrics
 from cdi_stream.networks.torchscript import Network
@@ -26,15 +26,15 @@ def preview_curve(
     network: Network,
     settings: ChainSettings,
     proceed: Callable[[], None] = lambda: None,
-    steps: FrameSteps | None = None,
+    work: FrameWork | None = None,
 ) -> Result:
     """Return the crystal of the frames so far; its verdict is ``preliminary`` at best, with the frames as a reason.
 
-    ``proceed`` is called between the steps, and may raise an error to end them.  ``steps`` is the work on the frames
+    ``proceed`` is called between the steps, and may raise an error to end them.  ``work`` is the work on the frames
     that is done already; the work on its newer frames is added.
     """
     curve = partial.with_counts()
-    inferred = infer_curve(curve, network, settings, proceed=proceed, steps=steps)
+    inferred = infer_curve(curve, network, settings, proceed=proceed, work=work)
     account, verdict = curve.account, inferred.result.verdict
     text = f"a preview of {account.received} of {account.expected} frames: the others are not measured yet"
     reasons = (text, *_peak_reason(inferred.volume), *verdict.reasons)

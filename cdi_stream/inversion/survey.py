@@ -39,7 +39,7 @@ class Survey:
     total
         Sum of the known intensities.
     points
-        Bright outliers among the known voxels (`cdi_stream.inversion.hot`), where an earlier step knows them.
+        Bright outliers among the known voxels (`cdi_stream.inversion.hot`); None if they were not searched yet.
     """
 
     values: Floats

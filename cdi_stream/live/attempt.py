@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from cdi_stream.errors import InterruptionError
 from cdi_stream.inversion.chain import failed
 from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.messages import Result, RockingCurve
@@ -14,10 +15,6 @@ from cdi_stream.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class InterruptionError(Exception):
-    """Raised inside a stage to end it before its result; `attempt` passes it on."""
 
 
 def attempt(curve: RockingCurve, stream: str, compute: Callable[[], T]) -> T | Result:

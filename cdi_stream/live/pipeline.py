@@ -10,7 +10,7 @@
   (Tiled), and waits while curves wait.
 - *refine* runs the worker process, *announce* sends messages to the operators' pages.
 
-Previews and messages of progress are dropped when time is short; curves are never dropped.
+Previews, work ahead and messages of progress are dropped when time is short; curves are never dropped.
 
 A service that stops, or is killed, leaves curves, documents and refinements on disk; the next service finishes them.
 """
@@ -51,7 +51,7 @@ from cdi_stream.stream.frame_log import Decode
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 16
-"""Number of entries in the queue from which on previews and progress are dropped; curves are never dropped."""
+"""Number of entries in the queue from which on all but curves is dropped; curves are never dropped."""
 
 STATE_EVERY_S = 1.0
 """Time [s] between two messages about the state of the service."""
@@ -259,6 +259,10 @@ class Service:
         """Return whether a complete curve waits for its inference."""
         return any(isinstance(entry, RockingCurve) for entry in tuple(self._work.queue))
 
+    def _is_partial_waiting(self) -> bool:
+        """Return whether more frames of a curve that is measured wait: the work on those before is part of theirs."""
+        return any(isinstance(entry, PartialCurve) for entry in tuple(self._work.queue))
+
     def _why_no_preview(self) -> str:
         """Return why there is no time for a preview; empty if there is."""
         if self._is_curve_waiting():
@@ -273,15 +277,14 @@ class Service:
         """Publish a preview of a curve, or do the work on its frames so far, if there is time."""
         if curve.is_preview:
             self._previews.take(curve, self._why_no_preview)
-        elif not self._why_no_preview():
+        elif not self._why_no_preview() and not self._is_partial_waiting():
             attempt(curve.curve, "work ahead", partial(self._ahead.take, curve))
 
     def _curve(self, curve: RockingCurve) -> None:
         """Publish the network's crystal of a curve, and ask for its phase retrieval."""
-        steps = self._ahead.steps_of(curve.key)
-        compute = partial(infer_curve, curve, self._parts.network, self._parts.chain, steps=steps)
-        inferred = attempt(curve, "inference", compute)
-        self._ahead.forget(curve.key)
+        with self._ahead.last_work_on(curve.key) as work:
+            compute = partial(infer_curve, curve, self._parts.network, self._parts.chain, work=work)
+            inferred = attempt(curve, "inference", compute)
         if isinstance(inferred, Result):
             self._publish(curve, inferred)
             self._phase_queue.put(_PhaseRequest(curve=curve, inferred=None))

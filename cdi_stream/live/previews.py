@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from cdi_stream.errors import InterruptionError
 from cdi_stream.inversion.ahead import WorkAhead
 from cdi_stream.inversion.chain import ChainSettings
 from cdi_stream.inversion.preview import preview_curve
-from cdi_stream.live.attempt import InterruptionError, attempt
+from cdi_stream.live.attempt import attempt
 from cdi_stream.live.outgoing import Outgoing
 from cdi_stream.messages import PartialCurve, Result
 from cdi_stream.networks.torchscript import Network
@@ -83,12 +84,14 @@ class Previews:
 
         begin_s = self._clock()
         proceed()
-        steps = self._ahead.steps_of(curve.curve.key)
-        compute = partial(preview_curve, curve, self._network, self._chain, proceed, steps)
-        result: Result = attempt(curve.curve, "preview", compute)
+        result: Result = attempt(curve.curve, "preview", partial(self._preview, curve, proceed))
         proceed()
         problem = self._outgoing.result(curve.curve.run, result)
         self._duration_s = self._clock() - begin_s
         if problem is not None:
             raise _DropError(problem)
         self.n_published += 1
+
+    def _preview(self, curve: PartialCurve, proceed: Callable[[], None]) -> Result:
+        with self._ahead.work_on(curve.curve.key) as work:
+            return preview_curve(curve, self._network, self._chain, proceed, work)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from cdi_stream.errors import InterruptionError
 from cdi_stream.inversion.chain import (
     ChainSettings,
     InferredCurve,
@@ -16,7 +17,7 @@ from cdi_stream.inversion.chain import (
     phase_curve,
 )
 from cdi_stream.inversion.verdict import failed_verdict
-from cdi_stream.live.attempt import InterruptionError, attempt
+from cdi_stream.live.attempt import attempt
 from cdi_stream.live.pace import Pace
 from cdi_stream.messages import Result, RockingCurve, RunContext
 from cdi_stream.metrics import Metrics

@@ -46,7 +46,7 @@ def resample(volume: Tensor, matrix: ArrayLike, shape: Shape, offset: ArrayLike 
 def resample_planes(planes: NDArray[np.float32], matrix: ArrayLike, shape: Shape, offset: ArrayLike) -> Tensor:
     """Return a real volume sampled as by `resample`, on the CPU.
 
-    ``planes`` are the coefficients of the volume's planes (`cdi_stream.numerics.prefilter.solve_planes`).
+    ``planes`` hold spline coefficients along rows and columns (`cdi_stream.numerics.prefilter`).
     """
     return sample_planes_on_cpu(planes, *_steps(matrix, offset, planes.shape, shape), shape)
 

@@ -23,8 +23,8 @@ _BLOCK = 16
 """Number of lines along the last axis that are solved together, so that no step waits for the one before."""
 
 
-def solve_planes(planes: Array, begin: int, end: int) -> None:
-    """Replace the planes ``begin`` to ``end`` (excluded) of a volume by their coefficients along the last two axes."""
+def to_plane_coefficients(planes: Array, begin: int, end: int) -> None:
+    """Replace the planes ``begin`` to ``end`` (excluded) of a volume by spline coefficients along rows and columns."""
     _, n1, n2 = planes.shape
     last, middle = _factors(n2), _factors(n1)
 
@@ -37,13 +37,28 @@ def solve_planes(planes: Array, begin: int, end: int) -> None:
     in_parts(part, end - begin, least=4)
 
 
-def solve_across(planes: Array, margin: int) -> Array:
-    """Return the coefficients of a volume whose planes are solved, with ``margin`` zeros on each side of each axis."""
-    values = np.zeros([n + 2 * margin for n in planes.shape], planes.dtype)
-    inner = values[tuple(slice(margin, margin + n) for n in planes.shape)].swapaxes(0, 1)
-    source, factors = planes.swapaxes(0, 1), _factors(len(planes))
-    in_parts(lambda begin, end: _solve_into(source, *factors, begin, end, inner), len(inner), least=2)
+def coefficients_with_margin(volume: Array, margin: int) -> Array:
+    """Return the coefficients of a volume, float32 or complex64, with ``margin`` zeros on each side of each axis."""
+    values, inner = _with_margin(volume, margin)
+    inner[...] = volume
+    to_plane_coefficients(inner, 0, len(inner))
+    across, factors = inner.swapaxes(0, 1), _factors(len(inner))
+    in_parts(lambda begin, end: _solve_middle(across, *factors, begin, end), len(across), least=2)
     return values
+
+
+def coefficients_of_planes(planes: Array, margin: int) -> Array:
+    """Return the same as `coefficients_with_margin`, of the ``planes`` of `to_plane_coefficients`, which stay."""
+    values, inner = _with_margin(planes, margin)
+    across, source, factors = inner.swapaxes(0, 1), planes.swapaxes(0, 1), _factors(len(inner))
+    in_parts(lambda begin, end: _solve_into(source, *factors, begin, end, across), len(across), least=2)
+    return values
+
+
+def _with_margin(volume: Array, margin: int) -> tuple[Array, Array]:
+    """Return an array of zeros with ``margin`` on each side of each axis of a volume, and the part without it."""
+    values = np.zeros([n + 2 * margin for n in volume.shape], volume.dtype)
+    return values, values[tuple(slice(margin, margin + n) for n in volume.shape)]
 
 
 @lru_cache(maxsize=16)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cdi_stream.numerics.compiled import compile_loop
 from cdi_stream.numerics.parts import in_parts
-from cdi_stream.numerics.prefilter import solve_across, solve_planes
+from cdi_stream.numerics.prefilter import coefficients_of_planes, coefficients_with_margin
 
 Floats = NDArray[np.floating[Any]]
 Array = NDArray[Any]
@@ -33,14 +33,17 @@ def sample_on_cpu(volume: Tensor, matrix: Floats, first: Floats, shape: Shape) -
     ``volume (n0, n1, n2)`` is real or complex.  As many threads as torch has share the work.
     """
     dtype = np.complex64 if volume.is_complex() else np.float32
-    planes = np.array(volume.resolve_conj().numpy(), dtype, order="C")
-    solve_planes(planes, 0, len(planes))
-    return sample_planes_on_cpu(planes, matrix, first, shape)
+    values = coefficients_with_margin(volume.resolve_conj().numpy().astype(dtype, copy=False), _MARGIN)
+    return _sampled(values, matrix, first, shape)
 
 
 def sample_planes_on_cpu(planes: Array, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
-    """Return the spline like `sample_on_cpu`, for a volume whose planes are solved (`solve_planes`)."""
-    values = solve_across(planes, _MARGIN)
+    """Return the spline like `sample_on_cpu`, of a real volume; ``planes`` are those of `to_plane_coefficients`."""
+    return _sampled(coefficients_of_planes(planes, _MARGIN), matrix, first, shape)
+
+
+def _sampled(values: Array, matrix: Floats, first: Floats, shape: Shape) -> Tensor:
+    """Return the spline with these coefficients, which have a margin of `_MARGIN` zeros."""
     steps, first_in_margin = np.ascontiguousarray(matrix, np.float64), np.asarray(first, np.float64) + _MARGIN
     result = np.empty(shape, values.dtype)
 

@@ -68,7 +68,10 @@ def test_the_plan_may_state_the_number_of_points(rig):
 
 def test_a_detector_may_be_armed_for_more_images_than_the_plan_has_points(rig):
     rig.feed(run_start(num_points=N), descriptor(), begin(n_images=100 * N))
-    assert [(k, p.fraction) for k, p in partials_after(rig, points(range(N)))] == [(6, 0.5), (10, 0.75)]
+    found = partials_after(rig, points(range(N)))
+    assert [(k, p.fraction) for k, p in found] == [(6, 0.5), (10, 0.75)]
+    assert [len(p.curve.has_frame) for _, p in found] == [N, N]
+    assert [p.curve.account.expected for _, p in found] == [N, N]
 
 
 def test_a_series_that_has_ended_gives_no_preview(rig):

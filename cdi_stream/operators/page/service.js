@@ -12,7 +12,7 @@ const COUNTERS = {messages: "messages of the detector", malformed: "messages tha
   stale: "messages of unknown series", documents: "documents of the RunEngine",
   documents_unusable: "documents that cannot be used", previews: "previews",
   previews_dropped: "previews dropped for want of time",
-  work_again: "curves whose early work was done again"};
+  work_again: "curves whose last frames moved the peak"};
 
 // Note the counters that have risen; counters start again with each start of the service.
 export function noteCounters(before, now) {

@@ -25,12 +25,12 @@ Bools = NDArray[np.bool_]
 Counts = NDArray[np.uint32]
 
 
-class WindowSteps:
+class WindowWork:
     """Work on the frames of one window of a curve.
 
     ``counts`` and ``valid`` have the shape of the window; both are zero where no frame is, and change when frames are
-    added.  Valid voxels are those of good pixels that are not saturated; ``n_saturated`` counts those that are.
-    ``filled`` keeps the filled intensities, ``crystal`` what the crystal's extent follows from.
+    added.  Valid voxels are the voxels of good pixels that are not saturated; ``n_saturated`` is the number of
+    saturated voxels of good pixels.  ``filled`` keeps filled intensities, ``crystal`` the autocorrelation's offsets.
     """
 
     def __init__(self, window: Window) -> None:
@@ -56,7 +56,7 @@ class WindowSteps:
             self.valid[begin:end] = self.window.good & ~is_saturated
             self.n_saturated += int(np.count_nonzero(is_saturated))
             self._surveyor.add(part, self.valid[begin:end], begin)
-        self._came |= is_new
+            self._came[begin:end] = True
 
     def survey(self) -> Survey:
         """Return the survey of the valid voxels so far, with the outliers among them."""
@@ -72,7 +72,7 @@ class _Source:
     """Where the frames of a curve come from: their places in the detector's series, the data type and the image."""
 
     def __init__(self, curve: RockingCurve) -> None:
-        self._layout = curve.sentinel, curve.counts.shape, curve.has_frame.shape
+        self._layout = curve.sentinel, curve.counts.shape
         self._image_ids = curve.image_ids
 
     def continues(self, before: _Source, came: Bools) -> bool:
@@ -82,7 +82,7 @@ class _Source:
         return np.array_equal(self._image_ids[came], before._image_ids[came])
 
 
-class FrameSteps:
+class FrameWork:
     """Work on the frames of one curve, of which more come.
 
     ``n_again`` counts how often work was given up and done again, because later frames moved the Bragg peak or showed
@@ -94,7 +94,7 @@ class FrameSteps:
         self._source: _Source | None = None
         self._top = self._bottom = np.zeros((0, 0), np.uint32)
         self._came = np.zeros(0, bool)
-        self._here: WindowSteps | None = None
+        self._here: WindowWork | None = None
 
     def extremes(self, curve: RockingCurve) -> tuple[Counts, Counts]:
         """Return the largest and smallest count of every pixel over the frames of a curve; `CurveError` if none came.
@@ -121,12 +121,16 @@ class FrameSteps:
         self._top = np.zeros(curve.counts.shape[1:], np.uint32)
         self._bottom = np.full(curve.counts.shape[1:], np.iinfo(np.uint32).max, np.uint32)
 
-    def in_window(self, window: Window) -> WindowSteps:
+    def in_window(self, window: Window) -> WindowWork:
         """Return the work on a window of the curve: what is done so far if the window is the one before, else none."""
         if self._here is None or not self._here.window.is_same(window):
             self.n_again += self._here is not None
-            self._here = WindowSteps(window)
+            self._here = WindowWork(window)
         return self._here
+
+    def give_up(self) -> None:
+        """Give up all work, and the memory it takes."""
+        self._source = self._here = None
 
     @property
     def filled(self) -> FilledFrames:
