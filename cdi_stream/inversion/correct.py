@@ -16,6 +16,7 @@ from torch import Tensor
 from cdi_stream.geometry.affine import AffineMap, Shape, lab_grid
 from cdi_stream.inversion.filling import FilledFrames, filled_intensity
 from cdi_stream.messages import LabVolume, PreparedVolume, read_only
+from cdi_stream.numerics.block_means import block_means
 from cdi_stream.numerics.boxes import bounding_box
 from cdi_stream.numerics.fourier import to_crystal, to_reciprocal
 from cdi_stream.numerics.interpolate import resample, resample_mask, resample_planes
@@ -51,7 +52,7 @@ def to_lab(
     filled = filled or FilledFrames()
     intensity = filled.of(volume) if device == "cpu" else filled_intensity(volume, device)
     source = volume.affine
-    measured = torch.from_numpy(volume.valid_pixels.astype(np.float32)).to(device)
+    measured = torch.from_numpy(volume.valid_pixels.copy()).to(device)
     if oversampling >= 2:  # below, a block would average over most of a fringe
         intensity, source = _binned(intensity, volume.affine, target)
         measured, _ = _binned(measured, volume.affine, target)
@@ -168,7 +169,7 @@ def _binned(array: Tensor, source: AffineMap, target: AffineMap) -> tuple[Tensor
     factors = [max(1, int(coarse / step)) for step in np.linalg.norm(source.bq, axis=0)]
     if max(factors) == 1:
         return array, source
-    return torch.nn.functional.avg_pool3d(array[None, None], factors)[0, 0], source.binned(factors)
+    return block_means(array, (factors[0], factors[1], factors[2])), source.binned(factors)
 
 
 def _twice_as_fine(density: Tensor) -> Tensor:
