@@ -70,10 +70,6 @@ class ServiceError(CdiStreamError):
     """A server, bus or process did not answer."""
 
 
-class InterruptionError(Exception):
-    """Raised inside a stage to end it before its result; no error of the program."""
-
-
 def describe_error(error: Any) -> str:
     """Return one line for a validation error of pydantic: key, expected and received value."""
     entry = dict(error)

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cdi_stream.errors import CurveError, InterruptionError
+from cdi_stream.errors import CurveError
 from cdi_stream.inversion.chain import ChainSettings, detector_of
 from cdi_stream.inversion.extent import innermost
 from cdi_stream.inversion.frame_work import FrameWork
+from cdi_stream.inversion.interruption import InterruptionError
 from cdi_stream.inversion.mark import MarkedWindow, mark
 from cdi_stream.messages import PartialCurve, RockingCurve
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from cdi_stream.errors import InterruptionError
 from cdi_stream.inversion.chain import failed
+from cdi_stream.inversion.interruption import InterruptionError
 from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.messages import Result, RockingCurve
 from cdi_stream.metrics import Metrics

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from cdi_stream.errors import InterruptionError
 from cdi_stream.inversion.ahead import WorkAhead
 from cdi_stream.inversion.chain import ChainSettings
+from cdi_stream.inversion.interruption import InterruptionError
 from cdi_stream.inversion.preview import preview_curve
 from cdi_stream.live.attempt import attempt
 from cdi_stream.live.outgoing import Outgoing

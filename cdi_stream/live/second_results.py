@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from cdi_stream.errors import InterruptionError
 from cdi_stream.inversion.chain import (
     ChainSettings,
     InferredCurve,
@@ -16,6 +15,7 @@ from cdi_stream.inversion.chain import (
     keep_network_crystal,
     phase_curve,
 )
+from cdi_stream.inversion.interruption import InterruptionError
 from cdi_stream.inversion.verdict import failed_verdict
 from cdi_stream.live.attempt import attempt
 from cdi_stream.live.pace import Pace
