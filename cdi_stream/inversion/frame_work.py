@@ -69,7 +69,7 @@ class WindowWork:
 
 
 class _Source:
-    """Where the frames of a curve come from: their places in the detector's series, the data type and the image."""
+    """Places of a curve's frames in the detector's series, with the data type and the shape of the images."""
 
     def __init__(self, curve: RockingCurve) -> None:
         self._layout = curve.sentinel, curve.counts.shape

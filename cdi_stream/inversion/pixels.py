@@ -1,4 +1,4 @@
-"""What is known of a detector: which pixels of a curve to use, and the expected scale of its frames and pixels."""
+"""Pixels of a curve that may be used, and the expected scale of its frames and pixels."""
 
 from __future__ import annotations
 

@@ -46,8 +46,7 @@ class Window:
 
     def slices(self, shape: Sequence[int]) -> tuple[Slices, Slices]:
         """Return the part of an array of ``shape`` that lies in the window, and its place in the window."""
-        source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(self.start, self.shape, shape, strict=True))
-        target = tuple(slice(a.start - s, a.stop - s) for a, s in zip(source, self.start, strict=True))
+        source, target = _overlap(self.start, self.shape, shape)
         return (source[0], source[1], source[2]), (target[0], target[1], target[2])
 
 
@@ -117,8 +116,13 @@ def fast_length(n: int) -> int:
 def cut(array: NDArray[Any], start: Index, shape: Index) -> tuple[NDArray[Any], Bools]:
     """Return a copy of a window, zero outside of the array, and which of its voxels lie inside the array."""
     result, inside = np.zeros(shape, dtype=array.dtype), np.zeros(shape, dtype=bool)
-    source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, shape, array.shape, strict=True))
-    target = tuple(slice(a.start - s, a.stop - s) for a, s in zip(source, start, strict=True))
+    source, target = _overlap(start, shape, array.shape)
     result[target] = array[source]
     inside[target] = True
     return result, inside
+
+
+def _overlap(start: Index, shape: Index, whole: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return the part of an array of shape ``whole`` that lies in a window, and its place in the window."""
+    source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, shape, whole, strict=True))
+    return source, tuple(slice(a.start - s, a.stop - s) for a, s in zip(source, start, strict=True))

@@ -260,7 +260,7 @@ class Service:
         return any(isinstance(entry, RockingCurve) for entry in tuple(self._work.queue))
 
     def _is_partial_waiting(self) -> bool:
-        """Return whether more frames of a curve that is measured wait: the work on those before is part of theirs."""
+        """Return whether newer frames of a curve wait in the queue; the work on them includes the older frames."""
         return any(isinstance(entry, PartialCurve) for entry in tuple(self._work.queue))
 
     def _why_no_preview(self) -> str:

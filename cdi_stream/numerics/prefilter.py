@@ -42,17 +42,22 @@ def coefficients_with_margin(volume: Array, margin: int) -> Array:
     values, inner = _with_margin(volume, margin)
     inner[...] = volume
     to_plane_coefficients(inner, 0, len(inner))
-    across, factors = inner.swapaxes(0, 1), _factors(len(inner))
-    in_parts(lambda begin, end: _solve_middle(across, *factors, begin, end), len(across), least=2)
+    _solve_across_planes(inner)
     return values
 
 
 def coefficients_of_planes(planes: Array, margin: int) -> Array:
     """Return the same as `coefficients_with_margin`, of the ``planes`` of `to_plane_coefficients`, which stay."""
     values, inner = _with_margin(planes, margin)
-    across, source, factors = inner.swapaxes(0, 1), planes.swapaxes(0, 1), _factors(len(inner))
-    in_parts(lambda begin, end: _solve_into(source, *factors, begin, end, across), len(across), least=2)
+    inner[...] = planes
+    _solve_across_planes(inner)
     return values
+
+
+def _solve_across_planes(planes: Array) -> None:
+    """Replace coefficients along rows and columns by the coefficients along all three axes."""
+    across, factors = planes.swapaxes(0, 1), _factors(len(planes))
+    in_parts(lambda begin, end: _solve_middle(across, *factors, begin, end), len(across), least=2)
 
 
 def _with_margin(volume: Array, margin: int) -> tuple[Array, Array]:
@@ -104,24 +109,3 @@ def _solve_last(x: Array, there: Array, back: Array, begin: int, end: int) -> No
             for k in range(n2 - 2, -1, -1):
                 for j in range(first, last):
                     x[i, j, k] = x[i, j, k] - x[i, j, k + 1] * back[k]
-
-
-_INTO = [void(v[:, :, :], float32[::1], float32[::1], int64, int64, v[:, :, :]) for v in (float32, complex64)]
-
-
-@compile_loop(_INTO)
-def _solve_into(  # pragma: no cover - compiled
-    x: Array, there: Array, back: Array, begin: int, end: int, out: Array
-) -> None:
-    """Solve along the middle axis like `_solve_middle`, and write the coefficients into another array."""
-    side = np.float32(_SIDE)
-    _, n1, n2 = x.shape
-    for i in range(begin, end):
-        for k in range(n2):
-            out[i, 0, k] = x[i, 0, k] * there[0]
-        for j in range(1, n1):
-            for k in range(n2):
-                out[i, j, k] = (x[i, j, k] - out[i, j - 1, k] * side) * there[j]
-        for j in range(n1 - 2, -1, -1):
-            for k in range(n2):
-                out[i, j, k] = out[i, j, k] - out[i, j + 1, k] * back[j]
